@@ -1,0 +1,34 @@
+# The commands of this repository; each one's work is in scripts/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up down test check bench lab test-fresh
+
+# release, or dev for a build that is quicker and larger.
+PROFILE ?= release
+export PROFILE
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@echo
+	@echo "Variables of make up: PROFILE=dev, KEYS_LISTEN, DNS_LISTEN, METRICS_LISTEN (addr:port, port 0, or off)"
+
+up: ## install what is missing, build, start a one-machine cluster with the example
+	@scripts/up.sh
+
+down: ## stop and remove that cluster; PURGE=1 its state too, VOLUMES=1 its volumes too
+	@scripts/down.sh
+
+check: ## format, lints, documentation
+	@scripts/check.sh
+
+test: ## every test, on real etcd and real Docker (installs what is missing)
+	@scripts/test.sh
+
+test-fresh: ## make up and make down in a fresh Debian 12, and nothing left behind
+	@scripts/test-fresh.sh
+
+bench: ## measure against the floors and print both
+	@scripts/bench.sh
+
+lab: ## three hosts on this machine to play with
+	@scripts/lab.sh

@@ -1,0 +1,27 @@
+# shellcheck shell=bash
+# Shared by the scripts in this folder; sourced, never run.
+
+# shellcheck disable=SC2034
+# The repository's root; every script works from here.
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# `as_root cmd…`: runs a command as root, by sudo for everybody else.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        die "this needs root: run it as root, or install sudo"
+    fi
+}
+
+# True where systemd is the init system (not merely installed).
+systemd_runs() { [ -d /run/systemd/system ]; }
+
+# The folders a user's PATH often lacks and these scripts need.
+PATH=$PATH:$HOME/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
+export PATH
