@@ -1,0 +1,16 @@
+//! Decides what one host does, from values alone: the snapshot of etcd, what
+//! its engine shows, the memory of its own work and the time go in, a plan
+//! comes out.
+//!
+//! Nothing here waits, reads a clock or touches the outside; `clippy.toml`
+//! beside this crate makes that a rule. What cannot be done now is a value
+//! with a reason, never an error.
+
+pub mod directory;
+pub mod records;
+pub mod snapshot;
+pub mod time;
+
+pub use directory::{Directory, Endpoint};
+pub use snapshot::Snapshot;
+pub use time::Millis;

@@ -1,0 +1,232 @@
+//! The JSON values in etcd: their shape, and nothing about when they are written.
+//!
+//! Unknown fields are ignored when read, so that an older agent understands a newer one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use manifests::{HostName, InstanceId, ServiceName};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// `…/slots/<slot>`: gives a slot to a host and an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The owner.
+    pub host: HostName,
+    /// What it runs there.
+    pub instance: InstanceId,
+    /// The version that the instance runs, by its key.
+    pub manifest_rev: i64,
+}
+
+/// `…/slots/<slot>.next`: a handover under way.
+pub type Next = Claim;
+
+/// How far an instance is, as far as others need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Takes traffic.
+    Ready,
+    /// Runs, or should, but takes no traffic.
+    Unready,
+    /// Takes no new connections; is about to be stopped.
+    Leaving,
+    /// Stopped by its owner for a handover.
+    Stopped,
+}
+
+/// `…/slots/<slot>.state`: counts only while its instance is the claim's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotState {
+    /// Of which instance.
+    pub instance: InstanceId,
+    /// How far it is.
+    pub state: Phase,
+    /// Where its services are reached.
+    pub addr: IpAddr,
+    /// Published port of each service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<ServiceName, u16>,
+}
+
+/// `…/versions/<mod revision>`: a valid manifest as it was, and its decided image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// The manifest as the user wrote it, as a JSON value.
+    pub manifest: serde_json::Value,
+    /// A digest (`sha256:…`), or `local:<image id>`.
+    pub image: String,
+    /// An instance of it got ready once.
+    #[serde(default)]
+    pub good: bool,
+}
+
+/// `…/rollout`: an update that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Which version.
+    pub version: i64,
+    /// That it failed; always true today.
+    pub failed: bool,
+    /// Which slot failed.
+    pub slot: u32,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// `…/data/<slot>`: where the local volumes of a slot are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data {
+    /// The machine's name when it was written.
+    pub host: HostName,
+    /// Which machine.
+    pub host_id: Uuid,
+    /// Names of the volumes in the manifest.
+    pub volumes: Vec<String>,
+}
+
+/// `/dokkaa/cluster`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Which cluster.
+    pub id: Uuid,
+    /// Rises with each accepted restore.
+    pub epoch: u64,
+}
+
+/// `/dokkaa/members/<host>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Which machine.
+    pub id: Uuid,
+}
+
+/// What a host says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum HostState {
+    /// Claims and runs.
+    Up,
+    /// Back soon: keeps its slots, gets no new ones.
+    Restarting,
+    /// Distrusts its etcd and changes nothing.
+    Hold,
+}
+
+/// What a host can carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Capacity {
+    /// Processors, in thousandths.
+    #[serde(default)]
+    pub cpu_millis: u64,
+    /// Memory in bytes.
+    #[serde(default)]
+    pub memory: u64,
+}
+
+/// The peer door of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// `ip:port`.
+    pub addr: std::net::SocketAddr,
+    /// SHA-256 of its certificate, in hex.
+    pub fingerprint: String,
+}
+
+/// Versions that must agree between hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Of the program, for people.
+    pub agent: String,
+    /// Placement rules that it knows.
+    pub placement: Vec<u32>,
+}
+
+/// `/hosts/<host>/record`: the one key on a lease. A host is live while it exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Which machine.
+    pub id: Uuid,
+    /// Which process.
+    pub session: Uuid,
+    /// The cluster's epoch that it lives in.
+    pub epoch: u64,
+    /// What it does.
+    pub state: HostState,
+    /// Where its containers' ports are published.
+    pub addr: IpAddr,
+    /// Its peer door, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Peer>,
+    /// The operator's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What it can carry.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// Versions that must agree.
+    pub versions: Versions,
+    /// Running containers that dokkaa did not start.
+    #[serde(default)]
+    pub foreign: u32,
+    /// The Docker Engine answers.
+    #[serde(default = "yes")]
+    pub engine: bool,
+    /// Parts that do not work at the moment, for people: `dns: 172.17.0.1:53 is taken by dnsmasq`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `/hosts/<host>/availability`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Availability {
+    /// Takes slots.
+    #[default]
+    Active,
+    /// Keeps what it has.
+    Pause,
+    /// Gives away what it has.
+    Drain,
+}
+
+/// `/hosts/<host>/unfit/<app>/<container>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfit {
+    /// For which manifest.
+    pub manifest_rev: i64,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// `/status/<app>/<container>/<slot>`: for people, read on demand, never decided on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of which instance.
+    pub instance: InstanceId,
+    /// Where it is.
+    pub host: HostName,
+    /// What happens: `pulling`, `creating`, `starting`, `running`, `waiting`, `failed` …
+    pub progress: String,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Docker's id of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// Restarts of this instance after a crash.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Unix seconds at which the process started, by the host's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<i64>,
+    /// Last lines of its log, when it failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}

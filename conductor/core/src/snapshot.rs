@@ -1,0 +1,386 @@
+//! The watched range of etcd as typed values, at exactly one revision.
+//!
+//! Built by applying changes in order. Cloning is cheap (persistent maps), so
+//! a reader keeps the snapshot it started with. A value that cannot be read is
+//! kept as absent: bad data never stops what other keys say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use manifests::keys::Key;
+use manifests::{ContainerId, HostName};
+use rpds::RedBlackTreeMapSync;
+use serde::de::DeserializeOwned;
+
+use crate::records::{
+    Availability, Claim, Cluster, Data, HostRecord, Member, Next, Rollout, SlotState, Unfit,
+    Version,
+};
+
+/// A value with the revisions that guards compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rev<T> {
+    /// The value.
+    pub value: T,
+    /// Revision of its last change.
+    pub modified: i64,
+    /// Revision of its creation.
+    pub created: i64,
+}
+
+impl<T> std::ops::Deref for Rev<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The key has this value now.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Vec<u8>,
+        /// Revision of this change.
+        modified: i64,
+        /// Revision of its creation.
+        created: i64,
+    },
+    /// The key is gone.
+    Delete {
+        /// The key.
+        key: String,
+        /// Revision of this change.
+        modified: i64,
+    },
+}
+
+/// What the changes touched: the tables made from a snapshot follow only that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Containers (manifest, claims, states, versions …).
+    pub containers: BTreeSet<ContainerId>,
+    /// Hosts (record, availability, membership).
+    pub hosts: BTreeSet<HostName>,
+    /// The cluster key.
+    pub cluster: bool,
+}
+
+impl Touched {
+    /// Adds what `other` touched.
+    pub fn extend(&mut self, other: Self) {
+        self.containers.extend(other.containers);
+        self.hosts.extend(other.hosts);
+        self.cluster |= other.cluster;
+    }
+
+    /// Nothing was touched.
+    pub fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.hosts.is_empty() && !self.cluster
+    }
+}
+
+/// A manifest as it stands in etcd.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Desired {
+    /// It can be run.
+    Valid {
+        /// As a value.
+        manifest: Arc<manifests::Manifest>,
+        /// As it was written.
+        json: Arc<serde_json::Value>,
+        /// What is odd but tolerated (unknown fields).
+        warnings: Vec<String>,
+    },
+    /// It can't; all errors, for people.
+    Invalid(Vec<String>),
+}
+
+/// What etcd says of one slot.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SlotView {
+    /// Who has it.
+    pub claim: Option<Rev<Claim>>,
+    /// How far it is.
+    pub state: Option<Rev<SlotState>>,
+    /// Who is to have it.
+    pub next: Option<Rev<Next>>,
+    /// Where its data is.
+    pub data: Option<Rev<Data>>,
+}
+
+impl SlotView {
+    /// The state, if it is the claimed instance's.
+    pub fn current_state(&self) -> Option<&Rev<SlotState>> {
+        let claim = self.claim.as_ref()?;
+        self.state.as_ref().filter(|s| s.instance == claim.instance)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.claim.is_none() && self.state.is_none() && self.next.is_none() && self.data.is_none()
+    }
+}
+
+/// What etcd says of one container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ContainerView {
+    /// What the user wants; none if only remains are left.
+    pub manifest: Option<Rev<Desired>>,
+    /// Its slots, by number.
+    pub slots: BTreeMap<u32, SlotView>,
+    /// Its versions, by key, each with its manifest parsed (`Err` if this agent can't read it).
+    pub versions: BTreeMap<i64, Rev<ParsedVersion>>,
+    /// An update that was given up.
+    pub rollout: Option<Rev<Rollout>>,
+}
+
+/// A version with its manifest read once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParsedVersion {
+    /// As stored.
+    pub version: Version,
+    /// Its manifest, if this agent understands it.
+    pub manifest: Option<Arc<manifests::Manifest>>,
+    /// Hash of the part that affects the container, with the decided image; none without a manifest.
+    pub hash: Option<String>,
+}
+
+impl ContainerView {
+    fn is_empty(&self) -> bool {
+        self.manifest.is_none()
+            && self.slots.is_empty()
+            && self.versions.is_empty()
+            && self.rollout.is_none()
+    }
+}
+
+/// What etcd says of one host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostView {
+    /// Its record: it is live.
+    pub record: Option<Rev<HostRecord>>,
+    /// It is a member.
+    pub member: Option<Rev<Member>>,
+    /// What the operator wants of it.
+    pub availability: Option<Rev<Availability>>,
+    /// Containers it can't run.
+    pub unfit: BTreeMap<ContainerId, Rev<Unfit>>,
+}
+
+impl HostView {
+    fn is_empty(&self) -> bool {
+        self.record.is_none()
+            && self.member.is_none()
+            && self.availability.is_none()
+            && self.unfit.is_empty()
+    }
+}
+
+/// The watched range at one revision.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// Which revision.
+    pub revision: i64,
+    /// The cluster key.
+    pub cluster: Option<Rev<Cluster>>,
+    /// All containers that have a manifest or remains of one.
+    pub containers: RedBlackTreeMapSync<ContainerId, Arc<ContainerView>>,
+    /// All hosts that have a record, a membership or a setting.
+    pub hosts: RedBlackTreeMapSync<HostName, Arc<HostView>>,
+}
+
+impl Snapshot {
+    /// The host's record exists: it is live.
+    pub fn is_live(&self, host: &HostName) -> bool {
+        self.record(host).is_some()
+    }
+
+    /// The host's record.
+    pub fn record(&self, host: &HostName) -> Option<&Rev<HostRecord>> {
+        self.hosts.get(host)?.record.as_ref()
+    }
+
+    /// Live hosts and their records, by name.
+    pub fn live(&self) -> impl Iterator<Item = (&HostName, &Rev<HostRecord>)> {
+        self.hosts
+            .iter()
+            .filter_map(|(name, host)| Some((name, host.record.as_ref()?)))
+    }
+
+    /// What etcd says of a slot.
+    pub fn slot(&self, slot: &manifests::SlotId) -> Option<&SlotView> {
+        self.containers.get(&slot.container)?.slots.get(&slot.slot)
+    }
+
+    /// Applies changes of one or more revisions in order; `revision` is where the snapshot stands afterwards.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, revision: i64) -> Touched {
+        let mut touched = Touched::default();
+        for change in changes {
+            self.apply_one(change, &mut touched);
+        }
+        self.revision = revision;
+        touched
+    }
+
+    fn apply_one(&mut self, change: Change, touched: &mut Touched) {
+        let (key, put) = match change {
+            Change::Put {
+                key,
+                value,
+                modified,
+                created,
+            } => (
+                key,
+                Some(Rev {
+                    value,
+                    modified,
+                    created,
+                }),
+            ),
+            Change::Delete { key, .. } => (key, None),
+        };
+        let Some(key) = Key::parse(&key) else { return };
+        match key {
+            Key::Manifest(id) => self.container(id, touched, |c| c.manifest = put.map(desired)),
+            Key::Claim(slot) => {
+                self.container(slot.container, touched, |c| {
+                    set_slot(c, slot.slot, |s| s.claim = put.and_then(json));
+                });
+            }
+            Key::State(slot) => {
+                self.container(slot.container, touched, |c| {
+                    set_slot(c, slot.slot, |s| s.state = put.and_then(json));
+                });
+            }
+            Key::Next(slot) => {
+                self.container(slot.container, touched, |c| {
+                    set_slot(c, slot.slot, |s| s.next = put.and_then(json));
+                });
+            }
+            Key::Data(slot) => {
+                self.container(slot.container, touched, |c| {
+                    set_slot(c, slot.slot, |s| s.data = put.and_then(json));
+                });
+            }
+            Key::Version(id, rev) => self.container(id, touched, |c| {
+                match put.and_then(json::<Version>).map(parse_version) {
+                    Some(version) => c.versions.insert(rev, version),
+                    None => c.versions.remove(&rev),
+                };
+            }),
+            Key::Rollout(id) => {
+                self.container(id, touched, |c| c.rollout = put.and_then(json));
+            }
+            // Rolling updates with permits are not known to this agent; it obeys them by touching nothing of theirs.
+            Key::Permit(..) | Key::Status(_) | Key::Ack(_) => {}
+            Key::Cluster => {
+                self.cluster = put.and_then(json);
+                touched.cluster = true;
+            }
+            Key::Member(host) => self.host(host, touched, |h| h.member = put.and_then(json)),
+            Key::HostRecord(host) => self.host(host, touched, |h| h.record = put.and_then(json)),
+            Key::Availability(host) => {
+                self.host(host, touched, |h| h.availability = put.and_then(json));
+            }
+            Key::Unfit(host, id) => {
+                touched.containers.insert(id.clone());
+                self.host(host, touched, |h| {
+                    match put.and_then(json) {
+                        Some(unfit) => h.unfit.insert(id, unfit),
+                        None => h.unfit.remove(&id),
+                    };
+                });
+            }
+        }
+    }
+
+    fn container(
+        &mut self,
+        id: ContainerId,
+        touched: &mut Touched,
+        change: impl FnOnce(&mut ContainerView),
+    ) {
+        let mut view = self
+            .containers
+            .get(&id)
+            .map(|c| c.as_ref().clone())
+            .unwrap_or_default();
+        change(&mut view);
+        if view.is_empty() {
+            self.containers.remove_mut(&id);
+        } else {
+            self.containers.insert_mut(id.clone(), Arc::new(view));
+        }
+        touched.containers.insert(id);
+    }
+
+    fn host(&mut self, name: HostName, touched: &mut Touched, change: impl FnOnce(&mut HostView)) {
+        let mut view = self
+            .hosts
+            .get(&name)
+            .map(|h| h.as_ref().clone())
+            .unwrap_or_default();
+        change(&mut view);
+        if view.is_empty() {
+            self.hosts.remove_mut(&name);
+        } else {
+            self.hosts.insert_mut(name.clone(), Arc::new(view));
+        }
+        touched.hosts.insert(name);
+    }
+}
+
+fn set_slot(container: &mut ContainerView, slot: u32, change: impl FnOnce(&mut SlotView)) {
+    let view = container.slots.entry(slot).or_default();
+    change(view);
+    if view.is_empty() {
+        container.slots.remove(&slot);
+    }
+}
+
+/// A record that this agent can't read counts as absent.
+fn json<T: DeserializeOwned>(put: Rev<Vec<u8>>) -> Option<Rev<T>> {
+    Some(Rev {
+        value: serde_json::from_slice(&put.value).ok()?,
+        modified: put.modified,
+        created: put.created,
+    })
+}
+
+fn desired(put: Rev<Vec<u8>>) -> Rev<Desired> {
+    let value = match manifests::parse::lenient(&put.value) {
+        Ok(parsed) => Desired::Valid {
+            manifest: Arc::new(parsed.manifest),
+            json: Arc::new(parsed.json),
+            warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
+        },
+        Err(errors) => Desired::Invalid(errors.iter().map(ToString::to_string).collect()),
+    };
+    Rev {
+        value,
+        modified: put.modified,
+        created: put.created,
+    }
+}
+
+fn parse_version(put: Rev<Version>) -> Rev<ParsedVersion> {
+    let manifest = manifests::parse::from_json(&put.value.manifest)
+        .ok()
+        .map(|parsed| Arc::new(parsed.manifest));
+    let hash = manifest
+        .as_ref()
+        .map(|m| manifests::canonical::hash(m, &put.value.image));
+    Rev {
+        value: ParsedVersion {
+            version: put.value,
+            manifest,
+            hash,
+        },
+        modified: put.modified,
+        created: put.created,
+    }
+}

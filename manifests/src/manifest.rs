@@ -1,0 +1,175 @@
+//! The manifest as a value: fields, defaults, and which of them affect a running container.
+//!
+//! A manifest is immutable once parsed. How text becomes one is `parse`'s business.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::names::{AppName, ServiceName};
+
+/// What the user wants to run: one `/apps/<app>/<container>/manifest`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The image, as `docker pull` takes it.
+    pub image: String,
+    /// How many slots.
+    pub scale: u32,
+    /// Arguments (Docker's CMD); none leaves the image's.
+    pub command: Option<Vec<String>>,
+    /// The program (Docker's ENTRYPOINT); none leaves the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// The user's environment.
+    pub env: BTreeMap<String, String>,
+    /// Services it wants to reach; order gives the ports.
+    pub links: Vec<Link>,
+    /// Named ports it offers.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// What is mounted.
+    pub volumes: Vec<Volume>,
+    /// User (and group) to run as.
+    pub user: Option<String>,
+    /// Working directory.
+    pub workdir: Option<String>,
+    /// The user's own labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that asks it to stop; none leaves the image's.
+    pub stop_signal: Option<String>,
+    /// Time between that signal and SIGKILL.
+    pub stop_timeout: Duration,
+    /// When to ask the registry.
+    pub pull: Pull,
+    /// Healthcheck in place of the image's.
+    pub healthcheck: Option<Healthcheck>,
+    /// How Docker keeps its output.
+    pub log: Log,
+    /// How long a start may take until it counts as failed.
+    pub start_timeout: Duration,
+}
+
+/// A wish to reach a service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Link {
+    /// The service's app; none is the container's own.
+    pub app: Option<AppName>,
+    /// The service.
+    pub service: ServiceName,
+    /// The name that the variables use instead of the service's.
+    pub alias: Option<ServiceName>,
+}
+
+/// A named port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The port inside the container.
+    pub port: u16,
+    /// TCP unless said otherwise.
+    pub protocol: Protocol,
+    /// Free text for `DOKKAA_ROLE_<name>`.
+    pub role: Option<String>,
+    /// What makes it ready.
+    pub ready: Ready,
+    /// A port that it must have on its host.
+    pub host_port: Option<u16>,
+    /// Where `host_port` listens; none is the agent's `--host-ip`.
+    pub bind: Option<std::net::IpAddr>,
+}
+
+/// Transport of a service.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What makes a service ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ready {
+    /// Its port listens (or its HEALTHCHECK says so).
+    #[default]
+    Listening,
+    /// The container runs.
+    Started,
+}
+
+/// A mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Where it comes from.
+    pub source: VolumeSource,
+    /// Absolute path inside the container.
+    pub target: String,
+    /// No writing.
+    pub read_only: bool,
+}
+
+/// Where a mount comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// An absolute path of the host; never created, pins nothing.
+    HostPath(String),
+    /// A volume of the slot, named `<app>---<container>---<slot>---<name>` in Docker; pins the slot to its host.
+    Named(String),
+    /// An existing Docker volume of that very name.
+    External(String),
+}
+
+/// When the registry is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pull {
+    /// Only when the host lacks the image.
+    #[default]
+    Missing,
+    /// For every new version, also when the host has the image.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// A healthcheck as Docker's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Healthcheck {
+    /// What is run in the container; a string in the manifest becomes `/bin/sh -c`.
+    pub command: Vec<String>,
+    /// Time between two runs.
+    pub interval: Option<Duration>,
+    /// Longest run.
+    pub timeout: Option<Duration>,
+    /// Failures in a row that make it unhealthy.
+    pub retries: Option<u32>,
+    /// Time in which failures do not count.
+    pub start_period: Option<Duration>,
+}
+
+/// How Docker keeps its output (json-file).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Bytes in one file.
+    pub max_size: u64,
+    /// Files kept.
+    pub max_file: u32,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            max_size: 10 << 20,
+            max_file: 3,
+        }
+    }
+}

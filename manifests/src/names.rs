@@ -1,0 +1,219 @@
+//! Names, parsed once at the edge and trusted from there on.
+//!
+//! Apps, containers and services are DNS labels (RFC 1123) of at most 40
+//! characters in lower case without `---`, because that separates the parts
+//! of a Docker container's name. A host may have a longer, dotted name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest name of an app, a container or a service, in characters.
+pub const MAX_NAME: usize = 40;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing was given.
+    #[error("is empty; expected a DNS label such as `web-1`")]
+    Empty,
+    /// More than the limit.
+    #[error("has {0} characters; expected at most {1}")]
+    TooLong(usize, usize),
+    /// A character outside `a-z`, `0-9`, `-`, or `-` at an end.
+    #[error(
+        "`{0}` is not a DNS label; expected lower-case letters, digits and inner hyphens, such as `web-1`"
+    )]
+    NotALabel(String),
+    /// The separator of Docker names.
+    #[error("`{0}` contains `---`, which separates the parts of a container's name")]
+    Separator(String),
+}
+
+fn check_label(text: &str, max: usize) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    let length = text.chars().count();
+    if length > max {
+        return Err(NameError::TooLong(length, max));
+    }
+    let legal = text
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !legal || text.starts_with('-') || text.ends_with('-') {
+        return Err(NameError::NotALabel(text.to_owned()));
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(std::sync::Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let check: fn(&str) -> Result<(), NameError> = $check;
+                check(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.to_string()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
+fn check_name(text: &str) -> Result<(), NameError> {
+    check_label(text, MAX_NAME)?;
+    if text.contains("---") {
+        return Err(NameError::Separator(text.to_owned()));
+    }
+    Ok(())
+}
+
+/// A host name: labels of at most 63 characters joined by dots, at most 253 in all (RFC 1123).
+fn check_host(text: &str) -> Result<(), NameError> {
+    if text.len() > 253 {
+        return Err(NameError::TooLong(text.len(), 253));
+    }
+    text.split('.').try_for_each(|label| check_label(label, 63))
+}
+
+/// An instance: any token without `/`; ours are UUIDs.
+fn check_instance(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > 64 {
+        return Err(NameError::TooLong(text.len(), 64));
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(NameError::NotALabel(text.to_owned()));
+    }
+    Ok(())
+}
+
+name!(
+    /// The first part of a manifest's key.
+    AppName,
+    check_name
+);
+name!(
+    /// The second part of a manifest's key.
+    ContainerName,
+    check_name
+);
+name!(
+    /// A named port of a container.
+    ServiceName,
+    check_name
+);
+name!(
+    /// A machine that runs the agent, by its name in claims.
+    HostName,
+    check_host
+);
+name!(
+    /// One container that was really started: a UUID in its label and its claim.
+    InstanceId,
+    check_instance
+);
+
+/// One named manifest of an app: `app/container`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ContainerId {
+    /// The app it belongs to.
+    pub app: AppName,
+    /// Its name within the app.
+    pub container: ContainerName,
+}
+
+impl ContainerId {
+    /// The id of `container` in `app`.
+    pub fn new(app: AppName, container: ContainerName) -> Self {
+        Self { app, container }
+    }
+
+    /// Its slot of that number.
+    pub fn slot(&self, slot: u32) -> SlotId {
+        SlotId {
+            container: self.clone(),
+            slot,
+        }
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.app, self.container)
+    }
+}
+
+impl FromStr for ContainerId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (app, container) = text
+            .split_once('/')
+            .ok_or_else(|| NameError::NotALabel(text.to_owned()))?;
+        Ok(Self::new(app.parse()?, container.parse()?))
+    }
+}
+
+/// One of the `scale` instances of a container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SlotId {
+    /// The container.
+    pub container: ContainerId,
+    /// Its number, from 0.
+    pub slot: u32,
+}
+
+impl SlotId {
+    /// The name of its container in Docker: `<app>---<container>` for slot 0,
+    /// `<app>---<container>---<slot>` for the others.
+    pub fn docker_name(&self) -> String {
+        let ContainerId { app, container } = &self.container;
+        match self.slot {
+            0 => format!("{app}---{container}"),
+            slot => format!("{app}---{container}---{slot}"),
+        }
+    }
+}
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.container, self.slot)
+    }
+}

@@ -1,0 +1,10 @@
+//! etcd v3: what the agent reads from it and writes to it.
+//!
+//! `Kv` is the narrow seam: transactions, ranges, watches and leases as plain
+//! values. `etcd` carries them out on a real etcd, `memory` in memory; one
+//! battery of tests runs against both. On top stand the view (list, then
+//! watch) and the host's record on its lease.
+
+pub mod kv;
+
+pub use kv::{Compare, Kv, KvError, Op, OpReply, Txn, TxnReply};
