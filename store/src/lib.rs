@@ -6,5 +6,6 @@
 //! watch) and the host's record on its lease.
 
 pub mod kv;
+pub mod unix_socket;
 
 pub use kv::{Compare, Kv, KvError, Op, OpReply, Txn, TxnReply};
