@@ -212,8 +212,12 @@ pub struct Status {
     pub instance: InstanceId,
     /// Where it is.
     pub host: HostName,
-    /// What happens: `pulling`, `creating`, `starting`, `running`, `waiting`, `failed` …
+    /// What happens: `pulling`, `creating`, `starting`, `running`, `waiting`; `failed` where the manifest is at fault,
+    /// so that trying again will hardly help.
     pub progress: String,
+    /// Revision of the manifest that this is about, which may not be the claim's while an update is tried; 0 if unknown.
+    #[serde(default)]
+    pub manifest_rev: i64,
     /// Why it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
