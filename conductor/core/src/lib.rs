@@ -7,6 +7,7 @@
 //! with a reason, never an error.
 
 pub mod directory;
+pub mod observed;
 pub mod records;
 pub mod snapshot;
 pub mod time;

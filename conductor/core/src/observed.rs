@@ -1,0 +1,430 @@
+//! What the Docker Engine shows of this host's own containers, as values.
+//!
+//! Read from labels, never from names: a container is ours if it carries the
+//! cluster's label and a whole set of the others. Everything else is foreign
+//! and only counted. Nothing here is read from etcd.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use manifests::manifest::Protocol;
+use manifests::{ContainerId, InstanceId, SlotId};
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Label: the id of the cluster that a container belongs to.
+pub const LABEL_CLUSTER: &str = "dokkaa.cluster";
+/// Label: the app.
+pub const LABEL_APP: &str = "dokkaa.app";
+/// Label: the container's name in its app.
+pub const LABEL_CONTAINER: &str = "dokkaa.container";
+/// Label: the slot's number.
+pub const LABEL_SLOT: &str = "dokkaa.slot";
+/// Label: the instance.
+pub const LABEL_INSTANCE: &str = "dokkaa.instance";
+/// Label: hash of the part of the manifest that affects the container, with the decided image.
+pub const LABEL_MANIFEST_HASH: &str = "dokkaa.manifest-hash";
+/// Label: hash of what the host gave it.
+pub const LABEL_HOST_HASH: &str = "dokkaa.host-hash";
+
+/// What our labels say of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ownership {
+    /// Its cluster.
+    pub cluster: Uuid,
+    /// Its slot.
+    pub slot: SlotId,
+    /// Which instance it is.
+    pub instance: InstanceId,
+    /// Hash of its manifest and image when it was made.
+    pub manifest_hash: String,
+    /// Hash of what the host gave it when it was made.
+    pub host_hash: String,
+}
+
+impl Ownership {
+    /// Reads labels; none if one of ours is missing or can't be read: then the container is foreign.
+    pub fn read(labels: &BTreeMap<String, String>) -> Option<Self> {
+        let text = |name: &str| labels.get(name).map(String::as_str);
+        let container = ContainerId::new(
+            text(LABEL_APP)?.parse().ok()?,
+            text(LABEL_CONTAINER)?.parse().ok()?,
+        );
+        Some(Self {
+            cluster: text(LABEL_CLUSTER)?.parse().ok()?,
+            slot: container.slot(text(LABEL_SLOT)?.parse().ok()?),
+            instance: text(LABEL_INSTANCE)?.parse().ok()?,
+            manifest_hash: text(LABEL_MANIFEST_HASH)?.to_owned(),
+            host_hash: text(LABEL_HOST_HASH)?.to_owned(),
+        })
+    }
+
+    /// The labels that say this.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let id = &self.slot.container;
+        [
+            (LABEL_CLUSTER, self.cluster.to_string()),
+            (LABEL_APP, id.app.to_string()),
+            (LABEL_CONTAINER, id.container.to_string()),
+            (LABEL_SLOT, self.slot.slot.to_string()),
+            (LABEL_INSTANCE, self.instance.to_string()),
+            (LABEL_MANIFEST_HASH, self.manifest_hash.clone()),
+            (LABEL_HOST_HASH, self.host_hash.clone()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+}
+
+/// A port inside a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerPort {
+    /// Its number.
+    pub port: u16,
+    /// Its transport.
+    pub protocol: Protocol,
+}
+
+impl std::fmt::Display for ContainerPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(f, "{}/{protocol}", self.port)
+    }
+}
+
+/// What ports of a container are published where.
+pub type PublishedPorts = BTreeMap<ContainerPort, SocketAddr>;
+
+/// How the last process of a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exit {
+    /// Its exit code; 128 + n for signal n.
+    pub code: i64,
+    /// The kernel killed it for want of memory.
+    pub out_of_memory: bool,
+    /// What Docker says about a start that failed; empty otherwise.
+    pub error: String,
+    /// When, in Unix milliseconds by this host's clock; for people.
+    pub at: i64,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Made; no process was ever started, or its only start failed (then Docker says why).
+    Created {
+        /// What Docker says about a start that failed; empty otherwise.
+        error: String,
+    },
+    /// A process runs.
+    Running(Running),
+    /// A process runs, and somebody froze it.
+    Paused(Running),
+    /// Its process ended.
+    Exited(Exit),
+    /// Docker is removing it, or has failed to.
+    Removing,
+}
+
+/// A running process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its process id on the host.
+    pub pid: u32,
+    /// When it was started, in Unix milliseconds by this host's clock. Changes with every start.
+    pub started_at: i64,
+    /// What Docker's healthcheck says; none without a healthcheck.
+    pub health: Option<Health>,
+}
+
+/// What Docker's healthcheck says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// No result that counts yet.
+    Starting,
+    /// The last run succeeded.
+    Healthy,
+    /// `retries` runs failed in a row.
+    Unhealthy,
+}
+
+/// The healthcheck of a container, as one may run it oneself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The command, shell included.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub timeout: std::time::Duration,
+}
+
+/// One of our containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedContainer {
+    /// Docker's id.
+    pub docker_id: String,
+    /// Its name, for people and to rename it; nothing is decided by it but whether it is the final one.
+    pub name: String,
+    /// What its labels say.
+    pub owner: Ownership,
+    /// Where it is.
+    pub state: ContainerState,
+    /// Its address on the bridge while it runs.
+    pub addr: Option<IpAddr>,
+    /// What it was made to publish, running or not.
+    pub ports: PublishedPorts,
+    /// Its healthcheck, from the manifest or the image.
+    pub check: Option<Check>,
+    /// Id of its image.
+    pub image_id: String,
+    /// When it was made, in Unix milliseconds by this host's clock.
+    pub created_at: i64,
+}
+
+impl ObservedContainer {
+    /// Its process, if one runs (frozen or not).
+    pub fn running(&self) -> Option<&Running> {
+        match &self.state {
+            ContainerState::Running(running) | ContainerState::Paused(running) => Some(running),
+            ContainerState::Created { .. }
+            | ContainerState::Exited(_)
+            | ContainerState::Removing => None,
+        }
+    }
+
+    /// It has the name that its slot's container has in the end.
+    pub fn has_final_name(&self) -> bool {
+        self.name == self.owner.slot.docker_name()
+    }
+}
+
+/// Whether a running instance takes traffic, as the looks at it said (health, sockets, age).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Readiness {
+    /// It was not ready since its process started.
+    #[default]
+    Starting,
+    /// It is.
+    Ready,
+    /// It was, and three looks in a row said no; why, for people.
+    Unready(String),
+}
+
+/// Whether the engine answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum EngineState {
+    /// The rest of what was observed is fresh.
+    #[default]
+    Up,
+    /// It does not answer: the rest is the last that was seen. Why, for people.
+    Unresponsive(String),
+}
+
+/// All that the engine shows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Our containers.
+    pub containers: BTreeMap<InstanceId, ObservedContainer>,
+    /// What the looks at the running ones said; none yet counts as starting.
+    pub readiness: BTreeMap<InstanceId, Readiness>,
+    /// Running containers that are not ours.
+    pub foreign: u32,
+    /// Whether it answers.
+    pub engine: EngineState,
+}
+
+impl Observed {
+    /// From a list of our containers. Where two carry one instance's labels (someone made an image of a container
+    /// of ours, and a container of that), the first made is ours and the other counts as foreign.
+    pub fn new(list: impl IntoIterator<Item = ObservedContainer>, foreign: u32) -> Self {
+        let mut observed = Self {
+            foreign,
+            ..Self::default()
+        };
+        for container in list {
+            observed.add(container);
+        }
+        observed
+    }
+
+    fn add(&mut self, new: ObservedContainer) {
+        let instance = new.owner.instance.clone();
+        let made = |c: &ObservedContainer| (c.created_at, c.docker_id.clone());
+        match self.containers.get(&instance) {
+            Some(old) if made(old) <= made(&new) => {
+                self.foreign += u32::from(new.running().is_some());
+            }
+            other => {
+                self.foreign += u32::from(other.is_some_and(|old| old.running().is_some()));
+                self.containers.insert(instance, new);
+            }
+        }
+    }
+
+    /// Our containers of one slot.
+    pub fn of_slot<'a>(&'a self, slot: &'a SlotId) -> impl Iterator<Item = &'a ObservedContainer> {
+        self.containers
+            .values()
+            .filter(move |container| container.owner.slot == *slot)
+    }
+
+    /// Whether this instance takes traffic.
+    pub fn readiness(&self, instance: &InstanceId) -> &Readiness {
+        self.readiness.get(instance).unwrap_or(&Readiness::Starting)
+    }
+}
+
+/// What a host gives to every container that it makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The address at which instance ports are published (`--host-ip`).
+    pub host_ip: IpAddr,
+    /// The ambassador's address: the bridge's gateway.
+    pub gateway: IpAddr,
+    /// The agent's DNS server; none leaves Docker's.
+    pub dns: Option<IpAddr>,
+    /// The DNS zone.
+    pub domain: String,
+    /// Docker's network.
+    pub network: String,
+}
+
+impl Surroundings {
+    /// Hash over this and the ports that a container was given: `1:<XXH3-128 in hex>`. The number is the
+    /// spelling's version; a new field may enter the text only where it is not at its default, so that an upgrade
+    /// replaces no container.
+    pub fn hash(&self, ports: &PublishedPorts) -> String {
+        let mut text = format!(
+            "host-ip={}\ngateway={}\ndomain={}\nnetwork={}\n",
+            self.host_ip, self.gateway, self.domain, self.network
+        );
+        if let Some(dns) = self.dns {
+            let _ = writeln!(text, "dns={dns}");
+        }
+        for (port, at) in ports {
+            let _ = writeln!(text, "port={port}={at}");
+        }
+        format!("1:{:032x}", xxh3_128(text.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(instance: &str) -> Ownership {
+        Ownership {
+            cluster: Uuid::from_u128(7),
+            slot: "shop/web".parse::<ContainerId>().expect("an id").slot(2),
+            instance: instance.parse().expect("an instance"),
+            manifest_hash: "1:aa".to_owned(),
+            host_hash: "1:bb".to_owned(),
+        }
+    }
+
+    fn container(id: &str, instance: &str, created_at: i64) -> ObservedContainer {
+        ObservedContainer {
+            docker_id: id.to_owned(),
+            name: id.to_owned(),
+            owner: owner(instance),
+            state: ContainerState::Running(Running {
+                pid: 1,
+                started_at: created_at,
+                health: None,
+            }),
+            addr: None,
+            ports: PublishedPorts::new(),
+            check: None,
+            image_id: "sha256:1".to_owned(),
+            created_at,
+        }
+    }
+
+    fn surroundings() -> Surroundings {
+        Surroundings {
+            host_ip: IpAddr::from([10, 0, 0, 1]),
+            gateway: IpAddr::from([172, 17, 0, 1]),
+            dns: Some(IpAddr::from([172, 17, 0, 1])),
+            domain: "skydns.local".to_owned(),
+            network: "bridge".to_owned(),
+        }
+    }
+
+    fn ports(at: u16) -> PublishedPorts {
+        let port = ContainerPort {
+            port: 80,
+            protocol: Protocol::Tcp,
+        };
+        [(port, SocketAddr::from(([10, 0, 0, 1], at)))].into()
+    }
+
+    #[test]
+    fn labels_read_back_as_they_are_written() {
+        let labels = owner("i-1").labels();
+        assert_eq!(labels.len(), 7);
+        assert_eq!(Ownership::read(&labels), Some(owner("i-1")));
+    }
+
+    #[test]
+    fn a_container_that_lacks_one_of_the_labels_is_foreign() {
+        for name in owner("i-1").labels().into_keys() {
+            let mut labels = owner("i-1").labels();
+            labels.remove(&name);
+            assert_eq!(Ownership::read(&labels), None, "{name}");
+            labels.insert(name.clone(), "/".to_owned());
+            let read = Ownership::read(&labels);
+            assert_eq!(read.is_some(), name.ends_with("-hash"), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_two_containers_with_one_instance_the_first_made_is_ours() {
+        for list in [["a", "b"], ["b", "a"]] {
+            let list = list.map(|id| container(id, "i-1", i64::from(id == "b")));
+            let observed = Observed::new(list, 1);
+            assert_eq!(observed.foreign, 2);
+            let slot = owner("i-1").slot;
+            let ours: Vec<_> = observed.of_slot(&slot).collect();
+            assert_eq!(ours.len(), 1);
+            assert_eq!(ours[0].docker_id, "a");
+        }
+    }
+
+    #[test]
+    fn the_host_hash_is_what_it_was_when_containers_were_made_with_it() {
+        assert_eq!(
+            surroundings().hash(&ports(20_000)),
+            "1:8bbde175499280e55920d1d1f532df73"
+        );
+        let without = Surroundings {
+            dns: None,
+            ..surroundings()
+        };
+        assert_eq!(
+            without.hash(&PublishedPorts::new()),
+            "1:0ed4885bf682144d485f91baac88a10d"
+        );
+    }
+
+    #[test]
+    fn everything_that_the_host_gives_changes_the_host_hash() {
+        let same = surroundings().hash(&ports(20_000));
+        let changed = |change: fn(&mut Surroundings)| {
+            let mut other = surroundings();
+            change(&mut other);
+            other.hash(&ports(20_000))
+        };
+        let others = [
+            changed(|s| s.host_ip = IpAddr::from([10, 0, 0, 2])),
+            changed(|s| s.gateway = IpAddr::from([10, 0, 0, 2])),
+            changed(|s| s.dns = None),
+            changed(|s| s.domain = "example.org".to_owned()),
+            changed(|s| s.network = "other".to_owned()),
+            surroundings().hash(&ports(20_001)),
+        ];
+        assert!(others.iter().all(|other| *other != same));
+    }
+}
