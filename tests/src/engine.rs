@@ -1,0 +1,200 @@
+//! A Docker Engine of its own inside a node, and questions to its API.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::http::{self, Answer, Target};
+use crate::node::Node;
+use crate::process::Process;
+use crate::wait::try_wait_for;
+
+const START_CAP: Duration = Duration::from_secs(60);
+
+/// A running dockerd.
+#[derive(Debug)]
+pub struct Engine {
+    process: Process,
+    socket: PathBuf,
+}
+
+/// A container as the engine lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Its name, without the slash.
+    pub name: String,
+    /// `created`, `running`, `exited` …
+    pub state: String,
+    /// The image it was made from.
+    pub image: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Container {
+    /// One of our labels, without `dokkaa.`.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels
+            .get(&format!("dokkaa.{name}"))
+            .map_or("", String::as_str)
+    }
+
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        self.state == "running"
+    }
+}
+
+impl Engine {
+    /// Starts dockerd in a node, its control groups below `cgroup`.
+    pub fn start(node: &Node, cgroup: &str, insecure_registry: &str) -> anyhow::Result<Self> {
+        let socket = node.folder().join("docker.sock");
+        let mut command = node.command("dockerd");
+        command
+            .args(["--data-root", "/var/lib/docker"])
+            .args(["--exec-root", "/run/docker"])
+            .args(["--pidfile", "/run/docker.pid"])
+            // Where programs of the node look for it, and where we do.
+            .args(["--host", "unix:///run/docker.sock"])
+            .args(["--host", &format!("unix://{}", socket.display())])
+            .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
+            .args(["--cgroup-parent", cgroup])
+            .args(["--insecure-registry", insecure_registry]);
+        let process = node.start("dockerd", command)?;
+        Ok(Self { process, socket })
+    }
+
+    /// Waits until it answers.
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let socket = self.socket.clone();
+        try_wait_for("dockerd to answer", START_CAP, || {
+            self.process.running()?;
+            http::request(&Target::Unix(socket.clone()), "GET", "/_ping", &[], b"")
+                .and_then(Answer::ok)
+                .map_err(|error| format!("{error:#}"))
+        })?;
+        Ok(())
+    }
+
+    /// Its socket, as seen on the machine.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// dockerd itself.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// One request to its API.
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        http::request(
+            &Target::Unix(self.socket.clone()),
+            method,
+            path,
+            &[("Content-Type", "application/json")],
+            body.as_bytes(),
+        )?
+        .ok()
+    }
+
+    /// A GET that answers JSON.
+    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.call("GET", path, None)?.json()
+    }
+
+    /// Loads an archive of images.
+    pub fn load(&self, archive: &Path) -> anyhow::Result<()> {
+        let bytes = std::fs::read(archive)?;
+        let answer = http::request(
+            &Target::Unix(self.socket.clone()),
+            "POST",
+            "/images/load?quiet=1",
+            &[("Content-Type", "application/x-tar")],
+            &bytes,
+        )?
+        .ok()?;
+        if answer.body.contains("errorDetail") {
+            anyhow::bail!("docker load: {}", answer.body);
+        }
+        Ok(())
+    }
+
+    /// All containers that carry every one of these labels (`key=value`),
+    /// running or not.
+    pub fn containers(&self, labels: &[&str]) -> anyhow::Result<Vec<Container>> {
+        let filters = json!({ "label": labels }).to_string();
+        let list = self.get(&format!(
+            "/containers/json?all=1&filters={}",
+            http::escape(&filters)
+        ))?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut found: Vec<Container> = list
+            .as_array()
+            .context("a list of containers")?
+            .iter()
+            .map(|one| Container {
+                id: text(&one["Id"]),
+                name: text(&one["Names"][0]).trim_start_matches('/').to_owned(),
+                state: text(&one["State"]),
+                image: text(&one["Image"]),
+                labels: one["Labels"]
+                    .as_object()
+                    .map(|labels| {
+                        labels
+                            .iter()
+                            .map(|(key, value)| (key.clone(), text(value)))
+                            .collect()
+                    })
+                    .unwrap_or_default(),
+            })
+            .collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// Everything the engine knows of one container.
+    pub fn inspect(&self, id: &str) -> anyhow::Result<Value> {
+        self.get(&format!("/containers/{id}/json"))
+    }
+
+    /// Whether a container of that id or name exists.
+    pub fn has(&self, id: &str) -> bool {
+        self.inspect(id).is_ok()
+    }
+
+    /// Events of containers between two moments (seconds since 1970).
+    pub fn events(&self, since: f64, until: f64) -> anyhow::Result<Vec<Value>> {
+        let filters = json!({ "type": ["container"] }).to_string();
+        let answer = self.call(
+            "GET",
+            &format!(
+                "/events?since={since:.6}&until={until:.6}&filters={}",
+                http::escape(&filters)
+            ),
+            None,
+        )?;
+        answer
+            .body
+            .lines()
+            .map(|line| serde_json::from_str(line).context("an event"))
+            .collect()
+    }
+
+    /// Removes a container, running or not.
+    pub fn remove(&self, id: &str) -> anyhow::Result<()> {
+        self.call("DELETE", &format!("/containers/{id}?force=1"), None)?;
+        Ok(())
+    }
+}

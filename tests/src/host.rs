@@ -1,0 +1,248 @@
+//! A host of the lab: a node with a Docker Engine, and mostly an agent.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::agent::{Agent, AgentOptions};
+use crate::engine::{Container, Engine};
+use crate::http::{self, Answer, Target};
+use crate::node::Node;
+use crate::process::{Process, Ran, read_lossy};
+
+/// A host. Fields are dropped in order: agent, engine, node.
+#[derive(Debug)]
+pub struct Host {
+    agent: Mutex<Option<Agent>>,
+    engine: Engine,
+    node: Arc<Node>,
+    switch: Arc<Node>,
+    address: Ipv4Addr,
+    cable: String,
+    binary: Option<PathBuf>,
+    etcd: String,
+}
+
+/// What the lab puts together into a host.
+pub(crate) struct Parts {
+    pub(crate) engine: Engine,
+    pub(crate) node: Arc<Node>,
+    pub(crate) switch: Arc<Node>,
+    pub(crate) address: Ipv4Addr,
+    /// The switch's end of the cable.
+    pub(crate) cable: String,
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) etcd: String,
+}
+
+impl Host {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            agent: Mutex::new(None),
+            engine: parts.engine,
+            node: parts.node,
+            switch: parts.switch,
+            address: parts.address,
+            cable: parts.cable,
+            binary: parts.binary,
+            etcd: parts.etcd,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.node.name()
+    }
+
+    /// Its address on the lab's network.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Its namespaces.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Its Docker Engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Runs a command on the host.
+    pub fn run(&self, words: &[&str]) -> anyhow::Result<Ran> {
+        self.node.run(words)
+    }
+
+    /// Runs a script on the host; an exit code other than 0 is an error.
+    pub fn sh(&self, script: &str) -> anyhow::Result<String> {
+        self.node.sh(script)
+    }
+
+    /// Starts a program on the host.
+    pub fn start(&self, name: &str, words: &[&str]) -> anyhow::Result<Process> {
+        let mut command = self.node.command(words[0]);
+        command.args(&words[1..]);
+        self.node.start(name, command)
+    }
+
+    /// Runs `docker` on the host.
+    pub fn docker(&self, words: &[&str]) -> anyhow::Result<String> {
+        self.run(&[&["docker"], words].concat())?.ok()
+    }
+
+    /// Runs `curl` on the host.
+    pub fn curl(&self, words: &[&str]) -> anyhow::Result<String> {
+        self.run(
+            &[
+                &["curl", "--silent", "--show-error", "--max-time", "30"],
+                words,
+            ]
+            .concat(),
+        )?
+        .ok()
+    }
+
+    /// Runs `dig +short` on the host; one answer a line, in order.
+    pub fn dig(&self, words: &[&str]) -> anyhow::Result<Vec<String>> {
+        let out = self
+            .run(&[&["dig", "+short", "+time=1", "+tries=2"], words].concat())?
+            .ok()?;
+        let mut lines: Vec<String> = out.lines().map(str::to_owned).collect();
+        lines.sort();
+        Ok(lines)
+    }
+
+    /// The address of the bridge that its containers are on.
+    pub fn gateway(&self) -> anyhow::Result<Ipv4Addr> {
+        let text = self.sh("ip -4 -o addr show docker0")?;
+        text.split_whitespace()
+            .skip_while(|word| *word != "inet")
+            .nth(1)
+            .and_then(|word| word.split('/').next())
+            .and_then(|word| word.parse().ok())
+            .with_context(|| format!("no address on docker0 of {}: {text}", self.name()))
+    }
+
+    /// Runs `dokkaa` on the host.
+    pub fn dokkaa(&self, words: &[&str]) -> anyhow::Result<Ran> {
+        self.run(&[&["dokkaa"], words].concat())
+    }
+
+    /// One request to the host's own door on 127.0.0.1:4001.
+    pub fn door(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> anyhow::Result<Answer> {
+        self.ask(Agent::DOOR, method, path, headers, body)
+    }
+
+    /// One request from the host to any address.
+    pub fn ask(
+        &self,
+        address: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> anyhow::Result<Answer> {
+        let address: SocketAddr = address.parse()?;
+        http::request(
+            &Target::Inside(&self.node, address),
+            method,
+            path,
+            headers,
+            body.as_bytes(),
+        )
+    }
+
+    /// PUTs a manifest through the host's door.
+    pub fn put(&self, app: &str, container: &str, manifest: &str) -> anyhow::Result<Answer> {
+        self.door(
+            "PUT",
+            &format!("/v2/keys/apps/{app}/{container}/manifest"),
+            &[("Content-Type", "application/x-www-form-urlencoded")],
+            &format!("value={}", http::escape(manifest)),
+        )
+    }
+
+    /// DELETEs a manifest through the host's door.
+    pub fn delete(&self, app: &str, container: &str) -> anyhow::Result<Answer> {
+        self.door(
+            "DELETE",
+            &format!("/v2/keys/apps/{app}/{container}/manifest"),
+            &[],
+            "",
+        )
+    }
+
+    /// The containers of an app on this host, running or not.
+    pub fn containers(&self, app: &str) -> anyhow::Result<Vec<Container>> {
+        self.engine.containers(&[&format!("dokkaa.app={app}")])
+    }
+
+    /// Starts the agent and waits until it is ready.
+    pub fn start_agent(&self, options: &AgentOptions) -> anyhow::Result<()> {
+        self.launch_agent(options)?;
+        self.wait_agent()
+    }
+
+    /// Starts the agent.
+    pub fn launch_agent(&self, options: &AgentOptions) -> anyhow::Result<()> {
+        let binary = self
+            .binary
+            .as_deref()
+            .context("this lab was made without a dokkaa binary")?;
+        let agent = Agent::start(&self.node, binary, &self.etcd, options)?;
+        *self.agent() = Some(agent);
+        Ok(())
+    }
+
+    /// Waits until the agent is ready.
+    pub fn wait_agent(&self) -> anyhow::Result<()> {
+        self.agent().as_mut().context("no agent")?.wait_ready()
+    }
+
+    /// Stops the agent with SIGTERM; how it ended, and how long that took.
+    pub fn stop_agent(&self) -> anyhow::Result<(ExitStatus, Duration)> {
+        self.agent().take().context("no agent")?.stop()
+    }
+
+    /// Kills the agent.
+    pub fn kill_agent(&self) -> anyhow::Result<()> {
+        self.agent().take().context("no agent")?.kill()
+    }
+
+    /// The agent, if one runs.
+    pub fn agent(&self) -> MutexGuard<'_, Option<Agent>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the host's agents have logged so far.
+    pub fn agent_log(&self) -> String {
+        read_lossy(&self.node.folder().join("agent.log"))
+    }
+
+    /// Pulls the host's cable out of the switch.
+    pub fn unplug(&self) -> anyhow::Result<()> {
+        self.switch
+            .run(&["ip", "link", "set", &self.cable, "down"])?
+            .ok()
+            .map(drop)
+    }
+
+    /// Puts the cable in again.
+    pub fn plug(&self) -> anyhow::Result<()> {
+        self.switch
+            .run(&["ip", "link", "set", &self.cable, "up"])?
+            .ok()
+            .map(drop)
+    }
+}

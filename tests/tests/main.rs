@@ -1,0 +1,5 @@
+//! Tests of the whole: the rules between crates, the harness itself, and
+//! dokkaa end to end on three hosts.
+
+mod harness;
+mod rules;
