@@ -229,6 +229,8 @@ pub struct RangeReply {
     pub revision: i64,
     /// There are more in the range than the limit let through.
     pub more: bool,
+    /// How many keys are in the range, whatever limit and filter say.
+    pub count: i64,
 }
 
 /// A range read.
@@ -242,6 +244,12 @@ pub struct Range {
     pub limit: i64,
     /// Answered by one member from what it has, which may be old.
     pub serializable: bool,
+    /// Without values.
+    pub keys_only: bool,
+    /// Only keys whose last change is of this revision or a later one; 0 is no filter.
+    pub min_modified: i64,
+    /// Nothing but `RangeReply::count`.
+    pub count_only: bool,
 }
 
 impl Range {
@@ -252,7 +260,15 @@ impl Range {
             revision: 0,
             limit: 0,
             serializable: false,
+            keys_only: false,
+            min_modified: 0,
+            count_only: false,
         }
+    }
+
+    /// The one key, linearizable.
+    pub fn key(key: impl ToString) -> Self {
+        Self::new(KeyRange::key(key.to_string()))
     }
 }
 
@@ -316,6 +332,23 @@ pub enum KvError {
     Refused(String),
 }
 
+/// What the member that answers says of itself and its cluster (Maintenance.Status).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Of etcd's cluster.
+    pub cluster_id: u64,
+    /// Of the member.
+    pub member_id: u64,
+    /// The leader as the member knows it; 0 is none.
+    pub leader: u64,
+    /// The member's version, such as `3.4.23`.
+    pub version: String,
+    /// The Raft term.
+    pub raft_term: u64,
+    /// The Raft index.
+    pub raft_index: u64,
+}
+
 /// The seam to etcd. Every call has a deadline of its own.
 #[async_trait]
 pub trait Kv: Send + Sync + 'static {
@@ -329,6 +362,9 @@ pub trait Kv: Send + Sync + 'static {
     /// Requires a leader.
     async fn watch(&self, keys: KeyRange, from: i64, previous: bool) -> Result<Watch, KvError>;
 
+    /// What a member says of itself; the in-memory twin answers with fixed ids, and its revision as Raft index.
+    async fn status(&self) -> Result<Status, KvError>;
+
     /// Makes a lease: its id and the time to live that was granted.
     async fn lease_grant(&self, ttl: Duration) -> Result<(i64, Duration), KvError>;
 
@@ -337,4 +373,7 @@ pub trait Kv: Send + Sync + 'static {
 
     /// Ends a lease and deletes its keys.
     async fn lease_revoke(&self, lease: i64) -> Result<(), KvError>;
+
+    /// The endpoint that streams go to is distrusted: the next watch goes to another one, if there is one.
+    fn avoid_stream_endpoint(&self) {}
 }
