@@ -6,10 +6,17 @@
 
 pub mod canonical;
 pub mod env;
+pub mod fields;
+pub mod image;
 pub mod keys;
+mod links;
 pub mod manifest;
 pub mod names;
 pub mod parse;
+pub mod signals;
+pub mod units;
+pub mod words;
 
+pub use links::LinkError;
 pub use manifest::Manifest;
 pub use names::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName, SlotId};

@@ -165,6 +165,45 @@ pub struct Log {
     pub max_file: u32,
 }
 
+impl Manifest {
+    /// The manifest that names an image and nothing else.
+    pub fn of_image(image: &str) -> Self {
+        Self {
+            image: image.to_owned(),
+            scale: 1,
+            command: None,
+            entrypoint: None,
+            env: BTreeMap::new(),
+            links: Vec::new(),
+            services: BTreeMap::new(),
+            volumes: Vec::new(),
+            user: None,
+            workdir: None,
+            labels: BTreeMap::new(),
+            stop_signal: None,
+            stop_timeout: Duration::from_secs(10),
+            pull: Pull::default(),
+            healthcheck: None,
+            log: Log::default(),
+            start_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Service {
+    /// A TCP service on that port and nothing else.
+    pub fn on_port(port: u16) -> Self {
+        Self {
+            port,
+            protocol: Protocol::default(),
+            role: None,
+            ready: Ready::default(),
+            host_port: None,
+            bind: None,
+        }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self {

@@ -23,11 +23,14 @@ pub enum NameError {
     TooLong(usize, usize),
     /// A character outside `a-z`, `0-9`, `-`, or `-` at an end.
     #[error(
-        "`{0}` is not a DNS label; expected lower-case letters, digits and inner hyphens, such as `web-1`"
+        "`{}` is not a DNS label; expected lower-case letters, digits and inner hyphens, such as `web-1`",
+        .0.escape_debug()
     )]
     NotALabel(String),
     /// The separator of Docker names.
-    #[error("`{0}` contains `---`, which separates the parts of a container's name")]
+    #[error(
+        "`{0}` contains `---`; expected a name without it, because it separates the parts of a container's name"
+    )]
     Separator(String),
 }
 

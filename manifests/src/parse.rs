@@ -1,6 +1,23 @@
 //! From text to a manifest, with every error at its position.
+//!
+//! The text is read as strict JSON; then one pass over its span tree checks
+//! shape and rules together and builds the manifest, so that an error always
+//! knows where it is. Nothing is guessed: what is not understood is an error.
+
+mod reader;
+mod rules;
+
+use std::ops::Range;
+
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use crate::Manifest;
+use reader::{Draft, Node, Reader};
+
+/// Most problems that are reported at once.
+pub const MAX_PROBLEMS: usize = 20;
+/// Field of a problem that concerns the text as a whole.
+const WHOLE: &str = "manifest";
 
 /// A manifest, and what was odd in its text.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,7 +26,7 @@ pub struct Parsed {
     pub manifest: Manifest,
     /// The text as a JSON value.
     pub json: serde_json::Value,
-    /// Unknown fields, for the agent's log.
+    /// What is odd, but no error: unknown fields where they are allowed, variables that ours may override.
     pub warnings: Vec<Problem>,
 }
 
@@ -27,18 +44,197 @@ pub struct Problem {
     pub what: String,
 }
 
+/// What is done with fields that are not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    Refused,
+    Warned,
+}
+
 /// For doors and `validate`: unknown fields are errors.
 pub fn strict(text: &[u8]) -> Result<Parsed, Vec<Problem>> {
-    lenient(text)
+    parse(text, Unknown::Refused)
 }
 
 /// For the agent: unknown fields are warnings.
 pub fn lenient(text: &[u8]) -> Result<Parsed, Vec<Problem>> {
-    let _ = text;
-    Err(Vec::new())
+    parse(text, Unknown::Warned)
 }
 
-/// For versions, which are stored as JSON values.
+/// For versions, which are stored as JSON values; unknown fields are warnings.
 pub fn from_json(json: &serde_json::Value) -> Result<Parsed, Vec<Problem>> {
-    lenient(json.to_string().as_bytes())
+    let nowhere = |mut problems: Vec<Problem>| {
+        for problem in &mut problems {
+            (problem.line, problem.column) = (0, 0);
+        }
+        problems
+    };
+    match lenient(json.to_string().as_bytes()) {
+        Ok(parsed) => Ok(Parsed {
+            warnings: nowhere(parsed.warnings),
+            ..parsed
+        }),
+        Err(problems) => Err(nowhere(problems)),
+    }
 }
+
+/// The text ends within its JSON: a form body that was cut at a `&` looks so.
+pub fn is_cut_short(text: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(text).is_err_and(|error| error.is_eof())
+        && !text.trim_ascii().is_empty()
+}
+
+fn parse(bytes: &[u8], unknown: Unknown) -> Result<Parsed, Vec<Problem>> {
+    let text = match str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let good = &bytes[..error.valid_up_to()];
+            // The part before the fault is UTF-8 by definition of `valid_up_to`.
+            let good = str::from_utf8(good).unwrap_or_default();
+            let what = format!(
+                "byte 0x{:02x} is not UTF-8; expected JSON in UTF-8",
+                bytes[good.len()]
+            );
+            return Err(vec![at(good, good.len(), WHOLE.to_owned(), what)]);
+        }
+    };
+    let whole = |offset: usize, what: String| vec![at(text, offset, WHOLE.to_owned(), what)];
+    if text.starts_with('\u{feff}') {
+        return Err(whole(
+            0,
+            "begins with a byte order mark; expected UTF-8 without one".to_owned(),
+        ));
+    }
+    if text.trim_ascii().is_empty() {
+        return Err(whole(
+            0,
+            "is empty; expected a JSON object such as {\"image\": \"nginx\"}".to_owned(),
+        ));
+    }
+    // serde_json is the judge of what is JSON; the span tree comes from a parser that takes more.
+    let json: serde_json::Value = match serde_json::from_str(text) {
+        Ok(json) => json,
+        Err(error) => {
+            let (offset, what) = syntax_error(text, &error);
+            return Err(whole(offset, what));
+        }
+    };
+    let tree = match parse_to_ast(text, &CollectOptions::default(), &strict_json()) {
+        Ok(result) => result.value,
+        Err(error) => {
+            let what = format!("is not JSON: {}; expected one JSON object", error.kind());
+            return Err(whole(error.range().start, what));
+        }
+    };
+    let Some(root) = tree else {
+        return Err(whole(0, "is empty; expected a JSON object".to_owned()));
+    };
+    let mut reader = Reader::new(unknown == Unknown::Refused);
+    let manifest = rules::manifest(&mut reader, &Node::root(&root));
+    let Reader {
+        problems, warnings, ..
+    } = reader;
+    if problems.is_empty() {
+        Ok(Parsed {
+            manifest,
+            json,
+            warnings: in_order(text, warnings),
+        })
+    } else {
+        Err(in_order(text, problems))
+    }
+}
+
+/// All ten extensions off.
+fn strict_json() -> ParseOptions {
+    ParseOptions {
+        allow_comments: false,
+        allow_loose_object_property_names: false,
+        allow_trailing_commas: false,
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
+    }
+}
+
+/// Where and what serde_json complains of, in our words.
+fn syntax_error(text: &str, error: &serde_json::Error) -> (usize, String) {
+    if error.is_eof() {
+        return (
+            text.len(),
+            "the text ends before the JSON does; expected it to be closed".to_owned(),
+        );
+    }
+    let line = line_bytes(text, error.line());
+    // serde_json counts bytes, and points at the last one read.
+    let mut offset = (line.start + error.column().saturating_sub(1)).min(line.end);
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    let full = error.to_string();
+    let said = full.split(" at line ").next().unwrap_or(&full);
+    let what = match said {
+        "trailing characters" => {
+            "there is more text behind the JSON; expected one JSON object and nothing else"
+                .to_owned()
+        }
+        "trailing comma" => {
+            "there is a comma before the closing bracket; expected none there".to_owned()
+        }
+        "key must be a string" => {
+            "a name is not in double quotes; expected \"name\": value".to_owned()
+        }
+        "expected value" => "is not JSON; expected a JSON value here".to_owned(),
+        "control character (\\u0000-\\u001F) found while parsing a string" => {
+            "a string contains a control character; expected an escape such as \\n".to_owned()
+        }
+        other => match other.strip_prefix("expected ") {
+            Some(expected) => format!("is not JSON; expected {expected}"),
+            None => format!("is not JSON: {other}; expected one JSON object"),
+        },
+    };
+    (offset, what)
+}
+
+/// The bytes of a line (from 1), without its end.
+fn line_bytes(text: &str, line: usize) -> Range<usize> {
+    let start = match line.checked_sub(2) {
+        None => 0,
+        Some(nth) => text
+            .match_indices('\n')
+            .nth(nth)
+            .map_or(text.len(), |(newline, _)| newline + 1),
+    };
+    let end = text[start..]
+        .find('\n')
+        .map_or(text.len(), |length| start + length);
+    start..end
+}
+
+/// The first problems, in the order of the text.
+fn in_order(text: &str, mut drafts: Vec<Draft>) -> Vec<Problem> {
+    drafts.sort_by_key(|draft| draft.offset);
+    drafts.truncate(MAX_PROBLEMS);
+    drafts
+        .into_iter()
+        .map(|draft| at(text, draft.offset, draft.field, draft.what))
+        .collect()
+}
+
+fn at(text: &str, offset: usize, field: String, what: String) -> Problem {
+    let before = &text[..offset];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Problem {
+        line: before.bytes().filter(|b| *b == b'\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+        field,
+        what,
+    }
+}
+
+#[cfg(test)]
+mod tests;

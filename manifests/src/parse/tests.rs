@@ -1,0 +1,118 @@
+use super::*;
+
+fn problems(text: &str) -> Vec<String> {
+    strict(text.as_bytes())
+        .expect_err(text)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn the_tutorials_manifests() {
+    let nginx = strict(br#"{"image": "dockerfile/nginx", "scale": 1, "services": {"nginx": 80}}"#)
+        .expect("valid");
+    assert_eq!(nginx.manifest.services.len(), 1);
+    assert_eq!(nginx.json["services"]["nginx"], 80);
+    let crawler = strict(
+        br#"{"image": "dockerfile/ubuntu", "scale": 1,
+             "command": ["/bin/bash", "-c", "while true; do curl http://$SERVICE_NGINX_ADDR:$SERVICE_NGINX_PORT; sleep 2; done"],
+             "links": ["nginx"]}"#,
+    )
+    .expect("valid");
+    assert_eq!(crawler.manifest.links.len(), 1);
+    assert!(crawler.warnings.is_empty());
+}
+
+#[test]
+fn all_problems_at_once_in_the_order_of_the_text() {
+    assert_eq!(
+        problems("{\"scale\": -1,\n \"link\": [],\n  \"services\": {\"ä\": 0}}"),
+        [
+            "1:1 image: is missing; expected the image to run, such as \"nginx\"",
+            "1:11 scale: -1 is negative; expected a whole number from 0 to 1000",
+            "2:2 link: unknown field `link`; did you mean `links`?",
+            "3:16 services.\"ä\": `ä` is not a DNS label; expected lower-case letters, digits and inner hyphens, such as `web-1`",
+            "3:21 services.\"ä\": 0 is out of range; expected a whole number from 1 to 65535",
+        ]
+    );
+}
+
+#[test]
+fn at_most_twenty() {
+    let many: Vec<String> = (0..50).map(|n| format!("\"x{n}\": 1")).collect();
+    assert_eq!(
+        problems(&format!("{{{}}}", many.join(","))).len(),
+        MAX_PROBLEMS
+    );
+}
+
+#[test]
+fn columns_are_counted_in_characters() {
+    assert_eq!(
+        problems("{\"image\": \"a\", \"env\": {\"ÄÖÜ€\": 1}}"),
+        [
+            "1:24 env.\"ÄÖÜ€\": `ÄÖÜ€` is not the name of a variable; expected letters, digits, `_`, `.` and `-`, no digit first"
+        ]
+    );
+    assert_eq!(
+        problems("{\"ÄÖÜ€\": ]"),
+        ["1:10 manifest: is not JSON; expected a JSON value here"]
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let at = |bytes: &[u8]| strict(bytes).expect_err("invalid")[0].to_string();
+    assert_eq!(
+        at(b"{\"image\":\n \"\xff\"}"),
+        "2:3 manifest: byte 0xff is not UTF-8; expected JSON in UTF-8"
+    );
+    assert_eq!(
+        at(b"\xef\xbb\xbf{}"),
+        "1:1 manifest: begins with a byte order mark; expected UTF-8 without one"
+    );
+    assert!(at(b"").starts_with("1:1 manifest: is empty"));
+    assert!(at(b" \n\t").starts_with("1:1 manifest: is empty"));
+}
+
+#[test]
+fn a_text_that_was_cut_short() {
+    assert_eq!(
+        problems("{\"image\":\"a\""),
+        ["1:13 manifest: the text ends before the JSON does; expected it to be closed"]
+    );
+    assert!(is_cut_short(b"{\"image\":\"a\""));
+    assert!(is_cut_short(b"{\"command\": [\"a "));
+    assert!(!is_cut_short(b"{\"image\":\"a\"}"));
+    assert!(!is_cut_short(b"{\"image\":}"));
+    assert!(!is_cut_short(b""));
+}
+
+#[test]
+fn the_agent_only_warns_of_unknown_fields() {
+    let parsed =
+        lenient(br#"{"image": "a", "link": [], "services": {"web": {"port": 80, "prot": 1}}}"#)
+            .expect("valid");
+    let warnings: Vec<String> = parsed.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "1:16 link: unknown field `link`; did you mean `links`?",
+            "1:61 services.web.prot: unknown field `prot`; did you mean `port`?",
+        ]
+    );
+    let late = lenient(br#"{"image": "a", "cpus": 1}"#).expect_err("invalid");
+    assert_eq!(
+        late[0].to_string(),
+        "1:16 cpus: is not in this version; expected no such field"
+    );
+}
+
+#[test]
+fn a_json_value_has_no_positions() {
+    let error = from_json(&serde_json::json!({"image": 1})).expect_err("invalid");
+    assert_eq!((error[0].line, error[0].column), (0, 0));
+    let parsed = from_json(&serde_json::json!({"image": "a", "x": 1})).expect("valid");
+    assert_eq!((parsed.warnings[0].line, parsed.warnings[0].column), (0, 0));
+}

@@ -1,0 +1,178 @@
+//! Durations and sizes: strings with a unit.
+//!
+//! `parse_*` and `format_*` are inverse: what is formatted parses to the same value.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The units of a duration, from the longest, with their milliseconds.
+const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+/// The units of a size, from the largest, with their bytes.
+const SIZE_UNITS: [(&str, u64); 4] = [("g", 1 << 30), ("m", 1 << 20), ("k", 1 << 10), ("b", 1)];
+
+/// Why a text is not a duration or a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Nothing was given.
+    #[error("is empty")]
+    Empty,
+    /// Only digits.
+    #[error("has no unit")]
+    NoUnit,
+    /// Anything else than numbers, each with a known unit, from the largest to the smallest.
+    #[error("is not a number with a unit")]
+    Malformed,
+    /// More than can be counted.
+    #[error("is too large")]
+    TooLarge,
+}
+
+/// Reads `30s`, `1m30s`, `500ms`.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let mut left = &DURATION_UNITS[..];
+    let mut rest = text;
+    let mut millis: u64 = 0;
+    if text.is_empty() {
+        return Err(UnitError::Empty);
+    }
+    while !rest.is_empty() {
+        let (number, unit, after) = number_and_unit(rest)?;
+        if unit.is_empty() {
+            return Err(UnitError::NoUnit);
+        }
+        let position = left
+            .iter()
+            .position(|(name, _)| *name == unit)
+            .ok_or(UnitError::Malformed)?;
+        millis = number
+            .checked_mul(left[position].1)
+            .and_then(|part| millis.checked_add(part))
+            .ok_or(UnitError::TooLarge)?;
+        left = &left[position + 1..];
+        rest = after;
+    }
+    Ok(Duration::from_millis(millis))
+}
+
+/// Writes a duration of whole milliseconds as `parse_duration` reads it.
+pub fn format_duration(duration: Duration) -> String {
+    let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    for (unit, factor) in DURATION_UNITS {
+        if millis >= factor {
+            let _ = write!(text, "{}{unit}", millis / factor);
+            millis %= factor;
+        }
+    }
+    if text.is_empty() {
+        text.push_str("0s");
+    }
+    text
+}
+
+/// Reads `512m`, `10k`, `1g`, `100b`; a unit is 1024 times the one before.
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+    if text.is_empty() {
+        return Err(UnitError::Empty);
+    }
+    let (number, unit, after) = number_and_unit(text)?;
+    if unit.is_empty() {
+        return Err(UnitError::NoUnit);
+    }
+    let (_, factor) = SIZE_UNITS
+        .iter()
+        .find(|(name, _)| *name == unit && after.is_empty())
+        .ok_or(UnitError::Malformed)?;
+    number.checked_mul(*factor).ok_or(UnitError::TooLarge)
+}
+
+/// Writes a size in its largest whole unit.
+pub fn format_size(bytes: u64) -> String {
+    SIZE_UNITS
+        .iter()
+        .find(|(_, factor)| bytes != 0 && bytes.is_multiple_of(*factor))
+        .map_or_else(
+            || format!("{bytes}b"),
+            |(unit, factor)| format!("{}{unit}", bytes / factor),
+        )
+}
+
+/// The leading number, the letters behind it, and the rest.
+fn number_and_unit(text: &str) -> Result<(u64, &str, &str), UnitError> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    if digits == 0 {
+        return Err(UnitError::Malformed);
+    }
+    let (number, rest) = text.split_at(digits);
+    let letters = rest.bytes().take_while(u8::is_ascii_lowercase).count();
+    let (unit, after) = rest.split_at(letters);
+    if unit.is_empty() && !after.is_empty() {
+        return Err(UnitError::Malformed);
+    }
+    let number = number.parse().map_err(|_| UnitError::TooLarge)?;
+    Ok((number, unit, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("2h", 7_200_000),
+            ("1h1ms", 3_600_001),
+            ("90s", 90_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for (text, error) in [
+            ("", UnitError::Empty),
+            ("30", UnitError::NoUnit),
+            ("1m30", UnitError::NoUnit),
+            ("s", UnitError::Malformed),
+            ("-1s", UnitError::Malformed),
+            ("1.5s", UnitError::Malformed),
+            ("1 s", UnitError::Malformed),
+            ("1s1m", UnitError::Malformed),
+            ("1s1s", UnitError::Malformed),
+            ("1d", UnitError::Malformed),
+            ("1S", UnitError::Malformed),
+            ("99999999999999999999s", UnitError::TooLarge),
+            ("9999999999999999h", UnitError::TooLarge),
+        ] {
+            assert_eq!(parse_duration(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("512m", 512 << 20),
+            ("10k", 10 << 10),
+            ("1g", 1 << 30),
+            ("7b", 7),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+            assert_eq!(format_size(bytes), text);
+        }
+        for (text, error) in [
+            ("", UnitError::Empty),
+            ("10", UnitError::NoUnit),
+            ("10x", UnitError::Malformed),
+            ("10m5k", UnitError::Malformed),
+            ("10M", UnitError::Malformed),
+            ("99999999999999g", UnitError::TooLarge),
+        ] {
+            assert_eq!(parse_size(text), Err(error), "{text}");
+        }
+    }
+}
