@@ -1,0 +1,318 @@
+//! `dokkaa up`: a whole cluster on this machine, the agent and an etcd of its
+//! own.
+//!
+//! It only starts, announces and stops; what the agent does is the agent's. Two
+//! of them never run on one state directory: the second says who is there.
+
+use std::fs::{self, File, OpenOptions};
+use std::future::Future;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::oneshot;
+
+use crate::embedded_etcd::{self, EmbeddedEtcd};
+use crate::pid_file::ProcessMark;
+
+const ETCD_READY_LIMIT: Duration = Duration::from_mins(1);
+const DETACHED_READY_LIMIT: Duration = Duration::from_mins(2);
+const STOP_GRACE: Duration = Duration::from_secs(10);
+// At a start, a log longer than this makes place for a new one.
+const LONG_LOG: u64 = 32 * 1024 * 1024;
+
+/// What `up` takes besides the agent's own flags.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Return when the cluster is ready; it goes on in the background.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Where the log of a detached cluster goes.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "DOKKAA_LOG",
+        default_value = "/var/log/dokkaa/agent.log"
+    )]
+    pub(crate) log_file: PathBuf,
+    /// The etcd to run.
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        env = "DOKKAA_ETCD_PROGRAM",
+        default_value = "etcd"
+    )]
+    pub(crate) etcd_program: PathBuf,
+    /// Set by `--detach` for the process in the background.
+    #[arg(long, hide = true)]
+    pub(crate) in_background: bool,
+}
+
+/// What the agent tells when it is ready.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// What listens where, as it is to be shown: `keys`, `127.0.0.1:4001`.
+    pub(crate) listeners: Vec<(String, String)>,
+}
+
+/// The files of `up` in a state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    state_dir: PathBuf,
+}
+
+impl Files {
+    /// Those of this state directory.
+    pub(crate) fn of(state_dir: &Path) -> Self {
+        Self {
+            state_dir: state_dir.to_owned(),
+        }
+    }
+
+    /// Names the process that runs the cluster.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.state_dir.join("up.pid")
+    }
+
+    /// Held by the process that runs the cluster.
+    fn lock(&self) -> PathBuf {
+        self.state_dir.join("up.lock")
+    }
+
+    /// True where `up` was run at some time.
+    pub(crate) fn exist(&self) -> bool {
+        self.lock().exists()
+    }
+
+    /// The process that runs the cluster now.
+    pub(crate) fn running(&self) -> Option<ProcessMark> {
+        ProcessMark::read(&self.pid_file()).filter(ProcessMark::is_running)
+    }
+}
+
+/// Runs the cluster until the agent ends. `agent` gets the endpoint of the
+/// embedded etcd and tells through the channel when it is ready.
+pub(crate) async fn run<F, R>(args: &UpArgs, state_dir: &Path, agent: F) -> anyhow::Result<ExitCode>
+where
+    F: FnOnce(String, oneshot::Sender<Bound>) -> R,
+    R: Future<Output = anyhow::Result<ExitCode>>,
+{
+    if args.detach {
+        return detach(args, state_dir).await;
+    }
+    if args.in_background {
+        rustix::process::setsid().context("cannot leave the terminal's session")?;
+    }
+    fs::create_dir_all(state_dir)
+        .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
+    let files = Files::of(state_dir);
+    let lock = File::create(files.lock())
+        .with_context(|| format!("cannot write in {}", state_dir.display()))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(already_running(&files));
+    }
+    ProcessMark::of(std::process::id())
+        .context("this process is not in /proc")?
+        .write(&files.pid_file())
+        .context("cannot write the pid file")?;
+
+    let etcd = EmbeddedEtcd::start(embedded_etcd::Config {
+        state_dir: state_dir.to_owned(),
+        program: args.etcd_program.clone(),
+        launcher: embedded_etcd::Config::launcher_of_this_program(),
+    })?;
+    etcd.ready(ETCD_READY_LIMIT).await?;
+
+    let (tell, told) = oneshot::channel();
+    let mut running = std::pin::pin!(agent(etcd.endpoint(), tell));
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        bound = told => {
+            if let Ok(bound) = bound {
+                announce(&bound, args.in_background);
+            }
+            running.await
+        }
+    };
+    // The agent has said good-bye in etcd; now etcd may go.
+    tokio::task::spawn_blocking(move || etcd.stop()).await?;
+    fs::remove_file(files.pid_file()).context("cannot remove the pid file")?;
+    drop(lock);
+    ended
+}
+
+fn already_running(files: &Files) -> String {
+    let who = match files.running() {
+        Some(mark) => format!("process {}", mark.pid()),
+        None => "another process".to_owned(),
+    };
+    format!(
+        "a cluster is already running on {} ({who}); dokkaa down stops it",
+        files.state_dir.display()
+    )
+}
+
+/// Shows what was bound. In the background that is also the sign for who waits:
+/// the end of the output, which nothing is written to afterwards.
+fn announce(bound: &Bound, in_background: bool) {
+    let width = bound.listeners.iter().map(|(what, _)| what.len()).max();
+    let width = width.unwrap_or(0);
+    let lines = bound
+        .listeners
+        .iter()
+        .map(|(what, address)| format!("  {what:width$}  {address}\n"));
+    let text: String = std::iter::once("dokkaa is up\n".to_owned())
+        .chain(lines)
+        .collect();
+    // Nobody may be left to read it: that stops no cluster.
+    let mut out = io::stdout().lock();
+    let _unread = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if in_background {
+        let silenced = OpenOptions::new()
+            .write(true)
+            .open("/dev/null")
+            .and_then(|null| Ok(rustix::stdio::dup2_stdout(null)?));
+        if let Err(error) = silenced {
+            tracing::warn!(%error, "cannot close the standard output");
+        }
+    }
+}
+
+// === in the background ===
+
+/// Starts this command again without `--detach` and returns when it is ready.
+async fn detach(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
+    let files = Files::of(state_dir);
+    if files.running().is_some() {
+        say(&already_running(&files));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (log, log_start) = open_log(&args.log_file)
+        .with_context(|| format!("cannot write the log {}", args.log_file.display()))?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(
+            std::env::args_os()
+                .skip(1)
+                .filter(|word| word != "--detach"),
+        )
+        .arg("--in-background")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("cannot start the background process")?;
+    let mark = ProcessMark::of(child.id());
+    let mut output = child.stdout.take().context("the output was piped")?;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        output.read_to_string(&mut text).map(|_| text)
+    });
+    let end = |mark: Option<ProcessMark>| match mark {
+        Some(mark) => mark.end(STOP_GRACE).map(drop),
+        None => Ok(()),
+    };
+    let text = tokio::select! {
+        text = read => text??,
+        () = tokio::time::sleep(DETACHED_READY_LIMIT) => {
+            end(mark)?;
+            bail!(
+                "not ready after {} s, stopped again; the end of its log {}:\n{}",
+                DETACHED_READY_LIMIT.as_secs(),
+                args.log_file.display(),
+                written_since(&args.log_file, log_start),
+            );
+        }
+        _ = tokio::signal::ctrl_c() => {
+            end(mark)?;
+            bail!("interrupted, stopped again");
+        }
+    };
+    // Its output ends when it is ready, or when it has ended.
+    if text.is_empty() {
+        let code = child
+            .wait()?
+            .code()
+            .and_then(|code| u8::try_from(code).ok());
+        say_error(&written_since(&args.log_file, log_start));
+        return Ok(ExitCode::from(code.filter(|code| *code != 0).unwrap_or(1)));
+    }
+    say(text.trim_end());
+    say(&format!("  log   {}", args.log_file.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The log, to append to, and how long it is already.
+fn open_log(path: &Path) -> io::Result<(File, u64)> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    if fs::metadata(path).is_ok_and(|log| log.len() > LONG_LOG) {
+        fs::rename(path, path.with_extension("log.1"))?;
+    }
+    let log = OpenOptions::new().create(true).append(true).open(path)?;
+    let length = log.metadata()?.len();
+    Ok((log, length))
+}
+
+/// The last lines that were added to the log.
+fn written_since(path: &Path, start: u64) -> String {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|mut log| {
+        log.seek(SeekFrom::Start(start))?;
+        log.read_to_end(&mut text)
+    });
+    if read.is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+fn say(text: &str) {
+    let _unread = writeln!(io::stdout().lock(), "{text}");
+}
+
+fn say_error(text: &str) {
+    let _unread = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_makes_place() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("logs/agent.log");
+        let (mut log, start) = open_log(&path).expect("opened");
+        assert_eq!(start, 0);
+        log.write_all(b"old\n").expect("written");
+
+        let (mut log, start) = open_log(&path).expect("opened again");
+        assert_eq!(start, 4);
+        log.write_all(b"new 1\nnew 2\n").expect("written");
+        assert_eq!(written_since(&path, start), "new 1\nnew 2");
+
+        log.set_len(LONG_LOG + 1).expect("grown");
+        let (_, start) = open_log(&path).expect("opened anew");
+        assert_eq!(start, 0);
+        assert!(dir.path().join("logs/agent.log.1").exists());
+    }
+
+    #[test]
+    fn nobody_runs_where_the_pid_file_is_old() {
+        let dir = tempfile::tempdir().expect("directory");
+        let files = Files::of(dir.path());
+        assert!(!files.exist());
+        assert_eq!(files.running(), None);
+        fs::write(files.pid_file(), "1 1 another-boot\n").expect("written");
+        assert_eq!(files.running(), None);
+        let me = ProcessMark::of(std::process::id()).expect("it runs");
+        me.write(&files.pid_file()).expect("written");
+        assert_eq!(files.running(), Some(me));
+    }
+}
