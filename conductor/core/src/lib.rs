@@ -6,12 +6,21 @@
 //! beside this crate makes that a rule. What cannot be done now is a value
 //! with a reason, never an error.
 
+pub mod backoff;
 pub mod directory;
+pub mod local;
 pub mod observed;
+pub mod placement;
+pub mod plan;
 pub mod records;
+mod slot;
 pub mod snapshot;
+pub mod target;
 pub mod time;
 
 pub use directory::{Directory, Endpoint};
+pub use local::{Local, Outcome, Work};
+pub use observed::Observed;
+pub use plan::{Host, Inputs, Plan, Step, Trust, Write, plan};
 pub use snapshot::Snapshot;
 pub use time::Millis;

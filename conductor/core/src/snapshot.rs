@@ -150,6 +150,46 @@ pub struct ParsedVersion {
 }
 
 impl ContainerView {
+    /// How many slots are wanted; none without a manifest. Where the manifest can't be read, what is claimed stays.
+    pub fn scale(&self) -> Option<u32> {
+        match &self.manifest.as_ref()?.value {
+            Desired::Valid { manifest, .. } => Some(manifest.scale),
+            Desired::Invalid(_) => Some(
+                self.slots
+                    .iter()
+                    .filter(|(_, slot)| slot.claim.is_some())
+                    .map(|(number, _)| number + 1)
+                    .max()
+                    .unwrap_or_default(),
+            ),
+        }
+    }
+
+    /// The user wants this slot.
+    pub fn is_wanted(&self, slot: u32) -> bool {
+        self.scale().is_some_and(|scale| slot < scale)
+    }
+
+    /// Somebody has this slot.
+    pub fn is_claimed(&self, slot: u32) -> bool {
+        self.slots.get(&slot).is_some_and(|s| s.claim.is_some())
+    }
+
+    /// The manifest of a version, decided or still the user's newest.
+    pub fn manifest_of(&self, rev: i64) -> Option<&Arc<manifests::Manifest>> {
+        if let Some(version) = self.versions.get(&rev) {
+            return version.manifest.as_ref();
+        }
+        match self.manifest.as_ref() {
+            Some(Rev {
+                value: Desired::Valid { manifest, .. },
+                modified,
+                ..
+            }) if *modified == rev => Some(manifest),
+            _ => None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.manifest.is_none()
             && self.slots.is_empty()

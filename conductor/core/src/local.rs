@@ -1,0 +1,373 @@
+//! What an agent remembers of its own work, and what came of it.
+//!
+//! Nothing here survives the process, and nothing here gives a right: rights
+//! are in etcd and on the engine. It holds what is under way, when to try
+//! again, and since when something lasts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use manifests::{ContainerId, InstanceId, SlotId};
+
+use crate::backoff::Backoff;
+use crate::observed::{ContainerState, Observed};
+use crate::plan::Plan;
+use crate::records::Status;
+use crate::time::Millis;
+
+/// What one worker does at a time: a slot's container, or a version's image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// A slot's containers and its keys.
+    Slot(SlotId),
+    /// What the slots of a container share.
+    Container(ContainerId),
+}
+
+/// The memory of one agent process.
+#[derive(Debug, Clone, Default)]
+pub struct Local {
+    /// Steps under way on the engine.
+    pub busy: BTreeSet<Work>,
+    /// Writes under way.
+    pub writing: BTreeSet<Work>,
+    /// Revision of the last own write: nothing is planned from a view below it.
+    pub written: BTreeMap<Work, i64>,
+    /// Slots of this host.
+    pub slots: BTreeMap<SlotId, SlotMemory>,
+    /// Instances on this host's engine.
+    pub instances: BTreeMap<InstanceId, InstanceMemory>,
+    /// Images that could not be decided.
+    pub images: BTreeMap<ContainerId, Trouble>,
+    /// Since when a slot has been seen unclaimed.
+    pub unclaimed: BTreeMap<SlotId, Millis>,
+}
+
+/// Failures, and the last reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// When to try again.
+    pub backoff: Backoff,
+    /// Why it failed last, for people; empty if it did not.
+    pub reason: String,
+    /// Of which version.
+    pub rev: i64,
+}
+
+/// What is remembered of a slot.
+#[derive(Debug, Clone, Default)]
+pub struct SlotMemory {
+    /// The instance that this process claimed the slot for and has not made yet.
+    pub minted: Option<InstanceId>,
+    /// An instance that was made for a replacement and is not claimed yet, and its version.
+    pub prepared: Option<(InstanceId, i64)>,
+    /// Failed creates and starts.
+    pub trouble: Trouble,
+    /// The last status that was written.
+    pub status: Option<Status>,
+    /// The status as it is now, and since when.
+    pub status_now: Option<(Status, Millis)>,
+    /// Progress of a pull, for people.
+    pub progress: Option<String>,
+}
+
+/// What is remembered of an instance.
+#[derive(Debug, Clone, Default)]
+pub struct InstanceMemory {
+    /// This process has seen it since.
+    pub seen: Millis,
+    /// Its process runs since.
+    pub running_since: Option<Millis>,
+    /// The start that `running_since` belongs to (Docker's time).
+    pub started_at: i64,
+    /// It was ready at some time.
+    pub was_ready: bool,
+    /// It takes no new connections since.
+    pub leaving_since: Option<Millis>,
+    /// Ends of its process that were seen.
+    pub ends: u32,
+    /// The end that was counted last (Docker's time).
+    pub ended_at: i64,
+    /// It must be made anew: its address or port is not to be had.
+    pub doomed: bool,
+    /// Last lines of its log when it ended.
+    pub log: Vec<String>,
+    /// Failed starts and ends.
+    pub backoff: Backoff,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The image of a version is decided; the write follows.
+    Resolved {
+        /// Whose.
+        container: ContainerId,
+        /// Of which version.
+        rev: i64,
+        /// A digest, or `local:<image id>`.
+        image: String,
+    },
+    /// It is not.
+    NotResolved {
+        /// Whose.
+        container: ContainerId,
+        /// Of which version.
+        rev: i64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A container was made.
+    Prepared {
+        /// For which slot.
+        slot: SlotId,
+        /// Which instance.
+        instance: InstanceId,
+        /// Of which version.
+        rev: i64,
+    },
+    /// It could not be made.
+    NotPrepared {
+        /// For which slot.
+        slot: SlotId,
+        /// Of which version.
+        rev: i64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A start failed.
+    NotStarted {
+        /// For which slot.
+        slot: SlotId,
+        /// Which instance.
+        instance: InstanceId,
+        /// Why, for people.
+        reason: String,
+        /// Its address or port is not to be had: another instance gets another one.
+        doomed: bool,
+    },
+    /// A step ended as it should; what it changed is observed.
+    Done {
+        /// Of which slot.
+        slot: SlotId,
+    },
+    /// A stop, a removal or a renaming failed.
+    Failed {
+        /// Of which slot.
+        slot: SlotId,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl Local {
+    /// Notes what came of a step.
+    pub fn record(&mut self, outcome: &Outcome, now: Millis) {
+        match outcome {
+            Outcome::Resolved { container, .. } => {
+                self.busy.remove(&Work::Container(container.clone()));
+                self.images.remove(container);
+            }
+            Outcome::NotResolved {
+                container,
+                rev,
+                reason,
+            } => {
+                self.busy.remove(&Work::Container(container.clone()));
+                self.images
+                    .entry(container.clone())
+                    .or_default()
+                    .failed(*rev, reason, now);
+            }
+            Outcome::Prepared {
+                slot,
+                instance,
+                rev,
+            } => {
+                self.busy.remove(&Work::Slot(slot.clone()));
+                let memory = self.slots.entry(slot.clone()).or_default();
+                memory.trouble = Trouble::default();
+                if memory.minted.as_ref() == Some(instance) {
+                    memory.minted = None;
+                } else {
+                    memory.prepared = Some((instance.clone(), *rev));
+                }
+            }
+            Outcome::NotPrepared { slot, rev, reason } => {
+                self.busy.remove(&Work::Slot(slot.clone()));
+                self.slots
+                    .entry(slot.clone())
+                    .or_default()
+                    .trouble
+                    .failed(*rev, reason, now);
+            }
+            Outcome::NotStarted {
+                slot,
+                instance,
+                reason,
+                doomed,
+            } => {
+                self.busy.remove(&Work::Slot(slot.clone()));
+                let memory = self.instances.entry(instance.clone()).or_default();
+                memory.doomed |= doomed;
+                memory.ends += 1;
+                memory.backoff.failed(now);
+                let slot = self.slots.entry(slot.clone()).or_default();
+                slot.trouble.reason.clone_from(reason);
+            }
+            Outcome::Done { slot } => {
+                self.busy.remove(&Work::Slot(slot.clone()));
+            }
+            Outcome::Failed { slot, reason } => {
+                self.busy.remove(&Work::Slot(slot.clone()));
+                let slot = self.slots.entry(slot.clone()).or_default();
+                let rev = slot.trouble.rev;
+                slot.trouble.failed(rev, reason, now);
+            }
+        }
+    }
+
+    /// Notes what the engine shows: starts, ends and what is gone.
+    pub fn observe(&mut self, observed: &Observed, now: Millis) {
+        self.instances
+            .retain(|instance, _| observed.containers.contains_key(instance));
+        for (instance, container) in &observed.containers {
+            let memory = self.instances.entry(instance.clone()).or_insert_with(|| {
+                // An end from before this process is not counted: the first start after it is at once.
+                let ended_at = match &container.state {
+                    ContainerState::Exited(exit) => exit.at,
+                    _ => 0,
+                };
+                InstanceMemory {
+                    seen: now,
+                    ended_at,
+                    ..InstanceMemory::default()
+                }
+            });
+            match &container.state {
+                ContainerState::Running(running) | ContainerState::Paused(running) => {
+                    if memory.running_since.is_none() || memory.started_at != running.started_at {
+                        memory.running_since = Some(now);
+                        memory.started_at = running.started_at;
+                    }
+                    if let Some(since) = memory.running_since {
+                        memory.backoff.lived(since, now);
+                    }
+                }
+                ContainerState::Exited(exit) => {
+                    memory.running_since = None;
+                    if memory.ended_at != exit.at {
+                        memory.ended_at = exit.at;
+                        memory.ends += 1;
+                        memory.backoff.failed(now);
+                    }
+                }
+                ContainerState::Created { .. } | ContainerState::Removing => {
+                    memory.running_since = None;
+                }
+            }
+            if observed.readiness(instance) == &crate::observed::Readiness::Ready {
+                memory.was_ready = true;
+            }
+        }
+        for slot in self.slots.values_mut() {
+            if let Some((prepared, _)) = &slot.prepared {
+                if !observed.containers.contains_key(prepared) {
+                    slot.prepared = None;
+                }
+            }
+        }
+    }
+
+    /// Notes what a plan begins, before it is carried out.
+    pub fn begin(&mut self, plan: &Plan, now: Millis) {
+        for instance in &plan.leaving {
+            self.instances
+                .entry(instance.clone())
+                .or_default()
+                .leaving_since
+                .get_or_insert(now);
+        }
+        for instance in &plan.staying {
+            if let Some(memory) = self.instances.get_mut(instance) {
+                memory.leaving_since = None;
+            }
+        }
+        self.unclaimed
+            .retain(|slot, _| plan.unclaimed.contains(slot));
+        for slot in &plan.unclaimed {
+            self.unclaimed.entry(slot.clone()).or_insert(now);
+        }
+        for (slot, status) in &plan.statuses {
+            let memory = self.slots.entry(slot.clone()).or_default();
+            if memory.status_now.as_ref().map(|(s, _)| s) != Some(status) {
+                memory.status_now = Some((status.clone(), now));
+            }
+        }
+        self.slots.retain(|slot, memory| {
+            plan.statuses.contains_key(slot)
+                || plan.touches(slot)
+                || memory.trouble.backoff.next_try() > now
+        });
+        self.busy
+            .extend(plan.steps.iter().map(crate::plan::Step::work));
+        self.writing
+            .extend(plan.writes.iter().map(crate::plan::Write::work));
+    }
+
+    /// Notes what came of a write: the store's revision, and whether its guards held.
+    pub fn wrote(&mut self, write: &crate::plan::Write, succeeded: bool, revision: i64) {
+        use crate::plan::Write;
+        let work = write.work();
+        self.writing.remove(&work);
+        let seen = self.written.entry(work).or_default();
+        // A lost guard, too, was compared with a store at that revision: the view must reach it first.
+        *seen = (*seen).max(revision);
+        if !succeeded {
+            return;
+        }
+        match write {
+            Write::Claim { slot, claim, .. } => {
+                let memory = self.slots.entry(slot.clone()).or_default();
+                if !self.instances.contains_key(&claim.instance) {
+                    memory.minted = Some(claim.instance.clone());
+                }
+            }
+            Write::NewInstance { slot, claim, .. } => {
+                let memory = self.slots.entry(slot.clone()).or_default();
+                if memory
+                    .prepared
+                    .take_if(|(prepared, _)| *prepared == claim.instance)
+                    .is_none()
+                {
+                    memory.minted = Some(claim.instance.clone());
+                }
+            }
+            Write::Status { slot, status, .. } => {
+                let memory = self.slots.entry(slot.clone()).or_default();
+                memory.status = Some(status.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes that a write could not be asked of etcd at all; whether it happened, the view will show.
+    pub fn not_written(&mut self, write: &crate::plan::Write) {
+        self.writing.remove(&write.work());
+    }
+
+    /// The last own write on this is not in a view of that revision yet.
+    pub fn is_ahead_of(&self, work: &Work, revision: i64) -> bool {
+        self.written.get(work).is_some_and(|own| *own > revision)
+    }
+}
+
+impl Trouble {
+    fn failed(&mut self, rev: i64, reason: &str, now: Millis) {
+        if self.rev != rev {
+            self.backoff.reset();
+            self.rev = rev;
+        }
+        self.backoff.failed(now);
+        reason.clone_into(&mut self.reason);
+    }
+}
