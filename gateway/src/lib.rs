@@ -6,3 +6,4 @@
 //! what it lets through is decided in that one table.
 
 pub mod door;
+pub mod v1;

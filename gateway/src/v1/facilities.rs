@@ -1,0 +1,74 @@
+//! What the API needs from the agent around it: one trait, with one fake in the tests.
+//!
+//! The API decides nothing about the cluster; it shows what the agent sees and
+//! writes manifests.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use conductor_core::{Directory, Snapshot};
+use futures_util::Stream;
+use manifests::{HostName, SlotId};
+
+use super::types::{LogOptions, LogSource, Reasons};
+
+/// The last complete view of etcd. Clones are cheap.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The watched range.
+    pub snapshot: Snapshot,
+    /// The table made from it.
+    pub directory: Directory,
+    /// etcd is away, or not trusted: nothing newer is known.
+    pub stale: bool,
+}
+
+/// A line of a container, as its engine gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    /// When it was written, by this host's clock.
+    pub time: jiff::Timestamp,
+    /// Where it was written.
+    pub source: LogSource,
+    /// Without its line end.
+    pub line: String,
+}
+
+/// Lines in the order in which they were written.
+pub type LogStream = Pin<Box<dyn Stream<Item = Result<LogRecord, LogsError>> + Send>>;
+
+/// Why there are no lines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogsError {
+    /// This host has no such container.
+    #[error("no such container here")]
+    NotFound,
+    /// The engine did not answer, or refused.
+    #[error("the engine: {0}")]
+    Engine(String),
+}
+
+/// The agent, as the API sees it.
+#[async_trait]
+pub trait Facilities: Send + Sync + 'static {
+    /// This host's name.
+    fn host(&self) -> HostName;
+
+    /// The last complete view; none before the first.
+    fn snapshot(&self) -> Option<Seen>;
+
+    /// Why this agent changes nothing, if it distrusts its etcd.
+    fn hold(&self) -> Option<String>;
+
+    /// etcd, for status and manifests.
+    fn kv(&self) -> Arc<dyn store::Kv>;
+
+    /// What this host knows and does not write to etcd.
+    fn reasons(&self) -> Reasons;
+
+    /// Lines of a slot's container on this host, oldest first. Lines up to `options.since` may be given too; they are
+    /// dropped later. Without `follow`, and when the container ends, the stream ends.
+    async fn local_logs(&self, slot: &SlotId, options: &LogOptions)
+    -> Result<LogStream, LogsError>;
+}
