@@ -1,0 +1,551 @@
+//! The command line: every command, flag and help text, and nothing of what they do.
+//!
+//! The agent's flags are texts here; `config` merges them with the environment
+//! and reads them, so that both are judged by the same rules.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use manifests::{AppName, ContainerId};
+
+/// Where the CLI looks for an agent's door unless told otherwise.
+pub(crate) const DEFAULT_ADDR: &str = "http://127.0.0.1:4001";
+
+/// dokkaa runs containers on a cluster of Docker hosts: put a manifest in, the hosts do the rest.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dokkaa",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = "Start with:\n  dokkaa up                                 a cluster on this machine\n  dokkaa apply shop/web web.json --wait     run a manifest\n  dokkaa ps                                 every slot, and why it waits\n\nEach command has --help with examples.\n\nExit codes: 0 done; 1 failed; 2 usage or configuration; 3 invalid manifest;\n4 --wait failed; 5 --wait timed out; 6 no agent reached."
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check manifests without a cluster
+    #[command(after_help = VALIDATE_EXAMPLES)]
+    Validate(ValidateArgs),
+    /// Write manifests, and with --wait see them run
+    #[command(after_help = APPLY_EXAMPLES)]
+    Apply(ApplyArgs),
+    /// Print a manifest as it was written
+    #[command(after_help = GET_EXAMPLES)]
+    Get(GetArgs),
+    /// Change fields of a manifest
+    #[command(after_help = SET_EXAMPLES)]
+    Set(SetArgs),
+    /// Change how many slots containers have
+    #[command(after_help = SCALE_EXAMPLES)]
+    Scale(ScaleArgs),
+    /// List every slot: where it is, how it is, and why it waits
+    #[command(after_help = PS_EXAMPLES)]
+    Ps(PsArgs),
+    /// List the hosts
+    #[command(after_help = HOSTS_EXAMPLES)]
+    Hosts(ListArgs),
+    /// Show how the cluster is, in a few lines
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(ListArgs),
+    /// Print the output of containers, from whichever host
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs(LogsArgs),
+    /// Remove an app or a container; volumes stay
+    #[command(after_help = RM_EXAMPLES)]
+    Rm(RmArgs),
+    /// Explain a container: each slot, each host's reason, each link
+    #[command(after_help = WHY_EXAMPLES)]
+    Why(WhyArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion(CompletionArgs),
+    /// Print the version
+    Version,
+}
+
+const VALIDATE_EXAMPLES: &str = "Examples:
+  dokkaa validate nginx.json
+  dokkaa validate manifests/            every <app>/<container>.json below
+  generate | dokkaa validate -";
+
+const APPLY_EXAMPLES: &str = "Examples:
+  dokkaa apply shop/web web.json
+  dokkaa apply shop/web - < web.json
+  dokkaa apply shop/web web.json --wait --timeout 2m
+  dokkaa apply manifests/               every <app>/<container>.json below; all are
+                                        checked before the first is written
+
+--wait ends with 0 when every slot is ready on this manifest, with 4 when it
+failed (the slot, its reason and its last log lines are printed), with 5 after
+--timeout.";
+
+const GET_EXAMPLES: &str = "Examples:
+  dokkaa get shop/web
+  dokkaa get shop/web > web.json";
+
+const SET_EXAMPLES: &str = "Examples:
+  dokkaa set shop/web image=nginx:1.27
+  dokkaa set shop/web env.LEVEL=debug env.OLD-          KEY- takes a field away
+  dokkaa set shop/web scale=3 services.web.port=8080 --wait
+
+The manifest is read, changed and written only if nobody changed it meanwhile;
+if somebody did, it is read again. Values are JSON where that fits the field
+(links='[\"db\"]'), else text.";
+
+const SCALE_EXAMPLES: &str = "Examples:
+  dokkaa scale shop/web=3
+  dokkaa scale shop/web=3 shop/worker=0 --wait";
+
+const PS_EXAMPLES: &str = "Examples:
+  dokkaa ps
+  dokkaa ps shop
+  dokkaa ps shop/web --watch
+  dokkaa ps -o json | jq '.slots[] | select(.status != \"ready\")'";
+
+const HOSTS_EXAMPLES: &str = "Examples:
+  dokkaa hosts
+  dokkaa hosts -o json | jq -r '.hosts[] | select(.state == \"missing\").host'";
+
+const STATUS_EXAMPLES: &str = "Examples:
+  dokkaa status
+  dokkaa status -o json --addr http://10.0.0.1:4001";
+
+const LOGS_EXAMPLES: &str = "Examples:
+  dokkaa logs shop/web                  all slots, merged by time
+  dokkaa logs -f --tail 20 shop/web     the last 20 lines of each slot, and on
+  dokkaa logs -t --since 10m shop/web/2 one slot, with times
+  dokkaa logs --previous shop/web/0     the instance before this one
+
+A host that does not answer is one line on stderr, not an error.";
+
+const RM_EXAMPLES: &str = "Examples:
+  dokkaa rm shop/web
+  dokkaa rm shop --yes                  the whole app, without a question";
+
+const WHY_EXAMPLES: &str = "Examples:
+  dokkaa why shop/web
+  dokkaa why shop/web -o json";
+
+const COMPLETION_EXAMPLES: &str = "Examples:
+  dokkaa completion bash > /etc/bash_completion.d/dokkaa
+  dokkaa completion zsh > \"${fpath[1]}/_dokkaa\"
+  dokkaa completion fish > ~/.config/fish/completions/dokkaa.fish";
+
+/// How an agent is reached.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ClientArgs {
+    /// Door of an agent, any agent
+    #[arg(long, env = "DOKKAA_ADDR", value_name = "URL", default_value = DEFAULT_ADDR)]
+    pub(crate) addr: String,
+    /// Token that the door asks for
+    #[arg(
+        long,
+        env = "DOKKAA_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(crate) token: Option<String>,
+    /// Longest time to wait for an answer, and with --wait for the end [default: 30s, with --wait 5m]
+    #[arg(long, value_name = "TIME", value_parser = crate::config::duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl ClientArgs {
+    /// The longest time for one answer.
+    pub(crate) fn answer_within(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(30))
+    }
+
+    /// The longest time for `--wait`.
+    pub(crate) fn converged_within(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(300))
+    }
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Of every command that lists.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArgs {
+    /// How to print
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub(crate) format: Format,
+}
+
+/// `dokkaa validate`.
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Manifests, directories of them, or `-` for standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// `dokkaa apply`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// `app/container` with a FILE, or a directory with files `<app>/<container>.json`
+    #[arg(value_name = "APP/CONTAINER|DIR")]
+    pub(crate) target: String,
+    /// The manifest, `-` for standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Wait until every slot is ready on what was written
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa get`.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Which
+    #[arg(value_name = "APP/CONTAINER", value_parser = container)]
+    pub(crate) container: ContainerId,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa set`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Which
+    #[arg(value_name = "APP/CONTAINER", value_parser = container)]
+    pub(crate) container: ContainerId,
+    /// Fields: `image=nginx:1.27`, `env.LEVEL=debug`, `env.OLD-`
+    #[arg(required = true, value_name = "FIELD=VALUE")]
+    pub(crate) changes: Vec<String>,
+    /// Wait until every slot is ready on what was written
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa scale`.
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// Which, and to how many slots
+    #[arg(required = true, value_name = "APP/CONTAINER=N", value_parser = scale)]
+    pub(crate) scales: Vec<(ContainerId, u32)>,
+    /// Wait until every slot is ready
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Only this app, or only this container
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Option<Selection>,
+    /// Go on and show every change
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa hosts`, `dokkaa status`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Which container, or which slot of it
+    #[arg(value_name = "APP/CONTAINER[/SLOT]", value_parser = source)]
+    pub(crate) of: (ContainerId, Option<u32>),
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only so many of the last lines of each slot
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<u32>,
+    /// Only what is newer than a time (RFC 3339) or than so long ago (`10m`)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Print the time of each line
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Of the instance that ended last instead of the present one
+    #[arg(short, long, conflicts_with = "follow")]
+    pub(crate) previous: bool,
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa rm`.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Which app, or which container of it
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Selection,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa why`.
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// Which
+    #[arg(value_name = "APP/CONTAINER", value_parser = container)]
+    pub(crate) container: ContainerId,
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa completion`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// For which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// An app or one container of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// All of an app.
+    App(AppName),
+    /// One container.
+    Container(ContainerId),
+}
+
+impl std::fmt::Display for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::App(app) => app.fmt(f),
+            Self::Container(id) => id.fmt(f),
+        }
+    }
+}
+
+// === reading single arguments ===
+
+fn container(text: &str) -> Result<ContainerId, String> {
+    if !text.contains('/') {
+        return Err("expected app/container, such as `shop/web`".to_owned());
+    }
+    text.parse()
+        .map_err(|e: manifests::names::NameError| e.to_string())
+}
+
+fn selection(text: &str) -> Result<Selection, String> {
+    if text.contains('/') {
+        return container(text).map(Selection::Container);
+    }
+    text.parse()
+        .map(Selection::App)
+        .map_err(|e: manifests::names::NameError| e.to_string())
+}
+
+fn source(text: &str) -> Result<(ContainerId, Option<u32>), String> {
+    match text.splitn(3, '/').collect::<Vec<_>>().as_slice() {
+        [app, name, slot] => {
+            let slot = slot
+                .parse()
+                .map_err(|_| format!("`{slot}` is not a slot; expected a number from 0"))?;
+            Ok((container(&format!("{app}/{name}"))?, Some(slot)))
+        }
+        _ => Ok((container(text)?, None)),
+    }
+}
+
+fn scale(text: &str) -> Result<(ContainerId, u32), String> {
+    let (id, number) = text
+        .split_once('=')
+        .ok_or("expected app/container=N, such as `shop/web=3`")?;
+    let number = number
+        .parse()
+        .map_err(|_| format!("`{number}` is not a number of slots; expected 0 to 1000"))?;
+    Ok((container(id)?, number))
+}
+
+/// The agent's flags as they were given; `config::agent` reads them.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AgentArgs {
+    /// etcd: `host:port` or URLs, separated by commas [env: ETCD_ADDR] [default: http://127.0.0.1:2379]
+    #[arg(long, value_name = "LIST", help_heading = "etcd")]
+    pub(crate) etcd: Option<String>,
+    /// CA certificate of etcd, PEM; turns TLS on [env: DOKKAA_ETCD_CA]
+    #[arg(long, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_ca: Option<String>,
+    /// Client certificate for etcd, PEM [env: DOKKAA_ETCD_CERT]
+    #[arg(long, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_cert: Option<String>,
+    /// Key of the client certificate, PEM [env: DOKKAA_ETCD_KEY]
+    #[arg(long, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_key: Option<String>,
+    /// User of etcd; better in the environment than here, where `ps` shows it [env: DOKKAA_ETCD_USER]
+    #[arg(long, value_name = "NAME:PASSWORD", help_heading = "etcd")]
+    pub(crate) etcd_user: Option<String>,
+    /// Time after which a host that is silent counts as lost, at least 5s [env: DOKKAA_LEASE_TTL] [default: 6s]
+    #[arg(long, value_name = "TIME", help_heading = "etcd")]
+    pub(crate) lease_ttl: Option<String>,
+    /// Time that a stopped agent's slots stay with its host [env: DOKKAA_RESTART_GRACE] [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "etcd")]
+    pub(crate) restart_grace: Option<String>,
+
+    /// The Docker Engine of this machine [env: DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "URL", help_heading = "Docker")]
+    pub(crate) docker: Option<String>,
+    /// Directory of the Docker client's config.json, with the registry logins [env: DOKKAA_DOCKER_CONFIG] [default: /root/.docker]
+    #[arg(long, value_name = "DIR", help_heading = "Docker")]
+    pub(crate) docker_config: Option<String>,
+    /// Docker network of the containers; its gateway gets DNS and the link ports [env: DOKKAA_BRIDGE] [default: bridge]
+    #[arg(long, value_name = "NETWORK", help_heading = "Docker")]
+    pub(crate) bridge: Option<String>,
+    /// Ports on --host-ip at which services are published [env: DOKKAA_PORT_RANGE] [default: 20000-29999]
+    #[arg(long, value_name = "FIRST-LAST", help_heading = "Docker")]
+    pub(crate) port_range: Option<String>,
+
+    /// Address at which the other hosts reach this one [env: HOST_IP] [default: that of the default route]
+    #[arg(long, value_name = "IP", help_heading = "This host")]
+    pub(crate) host_ip: Option<String>,
+    /// Name of this host in the cluster [env: DOKKAA_NAME] [default: the machine's host name]
+    #[arg(long, value_name = "NAME", help_heading = "This host")]
+    pub(crate) name: Option<String>,
+    /// Labels of this host, repeated or separated by commas [env: DOKKAA_LABELS]
+    #[arg(long = "label", value_name = "KEY=VALUE", help_heading = "This host")]
+    pub(crate) labels: Vec<String>,
+    /// Where the agent keeps what must outlive it [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
+    #[arg(long, value_name = "DIR", help_heading = "This host")]
+    pub(crate) state_dir: Option<String>,
+
+    /// The door for manifests and commands [env: DOKKAA_KEYS_LISTEN] [default: 127.0.0.1:4001]
+    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
+    pub(crate) keys_listen: Option<String>,
+    /// DNS [env: DOKKAA_DNS_LISTEN] [default: the bridge's gateway, port 53]
+    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
+    pub(crate) dns_listen: Option<String>,
+    /// The door for other agents, with mutual TLS [env: DOKKAA_PEER_LISTEN] [default: <host-ip>:4003]
+    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
+    pub(crate) peer_listen: Option<String>,
+    /// /metrics, /healthz and /readyz [env: DOKKAA_METRICS_LISTEN] [default: 127.0.0.1:4002]
+    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
+    pub(crate) metrics_listen: Option<String>,
+    /// Names by which the door may be called, besides addresses and localhost [env: DOKKAA_ALLOW_HOST]
+    #[arg(long = "allow-host", value_name = "NAME", help_heading = "Listening")]
+    pub(crate) allow_hosts: Vec<String>,
+    /// Let --keys-listen be reached from outside without a login: whoever reaches it is root on every host [env: DOKKAA_INSECURE]
+    #[arg(long, help_heading = "Listening")]
+    pub(crate) insecure: bool,
+    /// Zone of the services' names [env: DOKKAA_DOMAIN] [default: skydns.local]
+    #[arg(long, value_name = "NAME", help_heading = "Listening")]
+    pub(crate) domain: Option<String>,
+
+    /// How the log is written: text or json [env: DOKKAA_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
+    pub(crate) log_format: Option<String>,
+    /// What is logged, as `info` or `info,store=debug` [env: DOKKAA_LOG_FILTER] [default: info]
+    #[arg(long, value_name = "FILTER", help_heading = "Log")]
+    pub(crate) log_filter: Option<String>,
+}
+
+/// Shown under `dokkaa agent --help`.
+pub(crate) const AGENT_EXAMPLES: &str = "Examples:
+  dokkaa agent --etcd 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379 \\
+      --etcd-ca ca.pem --etcd-cert host.pem --etcd-key host.key
+  ETCD_ADDR=127.0.0.1:2379 HOST_IP=10.0.0.1 dokkaa agent
+  dokkaa agent --dns-listen off --keys-listen 127.0.0.1:0
+
+The --…-listen flags take a list of ip:port separated by commas, port 0 for any
+free one (the log says which), or off. A flag wins over its variable.
+
+SIGTERM ends the agent and leaves its containers running; the slots stay with
+this host for --restart-grace, then other hosts take them over.
+
+Between hosts only --peer-listen, --port-range and etcd are needed, and nothing
+from the world. From a laptop: ssh -L 4001:127.0.0.1:4001 <host>.";
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_but_version_shows_examples() {
+        for command in Cli::command().get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            if name == "version" || command.is_hide_set() {
+                continue;
+            }
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_once() {
+        assert_eq!(source("shop/web/2").unwrap().1, Some(2));
+        assert_eq!(source("shop/web").unwrap().1, None);
+        assert!(source("shop/web/x").is_err() && source("shop").is_err());
+        assert_eq!(scale("shop/web=3").unwrap().1, 3);
+        assert!(scale("shop/web").is_err() && scale("shop=3").is_err());
+        assert!(matches!(selection("shop").unwrap(), Selection::App(_)));
+        assert!(matches!(
+            selection("shop/web").unwrap(),
+            Selection::Container(_)
+        ));
+        assert!(selection("Shop").is_err());
+    }
+}

@@ -1,0 +1,260 @@
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use super::*;
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+struct Only {
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+fn machine() -> Machine {
+    Machine {
+        hostname: "Node-1".to_owned(),
+        route_source: Some(IpAddr::from([10, 0, 0, 7])),
+        ephemeral: Some(32_768..=60_999),
+    }
+}
+
+fn read(args: &[&str], env: &[(&str, &str)]) -> Result<AgentConfig, ConfigError> {
+    let args = Only::try_parse_from(std::iter::once(&"agent").chain(args)).unwrap();
+    let env = env
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    agent(&args.agent, &env, &machine())
+}
+
+fn error(args: &[&str]) -> String {
+    read(args, &[]).unwrap_err().to_string()
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn nothing_given_gives_the_defaults() {
+    let config = read(&[], &[]).unwrap();
+    assert_eq!(config.etcd.endpoints, ["http://127.0.0.1:2379"]);
+    assert_eq!(config.docker, PathBuf::from("/var/run/docker.sock"));
+    assert_eq!(config.docker_config, PathBuf::from("/root/.docker"));
+    assert_eq!(config.host_ip, IpAddr::from([10, 0, 0, 7]));
+    assert_eq!(config.name.as_str(), "node-1");
+    assert_eq!(config.state_dir, PathBuf::from("/var/lib/dokkaa"));
+    assert_eq!(config.domain, "skydns.local");
+    assert_eq!(config.keys_listen, [addr("127.0.0.1:4001")]);
+    assert_eq!(config.dns_listen, DnsListen::Gateway);
+    assert_eq!(config.peer_listen, [addr("10.0.0.7:4003")]);
+    assert_eq!(config.metrics_listen, [addr("127.0.0.1:4002")]);
+    assert_eq!(config.port_range, 20_000..=29_999);
+    assert_eq!(config.lease_ttl, Duration::from_secs(6));
+    assert_eq!(config.restart_grace, Duration::from_secs(30));
+    assert_eq!(config.log_format, LogFormat::Text);
+    assert!(config.labels.is_empty() && !config.insecure);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn every_variable_is_read_and_its_flag_wins() {
+    let config = read(
+        &["--name", "flag"],
+        &[
+            ("ETCD_ADDR", "a:1, b:2"),
+            ("DOCKER_HOST", "unix:///tmp/d.sock"),
+            ("HOST_IP", "10.1.1.1"),
+            ("DOKKAA_NAME", "variable"),
+            ("DOKKAA_STATE_DIR", "/s"),
+            ("DOKKAA_LABELS", "a=1,b=2=3"),
+            ("DOKKAA_KEYS_LISTEN", "off"),
+            ("DOKKAA_INSECURE", "true"),
+            ("DOKKAA_LOG_FORMAT", "json"),
+            ("DOKKAA_DOMAIN", ""),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.etcd.endpoints, ["http://a:1", "http://b:2"]);
+    assert_eq!(config.docker, PathBuf::from("/tmp/d.sock"));
+    assert_eq!(config.host_ip, IpAddr::from([10, 1, 1, 1]));
+    assert_eq!(config.name.as_str(), "flag");
+    assert_eq!(config.state_dir, PathBuf::from("/s"));
+    assert_eq!(config.labels["b"], "2=3");
+    assert!(config.keys_listen.is_empty() && config.insecure);
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(
+        config.domain, "skydns.local",
+        "an empty variable counts as none"
+    );
+}
+
+#[test]
+fn listen_flags_take_lists_port_zero_and_off() {
+    let config = read(
+        &[
+            "--dns-listen",
+            "127.0.0.1:0,[::1]:53,172.17.0.1",
+            "--metrics-listen",
+            "off",
+            "--keys-listen",
+            "localhost:0",
+        ],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(
+        config.dns_listen,
+        DnsListen::At(vec![
+            addr("127.0.0.1:0"),
+            addr("[::1]:53"),
+            addr("172.17.0.1:53")
+        ])
+    );
+    assert!(config.metrics_listen.is_empty());
+    assert_eq!(config.keys_listen, [addr("127.0.0.1:0")]);
+    assert!(error(&["--peer-listen", "4003"]).starts_with("--peer-listen: `4003` is not"));
+    assert!(error(&["--peer-listen", "10.0.0.1:1,10.0.0.1:1"]).contains("twice"));
+}
+
+#[test]
+fn a_door_that_others_reach_needs_insecure_in_as_many_words() {
+    assert!(error(&["--keys-listen", "0.0.0.0:4001"]).contains("root on every host"));
+    let config = read(&["--keys-listen", "0.0.0.0:4001", "--insecure"], &[]).unwrap();
+    assert_eq!(config.warnings.len(), 1);
+}
+
+#[test]
+fn etcd_endpoints() {
+    let config = read(
+        &[
+            "--etcd",
+            "10.0.0.1,https://db:1/,[::1]:2379",
+            "--etcd-ca",
+            "ca.pem",
+        ],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(
+        config.etcd.endpoints,
+        [
+            "https://10.0.0.1:2379",
+            "https://db:1",
+            "https://[::1]:2379"
+        ]
+    );
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let unix = read(&["--etcd", "unix:///s/c:1"], &[]).unwrap();
+    assert_eq!(unix.etcd.endpoints, ["unix:///s/c:1"]);
+    assert_eq!(unix.warnings, Vec::<String>::new());
+
+    for wrong in [
+        "",
+        "ftp://x:1",
+        "x:99999",
+        "a:1,,b:2",
+        "http://x/y",
+        "::1",
+        "unix://c",
+        "x:0",
+    ] {
+        assert!(
+            error(&["--etcd", wrong]).contains("is not an endpoint"),
+            "{wrong}"
+        );
+    }
+    assert!(error(&["--etcd", "http://a:1", "--etcd-ca", "x"]).contains("plaintext"));
+    assert!(error(&["--etcd", "http://a:1,https://b:1"]).contains("mixed"));
+    assert!(error(&["--etcd-cert", "x"]).contains("--etcd-key"));
+}
+
+#[test]
+fn plaintext_etcd_off_loopback_warns() {
+    let warnings = |etcd: &str| read(&["--etcd", etcd], &[]).unwrap().warnings.len();
+    assert_eq!(warnings("10.0.0.1:2379"), 1);
+    assert_eq!(warnings("127.0.0.1:2379,localhost:1,[::1]:2"), 0);
+}
+
+#[test]
+fn the_password_of_etcd_is_never_shown() {
+    let config = read(&[], &[("DOKKAA_ETCD_USER", "root:secret:x")]).unwrap();
+    assert_eq!(
+        config.etcd.user,
+        Some(("root".to_owned(), "secret:x".to_owned()))
+    );
+    assert!(!format!("{config:?}").contains("secret"));
+    assert!(!error(&["--etcd-user", "secret"]).contains("secret"));
+}
+
+#[test]
+fn an_engine_that_is_elsewhere_is_refused_with_what_to_do() {
+    for (engine, says) in [
+        ("tcp://10.0.0.1:2375", "not an engine on this machine"),
+        ("ssh://me@host", "not an engine on this machine"),
+        ("unix:///run/user/1000/docker.sock", "rootless"),
+        (
+            "unix:///home/me/.docker/desktop/docker.sock",
+            "Docker Desktop",
+        ),
+        ("unix://docker.sock", "absolute"),
+    ] {
+        let text = error(&["--docker", engine]);
+        assert!(text.contains(says), "{text}");
+        assert!(text.contains("unix:///var/run/docker.sock"), "{text}");
+    }
+}
+
+#[test]
+fn without_a_default_route_the_address_must_be_given() {
+    let nowhere = Machine {
+        route_source: None,
+        ..machine()
+    };
+    let text = agent(&AgentArgs::default(), &BTreeMap::new(), &nowhere)
+        .unwrap_err()
+        .to_string();
+    assert!(text.starts_with("--host-ip: this machine has no default route"));
+    assert!(error(&["--host-ip", "0.0.0.0"]).contains("no address of one host"));
+    assert_eq!(
+        read(&["--host-ip", "8.8.8.8"], &[]).unwrap().warnings.len(),
+        1
+    );
+}
+
+#[test]
+fn ports_keep_off_the_links_and_warn_of_the_kernel() {
+    assert!(error(&["--port-range", "10200-10300"]).contains("where links listen"));
+    for wrong in ["x", "2-1", "0-5", "1-70000", "5"] {
+        assert!(
+            error(&["--port-range", wrong]).contains("not a range"),
+            "{wrong}"
+        );
+    }
+    let config = read(&["--port-range", "30000-40000"], &[]).unwrap();
+    assert_eq!(config.warnings.len(), 1);
+}
+
+#[test]
+fn other_values_that_are_wrong_name_their_flag() {
+    assert!(error(&["--lease-ttl", "4s"]).contains("at least 5s"));
+    assert!(error(&["--lease-ttl", "6"]).starts_with("--lease-ttl: `6` is not a time"));
+    assert!(error(&["--label", "x"]).contains("key=value"));
+    assert!(error(&["--label", "x=1", "--label", "x=2"]).contains("twice"));
+    assert!(error(&["--domain", "a..b"]).starts_with("--domain"));
+    assert!(error(&["--name", "A_b"]).starts_with("--name"));
+    assert!(error(&["--log-format", "xml"]).contains("text or json"));
+    let text = read(&[], &[("HOST_IP", "x")]).unwrap_err().to_string();
+    assert!(
+        text.starts_with("HOST_IP: `x` is not an IP address"),
+        "{text}"
+    );
+}
+
+#[test]
+fn times() {
+    assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+    assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+    for wrong in ["", "s", "1", "1d", "-1s", "1.5s", "99999999999999999999h"] {
+        assert!(duration(wrong).is_err(), "{wrong}");
+    }
+}
