@@ -11,8 +11,7 @@ use rustix::process::Signal;
 
 use crate::http::{self, Answer, Target};
 use crate::node::Node;
-use crate::process::Process;
-use crate::wait::try_wait_for;
+use crate::process::{Process, read_lossy, tail};
 
 const READY_CAP: Duration = Duration::from_secs(60);
 
@@ -60,22 +59,17 @@ impl Agent {
     pub fn wait_ready(&mut self) -> anyhow::Result<()> {
         let metrics: SocketAddr = Self::METRICS.parse().context("an address")?;
         let node = Arc::clone(&self.node);
-        try_wait_for(
-            &format!("the agent on {}", node.name()),
-            READY_CAP,
-            || -> Result<(), String> {
-                self.process.running()?;
+        let log = self.log_path();
+        self.process
+            .wait_while_running(&format!("readiness on {}", node.name()), READY_CAP, || {
                 http::request(&Target::Inside(&node, metrics), "GET", "/readyz", &[], b"")
                     .and_then(Answer::ok)
                     .map(drop)
                     .map_err(|error| {
-                        format!(
-                            "{error:#}; end of its log:\n{}",
-                            crate::process::tail(&self.process.log(), 15)
-                        )
+                        let log = tail(&read_lossy(&log), 15);
+                        format!("{error:#}; end of its log:\n{log}")
                     })
-            },
-        )
+            })
     }
 
     /// Asks it to end, as the service manager would.

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use crate::http::{self, Answer, Target};
 use crate::node::Node;
 use crate::process::Process;
-use crate::wait::try_wait_for;
 
 const START_CAP: Duration = Duration::from_secs(60);
 
@@ -72,12 +71,12 @@ impl Engine {
     /// Waits until it answers.
     pub fn wait_ready(&mut self) -> anyhow::Result<()> {
         let socket = self.socket.clone();
-        try_wait_for("dockerd to answer", START_CAP, || {
-            self.process.running()?;
-            http::request(&Target::Unix(socket.clone()), "GET", "/_ping", &[], b"")
-                .and_then(Answer::ok)
-                .map_err(|error| format!("{error:#}"))
-        })?;
+        self.process
+            .wait_while_running("its first answer", START_CAP, || {
+                http::request(&Target::Unix(socket.clone()), "GET", "/_ping", &[], b"")
+                    .and_then(Answer::ok)
+                    .map_err(|error| format!("{error:#}"))
+            })?;
         Ok(())
     }
 

@@ -6,12 +6,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use crate::http::{self, Target};
+use crate::http::{self, Answer, Target};
 use crate::needs;
 use crate::node::Node;
 use crate::process::{Process, Ran};
@@ -33,6 +33,7 @@ pub struct EtcdOptions {
 pub struct Etcd {
     process: Process,
     address: SocketAddr,
+    socket: PathBuf,
     node: Option<Arc<Node>>,
     certificates: Option<Certificates>,
     /// Removed after the process has ended.
@@ -73,6 +74,10 @@ impl Etcd {
         let scheme = if options.tls { "https" } else { "http" };
         let client_url = format!("{scheme}://{ip}:0");
         let peer_url = "http://127.0.0.1:0";
+        // The JSON gateway of an etcd on port 0 dials port 0 and fails, that of
+        // a unix socket works; it is for the harness only.
+        let socket = folder.path().join("gateway:1");
+        let listen = format!("{client_url},unix://gateway:1");
         let data = folder.path().join("data").display().to_string();
         let initial = format!("default={peer_url}");
         let mut words = vec![
@@ -80,7 +85,7 @@ impl Etcd {
             "--data-dir",
             &data,
             "--listen-client-urls",
-            &client_url,
+            &listen,
             "--advertise-client-urls",
             &client_url,
             "--listen-peer-urls",
@@ -124,20 +129,25 @@ impl Etcd {
         }
         let log = folder.path().join("log");
         let mut process = if let Some(node) = &node {
-            let mut command = node.command(words[0]);
-            command.args(&words[1..]);
+            let mut command = node.command("sh");
+            command
+                .args(["-c", "cd \"$1\" && shift && exec \"$@\"", "etcd"])
+                .arg(folder.path())
+                .args(&words);
             Process::start("etcd", command, crate::process::Started::ByFork, &log)?
         } else {
             Process::leashed("etcd", &words, folder.path(), &log)?
         };
-        let address = process.wait_log("its client address", START_CAP, |log| {
-            log.contains("ready to serve client requests")
-                .then(|| served_address(log))
-                .flatten()
+        let address = process.wait_log("its client address", START_CAP, served_address)?;
+        process.wait_while_running("its gateway", START_CAP, || {
+            http::request(&Target::Unix(socket.clone()), "GET", "/health", &[], b"")
+                .and_then(Answer::ok)
+                .map_err(|error| format!("{error:#}"))
         })?;
         Ok(Self {
             process,
             address,
+            socket,
             node,
             certificates,
             folder,
@@ -243,15 +253,8 @@ impl Etcd {
     }
 
     fn call(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        if self.certificates.is_some() {
-            bail!("this etcd has TLS: use etcdctl");
-        }
-        let target = match &self.node {
-            Some(node) => Target::Inside(node, self.address),
-            None => Target::Machine(self.address),
-        };
         http::request(
-            &target,
+            &Target::Unix(self.socket.clone()),
             "POST",
             path,
             &[("Content-Type", "application/json")],
@@ -277,10 +280,11 @@ fn pairs(answer: &Value) -> anyhow::Result<Vec<(String, String)>> {
 }
 
 /// The address in "serving insecure client requests on ADDRESS, …" or
-/// "serving client requests on ADDRESS".
+/// "serving client requests on ADDRESS"; the gateway's socket is none.
 fn served_address(log: &str) -> Option<SocketAddr> {
-    let (_, rest) = log.split_once("client requests on ")?;
-    rest.split([',', '\n', ' ', '"']).next()?.parse().ok()
+    log.split("client requests on ")
+        .skip(1)
+        .find_map(|rest| rest.split([',', '\n', ' ', '"']).next()?.parse().ok())
 }
 
 #[cfg(test)]
@@ -289,7 +293,8 @@ mod tests {
 
     #[test]
     fn the_address_is_read_from_the_log() {
-        let log = "N | embed: serving insecure client requests on 127.0.0.1:33109, this is\n";
+        let log = "N | embed: serving insecure client requests on gateway:1, this is\n\
+                   N | embed: serving insecure client requests on 127.0.0.1:33109, this is\n";
         let address = served_address(log).expect("address");
         assert_eq!(address.port(), 33109);
         assert_eq!(served_address("ready to serve client requests\n"), None);
@@ -321,6 +326,7 @@ mod tests {
         })
         .expect("etcd");
         etcd.etcdctl(&["put", "/k", "v"]).expect("put");
+        assert_eq!(etcd.get("/k").expect("get").as_deref(), Some("v"));
         let mut bare = Command::new("etcdctl");
         bare.env("ETCDCTL_API", "3")
             .args(["--endpoints", &etcd.url()])

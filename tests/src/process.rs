@@ -31,10 +31,11 @@ pub struct Process {
     _leash: Option<ChildStdin>,
 }
 
-/// Runs the command that follows the first argument, a folder; at the end of
-/// the input the command is killed and the folder removed.
+/// Runs, in the folder that the first argument names, the command that
+/// follows; at the end of the input it is killed and the folder removed.
 const LEASH: &str = r#"
 folder=$1; shift
+cd "$folder"
 exec 3<&0
 "$@" </dev/null 3<&- &
 program=$!
@@ -108,8 +109,7 @@ impl Process {
             ended: None,
         };
         if started == Started::ByFork {
-            process.pid = try_wait_for(&format!("the start of {name}"), END_CAP, || {
-                process.running()?;
+            process.pid = process.wait_while_running("start", END_CAP, || {
                 child_of(own).ok_or_else(|| "not forked yet".to_owned())
             })?;
         }
@@ -138,26 +138,39 @@ impl Process {
         cap: Duration,
         find: impl Fn(&str) -> Option<T>,
     ) -> anyhow::Result<T> {
-        try_wait_for(&format!("{what} in the log of {}", self.name), cap, || {
-            let log = self.log();
-            if let Some(value) = find(&log) {
-                return Ok(value);
-            }
-            self.running()?;
-            Err(tail(&log, 10))
+        let log = self.log.clone();
+        self.wait_while_running(what, cap, || {
+            let log = read_lossy(&log);
+            find(&log).ok_or_else(|| format!("its log:\n{}", tail(&log, 10)))
         })
     }
 
+    /// Waits for something that this program is to bring about; gives up at
+    /// once when it ends.
+    pub fn wait_while_running<T>(
+        &mut self,
+        what: &str,
+        cap: Duration,
+        mut look: impl FnMut() -> Result<T, String>,
+    ) -> anyhow::Result<T> {
+        let what = format!("{}: {what}", self.name);
+        try_wait_for(&what, cap, || match (look(), self.running()) {
+            (Ok(value), _) => Ok(Ok(value)),
+            (Err(_), Err(ended)) => Ok(Err(ended)),
+            (Err(state), Ok(())) => Err(state),
+        })?
+    }
+
     /// An error with the end of its log if it has ended.
-    pub fn running(&mut self) -> Result<(), String> {
-        match self.poll_exit() {
-            None => Ok(()),
-            Some(status) => Err(format!(
+    pub fn running(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.poll_exit() {
+            bail!(
                 "{} ended ({status}); end of its log:\n{}",
                 self.name,
                 tail(&self.log(), 20)
-            )),
+            );
         }
+        Ok(())
     }
 
     /// How it ended, if it has.
@@ -326,7 +339,7 @@ mod tests {
         let (status, _) = process.wait_exit().expect("end");
         assert_eq!(status.code(), Some(3));
         let error = process.running().expect_err("it has ended");
-        assert!(error.contains("no luck"), "{error}");
+        assert!(error.to_string().contains("no luck"), "{error}");
     }
 
     #[test]

@@ -5,15 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Which of our crates a crate may use.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("manifests", &[]),
     ("conductor-core", &["manifests"]),
     ("store", &["manifests", "conductor-core"]),
     ("conductor", &["manifests", "conductor-core", "store"]),
-    ("gateway", &["manifests", "conductor-core", "store"]),
-    ("dns", &["manifests", "conductor-core"]),
-    ("ambassador", &["manifests", "conductor-core"]),
+    (
+        "gateway",
+        &["manifests", "conductor-core", "store", "listen"],
+    ),
+    ("dns", &["manifests", "conductor-core", "listen"]),
+    ("ambassador", &["manifests", "conductor-core", "listen"]),
     ("cloud-config", &[]),
+    ("listen", &[]),
     (
         "dokkaa",
         &[
@@ -25,6 +29,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
             "dns",
             "ambassador",
             "cloud-config",
+            "listen",
         ],
     ),
     // The harness looks at dokkaa from outside only.

@@ -1,1 +1,3 @@
+//! `make bench`.
+
 fn main() {}
