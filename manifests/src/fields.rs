@@ -3,6 +3,8 @@
 //! A field that is not in its table is unknown; one that is `later` is
 //! refused with that reason, because a manifest that needs it cannot be run.
 
+use std::fmt::Write as _;
+
 /// One field of an object.
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
@@ -305,13 +307,14 @@ pub fn markdown() -> String {
         ("The healthcheck", "", HEALTHCHECK),
         ("The log", "", LOG),
     ] {
-        page.push_str(&format!("\n## {title}\n\n{text}"));
+        let _ = write!(page, "\n## {title}\n\n{text}");
         page.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
         for field in table.iter().filter(|field| !field.later) {
-            page.push_str(&format!(
-                "| `{}` | {} | {} | {} |\n",
+            let _ = writeln!(
+                page,
+                "| `{}` | {} | {} | {} |",
                 field.name, field.kind, field.default, field.meaning
-            ));
+            );
         }
         let later: Vec<String> = table
             .iter()
@@ -319,10 +322,11 @@ pub fn markdown() -> String {
             .map(|field| format!("`{}`", field.name))
             .collect();
         if !later.is_empty() {
-            page.push_str(&format!(
-                "\nNot in this version, and refused: {}.\n",
+            let _ = writeln!(
+                page,
+                "\nNot in this version, and refused: {}.",
                 later.join(", ")
-            ));
+            );
         }
     }
     page

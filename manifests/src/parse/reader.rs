@@ -166,14 +166,24 @@ impl Reader {
         self.note(entry.name_offset, &entry.node.path, what.to_string());
     }
 
-    /// Notes that a required field is not there.
-    pub(super) fn missing(&mut self, object: &Node<'_>, name: &str, expected: &str) {
-        let path = object.named(name, object.value).path;
-        self.note(
-            object.offset(),
-            &path,
-            format!("is missing; expected {expected}"),
-        );
+    /// A field that must be there.
+    pub(super) fn need<'f, 't>(
+        &mut self,
+        object: &Node<'_>,
+        fields: &'f Fields<'t>,
+        name: &str,
+        expected: &str,
+    ) -> Option<&'f Node<'t>> {
+        let field = fields.get(name);
+        if field.is_none() {
+            let path = object.named(name, object.value).path;
+            self.note(
+                object.offset(),
+                &path,
+                format!("is missing; expected {expected}"),
+            );
+        }
+        field
     }
 
     /// Notes what is odd about the name of a property.

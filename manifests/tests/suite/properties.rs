@@ -1,0 +1,326 @@
+//! What holds for any text and any manifest.
+
+use std::time::Duration;
+
+use manifests::manifest::{
+    Healthcheck, Link, Log, Protocol, Pull, Ready, Service, Volume, VolumeSource,
+};
+use manifests::parse::{self, MAX_PROBLEMS, Problem};
+use manifests::{Manifest, canonical, env};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::schema;
+
+fn name<N: std::str::FromStr<Err: std::fmt::Debug> + std::fmt::Debug>() -> impl Strategy<Value = N>
+{
+    "[a-z0-9]{1,3}(-{1,2}[a-z0-9]{1,3}){0,2}".prop_map(|text| text.parse().expect("a name"))
+}
+
+/// Any text without NUL.
+fn text() -> impl Strategy<Value = String> {
+    "[^\u{0}]{0,12}"
+}
+
+fn millis(from: u64) -> impl Strategy<Value = Duration> {
+    (from..720 * 3_600_000).prop_map(Duration::from_millis)
+}
+
+prop_compose! {
+    fn service()(
+        port in 1..=u16::MAX,
+        udp: bool,
+        role in option::of(text()),
+        started: bool,
+        bind in option::of(any::<std::net::IpAddr>()),
+    ) -> Service {
+        Service {
+            port,
+            protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+            role,
+            ready: if started { Ready::Started } else { Ready::Listening },
+            // A port of its own for each service, so that no two have the same.
+            host_port: bind.map(|_| port),
+            bind,
+        }
+    }
+}
+
+prop_compose! {
+    fn link()(app in option::of(name()), service in name(), alias in option::of(name())) -> Link {
+        let alias = alias.filter(|alias| *alias != service);
+        Link { app, service, alias }
+    }
+}
+
+prop_compose! {
+    fn volume()(
+        source in prop_oneof![
+            "/[^\u{0}]{0,8}".prop_map(VolumeSource::HostPath),
+            "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,8}".prop_map(VolumeSource::Named),
+            "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,8}".prop_map(VolumeSource::External),
+        ],
+        target in "/[a-z: ]{1,8}",
+        read_only: bool,
+    ) -> Volume {
+        Volume { source, target, read_only }
+    }
+}
+
+prop_compose! {
+    fn healthcheck()(
+        mut command in vec(text(), 0..3),
+        program in "[a-z/]{1,8}",
+        interval in option::of(millis(1)),
+        timeout in option::of(millis(1)),
+        retries in option::of(1..=1000_u32),
+        start_period in option::of(millis(0)),
+    ) -> Healthcheck {
+        command.insert(0, program);
+        Healthcheck { command, interval, timeout, retries, start_period }
+    }
+}
+
+prop_compose! {
+    fn outside()(
+        services in btree_map(name(), service(), 0..4),
+        links in vec(link(), 0..4),
+        volumes in vec(volume(), 0..4),
+        variables in btree_map("[a-zA-Z_.-][a-zA-Z0-9_.-]{0,6}", text(), 0..4),
+        labels in btree_map("[a-z.]{1,6}", text(), 0..3),
+    ) -> Manifest {
+        let mut manifest = Manifest::of_image("x");
+        for link in links {
+            let name = env::link_variable_name(&link);
+            if manifest.links.iter().all(|other| env::link_variable_name(other) != name) {
+                manifest.links.push(link);
+            }
+        }
+        for volume in volumes {
+            if manifest.volumes.iter().all(|other| other.target != volume.target) {
+                manifest.volumes.push(volume);
+            }
+        }
+        for (name, service) in services {
+            let taken = |other: &Service| other.port == service.port;
+            if !manifest.services.values().any(taken) {
+                manifest.services.insert(name, service);
+            }
+        }
+        manifest.env = variables;
+        manifest.labels = labels;
+        manifest
+    }
+}
+
+prop_compose! {
+    fn manifest()(
+        image in "([a-z]{1,5}\\.io/)?[a-z0-9]{1,6}(/[a-z]{1,4})?(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,5})?",
+        scale in 0..=1000_u32,
+        command in option::of(vec(text(), 1..4)),
+        entrypoint in option::of(vec(text(), 0..4)),
+        user in option::of("[^\u{0}]{1,8}"),
+        workdir in option::of("/[^\u{0}]{0,8}"),
+        stop_signal in option::of(prop_oneof![
+            Just("SIGINT".to_owned()), Just("SIGRTMIN+3".to_owned()), Just("9".to_owned())
+        ]),
+        timeouts in (millis(0), millis(1)),
+        pull in prop_oneof![Just(Pull::Missing), Just(Pull::Always), Just(Pull::Never)],
+        healthcheck in option::of(healthcheck()),
+        log in (1024..1_u64 << 40, 1..=1000_u32),
+        outside in outside(),
+    ) -> Manifest {
+        Manifest {
+            image,
+            scale,
+            command,
+            entrypoint,
+            user,
+            workdir,
+            stop_signal,
+            stop_timeout: timeouts.0,
+            start_timeout: timeouts.1,
+            pull,
+            healthcheck,
+            log: Log { max_size: log.0, max_file: log.1 },
+            ..outside
+        }
+    }
+}
+
+/// Any JSON value.
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-3..70_000_i64).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,6}".prop_map(Value::from),
+        "[a-z/:=0-9]{0,6}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        let field = prop_oneof![
+            proptest::sample::select(field_names()).prop_map(str::to_owned),
+            ".{0,4}",
+        ];
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            btree_map(field, inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+fn field_names() -> Vec<&'static str> {
+    use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, SERVICE, VOLUME};
+    [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG]
+        .into_iter()
+        .flatten()
+        .map(|field| field.name)
+        .collect()
+}
+
+/// Every place of a value, and what is put there.
+fn replace_at(value: &mut Value, place: &mut usize, new: &Value) {
+    if *place == 0 {
+        *value = new.clone();
+    }
+    *place = place.wrapping_sub(1);
+    match value {
+        Value::Array(elements) => {
+            for element in elements {
+                replace_at(element, place, new);
+            }
+        }
+        Value::Object(properties) => {
+            for (_, element) in properties.iter_mut() {
+                replace_at(element, place, new);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What holds for the answer to any bytes.
+fn check_answers(bytes: &[u8]) {
+    let strict = parse::strict(bytes);
+    let lenient = parse::lenient(bytes);
+    for answer in [&strict, &lenient] {
+        match answer {
+            Ok(parsed) => check_positions(bytes, &parsed.warnings),
+            Err(problems) => {
+                assert!(!problems.is_empty());
+                check_positions(bytes, problems);
+            }
+        }
+    }
+    match (&strict, &lenient) {
+        (Ok(strict), Ok(lenient)) => assert_eq!(strict, lenient),
+        (Ok(_), Err(problems)) => panic!("only the agent refuses: {problems:?}"),
+        _ => {}
+    }
+    if let Ok(parsed) = &strict {
+        check_manifest(&parsed.manifest);
+        assert!(schema().is_valid(&parsed.json), "{}", parsed.json);
+        let again = parse::from_json(&parsed.json).expect("valid as a version");
+        assert_eq!(again.manifest, parsed.manifest);
+        assert_eq!(again.json, parsed.json);
+    }
+}
+
+fn check_positions(bytes: &[u8], problems: &[Problem]) {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text.split('\n').collect();
+    assert!(problems.len() <= MAX_PROBLEMS);
+    for problem in problems {
+        let line = lines[problem.line - 1];
+        assert!(
+            (1..=line.chars().count() + 1).contains(&problem.column),
+            "{problem}"
+        );
+        assert!(!problem.to_string().contains('\n'), "{problem}");
+        assert!(problem.what.contains("; "), "{problem}");
+    }
+    assert!(problems.is_sorted_by_key(|problem| (problem.line, problem.column)));
+}
+
+/// What is printed is the same manifest, for parser and schema.
+fn check_manifest(manifest: &Manifest) {
+    let json = canonical::to_json(manifest);
+    let parsed = parse::strict(json.to_string().as_bytes());
+    let parsed = parsed.unwrap_or_else(|problems| panic!("{json}\n{problems:?}"));
+    assert_eq!(&parsed.manifest, manifest, "{json}");
+    assert_eq!(canonical::to_json(&parsed.manifest), json);
+    assert_eq!(
+        canonical::hash(&parsed.manifest, "x"),
+        canonical::hash(manifest, "x")
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_printed_manifest_reads_back(manifest in manifest()) {
+        check_manifest(&manifest);
+        check_answers(canonical::to_json(&manifest).to_string().as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_get_an_answer(bytes in vec(any::<u8>(), 0..64)) {
+        check_answers(&bytes);
+    }
+
+    #[test]
+    fn any_text_gets_an_answer(text in "[\\[\\]{}\",:\\\\ a-zà-ü0-9.\n\t+-]{0,40}") {
+        check_answers(text.as_bytes());
+    }
+
+    #[test]
+    fn any_json_gets_an_answer(json in json()) {
+        let text = serde_json::to_string_pretty(&json).expect("JSON");
+        check_answers(text.as_bytes());
+        if let Err(problems) = parse::strict(text.as_bytes()) {
+            prop_assert!(!problems[0].what.contains("not JSON"), "{}", problems[0]);
+        }
+    }
+
+    #[test]
+    fn a_damaged_manifest_gets_an_answer(
+        manifest in manifest(),
+        at: prop::sample::Index,
+        remove in 0..4_usize,
+        insert in "[\\[\\]{}\",:\\\\ a0.\n-]{0,2}",
+    ) {
+        let json = canonical::to_json(&manifest);
+        let mut text = serde_json::to_vec_pretty(&json).expect("JSON");
+        let start = at.index(text.len());
+        let end = (start + remove).min(text.len());
+        text.splice(start..end, insert.bytes());
+        check_answers(&text);
+    }
+
+    #[test]
+    fn a_changed_manifest_gets_an_answer(
+        manifest in manifest(),
+        place in 1..40_usize,
+        new in json(),
+    ) {
+        let mut json = canonical::to_json(&manifest);
+        replace_at(&mut json, &mut { place }, &new);
+        check_answers(json.to_string().as_bytes());
+    }
+
+    #[test]
+    fn a_text_that_is_cut_says_so(manifest in manifest(), at: prop::sample::Index) {
+        let json = canonical::to_json(&manifest);
+        let text = json.to_string();
+        let mut end = at.index(text.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let cut = &text.as_bytes()[..end];
+        check_answers(cut);
+        prop_assert_eq!(parse::is_cut_short(cut), !cut.is_empty());
+    }
+}
