@@ -1,3 +1,31 @@
 //! Makes Docker match the plan: claims slots, executes plans, keeps the directory.
+//!
+//! `run` is the one loop: it holds the view of etcd, what the engine shows and
+//! the memory of its own work; it asks the core for a plan and carries it out
+//! without an opinion of its own. Everything else here is an edge: the engine,
+//! the writes to etcd, the looks at whether instances are ready.
+//!
+//! Tasks and the ways between them:
+//! - the loop (`run`), which owns all state; everything reaches it by one channel of `Event`s;
+//! - one task per step under way (`steps`), at most one per slot;
+//! - one task per batch of writes (`writes`);
+//! - one task that follows the engine (`following`): events, looks at single containers, lists;
+//! - one task per running instance that looks whether it is ready (`looks`).
 
 pub mod engine;
+mod following;
+mod observing;
+pub mod published;
+
+pub use published::{Caller, Callers, Published, Seen};
+
+/// An error and what it came from, in one line for the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -42,15 +42,20 @@ impl Backoff {
         self.failures
     }
 
+    /// How long to wait after the last failure.
+    pub fn wait(&self) -> Duration {
+        match self.failures {
+            0 => Duration::ZERO,
+            n => FIRST.saturating_mul(1 << (n - 1).min(16)).min(LONGEST),
+        }
+    }
+
     /// When to try again; now, if nothing has failed.
     pub fn next_try(&self) -> Millis {
-        if self.failures == 0 {
-            return Millis::default();
+        match self.failures {
+            0 => Millis::default(),
+            _ => self.last + self.wait(),
         }
-        let wait = FIRST
-            .saturating_mul(1 << (self.failures - 1).min(16))
-            .min(LONGEST);
-        self.last + wait
     }
 }
 

@@ -212,7 +212,7 @@ pub enum Step {
         /// Docker's id.
         docker_id: String,
     },
-    /// Signal, and kill after the time-out.
+    /// Signal (with the one it was made with), and kill after the time-out.
     Stop {
         /// Of which slot.
         slot: SlotId,
@@ -220,8 +220,6 @@ pub enum Step {
         instance: InstanceId,
         /// Docker's id.
         docker_id: String,
-        /// The signal; none is the image's.
-        signal: Option<String>,
         /// Time until SIGKILL.
         timeout: Duration,
     },

@@ -216,7 +216,6 @@ fn retire(
         slot: slot.clone(),
         instance,
         docker_id,
-        signal: manifest.and_then(|m| m.stop_signal.clone()),
         timeout: manifest.map_or(STOP_TIMEOUT, |m| m.stop_timeout),
     })
 }
@@ -506,16 +505,10 @@ fn start_after_backoff(ctx: &Ctx<'_>, current: &ObservedContainer, plan: &mut Pl
 
 /// Its process ended: tell others, and start it again after the back-off.
 fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
-    let mut requeue = Plan::default();
-    let mut out = start_after_backoff(ctx, current, &mut requeue);
-    if let ContainerState::Exited(exit) = &current.state {
-        let memory = ctx.instance(current);
-        // Before the first look no end was counted: it is the machine or the engine that stopped it.
-        if memory.is_some_and(|m| m.ends > 0) {
-            let wait = requeue
-                .requeue_at
-                .map(|at| format!(", again in {} s", (at - ctx.inputs.now).as_secs().max(1)))
-                .unwrap_or_default();
+    let mut out = start_after_backoff(ctx, current, &mut Plan::default());
+    if let (ContainerState::Exited(exit), Some(memory)) = (&current.state, ctx.instance(current)) {
+        // Before this process nothing was counted: it is the machine or the engine that stopped it.
+        if memory.ends > 0 {
             let why = if exit.out_of_memory {
                 "was killed for want of memory".to_owned()
             } else if exit.error.is_empty() {
@@ -524,7 +517,10 @@ fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
                 format!("does not start: {}", exit.error)
             };
             out.progress = "failed";
-            out.reason = Some(format!("{why}{wait}"));
+            out.reason = Some(format!(
+                "{why}; is started again after {} s",
+                memory.backoff.wait().as_secs()
+            ));
         }
     }
     if let Some(state) = ctx.view.current_state() {

@@ -1,0 +1,103 @@
+//! Follows the engine: events say what to look at again, a list from time to time heals what they missed.
+//!
+//! It only looks and reports; it holds no state that matters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conductor_core::observed::ObservedContainer;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::engine::{Change, Engine, EngineEvent, Listing};
+
+/// Time between two healing lists.
+const HEAL_EVERY: Duration = Duration::from_secs(20);
+/// Time between two tries while the engine does not answer.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) enum Sighting {
+    /// A look is begun: whatever is set after this is newer.
+    Begun(Look),
+    /// A whole list.
+    List(Listing),
+    /// One container as it is now.
+    Container(ObservedContainer),
+    /// A container is gone.
+    Gone(String),
+    /// The engine does not answer; why.
+    Unresponsive(String),
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Look {
+    /// Everything.
+    List,
+    /// One container, by Docker's id.
+    Container(String),
+}
+
+/// Follows until cancelled. `again` asks for a list now.
+pub(crate) async fn follow(
+    engine: Arc<dyn Engine>,
+    cluster: Uuid,
+    out: mpsc::Sender<Sighting>,
+    mut again: mpsc::Receiver<()>,
+    stop: CancellationToken,
+) {
+    let mut events = engine.events();
+    let mut heal = tokio::time::interval(HEAL_EVERY);
+    heal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut answers = true;
+    loop {
+        let look = tokio::select! {
+            () = stop.cancelled() => return,
+            _ = heal.tick() => Some(Look::List),
+            asked = again.recv() => match asked {
+                Some(()) => Some(Look::List),
+                None => return,
+            },
+            () = tokio::time::sleep(RETRY_EVERY), if !answers => Some(Look::List),
+            event = events.recv() => match event {
+                Some(EngineEvent::Connected) => Some(Look::List),
+                Some(EngineEvent::Lost(why)) => {
+                    tracing::warn!(%why, "the engine's events ended; they are asked for again");
+                    None
+                }
+                Some(EngineEvent::Container { docker_id, change: Change::Removed, .. }) => {
+                    if out.send(Sighting::Gone(docker_id)).await.is_err() {
+                        return;
+                    }
+                    None
+                }
+                Some(EngineEvent::Container { docker_id, owner, .. }) => match owner {
+                    Some((of, _)) if of == cluster => Some(Look::Container(docker_id)),
+                    // A foreign container counts only for the load; the next list has it.
+                    _ => None,
+                },
+                None => return,
+            },
+        };
+        let Some(look) = look else { continue };
+        if out.send(Sighting::Begun(look.clone())).await.is_err() {
+            return;
+        }
+        let seen = match look {
+            Look::List => engine.list(Some(cluster)).await.map(Sighting::List),
+            Look::Container(id) => engine.inspect(&id).await.map(|found| match found {
+                Some(container) => Sighting::Container(container),
+                None => Sighting::Gone(id),
+            }),
+        };
+        answers = seen.is_ok();
+        let seen = seen.unwrap_or_else(|error| Sighting::Unresponsive(crate::chain(&error)));
+        if out.send(seen).await.is_err() {
+            return;
+        }
+    }
+}

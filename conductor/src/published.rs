@@ -1,0 +1,86 @@
+//! What the conductor lets others of the agent read: immutable values whose root is swapped.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use conductor_core::directory::ServiceId;
+use conductor_core::observed::Observed;
+use conductor_core::{Directory, Snapshot};
+use manifests::SlotId;
+use tokio::sync::watch;
+
+/// A local instance that may use links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its slot.
+    pub slot: SlotId,
+    /// What each port at the ambassador means to it.
+    pub links: Vec<(u16, ServiceId)>,
+}
+
+/// Local instances by their address on the bridge.
+pub type Callers = BTreeMap<IpAddr, Caller>;
+
+/// The cluster as this agent sees it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// etcd.
+    pub snapshot: Snapshot,
+    /// It is known to be old, or not complete yet.
+    pub stale: bool,
+    /// Why nothing is changed, if etcd is not believed.
+    pub distrust: Option<String>,
+}
+
+/// Everything that is published.
+#[derive(Debug)]
+pub struct Published {
+    /// The cluster; none before the first view.
+    pub seen: ArcSwap<Option<Seen>>,
+    /// Services and endpoints.
+    pub directory: Arc<ArcSwap<Directory>>,
+    /// This engine.
+    pub observed: ArcSwap<Observed>,
+    /// Why slots wait, as far as this host knows.
+    pub waiting: ArcSwap<BTreeMap<SlotId, String>>,
+    /// Local instances that may use links.
+    pub callers: watch::Sender<Arc<Callers>>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self {
+            seen: ArcSwap::from_pointee(None),
+            directory: Arc::new(ArcSwap::from_pointee(Directory::default())),
+            observed: ArcSwap::from_pointee(Observed::default()),
+            waiting: ArcSwap::from_pointee(BTreeMap::new()),
+            callers: watch::Sender::new(Arc::new(Callers::new())),
+            counters: Counters::default(),
+        }
+    }
+}
+
+/// What has happened so often since the agent's start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Ends of a container's process that were followed by a restart.
+    pub restarts: AtomicU64,
+    /// Images that could not be had.
+    pub pull_failures: AtomicU64,
+    /// Passes of the loop.
+    pub plans: AtomicU64,
+    /// Writes asked of etcd.
+    pub writes: AtomicU64,
+    /// Writes whose guards did not hold.
+    pub writes_lost: AtomicU64,
+}
+
+/// Counts one more.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,572 @@
+//! The loop: everything that happens reaches it, it plans, and others carry out.
+//!
+//! The first event is acted on at once. What came meanwhile is taken in before
+//! the next plan, and after a plan that took long the loop rests in proportion,
+//! so that a burst costs few plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use conductor_core::directory::ServiceId;
+use conductor_core::local::Outcome;
+use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
+use conductor_core::plan::{Inputs, Write};
+use conductor_core::{Directory, Host, Local, Millis, Plan, Snapshot, Trust, plan};
+use manifests::{InstanceId, SlotId, env};
+use store::Kv;
+use store::view::{Updates, ViewUpdate};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::engine::Engine;
+use crate::following::{Look, Sighting};
+use crate::looks::Looks;
+use crate::observing::{Observing, Seq};
+use crate::published::{Caller, Callers, Published, Seen, count};
+use crate::steps::Steps;
+use crate::{following, writes};
+
+/// Events that wait for the loop. It never waits for those who send them, so a full channel only slows them down.
+const EVENTS: usize = 1_024;
+/// The loop passes at least this often: its lease depends on it.
+const PULSE: Duration = Duration::from_secs(5);
+/// Longest rest between two plans.
+const LONGEST_REST: Duration = Duration::from_millis(500);
+/// Time that a write which etcd did not answer waits before it is planned again.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
+
+/// All that the conductor works with.
+pub struct Setup {
+    /// This host.
+    pub host: Host,
+    /// This cluster.
+    pub cluster: Uuid,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// etcd.
+    pub kv: Arc<dyn Kv>,
+    /// The view of it.
+    pub updates: Updates,
+    /// What others read.
+    pub published: Arc<Published>,
+    /// Carries out steps.
+    pub steps: Steps,
+    /// Somebody asks for a look at the engine: an address is not known.
+    pub look_again: mpsc::Receiver<()>,
+    /// Called at each pass: the loop lives.
+    pub heartbeat: Box<dyn Fn() + Send + Sync>,
+    /// Told what the host's record should say, when it may have changed.
+    pub report: Box<dyn Fn(HostReport) + Send + Sync>,
+    /// The clock.
+    pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
+}
+
+/// What the conductor knows for the host's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostReport {
+    /// Running containers that are not ours.
+    pub foreign: u32,
+    /// The engine answers.
+    pub engine: bool,
+}
+
+/// What reaches the loop.
+pub(crate) enum Event {
+    /// A step ended; the container as it is now, or the Docker id of one that is gone.
+    Stepped {
+        outcome: Outcome,
+        container: Option<ObservedContainer>,
+        gone: Option<String>,
+    },
+    /// A pull says how far it is.
+    Progress(SlotOrContainer, Option<String>),
+    /// Last lines of an instance that ended.
+    Log(InstanceId, Vec<String>),
+    /// Writes were answered: which, whether the guards held (none: no answer), the revision.
+    Wrote(Vec<(Write, Option<bool>)>, i64),
+    /// A look at a running instance.
+    Look(InstanceId, i64, Readiness),
+}
+
+/// Whose progress.
+pub(crate) type SlotOrContainer = conductor_core::Work;
+
+/// Runs until cancelled. Containers run on.
+pub async fn run(setup: Setup, stop: CancellationToken) {
+    let (events_in, events) = mpsc::channel(EVENTS);
+    let (sightings_in, sightings) = mpsc::channel(EVENTS);
+    let (again, again_out) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(following::follow(
+        setup.engine.clone(),
+        setup.cluster,
+        sightings_in,
+        again_out,
+        stop.clone(),
+    ));
+    let looks = Looks::new(setup.engine.clone(), events_in.clone());
+    let state = State {
+        snapshot: Snapshot::default(),
+        directory: Directory::default(),
+        trust: Trust::RestartsOnly,
+        known: false,
+        observing: Observing::default(),
+        begun: BTreeMap::new(),
+        local: Local::default(),
+        looks,
+        ended: BTreeSet::new(),
+        retry_writes_at: None,
+        last_line: String::new(),
+        report: None,
+    };
+    Loop {
+        setup,
+        state,
+        events_in,
+        tasks,
+    }
+    .turn(events, sightings, again, stop)
+    .await;
+}
+
+struct State {
+    snapshot: Snapshot,
+    directory: Directory,
+    trust: Trust,
+    /// A view was seen.
+    known: bool,
+    observing: Observing,
+    begun: BTreeMap<Look, Seq>,
+    local: Local,
+    looks: Looks,
+    /// Ends whose last lines were asked for.
+    ended: BTreeSet<(InstanceId, i64)>,
+    retry_writes_at: Option<Millis>,
+    last_line: String,
+    report: Option<HostReport>,
+}
+
+struct Loop {
+    setup: Setup,
+    state: State,
+    events_in: mpsc::Sender<Event>,
+    tasks: JoinSet<()>,
+}
+
+impl Loop {
+    async fn turn(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut sightings: mpsc::Receiver<Sighting>,
+        again: mpsc::Sender<()>,
+        stop: CancellationToken,
+    ) {
+        let mut wake: Option<Millis> = None;
+        loop {
+            (self.setup.heartbeat)();
+            let now = (self.setup.clock)();
+            let rest = wake.map_or(PULSE, |at| (at - now).min(PULSE));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                update = self.setup.updates.next() => match update {
+                    Some(update) => self.view(update),
+                    None => break,
+                },
+                Some(event) = events.recv() => self.event(event),
+                Some(sighting) = sightings.recv() => self.sighting(sighting),
+                Some(()) = self.setup.look_again.recv() => {
+                    // One look is enough for all who ask while it is under way.
+                    let _ = again.try_send(());
+                }
+                Some(_) = self.tasks.join_next() => continue,
+                () = tokio::time::sleep(rest) => {}
+            }
+            while let Some(update) = self.setup.updates.try_next() {
+                self.view(update);
+            }
+            while let Ok(event) = events.try_recv() {
+                self.event(event);
+            }
+            while let Ok(sighting) = sightings.try_recv() {
+                self.sighting(sighting);
+            }
+            let before = (self.setup.clock)();
+            wake = self.plan(before);
+            let took = (self.setup.clock)() - before;
+            if took > Duration::from_millis(5) {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep((took * 2).min(LONGEST_REST)) => {}
+                }
+            }
+        }
+        self.tasks.shutdown().await;
+    }
+
+    fn view(&mut self, update: ViewUpdate) {
+        let state = &mut self.state;
+        let trusted = update.trust.is_trusted();
+        let trust = if trusted && update.complete && !update.stale {
+            Trust::Full
+        } else {
+            Trust::RestartsOnly
+        };
+        if trust != state.trust || !state.known {
+            match (&update.trust, trust) {
+                (_, Trust::Full) => tracing::info!(
+                    revision = update.snapshot.revision,
+                    "etcd is followed: all is planned"
+                ),
+                (store::view::Trust::Distrust(reason), _) => tracing::error!(
+                    %reason,
+                    "etcd is not the one that this host knows: nothing is changed but restarts of crashed containers"
+                ),
+                _ => tracing::warn!("etcd can't be followed for now: only crashed containers are restarted"),
+            }
+        }
+        state.trust = trust;
+        state.known = true;
+        state.snapshot = update.snapshot;
+        if update.resync {
+            state.directory = Directory::new(&state.snapshot);
+        } else {
+            state.directory.update(&state.snapshot, &update.touched);
+        }
+        let published = &self.setup.published;
+        published
+            .directory
+            .store(Arc::new(state.directory.clone()));
+        published.seen.store(Arc::new(Some(Seen {
+            snapshot: state.snapshot.clone(),
+            stale: trust != Trust::Full,
+            distrust: match update.trust {
+                store::view::Trust::Trusted => None,
+                store::view::Trust::Distrust(reason) => Some(reason.to_string()),
+            },
+        })));
+    }
+
+    fn sighting(&mut self, sighting: Sighting) {
+        let state = &mut self.state;
+        match sighting {
+            Sighting::Begun(look) => {
+                let seq = state.observing.begin();
+                state.begun.insert(look, seq);
+            }
+            Sighting::List(listing) => {
+                let since = state.begun.remove(&Look::List).unwrap_or_default();
+                if let EngineState::Unresponsive(_) = state.observing.observed().engine {
+                    tracing::info!("the Docker Engine answers again");
+                }
+                state.observing.list(listing, since);
+            }
+            Sighting::Container(container) => {
+                let look = Look::Container(container.docker_id.clone());
+                let since = state.begun.remove(&look).unwrap_or_default();
+                state.observing.look(container, since);
+            }
+            Sighting::Gone(id) => state.observing.gone(&id),
+            Sighting::Unresponsive(why) => {
+                if state.observing.observed().engine == EngineState::Up {
+                    tracing::error!(%why, "the Docker Engine does not answer");
+                }
+                state.observing.unresponsive(why);
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        let now = (self.setup.clock)();
+        let state = &mut self.state;
+        match event {
+            Event::Stepped {
+                outcome,
+                container,
+                gone,
+            } => {
+                if let Some(container) = container {
+                    state.observing.set(container);
+                }
+                if let Some(id) = gone {
+                    state.observing.gone(&id);
+                }
+                if let Outcome::Resolved {
+                    container,
+                    rev,
+                    image,
+                } = &outcome
+                {
+                    self.version(container.clone(), *rev, image.clone());
+                }
+                if matches!(
+                    outcome,
+                    Outcome::NotResolved { .. } | Outcome::NotPrepared { .. }
+                ) {
+                    count(&self.setup.published.counters.pull_failures);
+                }
+                self.state.local.record(&outcome, now);
+            }
+            Event::Progress(work, text) => {
+                let slots: Vec<SlotId> = match work {
+                    conductor_core::Work::Slot(slot) => vec![slot],
+                    conductor_core::Work::Container(id) => state
+                        .local
+                        .slots
+                        .keys()
+                        .filter(|slot| slot.container == id)
+                        .cloned()
+                        .collect(),
+                };
+                for slot in slots {
+                    state.local.slots.entry(slot).or_default().progress = text.clone();
+                }
+            }
+            Event::Log(instance, lines) => {
+                if let Some(memory) = state.local.instances.get_mut(&instance) {
+                    memory.log = lines;
+                }
+            }
+            Event::Wrote(all, revision) => {
+                for (write, held) in all {
+                    match held {
+                        Some(held) => {
+                            if !held {
+                                count(&self.setup.published.counters.writes_lost);
+                                tracing::debug!(kind = write.kind(), work = ?write.work(), "a write's guard did not hold");
+                            }
+                            state.local.wrote(&write, held, revision);
+                        }
+                        None => {
+                            state.local.not_written(&write);
+                            state.retry_writes_at = Some(now + WRITE_RETRY);
+                        }
+                    }
+                }
+            }
+            Event::Look(instance, started_at, readiness) => {
+                state.observing.ready(&instance, started_at, readiness);
+            }
+        }
+    }
+
+    /// The image of a version was decided here; whether it counts, etcd says.
+    fn version(&mut self, container: manifests::ContainerId, rev: i64, image: String) {
+        let Some(view) = self.state.snapshot.containers.get(&container) else {
+            return;
+        };
+        let Some(manifest) = view.manifest.as_ref().filter(|m| m.modified == rev) else {
+            return;
+        };
+        let conductor_core::snapshot::Desired::Valid { json, .. } = &manifest.value else {
+            return;
+        };
+        let write = Write::Version {
+            container,
+            rev,
+            version: conductor_core::records::Version {
+                manifest: json.as_ref().clone(),
+                image,
+                good: false,
+            },
+        };
+        self.state.local.writing.insert(write.work());
+        self.write(vec![write]);
+    }
+
+    fn plan(&mut self, now: Millis) -> Option<Millis> {
+        let state = &mut self.state;
+        if !state.known || !state.observing.is_complete() {
+            return None;
+        }
+        state.local.observe(state.observing.observed(), now);
+        if let Some(at) = state.retry_writes_at {
+            if now < at && state.trust == Trust::Full {
+                // etcd does not answer: what runs is looked after, nothing is written for a moment.
+                state.trust = Trust::RestartsOnly;
+                let planned = self.plan_once(now);
+                self.state.trust = Trust::Full;
+                return Some(planned.map_or(at, |p| p.min(at)));
+            }
+            state.retry_writes_at = None;
+        }
+        self.plan_once(now)
+    }
+
+    fn plan_once(&mut self, now: Millis) -> Option<Millis> {
+        count(&self.setup.published.counters.plans);
+        let state = &mut self.state;
+        let mut fresh = || {
+            Uuid::new_v4()
+                .to_string()
+                .parse()
+                .expect("a UUID is an instance's name")
+        };
+        let planned = plan(
+            Inputs {
+                snapshot: &state.snapshot,
+                observed: state.observing.observed(),
+                local: &state.local,
+                host: &self.setup.host,
+                trust: state.trust,
+                now,
+            },
+            &mut fresh,
+        );
+        state.local.begin(&planned, now);
+        self.tell(&planned);
+        let Plan {
+            writes,
+            steps,
+            requeue_at,
+            ..
+        } = planned;
+        if !writes.is_empty() {
+            self.write(writes);
+        }
+        for step in steps {
+            let job = self.setup.steps.run(step, self.events_in.clone());
+            self.tasks.spawn(job);
+        }
+        self.after_plan();
+        requeue_at
+    }
+
+    /// Logs a plan that does something new, and publishes what waits.
+    fn tell(&mut self, planned: &Plan) {
+        if planned.is_idle() {
+            self.state.last_line.clear();
+        } else {
+            let line = planned.to_string();
+            if line != self.state.last_line {
+                tracing::info!(revision = self.state.snapshot.revision, plan = %line, "plan");
+                self.state.last_line = line;
+            }
+        }
+        let published = &self.setup.published;
+        if **published.waiting.load() != planned.waiting {
+            for (slot, reason) in &planned.waiting {
+                if published.waiting.load().get(slot) != Some(reason) {
+                    tracing::info!(%slot, %reason, "waits");
+                }
+            }
+            published.waiting.store(Arc::new(planned.waiting.clone()));
+        }
+    }
+
+    fn write(&mut self, writes: Vec<Write>) {
+        self.setup
+            .published
+            .counters
+            .writes
+            .fetch_add(writes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        let kv = self.setup.kv.clone();
+        let events = self.events_in.clone();
+        for batch in writes::batches(writes) {
+            let (kv, events) = (kv.clone(), events.clone());
+            self.tasks.spawn(async move {
+                let (answered, revision) = writes::carry_out(kv.as_ref(), batch).await;
+                // Without a loop there is nobody to tell.
+                let _ = events.send(Event::Wrote(answered, revision)).await;
+            });
+        }
+    }
+
+    /// What follows from what is observed: looks at running instances, last lines, callers, the report.
+    fn after_plan(&mut self) {
+        let state = &mut self.state;
+        let observed = state.observing.observed();
+        let mut callers = Callers::new();
+        let mut running = BTreeMap::new();
+        for (instance, container) in &observed.containers {
+            let slot = &container.owner.slot;
+            let view = state.snapshot.containers.get(&slot.container);
+            let manifest = view.and_then(|view| {
+                let claimed = view
+                    .slots
+                    .get(&slot.slot)
+                    .and_then(|s| s.claim.as_ref())
+                    .filter(|claim| claim.instance == *instance)
+                    .and_then(|claim| view.manifest_of(claim.manifest_rev));
+                claimed.or_else(|| {
+                    view.versions
+                        .values()
+                        .find(|v| v.hash.as_ref() == Some(&container.owner.manifest_hash))
+                        .and_then(|v| v.manifest.as_ref())
+                })
+            });
+            if let Some(process) = container.running() {
+                if let Some(manifest) = manifest {
+                    running.insert(
+                        instance.clone(),
+                        (container.docker_id.clone(), process.clone(), manifest.clone()),
+                    );
+                }
+                if let Some(addr) = container.addr {
+                    let links = manifest.map_or_else(Vec::new, |m| {
+                        env::link_targets(m, &slot.container.app)
+                            .map(|target| {
+                                (
+                                    target.port,
+                                    ServiceId {
+                                        app: target.app,
+                                        service: target.service,
+                                    },
+                                )
+                            })
+                            .collect()
+                    });
+                    callers.insert(
+                        addr,
+                        Caller {
+                            slot: slot.clone(),
+                            links,
+                        },
+                    );
+                }
+            } else if let conductor_core::observed::ContainerState::Exited(exit) = &container.state
+            {
+                let counted = state
+                    .local
+                    .instances
+                    .get(instance)
+                    .is_some_and(|m| m.ends > 0);
+                if counted && state.ended.insert((instance.clone(), exit.at)) {
+                    count(&self.setup.published.counters.restarts);
+                    self.tasks.spawn(crate::looks::last_lines(
+                        self.setup.engine.clone(),
+                        instance.clone(),
+                        container.docker_id.clone(),
+                        self.events_in.clone(),
+                    ));
+                }
+            }
+        }
+        state
+            .ended
+            .retain(|(instance, _)| observed.containers.contains_key(instance));
+        state.looks.follow(running);
+        let published = &self.setup.published;
+        published.callers.send_if_modified(|before| {
+            let changed = **before != callers;
+            if changed {
+                *before = Arc::new(callers);
+            }
+            changed
+        });
+        if **published.observed.load() != *observed {
+            published.observed.store(Arc::new(observed.clone()));
+        }
+        let report = HostReport {
+            foreign: observed.foreign,
+            engine: observed.engine == EngineState::Up,
+        };
+        if state.report.as_ref() != Some(&report) {
+            (self.setup.report)(report.clone());
+            state.report = Some(report);
+        }
+    }
+}
