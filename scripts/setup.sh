@@ -27,21 +27,21 @@ has_goal() { [[ " ${goals[*]} " == *" $1 "* ]]; }
 BUILD=(cc:gcc make:make git:git protoc:protobuf-compiler curl:curl)
 UP=(etcd:etcd-server etcdctl:etcd-client)
 TEST=(busybox:busybox-static dig:bind9-dnsutils ip:iproute2 iptables:iptables
-    nsenter:util-linux openssl:openssl systemd-analyze:systemd
-    htpasswd:apache2-utils docker-registry:docker-registry nginx:nginx-light
-    dpkg-deb:dpkg cloud-init:cloud-init)
+    nsenter:util-linux setpriv:util-linux openssl:openssl
+    systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
+    docker-registry:docker-registry cloud-init:cloud-init)
 FRESH=(debootstrap:debootstrap ip:iproute2 iptables:iptables)
 # What has no program to look for.
 BUILD_PACKAGES=(libc6-dev libprotobuf-dev ca-certificates)
-# Found in PATH or not: these are only unpacked, into target/tools. Installing
-# them would change how a person's machine boots or which ports it opens.
-UNPACKED=" docker-registry nginx-light cloud-init "
+# Only unpacked, into target/tools: installed, it would change how a machine
+# boots.
+UNPACKED=" cloud-init "
 # What the unpacked programs load at run time; harmless to install.
 UNPACKED_NEED=(python3-configobj python3-jinja2 python3-jsonpatch
     python3-jsonschema python3-netifaces python3-oauthlib python3-requests
     python3-yaml)
-# Packages whose service is enabled by the install, though never wanted here.
-SERVICES=(etcd-server:etcd)
+# Packages whose service the install enables, though nobody wants it here.
+SERVICES=(etcd-server:etcd nginx-light:nginx docker-registry:docker-registry)
 
 # === what is missing ===
 

@@ -1,0 +1,139 @@
+//! User data for today's Debian and Ubuntu (cloud-init).
+//!
+//! cloud-init fills in no address, so a member of etcd looks up its own when it
+//! starts, as the agent does. Files are written before packages are installed:
+//! what the packages start already runs as it should.
+
+use serde::Serialize;
+use serde_saphyr::FlowSeq;
+
+use crate::coreos::tls_flags;
+use crate::files::{HEADER, WriteFile, fetch_script, tls_files, tls_paths};
+use crate::options::{ConfigError, Etcd, Options};
+use crate::unit::{Command, Unit, unit};
+
+const PROGRAM: &str = "/usr/local/bin/dokkaa";
+const FETCH: &str = "/usr/local/lib/dokkaa/fetch";
+const MEMBER: &str = "/usr/local/lib/dokkaa/etcd";
+
+#[derive(Debug, Serialize)]
+struct UserData {
+    package_update: bool,
+    packages: Vec<&'static str>,
+    write_files: Vec<WriteFile>,
+    runcmd: Vec<FlowSeq<Vec<&'static str>>>,
+}
+
+/// The user data of a Debian or Ubuntu host.
+pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
+    options.check()?;
+    let mut packages = vec!["docker.io", "curl"];
+    let mut write_files = tls_files(options);
+    let mut runcmd = Vec::new();
+    if let Etcd::Discovery(url) = &options.etcd {
+        packages.extend(["etcd-server", "etcd-client", "iproute2"]);
+        write_files.push(WriteFile::new(
+            MEMBER,
+            "0755",
+            &member(url, options.tls.is_some()),
+        ));
+        write_files.push(WriteFile::new(
+            "/etc/systemd/system/etcd.service.d/dokkaa.conf",
+            "0644",
+            &member_drop_in(options.tls.is_some()),
+        ));
+    }
+    if let Some(binary) = &options.binary {
+        write_files.push(WriteFile::new(
+            FETCH,
+            "0755",
+            &fetch_script(binary, PROGRAM),
+        ));
+    }
+    write_files.push(WriteFile::new(
+        "/etc/systemd/system/dokkaa.service",
+        "0644",
+        &agent(options)?,
+    ));
+    runcmd.push(FlowSeq(vec!["systemctl", "daemon-reload"]));
+    if matches!(options.etcd, Etcd::Discovery(_)) {
+        runcmd.push(FlowSeq(vec!["systemctl", "enable", "--now", "etcd"]));
+    }
+    // Without waiting: the program may be copied to the host later.
+    runcmd.push(FlowSeq(vec![
+        "systemctl",
+        "enable",
+        "--now",
+        "--no-block",
+        "docker",
+        "dokkaa",
+    ]));
+    let data = UserData {
+        package_update: true,
+        packages,
+        write_files,
+        runcmd,
+    };
+    let yaml = serde_saphyr::to_string(&data).map_err(|e| ConfigError::Yaml(e.to_string()))?;
+    Ok(format!("{HEADER}{yaml}"))
+}
+
+/// The script that runs this host's member of etcd.
+fn member(discovery: &str, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    let peer_tls = if tls {
+        let paths = tls_paths();
+        // A credential: etcd runs as a user who cannot read root's key.
+        format!(
+            "\x20   --peer-trusted-ca-file={} \\\n\
+             \x20   --peer-cert-file={} \\\n\
+             \x20   --peer-key-file=\"$CREDENTIALS_DIRECTORY/key\" \\\n\
+             \x20   --peer-client-cert-auth \\\n",
+            paths.ca, paths.cert
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "#!/bin/sh\n\
+         # Runs etcd at the address that this host reaches others with.\n\
+         set -e\n\
+         ip=$(ip -4 -o route get 192.0.2.1 | sed -n 's/.* src \\([0-9.]*\\).*/\\1/p')\n\
+         [ -n \"$ip\" ]\n\
+         exec /usr/bin/etcd --name=\"$(hostname)\" --data-dir=/var/lib/etcd/dokkaa \\\n\
+         \x20   --listen-client-urls=http://127.0.0.1:2379 \\\n\
+         \x20   --advertise-client-urls=http://127.0.0.1:2379 \\\n\
+         \x20   --listen-peer-urls=\"{scheme}://$ip:2380\" \\\n\
+         \x20   --initial-advertise-peer-urls=\"{scheme}://$ip:2380\" \\\n\
+         {peer_tls}\
+         \x20   --discovery='{discovery}' --auto-compaction-retention=1h\n"
+    )
+}
+
+fn member_drop_in(tls: bool) -> String {
+    let credential = if tls {
+        format!("LoadCredential=key:{}\n", tls_paths().key)
+    } else {
+        String::new()
+    };
+    format!("[Service]\nExecStart=\nExecStart={MEMBER}\n{credential}")
+}
+
+fn agent(options: &Options) -> Result<String, ConfigError> {
+    let mut wanted = Unit::new(Command::Agent, Vec::new());
+    match &options.etcd {
+        Etcd::Discovery(_) => {
+            wanted.flags.push("--etcd=127.0.0.1:2379".into());
+            wanted.after.push("etcd.service".into());
+        }
+        Etcd::Elsewhere(endpoints) => {
+            wanted.flags.push(format!("--etcd={}", endpoints.join(",")));
+            wanted.flags.extend(tls_flags(options));
+        }
+    }
+    wanted.flags.extend(options.agent_flags.iter().cloned());
+    if options.binary.is_some() {
+        wanted.before_start.push(vec![FETCH.to_owned()]);
+    }
+    unit(&wanted)
+}

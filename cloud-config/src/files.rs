@@ -1,0 +1,81 @@
+//! Files that both kinds of user data write to a host.
+
+use serde::Serialize;
+use serde_saphyr::LitString;
+
+use crate::options::{Binary, Options};
+
+/// Where certificates go.
+const TLS_DIR: &str = "/etc/dokkaa";
+
+/// One entry of `write_files`.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct WriteFile {
+    path: String,
+    permissions: &'static str,
+    content: LitString,
+}
+
+impl WriteFile {
+    pub(crate) fn new(path: &str, permissions: &'static str, content: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            permissions,
+            content: LitString(content.to_owned()),
+        }
+    }
+}
+
+/// Paths of the certificates on the host.
+pub(crate) struct TlsPaths {
+    pub(crate) ca: String,
+    pub(crate) cert: String,
+    pub(crate) key: String,
+}
+
+pub(crate) fn tls_paths() -> TlsPaths {
+    let path = |name: &str| format!("{TLS_DIR}/etcd-{name}.pem");
+    TlsPaths {
+        ca: path("ca"),
+        cert: path("cert"),
+        key: path("key"),
+    }
+}
+
+/// The certificates, if there are any. The key is for root only.
+pub(crate) fn tls_files(options: &Options) -> Vec<WriteFile> {
+    let Some(tls) = &options.tls else {
+        return Vec::new();
+    };
+    let paths = tls_paths();
+    vec![
+        WriteFile::new(&paths.ca, "0644", &tls.ca),
+        WriteFile::new(&paths.cert, "0644", &tls.cert),
+        WriteFile::new(&paths.key, "0600", &tls.key),
+    ]
+}
+
+/// A script that fetches `dokkaa` to `program` unless it is there already.
+pub(crate) fn fetch_script(binary: &Binary, program: &str) -> String {
+    let Binary { url, sha256 } = binary;
+    // Neither can hold a quote: see `Options::check`.
+    format!(
+        "#!/bin/sh\n\
+         # Fetches dokkaa once; a file with another checksum is not kept.\n\
+         set -e\n\
+         [ ! -x {program} ] || exit 0\n\
+         curl -fsSL --retry 5 -o {program}.new '{url}'\n\
+         echo '{sha256}  {program}.new' | sha256sum -c --quiet\n\
+         chmod 755 {program}.new\n\
+         mv {program}.new {program}\n"
+    )
+}
+
+/// What a reader of the user data should know.
+pub(crate) const HEADER: &str = "\
+#cloud-config
+# Sets up one host of a dokkaa cluster; the same for every host.
+# Between hosts these ports are needed: 4003 and 20000-29999, and 2380 where
+# hosts run etcd members. Keep all of them closed to everybody else: who reaches
+# etcd is root on every host. The control door (4001) is on 127.0.0.1 only.
+";
