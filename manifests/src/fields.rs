@@ -277,9 +277,39 @@ pub fn find(table: &'static [Field], name: &str) -> Option<&'static Field> {
     table.iter().find(|field| field.name == name)
 }
 
+/// Longest name that is taken for a misspelt one, in bytes.
+const LONGEST_GUESS: usize = 40;
+
+/// What others call our fields.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("args", "command"),
+    ("cmd", "command"),
+    ("depends_on", "links"),
+    ("environment", "env"),
+    ("instances", "scale"),
+    ("logging", "log"),
+    ("mounts", "volumes"),
+    ("ports", "services"),
+    ("pull_policy", "pull"),
+    ("replicas", "scale"),
+    ("stop_grace_period", "stop_timeout"),
+    ("test", "command"),
+    ("working_dir", "workdir"),
+];
+
 /// The name in `table` that somebody who wrote `name` may have meant.
 pub fn nearest(table: &'static [Field], name: &str) -> Option<&'static str> {
+    // The distance to a text of a megabyte would cost a gigabyte.
+    if name.len() > LONGEST_GUESS {
+        return None;
+    }
     let plain = name.to_ascii_lowercase().replace('-', "_");
+    if let Some((_, ours)) = SYNONYMS
+        .iter()
+        .find(|(theirs, ours)| *theirs == plain && find(table, ours).is_some())
+    {
+        return Some(ours);
+    }
     table
         .iter()
         .filter(|field| !field.later)
@@ -374,7 +404,7 @@ mod tests {
             ("Image", Some("image")),
             ("start-timeout", Some("start_timeout")),
             ("comand", Some("command")),
-            ("environment", None),
+            ("environment", Some("env")),
             ("x", None),
             ("", None),
         ] {

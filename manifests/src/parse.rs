@@ -122,7 +122,7 @@ fn parse(bytes: &[u8], unknown: Unknown) -> Result<Parsed, Vec<Problem>> {
     let tree = match parse_to_ast(text, &CollectOptions::default(), &strict_json()) {
         Ok(result) => result.value,
         Err(error) => {
-            let what = format!("is not JSON: {}; expected one JSON object", error.kind());
+            let what = format!("is not JSON: {}; expected valid JSON", error.kind());
             return Err(whole(error.range().start, what));
         }
     };
@@ -170,8 +170,10 @@ fn syntax_error(text: &str, error: &serde_json::Error) -> (usize, String) {
         );
     }
     let line = line_bytes(text, error.line());
-    // serde_json counts bytes, and points at the last one read.
-    let mut offset = (line.start + error.column().saturating_sub(1)).min(line.end);
+    // serde_json counts bytes, and points at the last one read: column 0 is the line break before the line.
+    let mut offset = (line.start + error.column())
+        .saturating_sub(1)
+        .min(line.end);
     while !text.is_char_boundary(offset) {
         offset -= 1;
     }
@@ -188,13 +190,16 @@ fn syntax_error(text: &str, error: &serde_json::Error) -> (usize, String) {
         "key must be a string" => {
             "a name is not in double quotes; expected \"name\": value".to_owned()
         }
-        "expected value" => "is not JSON; expected a JSON value here".to_owned(),
+        "expected value" | "expected ident" => {
+            "is not JSON; expected a value: an object, a list, a \"string\", a number, true, false or null"
+                .to_owned()
+        }
         "control character (\\u0000-\\u001F) found while parsing a string" => {
             "a string contains a control character; expected an escape such as \\n".to_owned()
         }
         other => match other.strip_prefix("expected ") {
             Some(expected) => format!("is not JSON; expected {expected}"),
-            None => format!("is not JSON: {other}; expected one JSON object"),
+            None => format!("is not JSON: {other}; expected valid JSON"),
         },
     };
     (offset, what)

@@ -209,11 +209,13 @@ impl Reader {
     /// Notes that the value has the wrong type.
     pub(super) fn shape(&mut self, node: &Node<'_>, expected: impl fmt::Display) {
         if matches!(node.value, Value::NullKeyword(_)) {
-            self.wrong(
-                node,
-                "is null",
-                format_args!("{expected}, or no such field"),
-            );
+            // Absent and null are not the same, and templates like to write null.
+            let null = if node.path.is_empty() {
+                "is null"
+            } else {
+                "is null, not left out"
+            };
+            self.wrong(node, null, expected);
         } else {
             self.wrong(node, format_args!("is {}", node.kind()), expected);
         }

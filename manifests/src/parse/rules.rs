@@ -199,7 +199,12 @@ fn healthcheck(r: &mut Reader, node: &Node<'_>) -> Option<Healthcheck> {
         "an object such as {\"command\": \"curl -f localhost\"}",
     )?;
     let command = r
-        .need(node, &fields, "command", "what is run in the container")
+        .need(
+            node,
+            &fields,
+            "command",
+            "the program that is run in the container",
+        )
         .and_then(|node| health_command(r, node));
     let duration = |r: &mut Reader, name: &str, shortest: Duration| {
         fields

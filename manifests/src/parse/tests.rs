@@ -57,7 +57,9 @@ fn columns_are_counted_in_characters() {
     );
     assert_eq!(
         problems("{\"ÄÖÜ€\": ]"),
-        ["1:10 manifest: is not JSON; expected a JSON value here"]
+        [
+            "1:10 manifest: is not JSON; expected a value: an object, a list, a \"string\", a number, true, false or null"
+        ]
     );
 }
 

@@ -1,4 +1,4 @@
-//! The page about the manifest and the schema file say what the code does.
+//! The page about the manifest says what the code does.
 
 use super::same_as_file;
 

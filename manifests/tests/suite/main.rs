@@ -8,6 +8,7 @@ mod properties;
 mod vectors;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 /// A file of this crate, or beside it.
 fn path(name: &str) -> PathBuf {
@@ -40,9 +41,12 @@ fn first_difference(found: &str, expected: &str) -> String {
 }
 
 /// Judges by the JSON Schema.
-fn schema() -> jsonschema::Validator {
-    jsonschema::options()
-        .should_validate_formats(true)
-        .build(&manifests::schema::json_schema())
-        .expect("the schema is one")
+fn schema() -> &'static jsonschema::Validator {
+    static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        jsonschema::options()
+            .should_validate_formats(true)
+            .build(&manifests::schema::json_schema())
+            .expect("the schema is one")
+    });
+    &SCHEMA
 }

@@ -259,6 +259,38 @@ fn check_manifest(manifest: &Manifest) {
     );
 }
 
+/// The largest texts that a door lets through, in shapes that tempt to quadratic work.
+#[test]
+fn large_texts_get_an_answer() {
+    const SIZE: usize = 1 << 20;
+    let filled = |begin: &str, piece: &str, end: &str| {
+        format!("{begin}{}{end}", piece.repeat(SIZE / piece.len()))
+    };
+    let numbered = |begin: &str, piece: &str, end: &str| {
+        let pieces: Vec<String> = (0..SIZE / 16)
+            .map(|n| piece.replace('N', &n.to_string()))
+            .collect();
+        format!("{begin}{}{end}", pieces.join(","))
+    };
+    for text in [
+        filled("{\"image\": \"", "a", "\"}"),
+        filled("{\"", "a", "\": 1}"),
+        filled("{\"image\": \"a\", \"env\": {\"", "é", "\": 1}}"),
+        filled("", "[", ""),
+        filled("", "{\"a\":", ""),
+        filled("", "\n", "x"),
+        filled("{\"command\": \"", "'a' ", "\"}"),
+        filled("{\"links\": [", "\"a\",", "1]}"),
+        numbered("{", "\"xN\": 1", "}"),
+        numbered("{\"image\": \"a\", \"env\": {", "\"N\": N", "}}"),
+        numbered("{\"image\": \"a\", \"env\": [", "\"AN=N\"", "]}"),
+        numbered("{\"image\": \"a\", \"services\": {", "\"N\": N", "}}"),
+        numbered("{\"image\": \"a\", \"volumes\": [", "\"vN:/N\"", "]}"),
+    ] {
+        check_answers(text.as_bytes());
+    }
+}
+
 proptest! {
     #[test]
     fn a_printed_manifest_reads_back(manifest in manifest()) {
