@@ -220,3 +220,62 @@ impl fmt::Display for SlotId {
         write!(f, "{}/{}", self.container, self.slot)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_dns_labels_without_the_separator() {
+        for text in ["a", "0", "web-1", "a--b", &"a".repeat(MAX_NAME)] {
+            assert_eq!(text.parse::<AppName>().expect(text).as_str(), text);
+        }
+        let error = |text: &str| text.parse::<ServiceName>().expect_err(text);
+        assert_eq!(error(""), NameError::Empty);
+        assert_eq!(error(&"é".repeat(41)), NameError::TooLong(41, MAX_NAME));
+        assert_eq!(error("a---b"), NameError::Separator("a---b".into()));
+        for text in ["A", "a.b", "a_b", "-a", "a-", "a b", "é", "a\n"] {
+            assert_eq!(error(text), NameError::NotALabel(text.into()));
+        }
+        assert!(!error("a\n").to_string().contains('\n'));
+    }
+
+    #[test]
+    fn hosts_may_be_dotted_and_longer() {
+        let long = format!("{0}.{0}.{0}", "a".repeat(63));
+        for text in ["h1", "host-1.example.com", "a---b", &long] {
+            assert!(text.parse::<HostName>().is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "a..b",
+            "a.",
+            "Host",
+            &"a".repeat(64),
+            &"a.".repeat(127),
+        ] {
+            assert!(text.parse::<HostName>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn instances_are_tokens() {
+        for text in ["00000000-0000-4000-8000-000000000000", "A", &"a".repeat(64)] {
+            assert!(text.parse::<InstanceId>().is_ok(), "{text}");
+        }
+        for text in ["", "a/b", "a b", &"a".repeat(65)] {
+            assert!(text.parse::<InstanceId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn slot_0_has_the_containers_name_in_docker() {
+        let container: ContainerId = "dummy/nginx".parse().expect("valid");
+        assert_eq!(container.slot(0).docker_name(), "dummy---nginx");
+        assert_eq!(container.slot(7).docker_name(), "dummy---nginx---7");
+        assert_eq!(container.slot(7).to_string(), "dummy/nginx/7");
+        assert!("dummy".parse::<ContainerId>().is_err());
+        assert!("a/b/c".parse::<ContainerId>().is_err());
+    }
+}

@@ -456,6 +456,8 @@ impl Reader {
                 Some(field) => {
                     by_name.insert(field.name, entry.node);
                 }
+                // A guess costs more than the rest of the field.
+                None if self.is_full() => {}
                 None => {
                     let near = fields::nearest(table, entry.name);
                     let advice = match near {
@@ -472,6 +474,16 @@ impl Reader {
             }
         }
         Some(Fields { by_name })
+    }
+
+    /// One more unknown field would not be collected.
+    fn is_full(&self) -> bool {
+        let drafts = if self.refuse_unknown {
+            &self.problems
+        } else {
+            &self.warnings
+        };
+        drafts.len() >= MAX_DRAFTS
     }
 
     fn note(&mut self, offset: usize, path: &str, what: String) {
