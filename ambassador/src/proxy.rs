@@ -1,0 +1,215 @@
+//! One connection: who calls, where to, and what became of it.
+//!
+//! The target is looked up when the connection comes, never before and never
+//! again. Every connection ends in exactly one of ok, refused and failed, and
+//! one that is turned away ends in a reset, as if nobody listened.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::carry;
+use crate::loads::{Loads, Open};
+use crate::outcome::{Counters, Failure, Failures, LogGate};
+use crate::table::{Reason, Refusal, Route, Tables};
+
+/// Most endpoints that one connection tries.
+const TRIES: usize = 4;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) refresh: mpsc::Sender<IpAddr>,
+    pub(crate) hold: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) failures: Arc<Failures>,
+    pub(crate) loads: Arc<Loads>,
+    pub(crate) log: Mutex<LogGate>,
+}
+
+/// How the way to an endpoint ended.
+enum Reached {
+    Server(TcpStream, Open),
+    Nowhere(Route, String),
+}
+
+impl Proxy {
+    /// Serves one connection to its end, or until the agent stops.
+    pub(crate) async fn serve(
+        &self,
+        client: TcpStream,
+        from: SocketAddr,
+        port: u16,
+        stop: &CancellationToken,
+    ) {
+        let caller = from.ip().to_canonical();
+        if let Err(error) = carry::prepare(&client) {
+            debug!(%caller, port, %error, "the caller has gone");
+            return;
+        }
+        let reached = tokio::select! {
+            reached = self.reach(caller, port) => reached,
+            _ = carry::broken(&client) => {
+                debug!(%caller, port, "the caller has gone");
+                return;
+            }
+            () = stop.cancelled() => return carry::reset(client),
+        };
+        match reached {
+            Ok(Reached::Server(server, _open)) => {
+                count(&self.counters.ok);
+                let _now = Gauge::up(&self.counters.open);
+                let ended = tokio::select! {
+                    ended = carry::carry(&client, &server) => ended,
+                    () = stop.cancelled() => Err(std::io::ErrorKind::Interrupted.into()),
+                };
+                if let Err(error) = ended {
+                    debug!(%caller, port, %error, "connection broken");
+                    carry::reset(client);
+                    carry::reset(server);
+                }
+            }
+            Ok(Reached::Nowhere(route, reason)) => {
+                count(&self.counters.failed);
+                carry::reset(client);
+                if let Some(left_out) = self.is_loud(caller, port) {
+                    let Route { slot, service, .. } = &route;
+                    warn!(%caller, port, %slot, %service, %reason, left_out, "link connection failed");
+                }
+                self.note(&route.slot, &route.service, reason);
+            }
+            Err(refusal) => {
+                count(&self.counters.refused);
+                carry::reset(client);
+                self.say(caller, port, &refusal);
+            }
+        }
+    }
+
+    async fn reach(&self, caller: IpAddr, port: u16) -> Result<Reached, Refusal> {
+        let route = self.admit(caller, port).await?;
+        let order = self
+            .loads
+            .order(&route.service, &route.targets, Instant::now());
+        let mut reasons = String::new();
+        for target in order.into_iter().take(TRIES) {
+            let open = self.loads.open_one(target);
+            match self.connect(target).await {
+                Ok(server) => {
+                    self.loads.answered(target);
+                    return Ok(Reached::Server(server, open));
+                }
+                Err(error) => {
+                    self.loads.failed(target, Instant::now());
+                    debug!(%caller, port, %target, %error, "endpoint did not take the connection");
+                    let comma = if reasons.is_empty() { "" } else { ", " };
+                    // Writing to a string does not fail.
+                    let _ = write!(reasons, "{comma}{target}: {error}");
+                }
+            }
+        }
+        Ok(Reached::Nowhere(route, reasons))
+    }
+
+    /// Looks the connection up; an unknown caller is held while the engine is asked who it is.
+    async fn admit(&self, caller: IpAddr, port: u16) -> Result<Route, Refusal> {
+        // Subscribed before the first look, so that no swap is missed.
+        let mut changed = self.tables.changed();
+        let is_unknown = |found: &Result<Route, Refusal>| matches!(found, Err(refusal) if refusal.reason == Reason::UnknownCaller);
+        let found = self.tables.resolve(caller, port);
+        if !is_unknown(&found) {
+            return found;
+        }
+        // When it is full, the agent has been asked already.
+        let _ = self.refresh.try_send(caller);
+        let known = async {
+            while changed.changed().await.is_ok() {
+                let found = self.tables.resolve(caller, port);
+                if !is_unknown(&found) {
+                    return found;
+                }
+            }
+            self.tables.resolve(caller, port)
+        };
+        tokio::time::timeout(self.hold, known)
+            .await
+            .unwrap_or(found)
+    }
+
+    async fn connect(&self, target: SocketAddr) -> std::io::Result<TcpStream> {
+        let server = tokio::time::timeout(self.connect_timeout, TcpStream::connect(target))
+            .await
+            .map_err(|_| {
+                let text = format!("no answer within {:?}", self.connect_timeout);
+                std::io::Error::new(std::io::ErrorKind::TimedOut, text)
+            })??;
+        carry::prepare(&server)?;
+        Ok(server)
+    }
+
+    fn say(&self, caller: IpAddr, port: u16, refusal: &Refusal) {
+        let Refusal {
+            slot,
+            service,
+            reason,
+        } = refusal;
+        if let Some(left_out) = self.is_loud(caller, port) {
+            warn!(
+                %caller,
+                port,
+                slot = slot.as_ref().map(tracing::field::display),
+                service = service.as_ref().map(tracing::field::display),
+                %reason,
+                left_out,
+                "link refused"
+            );
+        }
+        if let (Some(slot), Some(service)) = (slot, service) {
+            self.note(slot, service, reason.to_string());
+        }
+    }
+
+    fn note(
+        &self,
+        slot: &manifests::SlotId,
+        service: &conductor_core::directory::ServiceId,
+        reason: String,
+    ) {
+        let at = SystemTime::now();
+        self.failures.note(slot, service, Failure { at, reason });
+    }
+
+    fn is_loud(&self, caller: IpAddr, port: u16) -> Option<u64> {
+        let mut gate = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.pass(caller, port, Instant::now())
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts one more until dropped.
+struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    fn up(gauge: &'a AtomicU64) -> Self {
+        count(gauge);
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,258 @@
+//! The listeners: one for each port that some caller has a link on.
+//!
+//! They come as links appear and then stay, at most as many as a container
+//! may have links. One that can't be bound (the bridge is not there yet, the
+//! port is taken) is a problem that is shown and tried again; the others work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use listen::Problem;
+use manifests::env::MAX_LINKS;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::loads::Loads;
+use crate::outcome::{Counters, Failures, LogGate};
+use crate::proxy::Proxy;
+use crate::table::{self, Tables};
+
+/// Between tries to bind what could not be bound: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Rest after a failed accept: most likely there are no file descriptors left.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Which port is bound for a link port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// The same.
+    AsLinked,
+    /// Any free one: for tests, which look in [`Handle::addresses`].
+    Ephemeral,
+}
+
+/// How an ambassador works.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where containers reach it: the bridge's gateway.
+    pub addr: IpAddr,
+    /// Which ports it binds.
+    pub ports: Ports,
+    /// How long an unknown caller is held while the engine is asked.
+    pub hold: Duration,
+    /// How long one endpoint may take to accept; the next is tried then.
+    pub connect_timeout: Duration,
+}
+
+impl Config {
+    /// The defaults at an address.
+    pub fn new(addr: IpAddr) -> Self {
+        Self {
+            addr,
+            ports: Ports::AsLinked,
+            hold: Duration::from_secs(1),
+            // One lost packet is sent again after a second.
+            connect_timeout: Duration::from_millis(1500),
+        }
+    }
+}
+
+/// The link proxy of one host.
+#[derive(Debug)]
+pub struct Ambassador;
+
+/// A running ambassador.
+#[derive(Debug)]
+pub struct Handle {
+    /// What is bound, by link port.
+    pub addresses: watch::Receiver<BTreeMap<u16, SocketAddr>>,
+    /// What can't be bound at the moment.
+    pub problems: watch::Receiver<Vec<Problem>>,
+    /// Connections by result.
+    pub counters: Arc<Counters>,
+    /// The last failure of each link.
+    pub failures: Arc<Failures>,
+    /// Open connections by endpoint.
+    pub loads: Arc<Loads>,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Returns when everything has ended after the shutdown was cancelled.
+    pub async fn stopped(self) {
+        // It only fails if it panicked, and then it has stopped too.
+        let _ = self.task.await;
+    }
+}
+
+impl Ambassador {
+    /// Starts; `refresh` asks the agent to look at the engine for an address, and the answer is a swap of the callers.
+    pub fn start(
+        config: Config,
+        tables: Arc<Tables>,
+        refresh: mpsc::Sender<IpAddr>,
+        shutdown: CancellationToken,
+    ) -> Handle {
+        let proxy = Arc::new(Proxy {
+            tables,
+            refresh,
+            hold: config.hold,
+            connect_timeout: config.connect_timeout,
+            counters: Arc::default(),
+            failures: Arc::default(),
+            loads: Arc::default(),
+            log: Mutex::new(LogGate::default()),
+        });
+        let addresses = watch::Sender::new(BTreeMap::new());
+        let problems = watch::Sender::new(Vec::new());
+        Handle {
+            addresses: addresses.subscribe(),
+            problems: problems.subscribe(),
+            counters: Arc::clone(&proxy.counters),
+            failures: Arc::clone(&proxy.failures),
+            loads: Arc::clone(&proxy.loads),
+            task: tokio::spawn(
+                Listeners {
+                    config,
+                    proxy,
+                    addresses,
+                    problems,
+                    tasks: TaskTracker::new(),
+                    shutdown,
+                }
+                .run(),
+            ),
+        }
+    }
+}
+
+struct Listeners {
+    config: Config,
+    proxy: Arc<Proxy>,
+    addresses: watch::Sender<BTreeMap<u16, SocketAddr>>,
+    problems: watch::Sender<Vec<Problem>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Listeners {
+    async fn run(self) {
+        let mut changed = self.proxy.tables.changed();
+        let mut rest = RETRY.0;
+        loop {
+            changed.mark_unchanged();
+            self.forget();
+            let problems = self.bind_missing().await;
+            let again = !problems.is_empty();
+            self.show(problems);
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                _ = changed.changed() => rest = RETRY.0,
+                () = tokio::time::sleep(rest), if again => rest = (rest * 2).min(RETRY.1),
+            }
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Drops what is remembered of containers and links that are not here any more.
+    fn forget(&self) {
+        let callers = self.proxy.tables.callers();
+        let slots: BTreeSet<_> = callers.values().map(|caller| &caller.slot).collect();
+        self.proxy.failures.retain(&slots);
+        let links = callers.values().flat_map(|caller| &caller.links);
+        let services: BTreeSet<_> = links.map(|(_, service)| service).collect();
+        self.proxy.loads.retain(&services);
+    }
+
+    async fn bind_missing(&self) -> Vec<Problem> {
+        let bound = self.addresses.borrow().clone();
+        let room = MAX_LINKS.saturating_sub(bound.len());
+        let missing: Vec<u16> = table::ports(&self.proxy.tables.callers())
+            .into_iter()
+            .filter(|port| !bound.contains_key(port))
+            .take(room)
+            .collect();
+        let mut problems = Vec::new();
+        for link in missing {
+            let port = match self.config.ports {
+                Ports::AsLinked => link,
+                Ports::Ephemeral => 0,
+            };
+            match bind(SocketAddr::new(self.config.addr, port)).await {
+                Ok((listener, addr)) => {
+                    info!(%addr, "link port open");
+                    self.addresses.send_modify(|bound| {
+                        bound.insert(link, addr);
+                    });
+                    self.tasks.spawn(accept(
+                        Arc::clone(&self.proxy),
+                        listener,
+                        link,
+                        self.tasks.clone(),
+                        self.shutdown.clone(),
+                    ));
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        problems
+    }
+
+    fn show(&self, problems: Vec<Problem>) {
+        self.problems.send_if_modified(|shown| {
+            for problem in problems.iter().filter(|problem| !shown.contains(problem)) {
+                warn!(%problem, "a link port does not work, and is tried again");
+            }
+            let is_new = *shown != problems;
+            *shown = problems;
+            is_new
+        });
+    }
+}
+
+async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), Problem> {
+    let other = |error: &dyn std::fmt::Display| Problem {
+        addr,
+        transport: listen::Transport::Tcp,
+        reason: listen::Reason::Other(error.to_string()),
+    };
+    // Who has a taken port is looked up among all processes: not on this thread.
+    let listener = tokio::task::spawn_blocking(move || listen::tcp(addr))
+        .await
+        .map_err(|error| other(&error))??;
+    let listener = TcpListener::from_std(listener).map_err(|error| other(&error))?;
+    let addr = listener.local_addr().map_err(|error| other(&error))?;
+    Ok((listener, addr))
+}
+
+async fn accept(
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    link: u16,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((client, from)) => {
+                let (proxy, shutdown) = (Arc::clone(&proxy), shutdown.clone());
+                tasks.spawn(async move { proxy.serve(client, from, link, &shutdown).await });
+            }
+            Err(error) => {
+                warn!(%error, link, "a link connection could not be accepted");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The ambassador on loopback: 127.0.0.x are the callers.
+
+pub(crate) mod fixture;
+mod proxying;
+mod stream;
