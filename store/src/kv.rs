@@ -50,6 +50,15 @@ impl KeyRange {
         }
     }
 
+    /// The key lies in the range.
+    pub fn contains(&self, key: &str) -> bool {
+        let key = key.as_bytes();
+        match &self.end {
+            None => key == self.start,
+            Some(end) => key >= self.start.as_slice() && (end == b"\0" || key < end.as_slice()),
+        }
+    }
+
     /// From `start` up to, and without, `end`.
     pub fn range(start: impl Into<Vec<u8>>, end: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -291,6 +300,24 @@ pub enum Event {
         /// As it was, if the watch asked for it.
         before: Option<KeyValue>,
     },
+}
+
+impl Event {
+    /// The key.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { now, .. } => &now.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// The revision of the change.
+    pub fn modified(&self) -> i64 {
+        match self {
+            Self::Put { now, .. } => now.modified,
+            Self::Delete { modified, .. } => *modified,
+        }
+    }
 }
 
 /// What a watch says. Responses never split a revision.

@@ -2,10 +2,14 @@
 //!
 //! `Kv` is the narrow seam: transactions, ranges, watches and leases as plain
 //! values. `etcd` carries them out on a real etcd, `memory` in memory; one
-//! battery of tests runs against both. On top stand the view (list, then
-//! watch) and the host's record on its lease.
+//! battery of tests runs against both. On top stand the `view` (list, then
+//! watch), the `host`'s record on its lease, and `claims`, the guarded
+//! transactions by which slots change hands.
 
+pub mod claims;
+pub mod host;
 pub mod kv;
 pub mod unix_socket;
+pub mod view;
 
 pub use kv::{Compare, Kv, KvError, Op, OpReply, Txn, TxnReply};

@@ -1,0 +1,244 @@
+//! What a host keeps on its own disk: which machine it is, its sessions, its cluster, its last view.
+//!
+//! One process at a time: `StateDir` holds a lock. Every file is written whole
+//! and renamed. Nothing here is read by another host.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use conductor_core::records::Cluster;
+use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Why the state directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// Another process has it.
+    #[error("{0} is in use by another process of dokkaa")]
+    Locked(PathBuf),
+    /// It can't be read or written.
+    #[error("{0} can't be read or written")]
+    Io(PathBuf, #[source] std::io::Error),
+    /// A file in it is not what it should be.
+    #[error("{0} is damaged; with `dokkaa reset-id` this machine gets a new identity")]
+    Damaged(PathBuf, #[source] serde_json::Error),
+}
+
+/// Which machine this is, and the sessions of its processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Which machine.
+    pub id: Uuid,
+    /// The boot in which the newest session was noted; empty before the first.
+    #[serde(default)]
+    pub boot_id: String,
+    /// The newest session: noted before it is written to etcd.
+    #[serde(default)]
+    pub session: Option<Uuid>,
+    /// The one before, until it is known that the newest one is in etcd.
+    #[serde(default)]
+    pub before: Option<Uuid>,
+}
+
+impl Disk {
+    /// The session is one of this machine's processes.
+    pub fn knows(&self, session: Uuid) -> bool {
+        self.session == Some(session) || self.before == Some(session)
+    }
+}
+
+/// The locked state directory.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    boot_id: String,
+    same_boot: bool,
+    session: Uuid,
+    disk: Mutex<Disk>,
+    cluster: Mutex<Option<Cluster>>,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens and locks it, and makes what is missing: the directory itself (mode 0700) and the machine's UUID.
+    pub fn open(path: &Path) -> Result<Self, StateDirError> {
+        let boot_id = std::fs::read_to_string(BOOT_ID)
+            .map_err(|source| StateDirError::Io(BOOT_ID.into(), source))?;
+        Self::open_in_boot(path, boot_id.trim())
+    }
+
+    /// As `open`, in a boot of the machine that the caller names.
+    pub fn open_in_boot(path: &Path, boot_id: &str) -> Result<Self, StateDirError> {
+        let io = |source| StateDirError::Io(path.to_owned(), source);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(io)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(StateDirError::Locked(path.to_owned()));
+            }
+            Err(error) => return Err(io(error.into())),
+        }
+        let disk = match read(&path.join("host.json"))? {
+            Some(disk) => disk,
+            None => {
+                let disk = Disk {
+                    id: Uuid::new_v4(),
+                    boot_id: String::new(),
+                    session: None,
+                    before: None,
+                };
+                write(&path.join("host.json"), &disk)?;
+                disk
+            }
+        };
+        Ok(Self {
+            cluster: Mutex::new(read(&path.join("cluster.json"))?),
+            path: path.to_owned(),
+            same_boot: disk.boot_id == boot_id,
+            boot_id: boot_id.to_owned(),
+            session: Uuid::new_v4(),
+            disk: Mutex::new(disk),
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the view is saved.
+    pub fn view_file(&self) -> PathBuf {
+        self.path.join("view")
+    }
+
+    /// Which machine this is.
+    pub fn machine(&self) -> Uuid {
+        self.disk().id
+    }
+
+    /// The boot that this process runs in.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    /// When it was opened, the last session was of this boot of the machine: others can't have its slots for long.
+    pub fn same_boot(&self) -> bool {
+        self.same_boot
+    }
+
+    /// What is noted now.
+    pub fn disk(&self) -> Disk {
+        lock(&self.disk).clone()
+    }
+
+    /// The cluster that this host belongs to.
+    pub fn cluster(&self) -> Option<Cluster> {
+        lock(&self.cluster).clone()
+    }
+
+    /// Notes the cluster.
+    pub fn note_cluster(&self, cluster: &Cluster) -> Result<(), StateDirError> {
+        write(&self.path.join("cluster.json"), cluster)?;
+        *lock(&self.cluster) = Some(cluster.clone());
+        Ok(())
+    }
+
+    /// This process.
+    pub fn session(&self) -> Uuid {
+        self.session
+    }
+
+    /// Notes this process's session, before it is written to etcd; the one that was there stays beside it.
+    pub fn note_session(&self) -> Result<(), StateDirError> {
+        self.change(|disk, boot_id| {
+            if disk.session != Some(self.session) {
+                disk.before = disk.session.replace(self.session);
+            }
+            boot_id.clone_into(&mut disk.boot_id);
+        })
+    }
+
+    /// The newest session is in etcd: the one before does not count any more.
+    pub fn session_is_written(&self) -> Result<(), StateDirError> {
+        if self.disk().before.is_none() {
+            return Ok(());
+        }
+        self.change(|disk, _| disk.before = None)
+    }
+
+    /// Makes this another machine than it was: for a copied disk.
+    pub fn reset_id(&self) -> Result<Uuid, StateDirError> {
+        self.change(|disk, _| {
+            *disk = Disk {
+                id: Uuid::new_v4(),
+                boot_id: String::new(),
+                session: None,
+                before: None,
+            };
+        })?;
+        Ok(self.machine())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Disk, &str)) -> Result<(), StateDirError> {
+        let mut disk = lock(&self.disk);
+        let mut new = disk.clone();
+        change(&mut new, &self.boot_id);
+        write(&self.path.join("host.json"), &new)?;
+        *disk = new;
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateDirError> {
+    match std::fs::read(path) {
+        Ok(json) => serde_json::from_slice(&json)
+            .map(Some)
+            .map_err(|source| StateDirError::Damaged(path.to_owned(), source)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StateDirError::Io(path.to_owned(), error)),
+    }
+}
+
+/// After a crash of the machine the old file is there or the new one.
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StateDirError> {
+    let write = || -> std::io::Result<()> {
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().map_err(|source| StateDirError::Io(path.to_owned(), source))
+}

@@ -1,0 +1,164 @@
+//! Keeps the lease alive on a thread of its own, whatever the rest of the process does.
+//!
+//! The one thing that stops it is the gate: when the main loop has not finished
+//! a pass for 30 s, the agent is stuck, and must lose its slots. Times are of
+//! CLOCK_BOOTTIME, which goes on while the machine sleeps, as the lease does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use conductor_core::Millis;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::KvFactory;
+use crate::kv::{Kv, KvError};
+
+/// Without a finished pass for so long the lease is not renewed.
+const GATE: Duration = Duration::from_secs(30);
+/// Pause after an attempt that failed.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Milliseconds since the machine's boot, sleep included.
+pub fn boottime() -> Millis {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Millis((now.tv_sec as u64) * 1_000 + (now.tv_nsec as u64) / 1_000_000)
+}
+
+/// A lease and the time to live that was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) id: i64,
+    pub(super) ttl: Duration,
+}
+
+/// What the thread has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeaseReport {
+    /// etcd answered then that the lease lives on.
+    pub renewed: Millis,
+    /// This lease is gone.
+    pub lost: Option<i64>,
+}
+
+/// The pass stamp that the gate looks at.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<AtomicU64>);
+
+impl Gate {
+    /// The main loop finished a pass at this time.
+    pub fn stamp(&self, now: Millis) {
+        self.0.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The main loop has finished a pass lately.
+    pub fn is_open(&self, now: Millis) -> bool {
+        now - Millis(self.0.load(Ordering::Relaxed)) <= GATE
+    }
+}
+
+/// The thread's handle; the thread ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct KeepAlive {
+    /// Which lease to keep; none is none.
+    pub(super) lease: watch::Sender<Option<Lease>>,
+    pub(super) report: watch::Receiver<LeaseReport>,
+    pub(super) revision: watch::Receiver<i64>,
+}
+
+impl KeepAlive {
+    pub(super) fn start(factory: KvFactory, gate: Gate, lease: Lease) -> std::io::Result<Self> {
+        let (lease_sender, lease_receiver) = watch::channel(Some(lease));
+        let (report_sender, report) = watch::channel(LeaseReport {
+            renewed: boottime(),
+            lost: None,
+        });
+        let (revision_sender, revision) = watch::channel(0);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("lease".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    // Made here, so that its connections live on this thread's runtime.
+                    let kv = factory();
+                    keep(kv, gate, lease_receiver, report_sender, revision_sender).await;
+                });
+            })?;
+        Ok(Self {
+            lease: lease_sender,
+            report,
+            revision,
+        })
+    }
+}
+
+async fn keep(
+    kv: Arc<dyn Kv>,
+    gate: Gate,
+    mut lease: watch::Receiver<Option<Lease>>,
+    report: watch::Sender<LeaseReport>,
+    revision: watch::Sender<i64>,
+) {
+    let mut shut = false;
+    loop {
+        let current = *lease.borrow_and_update();
+        let Some(Lease { id, ttl }) = current else {
+            if lease.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let open = gate.is_open(boottime());
+        if open == shut {
+            shut = !open;
+            if shut {
+                warn!("the main loop is stuck: the lease is not renewed");
+            }
+        }
+        let wait = if open {
+            renew(&*kv, id, ttl / 5, &report, &revision).await
+        } else {
+            RETRY
+        };
+        tokio::select! {
+            changed = lease.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// One attempt; how long to wait until the next.
+async fn renew(
+    kv: &dyn Kv,
+    id: i64,
+    each: Duration,
+    report: &watch::Sender<LeaseReport>,
+    revision: &watch::Sender<i64>,
+) -> Duration {
+    let asked = boottime();
+    let answer = tokio::time::timeout(each, kv.lease_keep_alive(id)).await;
+    match answer {
+        Ok(Ok((_, seen))) => {
+            revision.send_if_modified(|now| std::mem::replace(now, seen.max(*now)) < seen);
+            // It lives from when etcd said so, which is not before it was asked.
+            report.send_modify(|r| r.renewed = asked);
+            each
+        }
+        Ok(Err(KvError::LeaseNotFound)) => {
+            report.send_modify(|r| r.lost = Some(id));
+            // Nothing to keep until another lease is named.
+            each
+        }
+        Ok(Err(error)) => {
+            debug!(%error, "the lease is not renewed");
+            RETRY
+        }
+        Err(_) => {
+            debug!("the lease is not renewed in time");
+            RETRY
+        }
+    }
+}

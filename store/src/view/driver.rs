@@ -1,0 +1,212 @@
+//! Carries out what `View` says, on a `Kv`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conductor_core::Millis;
+use conductor_core::records::Cluster;
+use manifests::keys::Key;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::machine::{Answer, Step, View, watched};
+use super::{FirstRead, Trust, UpdateSender, ViewInputs, ViewOptions};
+use crate::kv::{Kv, KvError, Range, Watch, WatchReply};
+
+/// How often the view looks at the time.
+const TICK: Duration = Duration::from_millis(500);
+/// How often a changed view is saved.
+const SAVE: Duration = Duration::from_secs(3);
+
+/// Follows the watched range until `stop`, and gives each change to `out`; the saved view, if any, at once.
+///
+/// Spawns nothing that outlives it. At the end the view is saved once more.
+pub async fn run_view(
+    kv: Arc<dyn Kv>,
+    options: ViewOptions,
+    mut inputs: ViewInputs,
+    out: UpdateSender,
+    stop: CancellationToken,
+) {
+    let start = Instant::now();
+    let now = || Millis(start.elapsed().as_millis() as u64);
+    let mut driver = Driver {
+        view: View::new(&options, now()),
+        kv,
+        out,
+        stream: None,
+        trust: Trust::Trusted,
+        saved: options.saved.as_ref().map_or(0, |s| s.revision),
+    };
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut save = tokio::time::interval(SAVE);
+    save.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    inputs.seen.mark_changed();
+    inputs.floor.mark_changed();
+    loop {
+        driver.publish();
+        let step = driver.view.step();
+        if step == Step::Follow {
+            let Some(stream) = driver.stream.as_mut() else {
+                driver.view.answer(Answer::Failed, now());
+                continue;
+            };
+            if driver.view.take_progress_request() {
+                // A full channel means that one is under way already.
+                let _ = stream.progress.try_send(());
+            }
+            // Each arm only takes a message or nothing: dropped halfway, none is lost.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                reply = stream.replies.recv() => {
+                    let reply = reply.unwrap_or_else(|| WatchReply::Closed("the watch ended".into()));
+                    if let WatchReply::Closed(reason) = &reply {
+                        debug!(reason, "watch closed");
+                    }
+                    driver.view.answer(Answer::Reply(reply), now());
+                }
+                Ok(()) = inputs.seen.changed() => {
+                    let seen = *inputs.seen.borrow_and_update();
+                    driver.view.seen(seen, now());
+                }
+                Ok(()) = inputs.floor.changed() => {
+                    let floor = *inputs.floor.borrow_and_update();
+                    driver.view.floor(floor);
+                }
+                _ = tick.tick() => driver.view.tick(now()),
+                _ = save.tick() => driver.save(&options).await,
+            }
+            continue;
+        }
+        let answer = tokio::select! {
+            () = stop.cancelled() => break,
+            answer = driver.carry_out(step) => answer,
+        };
+        driver.view.floor(*inputs.floor.borrow_and_update());
+        driver.view.answer(answer, now());
+    }
+    driver.save(&options).await;
+}
+
+struct Driver {
+    view: View,
+    kv: Arc<dyn Kv>,
+    out: UpdateSender,
+    stream: Option<Watch>,
+    /// What was logged last.
+    trust: Trust,
+    /// The revision that is on disk.
+    saved: i64,
+}
+
+impl Driver {
+    fn publish(&mut self) {
+        let Some(update) = self.view.take_update() else {
+            return;
+        };
+        if update.trust != self.trust {
+            match &update.trust {
+                Trust::Trusted => info!("etcd is the known one again"),
+                Trust::Distrust(reason) => {
+                    warn!(%reason, "etcd is not the one that is known: nothing is changed");
+                }
+            }
+            self.trust = update.trust.clone();
+        }
+        debug!(
+            revision = update.snapshot.revision,
+            containers = update.touched.containers.len(),
+            hosts = update.touched.hosts.len(),
+            resync = update.resync,
+            complete = update.complete,
+            stale = update.stale,
+            "view"
+        );
+        self.out.send(update);
+    }
+
+    async fn carry_out(&mut self, step: Step) -> Answer {
+        match self.ask(step).await {
+            Ok(answer) => answer,
+            Err(KvError::Compacted) => Answer::Compacted,
+            Err(error) => {
+                debug!(%error, "the view has to wait");
+                Answer::Failed
+            }
+        }
+    }
+
+    async fn ask(&mut self, step: Step) -> Result<Answer, KvError> {
+        match step {
+            Step::Read => {
+                self.stream = None;
+                tokio::time::sleep(self.view.pause()).await;
+                let reply = self.kv.range(Range::key(Key::Cluster)).await?;
+                let cluster: Option<Cluster> = reply
+                    .kvs
+                    .first()
+                    .and_then(|kv| serde_json::from_slice(&kv.value).ok());
+                Ok(Answer::Read(FirstRead {
+                    cluster,
+                    revision: reply.revision,
+                }))
+            }
+            Step::Changed { since, at } => {
+                let all = Range {
+                    revision: at,
+                    ..Range::new(watched())
+                };
+                let changed = self
+                    .kv
+                    .range(Range {
+                        keys_only: true,
+                        min_modified: since,
+                        ..all.clone()
+                    })
+                    .await?;
+                let count = self
+                    .kv
+                    .range(Range {
+                        count_only: true,
+                        ..all
+                    })
+                    .await?
+                    .count;
+                let keys = changed.kvs.into_iter().map(|kv| (kv.key, kv.modified));
+                Ok(Answer::Changed(keys.collect(), count))
+            }
+            Step::List(range) => Ok(Answer::Page(self.kv.range(range).await?)),
+            Step::Watch { from, avoid } => {
+                if avoid {
+                    self.kv.avoid_stream_endpoint();
+                }
+                self.stream = Some(self.kv.watch(watched(), from, false).await?);
+                Ok(Answer::Opened)
+            }
+            Step::Follow => Ok(Answer::Failed),
+        }
+    }
+
+    /// A view that can't be saved costs a list at the next start, nothing else: said, and tried again.
+    async fn save(&mut self, options: &ViewOptions) {
+        let Some(path) = options.file.clone() else {
+            return;
+        };
+        let revision = self.view.revision();
+        if revision == self.saved || revision == 0 {
+            return;
+        }
+        let saved = self.view.saved();
+        let written = tokio::task::spawn_blocking(move || saved.save(&path)).await;
+        match written {
+            Ok(Ok(())) => self.saved = revision,
+            Ok(Err(error)) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                warn!(%error, source, "the view is not saved");
+            }
+            Err(error) => warn!(%error, "the view is not saved"),
+        }
+    }
+}

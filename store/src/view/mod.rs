@@ -1,0 +1,85 @@
+//! The watched range of etcd, followed: list, then watch from the next revision.
+//!
+//! `View` decides as a pure state machine, `run_view` carries out what it says.
+//! A stream that closed and an agent that restarts resume at the view's
+//! revision + 1, so that deletions come as events; a list follows only
+//! compaction, the hourly heal, or a stream that stays behind. A view is always
+//! exactly one revision, and nothing from an etcd that is not the one it knows
+//! ever reaches it: then it stands still and says `Distrust`.
+
+mod driver;
+mod machine;
+mod saved;
+mod trust;
+mod updates;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use conductor_core::records::Cluster;
+use conductor_core::snapshot::{Snapshot, Touched};
+use tokio::sync::watch;
+
+pub use driver::run_view;
+pub use machine::{Answer, Step, View};
+pub use saved::{SavedView, SavedViewError};
+pub use trust::{FirstRead, Known, Reason, Trust, check, check_list};
+pub use updates::{UpdateSender, Updates, updates};
+
+/// What has changed since the update before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ViewUpdate {
+    /// The watched range at `snapshot.revision`.
+    pub snapshot: Snapshot,
+    /// What differs from the update before; after a resync too.
+    pub touched: Touched,
+    /// It came (also) from a list: build tables anew and swap once.
+    pub resync: bool,
+    /// The view has reached the first read after the last start or connect, and the own newest record.
+    /// Until then nothing is planned but restarts of crashed containers.
+    pub complete: bool,
+    /// etcd is known to be further than the view, or can't be followed: claim nothing.
+    pub stale: bool,
+    /// Whether etcd is the one that the view knows. If not, the snapshot is the last trusted one: change nothing.
+    pub trust: Trust,
+}
+
+/// What a view needs to know.
+#[derive(Debug, Clone)]
+pub struct ViewOptions {
+    /// The cluster that this agent belongs to.
+    pub cluster: Cluster,
+    /// Where to resume; one of another cluster is not used.
+    pub saved: Option<SavedView>,
+    /// Where to save the view every few seconds when it changed.
+    pub file: Option<PathBuf>,
+    /// Time between two healing lists; each is put off by up to a tenth of it at random.
+    pub heal_every: Duration,
+    /// Keys per page of a list.
+    pub page: i64,
+    /// Source of jitter.
+    pub seed: u64,
+}
+
+impl ViewOptions {
+    /// The usual: a heal each hour, pages of 1,000.
+    pub fn new(cluster: Cluster, saved: Option<SavedView>, file: Option<PathBuf>) -> Self {
+        Self {
+            cluster,
+            saved,
+            file,
+            heal_every: Duration::from_hours(1),
+            page: 1_000,
+            seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        }
+    }
+}
+
+/// What tells a view how far it should be.
+#[derive(Debug, Clone)]
+pub struct ViewInputs {
+    /// Newest revision in keep-alive answers; 0 is none yet.
+    pub seen: watch::Receiver<i64>,
+    /// Revision of the own newest record: the view is not complete below it. 0 is none yet.
+    pub floor: watch::Receiver<i64>,
+}

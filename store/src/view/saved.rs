@@ -1,0 +1,174 @@
+//! The view on disk, so that a restarted agent resumes where it was and sees deletions as events.
+//!
+//! Written whole to a file beside it and renamed, with its length and a mark at
+//! the end: a torn or foreign file is an error, never half a view.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use conductor_core::records::Cluster;
+use rpds::RedBlackTreeMapSync;
+
+const MAGIC: &[u8; 8] = b"dokkaav1";
+const END: &[u8; 8] = b"dokkaa.\n";
+/// No key or value in etcd is near this; a length above it is a broken file.
+const LONGEST: u32 = 256 << 20;
+
+/// A value as it was in etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Raw {
+    pub(super) value: Arc<[u8]>,
+    pub(super) created: i64,
+    pub(super) modified: i64,
+}
+
+/// A view at one revision, with the raw keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedView {
+    /// Which cluster it shows.
+    pub cluster: Cluster,
+    /// At which revision.
+    pub revision: i64,
+    pub(super) raw: RedBlackTreeMapSync<String, Raw>,
+}
+
+/// Why a saved view can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedViewError {
+    /// The file can't be read or written.
+    #[error("the saved view {0} can't be read or written")]
+    Io(PathBuf, #[source] std::io::Error),
+    /// The file is torn or not ours.
+    #[error("the saved view {0} is damaged")]
+    Damaged(PathBuf),
+}
+
+impl SavedView {
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.raw.size()
+    }
+
+    /// It has no keys.
+    pub fn is_empty(&self) -> bool {
+        self.raw.is_empty()
+    }
+
+    /// The raw keys with their last change.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.raw
+            .iter()
+            .map(|(key, raw)| (key.as_str(), raw.modified))
+    }
+
+    /// Reads a saved view; none if there is none.
+    pub fn load(path: &Path) -> Result<Option<Self>, SavedViewError> {
+        let io = |source| SavedViewError::Io(path.to_owned(), source);
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        match Self::read(&mut BufReader::new(file)) {
+            Ok(Some(view)) => Ok(Some(view)),
+            Ok(None) => Err(SavedViewError::Damaged(path.to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(SavedViewError::Damaged(path.to_owned()))
+            }
+            Err(error) => Err(io(error)),
+        }
+    }
+
+    /// Writes it, so that after a crash of the machine the old file or the new one is there.
+    pub fn save(&self, path: &Path) -> Result<(), SavedViewError> {
+        let write = || -> std::io::Result<()> {
+            let new = path.with_extension("new");
+            let mut file = BufWriter::new(File::create(&new)?);
+            self.write(&mut file)?;
+            file.into_inner()
+                .map_err(std::io::IntoInnerError::into_error)?
+                .sync_all()?;
+            std::fs::rename(&new, path)?;
+            if let Some(folder) = path.parent() {
+                File::open(folder)?.sync_all()?;
+            }
+            Ok(())
+        };
+        write().map_err(|source| SavedViewError::Io(path.to_owned(), source))
+    }
+
+    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        out.write_all(MAGIC)?;
+        bytes(out, &serde_json::to_vec(&self.cluster)?)?;
+        out.write_all(&self.revision.to_le_bytes())?;
+        out.write_all(&(self.raw.size() as u64).to_le_bytes())?;
+        for (key, raw) in &self.raw {
+            bytes(out, key.as_bytes())?;
+            out.write_all(&raw.created.to_le_bytes())?;
+            out.write_all(&raw.modified.to_le_bytes())?;
+            bytes(out, &raw.value)?;
+        }
+        out.write_all(END)
+    }
+
+    /// None if it is not a saved view.
+    fn read(from: &mut impl Read) -> std::io::Result<Option<Self>> {
+        if &array::<8>(from)? != MAGIC {
+            return Ok(None);
+        }
+        let Some(Ok(cluster)) = take(from)?.map(|json| serde_json::from_slice(&json)) else {
+            return Ok(None);
+        };
+        let revision = i64::from_le_bytes(array(from)?);
+        let count = u64::from_le_bytes(array(from)?);
+        let mut raw = RedBlackTreeMapSync::new_sync();
+        for _ in 0..count {
+            let Some(Ok(key)) = take(from)?.map(String::from_utf8) else {
+                return Ok(None);
+            };
+            let created = i64::from_le_bytes(array(from)?);
+            let modified = i64::from_le_bytes(array(from)?);
+            let Some(value) = take(from)? else {
+                return Ok(None);
+            };
+            raw.insert_mut(
+                key,
+                Raw {
+                    value: value.into(),
+                    created,
+                    modified,
+                },
+            );
+        }
+        let whole = &array::<8>(from)? == END;
+        Ok(whole.then_some(Self {
+            cluster,
+            revision,
+            raw,
+        }))
+    }
+}
+
+fn bytes(out: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    out.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    out.write_all(bytes)
+}
+
+fn array<const N: usize>(from: &mut impl Read) -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// None if the length can't be.
+fn take(from: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
+    let length = u32::from_le_bytes(array(from)?);
+    if length > LONGEST {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    from.take(u64::from(length)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u32 == length).then_some(bytes))
+}
