@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::pid_file::ProcessMark;
 const ETCD_READY_LIMIT: Duration = Duration::from_mins(1);
 const DETACHED_READY_LIMIT: Duration = Duration::from_mins(2);
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Where the log of a detached cluster goes unless told otherwise.
+pub(crate) const DEFAULT_LOG: &str = "/var/log/dokkaa/agent.log";
 // At a start, a log longer than this makes place for a new one.
 const LONG_LOG: u64 = 32 * 1024 * 1024;
 
@@ -35,7 +38,7 @@ pub(crate) struct UpArgs {
         long,
         value_name = "FILE",
         env = "DOKKAA_LOG",
-        default_value = "/var/log/dokkaa/agent.log"
+        default_value = DEFAULT_LOG
     )]
     pub(crate) log_file: PathBuf,
     /// The etcd to run.
@@ -77,6 +80,28 @@ impl Files {
         self.state_dir.join("up.pid")
     }
 
+    /// Makes the directory. One with files of others is refused: `down --purge`
+    /// removes it as a whole.
+    fn prepare(&self) -> anyhow::Result<()> {
+        let made = || format!("cannot make the state directory {}", self.state_dir.display());
+        let others = match fs::read_dir(&self.state_dir) {
+            Ok(mut entries) => entries.next().is_some() && !self.exist(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(e).with_context(made),
+        };
+        if others {
+            bail!(
+                "{} has files that are not of dokkaa up; choose another --state-dir",
+                self.state_dir.display()
+            );
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.state_dir)
+            .with_context(made)
+    }
+
     /// Held by the process that runs the cluster.
     fn lock(&self) -> PathBuf {
         self.state_dir.join("up.lock")
@@ -106,9 +131,8 @@ where
     if args.in_background {
         rustix::process::setsid().context("cannot leave the terminal's session")?;
     }
-    fs::create_dir_all(state_dir)
-        .with_context(|| format!("cannot make the state directory {}", state_dir.display()))?;
     let files = Files::of(state_dir);
+    files.prepare()?;
     let lock = File::create(files.lock())
         .with_context(|| format!("cannot write in {}", state_dir.display()))?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -244,13 +268,19 @@ async fn detach(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The log and the one before it.
+pub(crate) fn logs(log_file: &Path) -> [PathBuf; 2] {
+    [log_file.to_owned(), log_file.with_extension("log.1")]
+}
+
 /// The log, to append to, and how long it is already.
 fn open_log(path: &Path) -> io::Result<(File, u64)> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     if fs::metadata(path).is_ok_and(|log| log.len() > LONG_LOG) {
-        fs::rename(path, path.with_extension("log.1"))?;
+        let [log, before] = logs(path);
+        fs::rename(log, before)?;
     }
     let log = OpenOptions::new().create(true).append(true).open(path)?;
     let length = log.metadata()?.len();
@@ -301,6 +331,18 @@ mod tests {
         let (_, start) = open_log(&path).expect("opened anew");
         assert_eq!(start, 0);
         assert!(dir.path().join("logs/agent.log.1").exists());
+    }
+
+    #[test]
+    fn a_directory_with_files_of_others_is_refused() {
+        let dir = tempfile::tempdir().expect("directory");
+        let files = Files::of(&dir.path().join("state"));
+        files.prepare().expect("made");
+        files.prepare().expect("empty");
+        fs::write(files.pid_file(), "").expect("written");
+        assert!(files.prepare().is_err());
+        fs::write(files.lock(), "").expect("written");
+        files.prepare().expect("one of ours");
     }
 
     #[test]

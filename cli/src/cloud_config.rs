@@ -1,0 +1,156 @@
+//! `dokkaa cloud-config`: prints user data for new hosts, or the agent's unit.
+//!
+//! It reads the certificates it is told to, and writes to standard output only.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cloud_config::{Binary, Command, Etcd, Options, Tls, Unit};
+
+const EXAMPLES: &str = "Examples:
+  dokkaa cloud-config --format cloud-init --discovery https://discovery.example/3f8a
+  dokkaa cloud-config --format coreos --etcd https://10.0.0.9:2379 \\
+      --etcd-ca ca.pem --etcd-cert host.pem --etcd-key host.key
+  dokkaa cloud-config --format unit -- --etcd https://10.0.0.9:2379 \\
+      > /etc/systemd/system/dokkaa.service
+
+The certificates are written into the user data. Whoever can read it on the
+platform can then enter etcd, and with it every host.";
+
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// User data for CoreOS Container Linux and Flatcar.
+    Coreos,
+    /// User data for Debian and Ubuntu.
+    CloudInit,
+    /// The systemd unit of the agent alone, with the flags after `--`.
+    Unit,
+}
+
+/// What `cloud-config` takes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct CloudConfigArgs {
+    /// What to print
+    #[arg(long, value_enum)]
+    format: Format,
+    /// Every host runs a member of etcd; they find each other through this URL
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "etcd",
+        required_if_eq_any = [("format", "coreos"), ("format", "cloud-init")]
+    )]
+    discovery: Option<String>,
+    /// The cluster's etcd runs elsewhere, at these endpoints
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    etcd: Vec<String>,
+    /// Certificate of etcd's authority, PEM
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    etcd_ca: Option<PathBuf>,
+    /// The agent's certificate for an etcd elsewhere; with --discovery the
+    /// members', for each other
+    #[arg(long, value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
+    etcd_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+    /// Where a host fetches dokkaa; without it, somebody copies it there
+    #[arg(long, value_name = "URL", requires = "binary_sha256")]
+    binary_url: Option<String>,
+    /// What sha256sum says of it
+    #[arg(long, value_name = "SUM", requires = "binary_url")]
+    binary_sha256: Option<String>,
+    /// Further flags of the agent
+    #[arg(last = true, value_name = "AGENT FLAGS")]
+    agent_flags: Vec<String>,
+}
+
+/// Prints it.
+pub(crate) fn run(args: CloudConfigArgs) -> anyhow::Result<ExitCode> {
+    let text = match args.format {
+        Format::Unit => cloud_config::unit(&Unit::new(Command::Agent, args.agent_flags))?,
+        Format::Coreos => cloud_config::coreos(&options(args)?)?,
+        Format::CloudInit => cloud_config::cloud_init(&options(args)?)?,
+    };
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: CloudConfigArgs) -> anyhow::Result<Options> {
+    let etcd = match args.discovery {
+        Some(url) => Etcd::Discovery(url),
+        None => Etcd::Elsewhere(args.etcd),
+    };
+    let tls = match (args.etcd_ca, args.etcd_cert, args.etcd_key) {
+        (Some(ca), Some(cert), Some(key)) => Some(Tls {
+            ca: read(&ca)?,
+            cert: read(&cert)?,
+            key: read(&key)?,
+        }),
+        _ => None,
+    };
+    let binary = match (args.binary_url, args.binary_sha256) {
+        (Some(url), Some(sha256)) => Some(Binary { url, sha256 }),
+        _ => None,
+    };
+    Ok(Options {
+        etcd,
+        tls,
+        binary,
+        agent_flags: args.agent_flags,
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CloudConfigArgs,
+    }
+
+    fn parse(line: &str) -> Result<CloudConfigArgs, clap::Error> {
+        let words = std::iter::once("cloud-config").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.args)
+    }
+
+    #[test]
+    fn user_data_says_where_etcd_is_a_unit_need_not() {
+        assert!(parse("--format coreos").is_err());
+        assert!(parse("--format coreos --discovery https://d/x").is_ok());
+        assert!(parse("--format cloud-init --etcd 10.0.0.1:1,10.0.0.2:1").is_ok());
+        assert!(parse("--format coreos --etcd a:1 --discovery https://d/x").is_err());
+        let unit = parse("--format unit -- --etcd https://10.0.0.9:1 --label a=b").expect("read");
+        assert_eq!(
+            unit.agent_flags,
+            ["--etcd", "https://10.0.0.9:1", "--label", "a=b"]
+        );
+    }
+
+    #[test]
+    fn certificates_and_binaries_are_whole_or_absent() {
+        let base = "--format coreos --etcd a:1";
+        for half in [
+            "--etcd-ca x",
+            "--etcd-cert x",
+            "--etcd-ca x --etcd-key y",
+            "--binary-url https://x",
+            "--binary-sha256 x",
+        ] {
+            assert!(parse(&format!("{base} {half}")).is_err(), "{half}");
+        }
+        let all = "--etcd-ca x --etcd-cert y --etcd-key z --binary-url u --binary-sha256 s";
+        assert!(parse(&format!("{base} {all}")).is_ok());
+    }
+}
