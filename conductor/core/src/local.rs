@@ -68,6 +68,8 @@ pub struct SlotMemory {
     pub status_now: Option<(Status, Millis)>,
     /// Progress of a pull, for people.
     pub progress: Option<String>,
+    /// Restarts that earlier agents counted, and of which instance.
+    pub before: Option<(InstanceId, u32)>,
 }
 
 /// What is remembered of an instance.
@@ -160,6 +162,13 @@ pub enum Outcome {
 }
 
 impl Local {
+    /// Takes up what an earlier agent of this host said of a slot, so that it is not said again.
+    pub fn resume(&mut self, slot: SlotId, status: Status) {
+        let memory = self.slots.entry(slot).or_default();
+        memory.before = Some((status.instance.clone(), status.restarts));
+        memory.status = Some(status);
+    }
+
     /// Notes what came of a step.
     pub fn record(&mut self, outcome: &Outcome, now: Millis) {
         match outcome {
@@ -270,10 +279,10 @@ impl Local {
             }
         }
         for slot in self.slots.values_mut() {
-            if let Some((prepared, _)) = &slot.prepared {
-                if !observed.containers.contains_key(prepared) {
-                    slot.prepared = None;
-                }
+            if let Some((prepared, _)) = &slot.prepared
+                && !observed.containers.contains_key(prepared)
+            {
+                slot.prepared = None;
             }
         }
     }

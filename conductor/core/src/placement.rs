@@ -194,19 +194,18 @@ fn refusal(
         return Some("its Docker Engine does not answer".to_owned());
     }
     let manifest = container.manifest.as_ref()?;
-    if let Some(unfit) = view.unfit.get(&slot.container) {
-        if unfit.manifest_rev == manifest.modified {
-            return Some(format!("unfit: {}", unfit.reason));
-        }
+    if let Some(unfit) = view.unfit.get(&slot.container)
+        && unfit.manifest_rev == manifest.modified
+    {
+        return Some(format!("unfit: {}", unfit.reason));
     }
     if let Some(data) = container
         .slots
         .get(&slot.slot)
         .and_then(|s| s.data.as_ref())
+        && data.host_id != record.id
     {
-        if data.host_id != record.id {
-            return Some(format!("the slot's data is on {}", data.host));
-        }
+        return Some(format!("the slot's data is on {}", data.host));
     }
     if let Desired::Valid { manifest, .. } = &manifest.value {
         for service in manifest.services.values() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use manifests::{InstanceId, Manifest, SlotId};
 
 use crate::local::{InstanceMemory, SlotMemory, Work};
-use crate::observed::{ContainerPort, ContainerState, ObservedContainer, Readiness};
+use crate::observed::{ContainerPort, ContainerState, Exit, ObservedContainer, Readiness};
 use crate::plan::{Inputs, Plan, Step, Trust, Write, data};
 use crate::records::{Claim, Phase, Rollout, SlotState, Status};
 use crate::snapshot::{ContainerView, Desired, Rev, SlotView};
@@ -268,13 +268,13 @@ fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -
     let runs = containers
         .iter()
         .any(|c| c.owner.instance == ctx.claim.instance && c.running().is_some());
-    if let (true, Some(state)) = (runs, ctx.view.current_state()) {
-        if state.state == Phase::Ready {
-            out = out.write(ctx.state_write(SlotState {
-                state: Phase::Leaving,
-                ..state.value.clone()
-            }));
-        }
+    if let (true, Some(state)) = (runs, ctx.view.current_state())
+        && state.state == Phase::Ready
+    {
+        out = out.write(ctx.state_write(SlotState {
+            state: Phase::Leaving,
+            ..state.value.clone()
+        }));
     }
     out.step = retire_all(&ctx.inputs, ctx.slot, containers, Some(ctx.container), plan);
     if containers.is_empty() {
@@ -336,14 +336,17 @@ fn wanted(
             }
             out
         }
-        ContainerState::Exited(_) => {
+        ContainerState::Exited(exit) => {
             if let Some(replace) =
                 replacement(ctx, current, &target, prepared, outdated, plan, fresh)
             {
                 return replace;
             }
             let mut out = restart(ctx, current);
-            out.shared = give_up(ctx, current, &target, out.reason.as_deref());
+            out.shared = give_up(ctx, current, &target, Some(&why_ended(exit)));
+            if out.step.is_none() {
+                out.step = tidy(ctx, current, &others, plan);
+            }
             out
         }
     }
@@ -468,7 +471,7 @@ fn first_start(
     others: &[&ObservedContainer],
     plan: &mut Plan,
 ) -> Out {
-    for other in others.iter().filter(|c| c.running().is_some()) {
+    if let Some(other) = others.iter().find(|c| c.running().is_some()) {
         let step = retire(&ctx.inputs, ctx.slot, other, Some(ctx.container), plan);
         return Out {
             step,
@@ -509,29 +512,34 @@ fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
     if let (ContainerState::Exited(exit), Some(memory)) = (&current.state, ctx.instance(current)) {
         // Before this process nothing was counted: it is the machine or the engine that stopped it.
         if memory.ends > 0 {
-            let why = if exit.out_of_memory {
-                "was killed for want of memory".to_owned()
-            } else if exit.error.is_empty() {
-                format!("ended with exit code {}", exit.code)
-            } else {
-                format!("does not start: {}", exit.error)
-            };
             out.progress = "failed";
             out.reason = Some(format!(
-                "{why}; is started again after {} s",
+                "{}; is started again after {} s",
+                why_ended(exit),
                 memory.backoff.wait().as_secs()
             ));
         }
     }
-    if let Some(state) = ctx.view.current_state() {
-        if state.state != Phase::Unready && ctx.inputs.trust == Trust::Full {
-            out = out.write(ctx.state_write(SlotState {
-                state: Phase::Unready,
-                ..state.value.clone()
-            }));
-        }
+    if let Some(state) = ctx.view.current_state()
+        && state.state != Phase::Unready
+        && ctx.inputs.trust == Trust::Full
+    {
+        out = out.write(ctx.state_write(SlotState {
+            state: Phase::Unready,
+            ..state.value.clone()
+        }));
     }
     out
+}
+
+fn why_ended(exit: &Exit) -> String {
+    if exit.out_of_memory {
+        "was killed for want of memory".to_owned()
+    } else if exit.error.is_empty() {
+        format!("ended with exit code {}", exit.code)
+    } else {
+        format!("does not start: {}", exit.error)
+    }
 }
 
 fn running(
@@ -578,22 +586,22 @@ fn running(
     }
     if phase == Some(Phase::Ready) {
         out.shared = ctx.good();
-    } else if known.is_none_or(|s| s.state != Phase::Ready) {
-        if let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev) {
-            let late = since + manifest.start_timeout;
-            if now < late {
-                plan.requeue(late);
-            } else {
-                let reason = format!(
-                    "not ready within {} s of its start",
-                    manifest.start_timeout.as_secs()
-                );
-                out.shared = give_up(ctx, current, target, Some(&reason));
-                out.reason = Some(match out.reason {
-                    Some(why) => format!("{reason}: {why}"),
-                    None => reason,
-                });
-            }
+    } else if known.is_none_or(|s| s.state != Phase::Ready)
+        && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev)
+    {
+        let late = since + manifest.start_timeout;
+        if now < late {
+            plan.requeue(late);
+        } else {
+            let reason = format!(
+                "not ready within {} s of its start",
+                manifest.start_timeout.as_secs()
+            );
+            out.shared = give_up(ctx, current, target, Some(&reason));
+            out.reason = Some(match out.reason {
+                Some(why) => format!("{reason}: {why}"),
+                None => reason,
+            });
         }
     }
     out
@@ -885,6 +893,14 @@ impl<'a> Ctx<'a> {
         })
     }
 
+    /// Restarts of the instance that earlier agents counted.
+    fn restarts_before(&self) -> u32 {
+        self.memory
+            .and_then(|m| m.before.as_ref())
+            .filter(|(instance, _)| *instance == self.claim.instance)
+            .map_or(0, |(_, restarts)| *restarts)
+    }
+
     /// What people read of this slot.
     fn status(&self, current: Option<&ObservedContainer>, out: &Out) -> Status {
         let memory = current.and_then(|c| self.instance(c));
@@ -896,7 +912,7 @@ impl<'a> Ctx<'a> {
             manifest_rev: out.about.unwrap_or(self.claim.manifest_rev),
             reason: out.reason.clone(),
             container_id: current.map(|c| c.docker_id.clone()),
-            restarts: memory.map_or(0, |m| m.ends),
+            restarts: memory.map_or(0, |m| m.ends) + self.restarts_before(),
             started_at: running.map(|r| r.started_at / 1000),
             log: if out.progress == "failed" {
                 memory.map(|m| m.log.clone()).unwrap_or_default()
@@ -937,17 +953,19 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
                 plan.writes.push(write);
             }
         }
-        if let Some(write) = out.write.take() {
-            if !behind && !local.writing.contains(&work) {
-                plan.writes.push(write);
-            }
+        if let Some(write) = out.write.take()
+            && !behind
+            && !local.writing.contains(&work)
+        {
+            plan.writes.push(write);
         }
         plan.statuses.insert(ctx.slot.clone(), status);
     }
-    if let Some(step) = out.step {
-        if !behind && !local.busy.contains(&work) {
-            plan.steps.push(step);
-        }
+    if let Some(step) = out.step
+        && !behind
+        && !local.busy.contains(&work)
+    {
+        plan.steps.push(step);
     }
 }
 

@@ -41,18 +41,17 @@ impl<'a> Target<'a> {
         let newest = counting(container).next_back();
         match &desired.value {
             Desired::Valid { manifest, json, .. } => {
-                if let Some((rev, version, old)) = newest {
-                    if rev == desired.modified
+                if let Some((rev, version, old)) = newest
+                    && (rev == desired.modified
                         || (old.image == manifest.image
                             && canonical::same_container(old, manifest)
-                            && !asks_again(manifest, json, version))
-                    {
-                        return Some(Self::Decided {
-                            rev,
-                            version,
-                            manifest: old,
-                        });
-                    }
+                            && !asks_again(manifest, json, version)))
+                {
+                    return Some(Self::Decided {
+                        rev,
+                        version,
+                        manifest: old,
+                    });
                 }
                 Some(Self::Undecided {
                     rev: desired.modified,

@@ -1,1 +1,95 @@
+//! Plans as text: `testdata/*.txt` are read top to bottom like a lab notebook.
+//!
+//! A block is a command and its input, `----`, and what came of it. Run with
+//! `REWRITE=1` to write what came of it into the files, and read the difference.
 
+#![expect(clippy::unwrap_used, reason = "a broken test file should end the test")]
+
+mod world;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use world::World;
+
+fn notebook(name: &str) {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/plan/testdata")
+        .join(format!("{name}.txt"));
+    let text = std::fs::File::open(&path)
+        .and_then(std::io::read_to_string)
+        .unwrap();
+    let mut world = World::default();
+    let mut actual = String::new();
+    for block in text.trim_end().split("\n\n") {
+        let (input, _) = block.split_once("----").unwrap_or((block, ""));
+        let mut output = String::new();
+        for line in input.trim_end().lines() {
+            let _ = writeln!(actual, "{line}");
+            if !line.starts_with('#') && !line.trim().is_empty() {
+                world.command(line, &mut output);
+            }
+        }
+        if block.contains("----") || !output.is_empty() {
+            let _ = writeln!(actual, "----\n{}", output.trim_end());
+        }
+        actual.push('\n');
+    }
+    let actual = format!("{}\n", actual.trim_end());
+    let asked: Option<&str> = option_env!("REWRITE");
+    if asked.is_some() {
+        use std::io::Write as _;
+        std::fs::File::create(&path)
+            .and_then(|mut file| file.write_all(actual.as_bytes()))
+            .unwrap();
+    }
+    assert!(
+        actual == text,
+        "{name}.txt differs; it would be:\n{actual}\n(touch the crate and run with REWRITE=1 to accept)"
+    );
+}
+
+#[test]
+fn a_first_deploy_spreads_and_gets_ready() {
+    notebook("deploy");
+}
+
+#[test]
+fn scaling_restarts_nothing() {
+    notebook("scale");
+}
+
+#[test]
+fn an_update_goes_one_slot_at_a_time() {
+    notebook("update");
+}
+
+#[test]
+fn an_update_that_fails_halts() {
+    notebook("halt");
+}
+
+#[test]
+fn a_crash_is_restarted_with_back_off() {
+    notebook("crash");
+}
+
+#[test]
+fn an_agent_that_restarts_adopts() {
+    notebook("adopt");
+}
+
+#[test]
+fn what_is_deleted_leaves_in_order() {
+    notebook("delete");
+}
+
+#[test]
+fn a_manifest_that_cannot_be_read_changes_nothing() {
+    notebook("garbage");
+}
+
+#[test]
+fn who_may_not_be_trusted_is_not_followed() {
+    notebook("trust");
+}
