@@ -7,16 +7,12 @@
 mod batch;
 
 use conductor_core::records::{Claim, Data, Rollout, SlotState, Status, Unfit, Version};
-use conductor_core::snapshot::ContainerView;
 use manifests::keys::{self, Key};
 use manifests::{ContainerId, HostName, SlotId};
 
 pub use batch::{Batch, batch};
 
 use crate::kv::{Compare, KeyRange, Op, Txn};
-
-/// Versions that are kept, besides the newest good one.
-const KEPT_VERSIONS: usize = 5;
 
 /// `.next` as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -100,11 +96,35 @@ pub fn release_unfit(slot: &SlotId, claim: i64, host: &HostName, unfit: &Unfit) 
     txn
 }
 
-/// Claims an own slot anew for another instance or version; `claim` is the present claim's revision.
-pub fn new_instance(slot: &SlotId, claim: i64, new: &Claim) -> Txn {
+/// Another instance for an own slot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewInstance<'a> {
+    /// The slot.
+    pub slot: &'a SlotId,
+    /// What is written.
+    pub new: &'a Claim,
+    /// MOD(claim).
+    pub claim: i64,
+    /// Where its volumes are, if that is to be noted, and MOD(data).
+    pub data: Option<(&'a Data, i64)>,
+}
+
+/// Gives an own slot to another instance of the same host; what was said of the former one goes.
+pub fn new_instance(change: NewInstance<'_>) -> Txn {
+    let NewInstance {
+        slot,
+        new,
+        claim,
+        data,
+    } = change;
+    let mut guards = vec![own(slot, claim)];
     let mut then = vec![Op::put_json(Key::Claim(slot.clone()), new)];
     then.extend(delete_former(slot));
-    Txn::new(vec![own(slot, claim)], then)
+    if let Some((data, modified)) = data {
+        guards.push(Compare::modified(Key::Data(slot.clone()), modified));
+        then.push(Op::put_json(Key::Data(slot.clone()), data));
+    }
+    Txn::new(guards, then)
 }
 
 /// Writes the state of an own slot; `state` is the state's revision as last written or seen (0: absent).
@@ -166,42 +186,15 @@ pub fn mark_good(container: &ContainerId, number: i64, seen: i64, version: &Vers
     )
 }
 
-/// Versions that nobody needs: all but the last five, the newest good one, and those that a claim names.
-pub fn prunable(container: &ContainerView) -> Vec<i64> {
-    let newest_good = container
-        .versions
-        .iter()
-        .rev()
-        .find(|(_, version)| version.version.good)
-        .map(|(number, _)| *number);
-    let claimed = |number: i64| {
-        container.slots.values().any(|slot| {
-            let names = |claim: Option<i64>| claim == Some(number);
-            names(slot.claim.as_ref().map(|c| c.manifest_rev))
-                || names(slot.next.as_ref().map(|n| n.manifest_rev))
-        })
-    };
-    container
-        .versions
-        .keys()
-        .rev()
-        .skip(KEPT_VERSIONS)
-        .copied()
-        .filter(|number| Some(*number) != newest_good && !claimed(*number))
-        .collect()
-}
-
-/// Deletes versions that nobody needs, each as seen; none if there are none.
-pub fn prune_versions(id: &ContainerId, container: &ContainerView) -> Option<Txn> {
+/// Forgets versions, by their keys and MODs as seen; those that are too many for one transaction stay for the next.
+pub fn prune_versions(id: &ContainerId, versions: &[(i64, i64)]) -> Txn {
     let mut txn = Txn::default();
-    // One transaction carries so many guards beside others in a batch; the rest goes next time.
-    for number in prunable(container).into_iter().take(batch::MAX_OPS) {
-        let key = Key::Version(id.clone(), number);
-        let seen = container.versions.get(&number)?.modified;
-        txn.guards.push(Compare::modified(&key, seen));
+    for (number, seen) in versions.iter().take(batch::MAX_OPS) {
+        let key = Key::Version(id.clone(), *number);
+        txn.guards.push(Compare::modified(&key, *seen));
         txn.then.push(Op::delete(&key));
     }
-    (!txn.then.is_empty()).then_some(txn)
+    txn
 }
 
 /// Notes that an update was given up; `rollout` is the key's revision as seen (0: absent).
