@@ -301,8 +301,9 @@ impl Local {
                 memory.leaving_since = None;
             }
         }
-        self.unclaimed
-            .retain(|slot, _| plan.unclaimed.contains(slot));
+        if !plan.partial {
+            self.forget(plan, now);
+        }
         for slot in &plan.unclaimed {
             self.unclaimed.entry(slot.clone()).or_insert(now);
         }
@@ -312,15 +313,22 @@ impl Local {
                 memory.status_now = Some((status.clone(), now));
             }
         }
-        self.slots.retain(|slot, memory| {
-            plan.statuses.contains_key(slot)
-                || plan.touches(slot)
-                || memory.trouble.backoff.next_try() > now
-        });
         self.busy
             .extend(plan.steps.iter().map(crate::plan::Step::work));
         self.writing
             .extend(plan.writes.iter().map(crate::plan::Write::work));
+    }
+
+    /// Forgets what a whole plan does not name any more.
+    fn forget(&mut self, plan: &Plan, now: Millis) {
+        self.unclaimed
+            .retain(|slot, _| plan.unclaimed.contains(slot));
+        self.slots.retain(|slot, memory| {
+            plan.statuses.contains_key(slot)
+                || plan.touches(slot)
+                || memory.minted.is_some()
+                || memory.trouble.backoff.next_try() > now
+        });
     }
 
     /// Notes what came of a write: the store's revision, and whether its guards held.

@@ -52,8 +52,8 @@ pub enum Write {
         claim: Claim,
         /// MOD(manifest).
         manifest: i64,
-        /// The slot's data, if it has local volumes and none is noted.
-        data: Option<Data>,
+        /// The slot's data, if it has local volumes and they are not noted so, and MOD(data); 0 if there is none.
+        data: Option<(Data, i64)>,
     },
     /// Gives an own slot to another instance of this host: MOD(claim).
     NewInstance {
@@ -63,8 +63,8 @@ pub enum Write {
         claim: Claim,
         /// MOD(claim).
         held: i64,
-        /// The slot's data, if it has local volumes and they are not noted so.
-        data: Option<Data>,
+        /// As for a claim.
+        data: Option<(Data, i64)>,
     },
     /// Gives an own slot up, with its state and status: MOD(claim).
     Release {
@@ -290,6 +290,8 @@ pub struct Plan {
     pub statuses: BTreeMap<SlotId, Status>,
     /// When to plan again if nothing happens.
     pub requeue_at: Option<Millis>,
+    /// Not everything was looked at: what is not named here is not forgotten.
+    pub partial: bool,
 }
 
 impl Plan {
@@ -351,8 +353,12 @@ const TURN: Duration = Duration::from_secs(2);
 
 /// What this host writes and does now. `fresh` gives a new instance at each call.
 pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        partial: inputs.trust == Trust::RestartsOnly,
+        ..Plan::default()
+    };
     if let EngineState::Unresponsive(_) = inputs.observed.engine {
+        plan.partial = true;
         return plan;
     }
     let mut here: BTreeMap<&SlotId, Vec<&ObservedContainer>> = BTreeMap::new();
@@ -500,8 +506,12 @@ fn claim(inputs: &Inputs<'_>, plan: &mut Plan, fresh: &mut dyn FnMut() -> Instan
     }
 }
 
-/// What is to be noted about the slot's local volumes; none if there are none or they are noted so.
-pub(crate) fn data(host: &Host, view: Option<&SlotView>, manifest: &Manifest) -> Option<Data> {
+/// What is to be noted about the slot's local volumes, and the revision of what is; none if it need not be noted.
+pub(crate) fn data(
+    host: &Host,
+    view: Option<&SlotView>,
+    manifest: &Manifest,
+) -> Option<(Data, i64)> {
     let volumes = local_volumes(manifest);
     if volumes.is_empty() {
         return None;
@@ -513,7 +523,7 @@ pub(crate) fn data(host: &Host, view: Option<&SlotView>, manifest: &Manifest) ->
     };
     match view.and_then(|v| v.data.as_ref()) {
         Some(noted) if noted.value == data => None,
-        _ => Some(data),
+        noted => Some((data, noted.map_or(0, |n| n.modified))),
     }
 }
 

@@ -256,7 +256,7 @@ impl World {
                 self.delete_now(&Key::State(slot.clone()).to_string());
                 self.delete_now(&Key::Status(slot.clone()).to_string());
                 self.json(&Key::Claim(slot.clone()), claim);
-                if let Some(data) = data {
+                if let Some((data, _)) = data {
                     self.json(&Key::Data(slot.clone()), data);
                 }
             }
