@@ -1,10 +1,13 @@
 //! A Docker Engine of its own inside a node, and questions to its API.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::http::{self, Answer, Target};
@@ -33,6 +36,34 @@ pub struct Container {
     pub image: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// Something that happened to a container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// `create`, `start`, `die`, `destroy` …
+    pub action: String,
+    /// The container's id.
+    pub id: String,
+    /// The container's labels and, as `name`, its name.
+    pub attributes: BTreeMap<String, String>,
+    /// When, in seconds since 1970.
+    pub time: f64,
+}
+
+impl Event {
+    fn read(value: Value) -> Option<Self> {
+        Some(Self {
+            action: value["Action"].as_str()?.to_owned(),
+            id: value["Actor"]["ID"].as_str()?.to_owned(),
+            attributes: value["Actor"]["Attributes"]
+                .as_object()?
+                .iter()
+                .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+            time: value["timeNano"].as_f64()? / 1e9,
+        })
+    }
 }
 
 impl Container {
@@ -174,7 +205,7 @@ impl Engine {
     }
 
     /// Events of containers between two moments (seconds since 1970).
-    pub fn events(&self, since: f64, until: f64) -> anyhow::Result<Vec<Value>> {
+    pub fn events(&self, since: f64, until: f64) -> anyhow::Result<Vec<Event>> {
         let filters = json!({ "type": ["container"] }).to_string();
         let answer = self.call(
             "GET",
@@ -184,11 +215,40 @@ impl Engine {
             ),
             None,
         )?;
-        answer
+        Ok(answer
             .body
             .lines()
-            .map(|line| serde_json::from_str(line).context("an event"))
-            .collect()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter_map(Event::read)
+            .collect())
+    }
+
+    /// Events of containers from now on, as they happen. The stream ends with
+    /// the engine.
+    pub fn watch(&self) -> anyhow::Result<Receiver<Event>> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        let filters = json!({ "type": ["container"] }).to_string();
+        write!(
+            stream,
+            "GET /events?filters={} HTTP/1.0\r\nHost: docker\r\n\r\n",
+            http::escape(&filters)
+        )?;
+        let mut lines = BufReader::new(stream);
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        ensure!(line.contains(" 200 "), "events: {line}");
+        let (send, receive) = channel();
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let event = serde_json::from_str(&line).ok().and_then(Event::read);
+                if let Some(event) = event
+                    && send.send(event).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok(receive)
     }
 
     /// Removes a container, running or not.

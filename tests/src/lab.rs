@@ -300,7 +300,7 @@ impl Folder {
             .args(["sh", "-c", JANITOR, "janitor"])
             .arg(&path)
             .arg(&name)
-            .env("PATH", needs::PATH)
+            .env("PATH", needs::path())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -3,9 +3,13 @@
 //! Never skips: what is missing is one error that names every missing thing
 //! and one command that installs them.
 
-use std::path::Path;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::bail;
+
+use crate::binary;
 
 /// A program of the machine and the Debian package that has it.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +43,7 @@ pub const HOSTS: &[Program] = &[
     program("docker", "docker.io"),
     program("iptables", "iptables"),
     program("curl", "curl"),
-    program("dig", "dnsutils"),
+    program("dig", "bind9-dnsutils"),
 ];
 
 /// For the test images.
@@ -59,12 +63,24 @@ pub const REGISTRY: &[Program] = &[
     program("htpasswd", "apache2-utils"),
 ];
 
-/// Where programs are looked for; the same for every command of the harness.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where programs are looked for, here and inside nodes: `$PATH`, the usual
+/// folders, and what the set-up has only unpacked.
+pub fn path() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let mut path = std::env::var("PATH").unwrap_or_default();
+        path.push_str(":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let tools = binary::target_folder().join("tools");
+        write!(path, ":{0}/usr/bin:{0}/usr/sbin", tools.display()).ok();
+        path
+    })
+}
 
 /// The full path of a program.
-pub fn find(name: &str) -> Option<std::path::PathBuf> {
-    PATH.split(':')
+pub fn find(name: &str) -> Option<PathBuf> {
+    path()
+        .split(':')
+        .filter(|folder| folder.starts_with('/'))
         .map(|folder| Path::new(folder).join(name))
         .find(|path| path.is_file())
 }
@@ -102,12 +118,10 @@ fn explain(missing: &[Program]) -> String {
         list.dedup();
     }
     format!(
-        "missing on this machine: {}; install with: \
-         apt-get install --no-install-recommends {} \
-         (etcd, nginx and docker-registry start a service where systemd runs: \
-         mask it first)",
+        "missing on this machine: {}; install with: scripts/setup.sh up test \
+         (Debian's packages: {})",
         names.join(", "),
-        packages.join(" ")
+        packages.join(", ")
     )
 }
 
@@ -122,10 +136,7 @@ mod tests {
             text.starts_with("missing on this machine: a, a2, b; "),
             "{text}"
         );
-        assert!(
-            text.contains("apt-get install --no-install-recommends p pb "),
-            "{text}"
-        );
+        assert!(text.contains("packages: p, pb)"), "{text}");
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Drop for Node {
 
 fn environment() -> [(&'static str, &'static str); 3] {
     [
-        ("PATH", needs::PATH),
+        ("PATH", needs::path()),
         ("HOME", "/root"),
         ("LANG", "C.UTF-8"),
     ]

@@ -75,7 +75,7 @@ impl Process {
             .args(["-c", LEASH, "leash"])
             .arg(folder)
             .args(words)
-            .env("PATH", crate::needs::PATH);
+            .env("PATH", crate::needs::path());
         Self::spawn(name, command, Started::ByFork, log, Stdio::piped())
     }
 

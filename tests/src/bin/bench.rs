@@ -1,3 +1,0 @@
-//! `make bench`.
-
-fn main() {}

@@ -1,0 +1,385 @@
+//! dokkaa on three hosts with real engines and a real etcd.
+//!
+//! All tests share one lab, each with an app of its own. Those that look at
+//! where slots are placed, or stop agents, have the lab to themselves.
+
+mod bad_input;
+mod cli;
+mod containers;
+mod doors;
+mod links;
+mod registry;
+mod restart;
+mod scale;
+mod tutorial;
+mod update;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dokkaa_tests::engine::Container;
+use dokkaa_tests::host::Host;
+use dokkaa_tests::http::Answer;
+use dokkaa_tests::process::tail;
+use dokkaa_tests::{Lab, LabOptions, lab, wait_for};
+use serde_json::{Value, json};
+
+/// Long enough for anything on a busy machine.
+const CAP: Duration = Duration::from_secs(90);
+
+static TURNS: RwLock<()> = RwLock::new(());
+
+/// The lab, for as long as a test has it.
+struct Cluster {
+    lab: &'static Lab,
+    _turn: Turn,
+}
+
+#[expect(dead_code, reason = "held, not read")]
+enum Turn {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+impl Cluster {
+    /// Together with other tests.
+    fn shared() -> Self {
+        let turn = TURNS.read().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            lab: shared_lab(),
+            _turn: Turn::Shared(turn),
+        }
+    }
+
+    /// While no other test runs.
+    fn alone() -> Self {
+        let turn = TURNS.write().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            lab: shared_lab(),
+            _turn: Turn::Alone(turn),
+        }
+    }
+
+    fn app(&self, name: &str) -> App {
+        App {
+            name: name.to_owned(),
+            lab: self.lab,
+        }
+    }
+}
+
+/// Not dropped at the end of the process, but it ends with it all the same.
+fn shared_lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    LAB.get_or_init(|| Lab::start(&LabOptions::default()).expect("a lab"))
+}
+
+/// An app, whose manifests go with it.
+struct App {
+    name: String,
+    lab: &'static Lab,
+}
+
+/// One line of `dokkaa ps`.
+#[derive(Debug, Clone)]
+struct Row {
+    slot: Option<u64>,
+    host: String,
+    status: String,
+    reason: String,
+    outdated: bool,
+    ports: Vec<(String, u16)>,
+}
+
+impl App {
+    /// PUTs a manifest that is to be accepted.
+    #[track_caller]
+    fn put(&self, container: &str, manifest: &Value) {
+        let answer = self.try_put(container, &manifest.to_string());
+        assert!(matches!(answer.status, 200 | 201), "{answer:?}");
+    }
+
+    /// PUTs any text through a door.
+    fn try_put(&self, container: &str, manifest: &str) -> Answer {
+        self.lab
+            .host(1)
+            .put(&self.name, container, manifest)
+            .expect("an answer")
+    }
+
+    /// Writes any text straight into etcd.
+    fn smuggle(&self, container: &str, manifest: &str) {
+        self.lab
+            .etcd()
+            .put(&self.key(container), manifest)
+            .expect("etcd");
+    }
+
+    fn key(&self, container: &str) -> String {
+        format!("/apps/{}/{container}/manifest", self.name)
+    }
+
+    #[track_caller]
+    fn delete(&self, container: &str) {
+        let answer = self
+            .lab
+            .host(1)
+            .delete(&self.name, container)
+            .expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// The slots of a container as an agent sees them.
+    fn rows(&self, container: &str) -> Result<Vec<Row>, String> {
+        let answer = self
+            .lab
+            .host(1)
+            .door("GET", "/dokkaa/v1/slots", &[], "")
+            .and_then(Answer::ok)
+            .and_then(|answer| answer.json())
+            .map_err(|error| format!("{error:#}"))?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(answer["slots"]
+            .as_array()
+            .ok_or_else(|| format!("no slots in {answer}"))?
+            .iter()
+            .filter(|row| row["app"] == self.name.as_str() && row["container"] == container)
+            .map(|row| Row {
+                slot: row["slot"].as_u64(),
+                host: text(&row["host"]),
+                status: text(&row["status"]),
+                reason: text(&row["reason"]),
+                outdated: row["outdated"].as_bool().unwrap_or_default(),
+                ports: row["ports"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|port| {
+                        let number = port["port"].as_u64().unwrap_or_default();
+                        (text(&port["addr"]), number as u16)
+                    })
+                    .collect(),
+            })
+            .collect())
+    }
+
+    /// The running containers of one of its containers, by slot.
+    fn running(&self, container: &str) -> Vec<(&'static Host, Container)> {
+        let mut all: Vec<_> = self
+            .lab
+            .containers(&self.name)
+            .expect("containers")
+            .into_iter()
+            .filter(|(_, one)| one.runs() && one.label("container") == container)
+            .collect();
+        all.sort_by_key(|(_, one)| one.label("slot").parse::<u32>().ok());
+        all
+    }
+
+    /// The ids of what runs, by slot.
+    fn ids(&self, container: &str) -> Vec<String> {
+        self.running(container)
+            .into_iter()
+            .map(|(_, one)| one.id)
+            .collect()
+    }
+
+    /// Waits until exactly `scale` slots run and are ready on the manifest as
+    /// it is now; what runs then, by slot.
+    #[track_caller]
+    fn ready(&self, container: &str, scale: usize) -> Vec<(&'static Host, Container)> {
+        let what = format!("{scale} ready slots of {}/{container}", self.name);
+        wait_for(&what, CAP, || {
+            let rows = self.rows(container)?;
+            let good = rows
+                .iter()
+                .filter(|row| row.status == "ready" && !row.outdated)
+                .count();
+            let running = self.running(container);
+            let slots: Vec<&str> = running.iter().map(|(_, one)| one.label("slot")).collect();
+            let wanted: Vec<String> = (0..scale).map(|slot| slot.to_string()).collect();
+            if rows.len() == scale && good == scale && slots == wanted {
+                Ok(running)
+            } else {
+                Err(format!("running: {slots:?}; rows: {rows:#?}"))
+            }
+        })
+    }
+
+    /// Waits until a row of the container is as wanted.
+    #[track_caller]
+    fn row(&self, container: &str, what: &str, wanted: impl Fn(&Row) -> bool) -> Row {
+        let what = format!("a slot of {}/{container} that is {what}", self.name);
+        wait_for(&what, CAP, || {
+            let rows = self.rows(container)?;
+            rows.iter()
+                .find(|row| wanted(row))
+                .cloned()
+                .ok_or_else(|| format!("{rows:#?}"))
+        })
+    }
+
+    /// Waits until nothing of a container runs.
+    #[track_caller]
+    fn gone(&self, container: &str) {
+        wait_for("the end of its containers", CAP, || {
+            let left = self.running(container);
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{} run", left.len()))
+            }
+        });
+    }
+
+    /// Waits until the output of a slot's container has a text.
+    #[track_caller]
+    fn prints(&self, container: &str, slot: usize, text: &str) {
+        let what = format!("{text:?} from {}/{container}/{slot}", self.name);
+        wait_for(&what, CAP, || {
+            let running = self.running(container);
+            let (host, one) = running.get(slot).ok_or("it does not run")?;
+            let log = output(host, &one.id);
+            if log.contains(text) {
+                Ok(())
+            } else {
+                Err(tail(&log, 5))
+            }
+        });
+    }
+
+    /// The name of a service in DNS.
+    fn domain(&self, service: &str) -> String {
+        format!("{service}.{}.skydns.local", self.name)
+    }
+
+    /// Runs a command in a running container.
+    fn exec(&self, container: &str, slot: usize, words: &[&str]) -> Result<String, String> {
+        let running = self.running(container);
+        let (host, one) = running.get(slot).ok_or("it does not run")?;
+        host.docker(&[&["exec", &one.id], words].concat())
+            .map_err(|error| format!("{error:#}"))
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            report(&self.diagnosis());
+        }
+        let path = format!("/v2/keys/apps/{}?recursive=true", self.name);
+        let answer = self.lab.host(1).door("DELETE", &path, &[], "");
+        let left = dokkaa_tests::try_wait_for("the end of the app", CAP, || {
+            let all = self
+                .lab
+                .containers(&self.name)
+                .map_err(|error| format!("{error:#}"))?;
+            let running = all.iter().filter(|(_, one)| one.runs()).count();
+            if running == 0 {
+                Ok(())
+            } else {
+                Err(format!("{running} containers run; DELETE: {answer:?}"))
+            }
+        });
+        if let Err(error) = left {
+            if std::thread::panicking() {
+                report(&error.to_string());
+            } else {
+                panic!("{}: {error}", self.name);
+            }
+        }
+    }
+}
+
+impl App {
+    /// What may tell why a test failed.
+    fn diagnosis(&self) -> String {
+        let mut text = format!("=== {} ===\n", self.name);
+        match self.lab.host(1).dokkaa(&["ps", &self.name]) {
+            Ok(ran) => writeln!(text, "{ran}").ok(),
+            Err(error) => writeln!(text, "{error:#}").ok(),
+        };
+        for host in self.lab.hosts() {
+            let log = host.agent_log();
+            let of_app: Vec<&str> = log
+                .lines()
+                .filter(|line| line.contains(&self.name) || line.contains(" WARN "))
+                .collect();
+            writeln!(text, "--- {} ---", host.name()).ok();
+            writeln!(text, "{}", tail(&of_app.join("\n"), 40)).ok();
+        }
+        text
+    }
+}
+
+/// What a container has printed.
+fn output(host: &Host, id: &str) -> String {
+    host.run(&["docker", "logs", id])
+        .map(|ran| ran.stdout + &ran.stderr)
+        .unwrap_or_default()
+}
+
+/// A web server of one page, with a service `web`.
+fn web(page: &str) -> Value {
+    json!({
+        "image": "busybox",
+        "services": {"web": 80},
+        "stop_signal": "SIGKILL",
+        "command": ["sh", "-c", serve(page)],
+    })
+}
+
+/// A shell command that serves a page on port 80.
+fn serve(page: &str) -> String {
+    format!("mkdir -p /w && echo '{page}' >/w/index.html && exec httpd -f -p 80 -h /w")
+}
+
+/// A client that fetches from a link again and again and prints what it gets.
+fn client(link: &str, variable: &str) -> Value {
+    let fetch =
+        format!("wget -q -T 2 -O - http://$SERVICE_{variable}_ADDR:$SERVICE_{variable}_PORT/");
+    json!({
+        "image": "busybox",
+        "links": [link],
+        "stop_signal": "SIGKILL",
+        "command": ["sh", "-c", format!("while true; do {fetch} 2>&1 || echo failed; sleep 0.2; done")],
+    })
+}
+
+/// A manifest with a field changed.
+fn with(mut manifest: Value, field: &str, value: Value) -> Value {
+    manifest[field] = value;
+    manifest
+}
+
+/// What DNS on every host's gateway says, once all say the same.
+#[track_caller]
+fn resolved(lab: &Lab, name: &str, kind: &str, wanted: &[String]) {
+    let mut wanted = wanted.to_vec();
+    wanted.sort();
+    wait_for(&format!("{kind} of {name} to be {wanted:?}"), CAP, || {
+        let answers = lab::each(lab.hosts(), |host| {
+            let at = format!("@{}", host.gateway()?);
+            host.dig(&[&at, name, kind])
+        })
+        .map_err(|error| format!("{error:#}"))?;
+        if answers.iter().all(|answer| *answer == wanted) {
+            Ok(())
+        } else {
+            Err(format!("{answers:?}"))
+        }
+    });
+}
+
+/// Seconds since 1970, as engines tell time.
+fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn report(text: &str) {
+    writeln!(std::io::stderr(), "{text}").ok();
+}

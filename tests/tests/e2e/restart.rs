@@ -1,0 +1,164 @@
+//! Agents come and go; containers stay.
+
+use std::time::Duration;
+
+use dokkaa_tests::agent::AgentOptions;
+use dokkaa_tests::host::Host;
+use dokkaa_tests::wait_for;
+use serde_json::{Value, json};
+
+use super::{App, CAP, Cluster, web, with};
+
+/// Id and start of everything that runs, by slot.
+fn running(app: &App) -> Vec<(String, String)> {
+    app.running("web")
+        .iter()
+        .map(|(host, one)| {
+            let started = host.engine().inspect(&one.id).expect("inspect")["State"]["StartedAt"]
+                .as_str()
+                .expect("a time")
+                .to_owned();
+            (one.id.clone(), started)
+        })
+        .collect()
+}
+
+fn record(cluster: &Cluster, host: &Host) -> Value {
+    let text = cluster
+        .lab
+        .etcd()
+        .get(&format!("/hosts/{}/record", host.name()))
+        .expect("etcd")
+        .unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+#[test]
+fn a_restarted_agent_adopts_without_touching() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("adopted");
+    app.put("web", &with(web("stay"), "scale", json!(6)));
+    app.ready("web", 6);
+    let before = running(&app);
+    let host = cluster.lab.host(2);
+    let session = record(&cluster, host)["session"].clone();
+
+    let (status, took) = host.stop_agent().expect("stop");
+    assert_eq!(status.code(), Some(0));
+    assert!(took < Duration::from_secs(3), "it took {took:?}");
+    assert_eq!(record(&cluster, host)["state"], "restarting");
+    assert_eq!(running(&app), before);
+    host.start_agent(&AgentOptions::default()).expect("start");
+    wait_for("the record to say up", CAP, || {
+        let now = record(&cluster, host);
+        if now["state"] == "up" && now["session"] != session {
+            Ok(())
+        } else {
+            Err(now.to_string())
+        }
+    });
+    app.ready("web", 6);
+    assert_eq!(running(&app), before);
+
+    // Killed without a word, it is the same.
+    host.kill_agent().expect("kill");
+    host.start_agent(&AgentOptions::default()).expect("start");
+    app.ready("web", 6);
+    assert_eq!(running(&app), before);
+}
+
+#[test]
+fn what_was_deleted_meanwhile_is_removed_by_the_agent_that_returns() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("meanwhile");
+    app.put("web", &with(web("x"), "scale", json!(3)));
+    let hosts = app.ready("web", 3);
+    let host = cluster.lab.host(3);
+    assert!(hosts.iter().any(|(one, _)| one.name() == host.name()));
+    host.stop_agent().expect("stop");
+    app.put("web", &with(web("x"), "scale", json!(0)));
+    wait_for("the end of the others", CAP, || {
+        let left = app.running("web");
+        if left.iter().all(|(one, _)| one.name() == host.name()) {
+            Ok(())
+        } else {
+            Err(format!("{} run", left.len()))
+        }
+    });
+    assert_eq!(app.ids("web").len(), 1, "nobody else stops h3's");
+    host.start_agent(&AgentOptions::default()).expect("start");
+    app.gone("web");
+}
+
+/// An agent without its etcd goes on with what it has.
+#[test]
+fn without_etcd_containers_and_names_stay() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("cutoff");
+    app.put("web", &with(web("still here"), "scale", json!(3)));
+    app.put(
+        "asker",
+        &with(super::client("web", "WEB"), "scale", json!(3)),
+    );
+    app.ready("web", 3);
+    app.ready("asker", 3);
+    let elsewhere = |app: &App| -> Vec<String> {
+        app.running("web")
+            .into_iter()
+            .filter(|(host, _)| host.name() != "h3")
+            .map(|(_, one)| one.id)
+            .collect()
+    };
+    let before = elsewhere(&app);
+    let (host, container) = app
+        .running("web")
+        .into_iter()
+        .find(|(host, _)| host.name() == "h3")
+        .expect("one on h3");
+    host.unplug().expect("unplug");
+    let ready = |wanted: &str| {
+        let metrics = host
+            .ask(
+                dokkaa_tests::agent::Agent::METRICS,
+                "GET",
+                "/metrics",
+                &[],
+                "",
+            )
+            .map_err(|error| error.to_string())?;
+        metrics
+            .body
+            .lines()
+            .any(|line| line.contains("etcd_up") && line.ends_with(wanted))
+            .then_some(())
+            .ok_or(metrics.body)
+    };
+    wait_for("h3 to see that etcd is away", CAP, || ready(" 0"));
+    // Names are still answered, and what crashes is started again.
+    let at = format!("@{}", host.gateway().expect("gateway"));
+    let name = app.domain("web");
+    assert_eq!(host.dig(&[&at, &name, "A"]).expect("dig").len(), 3);
+    host.docker(&["kill", &container.id]).expect("kill");
+    wait_for("it to be started again", CAP, || {
+        let running = host
+            .containers(&app.name)
+            .map_err(|error| error.to_string())?;
+        if running
+            .iter()
+            .any(|one| one.runs() && one.label("container") == "web")
+        {
+            Ok(())
+        } else {
+            Err(format!("{running:?}"))
+        }
+    });
+    host.plug().expect("plug");
+    wait_for("h3 to see etcd again", CAP, || ready(" 1"));
+    app.ready("web", 3);
+    for id in &before {
+        assert!(
+            elsewhere(&app).contains(id),
+            "what ran elsewhere was left alone"
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! New versions: one slot at a time, and halted when one does not work.
+
+use dokkaa_tests::engine::Event;
+use dokkaa_tests::wait_for;
+use serde_json::{Value, json};
+
+use super::{App, CAP, Cluster, now, web, with};
+use dokkaa_tests::process::Ran;
+
+fn three(page: &str) -> Value {
+    with(web(page), "scale", json!(3))
+}
+
+#[test]
+fn an_update_replaces_one_slot_at_a_time() {
+    let cluster = Cluster::shared();
+    let app = cluster.app("rolling");
+    app.put("web", &three("same"));
+    let old = app.ready("web", 3);
+    let since = now();
+    app.put(
+        "web",
+        &with(three("same"), "env", json!({"COLOUR": "green"})),
+    );
+    let new = app.ready("web", 3);
+    for (slot, ((host, after), (_, before))) in new.iter().zip(&old).enumerate() {
+        assert_ne!(after.id, before.id, "slot {slot}");
+        assert_eq!(after.name, before.name, "slot {slot}");
+        let environment =
+            host.engine().inspect(&after.id).expect("inspect")["Config"]["Env"].to_string();
+        assert!(environment.contains("COLOUR=green"), "{environment}");
+    }
+    // By the engines' own events: a slot is down from the end of its old
+    // container to the start of the new one, and no two are down at once.
+    let mut down: Vec<(f64, f64)> = new
+        .iter()
+        .zip(&old)
+        .map(|((new_host, after), (old_host, before))| {
+            let end = moment(
+                &old_host.engine().events(since, now()).expect("events"),
+                "die",
+                &before.id,
+            );
+            let start = moment(
+                &new_host.engine().events(since, now()).expect("events"),
+                "start",
+                &after.id,
+            );
+            assert!(end < start, "stopped first, then started");
+            (end, start)
+        })
+        .collect();
+    let in_order = down.clone();
+    down.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert_eq!(down, in_order, "in order of their numbers");
+    for pair in down.windows(2) {
+        assert!(
+            pair[0].1 < pair[1].0,
+            "two slots were down at once: {down:?}"
+        );
+    }
+}
+
+fn moment(events: &[Event], action: &str, id: &str) -> f64 {
+    let all: Vec<f64> = events
+        .iter()
+        .filter(|event| event.action == action && event.id == id)
+        .map(|event| event.time)
+        .collect();
+    assert_eq!(all.len(), 1, "one {action} of {id}: {events:?}");
+    all[0]
+}
+
+#[test]
+fn a_misspelt_image_leaves_all_old_ones_running() {
+    let cluster = Cluster::shared();
+    let app = cluster.app("misspelt");
+    app.put("web", &three("good"));
+    app.ready("web", 3);
+    let before = app.ids("web");
+    app.put("web", &with(three("good"), "image", json!("bussybox")));
+    let row = app.row("web", "complaining about its image", |row| {
+        row.reason.contains("bussybox")
+    });
+    assert_eq!(app.ids("web"), before, "{row:?}");
+    // A new scale does not go on with the update, and runs the old version.
+    app.put(
+        "web",
+        &with(
+            with(three("good"), "image", json!("bussybox")),
+            "scale",
+            json!(4),
+        ),
+    );
+    wait_for("a fourth of the old version", CAP, || {
+        let ids = app.ids("web");
+        if ids.len() == 4 && ids[..3] == before[..] {
+            Ok(())
+        } else {
+            Err(format!("{ids:?}, before {before:?}"))
+        }
+    });
+    // Put right, nothing needs to be replaced.
+    app.put("web", &three("good"));
+    app.ready("web", 3);
+    assert_eq!(app.ids("web"), before);
+}
+
+#[test]
+fn a_crashing_command_leaves_two_running() {
+    let cluster = Cluster::shared();
+    let app = cluster.app("crashing");
+    app.put("web", &three("good"));
+    app.ready("web", 3);
+    let before = app.ids("web");
+    let crashing = with(
+        three("good"),
+        "command",
+        json!(["sh", "-c", "echo out of luck; exit 7"]),
+    );
+    app.put("web", &crashing);
+    wait_for("the update to be given up", CAP, || {
+        rollout(&app).ok_or_else(|| format!("{:?}", app.rows("web")))
+    });
+    let row = app.row("web", "failed", |row| {
+        row.slot == Some(0) && row.status != "ready"
+    });
+    assert!(row.reason.contains('7'), "its exit code: {row:?}");
+    let after = app.running("web");
+    let kept: Vec<&str> = after
+        .iter()
+        .filter(|(_, one)| one.label("slot") != "0")
+        .map(|(_, one)| one.id.as_str())
+        .collect();
+    assert_eq!(kept, before[1..], "slots 1 and 2 were not touched");
+    let said = cluster
+        .lab
+        .host(2)
+        .dokkaa(&["why", "crashing/web"])
+        .and_then(Ran::ok)
+        .expect("why");
+    assert!(said.contains("out of luck"), "its last words: {said}");
+
+    // A version that works goes through.
+    app.put("web", &three("better"));
+    app.ready("web", 3);
+}
+
+fn rollout(app: &App) -> Option<String> {
+    app.lab
+        .etcd()
+        .get(&format!("/claims/{}/web/rollout", app.name))
+        .expect("etcd")
+}
+
+/// `:latest` of an image that is here only: a PUT without any change is no
+/// update, unless the manifest says `pull: always`.
+#[test]
+fn a_put_without_a_change_changes_nothing() {
+    let cluster = Cluster::shared();
+    let app = cluster.app("idempotent");
+    app.put("web", &three("same"));
+    app.ready("web", 3);
+    let before = app.ids("web");
+    // Other spelling, same meaning.
+    let spelt = format!("{:#}", with(three("same"), "pull", json!("missing")));
+    assert!(matches!(app.try_put("web", &spelt).status, 200 | 201));
+    app.put("other", &web("other"));
+    app.ready("other", 1);
+    app.ready("web", 3);
+    assert_eq!(app.ids("web"), before);
+}
