@@ -5,5 +5,9 @@
 //! says what may be written through a door. A door has its agent's rights, so
 //! what it lets through is decided in that one table.
 
+pub mod access;
 pub mod door;
+pub mod ndjson;
+pub mod peer;
 pub mod v1;
+pub mod v2;

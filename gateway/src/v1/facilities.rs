@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use conductor_core::{Directory, Snapshot};
 use futures_util::Stream;
 use manifests::{HostName, SlotId};
+use serde::{Deserialize, Serialize};
 
 use super::types::{LogOptions, LogSource, Reasons};
 
@@ -25,7 +26,7 @@ pub struct Seen {
 }
 
 /// A line of a container, as its engine gave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRecord {
     /// When it was written, by this host's clock.
     pub time: jiff::Timestamp,
@@ -47,6 +48,9 @@ pub enum LogsError {
     /// The engine did not answer, or refused.
     #[error("the engine: {0}")]
     Engine(String),
+    /// The host was not reached, or the connection to it was lost; why.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
 }
 
 /// The agent, as the API sees it.
@@ -71,4 +75,19 @@ pub trait Facilities: Send + Sync + 'static {
     /// dropped later. Without `follow`, and when the container ends, the stream ends.
     async fn local_logs(&self, slot: &SlotId, options: &LogOptions)
     -> Result<LogStream, LogsError>;
+}
+
+/// The other agents. The peer door carries it out; a test answers by itself.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
+    /// What that host knows and does not write to etcd; or why it could not be asked, for people.
+    async fn reasons(&self, host: &HostName) -> Result<Reasons, String>;
+
+    /// `Facilities::local_logs` of that host.
+    async fn logs(
+        &self,
+        host: &HostName,
+        slot: &SlotId,
+        options: &LogOptions,
+    ) -> Result<LogStream, LogsError>;
 }

@@ -4,8 +4,252 @@
 //! decides: what can be computed from a snapshot is computed by the core's pure
 //! functions, and what only another host knows is asked of that host by the
 //! peer door, where a host that does not answer is a notice and not an error.
+//! The endpoints are listed in `docs/api.md`.
 
 pub mod facilities;
+mod logs;
+mod manifest;
+pub mod overview;
+mod reply;
+pub mod rows;
 pub mod types;
+pub mod why;
 
-pub use facilities::{Facilities, LogRecord, LogStream, LogsError, Seen};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::Uri;
+use axum::routing::get;
+use axum::{Json, Router};
+use conductor_core::records::Status;
+use futures_util::future::join_all;
+use manifests::keys::Key;
+use manifests::{AppName, ContainerId, ContainerName, HostName, SlotId};
+use serde::Deserialize;
+use store::kv::{KeyRange, Range};
+
+pub use facilities::{Facilities, LogRecord, LogStream, LogsError, Peers, Seen};
+use reply::{Failure, Reply};
+use rows::{Filter, Sources};
+use types::{ClusterStatus, Hosts, Reasons, Slots, Why};
+
+/// Status keys read at once.
+const PAGE: i64 = 1_000;
+
+/// What the API works on.
+#[derive(Clone)]
+pub struct Api {
+    /// The agent around it.
+    pub facilities: Arc<dyn Facilities>,
+    /// The other agents; none where there are none to be asked.
+    pub peers: Option<Arc<dyn Peers>>,
+}
+
+/// The routes below `/dokkaa/v1`.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/slots", get(slots))
+        .route("/hosts", get(hosts))
+        .route("/status", get(status))
+        .route("/why/{app}/{container}", get(explain))
+        .route("/logs/{app}/{container}", get(logs::of_container))
+        .route("/logs/{app}/{container}/{slot}", get(logs::of_slot))
+        .route(
+            "/manifests/{app}",
+            axum::routing::delete(manifest::delete_app),
+        )
+        .route(
+            "/manifests/{app}/{container}",
+            get(manifest::read)
+                .put(manifest::write)
+                .delete(manifest::delete),
+        )
+        .layer(axum::extract::DefaultBodyLimit::max(manifest::MAX_BODY))
+        .fallback(async |uri: Uri| Failure::not_found(format!("there is no {}", uri.path())))
+        .method_not_allowed_fallback(async || Failure::method())
+        .with_state(api)
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SlotsQuery {
+    app: Option<AppName>,
+    container: Option<ContainerName>,
+}
+
+async fn slots(State(api): State<Api>, query: Query<SlotsQuery>) -> Reply<Slots> {
+    let Query(SlotsQuery { app, container }) = query;
+    let filter = match (app, container) {
+        (None, None) => Filter::All,
+        (Some(app), None) => Filter::App(app),
+        (Some(app), Some(container)) => Filter::Container(ContainerId::new(app, container)),
+        (None, Some(_)) => return Err(Failure::bad("container: needs app too")),
+    };
+    let seen = api.seen()?;
+    let mut notices = Vec::new();
+    let statuses = api.statuses(&seen, &filter, &mut notices).await;
+    let answers = api.own_answer();
+    let (slots, containers) = rows::merge(sources(&seen, &statuses, &answers), &filter);
+    Ok(Json(Slots {
+        slots,
+        containers,
+        revision: seen.snapshot.revision,
+        stale: seen.stale,
+        notices,
+    }))
+}
+
+async fn hosts(State(api): State<Api>) -> Reply<Hosts> {
+    let seen = api.seen()?;
+    Ok(Json(Hosts {
+        hosts: overview::hosts(&seen.snapshot),
+        revision: seen.snapshot.revision,
+        stale: seen.stale,
+    }))
+}
+
+async fn status(State(api): State<Api>) -> Reply<ClusterStatus> {
+    let seen = api.seen()?;
+    let mut notices = Vec::new();
+    let statuses = api.statuses(&seen, &Filter::All, &mut notices).await;
+    let answers = api.own_answer();
+    let (slots, containers) = rows::merge(sources(&seen, &statuses, &answers), &Filter::All);
+    let answering = overview::Answering {
+        host: api.facilities.host(),
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        etcd: !seen.stale && notices.is_empty(),
+        hold: api.facilities.hold(),
+        stale: seen.stale,
+    };
+    Ok(Json(overview::status(
+        &seen.snapshot,
+        &slots,
+        &containers,
+        answering,
+    )))
+}
+
+async fn explain(
+    State(api): State<Api>,
+    Path((app, container)): Path<(AppName, ContainerName)>,
+) -> Reply<Why> {
+    let id = ContainerId::new(app, container);
+    let seen = api.seen()?;
+    let mut notices = Vec::new();
+    let filter = Filter::Container(id.clone());
+    let statuses = api.statuses(&seen, &filter, &mut notices).await;
+    let answers = api.all_answers(&seen, &mut notices).await;
+    why::why(sources(&seen, &statuses, &answers), &seen.directory, &id)
+        .map(|why| {
+            Json(Why {
+                stale: seen.stale,
+                notices,
+                ..why
+            })
+        })
+        .ok_or_else(|| Failure::no_container(&id))
+}
+
+fn sources<'a>(
+    seen: &'a Seen,
+    statuses: &'a BTreeMap<SlotId, Status>,
+    answers: &'a BTreeMap<HostName, Reasons>,
+) -> Sources<'a> {
+    Sources {
+        snapshot: &seen.snapshot,
+        statuses,
+        answers,
+        now: jiff::Timestamp::now().as_second(),
+    }
+}
+
+impl Api {
+    fn seen(&self) -> Result<Seen, Failure> {
+        self.facilities.snapshot().ok_or_else(Failure::not_yet)
+    }
+
+    /// What this host knows: enough for a list.
+    fn own_answer(&self) -> BTreeMap<HostName, Reasons> {
+        BTreeMap::from([(self.facilities.host(), self.facilities.reasons())])
+    }
+
+    /// What every live host knows. One that does not answer is a notice.
+    async fn all_answers(
+        &self,
+        seen: &Seen,
+        notices: &mut Vec<String>,
+    ) -> BTreeMap<HostName, Reasons> {
+        let mut answers = self.own_answer();
+        let Some(peers) = &self.peers else {
+            return answers;
+        };
+        let own = self.facilities.host();
+        let others: Vec<HostName> = seen
+            .snapshot
+            .live()
+            .map(|(host, _)| host.clone())
+            .filter(|host| *host != own)
+            .collect();
+        let asked = others.into_iter().map(|host| async move {
+            let answer = peers.reasons(&host).await;
+            (host, answer)
+        });
+        for (host, answer) in join_all(asked).await {
+            match answer {
+                Ok(reasons) => {
+                    answers.insert(host, reasons);
+                }
+                Err(why) => notices.push(format!("host {host} does not answer: {why}")),
+            }
+        }
+        answers
+    }
+
+    /// The status keys. They are for people: where etcd does not give them, the rows are poorer, and a notice says so.
+    async fn statuses(
+        &self,
+        seen: &Seen,
+        filter: &Filter,
+        notices: &mut Vec<String>,
+    ) -> BTreeMap<SlotId, Status> {
+        let mut found = BTreeMap::new();
+        if seen.stale {
+            notices.push("etcd is away: this is the last known state".to_owned());
+            return found;
+        }
+        let kv = self.facilities.kv();
+        let prefix = filter.status_prefix();
+        let mut keys = KeyRange::prefix(&prefix);
+        loop {
+            let range = Range {
+                limit: PAGE,
+                serializable: true,
+                ..Range::new(keys.clone())
+            };
+            let reply = match kv.range(range).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    notices.push(format!("the status of slots could not be read: {error}"));
+                    return found;
+                }
+            };
+            let last = reply.kvs.last().map(|kv| kv.key.clone());
+            for kv in reply.kvs {
+                let Some(Key::Status(slot)) = Key::parse(&kv.key) else {
+                    continue;
+                };
+                if let Ok(status) = serde_json::from_slice(&kv.value) {
+                    found.insert(slot, status);
+                }
+            }
+            match last {
+                Some(last) if reply.more => {
+                    let mut next = last.into_bytes();
+                    next.push(0);
+                    keys.start = next;
+                }
+                _ => return found,
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The calling side: one connection for one question, pinned to the certificate of the host that is asked.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::header::HOST;
+use axum::http::{Request, Response, StatusCode};
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use manifests::{HostName, SlotId};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use super::identity::Identity;
+use super::routes::{HEARTBEAT, Said};
+use super::table::Table;
+use super::tls;
+use crate::ndjson;
+use crate::v1::types::{ApiError, LogOptions, Reasons};
+use crate::v1::{LogStream, LogsError, Peers};
+
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
+/// Three heartbeats.
+const SILENCE: Duration = HEARTBEAT.saturating_mul(3);
+/// Largest answer that is not a stream.
+const LARGEST: usize = 4 << 20;
+
+/// Asks other agents.
+#[derive(Debug)]
+pub struct Client {
+    identity: Arc<Identity>,
+    table: Arc<Table>,
+}
+
+/// Why a host could not be asked.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error("its record names no peer door")]
+    NoDoor,
+    #[error("no answer from {0}")]
+    Silent(std::net::SocketAddr),
+    #[error("{0}")]
+    Connect(#[source] io::Error),
+    #[error("TLS: {0}")]
+    Tls(#[source] io::Error),
+    #[error("TLS: {0}")]
+    Config(#[source] rustls::Error),
+    #[error("{0}")]
+    Http(#[source] hyper::Error),
+    #[error("{0}")]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    #[error("it answered {0}: {1}")]
+    Refused(StatusCode, String),
+    #[error("it answered what can't be read: {0}")]
+    Unreadable(#[source] serde_json::Error),
+}
+
+/// Ends the connection's task with the question.
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Client {
+    /// A caller of this identity.
+    pub fn new(identity: Arc<Identity>, table: Arc<Table>) -> Self {
+        Self { identity, table }
+    }
+
+    async fn ask(
+        &self,
+        host: &HostName,
+        path: &str,
+    ) -> Result<(Response<Incoming>, Connection, String), AskError> {
+        let door = self.table.door(host).ok_or(AskError::NoDoor)?;
+        let silent = |_| AskError::Silent(door.addr);
+        let config = tls::client(&self.identity, door.fingerprint.clone())
+            .map_err(AskError::Config)?;
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(door.addr))
+            .await
+            .map_err(silent)?
+            .map_err(AskError::Connect)?;
+        stream.set_nodelay(true).map_err(AskError::Connect)?;
+        let name = ServerName::IpAddress(door.addr.ip().into());
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = tokio::time::timeout(CONNECT, connector.connect(name, stream))
+            .await
+            .map_err(silent)?
+            .map_err(AskError::Tls)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(AskError::Http)?;
+        let task = Connection(tokio::spawn(async move {
+            // What goes wrong is seen by who awaits the answer.
+            let _ = connection.await;
+        }));
+        let request = Request::get(path)
+            .header(HOST, door.addr.to_string())
+            .body(Empty::<Bytes>::new())
+            .expect("paths of names and numbers are legal");
+        let response = tokio::time::timeout(ANSWER, sender.send_request(request))
+            .await
+            .map_err(silent)?
+            .map_err(AskError::Http)?;
+        Ok((response, task, door.fingerprint))
+    }
+
+    async fn read_reasons(&self, host: &HostName) -> Result<Reasons, AskError> {
+        let (response, connection, _) = self.ask(host, "/peer/v1/reasons").await?;
+        let status = response.status();
+        let body = tokio::time::timeout(ANSWER, whole(response))
+            .await
+            .map_err(|_| AskError::Body("no end of its answer".into()))??;
+        drop(connection);
+        if status != StatusCode::OK {
+            return Err(AskError::Refused(status, error_text(&body)));
+        }
+        serde_json::from_slice(&body).map_err(AskError::Unreadable)
+    }
+}
+
+#[async_trait]
+impl Peers for Client {
+    async fn reasons(&self, host: &HostName) -> Result<Reasons, String> {
+        self.read_reasons(host).await.map_err(|e| e.to_string())
+    }
+
+    async fn logs(
+        &self,
+        host: &HostName,
+        slot: &SlotId,
+        options: &LogOptions,
+    ) -> Result<LogStream, LogsError> {
+        let unreachable = |error: AskError| LogsError::Unreachable(error.to_string());
+        let path = format!("/peer/v1/logs/{slot}?{}", query(options));
+        let (response, connection, fingerprint) =
+            self.ask(host, &path).await.map_err(unreachable)?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err(LogsError::NotFound),
+            status => {
+                let body = tokio::time::timeout(ANSWER, whole(response)).await;
+                let text = match body {
+                    Ok(Ok(body)) => error_text(&body),
+                    _ => status.to_string(),
+                };
+                return Err(LogsError::Engine(text));
+            }
+        }
+        Ok(lines(Lines {
+            body: response.into_body(),
+            reader: ndjson::Reader::default(),
+            read: Vec::new().into_iter(),
+            table: self.table.clone(),
+            fingerprint,
+            ended: false,
+            _connection: connection,
+        }))
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, AskError> {
+    Limited::new(response.into_body(), LARGEST)
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(AskError::Body)
+}
+
+fn error_text(body: &[u8]) -> String {
+    match serde_json::from_slice::<ApiError>(body) {
+        Ok(error) => error.error,
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    }
+}
+
+fn query(options: &LogOptions) -> String {
+    use std::fmt::Write as _;
+    let mut query = format!("follow={}&previous={}", options.follow, options.previous);
+    if let Some(tail) = options.tail {
+        let _ = write!(query, "&tail={tail}");
+    }
+    if let Some(since) = options.since {
+        let _ = write!(query, "&since={since}");
+    }
+    query
+}
+
+struct Lines {
+    body: Incoming,
+    reader: ndjson::Reader<Said>,
+    read: std::vec::IntoIter<Said>,
+    table: Arc<Table>,
+    fingerprint: String,
+    ended: bool,
+    _connection: Connection,
+}
+
+fn lines(lines: Lines) -> LogStream {
+    Box::pin(stream::unfold(lines, async |mut lines| {
+        if lines.ended {
+            return None;
+        }
+        let said = lines.next().await?;
+        let record = match said {
+            Ok(Said::Record(record)) => Ok(record),
+            Ok(Said::Error(error)) => {
+                lines.ended = true;
+                Err(LogsError::Engine(error))
+            }
+            Err(why) => {
+                lines.ended = true;
+                Err(LogsError::Unreachable(why))
+            }
+        };
+        Some((record, lines))
+    }))
+}
+
+impl Lines {
+    async fn next(&mut self) -> Option<Result<Said, String>> {
+        loop {
+            if let Some(said) = self.read.next() {
+                return Some(Ok(said));
+            }
+            let frame = tokio::select! {
+                frame = tokio::time::timeout(SILENCE, self.body.frame()) => frame,
+                () = self.table.forgotten(&self.fingerprint) => {
+                    return Some(Err("its record has gone".to_owned()));
+                }
+            };
+            let data = match frame {
+                Err(_) => return Some(Err("it has fallen silent".to_owned())),
+                Ok(None) => return None,
+                Ok(Some(Err(error))) => return Some(Err(format!("connection lost: {error}"))),
+                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            };
+            match self.reader.push(&data) {
+                Ok(read) => self.read = read.into_iter(),
+                Err(error) => return Some(Err(error.to_string())),
+            }
+        }
+    }
+}

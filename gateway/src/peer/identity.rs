@@ -1,0 +1,163 @@
+//! The agent's key and certificate for the peer door: made once, kept in the state directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+
+const FILE: &str = "peer.pem";
+/// Only the owner reads the key.
+const MODE: u32 = 0o600;
+
+/// Who this agent is to the others.
+#[derive(Debug)]
+pub struct Identity {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) key: Arc<PrivateKeyDer<'static>>,
+    fingerprint: String,
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file could not be read or written.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No key could be made.
+    #[error("no key and certificate could be made")]
+    Make(#[source] rcgen::Error),
+}
+
+impl Identity {
+    /// The one in this state directory; a new one where there is none or it can't be read.
+    pub fn load_or_create(state_dir: &Path) -> Result<Self, IdentityError> {
+        let path = state_dir.join(FILE);
+        let failed = |source| IdentityError::File {
+            path: path.clone(),
+            source,
+        };
+        match fs::read(&path) {
+            Ok(pem) => {
+                fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
+                if let Some(identity) = Self::read(&pem) {
+                    return Ok(identity);
+                }
+                // The record names the new fingerprint, so nothing is lost.
+                tracing::warn!(path = %path.display(), "not a key and a certificate: made anew");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let (identity, pem) = Self::make().map_err(IdentityError::Make)?;
+        write(&path, pem.as_bytes()).map_err(failed)?;
+        Ok(identity)
+    }
+
+    /// SHA-256 of the certificate, in hex: what the host record names.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn new(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> Self {
+        Self {
+            fingerprint: fingerprint(&certificate),
+            certificate,
+            key: Arc::new(key),
+        }
+    }
+
+    fn read(pem: &[u8]) -> Option<Self> {
+        let certificate = CertificateDer::from_pem_slice(pem).ok()?;
+        let key = PrivateKeyDer::from_pem_slice(pem).ok()?;
+        Some(Self::new(certificate, key))
+    }
+
+    fn make() -> Result<(Self, String), rcgen::Error> {
+        let key = rcgen::KeyPair::generate()?;
+        let certificate =
+            rcgen::CertificateParams::new(vec!["dokkaa-peer".to_owned()])?.self_signed(&key)?;
+        let pem = format!("{}{}", key.serialize_pem(), certificate.pem());
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        Ok((Self::new(certificate.der().clone(), key), pem))
+    }
+
+    /// One that is kept nowhere.
+    #[cfg(test)]
+    pub(super) fn fresh() -> Self {
+        Self::make().expect("a key can be made").0
+    }
+}
+
+/// SHA-256 of a certificate, in hex.
+pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(64);
+    for byte in Sha256::digest(certificate) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// All of it or nothing, also when the power goes.
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .open(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn it_is_made_once_and_only_its_owner_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Identity::load_or_create(dir.path()).unwrap();
+        let again = Identity::load_or_create(dir.path()).unwrap();
+        assert_eq!(first.fingerprint(), again.fingerprint());
+        assert_eq!(first.fingerprint().len(), 64);
+        let path = dir.path().join(FILE);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), MODE);
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        Identity::load_or_create(dir.path()).unwrap();
+        assert_eq!(mode(&path), MODE, "a lax mode is put right");
+    }
+
+    #[test]
+    fn a_broken_file_gives_a_new_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "garbage").unwrap();
+        let new = Identity::load_or_create(dir.path()).unwrap();
+        let again = Identity::load_or_create(dir.path()).unwrap();
+        assert_eq!(new.fingerprint(), again.fingerprint());
+    }
+}

@@ -1,0 +1,256 @@
+//! One slot's output: opened where the slot is, and opened again where it went.
+//!
+//! Invariant: of one instance no line is given out twice, also after a lost
+//! connection: reading goes on after the time of the last line.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use manifests::{HostName, InstanceId, SlotId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Came, Request};
+use crate::v1::facilities::{LogStream, LogsError};
+use crate::v1::types::{LogLine, LogOptions};
+
+/// Time between two attempts, doubling.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// Reads one slot.
+pub(super) struct Source {
+    request: Request,
+    slot: SlotId,
+    lines: mpsc::Sender<Came>,
+    notices: mpsc::Sender<String>,
+    /// The last trouble that was told; the same is not told again while it lasts.
+    told: Option<String>,
+}
+
+/// Where a slot is.
+type Place = (HostName, InstanceId);
+
+/// How reading ended.
+enum Ended {
+    /// The stream is through.
+    Through,
+    /// It broke off.
+    Broken(LogsError),
+    /// Nobody reads any more.
+    Unread,
+}
+
+impl Source {
+    pub(super) fn new(
+        request: Request,
+        slot: u32,
+        lines: mpsc::Sender<Came>,
+        notices: mpsc::Sender<String>,
+    ) -> Self {
+        Self {
+            slot: request.container.slot(slot),
+            request,
+            lines,
+            notices,
+            told: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        if self.request.options.previous {
+            self.read_previous().await;
+        } else if self.request.options.follow {
+            self.follow().await;
+        } else {
+            self.read_once().await;
+        }
+    }
+
+    async fn read_once(&mut self) {
+        let Some((host, _)) = self.place() else {
+            let slot = self.slot.clone();
+            self.tell(format!("{slot}: no host has it yet")).await;
+            return;
+        };
+        let options = self.request.options.clone();
+        let mut last = options.since;
+        let ended = match self.open(&host, &options).await {
+            Ok(stream) => self.pass_on(stream, &host, &mut last).await,
+            Err(error) => Ended::Broken(error),
+        };
+        if let Ended::Broken(error) = ended {
+            self.tell_trouble(&host, &error).await;
+        }
+    }
+
+    /// The instance that ended last may be on any host: the owner is asked first.
+    async fn read_previous(&mut self) {
+        let own = self.request.api.facilities.host();
+        let mut hosts: Vec<HostName> = self.place().map(|(host, _)| host).into_iter().collect();
+        let live = self.request.api.facilities.snapshot().map(|seen| {
+            let mut live: Vec<HostName> =
+                seen.snapshot.live().map(|(host, _)| host.clone()).collect();
+            live.sort_by_key(|host| *host != own);
+            live
+        });
+        for host in live.unwrap_or_default() {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        let options = self.request.options.clone();
+        for host in hosts {
+            let mut last = options.since;
+            match self.open(&host, &options).await {
+                Ok(stream) => {
+                    if let Ended::Broken(error) = self.pass_on(stream, &host, &mut last).await {
+                        self.tell_trouble(&host, &error).await;
+                    }
+                    return;
+                }
+                Err(LogsError::NotFound) => {}
+                Err(error) => self.tell_trouble(&host, &error).await,
+            }
+        }
+        let slot = self.slot.clone();
+        self.tell(format!("{slot}: no ended instance is kept"))
+            .await;
+    }
+
+    async fn follow(&mut self) {
+        let mut reading: Option<Place> = None;
+        let mut last = self.request.options.since;
+        let mut retry = RETRY_FIRST;
+        let mut first = true;
+        loop {
+            if let Some(place) = self.place() {
+                if reading.as_ref() != Some(&place) {
+                    if reading.is_some() {
+                        // Another instance: all that it wrote is new, whatever its host's clock says.
+                        last = None;
+                    }
+                    reading = Some(place.clone());
+                    retry = RETRY_FIRST;
+                }
+                let options = LogOptions {
+                    tail: self.request.options.tail.filter(|_| first),
+                    since: last,
+                    ..self.request.options.clone()
+                };
+                let before = last;
+                let ended = match self.open(&place.0, &options).await {
+                    Ok(stream) => {
+                        self.told = None;
+                        first = false;
+                        self.pass_on(stream, &place.0, &mut last).await
+                    }
+                    Err(error) => Ended::Broken(error),
+                };
+                if last != before {
+                    retry = RETRY_FIRST;
+                }
+                match ended {
+                    Ended::Unread => return,
+                    // Not made yet, or ended and not made again yet.
+                    Ended::Through | Ended::Broken(LogsError::NotFound) => {}
+                    Ended::Broken(error) => self.tell_trouble(&place.0, &error).await,
+                }
+            } else if !self.is_wanted() {
+                return;
+            }
+            tokio::select! {
+                () = self.lines.closed() => return,
+                () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_LAST),
+            }
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        let seen = self.request.api.facilities.snapshot()?;
+        let claim = seen.snapshot.slot(&self.slot)?.claim.as_ref()?;
+        Some((claim.host.clone(), claim.instance.clone()))
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.request
+            .api
+            .facilities
+            .snapshot()
+            .is_some_and(|seen| {
+                let container = seen.snapshot.containers.get(&self.slot.container);
+                container.is_some_and(|view| view.is_wanted(self.slot.slot))
+            })
+    }
+
+    async fn open(&self, host: &HostName, options: &LogOptions) -> Result<LogStream, LogsError> {
+        let api = &self.request.api;
+        if *host == api.facilities.host() {
+            return api.facilities.local_logs(&self.slot, options).await;
+        }
+        let is_live = api
+            .facilities
+            .snapshot()
+            .is_some_and(|seen| seen.snapshot.is_live(host));
+        match &api.peers {
+            Some(peers) if is_live => peers.logs(host, &self.slot, options).await,
+            Some(_) => Err(LogsError::Unreachable("it is missing".to_owned())),
+            None => Err(LogsError::Unreachable(
+                "this agent has no peer door".to_owned(),
+            )),
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        mut stream: LogStream,
+        host: &HostName,
+        last: &mut Option<Timestamp>,
+    ) -> Ended {
+        // Lines of one moment belong together: what was given out before is compared, not what this stream gave.
+        let after = *last;
+        loop {
+            let record = tokio::select! {
+                () = self.lines.closed() => return Ended::Unread,
+                record = stream.next() => record,
+            };
+            let record = match record {
+                None => return Ended::Through,
+                Some(Err(error)) => return Ended::Broken(error),
+                Some(Ok(record)) => record,
+            };
+            if after.is_some_and(|after| record.time <= after) {
+                continue;
+            }
+            *last = Some(record.time);
+            let line = LogLine {
+                time: record.time,
+                slot: self.slot.slot,
+                host: host.clone(),
+                stream: record.source,
+                line: record.line,
+            };
+            if self.lines.send((line, Instant::now())).await.is_err() {
+                return Ended::Unread;
+            }
+        }
+    }
+
+    async fn tell_trouble(&mut self, host: &HostName, error: &LogsError) {
+        let text = match error {
+            LogsError::Unreachable(why) => format!("host {host} unreachable: {why}"),
+            LogsError::NotFound => format!("{}: no container on host {host}", self.slot),
+            LogsError::Engine(_) => format!("{}: host {host}: {error}", self.slot),
+        };
+        self.tell(text).await;
+    }
+
+    async fn tell(&mut self, text: String) {
+        if self.told.as_ref() != Some(&text) {
+            self.told = Some(text.clone());
+            // Nobody reads any more: nothing to tell.
+            let _ = self.notices.send(text).await;
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Manifests: read from etcd itself, written by compare-and-swap, never unless valid.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, StatusCode};
+use manifests::keys::{self, Key};
+use manifests::{AppName, ContainerId, ContainerName};
+use store::kv::{KeyRange, KeyValue, Range, Relation, Target};
+use store::{Compare, Op, OpReply, Txn, TxnReply};
+
+use super::Api;
+use super::reply::{Failure, Reply};
+use super::types::{ManifestText, Removed, Written};
+
+/// Largest body, in bytes.
+pub(super) const MAX_BODY: usize = 1 << 20;
+/// Deletions in one transaction; etcd takes 128 operations by default.
+const DELETIONS: usize = 100;
+
+type Name = Path<(AppName, ContainerName)>;
+
+fn id(Path((app, container)): Name) -> ContainerId {
+    ContainerId::new(app, container)
+}
+
+/// `GET`: as it stands in etcd, by a linearizable read, so that what follows a write shows it.
+pub(super) async fn read(State(api): State<Api>, name: Name) -> Reply<ManifestText> {
+    let id = id(name);
+    let key = Key::Manifest(id.clone()).to_string();
+    let reply = api
+        .facilities
+        .kv()
+        .range(Range::new(KeyRange::key(key)))
+        .await
+        .map_err(|error| Failure::etcd_read(&error))?;
+    let kv = reply
+        .kvs
+        .into_iter()
+        .next()
+        .ok_or_else(|| Failure::no_container(&id))?;
+    let errors = match manifests::parse::lenient(&kv.value) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    };
+    Ok(Json(ManifestText {
+        app: id.app,
+        container: id.container,
+        revision: kv.modified,
+        manifest: String::from_utf8_lossy(&kv.value).into_owned(),
+        errors,
+    }))
+}
+
+/// `PUT`: with `If-Match: "<revision>"` or `If-None-Match: *` only if that holds.
+pub(super) async fn write(
+    State(api): State<Api>,
+    name: Name,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<Written>), Failure> {
+    let id = id(name);
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large(MAX_BODY),
+        _ => Failure::bad(rejection.body_text()),
+    })?;
+    let key = Key::Manifest(id.clone()).to_string();
+    let guards = precondition(&headers, &key)?;
+    manifests::parse::strict(&body).map_err(|problems| {
+        Failure::invalid(problems.iter().map(ToString::to_string).collect())
+    })?;
+    let before = Op::Get(KeyRange::key(key.clone()));
+    let reply = api
+        .facilities
+        .kv()
+        .txn(Txn {
+            guards,
+            then: vec![before.clone(), Op::put(&key, body.to_vec())],
+            otherwise: vec![before],
+        })
+        .await
+        .map_err(|error| Failure::etcd_write(&error))?;
+    let before = first_read(&reply);
+    if !reply.succeeded {
+        return Err(Failure::precondition(before.map_or(0, |kv| kv.modified)));
+    }
+    let written = Written {
+        app: id.app,
+        container: id.container,
+        revision: reply.revision,
+        created: before.is_none(),
+        changed: before.is_none_or(|kv| kv.value != body),
+    };
+    let status = if written.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Json(written)))
+}
+
+/// `DELETE` of one container's manifest.
+pub(super) async fn delete(State(api): State<Api>, name: Name, headers: HeaderMap) -> Reply<Removed> {
+    let id = id(name);
+    let key = Key::Manifest(id.clone()).to_string();
+    let mut guards = precondition(&headers, &key)?;
+    guards.push(Compare::new(
+        KeyRange::key(key.clone()),
+        Relation::Greater,
+        Target::Version(0),
+    ));
+    let reply = api
+        .facilities
+        .kv()
+        .txn(Txn {
+            guards,
+            then: vec![Op::delete(&key)],
+            otherwise: vec![Op::Get(KeyRange::key(key))],
+        })
+        .await
+        .map_err(|error| Failure::etcd_write(&error))?;
+    if reply.succeeded {
+        return Ok(Json(Removed {
+            containers: vec![id],
+        }));
+    }
+    match first_read(&reply) {
+        Some(kv) => Err(Failure::precondition(kv.modified)),
+        None => Err(Failure::no_container(&id)),
+    }
+}
+
+/// `DELETE` of all manifests of an app; other keys below it stay.
+pub(super) async fn delete_app(
+    State(api): State<Api>,
+    Path(app): Path<AppName>,
+) -> Reply<Removed> {
+    let kv = api.facilities.kv();
+    let reply = kv
+        .range(Range::new(KeyRange::prefix(&keys::app(&app))))
+        .await
+        .map_err(|error| Failure::etcd_read(&error))?;
+    let containers: Vec<ContainerId> = reply
+        .kvs
+        .iter()
+        .filter_map(|kv| match Key::parse(&kv.key)? {
+            Key::Manifest(id) => Some(id),
+            _ => None,
+        })
+        .collect();
+    if containers.is_empty() {
+        return Err(Failure::not_found(format!("there is no app {app}")));
+    }
+    for some in containers.chunks(DELETIONS) {
+        let deletions = some
+            .iter()
+            .map(|id| Op::delete(Key::Manifest(id.clone())))
+            .collect();
+        kv.txn(Txn::new(Vec::new(), deletions))
+            .await
+            .map_err(|error| Failure::etcd_write(&error))?;
+    }
+    Ok(Json(Removed { containers }))
+}
+
+fn first_read(reply: &TxnReply) -> Option<&KeyValue> {
+    reply.replies.iter().find_map(|reply| match reply {
+        OpReply::Get(kvs) => kvs.first(),
+        _ => None,
+    })
+}
+
+fn precondition(headers: &HeaderMap, key: &str) -> Result<Vec<Compare>, Failure> {
+    let mut guards = Vec::new();
+    if let Some(value) = headers.get(IF_MATCH) {
+        let revision = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().trim_matches('"').parse::<i64>().ok())
+            .filter(|revision| *revision > 0)
+            .ok_or_else(|| Failure::bad("If-Match: expected one revision, such as \"12\""))?;
+        guards.push(Compare::modified(key, revision));
+    }
+    if let Some(value) = headers.get(IF_NONE_MATCH) {
+        if value.as_bytes() != b"*" {
+            return Err(Failure::bad("If-None-Match: expected *"));
+        }
+        guards.push(Compare::absent(key));
+    }
+    Ok(guards)
+}

@@ -1,0 +1,159 @@
+//! `hosts` and `status`: the snapshot in a few rows. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conductor_core::records::{Availability, HostState};
+use conductor_core::snapshot::{HostView, Snapshot};
+use manifests::HostName;
+
+use super::types::{ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus};
+
+/// Every host that has a record or a membership, by name.
+pub fn hosts(snapshot: &Snapshot) -> Vec<HostRow> {
+    let mut slots: BTreeMap<&HostName, u32> = BTreeMap::new();
+    for view in snapshot.containers.values() {
+        for claim in view.slots.values().filter_map(|s| s.claim.as_ref()) {
+            *slots.entry(&claim.host).or_default() += 1;
+        }
+    }
+    snapshot
+        .hosts
+        .iter()
+        .filter(|(_, view)| view.record.is_some() || view.member.is_some())
+        .map(|(name, view)| host(snapshot, name, view, slots.get(name).copied()))
+        .collect()
+}
+
+fn host(snapshot: &Snapshot, name: &HostName, view: &HostView, slots: Option<u32>) -> HostRow {
+    let mut row = HostRow {
+        host: name.clone(),
+        state: "missing".to_owned(),
+        availability: match view.availability.as_ref().map(|a| a.value) {
+            None | Some(Availability::Active) => "active",
+            Some(Availability::Pause) => "pause",
+            Some(Availability::Drain) => "drain",
+        }
+        .to_owned(),
+        addr: None,
+        slots: slots.unwrap_or_default(),
+        foreign: 0,
+        cpu_millis: 0,
+        memory: 0,
+        agent: None,
+        labels: BTreeMap::new(),
+        problems: Vec::new(),
+    };
+    let Some(record) = &view.record else {
+        row.problems
+            .push("no sign of its agent; its containers may still run there".to_owned());
+        return row;
+    };
+    let state = match record.state {
+        HostState::Up => "up",
+        HostState::Restarting => "restarting",
+        HostState::Hold => "hold",
+    };
+    state.clone_into(&mut row.state);
+    row.addr = Some(record.addr);
+    row.foreign = record.foreign;
+    row.cpu_millis = record.capacity.cpu_millis;
+    row.memory = record.capacity.memory;
+    row.agent = Some(record.versions.agent.clone());
+    row.labels.clone_from(&record.labels);
+    if record.state == HostState::Hold {
+        row.problems
+            .push("it distrusts its etcd and changes nothing".to_owned());
+    }
+    if !record.engine {
+        row.problems
+            .push("its Docker Engine does not answer".to_owned());
+    }
+    row.problems.extend(record.problems.iter().cloned());
+    for (id, unfit) in &view.unfit {
+        let manifest = snapshot.containers.get(id).and_then(|c| c.manifest.as_ref());
+        if manifest.is_some_and(|m| m.modified == unfit.manifest_rev) {
+            row.problems
+                .push(format!("unfit for {id}: {}", unfit.reason));
+        }
+    }
+    row
+}
+
+/// The agent that answers, as far as the snapshot does not say it.
+#[derive(Debug, Clone)]
+pub struct Answering {
+    /// Its host.
+    pub host: HostName,
+    /// Its version.
+    pub agent: String,
+    /// etcd answers it.
+    pub etcd: bool,
+    /// Why it changes nothing.
+    pub hold: Option<String>,
+    /// The snapshot is the last known state.
+    pub stale: bool,
+}
+
+/// The cluster in a few lines.
+pub fn status(
+    snapshot: &Snapshot,
+    slots: &[SlotRow],
+    containers: &[ContainerRow],
+    answering: Answering,
+) -> ClusterStatus {
+    let hosts = hosts(snapshot);
+    let mut problems = Vec::new();
+    if !answering.etcd {
+        problems.push("etcd does not answer this agent; what runs goes on running".to_owned());
+    }
+    if let Some(why) = &answering.hold {
+        problems.push(format!("{} is in hold: {why}", answering.host));
+    }
+    if snapshot.live().next().is_none() {
+        problems.push("no host is live".to_owned());
+    }
+    for row in &hosts {
+        problems.extend(row.problems.iter().map(|p| format!("{}: {p}", row.host)));
+    }
+    for row in slots {
+        let bad = matches!(
+            row.status,
+            SlotStatus::Failed | SlotStatus::Invalid | SlotStatus::Lost
+        ) || (row.status == SlotStatus::Waiting && row.host.is_none());
+        if let Some(reason) = row.reason.as_ref().filter(|_| bad || row.failed) {
+            let slot = row.slot.map(|n| format!("/{n}")).unwrap_or_default();
+            problems.push(format!("{}{slot}: {reason}", row.id()));
+        }
+    }
+    ClusterStatus {
+        cluster: snapshot.cluster.as_ref().map(|c| c.id.to_string()),
+        host: answering.host,
+        agent: answering.agent,
+        etcd: answering.etcd,
+        hold: answering.hold,
+        revision: snapshot.revision,
+        stale: answering.stale,
+        hosts: count(hosts.iter().map(|row| row.state.clone())),
+        slots: count(
+            slots
+                .iter()
+                .filter(|row| row.slot.is_some())
+                .map(|row| row.status.to_string()),
+        ),
+        apps: containers
+            .iter()
+            .map(|row| &row.app)
+            .collect::<BTreeSet<_>>()
+            .len() as u32,
+        containers: containers.len() as u32,
+        problems,
+    }
+}
+
+fn count(names: impl Iterator<Item = String>) -> BTreeMap<String, u32> {
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}

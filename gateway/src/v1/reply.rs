@@ -1,0 +1,113 @@
+//! Answers of the API: JSON, and failures as JSON too.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use manifests::ContainerId;
+use store::KvError;
+
+use super::types::ApiError;
+
+/// An answer.
+pub(super) type Reply<T> = Result<Json<T>, Failure>;
+
+/// An answer that is not 2xx.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: StatusCode,
+    body: ApiError,
+}
+
+impl Failure {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self {
+            status,
+            body: ApiError {
+                error: error.into(),
+                problems: Vec::new(),
+                revision: None,
+            },
+        }
+    }
+
+    pub(super) fn bad(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    pub(super) fn not_found(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error)
+    }
+
+    pub(super) fn no_container(id: &ContainerId) -> Self {
+        Self::not_found(format!("there is no container {id}"))
+    }
+
+    pub(super) fn method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this method is not for this path",
+        )
+    }
+
+    pub(super) fn not_yet() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this agent has not reached etcd since it started",
+        )
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is larger than {limit} bytes"),
+        )
+    }
+
+    pub(super) fn invalid(problems: Vec<String>) -> Self {
+        let mut failure = Self::bad("invalid manifest");
+        failure.body.problems = problems;
+        failure
+    }
+
+    pub(super) fn precondition(revision: i64) -> Self {
+        let text = match revision {
+            0 => "the manifest is not there".to_owned(),
+            revision => format!("the manifest is at revision {revision}"),
+        };
+        let mut failure = Self::new(StatusCode::PRECONDITION_FAILED, text);
+        failure.body.revision = Some(revision);
+        failure
+    }
+
+    pub(super) fn etcd_read(error: &KvError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, chain(error))
+    }
+
+    pub(super) fn etcd_write(error: &KvError) -> Self {
+        let text = chain(error);
+        match error {
+            KvError::Unavailable(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{text}; whether the manifest was written is not known"),
+            ),
+            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}

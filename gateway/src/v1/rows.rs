@@ -1,0 +1,364 @@
+//! `merge`: what etcd, the status keys and the hosts' own answers say of every slot, as rows for people.
+//!
+//! Pure. Every row that is not ready has a reason; what an agent can compute
+//! from the snapshot is computed here by the core's own functions, never stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conductor_core::placement::{self, Unclaimed};
+use conductor_core::records::{HostState, Phase, Status};
+use conductor_core::snapshot::{ContainerView, Desired, SlotView, Snapshot};
+use conductor_core::target::Target;
+use manifests::{AppName, ContainerId, HostName, SlotId};
+
+use super::types::{ContainerRow, GaveUp, PublishedPort, Reasons, SlotRow, SlotStatus};
+
+/// Which containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// All.
+    #[default]
+    All,
+    /// Those of one app.
+    App(AppName),
+    /// This one.
+    Container(ContainerId),
+}
+
+impl Filter {
+    /// It is one of them.
+    pub fn takes(&self, id: &ContainerId) -> bool {
+        match self {
+            Self::All => true,
+            Self::App(app) => id.app == *app,
+            Self::Container(only) => id == only,
+        }
+    }
+
+    /// The prefix of their status keys.
+    pub fn status_prefix(&self) -> String {
+        let status = manifests::keys::STATUS;
+        match self {
+            Self::All => status.to_owned(),
+            Self::App(app) => format!("{status}{app}/"),
+            Self::Container(id) => format!("{status}{id}/"),
+        }
+    }
+}
+
+/// What is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// The last view of etcd.
+    pub snapshot: &'a Snapshot,
+    /// Status keys, as far as they were read.
+    pub statuses: &'a BTreeMap<SlotId, Status>,
+    /// What hosts know and do not write to etcd, as far as they answered.
+    pub answers: &'a BTreeMap<HostName, Reasons>,
+    /// Now, in Unix seconds.
+    pub now: i64,
+}
+
+/// Rows of slots and containers, each in order of app, container and number.
+pub fn merge(sources: Sources<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<ContainerRow>) {
+    // Placed over the whole snapshot: what one slot gets depends on the others.
+    let placed: BTreeMap<SlotId, Unclaimed> = placement::unclaimed(sources.snapshot)
+        .into_iter()
+        .map(|unclaimed| (unclaimed.slot.clone(), unclaimed))
+        .collect();
+    let mut slots = Vec::new();
+    let mut containers = Vec::new();
+    for (id, view) in &sources.snapshot.containers {
+        if !filter.takes(id) {
+            continue;
+        }
+        let container = container_row(id, view);
+        if !container.errors.is_empty() {
+            slots.push(invalid_row(&container));
+        }
+        for number in numbers(view) {
+            if let Some(row) = slot_row(sources, id, view, number, &placed) {
+                slots.push(row);
+            }
+        }
+        containers.push(container);
+    }
+    (slots, containers)
+}
+
+/// What is to be said of a container as a whole.
+pub fn container_row(id: &ContainerId, view: &ContainerView) -> ContainerRow {
+    let (scale, errors, warnings) = match view.manifest.as_ref().map(|m| &m.value) {
+        Some(Desired::Valid {
+            manifest, warnings, ..
+        }) => (Some(manifest.scale), Vec::new(), warnings.clone()),
+        Some(Desired::Invalid(errors)) if errors.is_empty() => {
+            (None, vec!["it can't be read".to_owned()], Vec::new())
+        }
+        Some(Desired::Invalid(errors)) => (None, errors.clone(), Vec::new()),
+        None => (None, Vec::new(), Vec::new()),
+    };
+    let gave_up = Target::of(view)
+        .filter(|target| target.was_given_up(view))
+        .and(view.rollout.as_ref())
+        .map(|rollout| GaveUp {
+            slot: rollout.slot,
+            reason: rollout.reason.clone(),
+        });
+    ContainerRow {
+        app: id.app.clone(),
+        container: id.container.clone(),
+        revision: view.manifest.as_ref().map(|m| m.modified),
+        scale,
+        errors,
+        warnings,
+        gave_up,
+    }
+}
+
+fn invalid_row(container: &ContainerRow) -> SlotRow {
+    let more = match container.errors.len() {
+        0 | 1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    let first = container.errors.first().map_or("", String::as_str);
+    SlotRow {
+        reason: Some(format!("invalid manifest: {first}{more}")),
+        ..empty_row(&container.id(), None, SlotStatus::Invalid)
+    }
+}
+
+fn empty_row(id: &ContainerId, slot: Option<u32>, status: SlotStatus) -> SlotRow {
+    SlotRow {
+        app: id.app.clone(),
+        container: id.container.clone(),
+        slot,
+        host: None,
+        status,
+        age_seconds: None,
+        ports: Vec::new(),
+        reason: None,
+        instance: None,
+        version: None,
+        outdated: false,
+        surplus: false,
+        failed: false,
+        restarts: 0,
+        container_id: None,
+        log: Vec::new(),
+    }
+}
+
+/// The slots that are wanted and those that are still there.
+fn numbers(view: &ContainerView) -> BTreeSet<u32> {
+    let claimed = view
+        .slots
+        .iter()
+        .filter(|(_, slot)| slot.claim.is_some())
+        .map(|(number, _)| *number);
+    (0..view.scale().unwrap_or_default())
+        .chain(claimed)
+        .collect()
+}
+
+fn slot_row(
+    sources: Sources<'_>,
+    id: &ContainerId,
+    view: &ContainerView,
+    number: u32,
+    placed: &BTreeMap<SlotId, Unclaimed>,
+) -> Option<SlotRow> {
+    let slot = id.slot(number);
+    let status = sources.statuses.get(&slot);
+    let Some(claimed) = view.slots.get(&number).filter(|s| s.claim.is_some()) else {
+        let mut row = empty_row(id, Some(number), SlotStatus::Waiting);
+        row.reason = Some(waiting_reason(sources, &slot, placed.get(&slot)));
+        note_failure(&mut row, view, status);
+        return Some(row);
+    };
+    let mut row = claimed_row(sources, id, view, number, claimed)?;
+    note_failure(&mut row, view, status);
+    if row.reason.is_none() && row.status != SlotStatus::Ready {
+        row.reason = Some(default_reason(&row).to_owned());
+    }
+    Some(row)
+}
+
+/// Why a slot that nobody has waits.
+fn waiting_reason(sources: Sources<'_>, slot: &SlotId, placed: Option<&Unclaimed>) -> String {
+    if let Some(why) = placed.and_then(placement::why_waiting) {
+        return why;
+    }
+    let said = sources
+        .answers
+        .iter()
+        .find_map(|(host, reasons)| Some((host, reasons.waiting.get(slot)?)));
+    match (said, placed.and_then(|p| p.order.first())) {
+        (Some((host, why)), _) => format!("{host}: {why}"),
+        (None, Some(host)) => format!("{host} is about to claim it"),
+        (None, None) => "about to be claimed".to_owned(),
+    }
+}
+
+fn claimed_row(
+    sources: Sources<'_>,
+    id: &ContainerId,
+    view: &ContainerView,
+    number: u32,
+    slot: &SlotView,
+) -> Option<SlotRow> {
+    let claim = slot.claim.as_ref()?;
+    let slot_id = id.slot(number);
+    let mut row = empty_row(id, Some(number), SlotStatus::Starting);
+    row.host = Some(claim.host.clone());
+    row.instance = Some(claim.instance.clone());
+    row.version = Some(claim.manifest_rev);
+    row.surplus = !view.is_wanted(number);
+    row.outdated = !row.surplus
+        && Target::of(view).is_some_and(|target| target.outdates(view, claim.manifest_rev));
+
+    let state = slot.current_state();
+    if let Some(state) = state {
+        row.ports = state
+            .ports
+            .iter()
+            .map(|(service, port)| PublishedPort {
+                service: service.clone(),
+                addr: state.addr,
+                port: *port,
+            })
+            .collect();
+    }
+    let status = sources.statuses.get(&slot_id);
+    let own = status.filter(|s| s.instance == claim.instance);
+    if let Some(own) = own {
+        row.restarts = own.restarts;
+        row.container_id.clone_from(&own.container_id);
+        row.age_seconds = own
+            .started_at
+            .map(|started| sources.now.saturating_sub(started).max(0) as u64);
+    }
+
+    let record = sources.snapshot.record(&claim.host);
+    if record.is_none() {
+        row.status = SlotStatus::Lost;
+        row.age_seconds = None;
+        row.reason = Some(format!(
+            "host {} is missing; its containers may still run there",
+            claim.host
+        ));
+        return Some(row);
+    }
+    let said = sources
+        .answers
+        .get(&claim.host)
+        .and_then(|reasons| reasons.waiting.get(&slot_id));
+    let progress = own.map(|s| progress_status(&s.progress));
+    row.status = match (state.map(|s| s.state), progress) {
+        (Some(Phase::Ready), _) => SlotStatus::Ready,
+        (Some(Phase::Leaving), _) => SlotStatus::Leaving,
+        (Some(Phase::Stopped), _) => SlotStatus::Stopped,
+        (_, Some(told @ (SlotStatus::Failed | SlotStatus::Waiting))) | (None, Some(told)) => told,
+        (Some(Phase::Unready), _) => SlotStatus::Unready,
+        (None, None) => SlotStatus::Starting,
+    };
+    row.reason = match row.status {
+        SlotStatus::Ready => ready_reason(view, &row),
+        _ => own
+            .and_then(|s| s.reason.clone())
+            .or_else(|| said.cloned()),
+    };
+    if row.surplus {
+        let why = if view.manifest.is_some() {
+            "scaled down"
+        } else {
+            "the manifest is removed"
+        };
+        row.reason = Some(match row.reason {
+            Some(more) => format!("{why}: {more}"),
+            None => format!("{why}: on its way out"),
+        });
+    }
+    if row.reason.is_none()
+        && row.status != SlotStatus::Ready
+        && record.is_some_and(|r| r.state == HostState::Hold)
+    {
+        row.reason = Some(format!("host {} is in hold", claim.host));
+    }
+    Some(row)
+}
+
+/// What there is to say of a slot that takes traffic.
+fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
+    if !row.outdated {
+        return None;
+    }
+    let target = Target::of(view)?;
+    Some(match &view.rollout {
+        Some(rollout) if target.was_given_up(view) => format!(
+            "keeps the older version: the update failed at slot {}: {}",
+            rollout.slot, rollout.reason
+        ),
+        _ => "runs the older version until its turn in the update".to_owned(),
+    })
+}
+
+/// An attempt at the manifest as it is now that failed, also one beside an instance that runs on.
+fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>) {
+    let Some(status) = status.filter(|s| s.progress == "failed") else {
+        return;
+    };
+    let own = row.instance.as_ref() == Some(&status.instance);
+    let current = match status.manifest_rev {
+        0 => own && !row.outdated,
+        rev => {
+            view.manifest.as_ref().is_some_and(|m| m.modified == rev)
+                || Target::of(view).is_some_and(|target| target.rev() == rev)
+        }
+    };
+    if row.surplus || !current {
+        return;
+    }
+    row.failed = true;
+    row.log.clone_from(&status.log);
+    let Some(reason) = &status.reason else { return };
+    match row.status {
+        SlotStatus::Ready if !own => {
+            row.reason = Some(format!(
+                "keeps the older version: the new one failed: {reason}"
+            ));
+        }
+        SlotStatus::Ready | SlotStatus::Lost => {}
+        _ => {
+            row.status = SlotStatus::Failed;
+            row.reason = Some(reason.clone());
+        }
+    }
+}
+
+fn progress_status(progress: &str) -> SlotStatus {
+    match progress {
+        "pulling" => SlotStatus::Pulling,
+        "waiting" => SlotStatus::Waiting,
+        "failed" => SlotStatus::Failed,
+        _ => SlotStatus::Starting,
+    }
+}
+
+fn default_reason(row: &SlotRow) -> &'static str {
+    match row.status {
+        SlotStatus::Pulling => "its image is being fetched",
+        SlotStatus::Starting => "its container is being started",
+        SlotStatus::Leaving => "it is about to be stopped",
+        SlotStatus::Stopped => "it is being handed over",
+        SlotStatus::Unready => "it runs, but is not ready yet",
+        SlotStatus::Waiting => "its host has not said what it waits for",
+        SlotStatus::Failed => "its host has not said why",
+        SlotStatus::Lost => "its host is missing",
+        SlotStatus::Invalid => "its manifest is invalid",
+        SlotStatus::Ready => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! `why`: one container explained, from what is known and what the hosts answered. Pure.
+
+use conductor_core::directory::{Directory, ServiceId};
+use conductor_core::placement;
+use conductor_core::records::Phase;
+use conductor_core::snapshot::Desired;
+use conductor_core::target::Target;
+use manifests::{ContainerId, Manifest};
+
+use super::rows::{Filter, Sources, container_row, merge};
+use super::types::{SlotRow, Why, WhyEndpoint, WhyHost, WhyLink, WhySlot};
+
+/// Everything there is to say of a container; none if there is none of that name.
+pub fn why(sources: Sources<'_>, directory: &Directory, id: &ContainerId) -> Option<Why> {
+    let view = sources.snapshot.containers.get(id)?;
+    let (rows, _) = merge(sources, &Filter::Container(id.clone()));
+    let manifest = match view.manifest.as_ref().map(|m| &m.value) {
+        Some(Desired::Valid { manifest, .. }) => Some(manifest.clone()),
+        _ => Target::of(view).map(|target| target.manifest().clone()),
+    };
+    Some(Why {
+        container: container_row(id, view),
+        slots: rows
+            .into_iter()
+            .map(|row| WhySlot {
+                hosts: hosts(sources, id, &row),
+                row,
+            })
+            .collect(),
+        links: manifest.map_or_else(Vec::new, |m| links(sources, directory, id, &m)),
+        stale: false,
+        notices: Vec::new(),
+    })
+}
+
+/// Each host's word on one slot: the owner, then the eligible ones, best first, then the others.
+fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> {
+    let Some(slot) = row.slot.map(|number| id.slot(number)) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let said = |host| {
+        sources
+            .answers
+            .get(host)
+            .and_then(|reasons| reasons.waiting.get(&slot))
+    };
+    if let Some(owner) = &row.host {
+        found.push(WhyHost {
+            host: owner.clone(),
+            eligible: true,
+            reason: match said(owner) {
+                Some(why) => format!("has it: {why}"),
+                None => "has it".to_owned(),
+            },
+        });
+    }
+    let Some(placed) = placement::explain(sources.snapshot, &slot) else {
+        return found;
+    };
+    let owner = row.host.as_ref();
+    let eligible = placed.order.iter().filter(|host| Some(*host) != owner);
+    for (at, host) in eligible.enumerate() {
+        let reason = match (said(host), owner, at) {
+            (Some(why), ..) => why.clone(),
+            (None, Some(_), _) => "could take it".to_owned(),
+            (None, None, 0) => "is to take it".to_owned(),
+            (None, None, _) => "could take it; another comes first".to_owned(),
+        };
+        found.push(WhyHost {
+            host: host.clone(),
+            eligible: true,
+            reason,
+        });
+    }
+    for (host, reason) in &placed.refused {
+        if Some(host) != owner {
+            found.push(WhyHost {
+                host: host.clone(),
+                eligible: false,
+                reason: reason.clone(),
+            });
+        }
+    }
+    let missing = sources
+        .snapshot
+        .hosts
+        .iter()
+        .filter(|(host, view)| {
+            view.record.is_none() && view.member.is_some() && Some(*host) != owner
+        })
+        .map(|(host, _)| WhyHost {
+            host: host.clone(),
+            eligible: false,
+            reason: "it is missing".to_owned(),
+        });
+    found.extend(missing);
+    found
+}
+
+fn links(
+    sources: Sources<'_>,
+    directory: &Directory,
+    id: &ContainerId,
+    manifest: &Manifest,
+) -> Vec<WhyLink> {
+    let targets = manifests::env::link_targets(manifest, &id.app);
+    manifest
+        .links
+        .iter()
+        .zip(targets)
+        .map(|(link, target)| {
+            let service = ServiceId {
+                app: target.app,
+                service: target.service,
+            };
+            let name = service.to_string();
+            WhyLink {
+                variable: format!(
+                    "SERVICE_{}_ADDR",
+                    manifests::env::link_variable_name(link)
+                ),
+                port: target.port,
+                endpoints: endpoints(directory, &service),
+                failures: sources
+                    .answers
+                    .values()
+                    .flat_map(|reasons| &reasons.links)
+                    .filter(|failure| failure.caller.container == *id && failure.service == name)
+                    .cloned()
+                    .collect(),
+                service: name,
+            }
+        })
+        .collect()
+}
+
+fn endpoints(directory: &Directory, service: &ServiceId) -> Vec<WhyEndpoint> {
+    let serving = directory.serving(service);
+    let Some(all) = directory.endpoints(service) else {
+        return Vec::new();
+    };
+    all.values()
+        .map(|endpoint| {
+            let serves = serving.iter().any(|s| s.instance == endpoint.instance);
+            let reason = match (endpoint.phase, endpoint.live, serves) {
+                (Phase::Ready, true, _) => None,
+                (Phase::Ready, false, true) => {
+                    Some("its host is missing, but no other is left".to_owned())
+                }
+                (Phase::Ready, false, false) => Some("its host is missing".to_owned()),
+                (Phase::Unready, ..) => Some("not ready".to_owned()),
+                (Phase::Leaving, ..) => Some("leaving".to_owned()),
+                (Phase::Stopped, ..) => Some("stopped".to_owned()),
+            };
+            WhyEndpoint {
+                slot: ContainerId::new(service.app.clone(), endpoint.container.clone())
+                    .slot(endpoint.slot),
+                host: endpoint.host.clone(),
+                addr: endpoint.addr,
+                port: endpoint.port,
+                serving: serves,
+                reason,
+            }
+        })
+        .collect()
+}
