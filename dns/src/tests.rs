@@ -1,0 +1,5 @@
+//! The server on loopback, asked by `dig` and by hand.
+
+mod asking;
+pub(crate) mod fixture;
+mod relaying;

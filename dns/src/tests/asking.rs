@@ -1,0 +1,188 @@
+//! Questions about our zone, and the sockets.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Result, ensure};
+use conductor_core::directory::Directory;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::RecordType;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::fixture::{Bench, Cluster, packet, wait};
+use crate::relay::{read_message, write_message};
+
+fn web(slots: u8) -> Directory {
+    let mut cluster = Cluster::default();
+    cluster.host("h1");
+    for slot in 0..slots {
+        let addr = format!("10.0.1.{slot}:20000");
+        cluster.state(&format!("shop/web/{slot}"), "h1", &addr, "ready", "web");
+    }
+    cluster.directory()
+}
+
+#[tokio::test]
+async fn dig_gets_addresses_and_ports() -> Result<()> {
+    let bench = Bench::start(web(1), &[]).await?;
+    for way in ["+notcp", "+tcp"] {
+        let short = |name: &str| format!("{way} +short {name}");
+        let text = bench.dig(&short("web.shop.skydns.local A")).await?;
+        assert_eq!(text, "10.0.1.0\n");
+        let text = bench.dig(&short("Web.Shop.SkyDNS.local SRV")).await?;
+        assert_eq!(text, "10 100 20000 0.web.shop.skydns.local.\n");
+        let text = bench.dig(&short("0.web.shop.skydns.local A")).await?;
+        assert_eq!(text, "10.0.1.0\n");
+    }
+    let text = bench.dig("web.shop.skydns.local SRV").await?;
+    for part in [
+        "status: NOERROR",
+        "flags: qr aa rd ra;",
+        "ANSWER: 1",
+        "ADDITIONAL: 2",
+        "0.web.shop.skydns.local. 1\tIN\tA\t10.0.1.0",
+    ] {
+        ensure!(text.contains(part), "{part} is not in {text}");
+    }
+    assert_eq!(bench.handle.counters.udp.load(Ordering::Relaxed), 4);
+    assert_eq!(bench.handle.counters.tcp.load(Ordering::Relaxed), 3);
+    assert_eq!(bench.handle.counters.answered.load(Ordering::Relaxed), 7);
+    Ok(())
+}
+
+#[tokio::test]
+async fn dig_tells_no_data_from_no_name() -> Result<()> {
+    let bench = Bench::start(web(1), &[]).await?;
+    for (question, status) in [
+        ("web.shop.skydns.local AAAA", "NOERROR"),
+        ("shop.skydns.local A", "NOERROR"),
+        ("gone.shop.skydns.local A", "NXDOMAIN"),
+        ("nobody.skydns.local A", "NXDOMAIN"),
+    ] {
+        let text = bench.dig(question).await?;
+        ensure!(text.contains(&format!("status: {status}")), "{text}");
+        ensure!(text.contains("ANSWER: 0, AUTHORITY: 1"), "{text}");
+        let soa = "skydns.local.\t\t1\tIN\tSOA\tns.skydns.local. hostmaster.skydns.local. 1 ";
+        ensure!(text.contains(soa), "{text}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn dig_asks_again_by_tcp_when_the_answer_was_cut() -> Result<()> {
+    let bench = Bench::start(web(200), &[]).await?;
+    let name = "web.shop.skydns.local A";
+    let text = bench.dig(&format!("+ignore +noedns {name}")).await?;
+    ensure!(text.contains("flags: qr aa tc rd ra;"), "{text}");
+    let text = bench.dig(&format!("+short {name}")).await?;
+    assert_eq!(text.lines().count(), 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_swapped_table_is_seen_by_the_next_question() -> Result<()> {
+    let bench = Bench::start(web(1), &[]).await?;
+    let count = async || -> Result<usize> {
+        let question = packet(7, "web.shop.skydns.local.", RecordType::A);
+        Ok(Message::from_vec(&bench.udp(&question).await?)?
+            .answers
+            .len())
+    };
+    assert_eq!(count().await?, 1);
+    bench.directory.store(Arc::new(web(3)));
+    assert_eq!(count().await?, 3);
+    bench.directory.store(Arc::new(Directory::default()));
+    assert_eq!(count().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_rotate() -> Result<()> {
+    let bench = Bench::start(web(3), &[]).await?;
+    let question = packet(7, "web.shop.skydns.local.", RecordType::A);
+    let mut firsts = Vec::new();
+    for _ in 0..6 {
+        let answer = Message::from_vec(&bench.udp(&question).await?)?;
+        firsts.push(answer.answers[0].data.ip_addr());
+    }
+    assert_eq!(firsts[..3], firsts[3..]);
+    firsts.sort();
+    firsts.dedup();
+    assert_eq!(firsts.len(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn garbage_neither_stops_the_server_nor_its_clients() -> Result<()> {
+    let bench = Bench::start(web(1), &[]).await?;
+    let good = packet(7, "web.shop.skydns.local.", RecordType::A);
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    for length in [0, 1, 11, 12, 20, 4000] {
+        socket.send_to(&vec![0xff; length], bench.addr).await?;
+        socket
+            .send_to(&good[..length.min(good.len())], bench.addr)
+            .await?;
+    }
+    // A length that nothing follows, then one client that asks twice on one connection.
+    let mut silent = TcpStream::connect(bench.addr).await?;
+    silent.write_all(&[0xff, 0xff, 0]).await?;
+    let mut stream = TcpStream::connect(bench.addr).await?;
+    for number in [1, 2] {
+        let question = packet(number, "web.shop.skydns.local.", RecordType::A);
+        write_message(&mut stream, &question).await?;
+        let answer = Message::from_vec(&read_message(&mut stream).await?)?;
+        assert_eq!((answer.metadata.id, answer.answers.len()), (number, 1));
+    }
+    // What is no question at all ends the connection.
+    write_message(&mut stream, &[1, 2, 3]).await?;
+    assert_eq!(stream.read(&mut [0]).await?, 0);
+    let answer = Message::from_vec(&bench.udp(&good).await?)?;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_problem_that_goes_away() -> Result<()> {
+    let taken = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    let addr = taken.local_addr()?;
+    let mut bench = Bench::start_at(addr, web(1), tempfile::tempdir()?)?;
+    let problems = &mut bench.handle.problems;
+    let shown = wait(problems, |problems| !problems.is_empty()).await?;
+    assert_eq!(shown.len(), 1);
+    let text = shown[0].to_string();
+    let expected = format!("{addr}/udp is taken by ");
+    ensure!(text.starts_with(&expected), "{text}");
+    ensure!(bench.handle.addresses.borrow().is_empty());
+    drop(taken);
+    wait(problems, Vec::is_empty).await?;
+    assert_eq!(*bench.handle.addresses.borrow(), [addr]);
+    let text = bench.dig("+short web.shop.skydns.local A").await?;
+    assert_eq!(text, "10.0.1.0\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_end_frees_the_port() -> Result<()> {
+    let directory = Directory::default();
+    let folder = tempfile::tempdir()?;
+    let listen = "127.0.0.1:0".parse()?;
+    let config = crate::Config {
+        listen: vec![listen],
+        zone: crate::Zone::new("skydns.local", [])?,
+        files: crate::Files {
+            resolv_conf: folder.path().join("none"),
+            behind_stub: folder.path().join("none"),
+        },
+    };
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let directory = Arc::new(arc_swap::ArcSwap::from_pointee(directory));
+    let mut handle = crate::Dns::start(config, directory, shutdown.clone());
+    let addr = wait(&mut handle.addresses, |bound| !bound.is_empty()).await?[0];
+    let _open = TcpStream::connect(addr).await?;
+    shutdown.cancel();
+    handle.stopped().await;
+    std::net::UdpSocket::bind(addr)?;
+    ensure!(std::net::TcpStream::connect(addr).is_err());
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! A cluster's state as keys, a running server, and clients.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use arc_swap::ArcSwap;
+use conductor_core::directory::Directory;
+use conductor_core::snapshot::{Change, Snapshot};
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RecordType};
+use manifests::ContainerId;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::relay::{read_message, write_message};
+use crate::{Config, Dns, Files, Handle, Zone};
+
+/// Keys in etcd that make a directory.
+#[derive(Debug, Default)]
+pub(crate) struct Cluster {
+    puts: Vec<(String, serde_json::Value)>,
+}
+
+impl Cluster {
+    /// A live host.
+    pub(crate) fn host(&mut self, name: &str) {
+        self.puts.push((
+            format!("/hosts/{name}/record"),
+            serde_json::json!({
+                "id": "00000000-0000-4000-8000-000000000001",
+                "session": "00000000-0000-4000-8000-000000000002",
+                "epoch": 1,
+                "state": "up",
+                "addr": "10.0.0.1",
+                "versions": {"agent": "0", "placement": [1]},
+            }),
+        ));
+    }
+
+    /// An instance of a slot, `app/container/slot`, and the state of its one service.
+    pub(crate) fn state(&mut self, of: &str, host: &str, addr: &str, state: &str, service: &str) {
+        let addr: SocketAddr = addr.parse().expect("address");
+        let (container, slot) = of.rsplit_once('/').expect("app/container/slot");
+        let container: ContainerId = container.parse().expect("app/container");
+        let claim = format!("/claims/{container}/slots/{slot}");
+        let instance = format!("{}-{slot}", container.container);
+        self.puts.push((
+            claim.clone(),
+            serde_json::json!({"host": host, "instance": instance, "manifest_rev": 1}),
+        ));
+        self.puts.push((
+            format!("{claim}.state"),
+            serde_json::json!({
+                "instance": instance,
+                "state": state,
+                "addr": addr.ip(),
+                "ports": {service: addr.port()},
+            }),
+        ));
+    }
+
+    pub(crate) fn directory(&self) -> Directory {
+        let changes = self.puts.iter().map(|(key, value)| Change::Put {
+            key: key.clone(),
+            value: value.to_string().into_bytes(),
+            modified: 1,
+            created: 1,
+        });
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(changes, 1);
+        Directory::new(&snapshot)
+    }
+}
+
+/// A running server and what it reads.
+pub(crate) struct Bench {
+    pub(crate) handle: Handle,
+    pub(crate) addr: SocketAddr,
+    pub(crate) directory: Arc<ArcSwap<Directory>>,
+    pub(crate) shutdown: CancellationToken,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl Bench {
+    /// A server whose host has these resolvers.
+    pub(crate) async fn start(directory: Directory, resolvers: &[SocketAddr]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        write_resolvers(folder.path(), resolvers)?;
+        let listen = "127.0.0.1:0".parse()?;
+        let mut bench = Self::start_at(listen, directory, folder)?;
+        let bound = wait(&mut bench.handle.addresses, |bound| !bound.is_empty()).await?;
+        bench.addr = bound[0];
+        Ok(bench)
+    }
+
+    /// A server that may not be able to listen yet.
+    pub(crate) fn start_at(
+        listen: SocketAddr,
+        directory: Directory,
+        folder: tempfile::TempDir,
+    ) -> Result<Self> {
+        let config = Config {
+            listen: vec![listen],
+            zone: Zone::new("skydns.local", [listen.ip()])?,
+            files: Files {
+                resolv_conf: folder.path().join("resolv.conf"),
+                behind_stub: folder.path().join("none"),
+            },
+        };
+        let directory = Arc::new(ArcSwap::from_pointee(directory));
+        let shutdown = CancellationToken::new();
+        Ok(Self {
+            handle: Dns::start(config, Arc::clone(&directory), shutdown.clone()),
+            addr: listen,
+            directory,
+            shutdown,
+            folder,
+        })
+    }
+
+    /// The host has other resolvers now.
+    pub(crate) fn set_resolvers(&self, resolvers: &[SocketAddr]) -> Result<()> {
+        write_resolvers(self.folder.path(), resolvers)
+    }
+
+    /// What `dig` prints with these arguments.
+    pub(crate) async fn dig(&self, arguments: &str) -> Result<String> {
+        let output = tokio::process::Command::new("dig")
+            .arg("@127.0.0.1")
+            .args(["-p", &self.addr.port().to_string()])
+            .args(["+tries=1", "+timeout=10"])
+            .args(arguments.split(' '))
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("dig; it is in Debian's dnsutils")?;
+        let text = String::from_utf8(output.stdout)?;
+        ensure!(output.status.success(), "{text}");
+        Ok(text)
+    }
+
+    pub(crate) async fn udp(&self, packet: &[u8]) -> Result<Vec<u8>> {
+        let socket = UdpSocket::bind("127.0.0.1:0").await?;
+        socket.connect(self.addr).await?;
+        socket.send(packet).await?;
+        let mut answer = vec![0; 65_535];
+        let length =
+            tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut answer)).await??;
+        answer.truncate(length);
+        Ok(answer)
+    }
+
+    pub(crate) async fn tcp(&self, packet: &[u8]) -> Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(self.addr).await?;
+        write_message(&mut stream, packet).await?;
+        Ok(tokio::time::timeout(Duration::from_secs(30), read_message(&mut stream)).await??)
+    }
+}
+
+fn write_resolvers(folder: &Path, resolvers: &[SocketAddr]) -> Result<()> {
+    let lines: Vec<String> = resolvers
+        .iter()
+        .map(|to| format!("nameserver [{}]:{}\n", to.ip(), to.port()))
+        .collect();
+    Ok(std::fs::write(folder.join("resolv.conf"), lines.concat())?)
+}
+
+/// A question as a packet.
+pub(crate) fn packet(number: u16, name: &str, wanted: RecordType) -> Vec<u8> {
+    let mut message = Message::query();
+    message.metadata.id = number;
+    message.metadata.recursion_desired = true;
+    let name = Name::from_ascii(name).expect("name");
+    message.add_query(Query::query(name, wanted));
+    message.to_vec().expect("packet")
+}
+
+/// Waits for a state; fails after a long time and shows the last.
+pub(crate) async fn wait<T: Clone + std::fmt::Debug>(
+    watch: &mut watch::Receiver<T>,
+    is_it: impl FnMut(&T) -> bool,
+) -> Result<T> {
+    let found = tokio::time::timeout(Duration::from_secs(30), async {
+        watch.wait_for(is_it).await.map(|state| state.clone())
+    })
+    .await;
+    match found {
+        Ok(state) => Ok(state?),
+        Err(_) => anyhow::bail!("still {:?}", *watch.borrow()),
+    }
+}

@@ -1,0 +1,255 @@
+//! Questions about other names, with resolvers of our own.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+use conductor_core::directory::Directory;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::RecordType;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::fixture::{Bench, packet};
+use crate::relay::{read_message, write_message};
+
+/// A resolver that says what it is told to and notes what it was asked.
+struct Resolver {
+    addr: SocketAddr,
+    asked: Arc<AtomicU64>,
+    last: Arc<Mutex<Vec<u8>>>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Resolver {
+    /// `answer` gets a question and returns the datagrams, or messages, to send back.
+    async fn start(answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Result<Self> {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await?;
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr()?).await {
+                break (udp, tcp);
+            }
+        };
+        let addr = udp.local_addr()?;
+        let asked = Arc::new(AtomicU64::new(0));
+        let last = Arc::new(Mutex::new(Vec::new()));
+        let answer = {
+            let (asked, last) = (Arc::clone(&asked), Arc::clone(&last));
+            Arc::new(move |question: &[u8]| {
+                asked.fetch_add(1, Ordering::Relaxed);
+                *last.lock().expect("not poisoned") = question.to_vec();
+                answer(question)
+            })
+        };
+        let by_udp = {
+            let answer = Arc::clone(&answer);
+            async move {
+                let mut packet = vec![0; 65_535];
+                while let Ok((length, from)) = udp.recv_from(&mut packet).await {
+                    for datagram in answer(&packet[..length]) {
+                        udp.send_to(&datagram, from).await.expect("sent");
+                    }
+                }
+            }
+        };
+        let by_tcp = async move {
+            while let Ok((mut stream, _)) = tcp.accept().await {
+                let question = read_message(&mut stream).await.expect("question");
+                for message in answer(&question) {
+                    write_message(&mut stream, &message).await.expect("sent");
+                }
+            }
+        };
+        Ok(Self {
+            addr,
+            asked,
+            last,
+            _tasks: [
+                AbortOnDropHandle::new(tokio::spawn(by_udp)),
+                AbortOnDropHandle::new(tokio::spawn(by_tcp)),
+            ],
+        })
+    }
+
+    /// One that echoes with a code, and some octets that no parser would write so.
+    async fn coded(code: ResponseCode) -> Result<Self> {
+        Self::start(move |question| vec![response(question, code)]).await
+    }
+
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+fn response(question: &[u8], code: ResponseCode) -> Vec<u8> {
+    let mut answer = question.to_vec();
+    answer[2] |= 0x80;
+    answer[3] = (answer[3] & 0xf0) | code.low();
+    answer.extend_from_slice(b"as it is");
+    answer
+}
+
+fn code(answer: &[u8]) -> ResponseCode {
+    ResponseCode::from(0, answer[3] & 0x0f)
+}
+
+#[tokio::test]
+async fn other_names_go_through_as_they_are() -> Result<()> {
+    let resolver = Resolver::coded(ResponseCode::NoError).await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let question = packet(4711, "Example.COM.", RecordType::TXT);
+    for answer in [bench.udp(&question).await?, bench.tcp(&question).await?] {
+        assert_eq!(answer, response(&question, ResponseCode::NoError));
+        let seen = resolver.last.lock().expect("not poisoned").clone();
+        assert_eq!(seen[2..], question[2..], "all but the number");
+    }
+    assert_eq!(resolver.asked(), 2);
+    assert_eq!(bench.handle.counters.relayed.load(Ordering::Relaxed), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn our_own_zone_is_never_asked_of_others() -> Result<()> {
+    let resolver = Resolver::coded(ResponseCode::NoError).await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    for name in [
+        "skydns.local.",
+        "web.shop.skydns.local.",
+        "x.y.z.SKYDNS.local.",
+    ] {
+        let answer = bench.udp(&packet(1, name, RecordType::A)).await?;
+        assert_eq!(Message::from_vec(&answer)?.authorities.len(), 1);
+    }
+    assert_eq!(resolver.asked(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cut_answer_passes_through_with_its_mark() -> Result<()> {
+    let resolver = Resolver::start(|question| {
+        let mut answer = response(question, ResponseCode::NoError);
+        answer[2] |= 0x02;
+        vec![answer]
+    })
+    .await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let answer = bench.udp(&packet(1, "example.com.", RecordType::A)).await?;
+    assert_eq!(answer[2] & 0x02, 0x02);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_next_resolver_is_asked_when_one_is_gone_silent_or_has_no_answer() -> Result<()> {
+    let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
+    let silent = Resolver::start(|_| Vec::new()).await?;
+    let failing = Resolver::coded(ResponseCode::ServFail).await?;
+    let good = Resolver::coded(ResponseCode::NXDomain).await?;
+    for first in [gone, silent.addr, failing.addr] {
+        let bench = Bench::start(Directory::default(), &[first, good.addr]).await?;
+        let question = packet(1, "example.com.", RecordType::A);
+        assert_eq!(code(&bench.udp(&question).await?), ResponseCode::NXDomain);
+        if first != silent.addr {
+            assert_eq!(code(&bench.tcp(&question).await?), ResponseCode::NXDomain);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_good_answer_there_is_an_error() -> Result<()> {
+    let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
+    let question = packet(4711, "example.com.", RecordType::A);
+    let bench = Bench::start(Directory::default(), &[gone]).await?;
+    for answer in [bench.udp(&question).await?, bench.tcp(&question).await?] {
+        let answer = Message::from_vec(&answer)?;
+        assert_eq!(answer.metadata.id, 4711);
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+        assert_eq!(answer.queries.len(), 1);
+    }
+    assert_eq!(bench.handle.counters.failed.load(Ordering::Relaxed), 2);
+
+    let refusing = Resolver::coded(ResponseCode::Refused).await?;
+    let bench = Bench::start(Directory::default(), &[gone, refusing.addr]).await?;
+    let answer = bench.udp(&question).await?;
+    assert_eq!(answer, response(&question, ResponseCode::Refused));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_datagram_is_sent_again() -> Result<()> {
+    let count = AtomicU64::new(0);
+    let resolver = Resolver::start(
+        move |question| match count.fetch_add(1, Ordering::Relaxed) {
+            0 => Vec::new(),
+            _ => vec![response(question, ResponseCode::NoError)],
+        },
+    )
+    .await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let answer = bench.udp(&packet(1, "example.com.", RecordType::A)).await?;
+    assert_eq!(code(&answer), ResponseCode::NoError);
+    assert_eq!(resolver.asked(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_question_is_no_answer() -> Result<()> {
+    let resolver = Resolver::start(|question| {
+        let right = response(question, ResponseCode::NoError);
+        let mut other_number = right.clone();
+        other_number[0] ^= 1;
+        let mut no_response = right.clone();
+        no_response[2] &= 0x7f;
+        let number = u16::from_be_bytes([question[0], question[1]]);
+        let other_name = packet(number, "example.net.", RecordType::A);
+        let other_name = response(&other_name, ResponseCode::NoError);
+        vec![
+            Vec::new(),
+            vec![0; 5],
+            other_number,
+            no_response,
+            other_name,
+            right,
+        ]
+    })
+    .await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let question = packet(1, "example.com.", RecordType::A);
+    let answer = bench.udp(&question).await?;
+    assert_eq!(answer, response(&question, ResponseCode::NoError));
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_asked_of_ourselves() -> Result<()> {
+    let bench = Bench::start(Directory::default(), &[]).await?;
+    bench.set_resolvers(&[bench.addr])?;
+    let answer = bench.udp(&packet(1, "example.com.", RecordType::A)).await?;
+    assert_eq!(code(&answer), ResponseCode::ServFail);
+    let counters = &bench.handle.counters;
+    assert_eq!(
+        counters.udp.load(Ordering::Relaxed),
+        1,
+        "it did not come back"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_change_of_the_hosts_resolvers_is_followed() -> Result<()> {
+    let old = Resolver::coded(ResponseCode::NoError).await?;
+    let new = Resolver::coded(ResponseCode::NXDomain).await?;
+    let bench = Bench::start(Directory::default(), &[old.addr]).await?;
+    let question = packet(1, "example.com.", RecordType::A);
+    assert_eq!(code(&bench.udp(&question).await?), ResponseCode::NoError);
+    bench.set_resolvers(&[new.addr])?;
+    tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        while code(&bench.udp(&question).await?) != ResponseCode::NXDomain {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    Ok(())
+}
