@@ -1,0 +1,208 @@
+//! What may be read and written through a door: one table.
+//!
+//! A door has its agent's rights in etcd, so this is where a user's end.
+//! Pure; the doors ask it before they read or write anything.
+//!
+//! Invariant: under `/apps` only manifests are ever written, and what agents
+//! write is never written by a user.
+
+use manifests::keys::Key;
+use manifests::{AppName, ContainerId, ContainerName};
+
+/// Who may do what below a first part of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    /// Not shown and not written: a door's own bookkeeping.
+    Hidden,
+    /// Readable; agents write it.
+    Agents,
+    /// Readable; users write manifests, nothing else.
+    Manifests,
+}
+
+/// Everything that is not listed is the user's own, as in etcd.
+const TABLE: [(&str, Tree); 7] = [
+    ("v2meta", Tree::Hidden),
+    ("apps", Tree::Manifests),
+    ("claims", Tree::Agents),
+    ("hosts", Tree::Agents),
+    ("dokkaa", Tree::Agents),
+    ("status", Tree::Agents),
+    ("acks", Tree::Agents),
+];
+
+/// Why a write is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Agents' or a door's own.
+    #[error("{0} is written by dokkaa, not through this door")]
+    NotYours(String),
+    /// Not the key of a manifest.
+    #[error(
+        "{0} is not a manifest; under /apps only /apps/<app>/<container>/manifest can be written"
+    )]
+    NotAManifest(String),
+    /// The key of a manifest whose name is not one.
+    #[error("{key}: the {part} {reason}")]
+    Name {
+        /// The key.
+        key: String,
+        /// `app` or `container`.
+        part: &'static str,
+        /// What is wrong with the name.
+        reason: String,
+    },
+}
+
+/// A write that is let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// A manifest: its value is checked first.
+    Manifest(ContainerId),
+    /// A key of the user's own.
+    Own,
+}
+
+/// A deletion that is let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delete {
+    /// Whatever is there.
+    Own,
+    /// The manifests at and below the key.
+    Manifests,
+}
+
+/// The key is never shown.
+pub fn hidden(key: &str) -> bool {
+    tree(key) == Some(Tree::Hidden)
+}
+
+/// Whether the value of `key` may be written.
+pub fn put(key: &str) -> Result<Put, Refusal> {
+    match tree(key) {
+        None => Ok(Put::Own),
+        Some(Tree::Hidden | Tree::Agents) => Err(Refusal::NotYours(key.to_owned())),
+        Some(Tree::Manifests) => match parts(key).as_slice() {
+            [_, app, container, "manifest"] => Ok(Put::Manifest(ContainerId::new(
+                app_name(key, app)?,
+                container_name(key, container)?,
+            ))),
+            _ => Err(Refusal::NotAManifest(key.to_owned())),
+        },
+    }
+}
+
+/// Whether `key`, and what is below it, may be deleted.
+pub fn delete(key: &str) -> Result<Delete, Refusal> {
+    match tree(key) {
+        None => Ok(Delete::Own),
+        Some(Tree::Hidden | Tree::Agents) => Err(Refusal::NotYours(key.to_owned())),
+        Some(Tree::Manifests) => {
+            match parts(key).as_slice() {
+                [_, app] => {
+                    app_name(key, app)?;
+                }
+                [_, app, container] | [_, app, container, "manifest"] => {
+                    app_name(key, app)?;
+                    container_name(key, container)?;
+                }
+                _ => return Err(Refusal::NotAManifest(key.to_owned())),
+            }
+            Ok(Delete::Manifests)
+        }
+    }
+}
+
+/// The key is a manifest's.
+pub fn is_manifest(key: &str) -> bool {
+    matches!(Key::parse(key), Some(Key::Manifest(_)))
+}
+
+fn tree(key: &str) -> Option<Tree> {
+    let first = parts(key).first().copied()?;
+    TABLE
+        .iter()
+        .find(|(name, _)| *name == first)
+        .map(|(_, tree)| *tree)
+}
+
+fn parts(key: &str) -> Vec<&str> {
+    key.split('/').filter(|part| !part.is_empty()).collect()
+}
+
+fn app_name(key: &str, app: &str) -> Result<AppName, Refusal> {
+    app.parse().map_err(|error| name(key, "app", &error))
+}
+
+fn container_name(key: &str, container: &str) -> Result<ContainerName, Refusal> {
+    container
+        .parse()
+        .map_err(|error| name(key, "container", &error))
+}
+
+fn name(key: &str, part: &'static str, error: &manifests::names::NameError) -> Refusal {
+    Refusal::Name {
+        key: key.to_owned(),
+        part,
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn under_apps_only_manifests_with_valid_names_are_written() {
+        let id = "dummy/nginx".parse().expect("an id");
+        assert_eq!(put("/apps/dummy/nginx/manifest"), Ok(Put::Manifest(id)));
+        for key in [
+            "/apps",
+            "/apps/dummy",
+            "/apps/dummy/nginx",
+            "/apps/dummy/nginx/other",
+            "/apps/dummy/nginx/manifest/x",
+        ] {
+            assert_eq!(put(key), Err(Refusal::NotAManifest(key.to_owned())));
+        }
+        for (key, text) in [
+            ("/apps/Dummy/nginx/manifest", "the app `Dummy` is not"),
+            ("/apps/dummy/a---b/manifest", "the container `a---b` contains"),
+            ("/apps/_dummy/nginx/manifest", "the app `_dummy` is not"),
+        ] {
+            let refusal = put(key).expect_err("a bad name").to_string();
+            assert!(refusal.contains(text), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_agents_write_is_read_only() {
+        for tree in ["claims", "hosts", "dokkaa", "status", "acks", "v2meta"] {
+            for key in [format!("/{tree}"), format!("/{tree}/x/y")] {
+                assert_eq!(put(&key), Err(Refusal::NotYours(key.clone())));
+                assert_eq!(delete(&key), Err(Refusal::NotYours(key.clone())));
+                assert_eq!(hidden(&key), tree == "v2meta");
+            }
+        }
+    }
+
+    #[test]
+    fn other_keys_are_the_users_own() {
+        for key in ["/", "/mine", "/appsx/a", "/v2metaphor", "/hosts2", "/_h"] {
+            assert_eq!(put(key), Ok(Put::Own), "{key}");
+            assert_eq!(delete(key), Ok(Delete::Own), "{key}");
+            assert!(!hidden(key));
+        }
+    }
+
+    #[test]
+    fn an_app_a_container_and_a_manifest_can_be_deleted_and_nothing_else() {
+        for key in ["/apps/a1", "/apps/a1/c1", "/apps/a1/c1/manifest"] {
+            assert_eq!(delete(key), Ok(Delete::Manifests), "{key}");
+        }
+        for key in ["/apps", "/apps/a1/c1/other", "/apps/a1/c1/manifest/x"] {
+            assert_eq!(delete(key), Err(Refusal::NotAManifest(key.to_owned())));
+        }
+        assert!(delete("/apps/A").is_err());
+    }
+}

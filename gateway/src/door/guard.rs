@@ -1,0 +1,149 @@
+//! Which requests come from where they should: a pure look at the headers.
+//!
+//! A web page can make its reader's browser send requests to 127.0.0.1. The
+//! browser then says where the page is from (`Origin`, `Sec-Fetch-Site`), or,
+//! when the page's own name was made to point here, the `Host` is that name.
+
+use std::net::IpAddr;
+
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Uri, header};
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stranger {
+    /// 421
+    #[error(
+        "this door does not answer for the host {0:?}; use an IP address or localhost, or name it with --allow-host"
+    )]
+    Host(String),
+    /// 403
+    #[error("requests that a page of {0:?} makes are refused")]
+    Origin(String),
+    /// 403
+    #[error("requests that a page of another site makes are refused")]
+    CrossSite,
+}
+
+/// Checks a request before anything else is done with it.
+pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), Stranger> {
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(axum::http::HeaderValue::as_bytes(value)))
+    };
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (uri.authority(), hosts.next(), hosts.next()) {
+        (Some(authority), _, None) => authority.as_str().to_owned(),
+        (None, Some(host), None) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+        _ => String::new(),
+    };
+    if !is_ours(&host, allowed) {
+        return Err(Stranger::Host(host));
+    }
+    if let Some(origin) = text("origin") {
+        let own = ["http://", "https://"]
+            .iter()
+            .filter_map(|scheme| origin.strip_prefix(scheme))
+            .any(|from| from.eq_ignore_ascii_case(&host));
+        if !own {
+            return Err(Stranger::Origin(origin.into_owned()));
+        }
+    }
+    if text("sec-fetch-site").is_some_and(|site| site.eq_ignore_ascii_case("cross-site")) {
+        return Err(Stranger::CrossSite);
+    }
+    Ok(())
+}
+
+fn is_ours(host: &str, allowed: &[String]) -> bool {
+    // User information before an @ is no part of a Host.
+    if host.contains('@') {
+        return false;
+    }
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || allowed.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(pairs: &[(&'static str, &str)]) -> Result<(), Stranger> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().expect("a header"));
+        }
+        let uri = Uri::from_static("/v2/keys/a");
+        check(&uri, &headers, &["door.example".to_owned()])
+    }
+
+    #[test]
+    fn addresses_localhost_and_allowed_names_are_hosts() {
+        for host in [
+            "127.0.0.1:4001",
+            "127.0.0.1",
+            "10.1.2.3:80",
+            "[::1]:4001",
+            "localhost:4001",
+            "LOCALHOST",
+            "door.example:4001",
+        ] {
+            assert_eq!(checked(&[("host", host)]), Ok(()), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "127.0.0.1@evil.example",
+            "sub.door.example",
+        ] {
+            assert_eq!(
+                checked(&[("host", host)]),
+                Err(Stranger::Host(host.to_owned()))
+            );
+        }
+        assert!(checked(&[]).is_err());
+        assert!(checked(&[("host", "localhost"), ("host", "evil.example")]).is_err());
+    }
+
+    #[test]
+    fn an_absolute_request_is_judged_by_its_own_host() {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", "localhost".parse().expect("a header"));
+        let uri = Uri::from_static("http://evil.example/v2/keys/a");
+        assert!(matches!(check(&uri, &headers, &[]), Err(Stranger::Host(_))));
+    }
+
+    #[test]
+    fn pages_of_others_are_refused() {
+        let host = ("host", "127.0.0.1:4001");
+        for origin in [
+            "null",
+            "https://evil.example",
+            "http://127.0.0.1:8080",
+            "http://localhost:4001",
+            "file://",
+        ] {
+            assert_eq!(
+                checked(&[host, ("origin", origin)]),
+                Err(Stranger::Origin(origin.to_owned()))
+            );
+        }
+        assert_eq!(checked(&[host, ("origin", "http://127.0.0.1:4001")]), Ok(()));
+        assert_eq!(
+            checked(&[host, ("sec-fetch-site", "cross-site")]),
+            Err(Stranger::CrossSite)
+        );
+        for site in ["same-origin", "none"] {
+            assert_eq!(checked(&[host, ("sec-fetch-site", site)]), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! From what etcd's watch says to what v2 calls events.
+//!
+//! Pure. A write of a door also puts one fixed key, at the same revision,
+//! that says what the event is; so a recursive delete is one event. What has
+//! no such key was written by v3: each key is an event of its own.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use store::kv::{self, KeyValue};
+
+use super::node::{Action, Event, Node};
+
+/// The key that says what a revision was. No v2 key has a double slash.
+pub const OP_KEY: &str = "/v2meta//op";
+
+/// What a door did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What.
+    pub action: Action,
+    /// To which key.
+    pub key: String,
+    /// The created index of the node after it; none if that is the revision itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<i64>,
+    /// The key is a directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dir: bool,
+    /// What was there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Prev>,
+}
+
+/// What was there before, beside what the watch says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prev {
+    /// Its created index.
+    pub created: i64,
+    /// Its modified index.
+    pub modified: i64,
+}
+
+impl Record {
+    /// The event at a revision, with the values that the door wrote and found.
+    pub fn event(&self, revision: i64, value: Option<&[u8]>, before: Option<&[u8]>) -> Event {
+        let node = |value: Option<&[u8]>, modified, created| Node {
+            key: self.key.clone(),
+            value: value.filter(|_| !self.dir).map(Arc::from),
+            dir: self.dir,
+            nodes: Vec::new(),
+            modified,
+            created,
+        };
+        Event {
+            action: self.action,
+            node: Some(node(
+                value,
+                revision,
+                self.created.unwrap_or(revision),
+            )),
+            prev: self
+                .prev
+                .map(|prev| node(before.or(Some(b"")), prev.modified, prev.created)),
+        }
+    }
+}
+
+/// The v2 events of one watch reply, in order.
+pub fn map(events: &[kv::Event]) -> Vec<Event> {
+    events
+        .chunk_by(|a, b| revision(a) == revision(b))
+        .flat_map(map_revision)
+        .collect()
+}
+
+/// The revision that an event is of.
+pub fn revision(event: &kv::Event) -> i64 {
+    match event {
+        kv::Event::Put { now, .. } => now.modified,
+        kv::Event::Delete { modified, .. } => *modified,
+    }
+}
+
+fn key(event: &kv::Event) -> &str {
+    match event {
+        kv::Event::Put { now, .. } => &now.key,
+        kv::Event::Delete { key, .. } => key,
+    }
+}
+
+fn map_revision(events: &[kv::Event]) -> Vec<Event> {
+    let record = events.iter().find_map(|event| match event {
+        kv::Event::Put { now, .. } if now.key == OP_KEY => {
+            serde_json::from_slice::<Record>(&now.value).ok()
+        }
+        _ => None,
+    });
+    let Some(record) = record else {
+        return events
+            .iter()
+            .filter(|event| !crate::access::hidden(key(event)))
+            .map(plain)
+            .collect();
+    };
+    let at_key = events.iter().find(|event| key(event) == record.key);
+    let (now, before) = match at_key {
+        Some(kv::Event::Put { now, before }) => (Some(now), before.as_ref()),
+        Some(kv::Event::Delete { before, .. }) => (None, before.as_ref()),
+        None => (None, None),
+    };
+    let value = |kv: &KeyValue| kv.value.clone();
+    let (now, before) = (now.map(value), before.map(value));
+    let revision = events.first().map_or(0, revision);
+    vec![record.event(revision, now.as_deref(), before.as_deref())]
+}
+
+/// A write past the doors.
+fn plain(event: &kv::Event) -> Event {
+    let node = |kv: &KeyValue| Node {
+        key: kv.key.clone(),
+        value: Some(kv.value.as_slice().into()),
+        modified: kv.modified,
+        created: kv.modified,
+        ..Node::default()
+    };
+    match event {
+        kv::Event::Put { now, before } => Event {
+            action: Action::Set,
+            node: Some(node(now)),
+            prev: before.as_ref().map(node),
+        },
+        kv::Event::Delete {
+            key,
+            modified,
+            before,
+        } => {
+            let leased = before.as_ref().is_some_and(|kv| kv.lease != 0);
+            Event {
+                action: if leased { Action::Expire } else { Action::Delete },
+                node: Some(Node {
+                    key: key.clone(),
+                    modified: *modified,
+                    created: before.as_ref().map_or(*modified, |kv| kv.modified),
+                    ..Node::default()
+                }),
+                prev: before.as_ref().map(node),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(key: &str, value: &str, revision: i64) -> KeyValue {
+        KeyValue {
+            key: key.into(),
+            value: value.into(),
+            created: revision,
+            modified: revision,
+            version: 1,
+            lease: 0,
+        }
+    }
+
+    fn put(now: KeyValue, before: Option<KeyValue>) -> kv::Event {
+        kv::Event::Put { now, before }
+    }
+
+    fn delete(before: KeyValue, revision: i64) -> kv::Event {
+        kv::Event::Delete {
+            key: before.key.clone(),
+            modified: revision,
+            before: Some(before),
+        }
+    }
+
+    fn bodies(events: &[kv::Event]) -> Vec<String> {
+        map(events)
+            .iter()
+            .map(|event| String::from_utf8(event.body()).expect("text"))
+            .collect()
+    }
+
+    #[test]
+    fn a_write_of_a_door_is_one_event() {
+        let record = Record {
+            action: Action::CompareAndSwap,
+            key: "/a/b".into(),
+            created: Some(3),
+            dir: false,
+            prev: Some(Prev {
+                created: 3,
+                modified: 5,
+            }),
+        };
+        let op = String::from_utf8(serde_json::to_vec(&record).expect("json")).expect("text");
+        let events = [
+            put(kv("/a/b", "new", 9), Some(kv("/a/b", "old", 5))),
+            put(kv("/v2meta/a/b", r#"{"created":3}"#, 9), None),
+            put(kv(OP_KEY, &op, 9), None),
+        ];
+        assert_eq!(
+            bodies(&events),
+            [concat!(
+                r#"{"action":"compareAndSwap","node":{"key":"/a/b","value":"new","modifiedIndex":9,"#,
+                r#""createdIndex":3},"prevNode":{"key":"/a/b","value":"old","modifiedIndex":5,"#,
+                r#""createdIndex":3}}"#,
+                "\n"
+            )]
+        );
+    }
+
+    #[test]
+    fn a_recursive_delete_is_one_event_too() {
+        let record = Record {
+            action: Action::Delete,
+            key: "/a".into(),
+            created: Some(2),
+            dir: true,
+            prev: Some(Prev {
+                created: 2,
+                modified: 2,
+            }),
+        };
+        let op = String::from_utf8(serde_json::to_vec(&record).expect("json")).expect("text");
+        let events = [
+            delete(kv("/a/x", "1", 3), 9),
+            delete(kv("/a/y", "2", 4), 9),
+            delete(kv("/v2meta/a", r#"{"dir":true}"#, 2), 9),
+            put(kv(OP_KEY, &op, 9), None),
+        ];
+        assert_eq!(
+            bodies(&events),
+            [concat!(
+                r#"{"action":"delete","node":{"key":"/a","dir":true,"modifiedIndex":9,"#,
+                r#""createdIndex":2},"prevNode":{"key":"/a","dir":true,"modifiedIndex":2,"#,
+                r#""createdIndex":2}}"#,
+                "\n"
+            )]
+        );
+    }
+
+    #[test]
+    fn writes_past_the_doors_are_an_event_for_each_key() {
+        let leased = KeyValue {
+            lease: 7,
+            ..kv("/hosts/h/record", "{}", 4)
+        };
+        let events = [
+            put(kv("/a", "1", 8), Some(kv("/a", "0", 6))),
+            put(kv("/b", "2", 8), None),
+            put(kv("/v2meta/b", "{}", 8), None),
+            delete(kv("/c", "3", 7), 9),
+            delete(leased, 10),
+        ];
+        let got: Vec<(Action, String, i64, bool)> = map(&events)
+            .into_iter()
+            .map(|e| (e.action, e.key().to_owned(), e.index(), e.prev.is_some()))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                (Action::Set, "/a".to_owned(), 8, true),
+                (Action::Set, "/b".to_owned(), 8, false),
+                (Action::Delete, "/c".to_owned(), 9, true),
+                (Action::Expire, "/hosts/h/record".to_owned(), 10, true),
+            ]
+        );
+    }
+}

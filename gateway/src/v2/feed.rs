@@ -1,0 +1,176 @@
+//! The one watch that all waits share.
+//!
+//! It begins with the first wait, a thousand revisions back as far as etcd
+//! still has them, so that a door that nobody waits at costs nothing, and a
+//! client that was told an index before the door started still finds what
+//! followed. A watch that ended is opened again where it ended.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use store::kv::{KeyRange, Kv, KvError, WatchReply};
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, warn};
+
+use super::event;
+use super::node::Event;
+use super::path::KeyPath;
+use super::ring::{CAPACITY, Look, Ring};
+
+/// Between two tries to open the watch: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Events for waits.
+#[derive(Debug)]
+pub(super) struct Feed {
+    shared: Arc<Shared>,
+    task: OnceCell<AbortOnDropHandle<()>>,
+    shutdown: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ring: Mutex<Ring>,
+    changed: watch::Sender<()>,
+}
+
+impl Shared {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().expect("nothing panics while it is held")
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Ring)) {
+        change(&mut self.ring());
+        self.changed.send_replace(());
+    }
+}
+
+impl Feed {
+    /// Not running yet; waits end with `shutdown`.
+    pub(super) fn new(shutdown: CancellationToken) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                ring: Mutex::default(),
+                changed: watch::Sender::new(()),
+            }),
+            task: OnceCell::new(),
+            shutdown,
+        }
+    }
+
+    /// Starts the watch if it does not run; `revision` is the newest.
+    pub(super) async fn start(&self, kv: &Arc<dyn Kv>, revision: i64) {
+        self.task
+            .get_or_init(|| async {
+                let from = (revision + 1 - CAPACITY as i64).max(1);
+                self.shared.change(|ring| *ring = Ring::new(from));
+                let task = run(kv.clone(), self.shared.clone());
+                AbortOnDropHandle::new(tokio::spawn(task))
+            })
+            .await;
+    }
+
+    /// Waits until the events up to `revision` are there; at most a second,
+    /// as a revision may hold no key that v2 could name.
+    pub(super) async fn reached(&self, revision: i64) {
+        let mut changed = self.shared.changed.subscribe();
+        let reached = async {
+            while self.shared.ring().seen() < revision {
+                if changed.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), reached)
+            .await
+            .ok();
+    }
+
+    /// Looks once.
+    pub(super) fn look(&self, key: &KeyPath, recursive: bool, since: i64, history: i64) -> Look {
+        self.shared.ring().find(key, recursive, since, history)
+    }
+
+    /// The next event; none if the door closes, or if events were missed: the client asks again.
+    pub(super) async fn next(
+        &self,
+        key: &KeyPath,
+        recursive: bool,
+        mut since: i64,
+        history: i64,
+    ) -> Option<Arc<Event>> {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            match self.look(key, recursive, since, history) {
+                Look::Found(event) => return Some(event),
+                Look::Cleared(_) => return None,
+                Look::NotYet(next) => since = next,
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                changed = changed.changed() => changed.ok()?,
+            }
+        }
+    }
+}
+
+async fn run(kv: Arc<dyn Kv>, shared: Arc<Shared>) {
+    let mut pause = BACKOFF.0;
+    loop {
+        let from = shared.ring().seen() + 1;
+        match follow(&*kv, &shared, from).await {
+            Ok(events) => {
+                debug!(from, "the watch for waits ended");
+                if events {
+                    pause = BACKOFF.0;
+                }
+            }
+            Err(error) => warn!(%error, from, "no watch for waits"),
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// Follows the watch until it ends; whether it said anything.
+async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError> {
+    // All keys that v2 could name.
+    let mut watch = kv.watch(KeyRange::range("/", "0"), from, true).await?;
+    let mut any = false;
+    while let Some(reply) = watch.replies.recv().await {
+        match reply {
+            WatchReply::Events(events, _) => {
+                any = true;
+                let seen = events.iter().map(event::revision).max().unwrap_or(0);
+                shared.change(|ring| ring.extend(event::map(&events), seen));
+            }
+            // Where to resume moves with events alone: progress may overtake them.
+            WatchReply::Progress(_) => {}
+            WatchReply::Compacted(oldest) => {
+                // Values before the oldest revision are gone too, so it is left out.
+                let first = oldest.max(from) + 1;
+                warn!(from, first, "etcd has compacted events that waits may ask for");
+                shared.change(|ring| *ring = Ring::new(first));
+                return Ok(true);
+            }
+            WatchReply::Closed(reason) => {
+                debug!(%reason, "the watch for waits was closed");
+                return Ok(any);
+            }
+        }
+    }
+    Ok(any)
+}
+
+/// Between half and the whole, so that doors do not come back all at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = u32::from(random_byte());
+    pause / 2 + pause / 2 * random / 256
+}
+
+fn random_byte() -> u8 {
+    use std::hash::{BuildHasher, RandomState};
+    (RandomState::new().hash_one(()) & 0xff) as u8
+}

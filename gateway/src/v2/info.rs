@@ -1,0 +1,113 @@
+//! What v2 clients ask of the cluster before they ask for keys.
+//!
+//! The cluster that a v2 client sees is this door and nothing else: etcd's own
+//! addresses would lead it to an etcd that does not speak v2.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::Response;
+use serde_json::{Value, json};
+use store::kv::{KeyRange, Range};
+
+use super::event::OP_KEY;
+use super::{V2, answer, text};
+
+pub(super) async fn handle(v2: &V2, path: &str, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    let known = matches!(
+        path,
+        "/version"
+            | "/health"
+            | "/v2/machines"
+            | "/v2/members"
+            | "/v2/members/leader"
+            | "/v2/stats/self"
+            | "/v2/stats/leader"
+            | "/v2/auth/enable"
+    );
+    if !known {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    }
+    if !reads {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    }
+    let url = own_url(&request.headers);
+    match path {
+        "/version" => version(v2).await,
+        "/health" => health(v2).await,
+        "/v2/machines" => text(StatusCode::OK, url),
+        "/v2/members" => json_answer(&json!({ "members": [member(v2, &url).await] })),
+        "/v2/members/leader" => json_answer(&member(v2, &url).await),
+        "/v2/stats/self" => {
+            let id = id(v2).await;
+            json_answer(&json!({
+                "name": v2.name,
+                "id": id,
+                "state": "StateLeader",
+                "leaderInfo": { "leader": id },
+            }))
+        }
+        "/v2/stats/leader" => {
+            json_answer(&json!({ "leader": id(v2).await, "followers": {} }))
+        }
+        _ => json_answer(&json!({ "enabled": false })),
+    }
+}
+
+fn json_answer(value: &Value) -> Response {
+    answer(StatusCode::OK, "application/json", super::json::line(value))
+}
+
+/// The address under which the client has found this door.
+fn own_url(headers: &HeaderMap) -> String {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or("127.0.0.1:4001");
+    format!("http://{host}")
+}
+
+async fn id(v2: &V2) -> String {
+    let status = v2.status().await;
+    format!("{:x}", status.map_or(0, |status| status.member_id))
+}
+
+async fn member(v2: &V2, url: &str) -> Value {
+    json!({
+        "id": id(v2).await,
+        "name": v2.name,
+        "peerURLs": [],
+        "clientURLs": [url],
+    })
+}
+
+async fn version(v2: &V2) -> Response {
+    match v2.status().await {
+        Some(status) => {
+            // The cluster's version has no patch level of its own.
+            let minor: Vec<&str> = status.version.split('.').take(2).collect();
+            json_answer(&json!({
+                "etcdserver": status.version,
+                "etcdcluster": format!("{}.0", minor.join(".")),
+            }))
+        }
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "etcd does not answer\n"),
+    }
+}
+
+/// Healthy is a door whose etcd answers a linearized read.
+async fn health(v2: &V2) -> Response {
+    let read = v2.kv.range(Range {
+        limit: 1,
+        ..Range::new(KeyRange::key(OP_KEY))
+    });
+    let healthy = read.await.is_ok();
+    let status = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = super::json::line(&json!({ "health": healthy.to_string() }));
+    answer(status, "application/json", body)
+}

@@ -1,0 +1,307 @@
+//! `/v2/keys`: reads the request, asks etcd, writes the answer.
+//!
+//! Thin: what is asked is decided in `request` and `plan`, what may be
+//! written in [`crate::access`], whether a manifest is one in `manifests`.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
+use store::kv::{KeyRange, KvError, Range, Status, Txn};
+use tracing::{info, warn};
+
+use super::error::{Code, V2Error};
+use super::event::OP_KEY;
+use super::form::{self, Form};
+use super::node::{Action, Event};
+use super::path::{KeyPath, MAX_PARTS};
+use super::request::{Get, Operation, Wait, Write};
+use super::ring::Look;
+use super::seen::{self, Seen};
+use super::{V2, answer, plan, request, text, tree};
+use crate::access;
+use crate::door;
+
+const METHODS: &str = "HEAD,GET,PUT,POST,DELETE";
+
+/// A write whose guards keep failing, because others write the same key, ends here.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Response {
+    let method = request.method().clone();
+    if method == Method::OPTIONS {
+        return Response::new(Body::empty());
+    }
+    if !METHODS.split(',').any(|known| known == method.as_str()) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        response
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        return response;
+    }
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(peer)| *peer);
+    let (parts, body) = request.into_parts();
+    let body = if method == Method::PUT || method == Method::POST {
+        match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return door::refuse_body(&error),
+        }
+    } else {
+        Bytes::new()
+    };
+    let asked = Asked {
+        method,
+        path,
+        query: parts.uri.query(),
+        headers: &parts.headers,
+        body: &body,
+    };
+    let result = serve(&v2, &asked).await;
+    let response = match result {
+        Ok(response) => response,
+        Err(error) => failure(&v2, &error).await,
+    };
+    if asked.method != Method::GET && asked.method != Method::HEAD {
+        let status = response.status().as_u16();
+        let index = response
+            .headers()
+            .get("x-etcd-index")
+            .and_then(|index| index.to_str().ok());
+        info!(?peer, method = %asked.method, key = path, status, index, "write");
+    }
+    response
+}
+
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+impl Asked<'_> {
+    /// The body, if it says that it is a form; nothing else is read.
+    fn form_body(&self) -> Option<&[u8]> {
+        let content_type = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
+        kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+            .then_some(self.body)
+    }
+}
+
+async fn serve(v2: &Arc<V2>, asked: &Asked<'_>) -> Result<Response, V2Error> {
+    let Some(key) = KeyPath::new(asked.path) else {
+        let cause = format!("the key has more than {MAX_PARTS} parts");
+        return Err(V2Error::request(Code::InvalidField, cause));
+    };
+    let form = Form::parse(asked.form_body(), asked.query).map_err(|mut cause| {
+        if is_app(&key) && form::looks_unencoded(asked.body) {
+            cause = format!("{cause}; {}", form::HINT);
+        }
+        V2Error::request(Code::InvalidForm, cause)
+    })?;
+    match request::parse(&asked.method, key, &form)? {
+        Operation::Get(get) => read(v2, &get).await,
+        Operation::Wait(wait) => self::wait(v2, wait).await,
+        Operation::Write(write) => {
+            allow(&write, asked)?;
+            self::write(v2, &write).await
+        }
+    }
+}
+
+fn is_app(key: &KeyPath) -> bool {
+    matches!(access::put(key.as_str()), Ok(access::Put::Manifest(_)))
+}
+
+/// Whether this write is let through, and if it is a manifest, whether that is one.
+fn allow(write: &Write, asked: &Asked<'_>) -> Result<(), V2Error> {
+    let refused =
+        |refusal: access::Refusal| V2Error::request(Code::Unauthorized, refusal.to_string());
+    let key = write.key.as_str();
+    let Some(value) = write.change.value() else {
+        return access::delete(key).map(drop).map_err(refused);
+    };
+    match access::put(key).map_err(refused)? {
+        access::Put::Own => {
+            if asked.form_body().is_none() && !asked.body.is_empty() {
+                info!(key, "the body is no form and is not read; send value=…");
+            }
+            Ok(())
+        }
+        access::Put::Manifest(_) => manifest(value, asked),
+    }
+}
+
+fn manifest(value: &[u8], asked: &Asked<'_>) -> Result<(), V2Error> {
+    let by_hand = form::looks_unencoded(asked.body);
+    let Err(problems) = manifests::parse::strict(value) else {
+        if by_hand {
+            let key = asked.path;
+            warn!(key, "{}", form::HINT);
+        }
+        return Ok(());
+    };
+    let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if value.is_empty() {
+        lines.push("no value was sent: send it as the form field `value`".to_owned());
+    }
+    if by_hand {
+        lines.push(form::HINT.to_owned());
+    }
+    Err(V2Error::request(Code::InvalidField, lines.join("\n")))
+}
+
+/// Reads are linearized, so `quorum=true` is always kept.
+async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
+    let seen = look(v2, &get.key, true).await?;
+    if access::hidden(get.key.as_str()) {
+        return Err(seen.error(Code::KeyNotFound, get.key.as_str()));
+    }
+    seen.walk()?;
+    let node = tree::node(&get.key, &seen, get.recursive)
+        .ok_or_else(|| seen.error(Code::KeyNotFound, get.key.as_str()))?;
+    let event = Event {
+        action: Action::Get,
+        node: Some(node),
+        prev: None,
+    };
+    Ok(success(v2, &event, seen.revision).await)
+}
+
+async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Seen, V2Error> {
+    let txn = Txn::new(Vec::new(), seen::read(key, below));
+    let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
+    Ok(Seen::new(key, reply))
+}
+
+async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
+    let start = Instant::now();
+    let below = plan::needs_below(&write.change);
+    let mut seen = look(v2, &write.key, below).await?;
+    loop {
+        let planned = plan::plan(write, &seen)?;
+        let mut txn = planned.txn.clone();
+        txn.otherwise = seen::read(&write.key, below);
+        let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
+        if reply.succeeded {
+            v2.note_write(reply.revision);
+            let mut event = planned.event(reply.revision);
+            let created = event.is_creation();
+            if write.no_value {
+                event.node = None;
+                event.prev = None;
+            }
+            let mut response = success(v2, &event, reply.revision).await;
+            if created {
+                *response.status_mut() = StatusCode::CREATED;
+            }
+            return Ok(response);
+        }
+        if start.elapsed() > PATIENCE {
+            let cause = "others write this key all the time";
+            return Err(V2Error::at(Code::RaftInternal, cause, reply.revision));
+        }
+        seen = Seen::new(&write.key, reply);
+    }
+}
+
+async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
+    let revision = v2
+        .kv
+        .range(Range {
+            limit: 1,
+            ..Range::new(KeyRange::key(OP_KEY))
+        })
+        .await
+        .map_err(unanswered)?
+        .revision;
+    if access::hidden(wait.key.as_str()) {
+        return Err(V2Error::at(Code::KeyNotFound, wait.key.as_str(), revision));
+    }
+    v2.feed.start(&v2.kv, revision).await;
+    let (since, history) = match wait.index {
+        0 => (revision + 1, 0),
+        index => (i64::try_from(index).unwrap_or(i64::MAX), revision),
+    };
+    if since <= revision {
+        v2.feed.reached(v2.written.load(Ordering::Relaxed)).await;
+    }
+    if let Look::Cleared(oldest) = v2.feed.look(&wait.key, wait.recursive, since, history) {
+        let cause = format!("the requested history has been cleared [{oldest}/{since}]");
+        return Err(V2Error::at(Code::EventIndexCleared, cause, revision));
+    }
+    let state = v2.clone();
+    let next = async move {
+        let event = state
+            .feed
+            .next(&wait.key, wait.recursive, since, history)
+            .await?;
+        Some(Ok::<_, Infallible>(Bytes::from(event.body())))
+    };
+    let body = stream::once(next).filter_map(std::future::ready);
+    let mut response = answer(
+        StatusCode::OK,
+        "application/json",
+        Body::from_stream(body),
+    );
+    let status = v2.status().await;
+    put_headers(response.headers_mut(), status.as_ref(), revision, true);
+    Ok(response)
+}
+
+async fn success(v2: &V2, event: &Event, revision: i64) -> Response {
+    let mut response = answer(StatusCode::OK, "application/json", event.body());
+    let status = v2.status().await;
+    put_headers(response.headers_mut(), status.as_ref(), revision, true);
+    response
+}
+
+async fn failure(v2: &V2, error: &V2Error) -> Response {
+    let mut response = answer(error.status(), "application/json", error.body());
+    // Where etcd does not answer, nothing more is asked of it.
+    let status = match error.code {
+        Code::RaftInternal | Code::LeaderElection => v2.known_status().map(|(_, status)| status),
+        _ => v2.status().await,
+    };
+    put_headers(response.headers_mut(), status.as_ref(), error.index, false);
+    response
+}
+
+fn put_headers(headers: &mut HeaderMap, status: Option<&Status>, index: i64, raft: bool) {
+    let mut put = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    put("x-etcd-index", index.to_string());
+    if let Some(status) = status {
+        put("x-etcd-cluster-id", format!("{:x}", status.cluster_id));
+        if raft {
+            put("x-raft-index", status.raft_index.to_string());
+            put("x-raft-term", status.raft_term.to_string());
+        }
+    }
+}
+
+fn unanswered(error: KvError) -> V2Error {
+    let cause = match &error {
+        KvError::Unavailable(_) => "etcd does not answer; a write may have been carried out or not",
+        KvError::Refused(reason) => reason,
+        KvError::Compacted | KvError::LeaseNotFound => "etcd's answer makes no sense here",
+    };
+    warn!(%error, "etcd could not be asked");
+    V2Error::request(Code::RaftInternal, cause)
+}

@@ -1,0 +1,155 @@
+//! Nodes and events as v2 shows them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// What an event is, or that it is an answer to a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// A read; never an event.
+    Get,
+    /// Written, whatever was there.
+    Set,
+    /// Written where nothing was.
+    Create,
+    /// Written where something was.
+    Update,
+    /// Written where it was as said.
+    CompareAndSwap,
+    /// Deleted.
+    Delete,
+    /// Deleted where it was as said.
+    CompareAndDelete,
+    /// Ended with its time to live.
+    Expire,
+}
+
+impl Action {
+    /// The key is gone after it, and with a directory all that was in it.
+    pub fn removes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompareAndDelete | Self::Expire)
+    }
+}
+
+/// A file or a directory, or what is told of one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Its key; empty for the root, which has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    /// A file's value.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "text")]
+    pub value: Option<Arc<[u8]>>,
+    /// It is a directory.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dir: bool,
+    /// What is in it, as far as that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<Node>,
+    /// The index of its last change; 0 for the root.
+    #[serde(rename = "modifiedIndex", skip_serializing_if = "is_zero")]
+    pub modified: i64,
+    /// The index of its creation; 0 for the root.
+    #[serde(rename = "createdIndex", skip_serializing_if = "is_zero")]
+    pub created: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(index: &i64) -> bool {
+    *index == 0
+}
+
+/// v3 values are bytes, JSON's are text.
+#[expect(clippy::ref_option, reason = "serde passes references")]
+fn text<S: Serializer>(value: &Option<Arc<[u8]>>, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = value
+        .as_ref()
+        .map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value));
+    serializer.serialize_str(&text)
+}
+
+/// One change, or the answer to a read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// What happened.
+    pub action: Action,
+    /// The node after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<Node>,
+    /// The node before it.
+    #[serde(rename = "prevNode", skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Node>,
+}
+
+impl Event {
+    /// Its index.
+    pub fn index(&self) -> i64 {
+        self.node.as_ref().map_or(0, |node| node.modified)
+    }
+
+    /// The key it happened at.
+    pub fn key(&self) -> &str {
+        self.node.as_ref().map_or("", |node| node.key.as_str())
+    }
+
+    /// It made something that was not there.
+    pub fn is_creation(&self) -> bool {
+        match self.action {
+            Action::Create => true,
+            Action::Set => self.prev.is_none(),
+            _ => false,
+        }
+    }
+
+    /// About how much memory it takes.
+    pub fn size(&self) -> usize {
+        let node = |node: &Option<Node>| {
+            node.as_ref().map_or(0, |node| {
+                node.key.len() + node.value.as_ref().map_or(0, |value| value.len())
+            })
+        };
+        size_of::<Self>() + node(&self.node) + node(&self.prev)
+    }
+
+    /// The answer's body.
+    pub fn body(&self) -> Vec<u8> {
+        super::json::line(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_shows_an_empty_value_and_a_directory_none() {
+        let file = Node {
+            key: "/a".into(),
+            value: Some(Arc::from(&b""[..])),
+            modified: 3,
+            created: 2,
+            ..Node::default()
+        };
+        let dir = Node {
+            dir: true,
+            nodes: vec![file.clone()],
+            ..Node::default()
+        };
+        let event = Event {
+            action: Action::CompareAndSwap,
+            node: Some(dir),
+            prev: None,
+        };
+        assert_eq!(
+            String::from_utf8(event.body()).expect("text"),
+            concat!(
+                r#"{"action":"compareAndSwap","node":{"dir":true,"nodes":[{"key":"/a","#,
+                r#""value":"","modifiedIndex":3,"createdIndex":2}]}}"#,
+                "\n"
+            )
+        );
+    }
+}

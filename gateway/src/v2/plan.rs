@@ -1,0 +1,436 @@
+//! From a write and what was seen to one guarded transaction, or etcd's error.
+//!
+//! Pure. Invariant: a transaction succeeds only if everything that the
+//! decision rests on is still as it was seen; else the write is planned again.
+
+use store::kv::{Compare, KeyRange, KeyValue, Op, Relation, Target, Txn};
+
+use super::error::{Code, V2Error};
+use super::event::{OP_KEY, Prev, Record};
+use super::node::{Action, Event};
+use super::path::KeyPath;
+use super::request::{Change, Condition, Write};
+use super::seen::{Below, Kind, Level, Meta, Seen, created_of};
+use super::tree::dir_index;
+use crate::access;
+
+/// etcd takes 128 operations in one transaction.
+const MAX_OPS: usize = 120;
+
+/// What is to be done, and what is to be said when it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// Without a branch for failure.
+    pub txn: Txn,
+    /// The event's facts, written by the transaction too.
+    pub record: Record,
+    value: Option<Vec<u8>>,
+    before: Option<Vec<u8>>,
+}
+
+impl Planned {
+    /// The event, once the revision is known.
+    pub fn event(&self, revision: i64) -> Event {
+        self.record
+            .event(revision, self.value.as_deref(), self.before.as_deref())
+    }
+}
+
+/// Whether planning this write needs to see all that is below its key.
+pub fn needs_below(change: &Change) -> bool {
+    match change {
+        Change::Delete { dir, recursive } => *dir || *recursive,
+        // It may be of a directory, whose index may come from what is in it.
+        Change::Update(value) => value.is_empty(),
+        _ => false,
+    }
+}
+
+/// Plans a write whose key and value may be written.
+pub fn plan(write: &Write, seen: &Seen) -> Result<Planned, V2Error> {
+    let Some(target) = seen.target() else {
+        return Err(match write.change {
+            Change::CompareAndDelete(_) => seen.error(Code::NotFile, "/"),
+            _ => seen.error(Code::RootReadOnly, "/"),
+        });
+    };
+    match &write.change {
+        Change::Set(value) => set(target, seen, value),
+        Change::Create(value) => create(target, seen, value),
+        Change::Update(value) => {
+            seen.walk()?;
+            match existing(target, seen)? {
+                Found::File(file) => Ok(rewrite(Action::Update, target, file, value)),
+                Found::Dir if value.is_empty() => Ok(touch_dir(target, seen)),
+                Found::Dir => Err(seen.error(Code::NotFile, target.key.as_str())),
+            }
+        }
+        Change::CompareAndSwap(condition, value) => {
+            let file = compared(target, seen, condition)?;
+            Ok(rewrite(Action::CompareAndSwap, target, file, value))
+        }
+        Change::CompareAndDelete(condition) => {
+            let file = compared(target, seen, condition)?;
+            may_go(target, seen)?;
+            Ok(delete_file(Action::CompareAndDelete, target, file))
+        }
+        Change::Delete { dir, recursive } => {
+            seen.walk()?;
+            match existing(target, seen)? {
+                Found::File(file) => {
+                    may_go(target, seen)?;
+                    Ok(delete_file(Action::Delete, target, file))
+                }
+                Found::Dir if *recursive && only_manifests(target) => {
+                    delete_manifests(target, seen)
+                }
+                Found::Dir if *recursive => Ok(delete_dir(target, seen)),
+                Found::Dir if *dir => delete_empty_dir(target, seen),
+                Found::Dir => Err(seen.error(Code::NotFile, target.key.as_str())),
+            }
+        }
+    }
+}
+
+fn only_manifests(target: &Level) -> bool {
+    access::delete(target.key.as_str()) == Ok(access::Delete::Manifests)
+}
+
+/// Under `/apps`, v3 may have put a file where a directory belongs.
+fn may_go(target: &Level, seen: &Seen) -> Result<(), V2Error> {
+    let key = target.key.as_str();
+    if only_manifests(target) && !access::is_manifest(key) {
+        let refusal = access::Refusal::NotAManifest(key.to_owned());
+        return Err(seen.error(Code::Unauthorized, refusal.to_string()));
+    }
+    Ok(())
+}
+
+enum Found<'a> {
+    File(&'a KeyValue),
+    Dir,
+}
+
+fn existing<'a>(target: &'a Level, seen: &Seen) -> Result<Found<'a>, V2Error> {
+    match (target.kind(), &target.file) {
+        (Kind::Dir, _) => Ok(Found::Dir),
+        (Kind::File, Some(file)) => Ok(Found::File(file)),
+        _ => Err(seen.error(Code::KeyNotFound, target.key.as_str())),
+    }
+}
+
+/// The file, if it is as the condition says.
+fn compared<'a>(
+    target: &'a Level,
+    seen: &Seen,
+    condition: &Condition,
+) -> Result<&'a KeyValue, V2Error> {
+    seen.walk()?;
+    let Found::File(file) = existing(target, seen)? else {
+        return Err(seen.error(Code::NotFile, target.key.as_str()));
+    };
+    let modified = file.modified.unsigned_abs();
+    let mut causes = Vec::new();
+    if !condition.value.is_empty() && condition.value != file.value {
+        let want = String::from_utf8_lossy(&condition.value);
+        let have = String::from_utf8_lossy(&file.value);
+        causes.push(format!("[{want} != {have}]"));
+    }
+    if condition.index != 0 && condition.index != modified {
+        causes.push(format!("[{} != {modified}]", condition.index));
+    }
+    if causes.is_empty() {
+        Ok(file)
+    } else {
+        Err(seen.error(Code::CompareFailed, causes.join(" ")))
+    }
+}
+
+fn set(target: &Level, seen: &Seen, value: &[u8]) -> Result<Planned, V2Error> {
+    fail_below_a_file(seen)?;
+    match (target.kind(), &target.file) {
+        (Kind::Dir, _) => Err(seen.error(Code::NotFile, target.key.as_str())),
+        (Kind::File, Some(file)) => {
+            let prev = Some(prev_of(target, file));
+            let mut planned = put(Action::Set, target, value, None, prev);
+            planned.before = Some(file.value.clone());
+            // Without its side key the file counts as made now, as `set` has it.
+            forget_side(target, &mut planned.txn.then);
+            make_dirs(seen, &mut planned.txn);
+            Ok(planned)
+        }
+        _ => Ok(put_new(Action::Set, target, seen, value)),
+    }
+}
+
+fn create(target: &Level, seen: &Seen, value: &[u8]) -> Result<Planned, V2Error> {
+    fail_below_a_file(seen)?;
+    if target.kind() == Kind::Missing {
+        Ok(put_new(Action::Create, target, seen, value))
+    } else {
+        Err(seen.error(Code::KeyExists, target.key.as_str()))
+    }
+}
+
+/// Missing directories are made; only a file in their place is in the way.
+fn fail_below_a_file(seen: &Seen) -> Result<(), V2Error> {
+    match seen.walk() {
+        Err(error) if error.code == Code::NotDir => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn put_new(action: Action, target: &Level, seen: &Seen, value: &[u8]) -> Planned {
+    let mut planned = put(action, target, value, None, None);
+    forget_side(target, &mut planned.txn.then);
+    make_dirs(seen, &mut planned.txn);
+    planned
+}
+
+/// Side keys for the directories above that have none, and guards that these are as they were seen.
+fn make_dirs(seen: &Seen, txn: &mut Txn) {
+    let mut parent: Option<&Level> = None;
+    for dir in seen.above() {
+        if !dir.has_dir_side() {
+            txn.then.push(put_meta(
+                &dir.key,
+                &Meta {
+                    dir: true,
+                    created: None,
+                },
+            ));
+        }
+        if dir.kind() == Kind::Missing {
+            // It and all below it are missing, so guards on it cover the rest.
+            txn.guards.extend([
+                Compare::absent(&dir.key),
+                side_as_seen(dir),
+                Compare::none_in(KeyRange::prefix(&dir.key.below())),
+                unchanged(KeyRange::prefix(&dir.key.side_below()), seen.revision),
+            ]);
+            for dir in seen.above().iter().filter(|below| below.key > dir.key) {
+                let meta = Meta {
+                    dir: true,
+                    created: None,
+                };
+                txn.then.push(put_meta(&dir.key, &meta));
+            }
+            break;
+        }
+        parent = Some(dir);
+    }
+    if let Some(parent) = parent {
+        txn.guards.push(side_as_seen(parent));
+    }
+}
+
+/// A file that is there is given a value and keeps its created index.
+fn rewrite(action: Action, target: &Level, file: &KeyValue, value: &[u8]) -> Planned {
+    let created = created_of(file, target.side);
+    let prev = Some(prev_of(target, file));
+    let mut planned = put(action, target, value, Some(created), prev);
+    planned.before = Some(file.value.clone());
+    planned.txn.then.push(put_meta(
+        &target.key,
+        &Meta {
+            created: Some(created),
+            dir: false,
+        },
+    ));
+    planned
+}
+
+fn put(
+    action: Action,
+    target: &Level,
+    value: &[u8],
+    created: Option<i64>,
+    prev: Option<Prev>,
+) -> Planned {
+    let then = vec![Op::put(&target.key, value)];
+    let mut planned = planned(action, target, created, prev, false, then);
+    planned.value = Some(value.to_vec());
+    planned
+}
+
+/// A directory's update without a value changes nothing but the index.
+fn touch_dir(target: &Level, seen: &Seen) -> Planned {
+    let index = index_of_dir(target, seen);
+    dir_event(Action::Update, target, index, Vec::new(), Vec::new())
+}
+
+fn delete_file(action: Action, target: &Level, file: &KeyValue) -> Planned {
+    let prev = prev_of(target, file);
+    let mut then = vec![Op::delete(&target.key)];
+    forget_side(target, &mut then);
+    let mut planned = planned(
+        action,
+        target,
+        Some(prev.created),
+        Some(prev),
+        false,
+        then,
+    );
+    planned.before = Some(file.value.clone());
+    planned
+}
+
+fn delete_dir(target: &Level, seen: &Seen) -> Planned {
+    let index = index_of_dir(target, seen);
+    let mut then = vec![
+        Op::Delete(KeyRange::prefix(&target.key.below())),
+        Op::Delete(KeyRange::prefix(&target.key.side_below())),
+    ];
+    if target.file.is_some() {
+        then.push(Op::delete(&target.key));
+    }
+    forget_side(target, &mut then);
+    dir_event(Action::Delete, target, index, Vec::new(), then)
+}
+
+fn delete_empty_dir(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
+    let below = seen.below.as_ref();
+    let has_dirs = below.is_some_and(|below| {
+        let dir = |kv| super::seen::Side::new(kv).meta.dir;
+        below.sides.iter().any(dir)
+    });
+    if target.parent || has_dirs {
+        return Err(seen.error(Code::DirNotEmpty, target.key.as_str()));
+    }
+    let index = index_of_dir(target, seen);
+    let guards = vec![
+        Compare::none_in(KeyRange::prefix(&target.key.below())),
+        unchanged(
+            KeyRange::prefix(&target.key.side_below()),
+            seen.revision,
+        ),
+    ];
+    let mut then = vec![Op::Delete(KeyRange::prefix(&target.key.side_below()))];
+    forget_side(target, &mut then);
+    Ok(dir_event(Action::Delete, target, index, guards, then))
+}
+
+/// Under `/apps`: the manifests go; what else is there, which only v3 can have put, stays.
+fn delete_manifests(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
+    let nothing = Below::default();
+    let below = seen.below.as_ref().unwrap_or(&nothing);
+    let staying: Vec<&str> = below
+        .files
+        .iter()
+        .map(|kv| kv.key.as_str())
+        .filter(|key| !access::is_manifest(key))
+        .collect();
+    let whole = KeyRange::prefix(&target.key.below());
+    let guards = vec![unchanged(whole.clone(), seen.revision)];
+    let mut then = Vec::new();
+    if staying.is_empty() && target.file.is_none() {
+        then.push(Op::Delete(whole));
+        then.push(Op::Delete(KeyRange::prefix(&target.key.side_below())));
+        forget_side(target, &mut then);
+    } else {
+        // The gaps between what stays.
+        let mut start = whole.start;
+        for key in &staying {
+            then.push(Op::Delete(KeyRange::range(start, *key)));
+            start = [key.as_bytes(), &[0]].concat();
+        }
+        then.push(Op::Delete(KeyRange::range(
+            start,
+            whole.end.unwrap_or_default(),
+        )));
+    }
+    if then.len() > MAX_OPS {
+        let cause = format!(
+            "{} keys below {} are no manifests and stay; delete single manifests",
+            staying.len(),
+            target.key
+        );
+        return Err(seen.error(Code::Unauthorized, cause));
+    }
+    let index = index_of_dir(target, seen);
+    Ok(dir_event(Action::Delete, target, index, guards, then))
+}
+
+fn dir_event(
+    action: Action,
+    target: &Level,
+    index: i64,
+    guards: Vec<Compare>,
+    then: Vec<Op>,
+) -> Planned {
+    let prev = Prev {
+        created: index,
+        modified: index,
+    };
+    let mut planned = planned(action, target, Some(index), Some(prev), true, then);
+    planned.txn.guards.extend(guards);
+    planned
+}
+
+fn planned(
+    action: Action,
+    target: &Level,
+    created: Option<i64>,
+    prev: Option<Prev>,
+    dir: bool,
+    mut then: Vec<Op>,
+) -> Planned {
+    let record = Record {
+        action,
+        key: target.key.to_string(),
+        created,
+        dir,
+        prev,
+    };
+    then.push(Op::put_json(OP_KEY, &record));
+    let mut guards = vec![
+        Compare::modified(
+            &target.key,
+            target.file.as_ref().map_or(0, |file| file.modified),
+        ),
+        side_as_seen(target),
+    ];
+    if !dir {
+        guards.push(Compare::none_in(KeyRange::prefix(&target.key.below())));
+    }
+    Planned {
+        txn: Txn::new(guards, then),
+        record,
+        value: None,
+        before: None,
+    }
+}
+
+fn prev_of(target: &Level, file: &KeyValue) -> Prev {
+    Prev {
+        created: created_of(file, target.side),
+        modified: file.modified,
+    }
+}
+
+fn index_of_dir(target: &Level, seen: &Seen) -> i64 {
+    let nothing = Below::default();
+    dir_index(target, seen.below.as_ref().unwrap_or(&nothing))
+}
+
+fn side_as_seen(level: &Level) -> Compare {
+    Compare::modified(
+        level.key.side(),
+        level.side.map_or(0, |side| side.modified),
+    )
+}
+
+/// Nothing in the range was written after `revision`.
+fn unchanged(keys: KeyRange, revision: i64) -> Compare {
+    Compare::new(keys, Relation::Less, Target::Modified(revision + 1))
+}
+
+fn put_meta(key: &KeyPath, meta: &Meta) -> Op {
+    Op::put_json(key.side(), meta)
+}
+
+fn forget_side(target: &Level, then: &mut Vec<Op>) {
+    if target.side.is_some() {
+        then.push(Op::delete(target.key.side()));
+    }
+}

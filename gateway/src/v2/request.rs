@@ -1,0 +1,394 @@
+//! From the parts of an HTTP request to one operation, or the error that etcd gives.
+//!
+//! Pure. The order of the checks is etcd's, because a request with two
+//! mistakes is answered with the first.
+
+use axum::http::Method;
+
+use super::error::{Code, V2Error};
+use super::form::Form;
+use super::path::KeyPath;
+
+/// What is asked of the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Read a key or a directory.
+    Get(Get),
+    /// Wait for an event.
+    Wait(Wait),
+    /// Change the store.
+    Write(Write),
+}
+
+/// A read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Get {
+    /// Of which key.
+    pub key: KeyPath,
+    /// All levels below, not only one.
+    pub recursive: bool,
+    /// Only an answer that a majority stands behind will do.
+    pub quorum: bool,
+}
+
+/// A wait for one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// At this key.
+    pub key: KeyPath,
+    /// Or below it.
+    pub recursive: bool,
+    /// Of this index or later; 0 is "from now".
+    pub index: u64,
+}
+
+/// A write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Of which key.
+    pub key: KeyPath,
+    /// How.
+    pub change: Change,
+    /// Answer with the action alone.
+    pub no_value: bool,
+}
+
+/// How a key is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Whatever is there.
+    Set(Vec<u8>),
+    /// Only if it is not there.
+    Create(Vec<u8>),
+    /// Only if it is there.
+    Update(Vec<u8>),
+    /// Only if it is as said.
+    CompareAndSwap(Condition, Vec<u8>),
+    /// Delete it.
+    Delete {
+        /// Also an empty directory.
+        dir: bool,
+        /// Also a directory with all that is in it.
+        recursive: bool,
+    },
+    /// Delete it only if it is as said.
+    CompareAndDelete(Condition),
+}
+
+impl Change {
+    /// The value that is to be written.
+    pub fn value(&self) -> Option<&[u8]> {
+        match self {
+            Self::Set(value)
+            | Self::Create(value)
+            | Self::Update(value)
+            | Self::CompareAndSwap(_, value) => Some(value),
+            Self::Delete { .. } | Self::CompareAndDelete(_) => None,
+        }
+    }
+}
+
+/// What a key must be like to be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// Its value; empty is no condition.
+    pub value: Vec<u8>,
+    /// Its modified index; 0 is no condition.
+    pub index: u64,
+}
+
+impl Condition {
+    fn is_none(&self) -> bool {
+        self.value.is_empty() && self.index == 0
+    }
+}
+
+/// The operation that a request asks for. The method is one that the keys know.
+pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2Error> {
+    let prev_index = number(form, "prevIndex")?;
+    let wait_index = number(form, "waitIndex")?;
+    let recursive = flag(form, "recursive")?;
+    // Listings are always sorted: etcd leaves the order of an unsorted one open.
+    flag(form, "sorted")?;
+    let wait = flag(form, "wait")?;
+    let dir = flag(form, "dir")?;
+    let quorum = flag(form, "quorum")?;
+    let stream = flag(form, "stream")?;
+    if wait && *method != Method::GET {
+        return Err(invalid("\"wait\" can only be used with GET requests"));
+    }
+    let prev_value = form.get("prevValue");
+    if prev_value.is_some_and(<[u8]>::is_empty) {
+        let cause = "\"prevValue\" cannot be empty";
+        return Err(V2Error::request(Code::PrevValueRequired, cause));
+    }
+    let no_value = flag(form, "noValueOnSuccess")?;
+    let ttl = match form.get("ttl") {
+        None | Some(b"") => None,
+        Some(_) => Some(ttl(form)?),
+    };
+    let prev_exist = unquoted_flag(form, "prevExist")?;
+    let refresh = unquoted_flag(form, "refresh")?.unwrap_or(false);
+    let value = form.get("value").unwrap_or_default();
+    if refresh && !value.is_empty() {
+        let cause = "A value was provided on a refresh";
+        return Err(V2Error::request(Code::RefreshValue, cause));
+    }
+    if refresh && ttl.is_none() {
+        let cause = "No TTL value set";
+        return Err(V2Error::request(Code::RefreshTtlRequired, cause));
+    }
+
+    let condition = Condition {
+        value: prev_value.unwrap_or_default().to_vec(),
+        index: prev_index,
+    };
+    if *method == Method::DELETE {
+        let change = if condition.is_none() {
+            Change::Delete { dir, recursive }
+        } else {
+            Change::CompareAndDelete(condition)
+        };
+        return Ok(Operation::Write(Write {
+            key,
+            change,
+            no_value: false,
+        }));
+    }
+    if *method == Method::POST {
+        return Err(later("POST"));
+    }
+    if *method == Method::PUT {
+        for (asked, what) in [
+            (dir, "dir=true on PUT"),
+            (refresh, "refresh"),
+            (ttl.is_some(), "ttl"),
+        ] {
+            if asked {
+                return Err(later(what));
+            }
+        }
+        let value = value.to_vec();
+        let change = match prev_exist {
+            Some(false) => Change::Create(value),
+            Some(true) if condition.is_none() => Change::Update(value),
+            None if condition.is_none() => Change::Set(value),
+            _ => Change::CompareAndSwap(condition, value),
+        };
+        return Ok(Operation::Write(Write {
+            key,
+            change,
+            no_value,
+        }));
+    }
+    if wait && stream {
+        return Err(later("stream=true"));
+    }
+    if wait {
+        return Ok(Operation::Wait(Wait {
+            key,
+            recursive,
+            index: wait_index,
+        }));
+    }
+    Ok(Operation::Get(Get {
+        key,
+        recursive,
+        quorum,
+    }))
+}
+
+fn invalid(cause: impl Into<String>) -> V2Error {
+    V2Error::request(Code::InvalidField, cause)
+}
+
+fn later(what: &str) -> V2Error {
+    invalid(format!("{what} is not in this version of dokkaa"))
+}
+
+/// A number as Go reads it: digits, nothing else.
+fn digits(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+fn number(form: &Form, name: &str) -> Result<u64, V2Error> {
+    match form.get(name) {
+        None => Ok(0),
+        Some(text) => digits(text).ok_or_else(|| {
+            V2Error::request(Code::IndexNotANumber, format!("invalid value for \"{name}\""))
+        }),
+    }
+}
+
+fn ttl(form: &Form) -> Result<u64, V2Error> {
+    form.get("ttl")
+        .and_then(digits)
+        .ok_or_else(|| V2Error::request(Code::TtlNotANumber, "invalid value for \"ttl\""))
+}
+
+/// A truth value as Go reads it.
+fn truth(text: &[u8]) -> Option<bool> {
+    match text {
+        b"1" | b"t" | b"T" | b"true" | b"TRUE" | b"True" => Some(true),
+        b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False" => Some(false),
+        _ => None,
+    }
+}
+
+fn flag(form: &Form, name: &str) -> Result<bool, V2Error> {
+    match form.get(name) {
+        None => Ok(false),
+        Some(text) => {
+            truth(text).ok_or_else(|| invalid(format!("invalid value for \"{name}\"")))
+        }
+    }
+}
+
+/// etcd names these two without quotes.
+fn unquoted_flag(form: &Form, name: &str) -> Result<Option<bool>, V2Error> {
+    match form.get(name) {
+        None => Ok(None),
+        Some(text) => truth(text)
+            .map(Some)
+            .ok_or_else(|| invalid(format!("invalid value for {name}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(method: &Method, query: &str) -> Result<Operation, V2Error> {
+        let key = KeyPath::new("/k").expect("a key");
+        let form = Form::parse(None, Some(query)).expect("a form");
+        parse(method, key, &form)
+    }
+
+    fn change(method: &Method, query: &str) -> Change {
+        match operation(method, query).expect("an operation") {
+            Operation::Write(write) => write.change,
+            other => panic!("not a write: {other:?}"),
+        }
+    }
+
+    fn error(method: &Method, query: &str) -> (Code, String) {
+        let error = operation(method, query).expect_err("an error");
+        assert_eq!(error.index, 0);
+        (error.code, error.cause)
+    }
+
+    #[test]
+    fn a_put_is_what_its_conditions_make_it() {
+        let put = |query| change(&Method::PUT, query);
+        let value = b"v".to_vec();
+        let condition = |value: &str, index| Condition {
+            value: value.into(),
+            index,
+        };
+        assert_eq!(put("value=v"), Change::Set(value.clone()));
+        assert_eq!(put(""), Change::Set(Vec::new()));
+        assert_eq!(put("value=v&prevIndex=0&ttl="), Change::Set(value.clone()));
+        assert_eq!(
+            put("value=v&prevExist=false&prevValue=x"),
+            Change::Create(value.clone())
+        );
+        assert_eq!(put("value=v&prevExist=T"), Change::Update(value.clone()));
+        assert_eq!(
+            put("value=v&prevExist=true&prevIndex=3"),
+            Change::CompareAndSwap(condition("", 3), value.clone())
+        );
+        assert_eq!(
+            put("value=v&prevValue=a&prevIndex=3"),
+            Change::CompareAndSwap(condition("a", 3), value)
+        );
+    }
+
+    #[test]
+    fn a_delete_may_have_conditions_too() {
+        let delete = |query| change(&Method::DELETE, query);
+        assert_eq!(
+            delete("recursive=true&prevExist=false"),
+            Change::Delete {
+                dir: false,
+                recursive: true
+            }
+        );
+        assert!(matches!(delete("prevIndex=1&dir=true"), Change::CompareAndDelete(_)));
+    }
+
+    #[test]
+    fn a_get_may_wait_and_ignores_what_is_for_writes() {
+        assert_eq!(
+            operation(&Method::GET, "wait=true&recursive=1&waitIndex=7&ttl=5&dir=true"),
+            Ok(Operation::Wait(Wait {
+                key: KeyPath::new("/k").expect("a key"),
+                recursive: true,
+                index: 7
+            }))
+        );
+        assert!(matches!(
+            operation(&Method::HEAD, "unknown=%20&stream=true"),
+            Ok(Operation::Get(_))
+        ));
+    }
+
+    #[test]
+    fn wrong_fields_have_etcds_numbers_and_causes() {
+        let put = |query| error(&Method::PUT, query);
+        for name in ["recursive", "sorted", "wait", "dir", "quorum", "stream", "noValueOnSuccess"]
+        {
+            for bad in ["", "yes", "tRUE", "2"] {
+                assert_eq!(
+                    put(&format!("{name}={bad}")),
+                    (Code::InvalidField, format!("invalid value for \"{name}\""))
+                );
+            }
+        }
+        for name in ["prevIndex", "waitIndex"] {
+            for bad in ["", "-1", "+1", "x", "18446744073709551616"] {
+                assert_eq!(
+                    put(&format!("{name}={bad}")),
+                    (Code::IndexNotANumber, format!("invalid value for \"{name}\""))
+                );
+            }
+        }
+        for (query, code, cause) in [
+            ("prevExist=", Code::InvalidField, "invalid value for prevExist"),
+            ("refresh=x", Code::InvalidField, "invalid value for refresh"),
+            ("ttl=-1", Code::TtlNotANumber, "invalid value for \"ttl\""),
+            ("prevValue=", Code::PrevValueRequired, "\"prevValue\" cannot be empty"),
+            (
+                "wait=true",
+                Code::InvalidField,
+                "\"wait\" can only be used with GET requests",
+            ),
+            (
+                "refresh=true&value=x",
+                Code::RefreshValue,
+                "A value was provided on a refresh",
+            ),
+            ("refresh=true", Code::RefreshTtlRequired, "No TTL value set"),
+        ] {
+            assert_eq!(put(query), (code, cause.to_owned()), "{query}");
+        }
+        // Two mistakes: the first that etcd looks at.
+        assert_eq!(put("prevIndex=x&recursive=x").0, Code::IndexNotANumber);
+    }
+
+    #[test]
+    fn what_comes_later_says_so() {
+        for (method, query) in [
+            (Method::POST, "value=x"),
+            (Method::PUT, "dir=true"),
+            (Method::PUT, "value=x&ttl=5"),
+            (Method::PUT, "refresh=true&ttl=5"),
+            (Method::GET, "wait=true&stream=true"),
+        ] {
+            let (code, cause) = error(&method, query);
+            assert_eq!(code, Code::InvalidField);
+            assert!(cause.ends_with("is not in this version of dokkaa"), "{cause}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The last thousand events, for waits that ask for what has been.
+//!
+//! Pure. Invariant: it has every event from `first` on, up to `seen`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::node::Event;
+use super::path::KeyPath;
+
+/// As many as etcd keeps.
+pub const CAPACITY: usize = 1000;
+
+/// Large values push events out before that.
+pub const MAX_BYTES: usize = 8 << 20;
+
+/// The ring.
+#[derive(Debug, Default)]
+pub struct Ring {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    first: i64,
+    seen: i64,
+}
+
+/// Whether there is something for a wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// This event.
+    Found(Arc<Event>),
+    /// Not yet; nothing before this index needs to be looked at again.
+    NotYet(i64),
+    /// What was asked for is not kept any more; the oldest that is.
+    Cleared(i64),
+}
+
+impl Ring {
+    /// An empty ring that will have everything from `first` on.
+    pub fn new(first: i64) -> Self {
+        Self {
+            first,
+            seen: first - 1,
+            ..Self::default()
+        }
+    }
+
+    /// The revision up to which it has everything.
+    pub fn seen(&self) -> i64 {
+        self.seen
+    }
+
+    /// Takes all events up to a revision.
+    pub fn extend(&mut self, events: Vec<Event>, seen: i64) {
+        for event in events {
+            self.bytes += event.size();
+            self.events.push_back(Arc::new(event));
+        }
+        self.seen = self.seen.max(seen);
+        while self.events.len() > CAPACITY || self.bytes > MAX_BYTES {
+            let Some(event) = self.events.pop_front() else {
+                break;
+            };
+            self.bytes -= event.size();
+            // As etcd has it: the oldest kept, not the first that would be complete.
+            self.first = self
+                .events
+                .front()
+                .map_or(event.index() + 1, |event| event.index());
+        }
+    }
+
+    /// The first event of index `since` or later that the wait is for. Up to
+    /// `history` it is a look back, which also shows names that begin with `_`.
+    pub fn find(&self, key: &KeyPath, recursive: bool, since: i64, history: i64) -> Look {
+        if since < self.first {
+            return Look::Cleared(self.first);
+        }
+        let start = self.events.partition_point(|event| event.index() < since);
+        let found = self.events.iter().skip(start).find(|event| {
+            matches_key(event, key, recursive)
+                && (event.index() <= history || !hidden_from(event, key))
+        });
+        match found {
+            Some(event) => Look::Found(event.clone()),
+            None => Look::NotYet(since.max(self.seen + 1)),
+        }
+    }
+}
+
+fn matches_key(event: &Event, key: &KeyPath, recursive: bool) -> bool {
+    let at = event.key();
+    if at == key.as_str() {
+        return true;
+    }
+    if recursive && at.starts_with(&key.below()) {
+        return true;
+    }
+    // A directory that goes takes along what is in it.
+    let was_dir = event.prev.as_ref().is_some_and(|prev| prev.dir);
+    event.action.removes() && was_dir && key.as_str().starts_with(&format!("{at}/"))
+}
+
+/// A part of the event's key after the wait's begins with `_`.
+fn hidden_from(event: &Event, key: &KeyPath) -> bool {
+    event
+        .key()
+        .strip_prefix(key.as_str())
+        .is_some_and(|rest| format!("/{rest}").contains("/_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::{Action, Node};
+    use super::*;
+
+    fn event(action: Action, key: &str, index: i64, dir: bool) -> Event {
+        let node = Node {
+            key: key.to_owned(),
+            dir,
+            modified: index,
+            created: index,
+            ..Node::default()
+        };
+        Event {
+            action,
+            prev: action.removes().then(|| node.clone()),
+            node: Some(node),
+        }
+    }
+
+    fn key(text: &str) -> KeyPath {
+        KeyPath::new(text).expect("a key")
+    }
+
+    fn found(look: &Look) -> Option<i64> {
+        match look {
+            Look::Found(event) => Some(event.index()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_wait_gets_the_first_event_that_is_its_own() {
+        let mut ring = Ring::new(1);
+        ring.extend(
+            vec![
+                event(Action::Set, "/a", 2, false),
+                event(Action::Set, "/a/b", 3, false),
+                event(Action::Set, "/ab", 4, false),
+                event(Action::Set, "/a", 5, false),
+            ],
+            6,
+        );
+        let find = |text: &str, recursive, since| ring.find(&key(text), recursive, since, 6);
+        assert_eq!(found(&find("/a", false, 1)), Some(2));
+        assert_eq!(found(&find("/a", false, 3)), Some(5));
+        assert_eq!(found(&find("/a", true, 3)), Some(3));
+        assert_eq!(found(&find("/", true, 4)), Some(4));
+        assert_eq!(find("/", false, 1), Look::NotYet(7));
+        assert_eq!(find("/a", true, 100), Look::NotYet(100));
+    }
+
+    #[test]
+    fn a_directory_that_goes_wakes_who_waits_below_it() {
+        let mut ring = Ring::new(1);
+        ring.extend(
+            vec![
+                event(Action::Delete, "/a", 2, true),
+                event(Action::Delete, "/f", 3, false),
+            ],
+            3,
+        );
+        let find = |text: &str| ring.find(&key(text), false, 1, 3);
+        assert_eq!(found(&find("/a/b/c")), Some(2));
+        assert_eq!(find("/ab"), Look::NotYet(4));
+        assert_eq!(find("/f/x"), Look::NotYet(4));
+    }
+
+    #[test]
+    fn hidden_names_wake_only_who_waits_inside_but_are_in_history() {
+        let mut ring = Ring::new(1);
+        ring.extend(vec![event(Action::Set, "/a/_h/x", 2, false)], 2);
+        let find = |text: &str, history| ring.find(&key(text), true, 2, history);
+        assert_eq!(find("/a", 1), Look::NotYet(3));
+        assert_eq!(found(&find("/a", 2)), Some(2));
+        assert_eq!(found(&find("/a/_h", 1)), Some(2));
+        assert_eq!(found(&find("/a/_h/x", 1)), Some(2));
+    }
+
+    #[test]
+    fn a_thousand_events_are_kept() {
+        let mut ring = Ring::new(1);
+        for index in 2..=1500 {
+            ring.extend(vec![event(Action::Set, "/a", index, false)], index);
+        }
+        let oldest = 1500 - 1000 + 1;
+        assert_eq!(
+            ring.find(&key("/never"), false, oldest - 1, 1500),
+            Look::Cleared(oldest)
+        );
+        assert_eq!(found(&ring.find(&key("/a"), false, oldest, 1500)), Some(oldest));
+    }
+
+    #[test]
+    fn large_values_push_events_out() {
+        let mut ring = Ring::new(1);
+        for index in 2..=40 {
+            let mut large = event(Action::Set, "/a", index, false);
+            if let Some(node) = &mut large.node {
+                node.value = Some(vec![0; 1 << 20].into());
+            }
+            ring.extend(vec![large], index);
+        }
+        assert!(ring.bytes <= MAX_BYTES);
+        assert!(matches!(ring.find(&key("/a"), false, 2, 40), Look::Cleared(_)));
+    }
+}

@@ -1,0 +1,223 @@
+//! What etcd has of a key and its directories, at one revision.
+//!
+//! Pure: [`read`] says what to ask, [`Seen::new`] makes sense of the answer.
+//!
+//! v3 has no directories. A v2 directory is a side key that says so, or it is
+//! implied by keys below it; the directories above a key that v2 wrote all
+//! have side keys, so an emptied directory stays. A key that v3 wrote and that
+//! has keys below it is shown as a directory.
+
+use serde::{Deserialize, Serialize};
+use store::kv::{Compare, KeyRange, KeyValue, Op, OpReply, Txn, TxnReply};
+
+use super::error::{Code, V2Error};
+use super::path::KeyPath;
+
+/// The value of a side key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// The file's created index. Without it that is its last change, as v2's `set` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<i64>,
+    /// It is a directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dir: bool,
+}
+
+/// A side key as it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Side {
+    /// What it says.
+    pub meta: Meta,
+    /// The revision that wrote it first.
+    pub created: i64,
+    /// The revision that wrote it last.
+    pub modified: i64,
+}
+
+impl Side {
+    /// Reads a side key; one that cannot be read says nothing.
+    pub fn new(kv: &KeyValue) -> Self {
+        Self {
+            meta: serde_json::from_slice(&kv.value).unwrap_or_default(),
+            created: kv.created,
+            modified: kv.modified,
+        }
+    }
+}
+
+/// What a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Not there.
+    Missing,
+    /// A value.
+    File,
+    /// A directory.
+    Dir,
+}
+
+/// A key on the way to the one that is meant, or that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level {
+    /// The key.
+    pub key: KeyPath,
+    /// What v3 has there.
+    pub file: Option<KeyValue>,
+    /// Its side key.
+    pub side: Option<Side>,
+    /// There are keys below it.
+    pub parent: bool,
+}
+
+impl Level {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        if self.parent {
+            Kind::Dir
+        } else if self.file.is_some() {
+            Kind::File
+        } else if self.side.is_some_and(|side| side.meta.dir) {
+            Kind::Dir
+        } else {
+            Kind::Missing
+        }
+    }
+
+    /// Its side key says that it is a directory.
+    pub fn has_dir_side(&self) -> bool {
+        self.side.is_some_and(|side| side.meta.dir)
+    }
+}
+
+/// A file's created index.
+pub fn created_of(file: &KeyValue, side: Option<Side>) -> i64 {
+    side.filter(|side| side.modified == file.modified)
+        .and_then(|side| side.meta.created)
+        .unwrap_or(file.modified)
+}
+
+/// All keys below one, and their side keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Below {
+    /// The keys.
+    pub files: Vec<KeyValue>,
+    /// The side keys.
+    pub sides: Vec<KeyValue>,
+}
+
+/// What was found, all at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The revision.
+    pub revision: i64,
+    /// From the first part of the key down to the key itself; none for the root.
+    pub levels: Vec<Level>,
+    /// What is below the key, if that was asked.
+    pub below: Option<Below>,
+}
+
+/// The reads for a key and its directories; with all that is below it if `below`.
+pub fn read(key: &KeyPath, below: bool) -> Vec<Op> {
+    let level = |key: &KeyPath| {
+        let gets = vec![
+            Op::Get(KeyRange::key(key.as_str())),
+            Op::Get(KeyRange::key(key.side())),
+        ];
+        // Its outcome tells whether there are keys below, without reading them.
+        Op::Txn(Txn {
+            guards: vec![Compare::none_in(KeyRange::prefix(&key.below()))],
+            then: gets.clone(),
+            otherwise: gets,
+        })
+    };
+    let mut ops: Vec<Op> = key.levels().iter().map(level).collect();
+    if below {
+        if key.is_root() {
+            // The side keys lie in the middle of all keys.
+            let meta = format!("{}/", manifests::keys::V2_META);
+            let end = manifests::keys::prefix_end(&meta);
+            ops.push(Op::Get(KeyRange::range("/", meta)));
+            ops.push(Op::Get(KeyRange::range(end, "0")));
+        } else {
+            ops.push(Op::Get(KeyRange::prefix(&key.below())));
+        }
+        ops.push(Op::Get(KeyRange::prefix(&key.side_below())));
+    }
+    ops
+}
+
+impl Seen {
+    /// What came of the [`read`] of this key.
+    pub fn new(key: &KeyPath, reply: TxnReply) -> Self {
+        let mut replies = reply.replies.into_iter();
+        let levels = key
+            .levels()
+            .into_iter()
+            .zip(&mut replies)
+            .map(|(key, reply)| level(key, reply))
+            .collect();
+        let mut ranges: Vec<Vec<KeyValue>> = replies.map(kvs).collect();
+        let below = ranges.pop().map(|sides| Below {
+            files: ranges
+                .into_iter()
+                .flatten()
+                .filter(|kv| kv.key != manifests::keys::V2_META)
+                .collect(),
+            sides,
+        });
+        Self {
+            revision: reply.revision,
+            levels,
+            below,
+        }
+    }
+
+    /// An error at this revision.
+    pub fn error(&self, code: Code, cause: impl Into<String>) -> V2Error {
+        V2Error::at(code, cause, self.revision)
+    }
+
+    /// The directories above the key can be walked: none is missing, none is a file.
+    pub fn walk(&self) -> Result<(), V2Error> {
+        for level in self.above() {
+            match level.kind() {
+                Kind::Dir => {}
+                Kind::File => return Err(self.error(Code::NotDir, level.key.as_str())),
+                Kind::Missing => return Err(self.error(Code::KeyNotFound, level.key.as_str())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The key itself; none for the root.
+    pub fn target(&self) -> Option<&Level> {
+        self.levels.last()
+    }
+
+    /// The directories above the key, from the top.
+    pub fn above(&self) -> &[Level] {
+        self.levels.split_last().map_or(&[], |(_, above)| above)
+    }
+}
+
+fn level(key: KeyPath, reply: OpReply) -> Level {
+    let (succeeded, mut replies) = match reply {
+        OpReply::Txn(txn) => (txn.succeeded, txn.replies.into_iter()),
+        _ => (true, Vec::new().into_iter()),
+    };
+    let mut first = || replies.next().and_then(|reply| kvs(reply).pop());
+    Level {
+        key,
+        file: first(),
+        side: first().map(|kv| Side::new(&kv)),
+        parent: !succeeded,
+    }
+}
+
+fn kvs(reply: OpReply) -> Vec<KeyValue> {
+    match reply {
+        OpReply::Get(kvs) => kvs,
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,167 @@
+//! The v2 tree that keys and side keys make.
+//!
+//! Pure. Keys that v2 could not name (an empty part, `.`, `..`, too deep) are
+//! not shown; neither are names that begin with `_`, nor side keys.
+
+use std::collections::BTreeMap;
+
+use store::kv::KeyValue;
+
+use super::node::Node;
+use super::path::{KeyPath, MAX_PARTS};
+use super::seen::{Below, Kind, Level, Seen, Side, created_of};
+
+#[derive(Default)]
+struct Dir<'a> {
+    files: BTreeMap<&'a str, (&'a KeyValue, Option<Side>)>,
+    dirs: BTreeMap<&'a str, Dir<'a>>,
+    /// The index of its side key.
+    own: Option<i64>,
+    /// The least index of a key below it; none if there is no key.
+    implied: Option<i64>,
+}
+
+impl<'a> Dir<'a> {
+    /// The directory of these names, made as needed. `index` is of the key for which it is looked up.
+    fn at(&mut self, names: &[&'a str], index: Option<i64>) -> &mut Self {
+        let mut dir = self;
+        dir.imply(index);
+        for name in names {
+            dir = dir.dirs.entry(name).or_default();
+            dir.imply(index);
+        }
+        dir
+    }
+
+    fn imply(&mut self, index: Option<i64>) {
+        self.implied = match (self.implied, index) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    fn index(&self) -> i64 {
+        self.own.or(self.implied).unwrap_or(0)
+    }
+
+    fn nodes(&self, key: &str, recursive: bool) -> Vec<Node> {
+        let mut nodes = BTreeMap::new();
+        for (name, dir) in &self.dirs {
+            if hidden(name) || (self.files.contains_key(name) && dir.implied.is_none()) {
+                continue;
+            }
+            let key = format!("{key}{name}");
+            let nodes_below = if recursive {
+                dir.nodes(&format!("{key}/"), true)
+            } else {
+                Vec::new()
+            };
+            nodes.insert(*name, dir_node(key, dir.index(), nodes_below));
+        }
+        for (name, (file, side)) in &self.files {
+            if !hidden(name) {
+                nodes
+                    .entry(name)
+                    .or_insert_with(|| file_node(format!("{key}{name}"), file, *side));
+            }
+        }
+        nodes.into_values().collect()
+    }
+}
+
+/// Listings leave these out; read by their own name they are there.
+fn hidden(name: &str) -> bool {
+    name.starts_with('_')
+}
+
+/// A file as v2 shows it.
+pub fn file_node(key: String, file: &KeyValue, side: Option<Side>) -> Node {
+    Node {
+        key,
+        value: Some(file.value.as_slice().into()),
+        modified: file.modified,
+        created: created_of(file, side),
+        ..Node::default()
+    }
+}
+
+/// A directory as v2 shows it: its indexes are those of its creation.
+pub fn dir_node(key: String, index: i64, nodes: Vec<Node>) -> Node {
+    Node {
+        key,
+        dir: true,
+        nodes,
+        modified: index,
+        created: index,
+        ..Node::default()
+    }
+}
+
+/// The key and what is below it; none if it is not there. Needs all below to be read.
+pub fn node(key: &KeyPath, seen: &Seen, recursive: bool) -> Option<Node> {
+    let nothing = Below::default();
+    let below = seen.below.as_ref().unwrap_or(&nothing);
+    let Some(target) = seen.target() else {
+        let nodes = build(key, below).nodes("/", recursive);
+        return Some(Node {
+            dir: true,
+            nodes,
+            ..Node::default()
+        });
+    };
+    match (target.kind(), &target.file) {
+        (Kind::Dir, _) => {
+            let nodes = build(key, below).nodes(&key.below(), recursive);
+            Some(dir_node(key.to_string(), dir_index(target, below), nodes))
+        }
+        (Kind::File, Some(file)) => Some(file_node(key.to_string(), file, target.side)),
+        _ => None,
+    }
+}
+
+/// A directory's index: that of its side key, else the least of a key below it.
+pub fn dir_index(dir: &Level, below: &Below) -> i64 {
+    dir.side
+        .filter(|side| side.meta.dir)
+        .map(|side| side.created)
+        .or_else(|| below.files.iter().map(|kv| kv.created).min())
+        .or(dir.file.as_ref().map(|file| file.created))
+        .unwrap_or(0)
+}
+
+/// The names below a directory that a key stands for; none if v2 could not say it.
+fn names<'a>(prefix: &str, key: &'a str) -> Option<Vec<&'a str>> {
+    let names: Vec<&str> = key.strip_prefix(prefix)?.split('/').collect();
+    let sayable = names.iter().all(|name| !matches!(*name, "" | "." | ".."));
+    (sayable && names.len() <= MAX_PARTS).then_some(names)
+}
+
+fn build<'a>(key: &KeyPath, below: &'a Below) -> Dir<'a> {
+    let mut root = Dir::default();
+    let prefix = key.side_below();
+    let mut sides: BTreeMap<&str, Side> = BTreeMap::new();
+    for kv in &below.sides {
+        let side = Side::new(kv);
+        let Some(names) = names(&prefix, &kv.key) else {
+            continue;
+        };
+        if side.meta.dir {
+            root.at(&names, None).own = Some(side.created);
+        } else {
+            sides.insert(kv.key.strip_prefix(&prefix).unwrap_or_default(), side);
+        }
+    }
+    let prefix = key.below();
+    for kv in &below.files {
+        let Some(names) = names(&prefix, &kv.key) else {
+            continue;
+        };
+        if let Some((name, dirs)) = names.split_last() {
+            let side = sides.get(kv.key.strip_prefix(&prefix).unwrap_or_default());
+            root.at(dirs, Some(kv.created))
+                .files
+                .insert(name, (kv, side.copied()));
+        }
+    }
+    root
+}
