@@ -10,7 +10,7 @@ export PROFILE
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@echo
-	@echo "Variables of make up: PROFILE=dev, KEYS_LISTEN, DNS_LISTEN, METRICS_LISTEN (addr:port, port 0, or off)"
+	@echo "Variables of make up: PROFILE=dev; KEYS_LISTEN, METRICS_LISTEN, DNS_LISTEN (ip:port); PORT_RANGE"
 
 up: ## install what is missing, build, start a one-machine cluster with the example
 	@scripts/up.sh

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what is missing, and says so first: setup.sh up|test|fresh …
 #
-#   up     what `make up` needs: Docker Engine, etcd, protobuf compiler, Rust
-#   test   besides, what the tests use
-#   fresh  besides, what `make test-fresh` uses
+#   up       what `make up` needs: Docker Engine, etcd, protobuf compiler, Rust
+#   test     besides, what the tests use
+#   fresh    besides, what `make test-fresh` uses
+#   offline  what the example needs where no registry is reached
 #   --plan only says what it would do
 #
 # Packages come from the distribution. No service is started or enabled by an
@@ -16,8 +17,8 @@ goals=()
 for word in "$@"; do
     case $word in
     --plan) plan_only=1 ;;
-    up | test | fresh) goals+=("$word") ;;
-    *) die "unknown goal $word (up, test, fresh, --plan)" ;;
+    up | test | fresh | offline) goals+=("$word") ;;
+    *) die "unknown goal $word (up, test, fresh, offline, --plan)" ;;
     esac
 done
 [ ${#goals[@]} -gt 0 ] || goals=(up)
@@ -108,6 +109,7 @@ look() {
         done
     fi
     if has_goal fresh; then need "${FRESH[@]}"; fi
+    if has_goal offline; then need busybox:busybox-static; fi
 
     if ! engine_answers; then
         start_docker=1

@@ -28,6 +28,8 @@ pub(crate) enum Format {
     CloudInit,
     /// The systemd unit of the agent alone, with the flags after `--`.
     Unit,
+    /// The systemd unit of `dokkaa up`, with the flags after `--`.
+    UpUnit,
 }
 
 /// What `cloud-config` takes.
@@ -73,6 +75,7 @@ pub(crate) struct CloudConfigArgs {
 pub(crate) fn run(args: CloudConfigArgs) -> anyhow::Result<ExitCode> {
     let text = match args.format {
         Format::Unit => cloud_config::unit(&Unit::new(Command::Agent, args.agent_flags))?,
+        Format::UpUnit => cloud_config::unit(&Unit::new(Command::Up, args.agent_flags))?,
         Format::Coreos => cloud_config::coreos(&options(args)?)?,
         Format::CloudInit => cloud_config::cloud_init(&options(args)?)?,
     };

@@ -33,6 +33,9 @@ pub(crate) struct UpArgs {
     /// Return when the cluster is ready; it goes on in the background.
     #[arg(long)]
     pub(crate) detach: bool,
+    /// End the agent that runs on this state directory first; containers run on.
+    #[arg(long)]
+    pub(crate) restart: bool,
     /// Where the log of a detached cluster goes.
     #[arg(
         long,
@@ -125,6 +128,13 @@ where
     F: FnOnce(String, oneshot::Sender<Bound>) -> R,
     R: Future<Output = anyhow::Result<ExitCode>>,
 {
+    if args.restart
+        && let Some(agent) = Files::of(state_dir).running()
+    {
+        tokio::task::spawn_blocking(move || agent.end(STOP_GRACE))
+            .await?
+            .context("the running agent does not end")?;
+    }
     if args.detach {
         return detach(args, state_dir).await;
     }
