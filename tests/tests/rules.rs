@@ -108,6 +108,19 @@ fn dns_and_ambassador_know_no_store() {
     }
 }
 
+/// The lints of the workspace are a rule only for those that inherit them.
+#[test]
+fn every_crate_has_the_workspace_s_lints() {
+    let metadata = metadata();
+    for package in metadata.workspace_packages() {
+        let manifest = std::fs::read_to_string(&package.manifest_path).expect("Cargo.toml");
+        let inherits = manifest
+            .split_once("[lints]")
+            .is_some_and(|(_, rest)| rest.trim_start().starts_with("workspace = true"));
+        assert!(inherits, "{} has lints of its own", package.name);
+    }
+}
+
 fn metadata() -> Metadata {
     MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))

@@ -17,7 +17,7 @@ fn a_container_gets_what_its_manifest_says() {
             "image": "busybox",
             "services": {"web": {"port": 80, "role": "front"}, "admin": 81},
             "entrypoint": ["sh", "-c"],
-            "command": [format!("nc -lk -p 81 -e cat & {}", serve("x"))],
+            "command": [format!("nc -ll -p 81 -e cat & {}", serve("x"))],
             "env": {"PLAIN": "a b", "NUMBER": 7, "TRUE": true, "DOKKAA_HOST": "mine"},
             "labels": {"com.example.team": "blue"},
             "user": "0:0",

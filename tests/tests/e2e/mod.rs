@@ -339,7 +339,7 @@ fn serve(page: &str) -> String {
 /// A client that fetches from a link again and again and prints what it gets.
 fn client(link: &str, variable: &str) -> Value {
     let fetch =
-        format!("wget -q -T 2 -O - http://$SERVICE_{variable}_ADDR:$SERVICE_{variable}_PORT/");
+        format!("timeout 2 wget -q -O - http://$SERVICE_{variable}_ADDR:$SERVICE_{variable}_PORT/");
     json!({
         "image": "busybox",
         "links": [link],
