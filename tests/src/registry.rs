@@ -1,7 +1,6 @@
 //! A registry with a password, on the lab's switch.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use anyhow::Context;
 use crate::host::Host;
 use crate::needs;
 use crate::node::Node;
-use crate::process::{Process, Ran};
+use crate::process::{Process, Ran, Started};
 
 /// Who may pull and push.
 pub const USER: &str = "puller";
@@ -22,6 +21,8 @@ pub const PASSWORD: &str = "open-sesame";
 pub struct Registry {
     process: Process,
     address: SocketAddr,
+    /// Removed after the process has ended.
+    _folder: tempfile::TempDir,
     _node: Arc<Node>,
 }
 
@@ -29,7 +30,10 @@ impl Registry {
     /// Starts it in a node, on a free port of one of its addresses.
     pub fn start(node: &Arc<Node>, ip: &str) -> anyhow::Result<Self> {
         needs::check(&[needs::REGISTRY])?;
-        let folder: PathBuf = node.folder().join("registry");
+        let held = tempfile::Builder::new()
+            .prefix("registry-")
+            .tempdir_in(node.folder())?;
+        let folder = held.path();
         std::fs::create_dir_all(folder.join("data"))?;
         let passwords = node.run(&["htpasswd", "-Bbn", USER, PASSWORD])?.ok()?;
         std::fs::write(folder.join("htpasswd"), passwords)?;
@@ -47,11 +51,13 @@ impl Registry {
         )?;
         let mut command = node.command("docker-registry");
         command.arg("serve").arg(&config);
-        let mut process = node.start("registry", command)?;
+        let log = folder.join("log");
+        let mut process = Process::start("registry", command, Started::ByFork, &log)?;
         let address = process.wait_log("its address", Duration::from_secs(30), listening)?;
         Ok(Self {
             process,
             address,
+            _folder: held,
             _node: Arc::clone(node),
         })
     }
