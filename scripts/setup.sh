@@ -145,7 +145,7 @@ look() {
         fi
     fi
 }
-rustup_command="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
+rustup_command="curl --proto '=https' --tlsv1.2 -sSf -o /tmp/rustup-init.sh https://sh.rustup.rs && sh /tmp/rustup-init.sh -y --profile minimal"
 
 # The upstream version of the distribution's compiler, without epoch and suffix.
 distribution_rust() { candidate_version "$1" | sed 's/^[0-9]*://; s/[^0-9.].*//'; }
@@ -202,20 +202,26 @@ unpack() {
     rm -rf "$work"
 }
 
+engine_answers_within() { # seconds
+    local _
+    for _ in $(seq $(($1 * 5))); do
+        if engine_answers; then return; fi
+        sleep 0.2
+    done
+    return 1
+}
+
 start_engine() {
     if systemd_runs; then
         as_root systemctl enable --now -q docker
-    elif [ -e /etc/init.d/docker ]; then
-        as_root service docker start >/dev/null
-    else
-        die "no Docker Engine answers and there is no service to start: start dockerd, then run this again"
+    elif ! as_root service docker start >"$log" 2>&1; then
+        # Some machines without systemd refuse what the service's script asks
+        # for, such as higher limits.
+        say "The docker service does not start ($(tail -n1 "$log")); starting dockerd itself"
+        as_root sh -c 'setsid dockerd >>/var/log/docker.log 2>&1 </dev/null &'
     fi
-    local _
-    for _ in $(seq 120); do
-        if engine_answers; then return; fi
-        sleep 0.5
-    done
-    die "the Docker Engine does not answer; its log: /var/log/docker.log or journalctl -u docker"
+    engine_answers_within 60 ||
+        die "the Docker Engine does not answer; its log: /var/log/docker.log or journalctl -u docker"
 }
 
 command -v apt-get >/dev/null 2>&1 ||

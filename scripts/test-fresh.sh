@@ -3,6 +3,7 @@
 # debootstrap root with mount, pid, network, uts and ipc namespaces of its own.
 # Afterwards nothing is there that was not there before, neither inside nor on
 # this machine. It tests the last commit, not the work tree.
+# shellcheck disable=SC2016  # expanded inside, not here
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
@@ -68,6 +69,12 @@ fi
 note "unpacking $base"
 mkdir "$root"
 tar -C "$root" -xf "$base"
+# The sources that Debian's installer writes.
+cat >"$root/etc/apt/sources.list" <<EOF
+deb $mirror $suite main
+deb $mirror $suite-updates main
+deb ${mirror%/debian}/debian-security $suite-security main
+EOF
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 # What this machine trusts and what cargo has fetched already; neither is needed
 # where the registries are reached directly.
@@ -190,7 +197,10 @@ inside 'make down PURGE=1
 # === nothing is left on this machine either ===
 
 note "ending the fresh machine"
-inside 'service docker stop >/dev/null'
+inside 'service docker stop >/dev/null 2>&1 || true
+    pid=$(cat /run/docker.pid 2>/dev/null) || exit 0
+    kill "$pid"
+    while [ -e "/proc/$pid" ]; do sleep 0.1; done'
 cleanup
 first=
 for _ in $(seq 100); do
