@@ -26,7 +26,7 @@ use tracing::debug;
 use crate::message::{self, Way};
 use crate::resolv_conf::Upstreams;
 
-/// Questions under way at once: each holds a socket.
+/// Questions under way at once: each holds a socket. A loop through another resolver ends here too.
 const OUTSTANDING: usize = 512;
 /// How long a resolver is waited for before the next is asked too, and before a datagram is sent again.
 const PATIENCE: Duration = Duration::from_millis(1500);

@@ -7,9 +7,9 @@
 //! wildcard the kernel chooses it by its route to the client.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use conductor_core::directory::Directory;
@@ -32,6 +32,8 @@ use crate::zone::Zone;
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Rest after a failed accept or receive: most likely there are no file descriptors left.
 const REST: Duration = Duration::from_millis(100);
+/// Between two lines on questions that nobody answers.
+const SILENT: Duration = Duration::from_secs(60);
 /// How long a TCP client may take for a message, either way, before it is closed.
 const IDLE: Duration = Duration::from_secs(10);
 /// TCP clients at once, per address; others wait to be accepted.
@@ -109,6 +111,7 @@ impl Dns {
             relay: Relay::new(upstreams),
             turn: AtomicUsize::new(0),
             counters: Arc::default(),
+            said: Mutex::default(),
         });
         Handle {
             addresses: addresses.subscribe(),
@@ -242,6 +245,8 @@ struct Server {
     relay: Relay,
     turn: AtomicUsize,
     counters: Arc<Counters>,
+    /// When it was last said that nobody answers.
+    said: Mutex<Option<Instant>>,
 }
 
 impl Server {
@@ -271,9 +276,20 @@ impl Server {
             return Some(answer);
         }
         count(&self.counters.failed);
+        self.say_unanswered();
         match message::failure(packet, ResponseCode::ServFail) {
             Reaction::Answer(answer) => Some(answer),
             Reaction::Relay(_) | Reaction::Drop => None,
+        }
+    }
+
+    /// One line a minute, however many questions.
+    fn say_unanswered(&self) {
+        let now = Instant::now();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|at| now.saturating_duration_since(at) >= SILENT) {
+            *said = Some(now);
+            warn!("none of the host's resolvers answered a question");
         }
     }
 }

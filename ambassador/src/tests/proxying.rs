@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::fixture::{Bench, Cluster, Server, caller, nobody, service, slot, until, wait};
 use crate::{Callers, Config};
@@ -102,6 +104,52 @@ async fn an_endpoint_that_is_down_is_passed_over() -> Result<()> {
     Ok(())
 }
 
+/// A listener that answers nobody: its queue is full, and the kernel drops what comes.
+async fn silent() -> Result<(TcpListener, Vec<TcpStream>)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind("127.0.0.1:0".parse()?)?;
+    let listener = socket.listen(1)?;
+    let addr = listener.local_addr()?;
+    let mut waiting = Vec::new();
+    let short = Duration::from_millis(300);
+    while let Ok(stream) = tokio::time::timeout(short, TcpStream::connect(addr)).await {
+        waiting.push(stream?);
+    }
+    Ok((listener, waiting))
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_is_passed_over() -> Result<()> {
+    let (silent, _waiting) = silent().await?;
+    let silent = silent.local_addr()?;
+    let up = Server::saying("up").await;
+    let mut config = Config::new([127, 0, 0, 1].into());
+    config.ports = crate::Ports::Ephemeral;
+    config.connect_timeout = Duration::from_millis(200);
+    let mut cluster = Cluster::default();
+    cluster.ready("shop/web/0", "web", &silent.to_string());
+    cluster.ready("shop/web/1", "web", &up.addr.to_string());
+    cluster.ready("shop/db/0", "db", &silent.to_string());
+    let links = caller("127.0.0.5", "shop/a/0", &["shop/web", "shop/db"]);
+    let bench = Bench::start_with(config, &cluster, Callers::from([links]));
+    for _ in 0..3 {
+        assert_eq!(bench.hear("127.0.0.5", 0).await?, "up");
+    }
+    let error = bench.hear("127.0.0.5", 1).await.expect_err("no answer");
+    assert!(is_reset(&error), "{error:#}");
+    let last = || {
+        let failure = bench
+            .handle
+            .failures
+            .last(&slot("shop/a/0"), &service("shop/db"));
+        failure.map(|failure| failure.reason)
+    };
+    until("noted", || last().is_some()).await?;
+    let expected = format!("{silent}: no answer within 200ms");
+    assert_eq!(last(), Some(expected));
+    Ok(())
+}
+
 #[tokio::test]
 async fn all_endpoints_down_is_a_failure_with_its_reason() -> Result<()> {
     let (one, two) = (nobody().await, nobody().await);
@@ -169,7 +217,7 @@ async fn an_unknown_caller_is_admitted_when_the_engine_knows_it() -> Result<()> 
     // Longer than any delay of the test machine: what is tested is that the answer ends the wait.
     let mut config = Config::new([127, 0, 0, 1].into());
     config.ports = crate::Ports::Ephemeral;
-    config.hold = std::time::Duration::from_secs(30);
+    config.hold = Duration::from_secs(30);
     let mut bench = Bench::start_with(config, &cluster, Callers::from([known.clone()]));
     let mut stream = bench.call("127.0.0.6", 0).await?;
     let asked = bench.refresh.recv().await.context("asked")?;
@@ -207,7 +255,7 @@ async fn a_taken_port_is_a_problem_that_goes_away() -> Result<()> {
     let web = Server::saying("web").await;
     let mut cluster = Cluster::default();
     cluster.ready("shop/web/0", "web", &web.addr.to_string());
-    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let taken = TcpListener::bind("127.0.0.1:0").await?;
     let addr = taken.local_addr()?;
     let (ip, mut the_caller) = caller("127.0.0.5", "shop/a/0", &["shop/web"]);
     the_caller.links[0].0 = addr.port();
@@ -229,7 +277,7 @@ async fn a_taken_port_is_a_problem_that_goes_away() -> Result<()> {
     drop(taken);
     wait(&mut problems, Vec::is_empty).await?;
     assert_eq!(bench.handle.addresses.borrow()[&addr.port()], addr);
-    let socket = tokio::net::TcpSocket::new_v4()?;
+    let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(ip, 0))?;
     let mut text = String::new();
     let mut stream = socket.connect(addr).await?;

@@ -1,0 +1,232 @@
+//! Questions to a small cluster, and the answers in full.
+
+use super::*;
+use crate::tests::fixture::Cluster;
+
+fn shop() -> Directory {
+    let mut cluster = Cluster::default();
+    cluster.host("h1");
+    cluster.host("h2");
+    cluster.state("shop/web/0", "h1", "10.0.0.1:20000", "ready", "web");
+    cluster.state("shop/web/1", "h2", "10.0.0.2:20000", "ready", "web");
+    cluster.state("shop/web/2", "h2", "10.0.0.2:20001", "ready", "web");
+    cluster.state("shop/web/3", "h2", "10.0.0.2:20002", "unready", "web");
+    cluster.state("shop/web/4", "h2", "10.0.0.2:20003", "stopped", "web");
+    cluster.state("shop/six/0", "h1", "[fd00::1]:20004", "ready", "six");
+    cluster.state("shop/slow/0", "h1", "10.0.0.1:20005", "unready", "slow");
+    cluster.state("blog/a/0", "h1", "10.0.0.1:20006", "ready", "front");
+    cluster.state("blog/b/0", "h2", "10.0.0.2:20006", "ready", "front");
+    cluster.state("blog/b/1", "h2", "10.0.0.2:20007", "ready", "front");
+    cluster.directory()
+}
+
+/// The answer on a few lines: code, then each record's section, type and data.
+fn ask(question: &str) -> String {
+    ask_turn(question, 0)
+}
+
+fn ask_turn(question: &str, turn: usize) -> String {
+    let zone = Zone::new("skydns.local", [[172, 17, 0, 1].into()]).expect("domain");
+    let (name, wanted) = question.split_once(' ').expect("name and type");
+    let name = Name::from_ascii(name).expect("name");
+    assert!(zone.contains(&name), "{name} is not of the zone");
+    let query = Query::query(name, wanted.parse().expect("type"));
+    let answer = zone.answer(&shop(), &query, turn);
+    let mut text = format!("{:?}\n", answer.code);
+    let sections = [
+        ("", answer.answers),
+        ("authority ", answer.authority),
+        ("additional ", answer.additional),
+    ];
+    for (section, records) in sections {
+        for record in records {
+            assert_eq!(record.ttl, 1);
+            let owner = if record.name == query.name && section != "authority " {
+                String::new()
+            } else {
+                format!("{} ", record.name)
+            };
+            let data = match &record.data {
+                RData::SOA(_) => "SOA".to_owned(),
+                data => format!("{} {data}", data.record_type()),
+            };
+            text += &[section, &owner, &data, "\n"].concat();
+        }
+    }
+    text
+}
+
+const NODATA: &str = "NoError\nauthority skydns.local. SOA\n";
+const NXDOMAIN: &str = "NXDomain\nauthority skydns.local. SOA\n";
+
+#[test]
+fn addresses_are_of_ready_instances_each_once_and_in_turn() {
+    let name = "web.shop.skydns.local. A";
+    assert_eq!(ask(name), "NoError\nA 10.0.0.1\nA 10.0.0.2\n");
+    assert_eq!(ask_turn(name, 1), "NoError\nA 10.0.0.2\nA 10.0.0.1\n");
+    assert_eq!(ask_turn(name, 3), ask(name));
+    assert_eq!(
+        ask("six.shop.skydns.local. AAAA"),
+        "NoError\nAAAA fd00::1\n"
+    );
+    assert_eq!(ask("six.shop.skydns.local. ANY"), "NoError\nAAAA fd00::1\n");
+}
+
+#[test]
+fn srv_has_the_published_port_and_a_target_that_resolves() {
+    assert_eq!(
+        ask("web.shop.skydns.local. SRV"),
+        "NoError\n\
+         SRV 10 33 20000 0.web.shop.skydns.local.\n\
+         SRV 10 33 20000 1.web.shop.skydns.local.\n\
+         SRV 10 33 20001 2.web.shop.skydns.local.\n\
+         additional 0.web.shop.skydns.local. A 10.0.0.1\n\
+         additional 1.web.shop.skydns.local. A 10.0.0.2\n\
+         additional 2.web.shop.skydns.local. A 10.0.0.2\n"
+    );
+    assert_eq!(ask("0.web.shop.skydns.local. A"), "NoError\nA 10.0.0.1\n");
+    assert_eq!(
+        ask("2.web.shop.skydns.local. SRV"),
+        "NoError\nSRV 10 100 20001 2.web.shop.skydns.local.\nadditional A 10.0.0.2\n"
+    );
+}
+
+#[test]
+fn instances_of_several_containers_never_share_a_name() {
+    assert_eq!(
+        ask("front.blog.skydns.local. SRV"),
+        "NoError\n\
+         SRV 10 33 20006 a-0.front.blog.skydns.local.\n\
+         SRV 10 33 20006 b-0.front.blog.skydns.local.\n\
+         SRV 10 33 20007 1.front.blog.skydns.local.\n\
+         additional a-0.front.blog.skydns.local. A 10.0.0.1\n\
+         additional b-0.front.blog.skydns.local. A 10.0.0.2\n\
+         additional 1.front.blog.skydns.local. A 10.0.0.2\n"
+    );
+    assert_eq!(
+        ask("b-0.front.blog.skydns.local. A"),
+        "NoError\nA 10.0.0.2\n"
+    );
+    assert_eq!(
+        ask("0.front.blog.skydns.local. A"),
+        "NoError\nA 10.0.0.1\nA 10.0.0.2\n"
+    );
+}
+
+#[test]
+fn all_shows_also_what_is_not_ready() {
+    assert_eq!(
+        ask("all.slow.shop.skydns.local. SRV"),
+        "NoError\n\
+         SRV 10 100 20005 0.all.slow.shop.skydns.local.\n\
+         additional 0.all.slow.shop.skydns.local. A 10.0.0.1\n"
+    );
+    assert_eq!(
+        ask("0.all.slow.shop.skydns.local. A"),
+        "NoError\nA 10.0.0.1\n"
+    );
+    assert_eq!(ask("0.slow.shop.skydns.local. A"), NODATA);
+    assert_eq!(
+        ask("3.all.web.shop.skydns.local. A"),
+        "NoError\nA 10.0.0.2\n"
+    );
+    assert_eq!(ask("4.all.web.shop.skydns.local. A"), NODATA);
+}
+
+#[test]
+fn a_name_without_such_a_record_is_no_missing_name() {
+    for there in [
+        "skydns.local. A",
+        "shop.skydns.local. A",
+        "slow.shop.skydns.local. A",
+        "web.shop.skydns.local. AAAA",
+        "web.shop.skydns.local. TXT",
+        "3.web.shop.skydns.local. A",
+        "ns.skydns.local. AAAA",
+    ] {
+        assert_eq!(ask(there), NODATA, "{there}");
+    }
+    for missing in [
+        "nobody.skydns.local. A",
+        "gone.shop.skydns.local. A",
+        "5.web.shop.skydns.local. A",
+        "00.web.shop.skydns.local. A",
+        "x.web.shop.skydns.local. A",
+        "x-0.web.shop.skydns.local. A",
+        "0.0.web.shop.skydns.local. A",
+        "all.gone.shop.skydns.local. A",
+        "a.b.c.d.e.skydns.local. A",
+    ] {
+        assert_eq!(ask(missing), NXDOMAIN, "{missing}");
+    }
+}
+
+#[test]
+fn a_label_may_be_any_octets() {
+    let zone = Zone::new("skydns.local", []).expect("domain");
+    for label in [b"w\x01b".as_slice(), b"w\xffb", b"w.b", b" "] {
+        let labels = [label, b"shop", b"skydns", b"local"];
+        let name = Name::from_labels(labels).expect("name");
+        let query = Query::query(name, RecordType::A);
+        assert_eq!(
+            zone.answer(&shop(), &query, 0).code,
+            ResponseCode::NXDomain,
+            "{label:?}"
+        );
+    }
+}
+
+#[test]
+fn the_zone_says_what_it_is() {
+    assert_eq!(ask("skydns.local. SOA"), "NoError\nSOA\n");
+    assert_eq!(
+        ask("skydns.local. NS"),
+        "NoError\nNS ns.skydns.local.\nadditional ns.skydns.local. A 172.17.0.1\n"
+    );
+    assert_eq!(ask("ns.skydns.local. A"), "NoError\nA 172.17.0.1\n");
+}
+
+#[test]
+fn names_are_the_same_in_either_case() {
+    assert_eq!(ask("6.WEB.Shop.SKYDNS.local. A"), NXDOMAIN);
+    assert_eq!(ask("1.WEB.Shop.SKYDNS.local. A"), "NoError\nA 10.0.0.2\n");
+}
+
+#[test]
+fn only_names_below_the_domain_are_ours() {
+    let zone = Zone::new("SkyDNS.Local.", []).expect("domain");
+    let ours = |name: &str| zone.contains(&Name::from_ascii(name).expect("name"));
+    assert!(ours("skydns.local.") && ours("a.b.SKYDNS.LOCAL."));
+    assert!(!ours("local.") && !ours(".") && !ours("myskydns.local."));
+    assert!(!ours("skydns.local.example.com."));
+}
+
+#[test]
+fn a_domain_is_checked() {
+    for bad in ["", ".", "a..b", "-a.local", "a b", "a_b.local", "é.local"] {
+        let error = Zone::new(bad, []).expect_err(bad);
+        assert_eq!(error, DomainError::NotADomain(bad.to_owned()));
+    }
+    let long = format!("{}.local", "a.".repeat(60));
+    assert!(matches!(Zone::new(&long, []), Err(DomainError::TooLong(_))));
+}
+
+#[test]
+fn an_endpoint_of_a_missing_host_is_last_in_line() {
+    let mut cluster = Cluster::default();
+    cluster.host("h1");
+    cluster.state("shop/web/0", "h1", "10.0.0.1:20000", "ready", "web");
+    cluster.state("shop/web/1", "gone", "10.0.0.9:20000", "ready", "web");
+    cluster.state("shop/db/0", "gone", "10.0.0.9:20001", "ready", "db");
+    let directory = cluster.directory();
+    let zone = Zone::new("skydns.local", []).expect("domain");
+    let addrs = |name: &str| -> Vec<Option<IpAddr>> {
+        let query = Query::query(Name::from_ascii(name).expect("name"), RecordType::A);
+        let answer = zone.answer(&directory, &query, 0);
+        answer.answers.iter().map(|r| r.data.ip_addr()).collect()
+    };
+    let ip = |last| Some(IpAddr::from([10, 0, 0, last]));
+    assert_eq!(addrs("web.shop.skydns.local."), [ip(1)]);
+    assert_eq!(addrs("all.web.shop.skydns.local."), [ip(1)]);
+    assert_eq!(addrs("db.shop.skydns.local."), [ip(9)]);
+}
