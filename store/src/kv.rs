@@ -94,7 +94,8 @@ pub enum Relation {
     Less,
 }
 
-/// A guard. Over a range it holds if it holds for every key there, so also for none.
+/// A guard. Over a range it holds if it holds for every key there; where there is none, if it holds for zeros (and a
+/// value never).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compare {
     /// Which keys.

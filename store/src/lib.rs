@@ -7,8 +7,10 @@
 //! transactions by which slots change hands.
 
 pub mod claims;
+pub mod etcd;
 pub mod host;
 pub mod kv;
+pub mod memory;
 pub mod unix_socket;
 pub mod view;
 

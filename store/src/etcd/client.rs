@@ -1,0 +1,184 @@
+//! One client at a time, at one of the endpoints; the next one after a failure.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use etcd_client::{Channel, Client, ConnectOptions, Error};
+use tonic::Code;
+use tonic::transport::Endpoint;
+use tracing::debug;
+
+use crate::kv::KvError;
+
+/// The endpoints, and a client at the one that is in use.
+#[derive(Debug)]
+pub(super) struct Clients {
+    targets: Arc<Vec<(String, Endpoint)>>,
+    connect: ConnectOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    index: usize,
+    /// Counts endpoints given up: a failure is only counted against the client that failed.
+    generation: u64,
+    client: Option<Client>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("index", &self.index)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A client, and which one it is.
+#[derive(Clone)]
+pub(super) struct Attempt {
+    pub(super) client: Client,
+    generation: u64,
+}
+
+impl Clients {
+    pub(super) fn new(
+        targets: Arc<Vec<(String, Endpoint)>>,
+        connect: ConnectOptions,
+        first: usize,
+    ) -> Self {
+        Self {
+            state: Mutex::new(State {
+                index: first % targets.len().max(1),
+                ..State::default()
+            }),
+            targets,
+            connect,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// The client in use, connected when it is first used; with a user it logs in first.
+    pub(super) async fn attempt(&self) -> Result<Attempt, KvError> {
+        let (index, generation) = {
+            let state = self.state();
+            if let Some(client) = &state.client {
+                return Ok(Attempt {
+                    client: client.clone(),
+                    generation: state.generation,
+                });
+            }
+            (state.index, state.generation)
+        };
+        let (_, endpoint) = &self.targets[index];
+        let channel = Channel::Tonic(endpoint.connect_lazy());
+        let made = Client::from_channel(channel, Some(self.connect.clone())).await;
+        let client = made.map_err(|error| self.failed_with(generation, error))?;
+        let mut state = self.state();
+        if state.generation == generation {
+            state.client = Some(client.clone());
+        }
+        Ok(Attempt { client, generation })
+    }
+
+    /// What an error means; one that speaks against the endpoint makes the next one the one in use.
+    pub(super) fn failed(&self, attempt: &Attempt, error: Error) -> KvError {
+        self.failed_with(attempt.generation, error)
+    }
+
+    fn failed_with(&self, generation: u64, error: Error) -> KvError {
+        let name = self.name(generation);
+        let error = map(error, &name);
+        if let KvError::Unavailable(why) = &error {
+            debug!(endpoint = name, %why, "etcd endpoint given up");
+            self.give_up_generation(generation);
+        }
+        error
+    }
+
+    /// No answer in time.
+    pub(super) fn late(&self, attempt: Option<&Attempt>) -> KvError {
+        let generation = attempt.map_or_else(|| self.state().generation, |a| a.generation);
+        let why = Failure(format!("{}: no answer in time", self.name(generation)));
+        self.give_up_generation(generation);
+        KvError::Unavailable(Arc::new(why))
+    }
+
+    /// The endpoint is to be left.
+    pub(super) fn give_up(&self, attempt: &Attempt) {
+        self.give_up_generation(attempt.generation);
+    }
+
+    /// Whatever is in use is to be left.
+    pub(super) fn give_up_present(&self) {
+        let generation = self.state().generation;
+        self.give_up_generation(generation);
+    }
+
+    fn give_up_generation(&self, generation: u64) {
+        let mut state = self.state();
+        if state.generation == generation {
+            state.generation += 1;
+            state.index = (state.index + 1) % self.targets.len();
+            state.client = None;
+        }
+    }
+
+    fn name(&self, generation: u64) -> String {
+        let state = self.state();
+        if state.generation == generation {
+            self.targets[state.index].0.clone()
+        } else {
+            "etcd".to_owned()
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What went wrong, for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Failure(pub(super) String);
+
+/// What an error of the client means.
+fn map(error: Error, endpoint: &str) -> KvError {
+    let unavailable =
+        |why: String| KvError::Unavailable(Arc::new(Failure(format!("{endpoint}: {why}"))));
+    let status = match error {
+        Error::GRpcStatus(status) => status,
+        Error::InvalidArgs(why) => return KvError::Refused(why),
+        // The answer to the first renewal of a lease that has ended.
+        Error::LeaseKeepAliveError(why) if why.contains("not found") => {
+            return KvError::LeaseNotFound;
+        }
+        other => return unavailable(other.to_string()),
+    };
+    let message = status.message();
+    match status.code() {
+        // Also the code for a message above the decode limit.
+        Code::OutOfRange if message.contains("compacted") => KvError::Compacted,
+        Code::NotFound if message.contains("lease not found") => KvError::LeaseNotFound,
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::Internal
+        | Code::Aborted
+        | Code::Unauthenticated => {
+            let mut why = message.to_owned();
+            let mut source = std::error::Error::source(&status);
+            while let Some(error) = source {
+                why = format!("{why}: {error}");
+                source = error.source();
+            }
+            unavailable(why)
+        }
+        _ => KvError::Refused(message.to_owned()),
+    }
+}

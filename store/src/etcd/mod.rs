@@ -1,0 +1,291 @@
+//! `Kv` on a real etcd, from 3.4 on.
+//!
+//! Two clients, one for calls and one for streams, each at one endpoint at a
+//! time and at the next one after a failure. Every call has a deadline, and
+//! HTTP/2 keep-alive ends a connection that is dead. A transaction is sent once:
+//! after an `Unavailable` nobody knows whether it happened, and the caller reads
+//! again. Reads are tried at the other endpoints within their deadline.
+
+mod client;
+mod convert;
+mod options;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{Attempt, Clients};
+use etcd_client::proto::PbResponseHeader;
+use etcd_client::{ConnectOptions, LeaseKeepAliveStream, LeaseKeeper};
+pub use options::{EtcdOptions, EtcdOptionsError};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::kv::{KeyRange, Kv, KvError, Range, RangeReply, Status, Txn, TxnReply, Watch};
+
+/// Largest message that is taken: a page of 1,000 manifests of the largest size fits.
+const MAX_MESSAGE: usize = 2 << 30;
+/// Pause before a read is tried at the next endpoint when all have failed once.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
+
+/// A client of etcd. It connects when it is first used, on the runtime that uses it first.
+#[derive(Debug)]
+pub struct EtcdKv {
+    calls: Clients,
+    streams: Arc<Clients>,
+    call_timeout: Duration,
+    /// Of the renewal that is under way: the stream of the last one, to be used again.
+    renewals: Mutex<Option<Renewals>>,
+    /// Id of etcd's own cluster in the last call's answer.
+    cluster_id: AtomicU64,
+}
+
+struct Renewals {
+    lease: i64,
+    attempt: Attempt,
+    keeper: LeaseKeeper,
+    answers: LeaseKeepAliveStream,
+}
+
+impl std::fmt::Debug for Renewals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewals")
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EtcdKv {
+    /// A client with these options; nothing is connected yet.
+    pub fn new(options: &EtcdOptions) -> Result<Self, EtcdOptionsError> {
+        let targets = Arc::new(options.targets()?);
+        let mut connect = ConnectOptions::new().with_auto_token_refresh(true);
+        if let Some((user, password)) = &options.user {
+            connect = connect.with_user(user, password);
+        }
+        // Agents spread over the endpoints.
+        let first = uuid::Uuid::new_v4().as_u64_pair().0 as usize;
+        Ok(Self {
+            calls: Clients::new(targets.clone(), connect.clone(), first),
+            // A member that has lost its quorum would take a watch and stay silent.
+            streams: Arc::new(Clients::new(
+                targets,
+                connect.with_require_leader(true),
+                first,
+            )),
+            call_timeout: options.call_timeout,
+            renewals: Mutex::new(None),
+            cluster_id: AtomicU64::new(0),
+        })
+    }
+
+    /// One call at the endpoint in use, until the deadline.
+    async fn once<T, F: Answer<T>>(
+        &self,
+        deadline: Instant,
+        call: impl FnOnce(Attempt) -> F,
+    ) -> Result<T, KvError> {
+        let mut used = None;
+        let result = tokio::time::timeout_at(deadline, async {
+            let attempt = self.calls.attempt().await?;
+            used = Some(attempt.clone());
+            call(attempt.clone())
+                .await
+                .map_err(|error| self.calls.failed(&attempt, error))
+        })
+        .await;
+        result.unwrap_or_else(|_| Err(self.calls.late(used.as_ref())))
+    }
+
+    /// A call that may be made twice: at each endpoint in turn, until the deadline.
+    async fn anywhere<T, F: Answer<T>>(&self, call: impl Fn(Attempt) -> F) -> Result<T, KvError> {
+        let deadline = Instant::now() + self.call_timeout;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let result = self.once(deadline, &call).await;
+            let Err(KvError::Unavailable(_)) = &result else {
+                return result;
+            };
+            if tries >= 2 * self.calls.len() || Instant::now() >= deadline {
+                return result;
+            }
+            if tries.is_multiple_of(self.calls.len()) {
+                tokio::time::sleep_until((Instant::now() + BETWEEN_ROUNDS).min(deadline)).await;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.call_timeout
+    }
+
+    /// The revision in a header, whose cluster is noted.
+    fn header(&self, header: Option<PbResponseHeader>) -> i64 {
+        let Some(header) = header else { return 0 };
+        self.cluster_id.store(header.cluster_id, Ordering::Relaxed);
+        header.revision
+    }
+
+    async fn open_renewals(&self, lease: i64) -> Result<Renewals, KvError> {
+        let attempt = self.streams.attempt().await?;
+        let mut client = attempt.client.clone();
+        let opened = client.lease_keep_alive(lease).await;
+        let (keeper, answers) = opened.map_err(|error| self.streams.failed(&attempt, error))?;
+        Ok(Renewals {
+            lease,
+            attempt,
+            keeper,
+            answers,
+        })
+    }
+
+    async fn renew(&self, renewals: &mut Renewals) -> Result<(Duration, i64), KvError> {
+        let asked = renewals.keeper.keep_alive().await;
+        asked.map_err(|error| self.streams.failed(&renewals.attempt, error))?;
+        match renewals.answers.message().await {
+            Ok(Some(answer)) if answer.ttl() > 0 => {
+                let revision = answer.0.header.map_or(0, |header| header.revision);
+                Ok((Duration::from_secs(answer.0.ttl as u64), revision))
+            }
+            Ok(Some(_)) => Err(KvError::LeaseNotFound),
+            Ok(None) => Err(self.streams.late(Some(&renewals.attempt))),
+            Err(error) => Err(self.streams.failed(&renewals.attempt, error)),
+        }
+    }
+}
+
+/// What a call of the client becomes.
+trait Answer<T>: Future<Output = Result<T, etcd_client::Error>> + Send {}
+
+impl<T, F: Future<Output = Result<T, etcd_client::Error>> + Send> Answer<T> for F {}
+
+/// Gives the streams' endpoint up unless it is told that all went well: also when the call is dropped halfway.
+struct OrGiveUp<'a>(Option<&'a Clients>);
+
+impl Drop for OrGiveUp<'_> {
+    fn drop(&mut self) {
+        if let Some(clients) = self.0 {
+            clients.give_up_present();
+        }
+    }
+}
+
+#[async_trait]
+impl Kv for EtcdKv {
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, KvError> {
+        let txn = convert::txn(txn);
+        let reply = self
+            .once(self.deadline(), |attempt| async move {
+                let kv = attempt.client.kv_client();
+                kv.max_decoding_message_size(MAX_MESSAGE).txn(txn).await
+            })
+            .await?;
+        let mut reply = reply.0;
+        let revision = self.header(reply.header.take());
+        Ok(convert::txn_reply(reply, revision))
+    }
+
+    async fn range(&self, range: Range) -> Result<RangeReply, KvError> {
+        let reply = self
+            .anywhere(|attempt| {
+                let options = convert::get_options(&range);
+                let start = range.keys.start.clone();
+                async move {
+                    let kv = attempt.client.kv_client();
+                    let mut kv = kv.max_decoding_message_size(MAX_MESSAGE);
+                    kv.get(start, Some(options)).await
+                }
+            })
+            .await?;
+        let mut reply = reply.0;
+        let revision = self.header(reply.header.take());
+        Ok(RangeReply {
+            kvs: reply.kvs.into_iter().map(convert::key_value).collect(),
+            revision,
+            more: reply.more,
+            count: reply.count,
+        })
+    }
+
+    async fn watch(&self, keys: KeyRange, from: i64, previous: bool) -> Result<Watch, KvError> {
+        let opened = tokio::time::timeout(
+            self.call_timeout,
+            watch::open(&self.streams, keys, from, previous),
+        )
+        .await;
+        let opened = opened.unwrap_or_else(|_| Err(self.streams.late(None)))?;
+        let ours = self.cluster_id.load(Ordering::Relaxed);
+        if ours != 0 && opened.cluster_id != ours {
+            self.streams.give_up(&opened.attempt);
+            let why = client::Failure("an endpoint belongs to another etcd cluster".into());
+            return Err(KvError::Unavailable(Arc::new(why)));
+        }
+        Ok(opened.start(self.streams.clone()))
+    }
+
+    async fn status(&self) -> Result<Status, KvError> {
+        let reply = self
+            .anywhere(|attempt| async move { attempt.client.maintenance_client().status().await })
+            .await?;
+        let header = reply.0.header.unwrap_or_default();
+        Ok(Status {
+            cluster_id: header.cluster_id,
+            member_id: header.member_id,
+            leader: reply.0.leader,
+            version: reply.0.version,
+            raft_term: reply.0.raft_term,
+            raft_index: reply.0.raft_index,
+        })
+    }
+
+    async fn lease_grant(&self, ttl: Duration) -> Result<(i64, Duration), KvError> {
+        let seconds = ttl.as_millis().div_ceil(1_000) as i64;
+        // Made twice, one of them just ends.
+        let reply = self
+            .anywhere(
+                |attempt| async move { attempt.client.lease_client().grant(seconds, None).await },
+            )
+            .await?;
+        Ok((reply.id(), Duration::from_secs(reply.ttl() as u64)))
+    }
+
+    async fn lease_keep_alive(&self, lease: i64) -> Result<(Duration, i64), KvError> {
+        let mut kept = self.renewals.lock().await;
+        let usable = kept.take().filter(|renewals| renewals.lease == lease);
+        let mut or_give_up = OrGiveUp(Some(&*self.streams));
+        let renewed = tokio::time::timeout(self.call_timeout, async {
+            let mut renewals = match usable {
+                Some(renewals) => renewals,
+                None => self.open_renewals(lease).await?,
+            };
+            let answer = self.renew(&mut renewals).await?;
+            Ok((renewals, answer))
+        })
+        .await;
+        let (renewals, answer) = match renewed {
+            Ok(Ok(renewed)) => renewed,
+            Ok(Err(error)) => {
+                // Whether the endpoint is to blame is decided already.
+                or_give_up.0 = None;
+                return Err(error);
+            }
+            Err(_) => return Err(self.streams.late(None)),
+        };
+        or_give_up.0 = None;
+        *kept = Some(renewals);
+        Ok(answer)
+    }
+
+    async fn lease_revoke(&self, lease: i64) -> Result<(), KvError> {
+        self.anywhere(|attempt| async move { attempt.client.lease_client().revoke(lease).await })
+            .await?;
+        Ok(())
+    }
+
+    fn avoid_stream_endpoint(&self) {
+        self.streams.give_up_present();
+    }
+}

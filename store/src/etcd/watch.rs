@@ -1,0 +1,119 @@
+//! One watch on one stream, from its creation to its end.
+
+use std::sync::Arc;
+
+use etcd_client::{WatchRequestSender, WatchResponseStream};
+use tokio::sync::mpsc;
+
+use super::client::{Attempt, Clients};
+use super::{MAX_MESSAGE, convert};
+use crate::kv::{Event, KeyRange, KvError, Watch, WatchReply};
+
+/// A watch that etcd has taken.
+pub(super) struct Opened {
+    pub(super) attempt: Attempt,
+    pub(super) cluster_id: u64,
+    requests: WatchRequestSender,
+    answers: WatchResponseStream,
+}
+
+pub(super) async fn open(
+    streams: &Clients,
+    keys: KeyRange,
+    from: i64,
+    previous: bool,
+) -> Result<Opened, KvError> {
+    let attempt = streams.attempt().await?;
+    let mut client = attempt
+        .client
+        .watch_client()
+        .max_decoding_message_size(MAX_MESSAGE);
+    let options = convert::watch_options(keys.end, from, previous);
+    let opened = client.watch(keys.start, Some(options)).await;
+    let (requests, mut answers) = opened
+        .map_err(|error| streams.failed(&attempt, error))?
+        .split();
+    let first = answers.message().await;
+    let first = first
+        .map_err(|error| streams.failed(&attempt, error))?
+        .ok_or_else(|| streams.late(Some(&attempt)))?;
+    if first.canceled() {
+        return Err(KvError::Refused(first.cancel_reason().to_owned()));
+    }
+    Ok(Opened {
+        attempt,
+        cluster_id: first
+            .header()
+            .map_or(0, etcd_client::ResponseHeader::cluster_id),
+        requests,
+        answers,
+    })
+}
+
+impl Opened {
+    /// Passes on what the stream says until it ends or nobody listens.
+    pub(super) fn start(self, streams: Arc<Clients>) -> Watch {
+        // A few: a reader that is slow makes etcd wait, which loses nothing.
+        let (sender, replies) = mpsc::channel(16);
+        // One: a second request would get the same answer.
+        let (progress, asked) = mpsc::channel(1);
+        tokio::spawn(self.run(streams, sender, asked));
+        Watch { replies, progress }
+    }
+
+    async fn run(
+        mut self,
+        streams: Arc<Clients>,
+        sender: mpsc::Sender<WatchReply>,
+        mut asked: mpsc::Receiver<()>,
+    ) {
+        let mut parts: Vec<Event> = Vec::new();
+        loop {
+            // Each arm but the answers' has nothing to lose; the stream keeps what it has read of a message.
+            let answer = tokio::select! {
+                () = sender.closed() => return,
+                Some(()) = asked.recv() => {
+                    // If it can't be sent the stream is at its end, and says so itself.
+                    let _ = self.requests.request_progress().await;
+                    continue;
+                }
+                answer = self.answers.message() => answer,
+            };
+            let reply = match answer {
+                Ok(Some(answer)) => {
+                    let mut answer = answer.0;
+                    let revision = answer.header.as_ref().map_or(0, |h| h.revision);
+                    parts.extend(convert::events(&mut answer));
+                    if answer.canceled && answer.compact_revision > 0 {
+                        WatchReply::Compacted(answer.compact_revision)
+                    } else if answer.canceled {
+                        WatchReply::Closed(answer.cancel_reason)
+                    } else if answer.fragment {
+                        // The rest of this revision comes in the next one.
+                        continue;
+                    } else if parts.is_empty() {
+                        WatchReply::Progress(revision)
+                    } else {
+                        WatchReply::Events(std::mem::take(&mut parts), revision)
+                    }
+                }
+                Ok(None) => {
+                    streams.give_up(&self.attempt);
+                    WatchReply::Closed("etcd ended the stream".into())
+                }
+                Err(error) => match streams.failed(&self.attempt, error) {
+                    KvError::Compacted => WatchReply::Compacted(0),
+                    error => {
+                        streams.give_up(&self.attempt);
+                        let why = std::error::Error::source(&error).map(ToString::to_string);
+                        WatchReply::Closed(why.unwrap_or_else(|| error.to_string()))
+                    }
+                },
+            };
+            let ends = matches!(reply, WatchReply::Compacted(_) | WatchReply::Closed(_));
+            if sender.send(reply).await.is_err() || ends {
+                return;
+            }
+        }
+    }
+}
