@@ -6,23 +6,31 @@
 //! else holds is an answer, not an error. The engine is asked about containers
 //! by Docker's id, and never creates a path of the host.
 
+mod docker;
 mod error;
+pub mod memory;
+mod spec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use conductor_core::observed::{ObservedContainer, Ownership, PublishedPorts};
+use conductor_core::observed::{ContainerPort, ObservedContainer, Ownership, PublishedPorts};
 use futures_util::Stream;
 use manifests::InstanceId;
 use manifests::manifest::{Healthcheck, Log};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+pub use docker::{
+    ApiVersion, DEFAULT_SOCKET, DockerEngine, NEWEST, NotHere, OLDEST, VersionError, check, choose,
+    socket,
+};
 pub use error::{EngineError, HostFault, Operation};
+pub use spec::{BACKENDS, LABEL_VOLUME, SpecInput, spec, volume_name};
 
 /// What an engine says of itself and its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,6 +284,13 @@ pub struct ExecOutput {
     pub output: Vec<u8>,
 }
 
+/// What the processes of a container listen on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// Ports that listen (TCP) or are bound (UDP) on an address other than loopback.
+    pub ports: BTreeSet<ContainerPort>,
+}
+
 /// Which part of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogOptions {
@@ -368,6 +383,9 @@ pub trait Engine: Send + Sync + 'static {
         command: &[String],
         timeout: Duration,
     ) -> Result<ExecOutput, EngineError>;
+
+    /// What listens in the network namespace of the container whose process has this id.
+    async fn listening(&self, pid: u32) -> Result<Listening, EngineError>;
 
     /// Its log.
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError>;

@@ -1,0 +1,284 @@
+//! Between our values and the client library's models. Pure.
+//!
+//! Tolerant of what an engine leaves out or adds: what can't be read counts as absent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bollard::models;
+use conductor_core::observed::{
+    Check, ContainerPort, ContainerState, Exit, Health, ObservedContainer, Ownership,
+    PublishedPorts, Running,
+};
+use manifests::manifest::{Healthcheck, Protocol};
+use uuid::Uuid;
+
+use conductor_core::observed::{LABEL_CLUSTER, LABEL_INSTANCE};
+
+use crate::engine::{Change, CreateSpec, EngineEvent, Image, Mount, MountSource};
+
+/// Docker's own time limit of a healthcheck that names none.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) fn create_body(spec: &CreateSpec) -> models::ContainerCreateBody {
+    models::ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        entrypoint: spec.entrypoint.clone(),
+        cmd: spec.command.clone(),
+        env: Some(
+            spec.env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+        ),
+        labels: Some(to_hash(&spec.labels)),
+        user: spec.user.clone(),
+        working_dir: spec.workdir.clone(),
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout: Some(spec.stop_timeout.as_secs_f64().ceil() as i64),
+        healthcheck: spec.healthcheck.as_ref().map(health_config),
+        exposed_ports: Some(spec.ports.keys().map(ToString::to_string).collect()),
+        host_config: Some(host_config(spec)),
+        ..models::ContainerCreateBody::default()
+    }
+}
+
+fn host_config(spec: &CreateSpec) -> models::HostConfig {
+    let bindings = spec.ports.iter().map(|(port, at)| {
+        let binding = models::PortBinding {
+            host_ip: Some(at.ip().to_string()),
+            host_port: Some(at.port().to_string()),
+        };
+        (port.to_string(), Some(vec![binding]))
+    });
+    models::HostConfig {
+        network_mode: Some(spec.network.clone()),
+        port_bindings: Some(bindings.collect()),
+        mounts: Some(spec.mounts.iter().map(mount).collect()),
+        extra_hosts: Some(
+            spec.hosts
+                .iter()
+                .map(|(name, ip)| format!("{name}:{ip}"))
+                .collect(),
+        ),
+        dns: spec.dns.map(|ip| vec![ip.to_string()]),
+        dns_search: spec.dns_search.clone().map(|domain| vec![domain]),
+        log_config: Some(models::HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), spec.log.max_size.to_string()),
+                ("max-file".to_owned(), spec.log.max_file.to_string()),
+            ])),
+        }),
+        restart_policy: Some(models::RestartPolicy {
+            name: Some(models::RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        ..models::HostConfig::default()
+    }
+}
+
+fn mount(mount: &Mount) -> models::Mount {
+    let (typ, source) = match &mount.source {
+        MountSource::Path(path) => (models::MountType::BIND, path),
+        MountSource::Volume { name, .. } | MountSource::External(name) => {
+            (models::MountType::VOLUME, name)
+        }
+    };
+    models::Mount {
+        target: Some(mount.target.clone()),
+        source: Some(source.clone()),
+        typ: Some(typ),
+        read_only: Some(mount.read_only),
+        ..models::Mount::default()
+    }
+}
+
+fn health_config(check: &Healthcheck) -> models::HealthConfig {
+    let nanos = |duration: Option<Duration>| duration.map(|d| d.as_nanos() as i64);
+    let mut test = vec!["CMD".to_owned()];
+    test.extend(check.command.iter().cloned());
+    models::HealthConfig {
+        test: Some(test),
+        interval: nanos(check.interval),
+        timeout: nanos(check.timeout),
+        retries: check.retries.map(i64::from),
+        start_period: nanos(check.start_period),
+        start_interval: None,
+    }
+}
+
+pub(super) fn to_hash(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    labels
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// A container as the engine shows it; none if it is not ours.
+pub(super) fn observed(shown: models::ContainerInspectResponse) -> Option<ObservedContainer> {
+    let config = shown.config.unwrap_or_default();
+    let labels: BTreeMap<String, String> = config.labels.clone()?.into_iter().collect();
+    Some(ObservedContainer {
+        docker_id: shown.id?,
+        name: shown.name?.trim_start_matches('/').to_owned(),
+        owner: Ownership::read(&labels)?,
+        state: state(shown.state.unwrap_or_default()),
+        addr: shown.network_settings.as_ref().and_then(address),
+        ports: shown
+            .host_config
+            .and_then(|host| host.port_bindings)
+            .map(published)
+            .unwrap_or_default(),
+        check: check(&config),
+        image_id: shown.image.unwrap_or_default(),
+        created_at: shown.created.as_deref().map_or(0, millis),
+    })
+}
+
+fn state(state: models::ContainerState) -> ContainerState {
+    use models::ContainerStateStatusEnum as Status;
+    let error = state.error.unwrap_or_default();
+    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok());
+    let started = state.started_at.as_deref().map_or(0, millis);
+    let running = Running {
+        pid: pid.unwrap_or_default(),
+        started_at: started,
+        health: state.health.and_then(|health| match health.status? {
+            models::HealthStatusEnum::STARTING => Some(Health::Starting),
+            models::HealthStatusEnum::HEALTHY => Some(Health::Healthy),
+            models::HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
+            models::HealthStatusEnum::EMPTY | models::HealthStatusEnum::NONE => None,
+        }),
+    };
+    match state.status {
+        Some(Status::PAUSED) => ContainerState::Paused(running),
+        Some(Status::CREATED) => ContainerState::Created { error },
+        Some(Status::REMOVING | Status::DEAD) => ContainerState::Removing,
+        _ if state.running == Some(true) => ContainerState::Running(running),
+        _ => ContainerState::Exited(Exit {
+            code: state.exit_code.unwrap_or_default(),
+            out_of_memory: state.oom_killed.unwrap_or_default(),
+            error,
+            at: state.finished_at.as_deref().map_or(0, millis),
+        }),
+    }
+}
+
+fn address(settings: &models::NetworkSettings) -> Option<IpAddr> {
+    let networks = settings.networks.as_ref()?;
+    let mut addresses: Vec<IpAddr> = networks
+        .values()
+        .filter_map(|endpoint| endpoint.ip_address.as_deref()?.parse().ok())
+        .collect();
+    addresses.sort();
+    addresses.first().copied()
+}
+
+fn published(bindings: models::PortMap) -> PublishedPorts {
+    bindings
+        .into_iter()
+        .filter_map(|(port, at)| {
+            let at = at?.into_iter().next()?;
+            let ip: IpAddr = at.host_ip?.parse().ok()?;
+            let host_port: u16 = at.host_port?.parse().ok()?;
+            Some((container_port(&port)?, SocketAddr::new(ip, host_port)))
+        })
+        .collect()
+}
+
+fn container_port(text: &str) -> Option<ContainerPort> {
+    let (port, protocol) = text.split_once('/')?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    Some(ContainerPort {
+        port: port.parse().ok()?,
+        protocol,
+    })
+}
+
+fn check(config: &models::ContainerConfig) -> Option<Check> {
+    let health = config.healthcheck.as_ref()?;
+    let (kind, rest) = health.test.as_ref()?.split_first()?;
+    let command = match kind.as_str() {
+        "CMD" => rest.to_vec(),
+        "CMD-SHELL" => {
+            let shell = config.shell.clone().unwrap_or_default();
+            let mut command = if shell.is_empty() {
+                vec!["/bin/sh".to_owned(), "-c".to_owned()]
+            } else {
+                shell
+            };
+            command.extend(rest.first().cloned());
+            command
+        }
+        _ => return None,
+    };
+    let timeout = health.timeout.filter(|nanos| *nanos > 0);
+    Some(Check {
+        command,
+        timeout: timeout.map_or(HEALTH_TIMEOUT, |nanos| Duration::from_nanos(nanos as u64)),
+    })
+}
+
+pub(super) fn image(shown: models::ImageInspect) -> Image {
+    let config = shown.config.unwrap_or_default();
+    let test = config.healthcheck.and_then(|health| health.test);
+    Image {
+        id: shown.id.unwrap_or_default(),
+        repo_digests: shown.repo_digests.unwrap_or_default(),
+        healthcheck: test
+            .is_some_and(|test| !matches!(test.first().map(String::as_str), None | Some("NONE"))),
+        exposed: config.exposed_ports.unwrap_or_default(),
+    }
+}
+
+/// An event, if it is one about a container that matters.
+pub(super) fn event(message: models::EventMessage) -> Option<EngineEvent> {
+    let actor = message.actor?;
+    let attributes = actor.attributes.unwrap_or_default();
+    let text = |name: &str| attributes.get(name);
+    let change = match message.action?.as_str() {
+        "create" => Change::Created,
+        "start" => Change::Started,
+        "die" => Change::Died(text("exitCode").and_then(|code| code.parse().ok())),
+        "oom" => Change::OutOfMemory,
+        "rename" => Change::Renamed,
+        "destroy" => Change::Removed,
+        "pause" | "unpause" | "update" => Change::Other,
+        action if action.starts_with("health_status") => Change::Health,
+        _ => return None,
+    };
+    let owner = || {
+        let cluster: Uuid = text(LABEL_CLUSTER)?.parse().ok()?;
+        Some((cluster, text(LABEL_INSTANCE)?.parse().ok()?))
+    };
+    Some(EngineEvent::Container {
+        docker_id: actor.id?,
+        owner: owner(),
+        change,
+    })
+}
+
+/// Unix milliseconds of a time as Docker writes it; 0 for its "never" (year 1) and for what can't be read.
+fn millis(text: &str) -> i64 {
+    text.parse::<jiff::Timestamp>()
+        .map_or(0, |time| time.as_millisecond().max(0))
+}
+
+/// Splits a line of a log with timestamps: Unix nanoseconds, and the rest.
+pub(super) fn stamped(line: &[u8]) -> Option<(i64, &[u8])> {
+    let space = line.iter().position(|byte| *byte == b' ')?;
+    let stamp: jiff::Timestamp = std::str::from_utf8(&line[..space]).ok()?.parse().ok()?;
+    Some((
+        i64::try_from(stamp.as_nanosecond()).ok()?,
+        &line[space + 1..],
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops where something is missing"
+)]
+
+use manifests::manifest::Log;
+
+use super::*;
+
+fn labels() -> BTreeMap<String, String> {
+    Ownership {
+        cluster: Uuid::from_u128(7),
+        slot: "shop/web"
+            .parse::<manifests::ContainerId>()
+            .unwrap()
+            .slot(0),
+        instance: "i-1".parse().unwrap(),
+        manifest_hash: "1:aa".to_owned(),
+        host_hash: "1:bb".to_owned(),
+    }
+    .labels()
+}
+
+/// As engines answer, with what differs between them left to `change`.
+fn shown(change: impl FnOnce(&mut serde_json::Value)) -> models::ContainerInspectResponse {
+    let mut json = serde_json::json!({
+        "Id": "d1", "Name": "/shop---web", "Image": "sha256:1",
+        "Created": "2026-11-21T08:26:08.260454663Z",
+        "State": {
+            "Status": "running", "Running": true, "Paused": false, "OOMKilled": false, "Dead": false, "Pid": 4711,
+            "ExitCode": 0, "Error": "", "StartedAt": "2026-11-21T08:26:09.5Z", "FinishedAt": "0001-01-01T00:00:00Z"
+        },
+        "Config": { "Labels": labels(), "Healthcheck": null },
+        "HostConfig": { "PortBindings": {
+            "80/tcp": [{"HostIp": "10.0.0.1", "HostPort": "20000"}], "53/udp": null, "9/sctp": null
+        } },
+        "NetworkSettings": { "Networks": { "bridge": { "IPAddress": "172.17.0.2" } } }
+    });
+    change(&mut json);
+    serde_json::from_value(json).unwrap()
+}
+
+#[test]
+fn a_running_container_is_read_in_full() {
+    let read = observed(shown(|_| {})).unwrap();
+    assert_eq!(read.docker_id, "d1");
+    assert!(read.has_final_name());
+    assert_eq!(read.created_at, 1_795_249_568_260);
+    let running = read.running().unwrap();
+    assert_eq!((running.pid, running.started_at), (4711, 1_795_249_569_500));
+    assert_eq!(running.health, None);
+    assert_eq!(read.addr, Some(IpAddr::from([172, 17, 0, 2])));
+    let port = ContainerPort {
+        port: 80,
+        protocol: Protocol::Tcp,
+    };
+    let at = SocketAddr::from(([10, 0, 0, 1], 20_000));
+    assert_eq!(read.ports, [(port, at)].into());
+    assert_eq!(read.check, None);
+}
+
+#[test]
+fn each_state_is_told_from_the_others() {
+    let state = |change: serde_json::Value| {
+        let read = observed(shown(|json| {
+            for (name, value) in change.as_object().unwrap() {
+                json["State"][name] = value.clone();
+            }
+        }));
+        read.unwrap().state
+    };
+    let created =
+        state(serde_json::json!({"Status": "created", "Running": false, "Error": "no such file"}));
+    assert_eq!(
+        created,
+        ContainerState::Created {
+            error: "no such file".to_owned()
+        }
+    );
+    let exited = state(serde_json::json!({
+        "Status": "exited", "Running": false, "ExitCode": 137, "OOMKilled": true, "FinishedAt": "1970-01-01T00:00:02Z"
+    }));
+    let exit = Exit {
+        code: 137,
+        out_of_memory: true,
+        error: String::new(),
+        at: 2_000,
+    };
+    assert_eq!(exited, ContainerState::Exited(exit));
+    assert!(matches!(
+        state(serde_json::json!({"Status": "paused", "Paused": true})),
+        ContainerState::Paused(_)
+    ));
+    for gone in ["removing", "dead"] {
+        let removing = state(serde_json::json!({"Status": gone, "Running": false}));
+        assert_eq!(removing, ContainerState::Removing);
+    }
+    for (text, health) in [
+        ("starting", Some(Health::Starting)),
+        ("healthy", Some(Health::Healthy)),
+        ("unhealthy", Some(Health::Unhealthy)),
+        ("none", None),
+    ] {
+        let read = state(serde_json::json!({"Health": {"Status": text}}));
+        let ContainerState::Running(running) = read else {
+            panic!("it runs");
+        };
+        assert_eq!(running.health, health);
+    }
+}
+
+#[test]
+fn a_container_without_our_labels_is_not_read() {
+    let foreign = shown(|json| json["Config"]["Labels"] = serde_json::json!({"a": "b"}));
+    assert_eq!(observed(foreign), None);
+    let bare = shown(|json| json["Config"]["Labels"] = serde_json::Value::Null);
+    assert_eq!(observed(bare), None);
+}
+
+#[test]
+fn a_healthcheck_is_a_command_that_exec_takes() {
+    let check = |test: serde_json::Value, shell: serde_json::Value| {
+        let read = observed(shown(|json| {
+            json["Config"]["Healthcheck"] =
+                serde_json::json!({"Test": test, "Timeout": 2_000_000_000_i64});
+            json["Config"]["Shell"] = shell;
+        }));
+        read.unwrap().check
+    };
+    let none = serde_json::Value::Null;
+    let direct = check(serde_json::json!(["CMD", "a", "b"]), none.clone()).unwrap();
+    assert_eq!(direct.command, ["a", "b"]);
+    assert_eq!(direct.timeout, Duration::from_secs(2));
+    let by_shell = check(serde_json::json!(["CMD-SHELL", "a b"]), none.clone()).unwrap();
+    assert_eq!(by_shell.command, ["/bin/sh", "-c", "a b"]);
+    let by_own = check(
+        serde_json::json!(["CMD-SHELL", "a"]),
+        serde_json::json!(["/bin/bash", "-c"]),
+    );
+    assert_eq!(by_own.unwrap().command, ["/bin/bash", "-c", "a"]);
+    for off in [serde_json::json!(["NONE"]), serde_json::json!([])] {
+        assert_eq!(check(off, none.clone()), None);
+    }
+}
+
+#[test]
+fn what_is_asked_for_is_what_the_engine_is_told() {
+    let port = ContainerPort {
+        port: 80,
+        protocol: Protocol::Udp,
+    };
+    let spec = CreateSpec {
+        name: "n".to_owned(),
+        image: "i".to_owned(),
+        entrypoint: None,
+        command: Some(vec!["c".to_owned()]),
+        env: [("A".to_owned(), "b=c".to_owned())].into(),
+        labels: labels(),
+        user: None,
+        workdir: None,
+        stop_signal: Some("SIGINT".to_owned()),
+        stop_timeout: Duration::from_millis(1_500),
+        healthcheck: Some(Healthcheck {
+            command: vec!["true".to_owned()],
+            interval: Some(Duration::from_secs(1)),
+            timeout: None,
+            retries: Some(2),
+            start_period: None,
+        }),
+        mounts: vec![Mount {
+            source: MountSource::Path("/srv".to_owned()),
+            target: "/x".to_owned(),
+            read_only: true,
+        }],
+        ports: [(port, SocketAddr::from(([10, 0, 0, 1], 20_000)))].into(),
+        network: "bridge".to_owned(),
+        hosts: [("backends".to_owned(), IpAddr::from([172, 17, 0, 1]))].into(),
+        dns: Some(IpAddr::from([172, 17, 0, 1])),
+        dns_search: Some("shop.skydns.local".to_owned()),
+        log: Log::default(),
+    };
+    let json = serde_json::to_value(create_body(&spec)).unwrap();
+    assert_eq!(json["Env"], serde_json::json!(["A=b=c"]));
+    assert_eq!(json["StopTimeout"], 2);
+    assert_eq!(json["ExposedPorts"], serde_json::json!({"80/udp": {}}));
+    assert_eq!(
+        json["Healthcheck"]["Test"],
+        serde_json::json!(["CMD", "true"])
+    );
+    assert_eq!(json["Healthcheck"]["Interval"], 1_000_000_000_i64);
+    let host = &json["HostConfig"];
+    assert_eq!(
+        host["PortBindings"],
+        serde_json::json!({"80/udp": [{"HostIp": "10.0.0.1", "HostPort": "20000"}]})
+    );
+    assert_eq!(host["RestartPolicy"]["Name"], "no");
+    assert_eq!(host["LogConfig"]["Config"]["max-size"], "10485760");
+    assert_eq!(
+        host["ExtraHosts"],
+        serde_json::json!(["backends:172.17.0.1"])
+    );
+    assert_eq!(host["Mounts"][0]["Type"], "bind");
+    // Binds would make Docker create the path.
+    assert_eq!(host.get("Binds"), None);
+    assert_eq!(json.get("Entrypoint"), None);
+}
+
+#[test]
+fn events_say_what_happened_to_which_instance() {
+    let message = |action: &str| {
+        let mut attributes: HashMap<String, String> = labels().into_iter().collect();
+        attributes.insert("exitCode".to_owned(), "3".to_owned());
+        event(models::EventMessage {
+            action: Some(action.to_owned()),
+            actor: Some(models::EventActor {
+                id: Some("d1".to_owned()),
+                attributes: Some(attributes),
+            }),
+            ..models::EventMessage::default()
+        })
+    };
+    for (action, expected) in [
+        ("create", Change::Created),
+        ("die", Change::Died(Some(3))),
+        ("health_status: healthy", Change::Health),
+        ("destroy", Change::Removed),
+    ] {
+        let Some(EngineEvent::Container {
+            docker_id,
+            owner,
+            change,
+        }) = message(action)
+        else {
+            panic!("{action} is an event");
+        };
+        assert_eq!(docker_id, "d1");
+        assert_eq!(owner, Some((Uuid::from_u128(7), "i-1".parse().unwrap())));
+        assert_eq!(change, expected);
+    }
+    assert_eq!(message("exec_start: true"), None);
+}
+
+#[test]
+fn a_line_of_a_log_begins_with_its_time() {
+    let line = b"1970-01-01T00:00:01.000000002Z hello world\n";
+    let (at, rest) = stamped(line).unwrap();
+    assert_eq!((at, rest), (1_000_000_002, &b"hello world\n"[..]));
+    assert_eq!(stamped(b"hello"), None);
+    assert_eq!(millis("0001-01-01T00:00:00Z"), 0);
+}

@@ -1,0 +1,158 @@
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops where something is missing"
+)]
+
+use super::*;
+use crate::engine::memory::{MemEngine, Published};
+
+const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+fn engine() -> MemEngine {
+    let engine = MemEngine::default();
+    engine.world(|world, _| {
+        let published = Published {
+            id: "sha256:one".to_owned(),
+            digest: DIGEST.to_owned(),
+            ..Published::default()
+        };
+        world.registry.insert("team/app:1".to_owned(), published);
+    });
+    engine
+}
+
+fn images(engine: &MemEngine) -> Images {
+    Images::new(
+        Arc::new(engine.clone()),
+        PullSettings {
+            docker_config: PathBuf::from("/nonexistent"),
+            at_once: 2,
+            jitter: Duration::ZERO,
+        },
+    )
+}
+
+fn pulls(engine: &MemEngine) -> u32 {
+    engine.world(|world, _| world.pulls)
+}
+
+#[tokio::test]
+async fn missing_pulls_once_and_decides_the_digest() {
+    let engine = engine();
+    let images = images(&engine);
+    for _ in 0..2 {
+        let decided = images.decide("team/app:1", Pull::Missing).await.unwrap();
+        assert_eq!(decided.image, DIGEST);
+        assert_eq!(decided.note, None);
+    }
+    assert_eq!(pulls(&engine), 1);
+    let source = images
+        .ensure("team/app:1", DIGEST, Pull::Missing)
+        .await
+        .unwrap();
+    assert_eq!(source.reference, format!("team/app@{DIGEST}"));
+    assert_eq!(pulls(&engine), 1);
+}
+
+#[tokio::test]
+async fn another_host_pulls_by_the_digest_alone() {
+    let engine = engine();
+    let images = images(&engine);
+    let source = images
+        .ensure("team/app:1", DIGEST, Pull::Missing)
+        .await
+        .unwrap();
+    assert_eq!(source.reference, format!("team/app@{DIGEST}"));
+    assert!(engine.image(&source.reference).await.unwrap().is_some());
+    assert_eq!(engine.image("team/app:1").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_image_of_no_registry_is_known_by_its_id() {
+    let engine = engine();
+    let images = images(&engine);
+    engine.world(|world, _| world.add_local_image("made-here", "sha256:own"));
+    let decided = images.decide("made-here", Pull::Missing).await.unwrap();
+    assert_eq!(decided.image, "local:sha256:own");
+    let same = images.ensure("made-here", &decided.image, Pull::Missing);
+    assert_eq!(same.await.unwrap().note, None);
+    let other = images.ensure("made-here", "local:sha256:other", Pull::Missing);
+    assert!(other.await.unwrap().note.unwrap().contains("sha256:other"));
+    assert_eq!(pulls(&engine), 0);
+}
+
+#[tokio::test]
+async fn a_host_that_lacks_a_local_image_and_can_t_pull_it_is_at_fault() {
+    let engine = engine();
+    let images = images(&engine);
+    for (pull, pulled) in [(Pull::Never, 0), (Pull::Missing, 1)] {
+        let failed = images.ensure("made-there", "local:sha256:x", pull).await;
+        assert!(matches!(
+            failed,
+            Err(EngineError::HostFault {
+                fault: HostFault::ImageMissing,
+                ..
+            })
+        ));
+        assert_eq!(pulls(&engine), pulled);
+    }
+}
+
+#[tokio::test]
+async fn always_asks_and_makes_do_with_what_is_here_when_nobody_answers() {
+    let engine = engine();
+    let images = images(&engine);
+    let nothing_here = {
+        engine.world(|world, _| world.registry_away = true);
+        images.decide("team/app:1", Pull::Always).await
+    };
+    assert!(is_away(&nothing_here.unwrap_err()));
+    engine.world(|world, _| world.registry_away = false);
+    for _ in 0..2 {
+        let decided = images.decide("team/app:1", Pull::Always).await.unwrap();
+        assert_eq!((decided.image.as_str(), decided.note), (DIGEST, None));
+    }
+    assert_eq!(pulls(&engine), 3);
+    engine.world(|world, _| world.registry_away = true);
+    let decided = images.decide("team/app:1", Pull::Always).await.unwrap();
+    assert_eq!(decided.image, DIGEST);
+    assert!(decided.note.unwrap().contains("was not reached"));
+}
+
+#[tokio::test]
+async fn never_pulls_nothing_and_stays_local() {
+    let engine = engine();
+    let images = images(&engine);
+    let lacking = images.decide("team/app:1", Pull::Never).await;
+    assert!(matches!(lacking, Err(EngineError::NotFound(_))));
+    images.decide("team/app:1", Pull::Missing).await.unwrap();
+    let decided = images.decide("team/app:1", Pull::Never).await.unwrap();
+    assert_eq!(decided.image, "local:sha256:one");
+    assert_eq!(pulls(&engine), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_pulls_of_one_image_are_one_and_an_abandoned_one_is_begun_anew() {
+    let engine = engine();
+    let images = images(&engine);
+    engine.world(|world, _| {
+        world.registry.get_mut("team/app:1").unwrap().delay = Duration::from_secs(30);
+    });
+    let abandoned = tokio::time::timeout(
+        Duration::from_secs(1),
+        images.decide("team/app:1", Pull::Missing),
+    );
+    assert!(abandoned.await.is_err());
+    let all = (0..5).map(|_| images.decide("team/app:1", Pull::Missing));
+    for decided in futures_util::future::join_all(all).await {
+        assert_eq!(decided.unwrap().image, DIGEST);
+    }
+    assert_eq!(pulls(&engine), 1);
+    assert_eq!(images.progress("team/app:1"), None);
+}
+
+#[tokio::test]
+async fn a_bad_name_is_the_manifests_fault() {
+    let failed = images(&engine()).decide("No Image", Pull::Missing).await;
+    assert!(matches!(failed, Err(EngineError::BadRequest(_))));
+}

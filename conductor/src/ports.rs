@@ -1,0 +1,359 @@
+//! The host's ports for services of instances: which one comes next.
+//!
+//! A port is taken from the agent's own range, the least recently used first,
+//! never again within ten minutes of its last use, never one that another
+//! container of ours holds, and only if a bind shows that it is free. The pool
+//! is a value; the file that keeps the order of use and the bind are apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use manifests::manifest::Protocol;
+use serde::{Deserialize, Serialize};
+
+/// So long a port rests after its last use: clients may still connect to what was there.
+pub const REST: Duration = Duration::from_secs(600);
+
+/// Ports at which the ambassador listens for containers, and its room to grow.
+const AMBASSADOR: RangeInclusive<u16> = 10_000..=10_255;
+
+/// The agent's own range of ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange(RangeInclusive<u16>);
+
+/// Not a range of ports, or one that others use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortRangeError {
+    /// Not `<first>-<last>`.
+    #[error("`{0}` is not a range of ports; expected one such as `20000-29999`")]
+    Odd(String),
+    /// The kernel takes ports for outgoing connections from it.
+    #[error(
+        "the port range {range} meets the kernel's ephemeral ports {}-{}: give another `--port-range`, or change \
+         net.ipv4.ip_local_port_range or net.ipv4.ip_local_reserved_ports", .ephemeral.start(), .ephemeral.end()
+    )]
+    Ephemeral {
+        /// The range that was asked for.
+        range: PortRange,
+        /// The kernel's.
+        ephemeral: RangeInclusive<u16>,
+    },
+    /// The ambassador listens there.
+    #[error(
+        "the port range {0} meets 10000-10255, where links are served: give another `--port-range`"
+    )]
+    Ambassador(PortRange),
+}
+
+impl PortRange {
+    /// The default: 20000–29999.
+    pub const DEFAULT: Self = Self(20_000..=29_999);
+
+    /// How many ports.
+    pub fn size(&self) -> usize {
+        usize::from(*self.0.end()) - usize::from(*self.0.start()) + 1
+    }
+
+    /// Whether a port is in it.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.contains(&port)
+    }
+
+    /// Whether it keeps clear of the kernel's ephemeral ports (without those it leaves alone) and of the ambassador's.
+    pub fn check(
+        &self,
+        ephemeral: &RangeInclusive<u16>,
+        reserved: &[RangeInclusive<u16>],
+    ) -> Result<(), PortRangeError> {
+        let meet = |other: &RangeInclusive<u16>| {
+            self.0.start() <= other.end() && other.start() <= self.0.end()
+        };
+        if meet(&AMBASSADOR) {
+            return Err(PortRangeError::Ambassador(self.clone()));
+        }
+        let left_alone = |port: u16| reserved.iter().any(|range| range.contains(&port));
+        if meet(ephemeral)
+            && self
+                .0
+                .clone()
+                .any(|port| ephemeral.contains(&port) && !left_alone(port))
+        {
+            return Err(PortRangeError::Ephemeral {
+                range: self.clone(),
+                ephemeral: ephemeral.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = PortRangeError;
+
+    fn from_str(text: &str) -> Result<Self, PortRangeError> {
+        let range = text.split_once('-').and_then(|(first, last)| {
+            let first: u16 = first.trim().parse().ok()?;
+            let last: u16 = last.trim().parse().ok()?;
+            (first > 0 && first <= last).then_some(Self(first..=last))
+        });
+        range.ok_or_else(|| PortRangeError::Odd(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = PortRangeError;
+
+    fn try_from(text: String) -> Result<Self, PortRangeError> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> Self {
+        range.to_string()
+    }
+}
+
+/// The pool: when each port was used last, in Unix milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortPool {
+    range: PortRange,
+    last_use: BTreeMap<u16, i64>,
+}
+
+impl PortPool {
+    /// A pool without a past.
+    pub fn new(range: PortRange) -> Self {
+        Self {
+            range,
+            last_use: BTreeMap::new(),
+        }
+    }
+
+    /// Ports that may be taken now, in the order in which they should be: those never used by number, then by the time
+    /// of their last use. `in_use`: held by containers of ours, running or not.
+    pub fn candidates(&self, in_use: &BTreeSet<u16>, now: i64) -> Vec<u16> {
+        let mut ports: Vec<(i64, u16)> = self
+            .range
+            .0
+            .clone()
+            .filter(|port| !in_use.contains(port))
+            .filter_map(|port| match self.last_use.get(&port) {
+                None => Some((i64::MIN, port)),
+                // The clock was set back since: as if used just now.
+                Some(used) if *used > now => None,
+                Some(used) => (now - used >= REST.as_millis() as i64).then_some((*used, port)),
+            })
+            .collect();
+        ports.sort_unstable();
+        ports.into_iter().map(|(_, port)| port).collect()
+    }
+
+    /// Takes a port for each protocol that is asked for; `is_free` is the bind probe. None if there are not enough.
+    pub fn take(
+        &mut self,
+        wanted: &[Protocol],
+        in_use: &BTreeSet<u16>,
+        now: i64,
+        is_free: impl Fn(u16, Protocol) -> bool,
+    ) -> Option<Vec<u16>> {
+        let mut candidates = self.candidates(in_use, now).into_iter();
+        let mut taken = Vec::with_capacity(wanted.len());
+        for protocol in wanted {
+            taken.push(candidates.find(|port| is_free(*port, *protocol))?);
+        }
+        for port in &taken {
+            self.mark(*port, now);
+        }
+        Some(taken)
+    }
+
+    /// The port is used now: when it is taken, and when what had it is gone.
+    pub fn mark(&mut self, port: u16, now: i64) {
+        if self.range.contains(port) {
+            self.last_use.insert(port, now);
+        }
+    }
+
+    /// Reads the order of use from a file; a missing or damaged one is a pool without a past.
+    pub fn load(range: PortRange, path: &Path, now: i64) -> Self {
+        let last_use: BTreeMap<u16, i64> = std::fs::read(path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let mut pool = Self::new(range);
+        for (port, used) in last_use {
+            pool.mark(port, used.min(now));
+        }
+        pool
+    }
+
+    /// Writes the order of use to a file, at once or not at all.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let new = path.with_extension("new");
+        let mut file = std::fs::File::create(&new)?;
+        file.write_all(&serde_json::to_vec(&self.last_use)?)?;
+        file.sync_data()?;
+        std::fs::rename(new, path)
+    }
+}
+
+/// Whether nobody on this machine holds the port at that address.
+pub fn is_free(address: IpAddr, port: u16, protocol: Protocol) -> bool {
+    let at = SocketAddr::new(address, port);
+    match protocol {
+        Protocol::Tcp => TcpListener::bind(at).is_ok(),
+        Protocol::Udp => UdpSocket::bind(at).is_ok(),
+    }
+}
+
+/// The kernel's ports for outgoing connections, and those of them that it leaves alone.
+pub fn kernel_ports() -> (RangeInclusive<u16>, Vec<RangeInclusive<u16>>) {
+    let read = |name: &str| {
+        std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
+    };
+    let ephemeral = parse_ephemeral(&read("ip_local_port_range"));
+    (ephemeral, parse_reserved(&read("ip_local_reserved_ports")))
+}
+
+/// `32768	60999`; that default too where it can't be read.
+fn parse_ephemeral(text: &str) -> RangeInclusive<u16> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => first..=last,
+        _ => 32_768..=60_999,
+    }
+}
+
+/// `8080,20000-29999`
+fn parse_reserved(text: &str) -> Vec<RangeInclusive<u16>> {
+    let parts = text.trim().split(',');
+    parts
+        .filter_map(|part| match part.split_once('-') {
+            Some((first, last)) => Some(first.parse().ok()?..=last.parse().ok()?),
+            None => part.parse().ok().map(|port: u16| port..=port),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEN_MINUTES: i64 = 600_000;
+
+    fn range(text: &str) -> PortRange {
+        text.parse().expect("a range")
+    }
+
+    fn pool() -> PortPool {
+        PortPool::new(range("20000-20003"))
+    }
+
+    fn take(pool: &mut PortPool, in_use: &[u16], now: i64) -> Option<u16> {
+        let in_use = in_use.iter().copied().collect();
+        let taken = pool.take(&[Protocol::Tcp], &in_use, now, |_, _| true)?;
+        taken.first().copied()
+    }
+
+    #[test]
+    fn a_port_comes_again_only_after_its_rest_and_the_longest_unused_first() {
+        let mut pool = pool();
+        let first: Vec<_> = (0..4).map(|at| take(&mut pool, &[], at)).collect();
+        assert_eq!(first, [20_000, 20_001, 20_002, 20_003].map(Some));
+        assert_eq!(take(&mut pool, &[], 10), None);
+        pool.mark(20_000, 100);
+        assert_eq!(take(&mut pool, &[], TEN_MINUTES + 50), Some(20_001));
+        assert_eq!(take(&mut pool, &[20_002], TEN_MINUTES + 50), Some(20_003));
+        assert_eq!(take(&mut pool, &[], TEN_MINUTES + 100), Some(20_002));
+        assert_eq!(take(&mut pool, &[], TEN_MINUTES + 100), Some(20_000));
+    }
+
+    #[test]
+    fn a_port_that_a_probe_finds_taken_is_passed_over() {
+        let mut pool = pool();
+        let tcp_is_taken_at_20000 =
+            |port: u16, protocol: Protocol| port != 20_000 || protocol == Protocol::Udp;
+        let wanted = [Protocol::Tcp, Protocol::Udp];
+        let taken = pool.take(&wanted, &BTreeSet::new(), 0, tcp_is_taken_at_20000);
+        assert_eq!(taken, Some(vec![20_001, 20_002]));
+        let none = pool.take(&wanted, &BTreeSet::new(), 0, |_, _| false);
+        assert_eq!(none, None);
+        assert_eq!(pool.candidates(&BTreeSet::new(), 0), [20_000, 20_003]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_frees_nothing_early() {
+        let mut pool = pool();
+        pool.mark(20_000, 1_000_000);
+        assert!(!pool.candidates(&BTreeSet::new(), 5).contains(&20_000));
+    }
+
+    #[test]
+    fn the_order_of_use_outlives_the_process() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("ports.json");
+        assert_eq!(PortPool::load(range("20000-20003"), &file, 0), pool());
+        let mut used = pool();
+        take(&mut used, &[], 7);
+        used.save(&file).expect("written");
+        assert_eq!(PortPool::load(range("20000-20003"), &file, 9), used);
+        let other = PortPool::load(range("20001-20003"), &file, 9);
+        assert_eq!(other.candidates(&BTreeSet::new(), 9).len(), 3);
+        std::fs::write(&file, "{").expect("written");
+        assert_eq!(PortPool::load(range("20000-20003"), &file, 0), pool());
+    }
+
+    #[test]
+    fn the_range_keeps_clear_of_the_kernels_and_the_ambassadors() {
+        let kernel = 32_768..=60_999;
+        assert_eq!(PortRange::DEFAULT.check(&kernel, &[]), Ok(()));
+        assert!(matches!(
+            range("30000-33000").check(&kernel, &[]),
+            Err(PortRangeError::Ephemeral { .. })
+        ));
+        let reserved = parse_reserved("8080,32768-33000\n");
+        assert_eq!(range("30000-33000").check(&kernel, &reserved), Ok(()));
+        assert!(matches!(
+            range("10255-10300").check(&kernel, &[]),
+            Err(PortRangeError::Ambassador(_))
+        ));
+        assert_eq!(parse_ephemeral("1024\t2048\n"), 1_024..=2_048);
+        assert_eq!(parse_ephemeral("?"), kernel);
+        assert_eq!(parse_reserved("\n"), []);
+    }
+
+    #[test]
+    fn a_range_is_two_ports_in_order() {
+        assert_eq!(range("20000-29999"), PortRange::DEFAULT);
+        assert_eq!(PortRange::DEFAULT.size(), 10_000);
+        for odd in ["", "20000", "2-1", "0-5", "1-70000", "a-b"] {
+            assert_eq!(
+                odd.parse::<PortRange>(),
+                Err(PortRangeError::Odd(odd.into()))
+            );
+        }
+    }
+
+    #[test]
+    fn a_bind_shows_who_holds_a_port() {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let held = TcpListener::bind((here, 0)).expect("a port");
+        let port = held.local_addr().expect("bound").port();
+        assert!(!is_free(here, port, Protocol::Tcp));
+        assert!(is_free(IpAddr::from([127, 0, 0, 2]), port, Protocol::Tcp));
+    }
+}

@@ -1,0 +1,381 @@
+//! Whether a running instance takes traffic: when to look at it, and what the looks say.
+//!
+//! `Watch` is a pure state machine for one process of one instance: it says
+//! what to look at and when, and is told what was seen. `look` is the reader.
+//! A process that was started anew gets a new watch. Nobody is connected to.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use conductor_core::Millis;
+use conductor_core::observed::{
+    Check, ContainerPort, Health, ObservedContainer, Readiness, Running,
+};
+use manifests::Manifest;
+use manifests::manifest::Ready;
+
+use crate::engine::{Engine, EngineError};
+
+/// First pause between looks at sockets; doubles.
+const SOCKETS_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause between looks at sockets.
+const SOCKETS_LAST: Duration = Duration::from_secs(5);
+/// First pause between runs of the healthcheck while Docker has no verdict; doubles.
+const HEALTH_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause between such runs.
+const HEALTH_LAST: Duration = Duration::from_secs(10);
+/// A container without a check and without services is ready when it has run for so long.
+const SETTLED: Duration = Duration::from_secs(1);
+/// Pause between the looks that take readiness away.
+const DOUBT: Duration = Duration::from_secs(1);
+/// So many looks in a row must say no to take readiness away.
+const LOOKS: u8 = 3;
+
+/// What makes an instance ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Criterion {
+    /// Docker's verdict on the healthcheck, or before it has one a run of our own.
+    Health(Check),
+    /// These ports listen.
+    Listening(BTreeSet<ContainerPort>),
+    /// It has run for a second.
+    Settled,
+}
+
+impl Criterion {
+    /// What makes this container ready.
+    pub fn of(container: &ObservedContainer, manifest: &Manifest) -> Self {
+        if let Some(check) = &container.check {
+            return Self::Health(check.clone());
+        }
+        let ports: BTreeSet<ContainerPort> = manifest
+            .services
+            .values()
+            .filter(|service| service.ready == Ready::Listening)
+            .map(|service| ContainerPort {
+                port: service.port,
+                protocol: service.protocol,
+            })
+            .collect();
+        if ports.is_empty() {
+            Self::Settled
+        } else {
+            Self::Listening(ports)
+        }
+    }
+}
+
+/// What one look saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// It takes traffic.
+    Yes,
+    /// It does not; why, for people.
+    No(String),
+}
+
+/// The readiness of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watch {
+    criterion: Criterion,
+    /// Which process: a new start is a new watch.
+    started_at: i64,
+    readiness: Readiness,
+    /// The last look that said no, since one said yes.
+    doubt: Option<String>,
+    noes: u8,
+    pause: Duration,
+    next: Millis,
+}
+
+impl Watch {
+    /// Of this process, seen at `now` for the first time.
+    pub fn new(criterion: Criterion, running: &Running, now: Millis) -> Self {
+        Self {
+            pause: first_pause(&criterion),
+            criterion,
+            started_at: running.started_at,
+            readiness: Readiness::Starting,
+            doubt: None,
+            noes: 0,
+            next: now,
+        }
+    }
+
+    /// It is about this process.
+    pub fn is_of(&self, running: &Running) -> bool {
+        self.started_at == running.started_at
+    }
+
+    /// What is looked at.
+    pub fn criterion(&self) -> &Criterion {
+        &self.criterion
+    }
+
+    /// What the looks said so far.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Why it is not ready, as far as the looks said.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.readiness {
+            Readiness::Ready => None,
+            Readiness::Starting | Readiness::Unready(_) => self.doubt.as_deref(),
+        }
+    }
+
+    /// When to look next.
+    pub fn next_look(&self) -> Millis {
+        self.next
+    }
+
+    /// Look at once: Docker said something new.
+    pub fn look_now(&mut self, now: Millis) {
+        self.next = self.next.min(now);
+    }
+
+    /// Takes in a look of `now`; whether the readiness changed by it.
+    pub fn looked(&mut self, look: Look, now: Millis) -> bool {
+        let before = std::mem::discriminant(&self.readiness);
+        match look {
+            Look::Yes => {
+                self.readiness = Readiness::Ready;
+                self.doubt = None;
+                self.noes = 0;
+                self.pause = first_pause(&self.criterion);
+                self.next = now + last_pause(&self.criterion);
+            }
+            Look::No(why) => {
+                self.noes = self.noes.saturating_add(1);
+                if self.readiness == Readiness::Ready && self.noes < LOOKS {
+                    self.next = now + DOUBT;
+                } else {
+                    if self.readiness != Readiness::Starting {
+                        self.readiness = Readiness::Unready(why.clone());
+                    }
+                    self.next = now + self.pause;
+                    self.pause = (self.pause * 2).min(last_pause(&self.criterion));
+                }
+                self.doubt = Some(why);
+            }
+        }
+        before != std::mem::discriminant(&self.readiness)
+    }
+}
+
+fn first_pause(criterion: &Criterion) -> Duration {
+    match criterion {
+        Criterion::Health(_) => HEALTH_FIRST,
+        Criterion::Listening(_) => SOCKETS_FIRST,
+        Criterion::Settled => SETTLED,
+    }
+}
+
+fn last_pause(criterion: &Criterion) -> Duration {
+    match criterion {
+        Criterion::Health(_) => HEALTH_LAST,
+        Criterion::Listening(_) => SOCKETS_LAST,
+        // Nothing but its end can change it, and that is no look.
+        Criterion::Settled => Duration::from_secs(3600),
+    }
+}
+
+/// Looks once. `wall` is the time in Unix milliseconds, by the clock that the engine has too.
+pub async fn look(
+    engine: &dyn Engine,
+    container: &ObservedContainer,
+    criterion: &Criterion,
+    wall: i64,
+) -> Result<Look, EngineError> {
+    let Some(running) = container.running() else {
+        return Ok(Look::No("it does not run".to_owned()));
+    };
+    match criterion {
+        Criterion::Health(check) => health(engine, container, running, check).await,
+        Criterion::Listening(wanted) => {
+            let listening = engine.listening(running.pid).await?;
+            Ok(ports(wanted, &listening.ports))
+        }
+        Criterion::Settled => {
+            let age = wall.saturating_sub(running.started_at);
+            // A clock that was set back must not keep it waiting.
+            Ok(if age < 0 || age >= SETTLED.as_millis() as i64 {
+                Look::Yes
+            } else {
+                Look::No("it has run for less than a second".to_owned())
+            })
+        }
+    }
+}
+
+async fn health(
+    engine: &dyn Engine,
+    container: &ObservedContainer,
+    running: &Running,
+    check: &Check,
+) -> Result<Look, EngineError> {
+    match running.health {
+        Some(Health::Healthy) => Ok(Look::Yes),
+        Some(Health::Unhealthy) => Ok(Look::No("its healthcheck fails".to_owned())),
+        // Docker's first run comes after a whole interval.
+        Some(Health::Starting) | None => {
+            let run = engine
+                .exec(&container.docker_id, &check.command, check.timeout)
+                .await?;
+            Ok(match run.code {
+                Some(0) => Look::Yes,
+                Some(code) => {
+                    let said = String::from_utf8_lossy(&run.output);
+                    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+                    let line = line.map(|line| format!(": {line}")).unwrap_or_default();
+                    Look::No(format!("its healthcheck ends with {code}{line}"))
+                }
+                None => Look::No(format!(
+                    "its healthcheck takes longer than {} s",
+                    check.timeout.as_secs_f32()
+                )),
+            })
+        }
+    }
+}
+
+fn ports(wanted: &BTreeSet<ContainerPort>, listening: &BTreeSet<ContainerPort>) -> Look {
+    let silent: Vec<String> = wanted
+        .difference(listening)
+        .map(ToString::to_string)
+        .collect();
+    if silent.is_empty() {
+        Look::Yes
+    } else {
+        Look::No(format!(
+            "nothing listens on {} (on an address other than loopback)",
+            silent.join(", ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::manifest::Protocol;
+
+    use super::*;
+
+    fn running() -> Running {
+        Running {
+            pid: 1,
+            started_at: 1_000,
+            health: None,
+        }
+    }
+
+    fn tcp(port: u16) -> ContainerPort {
+        ContainerPort {
+            port,
+            protocol: Protocol::Tcp,
+        }
+    }
+
+    fn watch(criterion: Criterion) -> Watch {
+        Watch::new(criterion, &running(), Millis(0))
+    }
+
+    fn check() -> Criterion {
+        Criterion::Health(Check {
+            command: vec!["true".to_owned()],
+            timeout: Duration::from_secs(30),
+        })
+    }
+
+    fn no() -> Look {
+        Look::No("no".to_owned())
+    }
+
+    /// Pauses between looks that all say no, until there are enough of them.
+    fn pauses(mut watch: Watch, looks: usize) -> Vec<u64> {
+        let mut pauses = Vec::new();
+        for _ in 0..looks {
+            let at = watch.next_look();
+            watch.looked(no(), at);
+            pauses.push((watch.next_look() - at).as_millis() as u64);
+        }
+        pauses
+    }
+
+    #[test]
+    fn until_it_is_ready_the_looks_come_less_and_less_often() {
+        let sockets = watch(Criterion::Listening([tcp(80)].into()));
+        assert_eq!(sockets.next_look(), Millis(0));
+        assert_eq!(
+            pauses(sockets, 8),
+            [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]
+        );
+        assert_eq!(
+            pauses(watch(check()), 6),
+            [1_000, 2_000, 4_000, 8_000, 10_000, 10_000]
+        );
+    }
+
+    #[test]
+    fn the_first_yes_makes_it_ready() {
+        let mut watch = watch(check());
+        assert!(!watch.looked(no(), Millis(0)));
+        assert_eq!(watch.readiness(), &Readiness::Starting);
+        assert_eq!(watch.reason(), Some("no"));
+        assert!(watch.looked(Look::Yes, Millis(5)));
+        assert_eq!(watch.readiness(), &Readiness::Ready);
+        assert_eq!(watch.reason(), None);
+    }
+
+    #[test]
+    fn three_noes_in_a_row_one_second_apart_take_readiness_away() {
+        let mut watch = watch(Criterion::Listening([tcp(80)].into()));
+        watch.looked(Look::Yes, Millis(0));
+        for _ in 0..2 {
+            let at = watch.next_look();
+            assert!(!watch.looked(no(), at));
+            assert_eq!(watch.next_look() - at, Duration::from_secs(1));
+        }
+        assert!(!watch.looked(Look::Yes, Millis(10_000)));
+        for expected in [false, false, true] {
+            assert_eq!(watch.looked(no(), Millis(20_000)), expected);
+        }
+        assert_eq!(watch.readiness(), &Readiness::Unready("no".to_owned()));
+        assert_eq!(watch.next_look() - Millis(20_000), SOCKETS_FIRST);
+        assert!(watch.looked(Look::Yes, Millis(20_100)));
+    }
+
+    #[test]
+    fn a_process_started_anew_is_another() {
+        let watch = watch(Criterion::Settled);
+        assert!(watch.is_of(&running()));
+        let anew = Running {
+            started_at: 2_000,
+            ..running()
+        };
+        assert!(!watch.is_of(&anew));
+    }
+
+    #[test]
+    fn ports_that_do_not_listen_are_named() {
+        let wanted = [tcp(80), tcp(443)].into();
+        assert_eq!(
+            ports(&wanted, &[tcp(80), tcp(443), tcp(1)].into()),
+            Look::Yes
+        );
+        let Look::No(why) = ports(&wanted, &[tcp(443)].into()) else {
+            panic!("80 does not listen");
+        };
+        assert!(why.contains("80/tcp") && !why.contains("443"));
+    }
+
+    #[test]
+    fn a_look_can_be_asked_for_early_and_never_put_off() {
+        let mut watch = watch(check());
+        watch.looked(no(), Millis(0));
+        watch.look_now(Millis(5));
+        assert_eq!(watch.next_look(), Millis(5));
+        watch.look_now(Millis(50));
+        assert_eq!(watch.next_look(), Millis(5));
+    }
+}
