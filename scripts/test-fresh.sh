@@ -146,7 +146,9 @@ inside() {
         env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         LANG=C.UTF-8 TERM=dumb CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=0 \
         ${https_proxy:+https_proxy="$https_proxy"} ${http_proxy:+http_proxy="$http_proxy"} \
-        bash -euo pipefail -c "$1"
+        bash -euo pipefail -c "$1" &
+    # In the background, so that a signal ends the wait and cleans up.
+    wait $!
 }
 
 # === make up, twice, and make down ===
