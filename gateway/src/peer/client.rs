@@ -86,8 +86,8 @@ impl Client {
     ) -> Result<(Response<Incoming>, Connection, String), AskError> {
         let door = self.table.door(host).ok_or(AskError::NoDoor)?;
         let silent = |_| AskError::Silent(door.addr);
-        let config = tls::client(&self.identity, door.fingerprint.clone())
-            .map_err(AskError::Config)?;
+        let config =
+            tls::client(&self.identity, door.fingerprint.clone()).map_err(AskError::Config)?;
         let stream = tokio::time::timeout(CONNECT, TcpStream::connect(door.addr))
             .await
             .map_err(silent)?

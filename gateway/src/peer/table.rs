@@ -41,7 +41,10 @@ impl Table {
                 .filter_map(|(host, record)| Some((host.clone(), record.peer.clone()?)))
                 .collect();
             let new = Known {
-                fingerprints: hosts.values().map(|peer| peer.fingerprint.clone()).collect(),
+                fingerprints: hosts
+                    .values()
+                    .map(|peer| peer.fingerprint.clone())
+                    .collect(),
                 hosts,
             };
             if known.as_deref() == Some(&new) {

@@ -14,8 +14,8 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
-    ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
+    PeerMisbehaved, ServerConfig, SignatureScheme,
 };
 
 use super::identity::{Identity, fingerprint};
@@ -35,10 +35,7 @@ pub(super) fn server(identity: &Identity, table: Arc<Table>) -> Result<ServerCon
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(
-            vec![identity.certificate.clone()],
-            identity.key.clone_key(),
-        )?;
+        .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -55,10 +52,7 @@ pub(super) fn client(identity: &Identity, expected: String) -> Result<ClientConf
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(
-            vec![identity.certificate.clone()],
-            identity.key.clone_key(),
-        )?;
+        .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
     config.resumption = Resumption::disabled();
     Ok(config)
 }

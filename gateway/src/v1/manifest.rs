@@ -68,9 +68,8 @@ pub(super) async fn write(
     })?;
     let key = Key::Manifest(id.clone()).to_string();
     let guards = precondition(&headers, &key)?;
-    manifests::parse::strict(&body).map_err(|problems| {
-        Failure::invalid(problems.iter().map(ToString::to_string).collect())
-    })?;
+    manifests::parse::strict(&body)
+        .map_err(|problems| Failure::invalid(problems.iter().map(ToString::to_string).collect()))?;
     let before = Op::Get(KeyRange::key(key.clone()));
     let reply = api
         .facilities
@@ -102,7 +101,11 @@ pub(super) async fn write(
 }
 
 /// `DELETE` of one container's manifest.
-pub(super) async fn delete(State(api): State<Api>, name: Name, headers: HeaderMap) -> Reply<Removed> {
+pub(super) async fn delete(
+    State(api): State<Api>,
+    name: Name,
+    headers: HeaderMap,
+) -> Reply<Removed> {
     let id = id(name);
     let key = Key::Manifest(id.clone()).to_string();
     let mut guards = precondition(&headers, &key)?;
@@ -133,10 +136,7 @@ pub(super) async fn delete(State(api): State<Api>, name: Name, headers: HeaderMa
 }
 
 /// `DELETE` of all manifests of an app; other keys below it stay.
-pub(super) async fn delete_app(
-    State(api): State<Api>,
-    Path(app): Path<AppName>,
-) -> Reply<Removed> {
+pub(super) async fn delete_app(State(api): State<Api>, Path(app): Path<AppName>) -> Reply<Removed> {
     let kv = api.facilities.kv();
     let reply = kv
         .range(Range::new(KeyRange::prefix(&keys::app(&app))))

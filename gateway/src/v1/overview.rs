@@ -70,7 +70,10 @@ fn host(snapshot: &Snapshot, name: &HostName, view: &HostView, slots: Option<u32
     }
     row.problems.extend(record.problems.iter().cloned());
     for (id, unfit) in &view.unfit {
-        let manifest = snapshot.containers.get(id).and_then(|c| c.manifest.as_ref());
+        let manifest = snapshot
+            .containers
+            .get(id)
+            .and_then(|c| c.manifest.as_ref());
         if manifest.is_some_and(|m| m.modified == unfit.manifest_rev) {
             row.problems
                 .push(format!("unfit for {id}: {}", unfit.reason));

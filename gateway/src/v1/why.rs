@@ -116,10 +116,7 @@ fn links(
             };
             let name = service.to_string();
             WhyLink {
-                variable: format!(
-                    "SERVICE_{}_ADDR",
-                    manifests::env::link_variable_name(link)
-                ),
+                variable: format!("SERVICE_{}_ADDR", manifests::env::link_variable_name(link)),
                 port: target.port,
                 endpoints: endpoints(directory, &service),
                 failures: sources

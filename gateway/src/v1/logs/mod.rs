@@ -303,7 +303,9 @@ async fn merge(request: Request, slots: BTreeSet<u32>, out: mpsc::Sender<Option<
         if awaited.is_empty() && at_hand.is_empty() && !request.options.follow {
             break;
         }
-        let wake = wait.flatten().map_or(last_sent + HEARTBEAT, |left| now + left);
+        let wake = wait
+            .flatten()
+            .map_or(last_sent + HEARTBEAT, |left| now + left);
         tokio::select! {
             () = out.closed() => return,
             Some((slot, rest, line)) = awaited.next() => {

@@ -174,14 +174,10 @@ impl Source {
     }
 
     fn is_wanted(&self) -> bool {
-        self.request
-            .api
-            .facilities
-            .snapshot()
-            .is_some_and(|seen| {
-                let container = seen.snapshot.containers.get(&self.slot.container);
-                container.is_some_and(|view| view.is_wanted(self.slot.slot))
-            })
+        self.request.api.facilities.snapshot().is_some_and(|seen| {
+            let container = seen.snapshot.containers.get(&self.slot.container);
+            container.is_some_and(|view| view.is_wanted(self.slot.slot))
+        })
     }
 
     async fn open(&self, host: &HostName, options: &LogOptions) -> Result<LogStream, LogsError> {

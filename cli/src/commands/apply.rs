@@ -1,0 +1,188 @@
+//! `apply`, `get`, `set` and `scale`: manifests in and out.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use gateway::v1::types::Written;
+use hyper::Method;
+use hyper::header::IF_MATCH;
+use manifests::ContainerId;
+
+use super::client::{Client, Refusal};
+use super::edit::{self, Change};
+use super::error::CommandError;
+use super::files::{self, Source};
+use super::{output, wait};
+use crate::args::{ApplyArgs, ClientArgs, GetArgs, ScaleArgs, SetArgs};
+
+/// Somebody who changes a manifest this often at the same time is no person.
+const ATTEMPTS: usize = 10;
+
+pub(super) async fn apply(args: &ApplyArgs) -> Result<(), CommandError> {
+    let manifests = read(&args.target, args.file.as_deref())?;
+    // All are checked before the first is written.
+    let mut invalid = Vec::new();
+    for (_, source) in &manifests {
+        match files::check(source) {
+            Ok(()) => {}
+            Err(CommandError::Invalid { of, problems }) => {
+                invalid.extend(problems.into_iter().map(|p| format!("{of}:{p}")));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(last) = invalid.pop() {
+        for line in &invalid {
+            output::note(line);
+        }
+        let (of, problem) = last.split_once(':').unwrap_or_default();
+        return Err(CommandError::Invalid {
+            of: of.to_owned(),
+            problems: vec![problem.to_owned()],
+        });
+    }
+    let client = Client::new(&args.client)?;
+    let mut written = Vec::new();
+    for (id, source) in manifests {
+        let put = put(&client, &id, None, source.text).await?;
+        say(&put)?;
+        written.push((id, put.revision));
+    }
+    wait_for(args.wait, &client, &args.client, &written).await
+}
+
+fn read(target: &str, file: Option<&Path>) -> Result<Vec<(ContainerId, Source)>, CommandError> {
+    let Some(file) = file else {
+        let dir = PathBuf::from(target);
+        if !dir.is_dir() {
+            return Err(CommandError::Usage(format!(
+                "`{target}` is no directory; expected a directory, or app/container and a FILE (- for standard input)"
+            )));
+        }
+        return files::directory(&dir)?
+            .into_iter()
+            .map(|(id, path)| Ok((id, files::read(&path)?)))
+            .collect();
+    };
+    let id = target.parse().map_err(|error| {
+        CommandError::Usage(format!(
+            "`{target}` is not app/container, such as `shop/web`: {error}"
+        ))
+    })?;
+    Ok(vec![(id, files::read(file)?)])
+}
+
+pub(super) async fn get(args: &GetArgs) -> Result<(), CommandError> {
+    let found = Client::new(&args.client)?.manifest(&args.container).await?;
+    for error in &found.errors {
+        output::note(&format!("{}: invalid manifest: {error}", args.container));
+    }
+    let end = if found.manifest.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    output::print(&format!("{}{end}", found.manifest))
+}
+
+pub(super) async fn set(args: &SetArgs) -> Result<(), CommandError> {
+    let changes: Vec<Change> = args
+        .changes
+        .iter()
+        .map(|text| Change::read(text).map_err(CommandError::Usage))
+        .collect::<Result<_, _>>()?;
+    let client = Client::new(&args.client)?;
+    let revision = change(&client, &args.container, &changes).await?;
+    let written = [(args.container.clone(), revision)];
+    wait_for(args.wait, &client, &args.client, &written).await
+}
+
+pub(super) async fn scale(args: &ScaleArgs) -> Result<(), CommandError> {
+    let client = Client::new(&args.client)?;
+    let mut written = Vec::new();
+    for (id, scale) in &args.scales {
+        let to = Change::read(&format!("scale={scale}")).map_err(CommandError::Usage)?;
+        written.push((id.clone(), change(&client, id, &[to]).await?));
+    }
+    wait_for(args.wait, &client, &args.client, &written).await
+}
+
+/// Compare-and-swap: read, change, write if nobody wrote meanwhile, else again.
+async fn change(
+    client: &Client,
+    id: &ContainerId,
+    changes: &[Change],
+) -> Result<i64, CommandError> {
+    for _ in 0..ATTEMPTS {
+        let before = client.manifest(id).await?;
+        let after = edit::edit(&before.manifest, changes)
+            .map_err(|what| CommandError::Failed(format!("{id}: {what}")))?;
+        let Some(after) = after else {
+            output::print(&format!("{id} unchanged (revision {})\n", before.revision))?;
+            return Ok(before.revision);
+        };
+        files::check(&Source {
+            name: id.to_string(),
+            text: after.clone().into_bytes(),
+        })?;
+        match put(client, id, Some(before.revision), after.into_bytes()).await {
+            Ok(written) => {
+                say(&written)?;
+                return Ok(written.revision);
+            }
+            Err(Refusal::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Refusal::Conflict.into())
+}
+
+async fn put(
+    client: &Client,
+    id: &ContainerId,
+    expected: Option<i64>,
+    text: Vec<u8>,
+) -> Result<Written, Refusal> {
+    let precondition: Vec<_> = expected
+        .map(|revision| (IF_MATCH, format!("\"{revision}\"")))
+        .into_iter()
+        .collect();
+    let path = format!("manifests/{id}");
+    let written = client
+        .send(Method::PUT, &path, &precondition, Bytes::from(text))
+        .await;
+    match written {
+        Err(Refusal::Other(CommandError::Invalid { problems, .. })) => {
+            Err(Refusal::Other(CommandError::Invalid {
+                of: id.to_string(),
+                problems,
+            }))
+        }
+        other => other,
+    }
+}
+
+fn say(written: &Written) -> Result<(), CommandError> {
+    let what = match (written.created, written.changed) {
+        (true, _) => "created",
+        (false, true) => "changed",
+        (false, false) => "written again without a change",
+    };
+    output::print(&format!(
+        "{}/{} {what} (revision {})\n",
+        written.app, written.container, written.revision
+    ))
+}
+
+async fn wait_for(
+    wait: bool,
+    client: &Client,
+    args: &ClientArgs,
+    written: &[(ContainerId, i64)],
+) -> Result<(), CommandError> {
+    if wait {
+        wait::converged(client, written, args.converged_within()).await
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! The way to a door: HTTP to one agent, with answers as typed values.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway::v1::types::{ApiError, ManifestText, Slots};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use manifests::ContainerId;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::error::CommandError;
+use crate::args::{ClientArgs, Selection};
+
+/// Largest answer that is not a stream.
+const LARGEST: usize = 256 << 20;
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A door.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    addr: String,
+    token: Option<HeaderValue>,
+    within: Duration,
+    http: HttpClient<HttpConnector, Full<Bytes>>,
+}
+
+/// What a door said that is not 2xx.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The manifest is at another revision.
+    Conflict,
+    /// There is no such thing.
+    NotFound(String),
+    /// Anything else.
+    Other(CommandError),
+}
+
+impl From<CommandError> for Refusal {
+    fn from(error: CommandError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Refusal> for CommandError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Conflict => Self::Failed(
+                "the manifest was changed by somebody else at the same time".to_owned(),
+            ),
+            Refusal::NotFound(what) => Self::Failed(what),
+            Refusal::Other(error) => error,
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn new(args: &ClientArgs) -> Result<Self, CommandError> {
+        let addr = address(&args.addr)?;
+        let within = args.answer_within();
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT.min(within)));
+        let token = match &args.token {
+            None => None,
+            Some(token) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                    .map_err(|_| CommandError::Usage("--token: not a legal token".to_owned()))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        Ok(Self {
+            addr,
+            token,
+            within,
+            http: HttpClient::builder(TokioExecutor::new()).build(connector),
+        })
+    }
+
+    /// Slots and containers of a selection.
+    pub(crate) async fn slots(&self, of: Option<&Selection>) -> Result<Slots, CommandError> {
+        let path = match of {
+            None => "slots".to_owned(),
+            Some(Selection::App(app)) => format!("slots?app={app}"),
+            Some(Selection::Container(id)) => {
+                format!("slots?app={}&container={}", id.app, id.container)
+            }
+        };
+        self.get(&path).await
+    }
+
+    /// A manifest as it stands.
+    pub(crate) async fn manifest(&self, id: &ContainerId) -> Result<ManifestText, Refusal> {
+        self.send(Method::GET, &format!("manifests/{id}"), &[], Bytes::new())
+            .await
+    }
+
+    /// Asks and reads the whole answer.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
+        Ok(self.send(Method::GET, path, &[], Bytes::new()).await?)
+    }
+
+    /// Any request; reads the whole answer.
+    pub(crate) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, String)],
+        body: Bytes,
+    ) -> Result<T, Refusal> {
+        let response = self.request(method, path, headers, body).await?;
+        let body = self.read(response).await?;
+        serde_json::from_slice(&body)
+            .map_err(|_| Refusal::Other(CommandError::Failed(self.no_dokkaa())))
+    }
+
+    /// A stream of lines; the caller reads the body.
+    pub(crate) async fn stream(&self, path: &str) -> Result<Incoming, CommandError> {
+        let response = self.request(Method::GET, path, &[], Bytes::new()).await?;
+        Ok(response.into_body())
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, String)],
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}/dokkaa/v1/{path}", self.addr));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| CommandError::Usage(format!("--addr: {error}")))?;
+        let response = timeout(self.within, self.http.request(request))
+            .await
+            .map_err(|_| self.unreached(format!("no answer within {:?}", self.within)))?
+            .map_err(|error| self.unreached(root_cause(&error)))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = self.read(response).await?;
+        Err(self.refusal(status, &body))
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<Bytes, CommandError> {
+        timeout(
+            self.within,
+            Limited::new(response.into_body(), LARGEST).collect(),
+        )
+        .await
+        .map_err(|_| self.unreached(format!("no end of its answer within {:?}", self.within)))?
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| CommandError::Failed(format!("{}: {error}", self.addr)))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Refusal {
+        let Ok(error) = serde_json::from_slice::<ApiError>(body) else {
+            let text = String::from_utf8_lossy(body);
+            let text = super::output::one_line(text.lines().next().unwrap_or_default());
+            return Refusal::Other(CommandError::Failed(match status {
+                StatusCode::UNAUTHORIZED => format!(
+                    "{} asks for a token: give --token or DOKKAA_TOKEN",
+                    self.addr
+                ),
+                StatusCode::NOT_FOUND => self.no_dokkaa(),
+                _ => format!("{} answered {status}: {text}", self.addr),
+            }));
+        };
+        match status {
+            StatusCode::PRECONDITION_FAILED => Refusal::Conflict,
+            StatusCode::NOT_FOUND => Refusal::NotFound(error.error),
+            _ if !error.problems.is_empty() => Refusal::Other(CommandError::Invalid {
+                of: "manifest".to_owned(),
+                problems: error.problems,
+            }),
+            _ => Refusal::Other(CommandError::Failed(error.error)),
+        }
+    }
+
+    fn no_dokkaa(&self) -> String {
+        format!("what answers at {} is no dokkaa agent", self.addr)
+    }
+
+    fn unreached(&self, why: String) -> CommandError {
+        CommandError::Unreached {
+            addr: self.addr.clone(),
+            why,
+        }
+    }
+}
+
+/// `http://host:port`, also from a bare `host:port`.
+fn address(text: &str) -> Result<String, CommandError> {
+    let text = text.trim();
+    let whole = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let usage = |what: &str| {
+        CommandError::Usage(format!(
+            "--addr: `{text}` {what}; expected http://host:port, such as {}",
+            crate::args::DEFAULT_ADDR
+        ))
+    };
+    let uri: Uri = whole.parse().map_err(|_| usage("is not a URL"))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(usage("is https, which doors of this version do not speak")),
+        _ => return Err(usage("is not a URL")),
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(usage("has a path"));
+    }
+    match uri.authority() {
+        Some(authority) if !authority.host().is_empty() => Ok(format!("http://{authority}")),
+        _ => Err(usage("names no host")),
+    }
+}
+
+/// The innermost cause: `Connection refused`, not `client error (Connect)`.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address("10.0.0.1:4001").unwrap(), "http://10.0.0.1:4001");
+        assert_eq!(address("http://h:1/").unwrap(), "http://h:1");
+        assert_eq!(address("http://[::1]:4001").unwrap(), "http://[::1]:4001");
+        for wrong in ["https://h", "ftp://h", "http://h/x", "http://", "a b", ""] {
+            assert_eq!(address(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Manifests from files, standard input and directories.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use manifests::ContainerId;
+
+use super::error::CommandError;
+
+/// A text, and what to call it.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// The path, or `-`.
+    pub(crate) name: String,
+    /// What is in it.
+    pub(crate) text: Vec<u8>,
+}
+
+/// Reads a file; `-` is standard input.
+pub(crate) fn read(path: &Path) -> Result<Source, CommandError> {
+    let name = path.display().to_string();
+    let text = if name == "-" {
+        let mut text = Vec::new();
+        io::stdin().lock().read_to_end(&mut text).map(|_| text)
+    } else {
+        fs::read(path)
+    };
+    match text {
+        Ok(text) => Ok(Source { name, text }),
+        Err(error) => Err(CommandError::Usage(format!("{name}: {error}"))),
+    }
+}
+
+/// Checks a manifest as a door does.
+pub(crate) fn check(source: &Source) -> Result<(), CommandError> {
+    match manifests::parse::strict(&source.text) {
+        Ok(_) => Ok(()),
+        Err(problems) => Err(CommandError::Invalid {
+            of: source.name.clone(),
+            problems: problems.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// Every `<app>/<container>.json` below a directory, by name.
+pub(crate) fn directory(dir: &Path) -> Result<Vec<(ContainerId, PathBuf)>, CommandError> {
+    let mut found = Vec::new();
+    for app in entries(dir)? {
+        if is_json(&app) {
+            return Err(misplaced(&app));
+        }
+        if !app.is_dir() || is_hidden(&app) {
+            continue;
+        }
+        for file in entries(&app)? {
+            if !is_json(&file) || is_hidden(&file) {
+                continue;
+            }
+            let name = |path: &Path| path.file_stem().map(|s| s.to_string_lossy().into_owned());
+            let app_name = app.file_name().map(|s| s.to_string_lossy().into_owned());
+            let id = app_name
+                .zip(name(&file))
+                .and_then(|(app, container)| format!("{app}/{container}").parse().ok())
+                .ok_or_else(|| misplaced(&file))?;
+            found.push((id, file));
+        }
+    }
+    if found.is_empty() {
+        return Err(CommandError::Usage(format!(
+            "{}: there is no <app>/<container>.json below it",
+            dir.display()
+        )));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, CommandError> {
+    let failed = |error: io::Error| CommandError::Usage(format!("{}: {error}", dir.display()));
+    fs::read_dir(dir)
+        .map_err(failed)?
+        .map(|entry| entry.map(|e| e.path()).map_err(failed))
+        .collect()
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "json") && path.is_file()
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+fn misplaced(path: &Path) -> CommandError {
+    CommandError::Usage(format!(
+        "{}: expected <app>/<container>.json, with names such as `shop/web-1.json`",
+        path.display()
+    ))
+}

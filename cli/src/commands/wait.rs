@@ -1,0 +1,155 @@
+//! `--wait`: the slots of what was written, until they are as wanted or never will be.
+//!
+//! `verdict` is pure; around it is a loop that asks the door.
+
+use std::time::Duration;
+
+use gateway::v1::types::{SlotRow, SlotStatus, Slots};
+use manifests::ContainerId;
+use tokio::time::{Instant, sleep};
+
+use super::client::Client;
+use super::error::CommandError;
+use super::output;
+use crate::args::Selection;
+
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Where a container is on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    /// Every slot is ready on the manifest.
+    Converged(String),
+    /// Not yet; how far.
+    Pending(String),
+    /// It will not come as wanted; why, and the last lines of its log.
+    Failed(String),
+}
+
+/// Waits for all of them.
+pub(super) async fn converged(
+    client: &Client,
+    written: &[(ContainerId, i64)],
+    within: Duration,
+) -> Result<(), CommandError> {
+    let end = Instant::now() + within;
+    let mut waiting: Vec<(&ContainerId, i64, String)> = written
+        .iter()
+        .map(|(id, revision)| (id, *revision, String::new()))
+        .collect();
+    let mut failed = Vec::new();
+    let mut silent = false;
+    loop {
+        let mut pending = Vec::new();
+        for (id, revision, before) in waiting {
+            let selection = Selection::Container(id.clone());
+            let verdict = match client.slots(Some(&selection)).await {
+                Ok(slots) => {
+                    silent = false;
+                    verdict(&slots, id, revision)
+                }
+                // An agent that restarts comes back.
+                Err(error @ CommandError::Unreached { .. }) => {
+                    if !silent {
+                        output::note(&error.to_string());
+                        silent = true;
+                    }
+                    Verdict::Pending(before.clone())
+                }
+                Err(error) => return Err(error),
+            };
+            match verdict {
+                Verdict::Converged(how) => output::print(&format!("{id} converged: {how}\n"))?,
+                Verdict::Failed(why) => failed.push(format!("{id} failed: {why}")),
+                Verdict::Pending(how) => {
+                    if how != before {
+                        output::note(&format!("{id}: {how}"));
+                    }
+                    pending.push((id, revision, how));
+                }
+            }
+        }
+        waiting = pending;
+        if waiting.is_empty() {
+            break;
+        }
+        if Instant::now() >= end {
+            let late: Vec<String> = waiting
+                .iter()
+                .map(|(id, _, how)| format!("{id} timed out after {within:?}: {how}"))
+                .chain(failed.iter().cloned())
+                .collect();
+            let late = late.join("\n");
+            return Err(if failed.is_empty() {
+                CommandError::TimedOut(late)
+            } else {
+                CommandError::NotConverged(late)
+            });
+        }
+        sleep(LOOK).await;
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(CommandError::NotConverged(failed.join("\n")))
+    }
+}
+
+fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
+    if slots.stale {
+        return Verdict::Pending("etcd is away".to_owned());
+    }
+    if slots.revision < revision {
+        return Verdict::Pending("not seen by the agent yet".to_owned());
+    }
+    let container = slots.containers.iter().find(|row| row.id() == *id);
+    let Some((container, now)) = container.and_then(|row| Some((row, row.revision?))) else {
+        return Verdict::Failed("it was removed meanwhile".to_owned());
+    };
+    if now != revision {
+        return Verdict::Failed(format!("it was changed meanwhile (revision {now})"));
+    }
+    if let Some(error) = container.errors.first() {
+        return Verdict::Failed(format!("invalid manifest: {error}"));
+    }
+    let rows: Vec<&SlotRow> = slots.slots.iter().filter(|row| row.id() == *id).collect();
+    if let Some(gave_up) = &container.gave_up {
+        let row = rows.iter().find(|row| row.slot == Some(gave_up.slot));
+        return failure(Some(gave_up.slot), &gave_up.reason, row.copied());
+    }
+    if let Some(row) = rows.iter().find(|row| row.failed) {
+        return failure(
+            row.slot,
+            row.reason.as_deref().unwrap_or_default(),
+            Some(row),
+        );
+    }
+    let wanted = container.scale.unwrap_or_default();
+    let is_there = |row: &SlotRow| row.status == SlotStatus::Ready && !row.outdated && !row.surplus;
+    let there = rows.iter().filter(|row| is_there(row)).count();
+    let how = format!("{there} of {wanted} slots ready");
+    match rows.iter().find(|row| !is_there(row)) {
+        None if there == wanted as usize => Verdict::Converged(how),
+        None => Verdict::Pending(how),
+        Some(row) => {
+            let reason = row.reason.as_deref().unwrap_or_default();
+            let slot = row.slot.unwrap_or_default();
+            Verdict::Pending(format!("{how}; slot {slot} {}: {reason}", row.status))
+        }
+    }
+}
+
+fn failure(slot: Option<u32>, reason: &str, row: Option<&SlotRow>) -> Verdict {
+    let mut text = match slot {
+        Some(slot) => format!("slot {slot}: {reason}"),
+        None => reason.to_owned(),
+    };
+    for line in row.map(|row| row.log.as_slice()).unwrap_or_default() {
+        text.push_str("\n  | ");
+        text.push_str(&output::one_line(line));
+    }
+    Verdict::Failed(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! `why`: a container explained.
+
+use gateway::v1::types::{SlotStatus, Why, WhyLink, WhySlot};
+
+use super::client::Client;
+use super::error::CommandError;
+use super::{lists, output};
+use crate::args::{Format, WhyArgs};
+
+pub(super) async fn run(args: &WhyArgs) -> Result<(), CommandError> {
+    let client = Client::new(&args.client)?;
+    let why: Why = client.get(&format!("why/{}", args.container)).await?;
+    if args.output.format == Format::Json {
+        return output::json(&why);
+    }
+    lists::tell(why.stale, &why.notices);
+    output::print(&text(&why))
+}
+
+fn text(why: &Why) -> String {
+    let mut lines = Vec::new();
+    let container = &why.container;
+    lines.push(match (container.revision, container.scale) {
+        (Some(revision), Some(scale)) => {
+            format!("{}: revision {revision}, scale {scale}", container.id())
+        }
+        (Some(revision), None) => format!("{}: revision {revision}", container.id()),
+        (None, _) => format!(
+            "{}: the manifest is removed; what is left goes",
+            container.id()
+        ),
+    });
+    lines.extend(
+        container
+            .errors
+            .iter()
+            .map(|error| format!("invalid manifest: {error}")),
+    );
+    lines.extend(
+        container
+            .warnings
+            .iter()
+            .map(|warning| format!("warning: {warning}")),
+    );
+    if let Some(gave_up) = &container.gave_up {
+        lines.push(format!(
+            "the update was given up at slot {}: {}",
+            gave_up.slot, gave_up.reason
+        ));
+    }
+    for slot in why.slots.iter().filter(|slot| slot.row.slot.is_some()) {
+        lines.push(String::new());
+        add_slot(&mut lines, slot);
+    }
+    for link in &why.links {
+        lines.push(String::new());
+        add_link(&mut lines, link);
+    }
+    lines.join("\n") + "\n"
+}
+
+fn add_slot(lines: &mut Vec<String>, slot: &WhySlot) {
+    let row = &slot.row;
+    let reason = row
+        .reason
+        .as_ref()
+        .map(|reason| format!(": {}", output::one_line(reason)))
+        .unwrap_or_default();
+    let host = row
+        .host
+        .as_ref()
+        .map(|host| format!(" on {host}"))
+        .unwrap_or_default();
+    lines.push(format!(
+        "slot {}{host} {}{reason}",
+        row.slot.unwrap_or_default(),
+        row.status
+    ));
+    // What the container said, where it is the reason.
+    if row.status != SlotStatus::Ready || row.failed {
+        lines.extend(
+            row.log
+                .iter()
+                .map(|line| format!("  | {}", output::one_line(line))),
+        );
+    }
+    lines.extend(
+        slot.hosts
+            .iter()
+            .map(|host| format!("  {}: {}", host.host, output::one_line(&host.reason))),
+    );
+}
+
+fn add_link(lines: &mut Vec<String>, link: &WhyLink) {
+    lines.push(format!(
+        "link {} by {}, port {}",
+        link.service, link.variable, link.port
+    ));
+    if link.endpoints.is_empty() {
+        lines.push("  no endpoint: no running container offers this service".to_owned());
+    }
+    for endpoint in &link.endpoints {
+        let how = match (&endpoint.reason, endpoint.serving) {
+            (None, _) => "ready".to_owned(),
+            (Some(reason), true) => format!("serving: {reason}"),
+            (Some(reason), false) => format!("not serving: {reason}"),
+        };
+        lines.push(format!(
+            "  {} on {} at {}: {how}",
+            endpoint.slot,
+            endpoint.host,
+            std::net::SocketAddr::new(endpoint.addr, endpoint.port)
+        ));
+    }
+    lines.extend(link.failures.iter().map(|failure| {
+        format!(
+            "  last failed connect on {}, {}, from {}: {}",
+            failure.host, failure.at, failure.caller, failure.reason
+        )
+    }));
+}
