@@ -50,7 +50,8 @@ pub fn needs_below(change: &Change) -> bool {
 pub fn plan(write: &Write, seen: &Seen) -> Result<Planned, V2Error> {
     let Some(target) = seen.target() else {
         return Err(match write.change {
-            Change::CompareAndDelete(_) => seen.error(Code::NotFile, "/"),
+            // etcd knows the root by no name here.
+            Change::CompareAndDelete(_) => seen.error(Code::NotFile, ""),
             _ => seen.error(Code::RootReadOnly, "/"),
         });
     };

@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn wrong_fields_have_etcds_numbers_and_causes() {
-        let put = |query| error(&Method::PUT, query);
+        let put = |query: &str| error(&Method::PUT, query);
         for name in ["recursive", "sorted", "wait", "dir", "quorum", "stream", "noValueOnSuccess"]
         {
             for bad in ["", "yes", "tRUE", "2"] {

@@ -1,0 +1,8 @@
+//! The doors from outside: over real sockets, on the store in memory and on a real etcd.
+
+mod client;
+mod differential;
+mod door;
+mod example_keys;
+mod example_waits;
+mod house;
