@@ -12,12 +12,22 @@
 //! - one task that follows the engine (`following`): events, looks at single containers, lists;
 //! - one task per running instance that looks whether it is ready (`looks`).
 
+pub mod allocation;
+pub mod credentials;
 pub mod engine;
 mod following;
+pub mod images;
+mod looks;
 mod observing;
+pub mod ports;
 pub mod published;
+pub mod readiness;
+mod run;
+pub mod steps;
+mod writes;
 
 pub use published::{Caller, Callers, Published, Seen};
+pub use run::{Setup, run};
 
 /// An error and what it came from, in one line for the log.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

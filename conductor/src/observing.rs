@@ -13,11 +13,11 @@ use crate::engine::Listing;
 
 /// When something was begun, in the order of the loop's own events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Seq(u64);
+pub(crate) struct Seq(u64);
 
 /// The engine as far as it is known.
 #[derive(Debug, Default)]
-pub struct Observing {
+pub(crate) struct Observing {
     observed: Observed,
     changed: BTreeMap<InstanceId, Seq>,
     now: Seq,
@@ -26,23 +26,23 @@ pub struct Observing {
 
 impl Observing {
     /// What is known.
-    pub fn observed(&self) -> &Observed {
+    pub(crate) fn observed(&self) -> &Observed {
         &self.observed
     }
 
     /// A whole list has been seen: what is absent is really absent.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.listed
     }
 
     /// The number for something that is begun now.
-    pub fn begin(&mut self) -> Seq {
+    pub(crate) fn begin(&mut self) -> Seq {
         self.now.0 += 1;
         self.now
     }
 
     /// A whole list that was begun at `since`.
-    pub fn list(&mut self, listing: Listing, since: Seq) {
+    pub(crate) fn list(&mut self, listing: Listing, since: Seq) {
         let newer = |changed: &BTreeMap<InstanceId, Seq>, instance: &InstanceId| {
             changed.get(instance).is_some_and(|at| *at > since)
         };
@@ -63,7 +63,7 @@ impl Observing {
     }
 
     /// One container as it is now, by a look begun at `since`.
-    pub fn look(&mut self, container: ObservedContainer, since: Seq) {
+    pub(crate) fn look(&mut self, container: ObservedContainer, since: Seq) {
         let instance = container.owner.instance.clone();
         if self.changed.get(&instance).is_some_and(|at| *at > since) {
             return;
@@ -72,7 +72,7 @@ impl Observing {
     }
 
     /// One container as an own step left it.
-    pub fn set(&mut self, container: ObservedContainer) {
+    pub(crate) fn set(&mut self, container: ObservedContainer) {
         let at = self.begin();
         let instance = container.owner.instance.clone();
         let restarted = match self.observed.containers.get(&instance) {
@@ -89,7 +89,7 @@ impl Observing {
     }
 
     /// A container is gone.
-    pub fn gone(&mut self, docker_id: &str) {
+    pub(crate) fn gone(&mut self, docker_id: &str) {
         let found = self
             .observed
             .containers
@@ -105,7 +105,7 @@ impl Observing {
     }
 
     /// What the looks at a running instance say. `started_at` is the start that they are about.
-    pub fn ready(&mut self, instance: &InstanceId, started_at: i64, readiness: Readiness) {
+    pub(crate) fn ready(&mut self, instance: &InstanceId, started_at: i64, readiness: Readiness) {
         let current = self
             .observed
             .containers
@@ -118,15 +118,17 @@ impl Observing {
     }
 
     /// The engine does not answer.
-    pub fn unresponsive(&mut self, why: String) {
+    pub(crate) fn unresponsive(&mut self, why: String) {
         self.observed.engine = EngineState::Unresponsive(why);
     }
 
     fn forget_readiness(&mut self) {
         let containers = &self.observed.containers;
-        self.observed
-            .readiness
-            .retain(|instance, _| containers.get(instance).is_some_and(|c| c.running().is_some()));
+        self.observed.readiness.retain(|instance, _| {
+            containers
+                .get(instance)
+                .is_some_and(|c| c.running().is_some())
+        });
     }
 }
 
@@ -163,6 +165,7 @@ mod tests {
             },
             addr: None,
             ports: PublishedPorts::new(),
+            check: None,
             image_id: String::new(),
             created_at: 0,
         }

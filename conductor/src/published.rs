@@ -46,6 +46,8 @@ pub struct Published {
     pub observed: ArcSwap<Observed>,
     /// Why slots wait, as far as this host knows.
     pub waiting: ArcSwap<BTreeMap<SlotId, String>>,
+    /// Revision of `seen` and whether it is stale, at each change.
+    pub revision: watch::Sender<(i64, bool)>,
     /// Local instances that may use links.
     pub callers: watch::Sender<Arc<Callers>>,
     /// Counters.
@@ -59,6 +61,7 @@ impl Default for Published {
             directory: Arc::new(ArcSwap::from_pointee(Directory::default())),
             observed: ArcSwap::from_pointee(Observed::default()),
             waiting: ArcSwap::from_pointee(BTreeMap::new()),
+            revision: watch::Sender::new((0, true)),
             callers: watch::Sender::new(Arc::new(Callers::new())),
             counters: Counters::default(),
         }

@@ -15,6 +15,7 @@ use conductor_core::plan::{Inputs, Write};
 use conductor_core::{Directory, Host, Local, Millis, Plan, Snapshot, Trust, plan};
 use manifests::{InstanceId, SlotId, env};
 use store::Kv;
+use store::host::{HostStatus, boottime};
 use store::view::{Updates, ViewUpdate};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -56,21 +57,8 @@ pub struct Setup {
     pub steps: Steps,
     /// Somebody asks for a look at the engine: an address is not known.
     pub look_again: mpsc::Receiver<()>,
-    /// Called at each pass: the loop lives.
-    pub heartbeat: Box<dyn Fn() + Send + Sync>,
-    /// Told what the host's record should say, when it may have changed.
-    pub report: Box<dyn Fn(HostReport) + Send + Sync>,
-    /// The clock.
-    pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
-}
-
-/// What the conductor knows for the host's record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostReport {
-    /// Running containers that are not ours.
-    pub foreign: u32,
-    /// The engine answers.
-    pub engine: bool,
+    /// This host's record: told that the loop lives, and what the engine shows.
+    pub record: Arc<store::host::Host>,
 }
 
 /// What reaches the loop.
@@ -88,7 +76,14 @@ pub(crate) enum Event {
     /// Writes were answered: which, whether the guards held (none: no answer), the revision.
     Wrote(Vec<(Write, Option<bool>)>, i64),
     /// A look at a running instance.
-    Look(InstanceId, i64, Readiness),
+    Look {
+        instance: InstanceId,
+        /// Of which start.
+        started_at: i64,
+        readiness: Readiness,
+        /// Why it is not ready, for people.
+        reason: Option<String>,
+    },
 }
 
 /// Whose progress.
@@ -107,6 +102,10 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         again_out,
         stop.clone(),
     ));
+    let mut local = Local::default();
+    for (slot, status) in writes::statuses(setup.kv.as_ref(), setup.record.name()).await {
+        local.resume(slot, status);
+    }
     let looks = Looks::new(setup.engine.clone(), events_in.clone());
     let state = State {
         snapshot: Snapshot::default(),
@@ -115,12 +114,11 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         known: false,
         observing: Observing::default(),
         begun: BTreeMap::new(),
-        local: Local::default(),
+        local,
         looks,
         ended: BTreeSet::new(),
         retry_writes_at: None,
         last_line: String::new(),
-        report: None,
     };
     Loop {
         setup,
@@ -146,7 +144,6 @@ struct State {
     ended: BTreeSet<(InstanceId, i64)>,
     retry_writes_at: Option<Millis>,
     last_line: String,
-    report: Option<HostReport>,
 }
 
 struct Loop {
@@ -166,8 +163,8 @@ impl Loop {
     ) {
         let mut wake: Option<Millis> = None;
         loop {
-            (self.setup.heartbeat)();
-            let now = (self.setup.clock)();
+            self.setup.record.pass_done();
+            let now = boottime();
             let rest = wake.map_or(PULSE, |at| (at - now).min(PULSE));
             tokio::select! {
                 biased;
@@ -194,9 +191,9 @@ impl Loop {
             while let Ok(sighting) = sightings.try_recv() {
                 self.sighting(sighting);
             }
-            let before = (self.setup.clock)();
+            let before = boottime();
             wake = self.plan(before);
-            let took = (self.setup.clock)() - before;
+            let took = boottime() - before;
             if took > Duration::from_millis(5) {
                 tokio::select! {
                     () = stop.cancelled() => break,
@@ -225,7 +222,9 @@ impl Loop {
                     %reason,
                     "etcd is not the one that this host knows: nothing is changed but restarts of crashed containers"
                 ),
-                _ => tracing::warn!("etcd can't be followed for now: only crashed containers are restarted"),
+                _ => tracing::warn!(
+                    "etcd can't be followed for now: only crashed containers are restarted"
+                ),
             }
         }
         state.trust = trust;
@@ -236,10 +235,12 @@ impl Loop {
         } else {
             state.directory.update(&state.snapshot, &update.touched);
         }
+        self.setup.record.observe(
+            state.snapshot.revision,
+            state.snapshot.record(self.setup.record.name()),
+        );
         let published = &self.setup.published;
-        published
-            .directory
-            .store(Arc::new(state.directory.clone()));
+        published.directory.store(Arc::new(state.directory.clone()));
         published.seen.store(Arc::new(Some(Seen {
             snapshot: state.snapshot.clone(),
             stale: trust != Trust::Full,
@@ -248,6 +249,9 @@ impl Loop {
                 store::view::Trust::Distrust(reason) => Some(reason.to_string()),
             },
         })));
+        published
+            .revision
+            .send_replace((state.snapshot.revision, trust != Trust::Full));
     }
 
     fn sighting(&mut self, sighting: Sighting) {
@@ -280,7 +284,7 @@ impl Loop {
     }
 
     fn event(&mut self, event: Event) {
-        let now = (self.setup.clock)();
+        let now = boottime();
         let state = &mut self.state;
         match event {
             Event::Stepped {
@@ -347,7 +351,15 @@ impl Loop {
                     }
                 }
             }
-            Event::Look(instance, started_at, readiness) => {
+            Event::Look {
+                instance,
+                started_at,
+                readiness,
+                reason,
+            } => {
+                if let Some(memory) = state.local.instances.get_mut(&instance) {
+                    memory.lacks = reason;
+                }
                 state.observing.ready(&instance, started_at, readiness);
             }
         }
@@ -383,6 +395,16 @@ impl Loop {
             return None;
         }
         state.local.observe(state.observing.observed(), now);
+        if matches!(
+            *self.setup.record.status().borrow(),
+            HostStatus::Foreign(_) | HostStatus::Distrusted
+        ) {
+            // Somebody else writes in this host's name, or this is not the etcd that it knows.
+            let trust = std::mem::replace(&mut state.trust, Trust::RestartsOnly);
+            let planned = self.plan_once(now);
+            self.state.trust = trust;
+            return planned;
+        }
         if let Some(at) = state.retry_writes_at {
             if now < at && state.trust == Trust::Full {
                 // etcd does not answer: what runs is looked after, nothing is written for a moment.
@@ -428,7 +450,7 @@ impl Loop {
             self.write(writes);
         }
         for step in steps {
-            let job = self.setup.steps.run(step, self.events_in.clone());
+            let job = self.setup.steps.clone().run(step, self.events_in.clone());
             self.tasks.spawn(job);
         }
         self.after_plan();
@@ -498,12 +520,9 @@ impl Loop {
                         .and_then(|v| v.manifest.as_ref())
                 })
             });
-            if let Some(process) = container.running() {
+            if container.running().is_some() {
                 if let Some(manifest) = manifest {
-                    running.insert(
-                        instance.clone(),
-                        (container.docker_id.clone(), process.clone(), manifest.clone()),
-                    );
+                    running.insert(instance.clone(), (container.clone(), manifest.clone()));
                 }
                 if let Some(addr) = container.addr {
                     let links = manifest.map_or_else(Vec::new, |m| {
@@ -560,13 +579,10 @@ impl Loop {
         if **published.observed.load() != *observed {
             published.observed.store(Arc::new(observed.clone()));
         }
-        let report = HostReport {
-            foreign: observed.foreign,
-            engine: observed.engine == EngineState::Up,
-        };
-        if state.report.as_ref() != Some(&report) {
-            (self.setup.report)(report.clone());
-            state.report = Some(report);
-        }
+        let (foreign, engine) = (observed.foreign, observed.engine == EngineState::Up);
+        self.setup.record.update_record(|record| {
+            record.foreign = foreign;
+            record.engine = engine;
+        });
     }
 }

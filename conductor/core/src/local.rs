@@ -91,6 +91,8 @@ pub struct InstanceMemory {
     pub ended_at: i64,
     /// It must be made anew: its address or port is not to be had.
     pub doomed: bool,
+    /// What it lacks to be ready, as the last look at it said, for people.
+    pub lacks: Option<String>,
     /// Last lines of its log when it ended.
     pub log: Vec<String>,
     /// Failed starts and ends.

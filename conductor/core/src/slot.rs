@@ -572,8 +572,9 @@ fn running(
                 let progress = if adopted { "ready" } else { "starting" };
                 (None, Out::says(progress, None))
             } else {
-                let version = ctx.container.manifest_of(ctx.claim.manifest_rev);
-                let why = waits_for(version.map(|m| &**m));
+                let why = memory
+                    .and_then(|m| m.lacks.clone())
+                    .unwrap_or_else(|| "is not ready yet".to_owned());
                 (Some(Phase::Unready), Out::says("starting", Some(why)))
             }
         }
@@ -605,28 +606,6 @@ fn running(
         }
     }
     out
-}
-
-/// What an instance that is not ready lacks, as far as its manifest tells.
-fn waits_for(manifest: Option<&Manifest>) -> String {
-    let Some(manifest) = manifest else {
-        return "is not ready yet".to_owned();
-    };
-    if manifest.healthcheck.is_some() {
-        return "its healthcheck has not succeeded yet".to_owned();
-    }
-    let ports: Vec<String> = manifest
-        .services
-        .values()
-        .map(|s| s.port.to_string())
-        .collect();
-    if ports.is_empty() {
-        return "is not ready yet".to_owned();
-    }
-    format!(
-        "does not listen on port {} yet (an address other than loopback)",
-        ports.join(" or ")
-    )
 }
 
 /// Why and how the running or ended instance is replaced; none if it is not, or not yet.

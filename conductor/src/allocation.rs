@@ -1,0 +1,134 @@
+//! Gives an instance's services their ports, and keeps the order of use on disk.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use conductor_core::observed::{ContainerPort, PublishedPorts};
+use manifests::Manifest;
+use manifests::manifest::Protocol;
+
+use crate::ports::{PortPool, PortRange, is_free};
+use crate::published::Published;
+
+/// File of the state directory that keeps the order of use.
+const FILE: &str = "ports.json";
+
+/// The range has no port left.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no port of {0} is free: each is in use, was used within the last ten minutes, or is held by another process; --port-range gives more"
+)]
+pub struct NoPort(PortRange);
+
+/// The ports of this host. Shared by all steps.
+#[derive(Debug)]
+pub struct Allocation {
+    range: PortRange,
+    pool: Mutex<PortPool>,
+    file: PathBuf,
+    published: Arc<Published>,
+}
+
+impl Allocation {
+    /// Reads what was used before from the state directory.
+    pub fn open(range: PortRange, state_dir: &Path, published: Arc<Published>) -> Self {
+        let file = state_dir.join(FILE);
+        Self {
+            pool: Mutex::new(PortPool::load(range.clone(), &file, now())),
+            range,
+            file,
+            published,
+        }
+    }
+
+    /// The port is one of ours to choose.
+    pub(crate) fn chooses(&self, port: u16) -> bool {
+        self.range.contains(port)
+    }
+
+    /// A port for each service: the one that it must have, or the next of the range.
+    pub(crate) fn take(
+        &self,
+        manifest: &Manifest,
+        host_ip: IpAddr,
+    ) -> Result<PublishedPorts, NoPort> {
+        let mut given = PublishedPorts::new();
+        let mut chosen = Vec::new();
+        for service in manifest.services.values() {
+            let inside = ContainerPort {
+                port: service.port,
+                protocol: service.protocol,
+            };
+            match service.host_port {
+                Some(port) => {
+                    given.insert(
+                        inside,
+                        SocketAddr::new(service.bind.unwrap_or(host_ip), port),
+                    );
+                }
+                // Two services may be one port of the container: it is published once.
+                None if !chosen.contains(&inside) => chosen.push(inside),
+                None => {}
+            }
+        }
+        chosen.retain(|inside| !given.contains_key(inside));
+        if chosen.is_empty() {
+            return Ok(given);
+        }
+        let in_use: BTreeSet<u16> = self
+            .published
+            .observed
+            .load()
+            .containers
+            .values()
+            .flat_map(|c| c.ports.values().map(SocketAddr::port))
+            .collect();
+        let protocols: Vec<Protocol> = chosen.iter().map(|c| c.protocol).collect();
+        let ports = {
+            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.take(&protocols, &in_use, now(), |port, protocol| {
+                is_free(host_ip, port, protocol)
+            })
+            .ok_or_else(|| NoPort(self.range.clone()))?
+        };
+        for (inside, port) in chosen.into_iter().zip(ports) {
+            given.insert(inside, SocketAddr::new(host_ip, port));
+        }
+        self.save();
+        Ok(given)
+    }
+
+    /// The ports of a container that is gone rest from now on.
+    pub(crate) fn rest(&self, ports: &PublishedPorts) {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in ports.values() {
+            pool.mark(at.port(), now());
+        }
+        drop(pool);
+        self.save();
+    }
+
+    /// Nobody waits for the disk: what a crash loses here is only the order in which ports come again.
+    fn save(&self) {
+        let pool = self
+            .pool
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let file = self.file.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = pool.save(&file) {
+                tracing::warn!(file = %file.display(), %error, "the order in which ports were used can't be kept");
+            }
+        });
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,173 @@
+//! Looks at running instances: whether they take traffic, and what they said before they ended.
+//!
+//! One task per running process, as `readiness` says when. A task ends with its
+//! process, and what it says counts only for that process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use conductor_core::observed::ObservedContainer;
+use futures_util::StreamExt;
+use manifests::{InstanceId, Manifest};
+use store::host::boottime;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::chain;
+use crate::engine::{Engine, LogOptions};
+use crate::readiness::{Criterion, Look, Watch, look};
+use crate::run::Event;
+
+/// Lines of an ended instance that are kept to say why.
+const LAST_LINES: u32 = 10;
+/// Longest of those lines, in characters.
+const LINE: usize = 400;
+
+/// The looks under way.
+pub(crate) struct Looks {
+    engine: Arc<dyn Engine>,
+    events: mpsc::Sender<Event>,
+    running: BTreeMap<InstanceId, Running>,
+}
+
+struct Running {
+    started_at: i64,
+    container: watch::Sender<ObservedContainer>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Looks {
+    /// None yet.
+    pub(crate) fn new(engine: Arc<dyn Engine>, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            engine,
+            events,
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// These run now, each made from that manifest.
+    pub(crate) fn follow(&mut self, now: BTreeMap<InstanceId, (ObservedContainer, Arc<Manifest>)>) {
+        self.running.retain(|instance, running| {
+            now.get(instance)
+                .and_then(|(container, _)| container.running())
+                .is_some_and(|process| process.started_at == running.started_at)
+        });
+        for (instance, (container, manifest)) in now {
+            let Some(process) = container.running() else {
+                continue;
+            };
+            if let Some(running) = self.running.get(&instance) {
+                // Docker's verdict on its health may be new.
+                running.container.send_if_modified(|before| {
+                    let changed = *before != container;
+                    if changed {
+                        *before = container;
+                    }
+                    changed
+                });
+                continue;
+            }
+            let watch = Watch::new(Criterion::of(&container, &manifest), process, boottime());
+            let started_at = process.started_at;
+            let (sender, receiver) = watch::channel(container);
+            let task = tokio::spawn(follow_one(
+                self.engine.clone(),
+                watch,
+                receiver,
+                self.events.clone(),
+            ));
+            self.running.insert(
+                instance,
+                Running {
+                    started_at,
+                    container: sender,
+                    task,
+                },
+            );
+        }
+    }
+}
+
+async fn follow_one(
+    engine: Arc<dyn Engine>,
+    mut watch: Watch,
+    mut container: watch::Receiver<ObservedContainer>,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        let wait = watch.next_look() - boottime();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            changed = container.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                watch.look_now(boottime());
+                continue;
+            }
+        }
+        let now = container.borrow_and_update().clone();
+        let seen = match look(engine.as_ref(), &now, watch.criterion(), wall()).await {
+            Ok(seen) => seen,
+            Err(error) => Look::No(chain(&error)),
+        };
+        let before = watch.reason().map(ToOwned::to_owned);
+        let changed = watch.looked(seen, boottime());
+        let reason = watch.reason().map(ToOwned::to_owned);
+        if changed || reason != before {
+            let Some(process) = now.running() else { return };
+            let said = Event::Look {
+                instance: now.owner.instance.clone(),
+                started_at: process.started_at,
+                readiness: watch.readiness().clone(),
+                reason,
+            };
+            if events.send(said).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What an ended instance wrote last.
+pub(crate) async fn last_lines(
+    engine: Arc<dyn Engine>,
+    instance: InstanceId,
+    docker_id: String,
+    events: mpsc::Sender<Event>,
+) {
+    let options = LogOptions {
+        tail: Some(LAST_LINES),
+        ..LogOptions::default()
+    };
+    let mut lines = Vec::new();
+    match engine.logs(&docker_id, options).await {
+        Ok(mut chunks) => {
+            while let Some(Ok(chunk)) = chunks.next().await {
+                let text = String::from_utf8_lossy(&chunk.bytes);
+                lines.extend(text.lines().map(|line| line.chars().take(LINE).collect()));
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%instance, error = %chain(&error), "its last lines can't be read");
+            return;
+        }
+    }
+    // Without a loop there is nobody to tell.
+    let _ = events.send(Event::Log(instance, lines)).await;
+}
+
+fn wall() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_millis() as i64
+}

@@ -1,0 +1,419 @@
+//! Carries out the plan's steps on the engine, and reports what came of them.
+//!
+//! Each step may be done twice: what is already so is success. A step decides
+//! nothing but what only the engine can tell: which port is free, who holds a
+//! name, whether an image is here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conductor_core::local::Outcome;
+use conductor_core::observed::ObservedContainer;
+use conductor_core::{Host, Step, Work};
+use manifests::{InstanceId, Manifest, SlotId};
+use tokio::sync::{Semaphore, mpsc};
+use uuid::Uuid;
+
+use crate::allocation::Allocation;
+use crate::engine::{Engine, EngineError, HostFault, Named};
+use crate::engine::{SpecInput, spec};
+use crate::images::{Images, reference};
+use crate::run::Event;
+
+/// Creates and starts at a time: more make each of them slower and none of them sooner.
+const AT_ONCE: usize = 4;
+/// How often the progress of a pull is looked at.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Carries out steps. Cheap to clone.
+#[derive(Clone)]
+pub struct Steps {
+    engine: Arc<dyn Engine>,
+    images: Images,
+    ports: Arc<Allocation>,
+    host: Host,
+    cluster: Uuid,
+    starts: Arc<Semaphore>,
+}
+
+/// What a step left behind.
+struct Report {
+    outcome: Outcome,
+    container: Option<ObservedContainer>,
+    gone: Option<String>,
+}
+
+impl From<Outcome> for Report {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            container: None,
+            gone: None,
+        }
+    }
+}
+
+/// A container to be made.
+struct Prepare {
+    slot: SlotId,
+    instance: InstanceId,
+    manifest: Arc<Manifest>,
+    image: String,
+    hash: String,
+    temporary_name: bool,
+}
+
+impl Steps {
+    /// For this host of this cluster.
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        images: Images,
+        ports: Arc<Allocation>,
+        host: Host,
+        cluster: Uuid,
+    ) -> Self {
+        Self {
+            engine,
+            images,
+            ports,
+            host,
+            cluster,
+            starts: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// Carries one out; the loop is told what came of it.
+    pub(crate) async fn run(self, step: Step, events: mpsc::Sender<Event>) {
+        let kind = step.kind();
+        let work = step.work();
+        let begun = std::time::Instant::now();
+        let report = self.carry_out(step, &events).await;
+        let ms = begun.elapsed().as_millis();
+        match failure(&report.outcome) {
+            None => tracing::info!(step = kind, of = %name(&work), ms, "done"),
+            Some(reason) => tracing::warn!(step = kind, of = %name(&work), ms, reason, "failed"),
+        }
+        let Report {
+            outcome,
+            container,
+            gone,
+        } = report;
+        // Without a loop there is nobody to tell.
+        let _ = events
+            .send(Event::Stepped {
+                outcome,
+                container,
+                gone,
+            })
+            .await;
+    }
+
+    async fn carry_out(&self, step: Step, events: &mpsc::Sender<Event>) -> Report {
+        match step {
+            Step::Resolve {
+                container,
+                rev,
+                manifest,
+                ..
+            } => {
+                let decide = self.images.decide(&manifest.image, manifest.pull);
+                let work = Work::Container(container.clone());
+                let decided = self
+                    .with_progress(&manifest.image, work, events, decide)
+                    .await;
+                match decided {
+                    Ok(decided) => {
+                        if let Some(note) = decided.note {
+                            tracing::warn!(%container, "{note}");
+                        }
+                        Outcome::Resolved {
+                            container,
+                            rev,
+                            image: decided.image,
+                        }
+                    }
+                    Err(error) => Outcome::NotResolved {
+                        container,
+                        rev,
+                        reason: error.to_string(),
+                    },
+                }
+                .into()
+            }
+            Step::Prepare {
+                slot,
+                instance,
+                rev,
+                manifest,
+                image,
+                hash,
+                temporary_name,
+            } => {
+                let wanted = Prepare {
+                    slot,
+                    instance,
+                    manifest,
+                    image,
+                    hash,
+                    temporary_name,
+                };
+                match self.prepare(&wanted, events).await {
+                    Ok(container) => Report {
+                        outcome: Outcome::Prepared {
+                            slot: wanted.slot,
+                            instance: wanted.instance,
+                            rev,
+                        },
+                        container,
+                        gone: None,
+                    },
+                    Err(reason) => Outcome::NotPrepared {
+                        slot: wanted.slot,
+                        rev,
+                        reason,
+                    }
+                    .into(),
+                }
+            }
+            Step::Start {
+                slot,
+                instance,
+                docker_id,
+            } => self.start(slot, instance, &docker_id).await,
+            Step::Stop {
+                slot,
+                docker_id,
+                timeout,
+                ..
+            } => {
+                let stopped = self.engine.stop(&docker_id, timeout).await;
+                self.look(slot, &docker_id, stopped).await
+            }
+            Step::Remove {
+                slot, docker_id, ..
+            } => match self.remove(&docker_id).await {
+                Ok(()) => Report {
+                    outcome: Outcome::Done { slot },
+                    container: None,
+                    gone: Some(docker_id),
+                },
+                Err(error) => Outcome::Failed {
+                    slot,
+                    reason: format!("Docker does not remove its container: {error}"),
+                }
+                .into(),
+            },
+            Step::Rename {
+                slot,
+                docker_id,
+                name,
+                ..
+            } => match self.engine.rename(&docker_id, &name).await {
+                Ok(Named::Done(())) => self.look(slot, &docker_id, Ok(())).await,
+                Ok(Named::Taken(_)) => Outcome::Failed {
+                    slot,
+                    reason: taken(&name),
+                }
+                .into(),
+                Err(error) => self.look(slot, &docker_id, Err(error)).await,
+            },
+        }
+    }
+
+    async fn remove(&self, docker_id: &str) -> Result<(), EngineError> {
+        let container = self.engine.inspect(docker_id).await?;
+        self.engine.remove(docker_id, false).await?;
+        if let Some(container) = container {
+            self.ports.rest(&container.ports);
+        }
+        Ok(())
+    }
+
+    /// What the container is now, after a step on it.
+    async fn look(&self, slot: SlotId, docker_id: &str, result: Result<(), EngineError>) -> Report {
+        if let Err(error) = result {
+            return Outcome::Failed {
+                slot,
+                reason: error.to_string(),
+            }
+            .into();
+        }
+        match self.engine.inspect(docker_id).await {
+            Ok(Some(container)) => Report {
+                outcome: Outcome::Done { slot },
+                container: Some(container),
+                gone: None,
+            },
+            Ok(None) => Report {
+                outcome: Outcome::Done { slot },
+                container: None,
+                gone: Some(docker_id.to_owned()),
+            },
+            Err(error) => Outcome::Failed {
+                slot,
+                reason: error.to_string(),
+            }
+            .into(),
+        }
+    }
+
+    async fn start(&self, slot: SlotId, instance: InstanceId, docker_id: &str) -> Report {
+        let started = {
+            let Ok(_turn) = self.starts.acquire().await else {
+                return Outcome::Done { slot }.into();
+            };
+            self.engine.start(docker_id).await
+        };
+        let Err(error) = started else {
+            return self.look(slot, docker_id, Ok(())).await;
+        };
+        // Docker notes a failed start on the container; the loop is to see that too.
+        let container = self.engine.inspect(docker_id).await.ok().flatten();
+        Report {
+            outcome: Outcome::NotStarted {
+                slot,
+                instance,
+                reason: error.to_string(),
+                doomed: self.is_doomed(&error, container.as_ref()),
+            },
+            container,
+            gone: None,
+        }
+    }
+
+    /// An address or a port of our own range is not to be had: another instance gets another one.
+    fn is_doomed(&self, error: &EngineError, container: Option<&ObservedContainer>) -> bool {
+        match error {
+            EngineError::HostFault {
+                fault: HostFault::AddressMissing,
+                ..
+            } => true,
+            EngineError::HostFault {
+                fault: HostFault::PortTaken,
+                message,
+            } => container.is_some_and(|container| {
+                container
+                    .ports
+                    .values()
+                    .filter(|at| self.ports.chooses(at.port()))
+                    .any(|at| message.contains(&format!(":{}", at.port())))
+            }),
+            _ => false,
+        }
+    }
+
+    async fn prepare(
+        &self,
+        wanted: &Prepare,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Option<ObservedContainer>, String> {
+        let manifest = &wanted.manifest;
+        let ensure = self
+            .images
+            .ensure(&manifest.image, &wanted.image, manifest.pull);
+        let pulled =
+            reference(&manifest.image, &wanted.image).unwrap_or_else(|_| manifest.image.clone());
+        let work = Work::Slot(wanted.slot.clone());
+        let source = self
+            .with_progress(&pulled, work, events, ensure)
+            .await
+            .map_err(|error| error.to_string())?;
+        if let Some(note) = source.note {
+            tracing::warn!(slot = %wanted.slot, "{note}");
+        }
+        let ports = self
+            .ports
+            .take(manifest, self.host.surroundings.host_ip)
+            .map_err(|error| error.to_string())?;
+        let Ok(_turn) = self.starts.acquire().await else {
+            return Err("the agent ends".to_owned());
+        };
+        let mut spec = spec(SpecInput {
+            manifest,
+            image: &source.reference,
+            cluster: self.cluster,
+            slot: &wanted.slot,
+            instance: &wanted.instance,
+            manifest_hash: &wanted.hash,
+            host: &self.host.name,
+            surroundings: &self.host.surroundings,
+            ports,
+            beside: wanted.temporary_name,
+        });
+        let final_name = wanted.slot.docker_name();
+        let created = self.engine.create(&spec).await.map_err(|e| e.to_string())?;
+        let docker_id = match created {
+            Named::Done(id) => id,
+            Named::Taken(holder) => {
+                let ours = holder
+                    .and_then(|h| h.owner)
+                    .is_some_and(|owner| owner.cluster == self.cluster);
+                if !ours {
+                    return Err(taken(&final_name));
+                }
+                // One of ours that is on its way out still has the name.
+                spec.name = format!("{final_name}.{}", wanted.instance);
+                match self.engine.create(&spec).await.map_err(|e| e.to_string())? {
+                    Named::Done(id) => id,
+                    Named::Taken(_) => return Err(taken(&spec.name)),
+                }
+            }
+        };
+        self.engine
+            .inspect(&docker_id)
+            .await
+            .map_err(|e| e.to_string())
+    }
+
+    /// Runs something that may pull `reference`, and tells how far the pull is.
+    async fn with_progress<T>(
+        &self,
+        reference: &str,
+        work: Work,
+        events: &mpsc::Sender<Event>,
+        job: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(job);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                done = &mut job => {
+                    if told {
+                        let _ = events.send(Event::Progress(work, None)).await;
+                    }
+                    return done;
+                }
+                () = tokio::time::sleep(PROGRESS_EVERY) => {
+                    if let Some(progress) = self.images.progress(reference) {
+                        told = true;
+                        let text = Some(format!("pulling {reference}: {progress}"));
+                        let _ = events.send(Event::Progress(work.clone(), text)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn taken(name: &str) -> String {
+    format!(
+        "the name {name} is held by a container that dokkaa did not start; `docker rename` or `docker rm` it"
+    )
+}
+
+fn failure(outcome: &Outcome) -> Option<&str> {
+    match outcome {
+        Outcome::NotResolved { reason, .. }
+        | Outcome::NotPrepared { reason, .. }
+        | Outcome::NotStarted { reason, .. }
+        | Outcome::Failed { reason, .. } => Some(reason),
+        Outcome::Resolved { .. } | Outcome::Prepared { .. } | Outcome::Done { .. } => None,
+    }
+}
+
+fn name(work: &Work) -> String {
+    match work {
+        Work::Slot(slot) => slot.to_string(),
+        Work::Container(container) => container.to_string(),
+    }
+}
