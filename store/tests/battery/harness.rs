@@ -1,0 +1,249 @@
+//! Both etcds behind one face, and one helper to wait.
+
+use std::future::Future;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::etcd::{EtcdKv, EtcdOptions};
+use store::kv::{Kv, KvError, Range};
+use store::memory::MemKv;
+use store::{Op, Txn, TxnReply};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// An etcd process with its data in a folder of its own; it ends with this value.
+pub(crate) struct RealEtcd {
+    child: Child,
+    address: String,
+    folder: TempDir,
+}
+
+impl RealEtcd {
+    /// On a free TCP port.
+    pub(crate) fn start() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let (child, address) = run(folder.path(), "http://127.0.0.1:0", "http://127.0.0.1:0");
+        Self {
+            child,
+            address,
+            folder,
+        }
+    }
+
+    /// On a unix socket, as the embedded one.
+    pub(crate) fn start_on_socket() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let (child, _) = run(folder.path(), "unix://c:1", "unix://p:1");
+        let socket = folder.path().join("c:1");
+        Self {
+            child,
+            address: format!("unix:{}", socket.display()),
+            folder,
+        }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Kills it, and starts it again at the same place with the same data.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let listen = format!("http://{}", self.address);
+        let (child, _) = run(self.folder.path(), &listen, "http://127.0.0.1:0");
+        self.child = child;
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    pub(crate) fn options(&self) -> EtcdOptions {
+        EtcdOptions::new([self.address.clone()])
+    }
+
+    pub(crate) fn kv(&self) -> Arc<dyn Kv> {
+        Arc::new(EtcdKv::new(&self.options()).expect("good options"))
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+}
+
+impl Drop for RealEtcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The process, and the client address from its log.
+fn run(folder: &Path, client: &str, peer: &str) -> (Child, String) {
+    let advertise = |url: &str| url.replace("unix://", "http://");
+    let mut child = Command::new("etcd")
+        .current_dir(folder)
+        .args(["--data-dir", "data", "--logger", "capnslog"])
+        .args(["--heartbeat-interval", "20", "--election-timeout", "200"])
+        .args(["--listen-client-urls", client])
+        .args(["--advertise-client-urls", &advertise(client)])
+        .args(["--listen-peer-urls", peer])
+        .args(["--initial-advertise-peer-urls", &advertise(peer)])
+        .args(["--initial-cluster", &format!("default={}", advertise(peer))])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("etcd is in PATH");
+    let log = child.stderr.take().expect("piped");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    // Reads to the end, so that etcd never waits for its log.
+    std::thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            sender.send(line).ok();
+        }
+    });
+    let mut last = String::new();
+    while let Ok(line) = receiver.recv_timeout(Duration::from_secs(30)) {
+        if let Some((_, address)) = line.split_once("client requests on ") {
+            let address = address.split(',').next().unwrap_or_default();
+            return (child, address.trim().to_owned());
+        }
+        last = line;
+    }
+    child.kill().ok();
+    child.wait().ok();
+    panic!("etcd did not start; its last line: {last}");
+}
+
+/// One of the two.
+pub(crate) struct Backend {
+    pub(crate) kv: Arc<dyn Kv>,
+    memory: Option<MemKv>,
+    etcd: Option<RealEtcd>,
+}
+
+impl Backend {
+    pub(crate) fn memory() -> Self {
+        let memory = MemKv::new();
+        Self {
+            kv: Arc::new(memory.clone()),
+            memory: Some(memory),
+            etcd: None,
+        }
+    }
+
+    pub(crate) fn etcd() -> Self {
+        let etcd = RealEtcd::start();
+        Self {
+            kv: etcd.kv(),
+            memory: None,
+            etcd: Some(etcd),
+        }
+    }
+
+    /// Makes a client of its own.
+    pub(crate) fn factory(&self) -> Arc<dyn Fn() -> Arc<dyn Kv> + Send + Sync> {
+        if let Some(memory) = self.memory.clone() {
+            return Arc::new(move || Arc::new(memory.clone()));
+        }
+        let etcd = self.etcd.as_ref().expect("one of the two");
+        let options = etcd.options();
+        Arc::new(move || Arc::new(EtcdKv::new(&options).expect("good options")))
+    }
+
+    pub(crate) async fn compact(&self, revision: i64) {
+        if let Some(memory) = &self.memory {
+            memory
+                .with(|etcd| etcd.compact(revision))
+                .expect("compacts");
+        }
+        if let Some(etcd) = &self.etcd {
+            let mut client = etcd_client::Client::connect([etcd.address()], None)
+                .await
+                .expect("connects");
+            let options = etcd_client::CompactionOptions::new().with_physical();
+            client
+                .compact(revision, Some(options))
+                .await
+                .expect("compacts");
+        }
+    }
+
+    /// Breaks every connection, as a restart does.
+    pub(crate) fn restart(&mut self) {
+        if let Some(memory) = &self.memory {
+            memory.with(|etcd| etcd.close_watches("restarted"));
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.restart();
+        }
+    }
+}
+
+/// Runs each case on both.
+macro_rules! both {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(crate::harness::Backend::memory()).await;
+            })*
+        }
+        mod etcd {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(crate::harness::Backend::etcd()).await;
+            })*
+        }
+    };
+}
+pub(crate) use both;
+
+/// Looks again and again, for a long time, until there is an answer.
+pub(crate) async fn wait_for<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Puts one key; its revision. Tried again while etcd is away.
+pub(crate) async fn put(kv: &dyn Kv, key: &str, value: &str) -> i64 {
+    wait_for("a put", || async {
+        match txn(kv, vec![Op::put(key, value)]).await {
+            Ok(reply) => Some(reply.revision),
+            Err(KvError::Unavailable(_)) => None,
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await
+}
+
+/// Deletes one key; the revision after it.
+pub(crate) async fn delete(kv: &dyn Kv, key: &str) -> i64 {
+    let reply = txn(kv, vec![Op::delete(key)]).await;
+    reply.expect("deletes").revision
+}
+
+/// A transaction without guards.
+pub(crate) async fn txn(kv: &dyn Kv, ops: Vec<Op>) -> Result<TxnReply, KvError> {
+    kv.txn(Txn::new(Vec::new(), ops)).await
+}
+
+/// A key's value.
+pub(crate) async fn get(kv: &dyn Kv, key: &str) -> Option<String> {
+    let reply = kv.range(Range::key(key)).await.expect("reads");
+    let kv = reply.kvs.into_iter().next()?;
+    Some(String::from_utf8(kv.value).expect("text"))
+}

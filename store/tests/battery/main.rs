@@ -1,0 +1,9 @@
+//! One battery of tests, run on the etcd in memory and on a real one: that is what keeps the twin honest.
+
+mod claims;
+mod harness;
+mod host;
+mod kv;
+mod network;
+mod random;
+mod view;
