@@ -40,12 +40,7 @@ pub(crate) struct CloudConfigArgs {
     #[arg(long, value_enum)]
     format: Format,
     /// Every host runs a member of etcd; they find each other through this URL
-    #[arg(
-        long,
-        value_name = "URL",
-        conflicts_with = "etcd",
-        required_if_eq_any = [("format", "coreos"), ("format", "cloud-init")]
-    )]
+    #[arg(long, value_name = "URL", conflicts_with = "etcd")]
     discovery: Option<String>,
     /// The cluster's etcd runs elsewhere, at these endpoints
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -73,6 +68,13 @@ pub(crate) struct CloudConfigArgs {
 
 /// Prints it.
 pub(crate) fn run(args: CloudConfigArgs) -> anyhow::Result<ExitCode> {
+    if !args.says_where_etcd_is() {
+        writeln!(
+            io::stderr().lock(),
+            "error: user data needs --discovery <URL> or --etcd <LIST>"
+        )?;
+        return Ok(ExitCode::from(2));
+    }
     let text = match args.format {
         Format::Unit => cloud_config::unit(&Unit::new(Command::Agent, args.agent_flags))?,
         Format::UpUnit => cloud_config::unit(&Unit::new(Command::Up, args.agent_flags))?,
@@ -81,6 +83,15 @@ pub(crate) fn run(args: CloudConfigArgs) -> anyhow::Result<ExitCode> {
     };
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl CloudConfigArgs {
+    /// User data says it; a unit has only the flags after `--`.
+    fn says_where_etcd_is(&self) -> bool {
+        matches!(self.format, Format::Unit | Format::UpUnit)
+            || self.discovery.is_some()
+            || !self.etcd.is_empty()
+    }
 }
 
 fn options(args: CloudConfigArgs) -> anyhow::Result<Options> {
@@ -130,9 +141,11 @@ mod tests {
 
     #[test]
     fn user_data_says_where_etcd_is_a_unit_need_not() {
-        assert!(parse("--format coreos").is_err());
-        assert!(parse("--format coreos --discovery https://d/x").is_ok());
-        assert!(parse("--format cloud-init --etcd 10.0.0.1:1,10.0.0.2:1").is_ok());
+        let says = |line: &str| parse(line).expect("read").says_where_etcd_is();
+        assert!(!says("--format coreos"));
+        assert!(says("--format coreos --discovery https://d/x"));
+        assert!(says("--format cloud-init --etcd 10.0.0.1:1,10.0.0.2:1"));
+        assert!(says("--format up-unit"));
         assert!(parse("--format coreos --etcd a:1 --discovery https://d/x").is_err());
         let unit = parse("--format unit -- --etcd https://10.0.0.9:1 --label a=b").expect("read");
         assert_eq!(

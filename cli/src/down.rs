@@ -36,7 +36,7 @@ pub(crate) struct DownArgs {
     #[arg(
         long,
         value_name = "FILE",
-        env = "DOKKAA_LOG",
+        env = "DOKKAA_LOG_FILE",
         default_value = up::DEFAULT_LOG
     )]
     pub(crate) log_file: PathBuf,

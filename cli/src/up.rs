@@ -40,7 +40,7 @@ pub(crate) struct UpArgs {
     #[arg(
         long,
         value_name = "FILE",
-        env = "DOKKAA_LOG",
+        env = "DOKKAA_LOG_FILE",
         default_value = DEFAULT_LOG
     )]
     pub(crate) log_file: PathBuf,
@@ -86,7 +86,12 @@ impl Files {
     /// Makes the directory. One with files of others is refused: `down --purge`
     /// removes it as a whole.
     fn prepare(&self) -> anyhow::Result<()> {
-        let made = || format!("cannot make the state directory {}", self.state_dir.display());
+        let made = || {
+            format!(
+                "cannot make the state directory {}",
+                self.state_dir.display()
+            )
+        };
         let others = match fs::read_dir(&self.state_dir) {
             Ok(mut entries) => entries.next().is_some() && !self.exist(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,

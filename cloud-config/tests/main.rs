@@ -1,6 +1,6 @@
 //! The texts against golden files, and against the programs that read them.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p cloud-config` writes the files anew.
+//! `REWRITE=1 cargo test -p cloud-config` writes the files anew.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -63,7 +63,7 @@ fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("REWRITE").is_some() {
         fs::write(&path, text).unwrap();
     }
     let wanted = fs::read_to_string(&path).unwrap_or_default();
