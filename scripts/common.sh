@@ -25,3 +25,11 @@ systemd_runs() { [ -d /run/systemd/system ]; }
 # The folders a user's PATH often lacks and these scripts need.
 PATH=$PATH:$HOME/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
+
+# What cargo runs from now on runs as root; what it builds does not.
+run_tests_as_root() {
+    local triple
+    [ "$(id -u)" -ne 0 ] || return 0
+    triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${triple}_RUNNER=sudo -E"
+}

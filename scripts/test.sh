@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # Every test of the workspace. Some make network namespaces and start engines
-# of their own, so the test programs run as root; the build does not.
+# of their own, so the test programs run as root; the build does not. Arguments
+# go to `cargo test`.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
 scripts/setup.sh up test
-PATH=$PATH:$ROOT/target/tools/usr/bin:$ROOT/target/tools/usr/sbin
-if [ "$(id -u)" -ne 0 ]; then
-    triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-    export "CARGO_TARGET_${triple}_RUNNER=sudo -E"
-fi
+run_tests_as_root
+# The tests run the program too; with all targets, what both need is built once.
+cargo build --workspace --all-targets --locked
 cargo test --workspace --locked "$@"
