@@ -22,8 +22,10 @@ rm -rf /etc/docker /etc/resolv.conf /root/.docker
 mkdir -p /etc/docker /var/lib/docker /var/lib/dokkaa /var/lib/etcd "$2/docker"
 mount --bind "$2/docker" /var/lib/docker
 # State of the machine's own cluster, if it has one, stays out of sight.
-mount -t tmpfs -o mode=700 tmpfs /var/lib/dokkaa
-mount -t tmpfs -o mode=755 tmpfs /var/lib/etcd
+for state in dokkaa etcd; do
+    like=$(stat -c 'mode=%a,uid=%u,gid=%g' "/var/lib/$state")
+    mount -t tmpfs -o "$like" tmpfs "/var/lib/$state"
+done
 printf '127.0.0.1 localhost\n%s %s\n' "${3%/*}" "$1" >/etc/hosts
 printf 'nameserver 10.99.0.1\n' >/etc/resolv.conf
 ip link set lo up

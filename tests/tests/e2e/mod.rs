@@ -11,6 +11,7 @@ mod links;
 mod registry;
 mod restart;
 mod scale;
+mod three_hosts;
 mod tutorial;
 mod update;
 
