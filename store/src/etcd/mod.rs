@@ -40,6 +40,8 @@ pub struct EtcdKv {
     renewals: Mutex<Option<Renewals>>,
     /// Id of etcd's own cluster in the last call's answer.
     cluster_id: AtomicU64,
+    /// How often a watch is asked for its progress.
+    pace: Duration,
 }
 
 struct Renewals {
@@ -78,6 +80,7 @@ impl EtcdKv {
             call_timeout: options.call_timeout,
             renewals: Mutex::new(None),
             cluster_id: AtomicU64::new(0),
+            pace: options.lease_ttl / 5,
         })
     }
 
@@ -223,7 +226,7 @@ impl Kv for EtcdKv {
             let why = client::Failure("an endpoint belongs to another etcd cluster".into());
             return Err(KvError::Unavailable(Arc::new(why)));
         }
-        Ok(opened.start(self.streams.clone()))
+        Ok(opened.start(self.streams.clone(), self.pace))
     }
 
     async fn status(&self) -> Result<Status, KvError> {

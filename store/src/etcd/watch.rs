@@ -1,9 +1,15 @@
 //! One watch on one stream, from its creation to its end.
+//!
+//! It asks for its progress at a steady pace. That shows how fresh it is, and
+//! keeps the connection: etcd without TLS ends one on which HTTP/2 pings come
+//! more often than every 5 s and nothing else is said.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_client::{WatchRequestSender, WatchResponseStream};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use super::client::{Attempt, Clients};
 use super::{MAX_MESSAGE, convert};
@@ -52,12 +58,12 @@ pub(super) async fn open(
 
 impl Opened {
     /// Passes on what the stream says until it ends or nobody listens.
-    pub(super) fn start(self, streams: Arc<Clients>) -> Watch {
+    pub(super) fn start(self, streams: Arc<Clients>, pace: Duration) -> Watch {
         // A few: a reader that is slow makes etcd wait, which loses nothing.
         let (sender, replies) = mpsc::channel(16);
         // One: a second request would get the same answer.
         let (progress, asked) = mpsc::channel(1);
-        tokio::spawn(self.run(streams, sender, asked));
+        tokio::spawn(self.run(streams, sender, asked, pace));
         Watch { replies, progress }
     }
 
@@ -66,18 +72,23 @@ impl Opened {
         streams: Arc<Clients>,
         sender: mpsc::Sender<WatchReply>,
         mut asked: mpsc::Receiver<()>,
+        pace: Duration,
     ) {
         let mut parts: Vec<Event> = Vec::new();
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + pace, pace);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Each arm but the answers' has nothing to lose; the stream keeps what it has read of a message.
             let answer = tokio::select! {
                 () = sender.closed() => return,
-                Some(()) = asked.recv() => {
-                    // If it can't be sent the stream is at its end, and says so itself.
-                    let _ = self.requests.request_progress().await;
-                    continue;
-                }
-                answer = self.answers.message() => answer,
+                Some(()) = asked.recv() => None,
+                _ = tick.tick() => None,
+                answer = self.answers.message() => Some(answer),
+            };
+            let Some(answer) = answer else {
+                // If it can't be sent the stream is at its end, and says so itself.
+                let _ = self.requests.request_progress().await;
+                continue;
             };
             let reply = match answer {
                 Ok(Some(answer)) => {

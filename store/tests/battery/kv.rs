@@ -211,8 +211,12 @@ async fn nested_guards_see_the_store_as_before_the_whole(b: Backend) {
 
 async fn a_nested_loser_fails_alone(b: Backend) {
     put(&*b.kv, "/taken", "1").await;
-    let claim =
-        |key: &str| Op::Txn(Txn::new(vec![Compare::absent(key)], vec![Op::put(key, "2")]));
+    let claim = |key: &str| {
+        Op::Txn(Txn::new(
+            vec![Compare::absent(key)],
+            vec![Op::put(key, "2")],
+        ))
+    };
     let reply = txn(&*b.kv, vec![claim("/x"), claim("/taken"), claim("/y")])
         .await
         .expect("runs");
@@ -244,7 +248,10 @@ async fn a_key_twice_in_one_transaction_is_refused(b: Backend) {
         ))
     };
     refused(txn(&*b.kv, vec![nested("1"), nested("2")]).await, text);
-    refused(txn(&*b.kv, vec![nested("1"), Op::put("/a", "2")]).await, text);
+    refused(
+        txn(&*b.kv, vec![nested("1"), Op::put("/a", "2")]).await,
+        text,
+    );
     assert_eq!(get(&*b.kv, "/a").await, None);
 }
 
@@ -272,9 +279,8 @@ async fn a_put_under_a_deleted_range_is_refused(b: Backend) {
 }
 
 async fn the_128th_operation_is_taken_and_the_129th_is_refused(b: Backend) {
-    let puts = |count: usize| -> Vec<Op> {
-        (0..count).map(|i| Op::put(format!("/n/{i}"), "")).collect()
-    };
+    let puts =
+        |count: usize| -> Vec<Op> { (0..count).map(|i| Op::put(format!("/n/{i}"), "")).collect() };
     txn(&*b.kv, puts(128)).await.expect("runs");
     refused(txn(&*b.kv, puts(129)).await, "too many operations");
     let guards = vec![Compare::absent("/none"); 129];
@@ -403,10 +409,13 @@ async fn a_lease_that_is_not_renewed_takes_its_keys(b: Backend) {
             .await
             .expect("grants");
     assert_eq!(ttl, Duration::from_secs(2));
-    let at = txn(&*b.kv, vec![on_lease("/l/a", lease), on_lease("/l/b", lease)])
-        .await
-        .expect("puts")
-        .revision;
+    let at = txn(
+        &*b.kv,
+        vec![on_lease("/l/a", lease), on_lease("/l/b", lease)],
+    )
+    .await
+    .expect("puts")
+    .revision;
     let mut watch =
         b.kv.watch(KeyRange::prefix("/l/"), at + 1, false)
             .await
@@ -459,9 +468,12 @@ async fn a_put_without_the_lease_takes_the_key_off_it(b: Backend) {
         b.kv.lease_grant(Duration::from_secs(5))
             .await
             .expect("grants");
-    txn(&*b.kv, vec![on_lease("/l/a", lease), on_lease("/l/b", lease)])
-        .await
-        .expect("puts");
+    txn(
+        &*b.kv,
+        vec![on_lease("/l/a", lease), on_lease("/l/b", lease)],
+    )
+    .await
+    .expect("puts");
     put(&*b.kv, "/l/a", "2").await;
     b.kv.lease_revoke(lease).await.expect("revokes");
     assert_eq!(get(&*b.kv, "/l/a").await.as_deref(), Some("2"));
@@ -497,10 +509,13 @@ async fn revoking_a_lease_deletes_its_keys_at_one_revision(b: Backend) {
         b.kv.lease_grant(Duration::from_secs(5))
             .await
             .expect("grants");
-    let at = txn(&*b.kv, vec![on_lease("/l/b", lease), on_lease("/l/a", lease)])
-        .await
-        .expect("puts")
-        .revision;
+    let at = txn(
+        &*b.kv,
+        vec![on_lease("/l/b", lease), on_lease("/l/a", lease)],
+    )
+    .await
+    .expect("puts")
+    .revision;
     b.kv.lease_revoke(lease).await.expect("revokes");
     let mut watch =
         b.kv.watch(KeyRange::prefix("/l/"), at + 1, false)
@@ -542,10 +557,7 @@ async fn a_watch_begins_with_what_comes_if_it_is_told_nothing(b: Backend) {
             .await
             .expect("watches");
     let at = put(&*b.kv, "/w/a", "2").await;
-    assert_eq!(
-        told(&events(&mut watch, 1).await),
-        [format!("/w/a=2@{at}")]
-    );
+    assert_eq!(told(&events(&mut watch, 1).await), [format!("/w/a=2@{at}")]);
 }
 
 async fn a_watch_says_what_was_before_if_asked(b: Backend) {

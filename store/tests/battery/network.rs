@@ -1,1 +1,304 @@
-//! x
+//! Connections that break, hang and come back; only a real etcd has them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::Op;
+use store::etcd::{EtcdKv, EtcdOptions};
+use store::kv::{Event, KeyRange, Kv, KvError, Range, Watch, WatchReply};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::harness::{RealEtcd, get, put, txn, wait_for};
+
+/// A TCP proxy whose cable can be pulled: then nothing passes, and nobody is told.
+struct Proxy {
+    address: String,
+    pulled: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Proxy {
+    async fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound").to_string();
+        let (pulled, receiver) = watch::channel(false);
+        let target = target.to_owned();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((inbound, _)) = listener.accept().await {
+                let (target, pulled) = (target.clone(), receiver.clone());
+                connections.spawn(async move {
+                    let Ok(outbound) = TcpStream::connect(target).await else {
+                        return;
+                    };
+                    let (from, to) = inbound.into_split();
+                    let (back, forth) = outbound.into_split();
+                    tokio::select! {
+                        () = copy(from, forth, pulled.clone()) => {}
+                        () = copy(back, to, pulled) => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            pulled,
+            _tasks: tasks,
+        }
+    }
+
+    fn pull(&self, pulled: bool) {
+        self.pulled.send_replace(pulled);
+    }
+}
+
+async fn copy(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut pulled: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(read) = from.read(&mut buffer).await {
+        if read == 0 || pulled.wait_for(|pulled| !pulled).await.is_err() {
+            return;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn client(endpoints: &[&str]) -> Arc<dyn Kv> {
+    let options = EtcdOptions {
+        lease_ttl: Duration::from_secs(5),
+        ..EtcdOptions::new(endpoints.iter().copied())
+    };
+    Arc::new(EtcdKv::new(&options).expect("good options"))
+}
+
+/// Waits for the first event, over closed watches.
+async fn first_event(kv: &dyn Kv, mut watch: Watch, from: i64) -> Event {
+    loop {
+        match watch.replies.recv().await {
+            Some(WatchReply::Events(events, _)) => {
+                return events.into_iter().next().expect("not empty");
+            }
+            Some(WatchReply::Progress(_)) => {}
+            Some(WatchReply::Closed(_)) | None => {
+                watch = wait_for("a watch", || async {
+                    kv.watch(KeyRange::prefix("/w/"), from, false).await.ok()
+                })
+                .await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_on_a_unix_socket_is_used_as_any_other() {
+    let etcd = RealEtcd::start_on_socket();
+    assert!(etcd.folder().join("c:1").exists());
+    let kv = etcd.kv();
+    let at = put(&*kv, "/w/a", "1").await;
+    let (lease, _) = kv
+        .lease_grant(Duration::from_secs(5))
+        .await
+        .expect("grants");
+    kv.lease_keep_alive(lease).await.expect("renews");
+    let watch = kv
+        .watch(KeyRange::prefix("/w/"), at, false)
+        .await
+        .expect("watches");
+    assert_eq!(first_event(&*kv, watch, at).await.modified(), at);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_etcd_every_call_fails_in_time() {
+    // A port that nobody listens on.
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = free.local_addr().expect("bound").to_string();
+    drop(free);
+    let kv = client(&[&address]);
+    let started = Instant::now();
+    let results = tokio::join!(
+        async { kv.range(Range::key("/a")).await.map(|_| ()) },
+        async { txn(&*kv, vec![Op::put("/a", "1")]).await.map(|_| ()) },
+        async { kv.watch(KeyRange::key("/a"), 0, false).await.map(|_| ()) },
+        async { kv.lease_grant(Duration::from_secs(5)).await.map(|_| ()) },
+        async { kv.lease_keep_alive(1).await.map(|_| ()) },
+    );
+    for result in [results.0, results.1, results.2, results.3, results.4] {
+        assert!(matches!(result, Err(KvError::Unavailable(_))), "{result:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_cable_is_pulled_calls_fail_and_come_back_by_themselves() {
+    let etcd = RealEtcd::start();
+    let proxy = Proxy::to(etcd.address()).await;
+    let kv = client(&[&proxy.address]);
+    put(&*kv, "/a", "1").await;
+    let (lease, _) = kv
+        .lease_grant(Duration::from_secs(60))
+        .await
+        .expect("grants");
+    kv.lease_keep_alive(lease).await.expect("renews");
+    proxy.pull(true);
+    let started = Instant::now();
+    let (read, written, renewed) = tokio::join!(
+        kv.range(Range::key("/a")),
+        txn(&*kv, vec![Op::put("/a", "2")]),
+        kv.lease_keep_alive(lease),
+    );
+    assert!(matches!(read, Err(KvError::Unavailable(_))), "{read:?}");
+    assert!(
+        matches!(written, Err(KvError::Unavailable(_))),
+        "{written:?}"
+    );
+    assert!(
+        matches!(renewed, Err(KvError::Unavailable(_))),
+        "{renewed:?}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(20));
+    proxy.pull(false);
+    wait_for("a read", || async { kv.range(Range::key("/a")).await.ok() }).await;
+    wait_for("a renewal", || async {
+        kv.lease_keep_alive(lease).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_cable_is_pulled_a_watch_ends_in_time_and_resumes_without_a_gap() {
+    let etcd = RealEtcd::start();
+    let proxy = Proxy::to(etcd.address()).await;
+    let (behind, direct) = (client(&[&proxy.address]), etcd.kv());
+    let from = put(&*direct, "/elsewhere", "1").await + 1;
+    let mut watch = behind
+        .watch(KeyRange::prefix("/w/"), from, false)
+        .await
+        .expect("watches");
+    proxy.pull(true);
+    let at = put(&*direct, "/w/a", "1").await;
+    let ended = tokio::time::timeout(Duration::from_secs(30), watch.replies.recv());
+    let ended = ended.await.expect("in time");
+    assert!(matches!(ended, Some(WatchReply::Closed(_))), "{ended:?}");
+    proxy.pull(false);
+    assert_eq!(first_event(&*behind, watch, from).await.modified(), at);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_watch_stays_open() {
+    let etcd = RealEtcd::start();
+    let kv = etcd.kv();
+    let from = put(&*kv, "/elsewhere", "1").await + 1;
+    let mut watch = kv
+        .watch(KeyRange::prefix("/w/"), from, false)
+        .await
+        .expect("watches");
+    // Longer than etcd bears pings that it finds too many.
+    let quiet = tokio::time::timeout(Duration::from_secs(15), async {
+        loop {
+            match watch.replies.recv().await {
+                Some(WatchReply::Progress(_)) => {}
+                other => return other,
+            }
+        }
+    });
+    let said = quiet.await;
+    assert!(said.is_err(), "{said:?}");
+    put(&*kv, "/w/a", "1").await;
+    assert!(matches!(
+        watch.replies.recv().await,
+        Some(WatchReply::Events(..))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_restarts_is_used_again() {
+    let mut etcd = RealEtcd::start();
+    let kv = etcd.kv();
+    let at = put(&*kv, "/w/a", "1").await;
+    let (lease, _) = kv
+        .lease_grant(Duration::from_secs(60))
+        .await
+        .expect("grants");
+    let watch = kv
+        .watch(KeyRange::prefix("/w/"), at + 1, false)
+        .await
+        .expect("watches");
+    etcd.restart();
+    let next = put(&*kv, "/w/a", "2").await;
+    assert_eq!(first_event(&*kv, watch, at + 1).await.modified(), next);
+    wait_for("a renewal", || async {
+        kv.lease_keep_alive(lease).await.ok()
+    })
+    .await;
+    assert_eq!(get(&*kv, "/w/a").await.as_deref(), Some("2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_one_endpoint_hangs_the_other_is_used() {
+    let etcd = RealEtcd::start();
+    let proxy = Proxy::to(etcd.address()).await;
+    let kv = client(&[&proxy.address, etcd.address()]);
+    put(&*kv, "/a", "1").await;
+    proxy.pull(true);
+    // Wherever the client is: reads go on within their own deadline.
+    for _ in 0..3 {
+        kv.range(Range::key("/a")).await.expect("reads");
+    }
+    wait_for("a watch", || async {
+        kv.watch(KeyRange::prefix("/w/"), 0, false).await.ok()
+    })
+    .await;
+    let (lease, _) = kv
+        .lease_grant(Duration::from_secs(60))
+        .await
+        .expect("grants");
+    wait_for("a renewal", || async {
+        kv.lease_keep_alive(lease).await.ok()
+    })
+    .await;
+}
+
+#[test]
+fn endpoints_that_are_none_are_refused() {
+    for wrong in ["", "etcd", "ftp://a:1", "http://a", "unix:", "http://"] {
+        let result = EtcdKv::new(&EtcdOptions::new([wrong]));
+        assert!(result.is_err(), "{wrong}");
+    }
+    assert!(EtcdKv::new(&EtcdOptions::new(Vec::<String>::new())).is_err());
+    for right in [
+        "etcd:2379",
+        "10.0.0.1:2379",
+        "http://[::1]:2379",
+        "unix:/run/etcd",
+    ] {
+        EtcdKv::new(&EtcdOptions::new([right])).expect(right);
+    }
+}
+
+#[test]
+fn plaintext_over_a_network_is_named() {
+    let options = EtcdOptions::new([
+        "127.0.0.1:1",
+        "localhost:1",
+        "unix:/run/etcd",
+        "https://far:1",
+        "http://[::1]:1",
+        "10.0.0.1:1",
+        "http://far:1",
+    ]);
+    assert_eq!(
+        options.plaintext_endpoints(),
+        ["10.0.0.1:1", "http://far:1"]
+    );
+}
