@@ -195,9 +195,6 @@ impl Files {
                 format!("--initial-advertise-peer-urls=http://{PEER_SOCKET}"),
                 format!("--initial-cluster=dokkaa=http://{PEER_SOCKET}"),
                 "--auto-compaction-retention=1h".to_owned(),
-                "--logger=zap".to_owned(),
-                "--log-outputs=stderr".to_owned(),
-                "--log-level=warn".to_owned(),
             ]
             .map(OsString::from),
         );
@@ -409,6 +406,11 @@ fn spawn(files: &Files, program: &Path, launcher: &[OsString]) -> io::Result<Chi
             command.env_remove(name);
         }
     }
+    // An old one that knows no such flag only warns of the variable.
+    command
+        .env("ETCD_LOGGER", "zap")
+        .env("ETCD_LOG_OUTPUTS", "stderr")
+        .env("ETCD_LOG_LEVEL", "warn");
     command.spawn()
 }
 
