@@ -9,6 +9,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use manifests::{AppName, ContainerId};
 
+use crate::cloud_config::CloudConfigArgs;
+use crate::down::DownArgs;
+use crate::up::UpArgs;
+
 /// Where the CLI looks for an agent's door unless told otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "http://127.0.0.1:4001";
 
@@ -31,6 +35,36 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// What is done on this machine.
+    #[command(flatten)]
+    Local(LocalCommand),
+    /// What is asked of an agent.
+    #[command(flatten)]
+    User(UserCommand),
+}
+
+/// What is done on this machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LocalCommand {
+    /// Run a cluster on this machine: the agent and an etcd of its own
+    #[command(after_help = UP_EXAMPLES)]
+    Up(Box<UpCommand>),
+    /// Stop what `dokkaa up` runs; manifests and volumes stay
+    #[command(after_help = DOWN_EXAMPLES)]
+    Down(DownCommand),
+    /// Print what etcdctl needs to reach the etcd of `dokkaa up`
+    #[command(after_help = ENV_EXAMPLES)]
+    Env(EnvArgs),
+    /// Run this host of a cluster
+    #[command(after_help = AGENT_EXAMPLES)]
+    Agent(Box<AgentArgs>),
+    /// Print user data that sets up hosts, or the agent's systemd unit
+    CloudConfig(CloudConfigArgs),
+}
+
+/// What is asked of an agent, and what needs none.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
     /// Check manifests without a cluster
     #[command(after_help = VALIDATE_EXAMPLES)]
     Validate(ValidateArgs),
@@ -70,6 +104,21 @@ pub(crate) enum Command {
     /// Print the version
     Version,
 }
+
+const UP_EXAMPLES: &str = "Examples:
+  dokkaa up                             in the foreground, Ctrl-C ends it
+  dokkaa up --detach                    returns when it is ready
+  dokkaa up --keys-listen 127.0.0.1:5001
+
+It takes the agent's flags, too (dokkaa agent --help). Services are published on
+the bridge's gateway: reachable from this machine and its containers only.";
+
+const DOWN_EXAMPLES: &str = "Examples:
+  dokkaa down                           the next `dokkaa up` brings everything back
+  dokkaa down --purge                   manifests go too; volumes stay";
+
+const ENV_EXAMPLES: &str = "Examples:
+  eval \"$(dokkaa env)\" && etcdctl get --prefix /apps/";
 
 const VALIDATE_EXAMPLES: &str = "Examples:
   dokkaa validate nginx.json
@@ -413,6 +462,39 @@ fn scale(text: &str) -> Result<(ContainerId, u32), String> {
     Ok((container(id)?, number))
 }
 
+/// `dokkaa up`: its own flags and the agent's.
+#[derive(Debug, Args)]
+pub(crate) struct UpCommand {
+    /// Its own.
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+    /// The agent's.
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+/// `dokkaa down`.
+#[derive(Debug, Args)]
+pub(crate) struct DownCommand {
+    /// Its own.
+    #[command(flatten)]
+    pub(crate) down: DownArgs,
+    /// State directory of `dokkaa up` [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<String>,
+    /// The Docker Engine of this machine [env: DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "URL")]
+    pub(crate) docker: Option<String>,
+}
+
+/// `dokkaa env`.
+#[derive(Debug, Args)]
+pub(crate) struct EnvArgs {
+    /// State directory of `dokkaa up` [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<String>,
+}
+
 /// The agent's flags as they were given; `config::agent` reads them.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct AgentArgs {
@@ -494,8 +576,7 @@ pub(crate) struct AgentArgs {
     pub(crate) log_filter: Option<String>,
 }
 
-/// Shown under `dokkaa agent --help`.
-pub(crate) const AGENT_EXAMPLES: &str = "Examples:
+const AGENT_EXAMPLES: &str = "Examples:
   dokkaa agent --etcd 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379 \\
       --etcd-ca ca.pem --etcd-cert host.pem --etcd-key host.key
   ETCD_ADDR=127.0.0.1:2379 HOST_IP=10.0.0.1 dokkaa agent
@@ -526,7 +607,7 @@ mod tests {
     fn every_command_but_version_shows_examples() {
         for command in Cli::command().get_subcommands_mut() {
             let name = command.get_name().to_owned();
-            if name == "version" || command.is_hide_set() {
+            if name == "version" {
                 continue;
             }
             let help = command.render_long_help().to_string();

@@ -1,7 +1,8 @@
 //! The agent's configuration: flags, else the environment, else defaults, read once into plain values.
 //!
 //! Pure but for `Machine::look`, which asks the machine what the defaults
-//! depend on. What cannot be read is one line that names the flag.
+//! depend on, and `etcd_options`, which looks whether the certificates can be
+//! read. What is wrong is one line that names the flag.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use manifests::HostName;
+use store::etcd::EtcdOptions;
 
 use crate::args::AgentArgs;
 
@@ -314,10 +316,7 @@ pub(crate) fn agent(
         host_ip,
         name,
         labels: labels(&args.labels, read)?,
-        state_dir: read
-            .text(args.state_dir.as_ref(), "state-dir", "DOKKAA_STATE_DIR")
-            .or("/var/lib/dokkaa")
-            .into(),
+        state_dir: state_dir(args.state_dir.as_ref(), env),
         domain: match read.text(args.domain.as_ref(), "domain", "DOKKAA_DOMAIN") {
             Given { text: None, .. } => "skydns.local".to_owned(),
             given => given.read(domain)?,
@@ -342,6 +341,79 @@ pub(crate) fn agent(
             .text(args.log_filter.as_ref(), "log-filter", "DOKKAA_LOG_FILTER")
             .or("info"),
         warnings,
+    })
+}
+
+/// What `dokkaa up` changes: etcd is its own, and there are no other agents to talk to. `etcd` is not known before it
+/// runs; where no `--host-ip` is given, the caller puts the bridge's gateway in `host_ip`.
+pub(crate) fn up(
+    args: &AgentArgs,
+    env: &BTreeMap<String, String>,
+    machine: &Machine,
+) -> Result<AgentConfig, ConfigError> {
+    if args.etcd.is_some() {
+        return Err(ConfigError::new(
+            "--etcd",
+            "dokkaa up runs an etcd of its own; dokkaa agent joins another",
+        ));
+    }
+    let mut env = env.clone();
+    env.retain(|name, _| name != "ETCD_ADDR" && !name.starts_with("DOKKAA_ETCD_"));
+    env.entry("DOKKAA_PEER_LISTEN".to_owned())
+        .or_insert_with(|| "off".to_owned());
+    let machine = Machine {
+        route_source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        ..machine.clone()
+    };
+    agent(args, &env, &machine)
+}
+
+/// `--host-ip` or its variable says where the other hosts reach this one.
+pub(crate) fn is_host_ip_given(args: &AgentArgs, env: &BTreeMap<String, String>) -> bool {
+    Reader { env }
+        .text(args.host_ip.as_ref(), "host-ip", "HOST_IP")
+        .text
+        .is_some()
+}
+
+/// `--state-dir` alone.
+pub(crate) fn state_dir(flag: Option<&String>, env: &BTreeMap<String, String>) -> PathBuf {
+    Reader { env }
+        .text(flag, "state-dir", "DOKKAA_STATE_DIR")
+        .or("/var/lib/dokkaa")
+        .into()
+}
+
+/// `--docker` alone.
+pub(crate) fn docker_socket(
+    flag: Option<&String>,
+    env: &BTreeMap<String, String>,
+) -> Result<PathBuf, ConfigError> {
+    docker(&Reader { env }.text(flag, "docker", "DOCKER_HOST"))
+}
+
+/// What the store takes. Certificates that can't be read are said now, not at the first connect.
+pub(crate) fn etcd_options(config: &AgentConfig) -> Result<EtcdOptions, ConfigError> {
+    let etcd = &config.etcd;
+    let files = [
+        ("--etcd-ca", etcd.ca.as_ref()),
+        ("--etcd-cert", etcd.identity.as_ref().map(|(cert, _)| cert)),
+        ("--etcd-key", etcd.identity.as_ref().map(|(_, key)| key)),
+    ];
+    for (flag, path) in files {
+        if let Some((path, Err(error))) = path.map(|path| (path, std::fs::read(path))) {
+            let what = format!("{}: {error}", path.display());
+            return Err(ConfigError::new(flag, what));
+        }
+    }
+    let (cert, key) = etcd.identity.clone().unzip();
+    Ok(EtcdOptions {
+        ca: etcd.ca.clone(),
+        cert,
+        key,
+        user: etcd.user.clone(),
+        lease_ttl: config.lease_ttl,
+        ..EtcdOptions::new(etcd.endpoints.iter())
     })
 }
 

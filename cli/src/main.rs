@@ -3,43 +3,94 @@
 //! Only wires: reads the command line, carries out a command, turns how it
 //! ended into one line on stderr and an exit code.
 
+mod agent;
 mod args;
+mod cloud_config;
 mod commands;
 mod config;
+mod down;
+mod embedded_etcd;
+mod env;
+mod local;
+mod metrics;
+mod name_service;
+mod pid_file;
+mod up;
 
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::Cli;
+use agent::Misconfigured;
+use args::{Cli, Command, UserCommand};
 use commands::CommandError;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are errors to clap, too. Who asked for them may be gone.
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
+    name_service::without_plugins();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Not for people, so no command of the command line.
+    let ended = match arguments.split_at_checked(2) {
+        Some(([_, command], rest)) if command == embedded_etcd::CHILD_COMMAND => {
+            local::become_etcd(rest)
         }
+        _ => match Cli::try_parse_from(arguments) {
+            Ok(cli) => run(cli.command),
+            Err(error) => {
+                // Help and version are errors to clap, too. Who asked for them may be gone.
+                let _ = error.print();
+                return ExitCode::from(error.exit_code() as u8);
+            }
+        },
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return end(&CommandError::Failed(error.to_string())),
-    };
-    match runtime.block_on(commands::run(cli.command)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => end(&error),
+    ended.unwrap_or_else(|error| end(&error))
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Local(command) => local::run(command),
+        Command::User(command) => run_user(command),
     }
 }
 
-fn end(error: &CommandError) -> ExitCode {
-    if !matches!(error, CommandError::Closed) {
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), "{error}");
+fn run_user(command: UserCommand) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(commands::run(command))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says how it ended, once, and with which exit code.
+fn end(error: &anyhow::Error) -> ExitCode {
+    let code = match error.downcast_ref::<CommandError>() {
+        Some(error) => error.exit_code(),
+        None if error.is::<Misconfigured>() => 2,
+        None if is_closed_pipe(error) => 0,
+        None => 1,
+    };
+    if code != 0 {
+        let _ = writeln!(io::stderr(), "{}", chain(error.as_ref()));
     }
-    ExitCode::from(error.exit_code())
+    ExitCode::from(code)
+}
+
+/// Who read our output has gone: a clean end.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

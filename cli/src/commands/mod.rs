@@ -20,25 +20,26 @@ mod why;
 use clap::CommandFactory;
 
 pub(crate) use error::CommandError;
+pub(crate) use output::print;
 
-use crate::args::{Cli, Command, CompletionArgs};
+use crate::args::{Cli, CompletionArgs, UserCommand};
 
 /// Carries out a command.
-pub(crate) async fn run(command: Command) -> Result<(), CommandError> {
+pub(crate) async fn run(command: UserCommand) -> Result<(), CommandError> {
     match command {
-        Command::Validate(args) => validate::run(&args),
-        Command::Apply(args) => apply::apply(&args).await,
-        Command::Get(args) => apply::get(&args).await,
-        Command::Set(args) => apply::set(&args).await,
-        Command::Scale(args) => apply::scale(&args).await,
-        Command::Ps(args) => lists::ps(&args).await,
-        Command::Hosts(args) => lists::hosts(&args).await,
-        Command::Status(args) => lists::status(&args).await,
-        Command::Logs(args) => logs::run(&args).await,
-        Command::Rm(args) => remove::run(&args).await,
-        Command::Why(args) => why::run(&args).await,
-        Command::Completion(args) => completion(&args),
-        Command::Version => output::print(&format!("dokkaa {}\n", env!("CARGO_PKG_VERSION"))),
+        UserCommand::Validate(args) => validate::run(&args),
+        UserCommand::Apply(args) => apply::apply(&args).await,
+        UserCommand::Get(args) => apply::get(&args).await,
+        UserCommand::Set(args) => apply::set(&args).await,
+        UserCommand::Scale(args) => apply::scale(&args).await,
+        UserCommand::Ps(args) => lists::ps(&args).await,
+        UserCommand::Hosts(args) => lists::hosts(&args).await,
+        UserCommand::Status(args) => lists::status(&args).await,
+        UserCommand::Logs(args) => logs::run(&args).await,
+        UserCommand::Rm(args) => remove::run(&args).await,
+        UserCommand::Why(args) => why::run(&args).await,
+        UserCommand::Completion(args) => completion(&args),
+        UserCommand::Version => output::print(&format!("dokkaa {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }
 

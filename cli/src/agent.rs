@@ -1,0 +1,627 @@
+//! Wires the agent: the one file that knows all its parts.
+//!
+//! Order of the start: state directory, engine, listeners, etcd, the cluster,
+//! then everything at once. Order of the stop: the conductor, then the record,
+//! then the rest; containers run on.
+
+mod facilities;
+mod signals;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use conductor::allocation::Allocation;
+use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineInfo};
+use conductor::images::{Images, PullSettings};
+use conductor::ports::PortRange;
+use conductor::steps::Steps;
+use conductor::{Published, Setup};
+use conductor_core::Host;
+use conductor_core::observed::Surroundings;
+use conductor_core::records::{Capacity, HostRecord, HostState, Peer, Versions};
+use gateway::{door, peer, v1, v2};
+use store::Kv;
+use store::etcd::EtcdKv;
+use store::host::{HostOptions, HostStatus, JoinError, KvFactory, StateDir, Stop};
+use store::view::{SavedView, ViewInputs, ViewOptions, run_view, updates};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{AgentConfig, DnsListen};
+use crate::metrics;
+use crate::up::Bound;
+use facilities::Agent;
+use signals::{Signal, Signals};
+
+/// Time between two tries while the engine or etcd does not answer at the start.
+const RETRY: Duration = Duration::from_secs(1);
+/// Pulls at a time: more share one line.
+const PULLS_AT_ONCE: usize = 3;
+/// All hosts pull a new version's image at the same moment.
+const PULL_JITTER: Duration = Duration::from_millis(500);
+/// How long doors may take to finish what they answer.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
+
+/// Wrong configuration, or something that only the operator can change: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misconfigured(pub(crate) String);
+
+/// Runs the agent until a signal ends it. `ready` is told what was bound once all is up.
+pub(crate) async fn run(
+    config: AgentConfig,
+    ready: impl FnOnce(Bound) + Send,
+) -> anyhow::Result<ExitCode> {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let mut signals = Signals::new().context("can't wait for signals")?;
+    let dir =
+        Arc::new(StateDir::open(&config.state_dir).map_err(|e| Misconfigured(crate::chain(&e)))?);
+    let bound = Listeners::bind(&config).await?;
+
+    let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker));
+    let asked = tokio::select! {
+        asked = ask_engine(engine.as_ref(), &config) => asked?,
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
+    let (host, kv, parts) = tokio::select! {
+        joined = join(&config, &dir, &asked, &bound) => joined?,
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
+    let agent = Running::start(&config, &dir, engine, &asked, bound, host, kv, parts)?;
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+    ready(agent.bound.clone());
+    info!("the agent is ready");
+
+    let signal = signals.next().await;
+    agent.stop(signal).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the engine said at the start.
+struct Asked {
+    info: EngineInfo,
+    bridge: Bridge,
+    labelled: bool,
+}
+
+/// Asks until the engine answers: it may be started after us.
+async fn ask_engine(engine: &dyn Engine, config: &AgentConfig) -> anyhow::Result<Asked> {
+    let mut said = false;
+    loop {
+        match ask_once(engine, config).await {
+            Ok(asked) => {
+                engine::check(&asked.info).map_err(|e| Misconfigured(e.to_string()))?;
+                info!(
+                    engine = %asked.info.version,
+                    api = %asked.info.api_version,
+                    bridge = %asked.bridge.interface,
+                    gateway = %asked.bridge.gateway,
+                    "the Docker Engine answers"
+                );
+                return Ok(asked);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut said, true) {
+                    warn!(
+                        socket = %config.docker.display(),
+                        %error,
+                        "waiting for the Docker Engine; is it running (systemctl start docker), and is --docker its socket?"
+                    );
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn ask_once(
+    engine: &dyn Engine,
+    config: &AgentConfig,
+) -> Result<Asked, conductor::engine::EngineError> {
+    let info = engine.info().await?;
+    let bridge = engine.bridge(&config.bridge).await?;
+    let labelled = !engine.list(None).await?.clusters.is_empty();
+    Ok(Asked {
+        info,
+        bridge,
+        labelled,
+    })
+}
+
+/// The listening sockets that the agent can't do without, bound before anything is promised.
+struct Listeners {
+    keys: Vec<tokio::net::TcpListener>,
+    peer: Vec<tokio::net::TcpListener>,
+    metrics: Vec<tokio::net::TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &AgentConfig) -> anyhow::Result<Self> {
+        Ok(Self {
+            keys: bind(
+                &config.keys_listen,
+                "--keys-listen (KEYS_LISTEN of make up)",
+            )
+            .await?,
+            peer: bind(&config.peer_listen, "--peer-listen").await?,
+            metrics: bind(&config.metrics_listen, "--metrics-listen").await?,
+        })
+    }
+}
+
+async fn bind(
+    addresses: &[SocketAddr],
+    flag: &str,
+) -> anyhow::Result<Vec<tokio::net::TcpListener>> {
+    door::bind(addresses).await.map_err(|error| {
+        Misconfigured(format!(
+            "{}; {flag} chooses another address",
+            crate::chain(&error)
+        ))
+        .into()
+    })
+}
+
+fn addresses(listeners: &[tokio::net::TcpListener]) -> Vec<SocketAddr> {
+    listeners
+        .iter()
+        .filter_map(|l| l.local_addr().ok())
+        .collect()
+}
+
+/// What joining leaves for the rest of the start.
+struct Parts {
+    identity: Option<Arc<peer::Identity>>,
+    saved: Option<SavedView>,
+}
+
+async fn join(
+    config: &AgentConfig,
+    dir: &Arc<StateDir>,
+    asked: &Asked,
+    listeners: &Listeners,
+) -> anyhow::Result<(store::host::Host, Arc<dyn Kv>, Parts)> {
+    let identity = match addresses(&listeners.peer).first() {
+        None => None,
+        Some(_) => Some(Arc::new(
+            peer::Identity::load_or_create(dir.path())
+                .map_err(|e| Misconfigured(crate::chain(&e)))?,
+        )),
+    };
+    let options = crate::config::etcd_options(config).map_err(|e| Misconfigured(crate::chain(&e)))?;
+    let kv: Arc<dyn Kv> =
+        Arc::new(EtcdKv::new(&options).map_err(|e| Misconfigured(crate::chain(&e)))?);
+    let connect: KvFactory = {
+        let options = options.clone();
+        // What can be wrong with the options was found by the first client.
+        Arc::new(move || {
+            Arc::new(EtcdKv::new(&options).expect("options that were used before")) as Arc<dyn Kv>
+        })
+    };
+    let saved = SavedView::load(&dir.view_file()).unwrap_or_else(|error| {
+        warn!(error = %crate::chain(&error), "the saved view can't be read; etcd is listed anew");
+        None
+    });
+    let record = HostRecord {
+        id: dir.machine(),
+        session: dir.session(),
+        epoch: 0,
+        state: HostState::Up,
+        addr: config.host_ip,
+        peer: identity.as_ref().and_then(|identity| {
+            Some(Peer {
+                addr: *addresses(&listeners.peer).first()?,
+                fingerprint: identity.fingerprint().to_owned(),
+            })
+        }),
+        labels: config.labels.clone(),
+        capacity: Capacity {
+            cpu_millis: u64::from(asked.info.cpus) * 1_000,
+            memory: asked.info.memory,
+        },
+        versions: Versions {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            placement: conductor_core::placement::VERSIONS.to_vec(),
+        },
+        foreign: 0,
+        engine: true,
+        problems: Vec::new(),
+    };
+    let options = HostOptions {
+        name: config.name.clone(),
+        ttl: config.lease_ttl,
+        restart_grace: config.restart_grace,
+        labelled_containers: asked.labelled,
+        saved_revision: saved.as_ref().map_or(0, |saved| saved.revision),
+    };
+    let mut said = String::new();
+    loop {
+        let joined = store::host::join(
+            kv.clone(),
+            connect.clone(),
+            dir.clone(),
+            options.clone(),
+            record.clone(),
+        )
+        .await;
+        match joined {
+            Ok(host) => {
+                info!(
+                    name = %host.name(),
+                    cluster = %host.cluster().id,
+                    "joined the cluster"
+                );
+                return Ok((host, kv, Parts { identity, saved }));
+            }
+            Err(error) if error.is_final() => {
+                return Err(Misconfigured(crate::chain(&error)).into());
+            }
+            Err(error) => {
+                let text = crate::chain(&error);
+                if text != said {
+                    match &error {
+                        JoinError::Kv(_) => warn!(
+                            etcd = ?config.etcd.endpoints,
+                            error = %text,
+                            "waiting for etcd; is --etcd right, and does it run?"
+                        ),
+                        _ => {
+                            error!(error = %text, "can't join the cluster; nothing is changed, and it is tried again")
+                        }
+                    }
+                    said = text;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// The agent at work.
+struct Running {
+    bound: Bound,
+    host: Arc<store::host::Host>,
+    work: CancellationToken,
+    doors: CancellationToken,
+    conductor: tokio::task::JoinHandle<()>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "this is where all parts meet, once"
+    )]
+    fn start(
+        config: &AgentConfig,
+        dir: &Arc<StateDir>,
+        engine: Arc<dyn Engine>,
+        asked: &Asked,
+        listeners: Listeners,
+        host: store::host::Host,
+        kv: Arc<dyn Kv>,
+        parts: Parts,
+    ) -> anyhow::Result<Self> {
+        let host = Arc::new(host);
+        let published = Arc::new(Published::default());
+        let (work, doors) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+
+        // === the view ===
+        let (sender, view) = updates();
+        let cluster = host.cluster().clone();
+        let options = ViewOptions::new(cluster.clone(), parts.saved, Some(dir.view_file()));
+        let inputs = ViewInputs {
+            seen: host.seen(),
+            floor: host.floor(),
+        };
+        tasks.spawn(run_view(kv.clone(), options, inputs, sender, doors.clone()));
+        tasks.spawn(report_status(host.status(), doors.clone()));
+
+        // === DNS and links, which containers reach at the bridge's gateway ===
+        let gateway = asked.bridge.gateway;
+        let dns = dns_addresses(config, gateway);
+        let names = dns::Dns::start(
+            dns::Config {
+                listen: dns.clone(),
+                zone: dns::Zone::new(&config.domain, dns.iter().map(SocketAddr::ip))
+                    .map_err(|e| Misconfigured(e.to_string()))?,
+                files: dns::Files::default(),
+            },
+            published.directory.clone(),
+            doors.clone(),
+        );
+        let (unknown, mut asked_for) = mpsc::channel(64);
+        let tables = Arc::new(ambassador::Tables::new(published.directory.clone()));
+        let links = ambassador::Ambassador::start(
+            ambassador::Config::new(gateway),
+            tables.clone(),
+            unknown,
+            doors.clone(),
+        );
+        tasks.spawn(follow_callers(
+            published.callers.subscribe(),
+            tables,
+            doors.clone(),
+        ));
+        let (look_again, look_again_out) = mpsc::channel(1);
+        tasks.spawn(async move {
+            while asked_for.recv().await.is_some() {
+                // One look is enough for all who wait for one.
+                let _ = look_again.try_send(());
+            }
+        });
+        tasks.spawn(report_problems(
+            host.clone(),
+            names.problems.clone(),
+            links.problems.clone(),
+            doors.clone(),
+        ));
+
+        // === doors ===
+        let facilities: Arc<dyn v1::Facilities> = Arc::new(Agent {
+            host: host.name().clone(),
+            published: published.clone(),
+            kv: kv.clone(),
+            engine: engine.clone(),
+            failures: links.failures.clone(),
+        });
+        let mut bound = Bound::default();
+        let mut peers: Option<Arc<dyn v1::Peers>> = None;
+        if let Some(identity) = parts.identity {
+            let table = Arc::new(peer::Table::default());
+            tasks.spawn(follow_peers(
+                published.clone(),
+                table.clone(),
+                doors.clone(),
+            ));
+            peers = Some(Arc::new(peer::Client::new(identity.clone(), table.clone())));
+            note(&mut bound, "peer", &addresses(&listeners.peer));
+            let router = peer::router(facilities.clone());
+            let token = doors.clone();
+            tasks.spawn(async move {
+                if let Err(error) =
+                    peer::serve(listeners.peer, identity, table, router, token).await
+                {
+                    error!(error = %crate::chain(&error), "the peer door can't be opened");
+                }
+            });
+        }
+        note(&mut bound, "keys", &addresses(&listeners.keys));
+        let keys = door::routes(
+            v2::router(v2::V2::new(
+                kv.clone(),
+                host.name().to_string(),
+                doors.clone(),
+            )),
+            v1::router(v1::Api {
+                facilities: facilities.clone(),
+                peers,
+            }),
+        );
+        tasks.spawn(door::serve(
+            listeners.keys,
+            door::DoorConfig {
+                allow_hosts: config.allow_hosts.clone(),
+            },
+            keys,
+            doors.clone(),
+        ));
+        note(&mut bound, "metrics", &addresses(&listeners.metrics));
+        tasks.spawn(metrics::serve(
+            listeners.metrics,
+            metrics::Sources {
+                published: published.clone(),
+                status: host.status(),
+                links: links.counters.clone(),
+                dns: names.counters.clone(),
+            },
+            doors.clone(),
+        ));
+        note(&mut bound, "dns", &dns);
+        for (what, at) in &bound.listeners {
+            info!(what = %what, %at, "listening");
+        }
+
+        // === the conductor ===
+        let this = Host {
+            name: host.name().clone(),
+            id: dir.machine(),
+            surroundings: Surroundings {
+                host_ip: config.host_ip,
+                gateway,
+                dns: dns
+                    .iter()
+                    .find(|at| at.port() == crate::config::DNS_PORT)
+                    .map(SocketAddr::ip),
+                domain: config.domain.clone(),
+                network: config.bridge.clone(),
+            },
+        };
+        let images = Images::new(
+            engine.clone(),
+            PullSettings {
+                docker_config: config.docker_config.clone(),
+                at_once: PULLS_AT_ONCE,
+                jitter: PULL_JITTER,
+            },
+        );
+        let range = format!("{}-{}", config.port_range.start(), config.port_range.end());
+        let range: PortRange = range
+            .parse()
+            .map_err(|e: conductor::ports::PortRangeError| Misconfigured(e.to_string()))?;
+        let ports = Arc::new(Allocation::open(range, dir.path(), published.clone()));
+        let steps = Steps::new(engine.clone(), images, ports, this.clone(), cluster.id);
+        let conductor = tokio::spawn(conductor::run(
+            Setup {
+                host: this,
+                cluster: cluster.id,
+                engine,
+                kv,
+                updates: view,
+                published,
+                steps,
+                look_again: look_again_out,
+                record: host.clone(),
+            },
+            work.clone(),
+        ));
+        Ok(Self {
+            bound,
+            host,
+            work,
+            doors,
+            conductor,
+            tasks,
+        })
+    }
+
+    /// The conductor first, so that nothing is done in this host's name after its record says that it is away.
+    async fn stop(self, signal: Signal) {
+        let Self {
+            host,
+            work,
+            doors,
+            conductor,
+            mut tasks,
+            ..
+        } = self;
+        sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
+        work.cancel();
+        if let Err(error) = conductor.await {
+            error!(%error, "the conductor ended badly");
+        }
+        doors.cancel();
+        let _ = tokio::time::timeout(LAST_ANSWERS, async {
+            while tasks.join_next().await.is_some() {}
+        })
+        .await;
+        tasks.shutdown().await;
+        let how = if signal == Signal::Terminate && signals::machine_goes_down().await {
+            Stop::Shutdown
+        } else {
+            Stop::Restart
+        };
+        match Arc::into_inner(host) {
+            Some(host) => {
+                let stopped = host.stop(how).await;
+                info!(
+                    ?stopped,
+                    "stopped; containers run on. Others take this host's slots over when the restart grace has passed: start the agent again before, or take the host out for good"
+                );
+            }
+            None => warn!("stopped in the middle of something: the record ends with its lease"),
+        }
+    }
+}
+
+fn note(bound: &mut Bound, what: &str, at: &[SocketAddr]) {
+    for at in at {
+        bound.listeners.push((what.to_owned(), at.to_string()));
+    }
+}
+
+fn dns_addresses(config: &AgentConfig, gateway: IpAddr) -> Vec<SocketAddr> {
+    match &config.dns_listen {
+        DnsListen::Gateway => vec![SocketAddr::new(gateway, crate::config::DNS_PORT)],
+        DnsListen::At(addresses) => addresses.clone(),
+    }
+}
+
+/// The ambassador knows who calls as soon as the conductor does.
+async fn follow_callers(
+    mut callers: watch::Receiver<Arc<conductor::Callers>>,
+    tables: Arc<ambassador::Tables>,
+    stop: CancellationToken,
+) {
+    loop {
+        let now: ambassador::Callers = callers
+            .borrow_and_update()
+            .iter()
+            .map(|(addr, caller)| {
+                (
+                    *addr,
+                    ambassador::Caller {
+                        slot: caller.slot.clone(),
+                        links: caller.links.clone(),
+                    },
+                )
+            })
+            .collect::<BTreeMap<_, _>>();
+        tables.set_callers(now);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = callers.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn follow_peers(published: Arc<Published>, table: Arc<peer::Table>, stop: CancellationToken) {
+    let mut revision = published.revision.subscribe();
+    loop {
+        if let Some(seen) = published.seen.load().as_ref() {
+            table.update(&seen.snapshot, seen.stale);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = revision.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// What does not work stands in the host's record, where `dokkaa hosts` shows it.
+async fn report_problems(
+    host: Arc<store::host::Host>,
+    mut dns: watch::Receiver<Vec<listen::Problem>>,
+    mut links: watch::Receiver<Vec<listen::Problem>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let problems: Vec<String> = [("dns", &mut dns), ("links", &mut links)]
+            .into_iter()
+            .flat_map(|(part, problems)| {
+                problems
+                    .borrow_and_update()
+                    .iter()
+                    .map(|problem| format!("{part}: {problem}"))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        host.update_record(|record| record.problems = problems);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = dns.changed() => if changed.is_err() { return },
+            changed = links.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn report_status(mut status: watch::Receiver<HostStatus>, stop: CancellationToken) {
+    loop {
+        match &*status.borrow_and_update() {
+            HostStatus::Live(revision) => info!(revision, "this host's record is in etcd"),
+            HostStatus::Lost => {
+                warn!("this host's record has ended, or etcd does not answer; it is put again");
+            }
+            HostStatus::Distrusted => error!(
+                "etcd's cluster is not the one that this host belongs to: nothing is written"
+            ),
+            HostStatus::Foreign(session) => error!(
+                %session,
+                "another process writes this host's record: its identity runs twice. This agent writes nothing any more; stop one of them"
+            ),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = status.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the doors see of the agent.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use conductor::engine::{Engine, LogChunk, LogOptions as EngineLogs, OutputStream};
+use conductor::published::Published;
+use conductor_core::observed::{ContainerState, ObservedContainer};
+use futures_util::StreamExt;
+use gateway::v1::facilities::{Facilities, LogRecord, LogStream, LogsError, Seen};
+use gateway::v1::types::{LinkFailure, LogOptions, LogSource, Reasons};
+use manifests::{HostName, SlotId};
+
+/// The parts of the agent that the doors ask.
+pub(crate) struct Agent {
+    pub(crate) host: HostName,
+    pub(crate) published: Arc<Published>,
+    pub(crate) kv: Arc<dyn store::Kv>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) failures: Arc<ambassador::Failures>,
+}
+
+#[async_trait]
+impl Facilities for Agent {
+    fn host(&self) -> HostName {
+        self.host.clone()
+    }
+
+    fn snapshot(&self) -> Option<Seen> {
+        let seen = self.published.seen.load();
+        let seen = seen.as_ref().as_ref()?;
+        Some(Seen {
+            snapshot: seen.snapshot.clone(),
+            directory: self.published.directory.load().as_ref().clone(),
+            stale: seen.stale,
+        })
+    }
+
+    fn hold(&self) -> Option<String> {
+        let seen = self.published.seen.load();
+        seen.as_ref().as_ref()?.distrust.clone()
+    }
+
+    fn kv(&self) -> Arc<dyn store::Kv> {
+        self.kv.clone()
+    }
+
+    fn reasons(&self) -> Reasons {
+        let callers = self.published.callers.borrow().clone();
+        let links = callers
+            .values()
+            .flat_map(|caller| {
+                caller
+                    .links
+                    .iter()
+                    .map(move |(_, service)| (caller, service))
+            })
+            .filter_map(|(caller, service)| {
+                let failure = self.failures.last(&caller.slot, service)?;
+                let at = jiff::Timestamp::try_from(failure.at).ok()?;
+                Some(LinkFailure {
+                    caller: caller.slot.clone(),
+                    service: service.to_string(),
+                    host: self.host.clone(),
+                    at: at.to_string(),
+                    reason: failure.reason,
+                })
+            })
+            .collect();
+        Reasons {
+            waiting: self.published.waiting.load().as_ref().clone(),
+            links,
+        }
+    }
+
+    async fn local_logs(
+        &self,
+        slot: &SlotId,
+        options: &LogOptions,
+    ) -> Result<LogStream, LogsError> {
+        let docker_id = {
+            let observed = self.published.observed.load();
+            let mut ours: Vec<&ObservedContainer> = observed
+                .of_slot(slot)
+                .filter(|c| !matches!(c.state, ContainerState::Created { .. }))
+                .collect();
+            // The newest is the present one; what ended before it was replaced by it.
+            ours.sort_by_key(|c| std::cmp::Reverse((c.running().is_some(), c.created_at)));
+            let which = usize::from(options.previous);
+            ours.get(which)
+                .ok_or(LogsError::NotFound)?
+                .docker_id
+                .clone()
+        };
+        let logs = self
+            .engine
+            .logs(
+                &docker_id,
+                EngineLogs {
+                    follow: options.follow,
+                    tail: options.tail,
+                    since: options
+                        .since
+                        .and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
+                },
+            )
+            .await
+            .map_err(|error| LogsError::Engine(error.to_string()))?;
+        Ok(Box::pin(logs.map(|chunk| match chunk {
+            Ok(chunk) => Ok(record(&chunk)),
+            Err(error) => Err(LogsError::Engine(error.to_string())),
+        })))
+    }
+}
+
+fn record(chunk: &LogChunk) -> LogRecord {
+    let text = String::from_utf8_lossy(&chunk.bytes);
+    LogRecord {
+        time: jiff::Timestamp::from_nanosecond(i128::from(chunk.at)).unwrap_or_default(),
+        source: match chunk.stream {
+            OutputStream::Stdout => LogSource::Stdout,
+            OutputStream::Stderr => LogSource::Stderr,
+        },
+        line: text.trim_end_matches(['\n', '\r']).to_owned(),
+    }
+}
