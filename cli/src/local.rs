@@ -1,0 +1,159 @@
+//! The commands that are done on this machine: `agent`, `up`, `down`, `env` and `cloud-config`.
+//!
+//! Reads their configuration, sets up the log, and hands over; what they do is
+//! in the modules of their names.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use conductor::engine::{DockerEngine, Engine};
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::Misconfigured;
+use crate::args::{AgentArgs, DownCommand, EnvArgs, LocalCommand, UpCommand};
+use crate::commands::{CommandError, print};
+use crate::config::{self, AgentConfig, LogFormat, Machine};
+use crate::{agent, cloud_config, down, embedded_etcd, env, up};
+
+/// Most threads of the agent: its work waits more than it computes.
+const THREADS: usize = 4;
+/// Time between two questions to an engine that does not answer yet.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Carries out a command.
+pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        LocalCommand::Agent(args) => run_agent(&args),
+        LocalCommand::Up(args) => run_up(&args),
+        LocalCommand::Down(args) => run_down(&args),
+        LocalCommand::Env(args) => run_env(&args),
+        LocalCommand::CloudConfig(args) => cloud_config::run(args),
+    }
+}
+
+/// `etcd-child <parent> <line…>`, which is no command for people: see `embedded_etcd::become_etcd`.
+pub(crate) fn become_etcd(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let (parent, line) = arguments.split_first().context("no parent named")?;
+    let parent = parent
+        .to_str()
+        .and_then(|parent| parent.parse().ok())
+        .context("the parent is no process id")?;
+    Err(embedded_etcd::become_etcd(parent, line).into())
+}
+
+fn run_agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
+    let config = config::agent(args, &environment(), &Machine::look()).map_err(misconfigured)?;
+    start_log(&config)?;
+    runtime()?.block_on(agent::run(config, |_| {}))
+}
+
+fn run_up(args: &UpCommand) -> anyhow::Result<ExitCode> {
+    let environment = environment();
+    let config = config::up(&args.agent, &environment, &Machine::look()).map_err(misconfigured)?;
+    start_log(&config)?;
+    let ask_gateway = !config::is_host_ip_given(&args.agent, &environment);
+    let state_dir = config.state_dir.clone();
+    runtime()?.block_on(up::run(&args.up, &state_dir, |etcd, ready| async move {
+        let mut config = config;
+        config.etcd.endpoints = vec![etcd];
+        if ask_gateway {
+            config.host_ip = gateway(&config).await;
+        }
+        agent::run(config, |bound| {
+            // Nobody waits any more: the cluster runs all the same.
+            let _ = ready.send(bound);
+        })
+        .await
+    }))
+}
+
+/// The bridge's gateway: reachable from this machine and its containers, from nowhere else.
+async fn gateway(config: &AgentConfig) -> IpAddr {
+    let engine = DockerEngine::new(&config.docker);
+    let mut said = false;
+    loop {
+        match engine.bridge(&config.bridge).await {
+            Ok(bridge) => return bridge.gateway,
+            Err(error) if !said => {
+                said = true;
+                tracing::warn!(
+                    socket = %config.docker.display(),
+                    error = %crate::chain(&error),
+                    "waiting for the Docker Engine; is it running (systemctl start docker, or service docker start), and is --docker its socket?"
+                );
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn run_down(args: &DownCommand) -> anyhow::Result<ExitCode> {
+    let environment = environment();
+    let state_dir = config::state_dir(args.state_dir.as_ref(), &environment);
+    let docker =
+        config::docker_socket(args.docker.as_ref(), &environment).map_err(misconfigured)?;
+    runtime()?.block_on(down::run(&args.down, &state_dir, || {
+        Ok(DockerEngine::new(&docker))
+    }))
+}
+
+fn run_env(args: &EnvArgs) -> anyhow::Result<ExitCode> {
+    let state_dir = config::state_dir(args.state_dir.as_ref(), &environment());
+    let lines = env::lines(&state_dir).with_context(|| {
+        format!(
+            "there is no etcd of dokkaa up in {}; run dokkaa up, or name its --state-dir",
+            state_dir.display()
+        )
+    })?;
+    match print(&lines) {
+        Ok(()) | Err(CommandError::Closed) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+    }
+}
+
+// === what they share ===
+
+fn misconfigured(error: config::ConfigError) -> Misconfigured {
+    Misconfigured(error.to_string())
+}
+
+/// Variables that are no text are nobody's configuration.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    // The one provider of the process, for whoever asks for the default.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.min(THREADS))
+        .enable_all()
+        .build()
+        .context("no threads for the agent")
+}
+
+fn start_log(config: &AgentConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| {
+        Misconfigured(format!(
+            "--log-filter: `{}` is not a filter, such as `info,store=debug`: {error}",
+            config.log_filter
+        ))
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
