@@ -116,7 +116,12 @@ async fn dispatch(State(v2): State<Arc<V2>>, request: Request) -> Response {
 }
 
 fn text(status: StatusCode, body: impl Into<Body>) -> Response {
-    answer(status, "text/plain; charset=utf-8", body)
+    let mut response = answer(status, "text/plain; charset=utf-8", body);
+    if !status.is_success() {
+        let headers = response.headers_mut();
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    }
+    response
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
