@@ -287,6 +287,8 @@ impl World {
         credentials: Option<&Credentials>,
     ) -> Result<(), EngineError> {
         self.ping()?;
+        let parsed =
+            ImageName::parse(name).map_err(|error| EngineError::BadRequest(error.to_string()))?;
         self.pulls += 1;
         self.fail(Operation::Pull)?;
         if self.registry_away {
@@ -295,8 +297,6 @@ impl World {
                 "dial tcp: connection refused",
             ));
         }
-        let parsed =
-            ImageName::parse(name).map_err(|error| EngineError::BadRequest(error.to_string()))?;
         let image = self
             .published(name)
             .ok_or_else(|| EngineError::NotFound(format!("manifest for {name} not found")))?

@@ -1,0 +1,299 @@
+//! A container's life, from its making to its end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use conductor::engine::{Change, EngineError, EngineEvent, Mount, MountSource, Named};
+use conductor_core::observed::{ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT};
+use manifests::manifest::Healthcheck;
+use uuid::Uuid;
+
+use crate::harness::{Does, Lab, everywhere, next, tcp};
+
+everywhere!(
+    a_container_is_made_started_stopped_started_again_and_removed,
+    what_is_already_so_is_success,
+    a_process_that_ends_says_with_which_code,
+    a_process_that_does_not_stop_is_killed,
+    ours_are_told_by_label_whatever_their_name,
+    a_name_that_another_has_is_an_answer,
+    events_say_what_happened_to_whom,
+    a_healthcheck_is_seen_and_its_verdict_too,
+    a_listening_port_is_seen_from_outside,
+    volumes_outlive_their_container,
+    an_engine_says_what_it_is,
+);
+
+async fn a_container_is_made_started_stopped_started_again_and_removed(lab: Lab) {
+    let mut spec = lab.spec("web", Does::Runs);
+    let at = lab.free_port();
+    spec.ports = [(tcp(80), at)].into();
+    let id = lab.create(&spec).await;
+    let made = lab.look(&id).await;
+    assert!(matches!(&made.state, ContainerState::Created { error } if error.is_empty()));
+    assert_eq!(made.owner.labels(), spec.labels);
+    assert!(made.has_final_name());
+    assert_eq!(made.ports, spec.ports);
+    assert_eq!(made.addr, None);
+    assert!(made.created_at > 1_600_000_000_000);
+
+    lab.engine.start(&id).await.expect("started");
+    let runs = lab.look(&id).await;
+    let first = runs.running().expect("it runs").clone();
+    assert!(first.pid > 0 && first.started_at >= made.created_at);
+    assert!(runs.addr.is_some());
+
+    let limit = Duration::from_secs(30);
+    lab.engine.stop(&id, limit).await.expect("stopped");
+    let stopped = lab.look(&id).await;
+    let ContainerState::Exited(exit) = &stopped.state else {
+        panic!("it stopped: {stopped:?}");
+    };
+    assert_eq!((exit.code, exit.out_of_memory), (143, false));
+    assert!(exit.at >= first.started_at);
+    // What it is to publish is known of one that does not run too.
+    assert_eq!(stopped.ports, spec.ports);
+
+    lab.engine.start(&id).await.expect("started again");
+    let again = lab.look(&id).await;
+    assert_ne!(again.running().expect("it runs").pid, first.pid);
+
+    lab.engine.remove(&id, true).await.expect("removed");
+    assert_eq!(lab.engine.inspect(&id).await.expect("an answer"), None);
+    let all = lab.engine.list(Some(lab.cluster)).await.expect("a list");
+    assert_eq!(all.ours, []);
+}
+
+async fn what_is_already_so_is_success(lab: Lab) {
+    let id = lab.run(&lab.spec("web", Does::Runs)).await;
+    lab.engine.start(&id).await.expect("it runs already");
+    let refused = lab.engine.remove(&id, false).await;
+    assert!(matches!(refused, Err(EngineError::Conflict(_))));
+    for _ in 0..2 {
+        let stopped = lab.engine.stop(&id, Duration::from_secs(30)).await;
+        stopped.expect("stopped");
+    }
+    for _ in 0..2 {
+        lab.engine.remove(&id, false).await.expect("removed");
+    }
+    let stopped = lab.engine.stop(&id, Duration::from_secs(1)).await;
+    stopped.expect("gone is stopped");
+    let started = lab.engine.start(&id).await;
+    assert!(matches!(started, Err(EngineError::NotFound(_))));
+    let renamed = lab.engine.rename(&id, "other-name").await;
+    assert!(matches!(renamed, Err(EngineError::NotFound(_))));
+}
+
+async fn a_process_that_ends_says_with_which_code(lab: Lab) {
+    let id = lab.run(&lab.spec("job", Does::Ends(3))).await;
+    let ended = lab.until(&id, |seen| seen.running().is_none()).await;
+    assert!(matches!(&ended.state, ContainerState::Exited(exit) if exit.code == 3));
+}
+
+async fn a_process_that_does_not_stop_is_killed(lab: Lab) {
+    let id = lab.run(&lab.spec("mule", Does::Stays)).await;
+    let stopped = lab.engine.stop(&id, Duration::from_secs(1)).await;
+    stopped.expect("stopped");
+    let killed = lab.look(&id).await;
+    assert!(matches!(&killed.state, ContainerState::Exited(exit) if exit.code == 137));
+}
+
+async fn ours_are_told_by_label_whatever_their_name(lab: Lab) {
+    let spec = lab.spec("web", Does::Runs);
+    let id = lab.run(&spec).await;
+    let renamed = lab.engine.rename(&id, &format!("{}.x", spec.name)).await;
+    assert_eq!(renamed, Ok(Named::Done(())));
+
+    // Its cluster's label is there, another is not: not ours, but this cluster's.
+    let mut damaged = lab.spec("damaged", Does::Runs);
+    damaged.labels.remove(LABEL_SLOT);
+    lab.run(&damaged).await;
+
+    let all = lab.engine.list(Some(lab.cluster)).await.expect("a list");
+    assert_eq!(all.ours.len(), 1);
+    assert_eq!(all.ours[0].docker_id, id);
+    assert_eq!(all.ours[0].owner.labels(), spec.labels);
+    assert!(!all.ours[0].has_final_name());
+    assert!(all.foreign >= 1);
+    assert_eq!(all.clusters.get(&lab.cluster.to_string()), Some(&2));
+
+    let others = lab.engine.list(Some(Uuid::new_v4())).await.expect("a list");
+    assert_eq!(others.ours, []);
+    assert!(others.foreign >= 2);
+    let nobody = lab.engine.list(None).await.expect("a list");
+    assert_eq!(nobody.ours, []);
+}
+
+async fn a_name_that_another_has_is_an_answer(lab: Lab) {
+    let ours = lab.spec("ours", Does::Runs);
+    let first = lab.create(&ours).await;
+    let Ok(Named::Taken(Some(holder))) = lab.engine.create(&ours).await else {
+        panic!("the name is taken");
+    };
+    assert_eq!(holder.docker_id, first);
+    assert_eq!(
+        holder.owner.map(|owner| owner.labels()),
+        Some(ours.labels.clone())
+    );
+
+    // Somebody else's container; only the cluster is kept, for the tests' own clean-up.
+    let mut foreign = lab.spec("theirs", Does::Runs);
+    foreign.labels = BTreeMap::from([(LABEL_CLUSTER.to_owned(), lab.cluster.to_string())]);
+    let theirs = lab.create(&foreign).await;
+    for taken in [
+        lab.engine.create(&foreign).await.expect("an answer"),
+        match lab
+            .engine
+            .rename(&first, &foreign.name)
+            .await
+            .expect("an answer")
+        {
+            Named::Taken(holder) => Named::Taken(holder),
+            Named::Done(()) => panic!("the name is taken"),
+        },
+    ] {
+        let Named::Taken(Some(holder)) = taken else {
+            panic!("the name is taken");
+        };
+        assert_eq!(
+            (holder.docker_id.as_str(), holder.owner),
+            (theirs.as_str(), None)
+        );
+    }
+
+    let own = lab.engine.rename(&first, &ours.name).await;
+    assert_eq!(own, Ok(Named::Done(())));
+    let free = format!("{}.free", ours.name);
+    assert_eq!(lab.engine.rename(&first, &free).await, Ok(Named::Done(())));
+    assert_eq!(lab.look(&first).await.name, free);
+}
+
+async fn events_say_what_happened_to_whom(lab: Lab) {
+    let mut events = lab.events().await;
+    let spec = lab.spec("job", Does::Ends(4));
+    let id = lab.run(&spec).await;
+    lab.until(&id, |seen| seen.running().is_none()).await;
+    let renamed = lab.engine.rename(&id, &format!("{}.old", spec.name)).await;
+    assert_eq!(renamed, Ok(Named::Done(())));
+    lab.engine.remove(&id, true).await.expect("removed");
+
+    let mut changes = Vec::new();
+    while changes.last() != Some(&Change::Removed) {
+        if let EngineEvent::Container {
+            docker_id,
+            owner,
+            change,
+        } = next(&mut events).await
+            && docker_id == id
+        {
+            let (cluster, instance) = owner.expect("it carries labels");
+            assert_eq!(cluster, lab.cluster);
+            assert_eq!(Some(&instance.to_string()), spec.labels.get(LABEL_INSTANCE));
+            changes.push(change);
+        }
+    }
+    assert_eq!(
+        changes,
+        [
+            Change::Created,
+            Change::Started,
+            Change::Died(Some(4)),
+            Change::Renamed,
+            Change::Removed
+        ]
+    );
+}
+
+async fn a_healthcheck_is_seen_and_its_verdict_too(lab: Lab) {
+    let mut events = lab.events().await;
+    let mut spec = lab.spec("checked", Does::Runs);
+    let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), "exit 0".to_owned()];
+    spec.healthcheck = Some(Healthcheck {
+        command: command.clone(),
+        interval: Some(Duration::from_secs(1)),
+        timeout: Some(Duration::from_secs(5)),
+        retries: Some(1),
+        start_period: None,
+    });
+    let id = lab.run(&spec).await;
+    let seen = lab.look(&id).await;
+    let check = seen.check.clone().expect("a check");
+    assert_eq!(
+        (check.command, check.timeout),
+        (command, Duration::from_secs(5))
+    );
+    assert!(seen.running().expect("it runs").health.is_some());
+    if let Some(twin) = lab.twin() {
+        twin.world(|world, _| world.set_health(&id, Health::Healthy));
+    }
+    loop {
+        if let EngineEvent::Container {
+            docker_id,
+            change: Change::Health,
+            ..
+        } = next(&mut events).await
+            && docker_id == id
+        {
+            break;
+        }
+    }
+    let healthy = lab.look(&id).await;
+    let health = healthy.running().expect("it runs").health;
+    assert_eq!(health, Some(Health::Healthy));
+}
+
+async fn a_listening_port_is_seen_from_outside(lab: Lab) {
+    let mut spec = lab.spec("web", Does::Listens);
+    spec.ports = [(tcp(80), lab.free_port())].into();
+    let id = lab.run(&spec).await;
+    let pid = lab.look(&id).await.running().expect("it runs").pid;
+    crate::harness::wait_for(|| async {
+        let seen = lab.engine.listening(pid).await.expect("an answer").ports;
+        if seen.contains(&tcp(80)) {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+
+    let mut silent = lab.spec("silent", Does::Runs);
+    silent.ports = [(tcp(80), lab.free_port())].into();
+    let id = lab.run(&silent).await;
+    let pid = lab.look(&id).await.running().expect("it runs").pid;
+    let seen = lab.engine.listening(pid).await.expect("an answer");
+    assert_eq!(seen.ports, [].into());
+}
+
+async fn volumes_outlive_their_container(lab: Lab) {
+    let mut spec = lab.spec("data", Does::Runs);
+    let name = format!("{}---0---db", spec.name);
+    let labels = BTreeMap::from([(LABEL_CLUSTER.to_owned(), lab.cluster.to_string())]);
+    let mount = |source| Mount {
+        source,
+        target: "/data".to_owned(),
+        read_only: false,
+    };
+    spec.mounts = vec![mount(MountSource::Volume {
+        name: name.clone(),
+        labels,
+    })];
+    for _ in 0..2 {
+        let id = lab.run(&spec).await;
+        lab.engine.remove(&id, true).await.expect("removed");
+    }
+    // It is still there: it can be used as one that must exist.
+    spec.mounts = vec![mount(MountSource::External(name))];
+    let id = lab.run(&spec).await;
+    lab.engine.remove(&id, true).await.expect("removed");
+}
+
+async fn an_engine_says_what_it_is(lab: Lab) {
+    lab.engine.ping().await.expect("it answers");
+    let info = lab.engine.info().await.expect("an answer");
+    assert!(info.cpus > 0 && info.memory > 0 && info.api_version.starts_with("1."));
+    assert!(!info.version.is_empty() && info.data_root.starts_with('/'));
+    let bridge = lab.engine.bridge("bridge").await.expect("a bridge");
+    assert!(!bridge.interface.is_empty() && !bridge.gateway.is_unspecified());
+    assert!(!bridge.gateway.is_loopback());
+}

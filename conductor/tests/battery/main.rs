@@ -1,0 +1,10 @@
+//! One battery of tests, run on the engine in memory and on the machine's own Docker, at the version that both agree
+//! on and at the oldest that is supported: that is what keeps the twin honest.
+
+mod harness;
+mod lifecycle;
+mod output;
+mod proxied;
+mod proxy;
+mod real;
+mod troubles;
