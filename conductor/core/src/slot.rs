@@ -17,12 +17,14 @@ use crate::target::{Target, placed_anew};
 
 /// How long an instance that was ready is still reached by who has resolved its name before: one DNS TTL.
 const LEAVE: Duration = Duration::from_secs(1);
-/// Running this long without being ready is told to others.
-const UNREADY_AFTER: Duration = Duration::from_secs(1);
+/// Running this long without being ready is told to others: a second, and the time that a look at it takes.
+const UNREADY_AFTER: Duration = Duration::from_millis(1_200);
 /// An adopted instance that others know as ready is looked at this long before that is taken back.
 const ADOPT: Duration = Duration::from_secs(5);
-/// A status that people read is written when it has held for this long.
+/// A status that people read is written when it has held for this long: how it ended up …
 const STATUS_HOLDS: Duration = Duration::from_millis(300);
+/// … and what is under way, which most often is over before anybody looks.
+const PROGRESS_HOLDS: Duration = Duration::from_secs(1);
 /// SIGKILL follows the signal after this, where no manifest says otherwise.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -958,8 +960,12 @@ fn status_write(ctx: &Ctx<'_>, status: &Status, plan: &mut Plan) -> Option<Write
         .and_then(|m| m.status_now.as_ref())
         .filter(|(now, _)| now == status)
         .map_or(ctx.inputs.now, |(_, since)| *since);
-    if ctx.inputs.now < since + STATUS_HOLDS {
-        plan.requeue(since + STATUS_HOLDS);
+    let holds = match status.progress.as_str() {
+        "ready" | "failed" | "waiting" => STATUS_HOLDS,
+        _ => PROGRESS_HOLDS,
+    };
+    if ctx.inputs.now < since + holds {
+        plan.requeue(since + holds);
         return None;
     }
     Some(Write::Status {
