@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use conductor_core::observed::ObservedContainer;
 use futures_util::StreamExt;
 use manifests::{InstanceId, Manifest};
-use store::host::boottime;
+use store::host::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -28,6 +27,7 @@ const LINE: usize = 400;
 pub(crate) struct Looks {
     engine: Arc<dyn Engine>,
     events: mpsc::Sender<Event>,
+    clock: Clock,
     running: BTreeMap<InstanceId, Running>,
 }
 
@@ -45,10 +45,11 @@ impl Drop for Running {
 
 impl Looks {
     /// None yet.
-    pub(crate) fn new(engine: Arc<dyn Engine>, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(engine: Arc<dyn Engine>, events: mpsc::Sender<Event>, clock: Clock) -> Self {
         Self {
             engine,
             events,
+            clock,
             running: BTreeMap::new(),
         }
     }
@@ -75,11 +76,13 @@ impl Looks {
                 });
                 continue;
             }
-            let watch = Watch::new(Criterion::of(&container, &manifest), process, boottime());
+            let now = self.clock.now();
+            let watch = Watch::new(Criterion::of(&container, &manifest), process, now);
             let started_at = process.started_at;
             let (sender, receiver) = watch::channel(container);
             let task = tokio::spawn(follow_one(
                 self.engine.clone(),
+                self.clock,
                 watch,
                 receiver,
                 self.events.clone(),
@@ -98,29 +101,30 @@ impl Looks {
 
 async fn follow_one(
     engine: Arc<dyn Engine>,
+    clock: Clock,
     mut watch: Watch,
     mut container: watch::Receiver<ObservedContainer>,
     events: mpsc::Sender<Event>,
 ) {
     loop {
-        let wait = watch.next_look() - boottime();
+        let wait = watch.next_look() - clock.now();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             changed = container.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                watch.look_now(boottime());
+                watch.look_now(clock.now());
                 continue;
             }
         }
         let now = container.borrow_and_update().clone();
-        let seen = match look(engine.as_ref(), &now, watch.criterion(), wall()).await {
+        let seen = match look(engine.as_ref(), &now, watch.criterion(), clock.wall()).await {
             Ok(seen) => seen,
             Err(error) => Look::No(chain(&error)),
         };
         let before = watch.reason().map(ToOwned::to_owned);
-        let changed = watch.looked(seen, boottime());
+        let changed = watch.looked(seen, clock.now());
         let reason = watch.reason().map(ToOwned::to_owned);
         if changed || reason != before {
             let Some(process) = now.running() else { return };
@@ -163,11 +167,4 @@ pub(crate) async fn last_lines(
     }
     // Without a loop there is nobody to tell.
     let _ = events.send(Event::Log(instance, lines)).await;
-}
-
-fn wall() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_millis() as i64
 }

@@ -15,7 +15,7 @@ use conductor_core::plan::{Inputs, Write};
 use conductor_core::{Directory, Host, Local, Millis, Plan, Snapshot, Trust, plan};
 use manifests::{InstanceId, SlotId, env};
 use store::Kv;
-use store::host::{HostStatus, boottime};
+use store::host::HostStatus;
 use store::view::{Updates, ViewUpdate};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -106,7 +106,11 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     for (slot, status) in writes::statuses(setup.kv.as_ref(), setup.record.name()).await {
         local.resume(slot, status);
     }
-    let looks = Looks::new(setup.engine.clone(), events_in.clone());
+    let looks = Looks::new(
+        setup.engine.clone(),
+        events_in.clone(),
+        setup.record.clock(),
+    );
     let state = State {
         snapshot: Snapshot::default(),
         directory: Directory::default(),
@@ -164,7 +168,7 @@ impl Loop {
         let mut wake: Option<Millis> = None;
         loop {
             self.setup.record.pass_done();
-            let now = boottime();
+            let now = self.setup.record.clock().now();
             let rest = wake.map_or(PULSE, |at| (at - now).min(PULSE));
             tokio::select! {
                 biased;
@@ -191,9 +195,9 @@ impl Loop {
             while let Ok(sighting) = sightings.try_recv() {
                 self.sighting(sighting);
             }
-            let before = boottime();
+            let before = self.setup.record.clock().now();
             wake = self.plan(before);
-            let took = boottime() - before;
+            let took = self.setup.record.clock().now() - before;
             if took > Duration::from_millis(5) {
                 tokio::select! {
                     () = stop.cancelled() => break,
@@ -284,7 +288,7 @@ impl Loop {
     }
 
     fn event(&mut self, event: Event) {
-        let now = boottime();
+        let now = self.setup.record.clock().now();
         let state = &mut self.state;
         match event {
             Event::Stepped {

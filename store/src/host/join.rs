@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::disk::{StateDir, StateDirError};
-use super::lease::{Gate, KeepAlive, Lease, boottime};
+use super::lease::{Gate, KeepAlive, Keeper, Lease};
 use super::start::{
     ClusterFacts, ClusterStart, OtherName, Start, decide, decide_cluster, decide_other, new_cluster,
 };
 use super::writer::{Own, Writer};
-use super::{Host, HostOptions, KvFactory, longest_wait};
+use super::{Clock, Host, HostOptions, KvFactory, longest_wait};
 use crate::kv::{Compare, KeyRange, KeyValue, Kv, KvError, Op, OpReply, Relation, Target, Txn};
 use crate::view::Reason;
 
@@ -86,9 +86,33 @@ pub async fn join(
     options: HostOptions,
     record: HostRecord,
 ) -> Result<Host, JoinError> {
+    let (keeper, clock) = (Keeper::Thread(keep_alive), Clock::machine());
+    join_with(kv, keeper, clock, dir, options, record).await
+}
+
+/// As `join`, for simulations: time is `clock`, and the lease is kept by a task of this runtime.
+pub async fn join_simulated(
+    kv: Arc<dyn Kv>,
+    clock: Clock,
+    dir: Arc<StateDir>,
+    options: HostOptions,
+    record: HostRecord,
+) -> Result<Host, JoinError> {
+    let keeper = Keeper::Task(kv.clone());
+    join_with(kv, keeper, clock, dir, options, record).await
+}
+
+async fn join_with(
+    kv: Arc<dyn Kv>,
+    keeper: Keeper,
+    clock: Clock,
+    dir: Arc<StateDir>,
+    options: HostOptions,
+    record: HostRecord,
+) -> Result<Host, JoinError> {
     let start = Instant::now();
     let gate = Gate::default();
-    gate.stamp(boottime());
+    gate.stamp(clock.now());
     loop {
         let seen = read(&*kv).await?;
         let Some(cluster) = settle_cluster(&*kv, &dir, &options, &seen).await? else {
@@ -142,13 +166,15 @@ pub async fn join(
         }
         dir.session_is_written()?;
         info!(name = %options.name, cluster = %cluster.id, revision = reply.revision, "joined");
-        let keep = KeepAlive::start(keep_alive, gate.clone(), lease).map_err(JoinError::Thread)?;
+        let keep =
+            KeepAlive::start(keeper, clock, gate.clone(), lease).map_err(JoinError::Thread)?;
         let own = Own {
             cluster,
             cluster_value: seen.cluster,
             record,
             modified: reply.revision,
             lease,
+            clock,
         };
         return Ok(Writer::start(kv, options, gate, keep, own));
     }

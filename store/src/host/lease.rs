@@ -12,7 +12,7 @@ use conductor_core::Millis;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::KvFactory;
+use super::{Clock, KvFactory};
 use crate::kv::{Kv, KvError};
 
 /// Without a finished pass for so long the lease is not renewed.
@@ -58,7 +58,15 @@ impl Gate {
     }
 }
 
-/// The thread's handle; the thread ends when it is dropped.
+/// Where the lease is kept.
+pub(super) enum Keeper {
+    /// On a thread of its own.
+    Thread(KvFactory),
+    /// By a task of this runtime, in a simulation.
+    Task(Arc<dyn Kv>),
+}
+
+/// The handle of who keeps it; that ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
     /// Which lease to keep; none is none.
@@ -68,25 +76,44 @@ pub(super) struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(super) fn start(factory: KvFactory, gate: Gate, lease: Lease) -> std::io::Result<Self> {
+    pub(super) fn start(
+        keeper: Keeper,
+        clock: Clock,
+        gate: Gate,
+        lease: Lease,
+    ) -> std::io::Result<Self> {
         let (lease_sender, lease_receiver) = watch::channel(Some(lease));
         let (report_sender, report) = watch::channel(LeaseReport {
-            renewed: boottime(),
+            renewed: clock.now(),
             lost: None,
         });
         let (revision_sender, revision) = watch::channel(0);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        std::thread::Builder::new()
-            .name("lease".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    // Made here, so that its connections live on this thread's runtime.
-                    let kv = factory();
-                    keep(kv, gate, lease_receiver, report_sender, revision_sender).await;
-                });
-            })?;
+        let keeping = Keeping {
+            clock,
+            gate,
+            lease: lease_receiver,
+            report: report_sender,
+            revision: revision_sender,
+        };
+        match keeper {
+            Keeper::Task(kv) => {
+                tokio::spawn(keep(kv, keeping));
+            }
+            Keeper::Thread(factory) => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                std::thread::Builder::new()
+                    .name("lease".into())
+                    .spawn(move || {
+                        runtime.block_on(async {
+                            // Made here, so that its connections live on this thread's runtime.
+                            let kv = factory();
+                            keep(kv, keeping).await;
+                        });
+                    })?;
+            }
+        }
         Ok(Self {
             lease: lease_sender,
             report,
@@ -95,23 +122,26 @@ impl KeepAlive {
     }
 }
 
-async fn keep(
-    kv: Arc<dyn Kv>,
+/// What the one who keeps a lease works with.
+struct Keeping {
+    clock: Clock,
     gate: Gate,
-    mut lease: watch::Receiver<Option<Lease>>,
+    lease: watch::Receiver<Option<Lease>>,
     report: watch::Sender<LeaseReport>,
     revision: watch::Sender<i64>,
-) {
+}
+
+async fn keep(kv: Arc<dyn Kv>, mut keeping: Keeping) {
     let mut shut = false;
     loop {
-        let current = *lease.borrow_and_update();
+        let current = *keeping.lease.borrow_and_update();
         let Some(Lease { id, ttl }) = current else {
-            if lease.changed().await.is_err() {
+            if keeping.lease.changed().await.is_err() {
                 return;
             }
             continue;
         };
-        let open = gate.is_open(boottime());
+        let open = keeping.gate.is_open(keeping.clock.now());
         if open == shut {
             shut = !open;
             if shut {
@@ -119,46 +149,43 @@ async fn keep(
             }
         }
         let wait = if open {
-            renew(&*kv, id, ttl / 5, &report, &revision).await
+            keeping.renew(&*kv, id, ttl / 5).await
         } else {
             RETRY
         };
         tokio::select! {
-            changed = lease.changed() => if changed.is_err() { return },
+            changed = keeping.lease.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
-/// One attempt; how long to wait until the next.
-async fn renew(
-    kv: &dyn Kv,
-    id: i64,
-    each: Duration,
-    report: &watch::Sender<LeaseReport>,
-    revision: &watch::Sender<i64>,
-) -> Duration {
-    let asked = boottime();
-    let answer = tokio::time::timeout(each, kv.lease_keep_alive(id)).await;
-    match answer {
-        Ok(Ok((_, seen))) => {
-            revision.send_if_modified(|now| std::mem::replace(now, seen.max(*now)) < seen);
-            // It lives from when etcd said so, which is not before it was asked.
-            report.send_modify(|r| r.renewed = asked);
-            each
-        }
-        Ok(Err(KvError::LeaseNotFound)) => {
-            report.send_modify(|r| r.lost = Some(id));
-            // Nothing to keep until another lease is named.
-            each
-        }
-        Ok(Err(error)) => {
-            debug!(%error, "the lease is not renewed");
-            RETRY
-        }
-        Err(_) => {
-            debug!("the lease is not renewed in time");
-            RETRY
+impl Keeping {
+    /// One attempt; how long to wait until the next.
+    async fn renew(&self, kv: &dyn Kv, id: i64, each: Duration) -> Duration {
+        let asked = self.clock.now();
+        let answer = tokio::time::timeout(each, kv.lease_keep_alive(id)).await;
+        match answer {
+            Ok(Ok((_, seen))) => {
+                self.revision
+                    .send_if_modified(|now| std::mem::replace(now, seen.max(*now)) < seen);
+                // It lives from when etcd said so, which is not before it was asked.
+                self.report.send_modify(|r| r.renewed = asked);
+                each
+            }
+            Ok(Err(KvError::LeaseNotFound)) => {
+                self.report.send_modify(|r| r.lost = Some(id));
+                // Nothing to keep until another lease is named.
+                each
+            }
+            Ok(Err(error)) => {
+                debug!(%error, "the lease is not renewed");
+                RETRY
+            }
+            Err(_) => {
+                debug!("the lease is not renewed in time");
+                RETRY
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! another cluster's etcd is touched. An agent that sees its record with a
 //! session it did not write stops writing and says so.
 
+mod clock;
 mod disk;
 mod join;
 mod lease;
@@ -23,8 +24,9 @@ use manifests::HostName;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use clock::Clock;
 pub use disk::{Disk, StateDir, StateDirError};
-pub use join::{JoinError, create_cluster, join};
+pub use join::{JoinError, create_cluster, join, join_simulated};
 pub use lease::{Gate, LeaseReport, boottime};
 pub use start::{
     ClusterFacts, ClusterStart, OtherName, Start, decide, decide_cluster, decide_other,
@@ -96,6 +98,7 @@ pub struct Host {
     name: HostName,
     session: Uuid,
     cluster: Cluster,
+    clock: Clock,
     gate: Gate,
     wanted: watch::Sender<HostRecord>,
     observed: watch::Sender<Option<Observed>>,
@@ -153,7 +156,12 @@ impl Host {
 
     /// The main loop finished a pass; to be called at least every few seconds, or the lease ends.
     pub fn pass_done(&self) {
-        self.gate.stamp(boottime());
+        self.gate.stamp(self.clock.now());
+    }
+
+    /// The clock that it lives by.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The gate, for a loop that does not own the host.

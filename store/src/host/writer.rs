@@ -11,9 +11,9 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::join::{put_on_lease, record_of, same_cluster};
-use super::lease::{Gate, KeepAlive, Lease, LeaseReport, boottime};
+use super::lease::{Gate, KeepAlive, Lease, LeaseReport};
 use super::record::RecordKeeper;
-use super::{Host, HostOptions, HostStatus, Observed, Stop, Stopped, later};
+use super::{Clock, Host, HostOptions, HostStatus, Observed, Stop, Stopped, later};
 use crate::kv::{Compare, KeyRange, Kv, KvError, Op, OpReply, Txn};
 
 /// Pause after an attempt that failed.
@@ -27,10 +27,12 @@ pub(super) struct Own {
     /// Revision of the record.
     pub(super) modified: i64,
     pub(super) lease: Lease,
+    pub(super) clock: Clock,
 }
 
 pub(super) struct Writer {
     kv: Arc<dyn Kv>,
+    clock: Clock,
     options: HostOptions,
     cluster_value: Vec<u8>,
     session: Uuid,
@@ -75,6 +77,7 @@ impl Writer {
             name: options.name.clone(),
             session: own.record.session,
             cluster: own.cluster,
+            clock: own.clock,
             gate,
             wanted,
             observed,
@@ -86,10 +89,11 @@ impl Writer {
         };
         let writer = Self {
             kv,
+            clock: own.clock,
             options,
             cluster_value: own.cluster_value,
             session: own.record.session,
-            keeper: RecordKeeper::new(own.record, boottime()),
+            keeper: RecordKeeper::new(own.record, own.clock.now()),
             modified: own.modified,
             lease: Some(own.lease),
             on_lease: true,
@@ -110,7 +114,7 @@ impl Writer {
     ) {
         let mut report = self.keep.report.clone();
         loop {
-            let now = boottime();
+            let now = self.clock.now();
             let due = self.keeper.due().map(|due| due.max(self.not_before));
             // Every arm takes a message and nothing else: dropped halfway, none is lost.
             tokio::select! {
@@ -186,12 +190,12 @@ impl Writer {
     async fn write(&mut self) {
         match self.try_write().await {
             Ok(Wrote::Done | Wrote::Again) => {}
-            Ok(Wrote::Later) => self.not_before = boottime() + RETRY,
+            Ok(Wrote::Later) => self.not_before = self.clock.now() + RETRY,
             Ok(Wrote::Foreign(session)) => self.foreign(session),
             Err(KvError::LeaseNotFound) => self.lost(),
             Err(error) => {
                 warn!(%error, "the host's record is not written");
-                self.not_before = boottime() + RETRY;
+                self.not_before = self.clock.now() + RETRY;
             }
         }
     }
