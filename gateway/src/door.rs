@@ -34,8 +34,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// More connections wait to be accepted. Each wait of a v2 client holds one.
-const MAX_CONNECTIONS: usize = 1024;
+/// More connections wait to be accepted: each wait of a v2 client holds one, and a
+/// process may have 1,024 files open by default.
+const MAX_CONNECTIONS: usize = 512;
 
 /// The request line and all headers; a v2 client may put a short value into the query.
 const MAX_HEADERS: usize = 64 << 10;
@@ -242,7 +243,10 @@ async fn admit(State(config): State<Arc<DoorConfig>>, request: Request, next: Ne
             body::throw_away(request.into_body());
             refuse(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
         }
-        Ok(()) => next.run(request.map(|body| Body::new(body::Bounded::new(body)))).await,
+        Ok(()) => {
+            next.run(request.map(|body| Body::new(body::Bounded::new(body))))
+                .await
+        }
     };
     let status = response.status().as_u16();
     debug!(?peer, %method, path, status, took = ?start.elapsed(), "request");
@@ -308,7 +312,10 @@ mod tests {
         let error = bind(&[any, address]).await.expect_err("it is taken");
         let text = error.to_string();
         let holder = format!("(pid {})", std::process::id());
-        assert!(text.starts_with(&format!("{address} is taken by ")), "{text}");
+        assert!(
+            text.starts_with(&format!("{address} is taken by ")),
+            "{text}"
+        );
         assert!(text.ends_with(&holder), "{text}");
     }
 }

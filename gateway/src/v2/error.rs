@@ -75,11 +75,7 @@ impl Code {
             Self::InvalidField => (209, "Invalid field", S::BAD_REQUEST),
             Self::InvalidForm => (210, "Invalid POST form", S::BAD_REQUEST),
             Self::RefreshValue => (211, "Value provided on refresh", S::BAD_REQUEST),
-            Self::RefreshTtlRequired => (
-                212,
-                "A TTL must be provided on refresh",
-                S::BAD_REQUEST,
-            ),
+            Self::RefreshTtlRequired => (212, "A TTL must be provided on refresh", S::BAD_REQUEST),
             Self::RaftInternal => (300, "Raft Internal Error", S::INTERNAL_SERVER_ERROR),
             Self::LeaderElection => (301, "During Leader Election", S::INTERNAL_SERVER_ERROR),
             Self::EventIndexCleared => (

@@ -54,11 +54,7 @@ impl Record {
         };
         Event {
             action: self.action,
-            node: Some(node(
-                value,
-                revision,
-                self.created.unwrap_or(revision),
-            )),
+            node: Some(node(value, revision, self.created.unwrap_or(revision))),
             prev: self
                 .prev
                 .map(|prev| node(before.or(Some(b"")), prev.modified, prev.created)),
@@ -137,7 +133,11 @@ fn plain(event: &kv::Event) -> Event {
         } => {
             let leased = before.as_ref().is_some_and(|kv| kv.lease != 0);
             Event {
-                action: if leased { Action::Expire } else { Action::Delete },
+                action: if leased {
+                    Action::Expire
+                } else {
+                    Action::Delete
+                },
                 node: Some(Node {
                     key: key.clone(),
                     modified: *modified,

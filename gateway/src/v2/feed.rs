@@ -5,11 +5,11 @@
 //! client that was told an index before the door started still finds what
 //! followed. A watch that ended is opened again where it ended.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use store::kv::{KeyRange, Kv, KvError, WatchReply};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
@@ -26,7 +26,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 #[derive(Debug)]
 pub(super) struct Feed {
     shared: Arc<Shared>,
-    task: OnceCell<AbortOnDropHandle<()>>,
+    task: OnceLock<AbortOnDropHandle<()>>,
     shutdown: CancellationToken,
 }
 
@@ -55,21 +55,19 @@ impl Feed {
                 ring: Mutex::default(),
                 changed: watch::Sender::new(()),
             }),
-            task: OnceCell::new(),
+            task: OnceLock::new(),
             shutdown,
         }
     }
 
     /// Starts the watch if it does not run; `revision` is the newest.
-    pub(super) async fn start(&self, kv: &Arc<dyn Kv>, revision: i64) {
-        self.task
-            .get_or_init(|| async {
-                let from = (revision + 1 - CAPACITY as i64).max(1);
-                self.shared.change(|ring| *ring = Ring::new(from));
-                let task = run(kv.clone(), self.shared.clone());
-                AbortOnDropHandle::new(tokio::spawn(task))
-            })
-            .await;
+    pub(super) fn start(&self, kv: &Arc<dyn Kv>, revision: i64) {
+        self.task.get_or_init(|| {
+            let from = (revision + 1 - CAPACITY as i64).max(1);
+            self.shared.change(|ring| *ring = Ring::new(from));
+            let task = run(kv.clone(), self.shared.clone());
+            AbortOnDropHandle::new(tokio::spawn(task))
+        });
     }
 
     /// Waits until the events up to `revision` are there; at most a second,
@@ -151,7 +149,10 @@ async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError
             WatchReply::Compacted(oldest) => {
                 // Values before the oldest revision are gone too, so it is left out.
                 let first = oldest.max(from) + 1;
-                warn!(from, first, "etcd has compacted events that waits may ask for");
+                warn!(
+                    from,
+                    first, "etcd has compacted events that waits may ask for"
+                );
                 shared.change(|ring| *ring = Ring::new(first));
                 return Ok(true);
             }

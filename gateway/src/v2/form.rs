@@ -75,7 +75,10 @@ mod tests {
         assert_eq!(get("value", "", "value").as_deref(), Some(""));
         assert_eq!(get("a=1&a=2", "", "a").as_deref(), Some("1"));
         assert_eq!(get("a=1", "", "value"), None);
-        assert_eq!(get("value=a%20b+c%3D&x=1", "", "value").as_deref(), Some("a b c="));
+        assert_eq!(
+            get("value=a%20b+c%3D&x=1", "", "value").as_deref(),
+            Some("a b c=")
+        );
     }
 
     #[test]
@@ -94,8 +97,12 @@ mod tests {
 
     #[test]
     fn a_body_typed_by_hand_is_told_from_an_encoded_one() {
-        assert!(looks_unencoded(br#"value={"image":"a","command":["a&&b"]}"#));
+        assert!(looks_unencoded(
+            br#"value={"image":"a","command":["a&&b"]}"#
+        ));
         assert!(!looks_unencoded(br#"value={"image":"a"}"#));
-        assert!(!looks_unencoded(b"value=%7B%22image%22%3A%22a%22%7D&prevExist=true"));
+        assert!(!looks_unencoded(
+            b"value=%7B%22image%22%3A%22a%22%7D&prevExist=true"
+        ));
     }
 }

@@ -10,53 +10,61 @@ use serde_json::{Value, json};
 use store::kv::{KeyRange, Range};
 
 use super::event::OP_KEY;
-use super::{V2, answer, text};
+use super::{V2, answer, not_allowed, text};
+
+/// What is answered, all of it to GET and HEAD only.
+const PATHS: [&str; 8] = [
+    "/version",
+    "/health",
+    "/v2/machines",
+    "/v2/members",
+    "/v2/members/leader",
+    "/v2/stats/self",
+    "/v2/stats/leader",
+    "/v2/auth/enable",
+];
 
 pub(super) async fn handle(v2: &V2, path: &str, request: Request) -> Response {
     let (request, _) = request.into_parts();
-    let reads = matches!(request.method, Method::GET | Method::HEAD);
-    let known = matches!(
-        path,
-        "/version"
-            | "/health"
-            | "/v2/machines"
-            | "/v2/members"
-            | "/v2/members/leader"
-            | "/v2/stats/self"
-            | "/v2/stats/leader"
-            | "/v2/auth/enable"
-    );
-    if !known {
+    if !PATHS.contains(&path) {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
     }
-    if !reads {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        return not_allowed("GET,HEAD");
     }
     let url = own_url(&request.headers);
     match path {
         "/version" => version(v2).await,
         "/health" => health(v2).await,
         "/v2/machines" => text(StatusCode::OK, url),
-        "/v2/members" => json_answer(&json!({ "members": [member(v2, &url).await] })),
-        "/v2/members/leader" => json_answer(&member(v2, &url).await),
+        "/v2/members" => of_cluster(v2, &json!({ "members": [member(v2, &url).await] })).await,
+        "/v2/members/leader" => of_cluster(v2, &member(v2, &url).await).await,
         "/v2/stats/self" => {
             let id = id(v2).await;
-            json_answer(&json!({
+            plain(&json!({
                 "name": v2.name,
                 "id": id,
                 "state": "StateLeader",
                 "leaderInfo": { "leader": id },
             }))
         }
-        "/v2/stats/leader" => {
-            json_answer(&json!({ "leader": id(v2).await, "followers": {} }))
-        }
-        _ => json_answer(&json!({ "enabled": false })),
+        "/v2/stats/leader" => plain(&json!({ "leader": id(v2).await, "followers": {} })),
+        _ => of_cluster(v2, &json!({ "enabled": false })).await,
     }
 }
 
-fn json_answer(value: &Value) -> Response {
-    answer(StatusCode::OK, "application/json", super::json::line(value))
+/// etcd ends some of its answers with a new line and others not.
+fn plain(value: &Value) -> Response {
+    answer(StatusCode::OK, "application/json", value.to_string())
+}
+
+async fn of_cluster(v2: &V2, value: &Value) -> Response {
+    let body = super::json::line(value);
+    let mut response = answer(StatusCode::OK, "application/json", body);
+    if let Some(status) = v2.status().await {
+        super::put_cluster_id(response.headers_mut(), &status);
+    }
+    response
 }
 
 /// The address under which the client has found this door.
@@ -87,7 +95,7 @@ async fn version(v2: &V2) -> Response {
         Some(status) => {
             // The cluster's version has no patch level of its own.
             let minor: Vec<&str> = status.version.split('.').take(2).collect();
-            json_answer(&json!({
+            plain(&json!({
                 "etcdserver": status.version,
                 "etcdcluster": format!("{}.0", minor.join(".")),
             }))
@@ -108,6 +116,6 @@ async fn health(v2: &V2) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let body = super::json::line(&json!({ "health": healthy.to_string() }));
-    answer(status, "application/json", body)
+    let body = json!({ "health": healthy.to_string() });
+    answer(status, "application/json", body.to_string())
 }

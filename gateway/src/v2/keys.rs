@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
@@ -26,7 +26,7 @@ use super::path::{KeyPath, MAX_PARTS};
 use super::request::{Get, Operation, Wait, Write};
 use super::ring::Look;
 use super::seen::{self, Seen};
-use super::{V2, answer, plan, request, text, tree};
+use super::{V2, answer, not_allowed, plan, request, tree};
 use crate::access;
 use crate::door;
 
@@ -41,11 +41,7 @@ pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Respons
         return Response::new(Body::empty());
     }
     if !METHODS.split(',').any(|known| known == method.as_str()) {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
-        response
-            .headers_mut()
-            .insert(header::ALLOW, HeaderValue::from_static(METHODS));
-        return response;
+        return not_allowed(METHODS);
     }
     let peer = request
         .extensions()
@@ -231,7 +227,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     if access::hidden(wait.key.as_str()) {
         return Err(V2Error::at(Code::KeyNotFound, wait.key.as_str(), revision));
     }
-    v2.feed.start(&v2.kv, revision).await;
+    v2.feed.start(&v2.kv, revision);
     let (since, history) = match wait.index {
         0 => (revision + 1, 0),
         index => (i64::try_from(index).unwrap_or(i64::MAX), revision),
@@ -252,11 +248,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
         Some(Ok::<_, Infallible>(Bytes::from(event.body())))
     };
     let body = stream::once(next).filter_map(std::future::ready);
-    let mut response = answer(
-        StatusCode::OK,
-        "application/json",
-        Body::from_stream(body),
-    );
+    let mut response = answer(StatusCode::OK, "application/json", Body::from_stream(body));
     let status = v2.status().await;
     put_headers(response.headers_mut(), status.as_ref(), revision, true);
     Ok(response)
@@ -281,18 +273,12 @@ async fn failure(v2: &V2, error: &V2Error) -> Response {
 }
 
 fn put_headers(headers: &mut HeaderMap, status: Option<&Status>, index: i64, raft: bool) {
-    let mut put = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    put("x-etcd-index", index.to_string());
-    if let Some(status) = status {
-        put("x-etcd-cluster-id", format!("{:x}", status.cluster_id));
-        if raft {
-            put("x-raft-index", status.raft_index.to_string());
-            put("x-raft-term", status.raft_term.to_string());
-        }
+    headers.insert("x-etcd-index", HeaderValue::from(index));
+    let Some(status) = status else { return };
+    super::put_cluster_id(headers, status);
+    if raft {
+        headers.insert("x-raft-index", HeaderValue::from(status.raft_index));
+        headers.insert("x-raft-term", HeaderValue::from(status.raft_term));
     }
 }
 

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use store::kv::{Kv, Status};
 use tokio_util::sync::CancellationToken;
@@ -108,9 +108,7 @@ async fn dispatch(State(v2): State<Arc<V2>>, request: Request) -> Response {
     };
     let path = path::clean(&path);
     match path.strip_prefix("/v2/keys") {
-        Some(key) if key.is_empty() || key.starts_with('/') => {
-            keys::handle(v2, key, request).await
-        }
+        Some(key) if key.is_empty() || key.starts_with('/') => keys::handle(v2, key, request).await,
         _ => info::handle(&v2, &path, request).await,
     }
 }
@@ -119,9 +117,25 @@ fn text(status: StatusCode, body: impl Into<Body>) -> Response {
     let mut response = answer(status, "text/plain; charset=utf-8", body);
     if !status.is_success() {
         let headers = response.headers_mut();
-        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        headers.insert(
+            "x-content-type-options",
+            HeaderValue::from_static("nosniff"),
+        );
     }
     response
+}
+
+fn not_allowed(methods: &'static str) -> Response {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    let headers = response.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+fn put_cluster_id(headers: &mut HeaderMap, status: &Status) {
+    if let Ok(id) = HeaderValue::try_from(format!("{:x}", status.cluster_id)) {
+        headers.insert("x-etcd-cluster-id", id);
+    }
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {

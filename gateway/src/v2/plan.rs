@@ -264,14 +264,7 @@ fn delete_file(action: Action, target: &Level, file: &KeyValue) -> Planned {
     let prev = prev_of(target, file);
     let mut then = vec![Op::delete(&target.key)];
     forget_side(target, &mut then);
-    let mut planned = planned(
-        action,
-        target,
-        Some(prev.created),
-        Some(prev),
-        false,
-        then,
-    );
+    let mut planned = planned(action, target, Some(prev.created), Some(prev), false, then);
     planned.before = Some(file.value.clone());
     planned
 }
@@ -301,10 +294,7 @@ fn delete_empty_dir(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
     let index = index_of_dir(target, seen);
     let guards = vec![
         Compare::none_in(KeyRange::prefix(&target.key.below())),
-        unchanged(
-            KeyRange::prefix(&target.key.side_below()),
-            seen.revision,
-        ),
+        unchanged(KeyRange::prefix(&target.key.side_below()), seen.revision),
     ];
     let mut then = vec![Op::Delete(KeyRange::prefix(&target.key.side_below()))];
     forget_side(target, &mut then);
@@ -415,10 +405,7 @@ fn index_of_dir(target: &Level, seen: &Seen) -> i64 {
 }
 
 fn side_as_seen(level: &Level) -> Compare {
-    Compare::modified(
-        level.key.side(),
-        level.side.map_or(0, |side| side.modified),
-    )
+    Compare::modified(level.key.side(), level.side.map_or(0, |side| side.modified))
 }
 
 /// Nothing in the range was written after `revision`.

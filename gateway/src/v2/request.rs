@@ -27,8 +27,6 @@ pub struct Get {
     pub key: KeyPath,
     /// All levels below, not only one.
     pub recursive: bool,
-    /// Only an answer that a majority stands behind will do.
-    pub quorum: bool,
 }
 
 /// A wait for one event.
@@ -112,7 +110,8 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
     flag(form, "sorted")?;
     let wait = flag(form, "wait")?;
     let dir = flag(form, "dir")?;
-    let quorum = flag(form, "quorum")?;
+    // A majority stands behind every read here.
+    flag(form, "quorum")?;
     let stream = flag(form, "stream")?;
     if wait && *method != Method::GET {
         return Err(invalid("\"wait\" can only be used with GET requests"));
@@ -191,11 +190,7 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
             index: wait_index,
         }));
     }
-    Ok(Operation::Get(Get {
-        key,
-        recursive,
-        quorum,
-    }))
+    Ok(Operation::Get(Get { key, recursive }))
 }
 
 fn invalid(cause: impl Into<String>) -> V2Error {
@@ -217,7 +212,10 @@ fn number(form: &Form, name: &str) -> Result<u64, V2Error> {
     match form.get(name) {
         None => Ok(0),
         Some(text) => digits(text).ok_or_else(|| {
-            V2Error::request(Code::IndexNotANumber, format!("invalid value for \"{name}\""))
+            V2Error::request(
+                Code::IndexNotANumber,
+                format!("invalid value for \"{name}\""),
+            )
         }),
     }
 }
@@ -240,9 +238,7 @@ fn truth(text: &[u8]) -> Option<bool> {
 fn flag(form: &Form, name: &str) -> Result<bool, V2Error> {
     match form.get(name) {
         None => Ok(false),
-        Some(text) => {
-            truth(text).ok_or_else(|| invalid(format!("invalid value for \"{name}\"")))
-        }
+        Some(text) => truth(text).ok_or_else(|| invalid(format!("invalid value for \"{name}\""))),
     }
 }
 
@@ -315,13 +311,19 @@ mod tests {
                 recursive: true
             }
         );
-        assert!(matches!(delete("prevIndex=1&dir=true"), Change::CompareAndDelete(_)));
+        assert!(matches!(
+            delete("prevIndex=1&dir=true"),
+            Change::CompareAndDelete(_)
+        ));
     }
 
     #[test]
     fn a_get_may_wait_and_ignores_what_is_for_writes() {
         assert_eq!(
-            operation(&Method::GET, "wait=true&recursive=1&waitIndex=7&ttl=5&dir=true"),
+            operation(
+                &Method::GET,
+                "wait=true&recursive=1&waitIndex=7&ttl=5&dir=true"
+            ),
             Ok(Operation::Wait(Wait {
                 key: KeyPath::new("/k").expect("a key"),
                 recursive: true,
@@ -337,8 +339,15 @@ mod tests {
     #[test]
     fn wrong_fields_have_etcds_numbers_and_causes() {
         let put = |query: &str| error(&Method::PUT, query);
-        for name in ["recursive", "sorted", "wait", "dir", "quorum", "stream", "noValueOnSuccess"]
-        {
+        for name in [
+            "recursive",
+            "sorted",
+            "wait",
+            "dir",
+            "quorum",
+            "stream",
+            "noValueOnSuccess",
+        ] {
             for bad in ["", "yes", "tRUE", "2"] {
                 assert_eq!(
                     put(&format!("{name}={bad}")),
@@ -350,15 +359,26 @@ mod tests {
             for bad in ["", "-1", "+1", "x", "18446744073709551616"] {
                 assert_eq!(
                     put(&format!("{name}={bad}")),
-                    (Code::IndexNotANumber, format!("invalid value for \"{name}\""))
+                    (
+                        Code::IndexNotANumber,
+                        format!("invalid value for \"{name}\"")
+                    )
                 );
             }
         }
         for (query, code, cause) in [
-            ("prevExist=", Code::InvalidField, "invalid value for prevExist"),
+            (
+                "prevExist=",
+                Code::InvalidField,
+                "invalid value for prevExist",
+            ),
             ("refresh=x", Code::InvalidField, "invalid value for refresh"),
             ("ttl=-1", Code::TtlNotANumber, "invalid value for \"ttl\""),
-            ("prevValue=", Code::PrevValueRequired, "\"prevValue\" cannot be empty"),
+            (
+                "prevValue=",
+                Code::PrevValueRequired,
+                "\"prevValue\" cannot be empty",
+            ),
             (
                 "wait=true",
                 Code::InvalidField,
@@ -388,7 +408,10 @@ mod tests {
         ] {
             let (code, cause) = error(&method, query);
             assert_eq!(code, Code::InvalidField);
-            assert!(cause.ends_with("is not in this version of dokkaa"), "{cause}");
+            assert!(
+                cause.ends_with("is not in this version of dokkaa"),
+                "{cause}"
+            );
         }
     }
 }

@@ -198,7 +198,10 @@ mod tests {
             ring.find(&key("/never"), false, oldest - 1, 1500),
             Look::Cleared(oldest)
         );
-        assert_eq!(found(&ring.find(&key("/a"), false, oldest, 1500)), Some(oldest));
+        assert_eq!(
+            found(&ring.find(&key("/a"), false, oldest, 1500)),
+            Some(oldest)
+        );
     }
 
     #[test]
@@ -212,6 +215,9 @@ mod tests {
             ring.extend(vec![large], index);
         }
         assert!(ring.bytes <= MAX_BYTES);
-        assert!(matches!(ring.find(&key("/a"), false, 2, 40), Look::Cleared(_)));
+        assert!(matches!(
+            ring.find(&key("/a"), false, 2, 40),
+            Look::Cleared(_)
+        ));
     }
 }

@@ -6,3 +6,4 @@ mod door;
 mod example_keys;
 mod example_waits;
 mod house;
+mod stream;

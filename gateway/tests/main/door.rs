@@ -136,7 +136,7 @@ async fn headers_have_an_end() {
     let head = "GET /v2/keys/ HTTP/1.1\r\nHost: localhost\r\nX-Long: ";
     stream.write_all(head.as_bytes()).await.expect("sent");
     // The door may close before it has been sent all.
-    stream.write_all(&[b'x'; 200_000]).await.ok();
+    stream.write_all(&vec![b'x'; 200_000]).await.ok();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await.expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 431");

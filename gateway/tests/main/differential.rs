@@ -1,0 +1,369 @@
+//! One random stream of operations to a real etcd that speaks v2 and to the
+//! door over a real etcd, compared answer by answer.
+//!
+//! `DIFF_OPS` and `DIFF_SEED` choose how many and which. Both stores are
+//! brought to the same index first, so answers are equal to the byte, except
+//! where [`KNOWN_DIFFERENCES`] says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use dokkaa_tests::etcd::{Etcd, EtcdOptions};
+use serde_json::Value;
+use store::etcd::EtcdKv;
+
+use crate::client::{Answer, Ask, Begun, Client};
+use crate::house::House;
+use crate::stream::{Step, Stream};
+
+/// Where the door differs on purpose, and how the comparison takes that into account.
+const KNOWN_DIFFERENCES: [(&str, &str); 6] = [
+    (
+        "CORS headers",
+        "etcd sends them with every answer; a door must not let web pages in, so it sends none",
+    ),
+    (
+        "X-Etcd-Cluster-Id, X-Raft-Index, X-Raft-Term",
+        "two clusters have two ids and two logs: compared by presence and shape",
+    ),
+    (
+        "order of an unsorted listing",
+        "etcd leaves it open, the door always sorts: compared after sorting unless sorted=true",
+    ),
+    (
+        "a wait below a deleted directory, at a key that never was",
+        "etcd wakes it from history but not live; the door wakes it both ways",
+    ),
+    (
+        "a double slash in the path",
+        "etcd redirects and curl loses the body; the door cleans in place: not in the stream",
+    ),
+    (
+        "POST, dir=true on PUT, TTL, refresh, stream=true",
+        "not in this version of the door: not in the stream",
+    ),
+];
+
+/// A few seconds' worth.
+const DEFAULT_OPS: u64 = 5000;
+
+/// No answer takes longer, unless something is wrong.
+const CAP: Duration = Duration::from_secs(30);
+
+/// Waits are looked at after so many operations.
+const ROUND: u64 = 40;
+
+/// Headers that are compared, by value or by shape.
+fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = headers
+        .iter()
+        .map(|(name, value)| {
+            let value = value.to_str().expect("text");
+            let shape = match name.as_str() {
+                "x-etcd-cluster-id" => {
+                    u64::from_str_radix(value, 16).expect("a number in hexadecimal");
+                    "an id"
+                }
+                "x-raft-index" | "x-raft-term" => {
+                    assert!(value.parse::<u64>().expect("a number") > 0);
+                    "a number"
+                }
+                _ => value,
+            };
+            (name.to_string(), shape.to_owned())
+        })
+        .filter(|(name, _)| name.starts_with("x-") || name == "content-type" || name == "allow")
+        .collect();
+    all.sort();
+    all
+}
+
+fn sort(value: &mut Value) {
+    if let Some(nodes) = value["nodes"].as_array_mut() {
+        nodes.sort_by_key(|node| node["key"].as_str().map(str::to_owned));
+        nodes.iter_mut().for_each(sort);
+    }
+}
+
+fn body(ask: &Ask, answer: &Answer) -> String {
+    let listing = answer.body.contains("\"nodes\"");
+    if !listing || ask.path.contains("sorted=true") || ask.path.contains("sorted=1") {
+        return answer.body.clone();
+    }
+    let mut json = answer.json();
+    sort(&mut json["node"]);
+    json.to_string()
+}
+
+fn compare(what: &str, ask: &Ask, theirs: &Answer, ours: &Answer) {
+    let told = |answer: &Answer| {
+        let lines = [
+            answer.status.to_string(),
+            format!("{:?}", headers(&answer.headers)),
+            body(ask, answer),
+        ];
+        lines.join("\n")
+    };
+    let (theirs, ours) = (told(theirs), told(ours));
+    assert_eq!(
+        theirs, ours,
+        "{what}: {ask:?}\n(left: etcd, right: the door)"
+    );
+}
+
+/// What waits were told.
+#[derive(Debug, Default)]
+struct Told {
+    events: u64,
+    cleared: u64,
+}
+
+impl Told {
+    fn count(&mut self, answer: &Answer) {
+        if answer.status == 200 {
+            self.events += 1;
+        } else {
+            self.cleared += 1;
+        }
+    }
+}
+
+/// A wait that both have begun.
+struct Waiting {
+    what: String,
+    ask: Ask,
+    key: String,
+    theirs: tokio::task::JoinHandle<Answer>,
+    ours: tokio::task::JoinHandle<Answer>,
+}
+
+impl Waiting {
+    /// Compares once one of the two has ended. Gives itself back if neither has.
+    async fn look(self, told: &mut Told) -> Option<Self> {
+        match (self.theirs.is_finished(), self.ours.is_finished()) {
+            (false, false) => return Some(self),
+            (false, true) => {
+                let ours = self.ours.await.expect("an answer");
+                if below_a_deleted_directory(&self.key, &ours, None) {
+                    self.theirs.abort();
+                    return None;
+                }
+                told.count(&ours);
+                let theirs = end(self.theirs, &self.what, &self.ask, "etcd").await;
+                compare(&self.what, &self.ask, &theirs, &ours);
+            }
+            (true, _) => {
+                let theirs = self.theirs.await.expect("an answer");
+                told.count(&theirs);
+                let ours = end(self.ours, &self.what, &self.ask, "the door").await;
+                if below_a_deleted_directory(&self.key, &ours, Some(&theirs)) {
+                    return None;
+                }
+                compare(&self.what, &self.ask, &theirs, &ours);
+            }
+        }
+        None
+    }
+}
+
+async fn end(task: tokio::task::JoinHandle<Answer>, what: &str, ask: &Ask, whose: &str) -> Answer {
+    match tokio::time::timeout(CAP, task).await {
+        Ok(answer) => answer.expect("an answer"),
+        Err(error) => panic!("{what}: {error}: only {whose} does not end this wait: {ask:?}"),
+    }
+}
+
+/// The known difference: the door told of a directory's end, etcd (yet) nothing or what came after.
+fn below_a_deleted_directory(key: &str, ours: &Answer, theirs: Option<&Answer>) -> bool {
+    if ours.status != 200 || theirs.is_some_and(|theirs| theirs.status != 200) {
+        return false;
+    }
+    let json = ours.json();
+    let above = json["node"]["key"].as_str().unwrap_or_default();
+    json["action"] == "delete"
+        && json["node"]["dir"] == true
+        && key.starts_with(&format!("{above}/"))
+        && theirs.is_none_or(|theirs| theirs.index() > ours.index())
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_random_stream_is_answered_as_by_etcd() {
+    let options = EtcdOptions {
+        v2: true,
+        ..EtcdOptions::default()
+    };
+    let reference = Etcd::start(&options).expect("an etcd with v2");
+    let store = Etcd::start(&EtcdOptions::default()).expect("an etcd for the door");
+    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
+    let house = House::over(Arc::new(kv)).await;
+    let theirs = Client::new(reference.address());
+    let ours = house.client.clone();
+
+    let operations = number("DIFF_OPS", DEFAULT_OPS);
+    let seed = number("DIFF_SEED", 1);
+    let first = level(&theirs, &ours).await;
+    let mut stream = Stream::new(seed, first);
+    let mut waiting: Vec<Waiting> = Vec::new();
+    let (mut writes, mut errors, mut told) = (0_u64, 0_u64, Told::default());
+    for n in 0..operations {
+        let what = format!("DIFF_SEED={seed}, operation {n}");
+        match stream.step() {
+            Step::Ask(ask) => {
+                let (a, b) = tokio::join!(theirs.send(ask.clone()), ours.send(ask.clone()));
+                compare(&what, &ask, &a, &b);
+                let before = stream.index;
+                stream.learn(&a);
+                writes += u64::from(stream.index > before);
+                errors += u64::from(a.status >= 400);
+            }
+            Step::Wait(ask, key) => {
+                let (a, b) = tokio::join!(theirs.begin(ask.clone()), ours.begin(ask.clone()));
+                waiting.push(both(what, ask, key, a, b));
+            }
+        }
+        if n % ROUND == ROUND - 1 {
+            waiting = look_at(&theirs, &ours, waiting, &mut told).await;
+            stream.index += 1;
+        }
+    }
+    for wait in waiting {
+        wait.theirs.abort();
+        wait.ours.abort();
+    }
+    // The stream is one that finds something out.
+    assert!(
+        writes * 4 > operations,
+        "{writes} of {operations} were writes"
+    );
+    assert!(
+        errors * 8 > operations,
+        "{errors} of {operations} were errors"
+    );
+    assert!(told.events * 60 > operations, "{told:?} in {operations}");
+    // Histories end only after a thousand events.
+    assert!(operations < DEFAULT_OPS || told.cleared > 3, "{told:?}");
+    assert!(KNOWN_DIFFERENCES.iter().all(|(_, why)| !why.is_empty()));
+}
+
+#[tokio::test]
+async fn what_clients_ask_beside_keys_has_etcds_shape() {
+    let options = EtcdOptions {
+        v2: true,
+        ..EtcdOptions::default()
+    };
+    let reference = Etcd::start(&options).expect("an etcd with v2");
+    let (house, _) = House::in_memory().await;
+    let theirs = Client::new(reference.address());
+    for path in [
+        "/version",
+        "/health",
+        "/v2/members",
+        "/v2/members/leader",
+        "/v2/stats/leader",
+        "/v2/auth/enable",
+    ] {
+        let (a, b) = tokio::join!(theirs.get(path), house.client.get(path));
+        assert_eq!(a.status, b.status, "{path}");
+        assert_eq!(names_in(&a.json()), names_in(&b.json()), "{path}");
+        assert_eq!(a.body.ends_with('\n'), b.body.ends_with('\n'), "{path}");
+        let id = |answer: &Answer| answer.header("x-etcd-cluster-id").is_some();
+        assert_eq!(id(&a), id(&b), "{path}");
+    }
+    for (method, path) in [
+        ("GET", "/v2/machines"),
+        ("PUT", "/v2/machines"),
+        ("GET", "/v2/machinesx"),
+        ("GET", "/"),
+    ] {
+        let ask = || Ask::new(method, path);
+        let (a, b) = tokio::join!(theirs.send(ask()), house.client.send(ask()));
+        assert_eq!(a.status, b.status, "{path}");
+        assert_eq!(headers(&a.headers), headers(&b.headers), "{path}");
+    }
+}
+
+/// The names of all fields, at every level.
+fn names_in(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(name, value)| {
+                let below = names_in(value);
+                std::iter::once(name.clone()).chain(
+                    below
+                        .into_iter()
+                        .map(move |below| format!("{name}.{below}")),
+                )
+            })
+            .collect(),
+        Value::Array(values) => values.first().map(names_in).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+fn both(what: String, ask: Ask, key: String, theirs: Begun, ours: Begun) -> Waiting {
+    // An event may be in history: then its body is there already.
+    let heads = |begun: &Begun| format!("{} {:?}", begun.status, headers(&begun.headers));
+    assert_eq!(heads(&theirs), heads(&ours), "{what}: {ask:?}");
+    Waiting {
+        what,
+        ask,
+        key,
+        theirs: tokio::spawn(theirs.end()),
+        ours: tokio::spawn(ours.end()),
+    }
+}
+
+/// One event that both wait for, so that all before it have been told; then all waits are looked at.
+async fn look_at(
+    theirs: &Client,
+    ours: &Client,
+    waiting: Vec<Waiting>,
+    told: &mut Told,
+) -> Vec<Waiting> {
+    let ask = Ask::new("GET", "/v2/keys/barrier?wait=true");
+    let (a, b) = tokio::join!(theirs.begin(ask.clone()), ours.begin(ask.clone()));
+    let put = || Ask::new("PUT", "/v2/keys/barrier").form("value=x");
+    tokio::join!(theirs.send(put()), ours.send(put()));
+    let (a, b) = tokio::join!(a.end(), b.end());
+    compare("barrier", &ask, &a, &b);
+    let mut left = Vec::new();
+    for wait in waiting {
+        if let Some(wait) = wait.look(told).await {
+            left.push(wait);
+        }
+    }
+    // Too many open waits only cost connections: the oldest are given up.
+    for wait in left.drain(..left.len().saturating_sub(40)) {
+        wait.theirs.abort();
+        wait.ours.abort();
+    }
+    left
+}
+
+/// Writes one key until both are at the same index, which is given.
+async fn level(theirs: &Client, ours: &Client) -> u64 {
+    let put = || Ask::new("PUT", "/v2/keys/barrier").form("value=start");
+    let mut a = theirs.send(put()).await.index();
+    let mut b = ours.send(put()).await.index();
+    while a != b {
+        if a < b {
+            a = theirs.send(put()).await.index();
+        } else {
+            b = ours.send(put()).await.index();
+        }
+    }
+    // The node itself has another history on each side.
+    for client in [theirs, ours] {
+        client.delete("/v2/keys/barrier").await;
+        client.put("/v2/keys/barrier", "value=start").await;
+    }
+    a + 2
+}
