@@ -229,7 +229,7 @@ pub fn kernel_ports() -> (RangeInclusive<u16>, Vec<RangeInclusive<u16>>) {
     (ephemeral, parse_reserved(&read("ip_local_reserved_ports")))
 }
 
-/// `32768	60999`; that default too where it can't be read.
+/// Two numbers such as `32768 60999`; that default too where it can't be read.
 fn parse_ephemeral(text: &str) -> RangeInclusive<u16> {
     let mut numbers = text.split_whitespace().map(str::parse);
     match (numbers.next(), numbers.next()) {

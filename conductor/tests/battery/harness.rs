@@ -13,10 +13,11 @@ use bollard::Docker;
 use bollard::query_parameters as query;
 use conductor::engine::memory::{MemEngine, Program};
 use conductor::engine::{
-    CreateSpec, DEFAULT_SOCKET, DockerEngine, Engine, EngineError, EngineEvent, Named, OLDEST,
-    OutputStream,
+    CreateSpec, DEFAULT_SOCKET, DockerEngine, Engine, EngineError, EngineEvent, LogOptions, Named,
+    OLDEST, OutputStream,
 };
 use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
+use futures_util::StreamExt as _;
 use manifests::manifest::{Log, Protocol};
 use manifests::{ContainerId, InstanceId};
 use tokio::sync::mpsc;
@@ -156,13 +157,15 @@ impl Lab {
     }
 
     fn command(&self, does: Does) -> Vec<String> {
-        const RUN: &str = "trap 'exit 143' TERM; while :; do sleep 0.05; done";
+        // The first process of a container ignores a signal that it has no handler for.
+        const READY: &str = "trap 'exit 143' TERM";
+        const RUN: &str = "while :; do sleep 0.05; done";
         const WRITE: &str = "echo one; sleep 0.05; echo two >&2; sleep 0.05; echo three";
         let script = match &does {
-            Does::Runs => RUN.to_owned(),
+            Does::Runs => format!("{READY}; echo up; {RUN}"),
             Does::Ends(code) => format!("exit {code}"),
             Does::Stays => "trap '' TERM; while :; do sleep 0.05; done".to_owned(),
-            Does::Writes => format!("{WRITE}; {RUN}"),
+            Does::Writes => format!("{READY}; {WRITE}; {RUN}"),
             Does::WritesAndEnds => WRITE.to_owned(),
             Does::Listens => "exec httpd -f -p 80".to_owned(),
             Does::Nothing => return self.known(vec!["/bin/nothing".to_owned()], &does),
@@ -204,6 +207,17 @@ impl Lab {
         let id = self.create(spec).await;
         self.engine.start(&id).await.expect("started");
         id
+    }
+
+    /// Waits until it has written something: then it minds the signal that asks it to stop.
+    pub(crate) async fn up(&self, id: &str) {
+        let one = LogOptions {
+            follow: true,
+            ..LogOptions::default()
+        };
+        let mut log = self.engine.logs(id, one).await.expect("a log");
+        let first = tokio::time::timeout(Duration::from_secs(60), log.next()).await;
+        first.expect("in time").expect("a line").expect("readable");
     }
 
     pub(crate) async fn look(&self, id: &str) -> ObservedContainer {
@@ -286,7 +300,10 @@ fn program(does: &Does) -> Program {
         ..Program::default()
     };
     match does {
-        Does::Runs => silent,
+        Does::Runs => Program {
+            output: vec![(OutputStream::Stdout, "up".to_owned())],
+            ..silent
+        },
         Does::Ends(code) => Program {
             ends: Some((Duration::ZERO, *code)),
             ..silent
@@ -389,7 +406,6 @@ impl TestImage {
         let repository = format!("dokkaa-battery-{}", Uuid::new_v4().simple());
         let name = format!("{repository}:1");
         apart(move || async move {
-            use futures_util::StreamExt as _;
             let options = query::CreateImageOptions {
                 from_src: Some("-".to_owned()),
                 repo: Some(repository),
@@ -430,9 +446,9 @@ fn apart<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
             .expect("a runtime");
         runtime.block_on(work());
     });
-    if ended.join().is_err() && !std::thread::panicking() {
-        panic!("it could not be done");
-    }
+    let done = ended.join().is_ok();
+    // A second panic would hide the first.
+    assert!(done || std::thread::panicking(), "it could not be done");
 }
 
 async fn sweep(cluster: Uuid) {

@@ -43,6 +43,7 @@ async fn a_container_is_made_started_stopped_started_again_and_removed(lab: Lab)
     assert!(first.pid > 0 && first.started_at >= made.created_at);
     assert!(runs.addr.is_some());
 
+    lab.up(&id).await;
     let limit = Duration::from_secs(30);
     lab.engine.stop(&id, limit).await.expect("stopped");
     let stopped = lab.look(&id).await;
@@ -67,6 +68,7 @@ async fn a_container_is_made_started_stopped_started_again_and_removed(lab: Lab)
 async fn what_is_already_so_is_success(lab: Lab) {
     let id = lab.run(&lab.spec("web", Does::Runs)).await;
     lab.engine.start(&id).await.expect("it runs already");
+    lab.up(&id).await;
     let refused = lab.engine.remove(&id, false).await;
     assert!(matches!(refused, Err(EngineError::Conflict(_))));
     for _ in 0..2 {

@@ -84,6 +84,7 @@ async fn what_happened_while_the_connection_was_lost_is_told_afterwards() {
     let mut events = lab.events().await;
     let id = lab.run(&lab.spec("job", Does::Runs)).await;
     until(&mut events, &id, &Change::Started).await;
+    lab.up(&id).await;
 
     proxy.cut(true);
     while !matches!(next(&mut events).await, EngineEvent::Lost(_)) {}

@@ -109,12 +109,11 @@ impl DockerEngine {
         let path = self.shared.socket.to_string_lossy();
         let plain = Docker::connect_with_unix(&path, LIBRARY, bollard::API_DEFAULT_VERSION)
             .map_err(|error| failure(Operation::Other, &error))?;
-        let version = match self.shared.pinned {
-            Some(version) => version,
-            None => {
-                let shown = within(READ, plain.version()).await?;
-                agree(&shown).map_err(|error| EngineError::Engine(error.to_string()))?
-            }
+        let version = if let Some(version) = self.shared.pinned {
+            version
+        } else {
+            let shown = within(READ, plain.version()).await?;
+            agree(&shown).map_err(|error| EngineError::Engine(error.to_string()))?
         };
         let docker = plain.with_request_modifier(move |mut request| {
             *request.uri_mut() = version::in_version(request.uri(), version);

@@ -2,7 +2,6 @@
 
 mod world;
 
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -274,27 +273,23 @@ struct LogReader {
 }
 
 impl LogReader {
-    fn next(
-        mut self,
-    ) -> impl Future<Output = Option<(Result<LogChunk, EngineError>, Self)>> + Send {
-        async move {
-            loop {
-                if let Some(chunk) = self.waiting.pop_front() {
-                    return Some((Ok(chunk), self));
-                }
-                if !self.options.follow || !self.more {
-                    return None;
-                }
-                self.engine.look_again().await;
-                let read = self
-                    .engine
-                    .world(|world, _| world.log(&self.docker_id, &self.options, Some(self.at)));
-                // A container that is removed ends its log.
-                let (chunks, at, more) = read.ok()?;
-                self.at = at;
-                self.more = more;
-                self.waiting.extend(chunks);
+    async fn next(mut self) -> Option<(Result<LogChunk, EngineError>, Self)> {
+        loop {
+            if let Some(chunk) = self.waiting.pop_front() {
+                return Some((Ok(chunk), self));
             }
+            if !self.options.follow || !self.more {
+                return None;
+            }
+            self.engine.look_again().await;
+            let read = self
+                .engine
+                .world(|world, _| world.log(&self.docker_id, &self.options, Some(self.at)));
+            // A container that is removed ends its log.
+            let (chunks, at, more) = read.ok()?;
+            self.at = at;
+            self.more = more;
+            self.waiting.extend(chunks);
         }
     }
 }

@@ -1,0 +1,250 @@
+//! One host's engine: it writes down every call that changes something, and a test takes its events away.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use conductor::engine::memory::{MemEngine, World};
+use conductor::engine::{
+    Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
+    Image, Listening, Listing, LogOptions, LogStream, Named, OnProgress,
+};
+use conductor_core::observed::{LABEL_CLUSTER, ObservedContainer, Ownership};
+use manifests::SlotId;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+/// A call that changes something, and what ran on all engines after it.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) host: String,
+    pub(crate) what: &'static str,
+    pub(crate) slot: Option<SlotId>,
+    pub(crate) succeeded: bool,
+    pub(crate) running: BTreeMap<SlotId, u32>,
+}
+
+/// What was done on all engines of a cluster, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    engines: Mutex<Vec<MemEngine>>,
+    calls: Mutex<Vec<Call>>,
+}
+
+impl Journal {
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        lock(&self.calls).clone()
+    }
+
+    /// How many calls of this kind there were.
+    pub(crate) fn count(&self, what: &str) -> usize {
+        lock(&self.calls).iter().filter(|c| c.what == what).count()
+    }
+
+    /// How many processes each slot has, on all engines.
+    pub(crate) fn running(&self) -> BTreeMap<SlotId, u32> {
+        let mut running = BTreeMap::new();
+        for engine in lock(&self.engines).iter() {
+            for container in all(engine) {
+                if container.running().is_some() {
+                    *running.entry(container.owner.slot).or_default() += 1;
+                }
+            }
+        }
+        running
+    }
+
+    fn note(&self, host: &str, what: &'static str, slot: Option<SlotId>, succeeded: bool) {
+        let running = self.running();
+        let twice: Vec<_> = running.iter().filter(|(_, n)| **n > 1).collect();
+        assert!(twice.is_empty(), "after {what} on {host}: {twice:?}");
+        lock(&self.calls).push(Call {
+            host: host.to_owned(),
+            what,
+            slot,
+            succeeded,
+            running,
+        });
+    }
+}
+
+/// Every container of ours, also while the engine hangs.
+fn all(engine: &MemEngine) -> Vec<ObservedContainer> {
+    engine.world(|world, _| {
+        let hangs = std::mem::replace(&mut world.hangs, false);
+        let clusters = world.list(None).map(|list| list.clusters);
+        let found = clusters.unwrap_or_default().into_keys().filter_map(|id| {
+            let id: Uuid = id.parse().ok()?;
+            world.list(Some(id)).ok()
+        });
+        let found = found.flat_map(|list| list.ours).collect();
+        world.hangs = hangs;
+        found
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An engine in memory, watched.
+pub(crate) struct Docker {
+    host: String,
+    engine: MemEngine,
+    journal: Arc<Journal>,
+    deaf: watch::Sender<bool>,
+}
+
+impl Docker {
+    pub(crate) fn new(host: &str, engine: MemEngine, journal: Arc<Journal>) -> Self {
+        lock(&journal.engines).push(engine.clone());
+        Self {
+            host: host.to_owned(),
+            engine,
+            journal,
+            deaf: watch::channel(false).0,
+        }
+    }
+
+    /// Looks at the engine, or changes it behind everybody's back.
+    pub(crate) fn world<T>(&self, look: impl FnOnce(&mut World, i64) -> T) -> T {
+        self.engine.world(look)
+    }
+
+    /// Every container of ours.
+    pub(crate) fn containers(&self) -> Vec<ObservedContainer> {
+        all(&self.engine)
+    }
+
+    /// Events are lost from now on, or not any more.
+    pub(crate) fn lose_events(&self, lose: bool) {
+        self.deaf.send_replace(lose);
+    }
+
+    /// The process of a slot ends by itself.
+    pub(crate) fn crash(&self, slot: &SlotId) {
+        let runs = self.containers().into_iter().find(|c| {
+            c.owner.slot == *slot && c.running().is_some()
+        });
+        let runs = runs.expect("it runs");
+        self.world(|world, now| world.crash(&runs.docker_id, 1, now));
+    }
+
+    fn note<T>(&self, what: &'static str, slot: Option<SlotId>, result: &Result<T, EngineError>) {
+        self.journal.note(&self.host, what, slot, result.is_ok());
+    }
+
+    fn slot(&self, docker_id: &str) -> Option<SlotId> {
+        let mut all = self.containers().into_iter();
+        all.find(|c| c.docker_id == docker_id)
+            .map(|c| c.owner.slot)
+    }
+}
+
+#[async_trait]
+impl Engine for Docker {
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.engine.ping().await
+    }
+
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        self.engine.info().await
+    }
+
+    async fn bridge(&self, network: &str) -> Result<Bridge, EngineError> {
+        self.engine.bridge(network).await
+    }
+
+    async fn list(&self, cluster: Option<Uuid>) -> Result<Listing, EngineError> {
+        self.engine.list(cluster).await
+    }
+
+    async fn inspect(&self, docker_id: &str) -> Result<Option<ObservedContainer>, EngineError> {
+        self.engine.inspect(docker_id).await
+    }
+
+    fn events(&self) -> mpsc::Receiver<EngineEvent> {
+        let mut inner = self.engine.events();
+        let deaf = self.deaf.subscribe();
+        let (sender, events) = mpsc::channel(256);
+        tokio::spawn(async move {
+            while let Some(event) = inner.recv().await {
+                let lost = *deaf.borrow() && matches!(event, EngineEvent::Container { .. });
+                if !lost && sender.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+        events
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        credentials: Option<&Credentials>,
+        progress: OnProgress<'_>,
+    ) -> Result<(), EngineError> {
+        let pulled = self.engine.pull(image, credentials, progress).await;
+        self.note("pull", None, &pulled);
+        pulled
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
+        self.engine.image(name).await
+    }
+
+    async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError> {
+        let created = self.engine.create(spec).await;
+        let slot = spec
+            .labels
+            .contains_key(LABEL_CLUSTER)
+            .then(|| Ownership::read(&spec.labels).map(|owner| owner.slot))
+            .flatten();
+        self.note("create", slot, &created);
+        created
+    }
+
+    async fn start(&self, docker_id: &str) -> Result<(), EngineError> {
+        let started = self.engine.start(docker_id).await;
+        self.note("start", self.slot(docker_id), &started);
+        started
+    }
+
+    async fn stop(&self, docker_id: &str, timeout: Duration) -> Result<(), EngineError> {
+        let slot = self.slot(docker_id);
+        let stopped = self.engine.stop(docker_id, timeout).await;
+        self.note("stop", slot, &stopped);
+        stopped
+    }
+
+    async fn remove(&self, docker_id: &str, force: bool) -> Result<(), EngineError> {
+        let slot = self.slot(docker_id);
+        let removed = self.engine.remove(docker_id, force).await;
+        self.note("remove", slot, &removed);
+        removed
+    }
+
+    async fn rename(&self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
+        let renamed = self.engine.rename(docker_id, name).await;
+        self.note("rename", self.slot(docker_id), &renamed);
+        renamed
+    }
+
+    async fn exec(
+        &self,
+        docker_id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput, EngineError> {
+        self.engine.exec(docker_id, command, timeout).await
+    }
+
+    async fn listening(&self, pid: u32) -> Result<Listening, EngineError> {
+        self.engine.listening(pid).await
+    }
+
+    async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {
+        self.engine.logs(docker_id, options).await
+    }
+}

@@ -1,0 +1,93 @@
+//! What was written to etcd, revision by revision.
+
+use std::collections::BTreeMap;
+
+use conductor_core::records::{Claim, Phase, SlotState};
+use manifests::keys::Key;
+use manifests::{ContainerId, SlotId};
+use store::kv::{Event, KeyRange, WatchReply};
+use store::memory::MemKv;
+
+/// The events of a time, in order.
+pub(crate) struct History(Vec<Event>);
+
+impl History {
+    /// Everything after `revision`.
+    pub(crate) fn since(kv: &MemKv, revision: i64) -> Self {
+        let all = KeyRange::prefix("/");
+        let mut events = Vec::new();
+        kv.with(|etcd| {
+            let watch = etcd.watch(all, revision + 1, true);
+            while let Some(reply) = etcd.poll(watch) {
+                match reply {
+                    WatchReply::Events(more, _) => events.extend(more),
+                    WatchReply::Progress(_) => {}
+                    odd => panic!("no history: {odd:?}"),
+                }
+            }
+            etcd.cancel(watch);
+        });
+        Self(events)
+    }
+
+    /// Changes of keys of ours, without host records and manifests.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.0
+            .iter()
+            .filter_map(|event| Key::parse(event.key()))
+            .filter(|key| !matches!(key, Key::HostRecord(_) | Key::Manifest(_)))
+            .collect()
+    }
+
+    /// How many revisions of the store they are, without host records and manifests.
+    pub(crate) fn transactions(&self) -> usize {
+        let mut revisions: Vec<i64> = self
+            .0
+            .iter()
+            .filter(|event| {
+                !matches!(
+                    Key::parse(event.key()),
+                    Some(Key::HostRecord(_) | Key::Manifest(_))
+                )
+            })
+            .map(Event::modified)
+            .collect();
+        revisions.dedup();
+        revisions.len()
+    }
+
+    /// Claims as they were put, in order; none is a release.
+    pub(crate) fn claims(&self, slot: &SlotId) -> Vec<Option<Claim>> {
+        let key = Key::Claim(slot.clone()).to_string();
+        self.0
+            .iter()
+            .filter(|event| event.key() == key)
+            .map(|event| match event {
+                Event::Put { now, .. } => serde_json::from_slice(&now.value).ok(),
+                Event::Delete { .. } => None,
+            })
+            .collect()
+    }
+
+    /// The fewest slots of a container that were ready at once, beginning with `ready` of them.
+    pub(crate) fn fewest_ready(&self, id: &ContainerId, ready: &[u32]) -> usize {
+        let mut now: BTreeMap<u32, bool> = ready.iter().map(|slot| (*slot, true)).collect();
+        let mut fewest = now.len();
+        for event in &self.0 {
+            match Key::parse(event.key()) {
+                Some(Key::State(slot)) if slot.container == *id => {
+                    let phase = match event {
+                        Event::Put { now, .. } => {
+                            serde_json::from_slice::<SlotState>(&now.value).map(|s| s.state).ok()
+                        }
+                        Event::Delete { .. } => None,
+                    };
+                    now.insert(slot.slot, phase == Some(Phase::Ready));
+                }
+                _ => continue,
+            }
+            fewest = fewest.min(now.values().filter(|ready| **ready).count());
+        }
+        fewest
+    }
+}
