@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conductor_core::directory::ServiceId;
-use conductor_core::local::Outcome;
+use conductor_core::local::{LOST, Outcome};
 use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::plan::{Inputs, Write};
 use conductor_core::{Directory, Host, Local, Millis, Plan, Snapshot, Trust, plan};
@@ -73,8 +73,15 @@ pub(crate) enum Event {
     Progress(SlotOrContainer, Option<String>),
     /// Last lines of an instance that ended.
     Log(InstanceId, Vec<String>),
-    /// Writes were answered: which, whether the guards held (none: no answer), the revision.
-    Wrote(Vec<(Write, Option<bool>)>, i64),
+    /// Writes were answered.
+    Wrote {
+        /// Which, and whether the guards held; none without an answer.
+        writes: Vec<(Write, Option<bool>)>,
+        /// The store's revision.
+        revision: i64,
+        /// That of the view from which they were planned.
+        seen: i64,
+    },
     /// A look at a running instance.
     Look {
         instance: InstanceId,
@@ -122,6 +129,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         looks,
         ended: BTreeSet::new(),
         retry_writes_at: None,
+        replan_at: None,
         last_line: String::new(),
     };
     Loop {
@@ -147,6 +155,8 @@ struct State {
     /// Ends whose last lines were asked for.
     ended: BTreeSet<(InstanceId, i64)>,
     retry_writes_at: Option<Millis>,
+    /// Something is to be planned again then, whatever the plan itself says.
+    replan_at: Option<Millis>,
     last_line: String,
 }
 
@@ -196,7 +206,9 @@ impl Loop {
                 self.sighting(sighting);
             }
             let before = self.setup.record.clock().now();
-            wake = self.plan(before);
+            self.state.replan_at = self.state.replan_at.filter(|at| *at > before);
+            let planned = self.plan(before);
+            wake = [planned, self.state.replan_at].into_iter().flatten().min();
             let took = self.setup.record.clock().now() - before;
             if took > Duration::from_millis(5) {
                 tokio::select! {
@@ -338,15 +350,24 @@ impl Loop {
                     memory.log = lines;
                 }
             }
-            Event::Wrote(all, revision) => {
-                for (write, held) in all {
+            Event::Wrote {
+                writes,
+                revision,
+                seen,
+            } => {
+                for (write, held) in writes {
                     match held {
                         Some(held) => {
                             if !held {
                                 count(&self.setup.published.counters.writes_lost);
                                 tracing::debug!(kind = write.kind(), work = ?write.work(), "a write's guard did not hold");
                             }
-                            state.local.wrote(&write, held, revision);
+                            state.local.wrote(&write, held, revision, seen, now);
+                            if !held {
+                                let again = now + LOST;
+                                let at = state.replan_at.get_or_insert(again);
+                                *at = (*at).min(again);
+                            }
                         }
                         None => {
                             state.local.not_written(&write);
@@ -491,12 +512,18 @@ impl Loop {
             .fetch_add(writes.len() as u64, std::sync::atomic::Ordering::Relaxed);
         let kv = self.setup.kv.clone();
         let events = self.events_in.clone();
+        let seen = self.state.snapshot.revision;
         for batch in writes::batches(writes) {
             let (kv, events) = (kv.clone(), events.clone());
             self.tasks.spawn(async move {
-                let (answered, revision) = writes::carry_out(kv.as_ref(), batch).await;
+                let (writes, revision) = writes::carry_out(kv.as_ref(), batch).await;
+                let answered = Event::Wrote {
+                    writes,
+                    revision,
+                    seen,
+                };
                 // Without a loop there is nobody to tell.
-                let _ = events.send(Event::Wrote(answered, revision)).await;
+                let _ = events.send(answered).await;
             });
         }
     }

@@ -5,6 +5,7 @@
 //! again, and since when something lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use manifests::{ContainerId, InstanceId, SlotId};
 
@@ -13,6 +14,9 @@ use crate::observed::{ContainerState, Observed};
 use crate::plan::Plan;
 use crate::records::Status;
 use crate::time::Millis;
+
+/// A write whose guards did not hold is planned again from a newer view, or after this.
+pub const LOST: Duration = Duration::from_millis(250);
 
 /// What one worker does at a time: a slot's container, or a version's image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +36,8 @@ pub struct Local {
     pub writing: BTreeSet<Work>,
     /// Revision of the last own write: nothing is planned from a view below it.
     pub written: BTreeMap<Work, i64>,
+    /// The last write whose guards did not hold: the revision of the view that it was planned from, and when.
+    pub lost: BTreeMap<Work, (i64, Millis)>,
     /// Slots of this host.
     pub slots: BTreeMap<SlotId, SlotMemory>,
     /// Instances on this host's engine.
@@ -89,6 +95,8 @@ pub struct InstanceMemory {
     pub ends: u32,
     /// The end that was counted last (Docker's time).
     pub ended_at: i64,
+    /// This process asked it to stop: its end is no failure.
+    pub stopping: bool,
     /// It must be made anew: its address or port is not to be had.
     pub doomed: bool,
     /// What it lacks to be ready, as the last look at it said, for people.
@@ -268,8 +276,10 @@ impl Local {
                     memory.running_since = None;
                     if memory.ended_at != exit.at {
                         memory.ended_at = exit.at;
-                        memory.ends += 1;
-                        memory.backoff.failed(now);
+                        if !memory.stopping {
+                            memory.ends += 1;
+                            memory.backoff.failed(now);
+                        }
                     }
                 }
                 ContainerState::Created { .. } | ContainerState::Removing => {
@@ -325,6 +335,7 @@ impl Local {
     fn forget(&mut self, plan: &Plan, now: Millis) {
         self.unclaimed
             .retain(|slot, _| plan.unclaimed.contains(slot));
+        self.lost.retain(|_, (_, at)| now < *at + LOST);
         self.slots.retain(|slot, memory| {
             plan.statuses.contains_key(slot)
                 || plan.touches(slot)
@@ -333,16 +344,27 @@ impl Local {
         });
     }
 
-    /// Notes what came of a write: the store's revision, and whether its guards held.
-    pub fn wrote(&mut self, write: &crate::plan::Write, succeeded: bool, revision: i64) {
+    /// Notes what came of a write that was planned from a view at `seen`: the store's revision, and whether its guards
+    /// held.
+    pub fn wrote(
+        &mut self,
+        write: &crate::plan::Write,
+        succeeded: bool,
+        revision: i64,
+        seen: i64,
+        now: Millis,
+    ) {
         use crate::plan::Write;
         let work = write.work();
         self.writing.remove(&work);
-        let seen = self.written.entry(work).or_default();
-        // A lost guard, too, was compared with a store at that revision: the view must reach it first.
-        *seen = (*seen).max(revision);
         if !succeeded {
+            self.lost.insert(work, (seen, now));
             return;
+        }
+        // A status is not in the view, so the view is not waited for.
+        if !matches!(write, Write::Status { .. }) {
+            let own = self.written.entry(work).or_default();
+            *own = (*own).max(revision);
         }
         match write {
             Write::Claim { slot, claim, .. } => {
@@ -374,9 +396,13 @@ impl Local {
         self.writing.remove(&write.work());
     }
 
-    /// The last own write on this is not in a view of that revision yet.
-    pub fn is_ahead_of(&self, work: &Work, revision: i64) -> bool {
+    /// The last own write on this is not in a view of that revision yet, or one was lost against something newer.
+    pub fn is_ahead_of(&self, work: &Work, revision: i64, now: Millis) -> bool {
         self.written.get(work).is_some_and(|own| *own > revision)
+            || self
+                .lost
+                .get(work)
+                .is_some_and(|(seen, at)| *seen == revision && now < *at + LOST)
     }
 }
 

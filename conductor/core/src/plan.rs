@@ -412,7 +412,9 @@ fn share(
 ) {
     let work = Work::Container(id.clone());
     if inputs.local.writing.contains(&work)
-        || inputs.local.is_ahead_of(&work, inputs.snapshot.revision)
+        || inputs
+            .local
+            .is_ahead_of(&work, inputs.snapshot.revision, inputs.now)
         || plan.writes.iter().any(|w| w.work() == work)
     {
         return;
@@ -473,7 +475,9 @@ fn claim(inputs: &Inputs<'_>, plan: &mut Plan, fresh: &mut dyn FnMut() -> Instan
         }
         let work = Work::Slot(placed.slot.clone());
         if inputs.local.writing.contains(&work)
-            || inputs.local.is_ahead_of(&work, inputs.snapshot.revision)
+            || inputs
+                .local
+                .is_ahead_of(&work, inputs.snapshot.revision, inputs.now)
             || plan.touches(&placed.slot)
         {
             continue;

@@ -128,7 +128,10 @@ pub(crate) fn not_own(
     plan: &mut Plan,
 ) {
     let work = Work::Slot(slot.clone());
-    if inputs.local.is_ahead_of(&work, inputs.snapshot.revision) {
+    if inputs
+        .local
+        .is_ahead_of(&work, inputs.snapshot.revision, inputs.now)
+    {
         return;
     }
     let view = inputs.snapshot.slot(slot);
@@ -409,7 +412,7 @@ fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Out {
     let out = Out::says("pulling", reason.or(progress)).about(*rev);
     let under_way = local.busy.contains(&work)
         || local.writing.contains(&work)
-        || local.is_ahead_of(&work, ctx.inputs.snapshot.revision)
+        || local.is_ahead_of(&work, ctx.inputs.snapshot.revision, ctx.inputs.now)
         || plan.steps.iter().any(|s| s.work() == work);
     if !under_way {
         plan.steps.push(Step::Resolve {
@@ -909,7 +912,7 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
     let local = ctx.inputs.local;
     let work = Work::Slot(ctx.slot.clone());
     let revision = ctx.inputs.snapshot.revision;
-    let behind = local.is_ahead_of(&work, revision);
+    let behind = local.is_ahead_of(&work, revision, ctx.inputs.now);
     let status = ctx.status(current, &out);
     if let Some(reason) = &out.reason {
         plan.waiting.insert(ctx.slot.clone(), reason.clone());
@@ -928,7 +931,7 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
         let shared = Work::Container(ctx.slot.container.clone());
         if let Some(write) = out.shared.take() {
             let free = !local.writing.contains(&shared)
-                && !local.is_ahead_of(&shared, revision)
+                && !local.is_ahead_of(&shared, revision, ctx.inputs.now)
                 && !plan.writes.iter().any(|w| w.work() == shared);
             if free {
                 plan.writes.push(write);

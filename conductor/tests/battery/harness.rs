@@ -438,7 +438,7 @@ pub(crate) fn docker() -> Docker {
 }
 
 /// Runs something to its end on a thread of its own: `drop` can't wait otherwise.
-fn apart<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn apart<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) {
     let ended = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -7,4 +7,5 @@ mod output;
 mod proxied;
 mod proxy;
 mod real;
+mod registry;
 mod troubles;

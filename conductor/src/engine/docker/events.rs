@@ -131,7 +131,17 @@ impl Follower {
         }
         let mut silent = 0;
         loop {
-            match timeout(IDLE, stream.next()).await {
+            let waited = tokio::select! {
+                waited = timeout(IDLE, stream.next()) => waited,
+                room = self.events.reserve(), if self.overflowed => {
+                    if let Ok(room) = room {
+                        room.send(EngineEvent::Connected);
+                    }
+                    self.overflowed = false;
+                    continue;
+                }
+            };
+            match waited {
                 Ok(Some(Ok(message))) => {
                     silent = 0;
                     self.pass_on(message);
@@ -162,9 +172,7 @@ impl Follower {
         let Some(event) = translate::event(message) else {
             return;
         };
-        if self.overflowed {
-            self.overflowed = self.events.try_send(EngineEvent::Connected).is_err();
-        }
+        // After one that was lost, all that follow are in the list that the reader is told to make.
         if !self.overflowed {
             self.overflowed = self.events.try_send(event).is_err();
         }

@@ -538,7 +538,9 @@ impl World {
                     let _ = writeln!(out, "{:>6} {name} {}{lost}", self.now.0, describe(&write));
                 }
                 let revision = self.revision;
-                self.agent(&name).local.wrote(&write, held, revision);
+                self.agent(&name)
+                    .local
+                    .wrote(&write, held, revision, snapshot.revision, now);
             }
             for step in planned.steps {
                 if print {
@@ -548,7 +550,9 @@ impl World {
                 if let Some(write) = write {
                     let held = self.write(&write);
                     let revision = self.revision;
-                    self.agent(&name).local.wrote(&write, held, revision);
+                    self.agent(&name)
+                        .local
+                        .wrote(&write, held, revision, snapshot.revision, now);
                 }
                 if let Outcome::NotResolved { reason, .. } = &outcome {
                     let _ = writeln!(out, "{:>6} {name} not resolved: {reason}", self.now.0);

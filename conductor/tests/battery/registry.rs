@@ -1,0 +1,294 @@
+//! Pulls from a registry that wants a login: Debian's docker-registry on this machine, or the twin's own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bollard::auth::DockerCredentials;
+use bollard::query_parameters as query;
+use conductor::engine::memory::Published;
+use conductor::engine::{Credentials, EngineError, HostFault};
+use conductor::images::{Images, PullSettings};
+use futures_util::StreamExt as _;
+use manifests::manifest::Pull;
+use tempfile::TempDir;
+
+use crate::harness::{Lab, apart, docker, everywhere, wait_for};
+
+everywhere!(
+    a_pull_without_the_login_is_refused_and_with_it_goes_well,
+    an_image_that_the_registry_lacks_is_not_found,
+    a_tag_becomes_a_digest_and_the_digest_is_enough,
+    a_registry_that_has_gone_is_made_do_without,
+);
+
+const USER: &str = "puller";
+const PASSWORD: &str = "open:sesame";
+
+struct Registry<'a> {
+    lab: &'a Lab,
+    address: SocketAddr,
+    process: Option<Child>,
+    folder: TempDir,
+}
+
+impl<'a> Registry<'a> {
+    /// Has the lab's image as `team/app:1`.
+    async fn start(lab: &'a Lab) -> Self {
+        let mut registry = Self {
+            lab,
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            process: None,
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        if let Some(twin) = lab.twin() {
+            let server = registry.address.to_string();
+            twin.world(|world, _| {
+                world.registry_away = false;
+                let published = Published {
+                    id: "sha256:battery".to_owned(),
+                    digest: format!("sha256:{}", "a".repeat(64)),
+                    needs: Some(login(&server)),
+                    ..Published::default()
+                };
+                world.registry.insert(registry.image(), published);
+            });
+        } else {
+            registry.serve().await;
+            registry.push().await;
+        }
+        registry
+    }
+
+    async fn serve(&mut self) {
+        let folder = self.folder.path();
+        let passwords = Command::new("htpasswd")
+            .args(["-Bbn", USER, PASSWORD])
+            .output()
+            .expect("these tests need htpasswd: install with scripts/setup.sh up test");
+        std::fs::write(folder.join("htpasswd"), passwords.stdout).expect("written");
+        let config = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: '{folder}/data'}}}}\n\
+             http: {{addr: '127.0.0.1:0'}}\n\
+             auth: {{htpasswd: {{realm: battery, path: '{folder}/htpasswd'}}}}\n",
+            folder = folder.display()
+        );
+        std::fs::write(folder.join("config.yml"), config).expect("written");
+        let log = folder.join("log");
+        let file = std::fs::File::create(&log).expect("a log");
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(folder.join("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a log"))
+            .stderr(file)
+            .spawn()
+            .expect("these tests need docker-registry: install with scripts/setup.sh up test");
+        self.process = Some(process);
+        self.address = wait_for(|| async {
+            let log = std::fs::read_to_string(&log).expect("a log");
+            let address = log
+                .split_once("listening on ")
+                .and_then(|(_, rest)| rest.split(['"', ' ', '\n', ',']).next()?.parse().ok());
+            address.ok_or(log)
+        })
+        .await;
+    }
+
+    async fn push(&self) {
+        let docker = docker();
+        let tag = query::TagImageOptions {
+            repo: Some(format!("{}/team/app", self.address)),
+            tag: Some("1".to_owned()),
+        };
+        let tagged = docker.tag_image(&self.lab.image, Some(tag)).await;
+        tagged.expect("tagged");
+        let credentials = DockerCredentials {
+            username: Some(USER.to_owned()),
+            password: Some(PASSWORD.to_owned()),
+            serveraddress: Some(self.address.to_string()),
+            ..DockerCredentials::default()
+        };
+        let options = query::PushImageOptions {
+            tag: Some("1".to_owned()),
+            ..query::PushImageOptions::default()
+        };
+        let repository = format!("{}/team/app", self.address);
+        let mut steps = docker.push_image(&repository, Some(options), Some(credentials));
+        while let Some(step) = steps.next().await {
+            step.expect("pushed");
+        }
+        forget(&self.address.to_string()).await;
+    }
+
+    fn image(&self) -> String {
+        format!("{}/team/app:1", self.address)
+    }
+
+    /// A configuration as `docker login` leaves it.
+    fn config(&self, logged_in: bool) -> PathBuf {
+        use base64::Engine as _;
+        let path = self.folder.path().join(format!("config-{logged_in}.json"));
+        let auth = format!("{USER}:{PASSWORD}");
+        let auth = base64::engine::general_purpose::STANDARD.encode(auth);
+        let auths = if logged_in {
+            serde_json::json!({self.address.to_string(): {"auth": auth}})
+        } else {
+            serde_json::json!({})
+        };
+        let json = serde_json::json!({"auths": auths});
+        std::fs::write(&path, json.to_string()).expect("written");
+        path
+    }
+
+    fn images(&self, logged_in: bool) -> Images {
+        Images::new(
+            self.lab.engine.clone(),
+            PullSettings {
+                docker_config: self.config(logged_in),
+                at_once: 2,
+                jitter: Duration::ZERO,
+            },
+        )
+    }
+
+    /// It is gone, and answers nobody any more.
+    fn end(&mut self) {
+        match self.lab.twin() {
+            Some(twin) => twin.world(|world, _| world.registry_away = true),
+            None => self.stop(),
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It is this test's own; one that has ended already is as good.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Drop for Registry<'_> {
+    fn drop(&mut self) {
+        self.stop();
+        if self.lab.twin().is_none() {
+            let address = self.address.to_string();
+            apart(move || async move { forget(&address).await });
+        }
+    }
+}
+
+/// Takes every name in this registry off the engine's images.
+async fn forget(registry: &str) {
+    let docker = docker();
+    let all = docker.list_images(None::<query::ListImagesOptions>).await;
+    for image in all.unwrap_or_default() {
+        let names = image.repo_tags.iter().chain(&image.repo_digests);
+        for name in names.filter(|name| name.starts_with(registry)) {
+            let none = None::<query::RemoveImageOptions>;
+            // With its last tag go the digests of a repository too.
+            let _ = docker.remove_image(name, none, None).await;
+        }
+    }
+}
+
+fn login(server: &str) -> Credentials {
+    Credentials::Password {
+        username: USER.to_owned(),
+        password: PASSWORD.to_owned(),
+        server: server.to_owned(),
+    }
+}
+
+async fn a_pull_without_the_login_is_refused_and_with_it_goes_well(lab: Lab) {
+    let registry = Registry::start(&lab).await;
+    let image = registry.image();
+    assert_eq!(lab.engine.image(&image).await, Ok(None));
+    let wrong = Credentials::Password {
+        username: USER.to_owned(),
+        password: "wrong".to_owned(),
+        server: registry.address.to_string(),
+    };
+    for credentials in [None, Some(&wrong)] {
+        let refused = lab.engine.pull(&image, credentials, &|_| {}).await;
+        assert!(matches!(refused, Err(EngineError::Auth(_))), "{refused:?}");
+    }
+    let right = login(&registry.address.to_string());
+    let told = AtomicU32::new(0);
+    let count = |_| {
+        told.fetch_add(1, Ordering::Relaxed);
+    };
+    let pulled = lab.engine.pull(&image, Some(&right), &count).await;
+    pulled.expect("pulled");
+    assert!(told.load(Ordering::Relaxed) > 0);
+    assert!(lab.engine.image(&image).await.expect("an answer").is_some());
+}
+
+async fn an_image_that_the_registry_lacks_is_not_found(lab: Lab) {
+    let registry = Registry::start(&lab).await;
+    let right = login(&registry.address.to_string());
+    for missing in ["team/app:2", "team/nothing:1"] {
+        let missing = format!("{}/{missing}", registry.address);
+        let lacking = lab.engine.pull(&missing, Some(&right), &|_| {}).await;
+        assert!(matches!(lacking, Err(EngineError::NotFound(_))), "{lacking:?}");
+    }
+}
+
+async fn a_tag_becomes_a_digest_and_the_digest_is_enough(lab: Lab) {
+    let registry = Registry::start(&lab).await;
+    let image = registry.image();
+    let stranger = registry.images(false);
+    let refused = stranger.decide(&image, Pull::Missing).await;
+    assert!(matches!(refused, Err(EngineError::Auth(_))), "{refused:?}");
+
+    let images = registry.images(true);
+    let decided = images.decide(&image, Pull::Missing).await.expect("decided");
+    assert!(decided.image.starts_with("sha256:"), "{decided:?}");
+    let always = images.decide(&image, Pull::Always).await.expect("decided");
+    assert_eq!(always, decided);
+    // What is here is used without a login.
+    let here = stranger.decide(&image, Pull::Missing).await;
+    assert_eq!(here.as_ref(), Ok(&decided));
+
+    // On a host that has never heard of the tag.
+    match lab.twin() {
+        Some(twin) => twin.world(|world, _| world.images.remove(&image)).map(drop),
+        None => Some(forget(&registry.address.to_string()).await),
+    }
+    .expect("it was here");
+    let source = images.ensure(&image, &decided.image, Pull::Missing).await;
+    let source = source.expect("pulled");
+    assert_eq!(
+        source.reference,
+        format!("{}/team/app@{}", registry.address, decided.image)
+    );
+    let found = lab.engine.image(&source.reference).await;
+    assert!(found.expect("an answer").is_some());
+    assert_eq!(lab.engine.image(&image).await, Ok(None));
+}
+
+async fn a_registry_that_has_gone_is_made_do_without(lab: Lab) {
+    let mut registry = Registry::start(&lab).await;
+    let image = registry.image();
+    let images = registry.images(true);
+    let decided = images.decide(&image, Pull::Missing).await.expect("decided");
+    registry.end();
+    let always = images.decide(&image, Pull::Always).await.expect("decided");
+    assert_eq!(always.image, decided.image);
+    assert!(always.note.is_some());
+    let other = format!("{}/team/other:1", registry.address);
+    let away = images.decide(&other, Pull::Always).await;
+    assert!(
+        matches!(
+            away,
+            Err(EngineError::HostFault {
+                fault: HostFault::RegistryUnreachable,
+                ..
+            })
+        ),
+        "{away:?}"
+    );
+}
