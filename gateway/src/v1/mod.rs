@@ -9,6 +9,7 @@
 pub mod facilities;
 mod logs;
 mod manifest;
+pub mod memory;
 pub mod overview;
 mod reply;
 pub mod rows;
@@ -253,3 +254,6 @@ impl Api {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,9 +264,7 @@ fn claimed_row(
     };
     row.reason = match row.status {
         SlotStatus::Ready => ready_reason(view, &row),
-        _ => own
-            .and_then(|s| s.reason.clone())
-            .or_else(|| said.cloned()),
+        _ => own.and_then(|s| s.reason.clone()).or_else(|| said.cloned()),
     };
     if row.surplus {
         let why = if view.manifest.is_some() {

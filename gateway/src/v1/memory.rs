@@ -1,0 +1,337 @@
+//! The agent in memory: what `Facilities` gives, from an etcd in memory, for tests of doors and of the CLI.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use conductor_core::records::{
+    Capacity, Claim, HostRecord, HostState, Peer, Phase, SlotState, Status, Versions,
+};
+use conductor_core::snapshot::Change;
+use conductor_core::{Directory, Snapshot};
+use futures_util::stream;
+use manifests::keys::{Key, WATCH_END, WATCH_START};
+use manifests::{ContainerId, HostName, InstanceId, ServiceName, SlotId};
+use store::Op;
+use store::kv::{KeyRange, Range, Txn};
+use store::memory::MemKv;
+use tokio::sync::watch;
+
+use super::facilities::{Facilities, LogRecord, LogStream, LogsError, Seen};
+use super::types::{LogOptions, Reasons};
+
+/// An agent that sees an etcd in memory and runs nothing.
+#[derive(Debug, Clone)]
+pub struct MemAgent(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: HostName,
+    kv: MemKv,
+    said: Mutex<Said>,
+    /// Counts changes of the logs.
+    logged: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    blind: bool,
+    stale: bool,
+    hold: Option<String>,
+    reasons: Reasons,
+    logs: BTreeMap<SlotId, Log>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Log {
+    present: Vec<LogRecord>,
+    previous: Option<Vec<LogRecord>>,
+    ended: bool,
+}
+
+impl MemAgent {
+    /// The agent of `host`, over this etcd. It has no record there yet.
+    pub fn new(host: &str, kv: MemKv) -> Self {
+        Self(Arc::new(Inner {
+            host: host.parse().expect("a host's name"),
+            kv,
+            said: Mutex::default(),
+            logged: watch::Sender::new(0),
+        }))
+    }
+
+    /// Its etcd.
+    pub fn mem_kv(&self) -> &MemKv {
+        &self.0.kv
+    }
+
+    /// It has not seen etcd yet.
+    pub fn set_blind(&self, blind: bool) {
+        self.said().blind = blind;
+    }
+
+    /// What it sees is old.
+    pub fn set_stale(&self, stale: bool) {
+        self.said().stale = stale;
+    }
+
+    /// It distrusts its etcd.
+    pub fn set_hold(&self, hold: Option<&str>) {
+        self.said().hold = hold.map(ToOwned::to_owned);
+    }
+
+    /// What it knows and does not write to etcd.
+    pub fn set_reasons(&self, reasons: Reasons) {
+        self.said().reasons = reasons;
+    }
+
+    /// Writes a key; its revision.
+    pub fn put(&self, key: &Key, value: &[u8]) -> i64 {
+        self.write(Op::put(key, value))
+    }
+
+    /// Deletes a key.
+    pub fn delete(&self, key: &Key) -> i64 {
+        self.write(Op::delete(key))
+    }
+
+    /// Writes a host's record.
+    pub fn put_host(&self, host: &str, peer: Option<Peer>) -> i64 {
+        let record = HostRecord {
+            id: uuid_of(host),
+            session: uuid_of(host),
+            epoch: 1,
+            state: HostState::Up,
+            addr: [10, 0, 0, 1].into(),
+            peer,
+            labels: BTreeMap::new(),
+            capacity: Capacity::default(),
+            versions: Versions {
+                agent: "0.0.0".to_owned(),
+                placement: vec![1],
+            },
+            foreign: 0,
+            engine: true,
+            problems: Vec::new(),
+        };
+        let host: HostName = host.parse().expect("a host's name");
+        self.write(Op::put_json(Key::HostRecord(host), &record))
+    }
+
+    /// Writes a manifest and the version of it; its revision.
+    pub fn put_manifest(&self, id: &ContainerId, manifest: &str) -> i64 {
+        let revision = self.put(&Key::Manifest(id.clone()), manifest.as_bytes());
+        let json: serde_json::Value = serde_json::from_str(manifest).expect("a JSON value");
+        let version = serde_json::json!({"manifest": json, "image": "sha256:1", "good": false});
+        self.put(
+            &Key::Version(id.clone(), revision),
+            version.to_string().as_bytes(),
+        );
+        revision
+    }
+
+    /// Gives a slot to a host. The instance is named after both.
+    pub fn claim(&self, slot: &SlotId, host: &str, manifest_rev: i64) -> i64 {
+        let claim = Claim {
+            host: host.parse().expect("a host's name"),
+            instance: instance(slot, host),
+            manifest_rev,
+        };
+        self.write(Op::put_json(Key::Claim(slot.clone()), &claim))
+    }
+
+    /// Says how far the instance of `host` is.
+    pub fn put_state(&self, slot: &SlotId, host: &str, state: Phase, ports: &[(&str, u16)]) -> i64 {
+        let ports = ports
+            .iter()
+            .map(|(service, port)| {
+                let service: ServiceName = service.parse().expect("a service's name");
+                (service, *port)
+            })
+            .collect();
+        let state = SlotState {
+            instance: instance(slot, host),
+            state,
+            addr: [10, 0, 0, 1].into(),
+            ports,
+        };
+        self.write(Op::put_json(Key::State(slot.clone()), &state))
+    }
+
+    /// Writes the status of `host`'s instance.
+    pub fn put_status(&self, slot: &SlotId, host: &str, change: impl FnOnce(&mut Status)) -> i64 {
+        let mut status = Status {
+            instance: instance(slot, host),
+            host: host.parse().expect("a host's name"),
+            progress: "running".to_owned(),
+            manifest_rev: 0,
+            reason: None,
+            container_id: None,
+            restarts: 0,
+            started_at: None,
+            log: Vec::new(),
+        };
+        change(&mut status);
+        self.write(Op::put_json(Key::Status(slot.clone()), &status))
+    }
+
+    /// The container of a slot on this host writes lines.
+    pub fn log(&self, slot: &SlotId, records: impl IntoIterator<Item = LogRecord>) {
+        let mut said = self.said();
+        let log = said.logs.entry(slot.clone()).or_default();
+        log.present.extend(records);
+        log.ended = false;
+        drop(said);
+        self.0.logged.send_modify(|changes| *changes += 1);
+    }
+
+    /// The container of a slot ends; its lines are the previous ones of the next.
+    pub fn end_log(&self, slot: &SlotId) {
+        let mut said = self.said();
+        let log = said.logs.entry(slot.clone()).or_default();
+        log.previous = Some(std::mem::take(&mut log.present));
+        log.ended = true;
+        drop(said);
+        self.0.logged.send_modify(|changes| *changes += 1);
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, op: Op) -> i64 {
+        self.0.kv.with(|etcd| {
+            etcd.txn(&Txn::new(Vec::new(), vec![op]))
+                .expect("a write without guards")
+                .revision
+        })
+    }
+}
+
+/// The instance that the fake gives a slot on a host.
+pub fn instance(slot: &SlotId, host: &str) -> InstanceId {
+    let id = &slot.container;
+    format!("{}-{}-{}-{host}", id.app, id.container, slot.slot)
+        .parse()
+        .expect("an instance's name")
+}
+
+fn uuid_of(host: &str) -> uuid::Uuid {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(host.bytes()) {
+        *to = from;
+    }
+    uuid::Uuid::from_bytes(bytes)
+}
+
+#[async_trait]
+impl Facilities for MemAgent {
+    fn host(&self) -> HostName {
+        self.0.host.clone()
+    }
+
+    fn snapshot(&self) -> Option<Seen> {
+        let said = self.said();
+        if said.blind {
+            return None;
+        }
+        let range = Range::new(KeyRange::range(WATCH_START, WATCH_END));
+        let reply = self
+            .0
+            .kv
+            .with(|etcd| etcd.range(&range))
+            .expect("the newest revision is never compacted");
+        let mut snapshot = Snapshot::default();
+        let changes = reply.kvs.into_iter().map(|kv| Change::Put {
+            key: kv.key,
+            value: kv.value,
+            modified: kv.modified,
+            created: kv.created,
+        });
+        snapshot.apply(changes, reply.revision);
+        Some(Seen {
+            directory: Directory::new(&snapshot),
+            snapshot,
+            stale: said.stale,
+        })
+    }
+
+    fn hold(&self) -> Option<String> {
+        self.said().hold.clone()
+    }
+
+    fn kv(&self) -> Arc<dyn store::Kv> {
+        Arc::new(self.0.kv.clone())
+    }
+
+    fn reasons(&self) -> Reasons {
+        self.said().reasons.clone()
+    }
+
+    async fn local_logs(
+        &self,
+        slot: &SlotId,
+        options: &LogOptions,
+    ) -> Result<LogStream, LogsError> {
+        let log = self
+            .said()
+            .logs
+            .get(slot)
+            .cloned()
+            .ok_or(LogsError::NotFound)?;
+        let lines = match (options.previous, log.previous) {
+            (true, Some(previous)) => previous,
+            (true, None) => return Err(LogsError::NotFound),
+            (false, _) => log.present,
+        };
+        let read = lines.len();
+        let skip = options
+            .tail
+            .map_or(0, |tail| read.saturating_sub(tail as usize));
+        let following = Following {
+            agent: self.clone(),
+            slot: slot.clone(),
+            waiting: lines.into_iter().skip(skip).collect(),
+            read,
+            follow: options.follow,
+            changes: self.0.logged.subscribe(),
+        };
+        Ok(Box::pin(stream::unfold(following, |mut following| async {
+            let record = following.next().await?;
+            Some((Ok(record), following))
+        })))
+    }
+}
+
+struct Following {
+    agent: MemAgent,
+    slot: SlotId,
+    waiting: VecDeque<LogRecord>,
+    read: usize,
+    follow: bool,
+    changes: watch::Receiver<u64>,
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<LogRecord> {
+        loop {
+            if let Some(record) = self.waiting.pop_front() {
+                return Some(record);
+            }
+            if !self.follow {
+                return None;
+            }
+            self.changes.borrow_and_update();
+            let log = self.agent.said().logs.get(&self.slot).cloned()?;
+            if log.present.len() > self.read {
+                self.waiting
+                    .extend(log.present[self.read..].iter().cloned());
+                self.read = log.present.len();
+            } else if log.ended {
+                return None;
+            } else if self.changes.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+}

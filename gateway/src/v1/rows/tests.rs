@@ -1,0 +1,505 @@
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use super::*;
+use conductor_core::Directory;
+use conductor_core::snapshot::Change;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::v1::types::LinkFailure;
+use crate::v1::{overview, why};
+
+/// A snapshot from keys and values, each at a revision of its own, from 1.
+fn snapshot(keys: &[(&str, Value)]) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let changes = keys
+        .iter()
+        .zip(1..)
+        .map(|((key, value), revision)| Change::Put {
+            key: (*key).to_owned(),
+            value: match value {
+                Value::String(text) => text.clone().into_bytes(),
+                value => value.to_string().into_bytes(),
+            },
+            modified: revision,
+            created: revision,
+        });
+    snapshot.apply(changes, keys.len() as i64);
+    snapshot
+}
+
+fn record() -> Value {
+    json!({
+        "id": "00000000-0000-0000-0000-000000000001",
+        "session": "00000000-0000-0000-0000-000000000002",
+        "epoch": 1, "state": "up", "addr": "10.0.0.1",
+        "versions": {"agent": "1.0.0", "placement": [1]},
+    })
+}
+
+fn version(manifest: &Value) -> Value {
+    json!({"manifest": manifest, "image": "sha256:1", "good": true})
+}
+
+fn claim(host: &str, rev: i64) -> Value {
+    json!({"host": host, "instance": format!("i-{host}"), "manifest_rev": rev})
+}
+
+fn state(host: &str, state: &str) -> Value {
+    json!({"instance": format!("i-{host}"), "state": state, "addr": "10.0.0.1", "ports": {"web": 20000}})
+}
+
+fn status(host: &str, progress: &str, more: Value) -> Status {
+    let mut value = json!({"instance": format!("i-{host}"), "host": host, "progress": progress});
+    value
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    serde_json::from_value(value).unwrap()
+}
+
+fn slot(number: u32) -> SlotId {
+    "shop/web".parse::<ContainerId>().unwrap().slot(number)
+}
+
+fn manifest(scale: u32) -> Value {
+    json!({"image": "a", "scale": scale, "services": {"web": 80}, "links": ["db"]})
+}
+
+/// What `merge` says, in one line a row: `slot host status reason`.
+fn lines(
+    snapshot: &Snapshot,
+    statuses: &[(u32, Status)],
+    reasons: &[(&str, u32, &str)],
+) -> Vec<String> {
+    rows(snapshot, statuses, reasons)
+        .into_iter()
+        .map(|row| {
+            let slot = row.slot.map_or("-".to_owned(), |slot| slot.to_string());
+            let host = row.host.map_or("-".to_owned(), |host| host.to_string());
+            let reason = row.reason.unwrap_or_default();
+            format!("{slot} {host} {} {reason}", row.status)
+                .trim()
+                .to_owned()
+        })
+        .collect()
+}
+
+fn rows(
+    snapshot: &Snapshot,
+    statuses: &[(u32, Status)],
+    reasons: &[(&str, u32, &str)],
+) -> Vec<SlotRow> {
+    let statuses = statuses
+        .iter()
+        .map(|(number, status)| (slot(*number), status.clone()))
+        .collect();
+    let mut answers: BTreeMap<HostName, Reasons> = BTreeMap::new();
+    for (host, number, reason) in reasons {
+        let answer = answers.entry(host.parse().unwrap()).or_default();
+        answer.waiting.insert(slot(*number), (*reason).to_owned());
+    }
+    let sources = Sources {
+        snapshot,
+        statuses: &statuses,
+        answers: &answers,
+        now: 1_000,
+    };
+    merge(sources, &Filter::All).0
+}
+
+#[test]
+fn a_slot_is_what_its_state_and_status_say() {
+    let snapshot = snapshot(&[
+        ("/apps/shop/web/manifest", manifest(6)),
+        ("/claims/shop/web/versions/1", version(&manifest(6))),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+        ("/claims/shop/web/slots/1", claim("h1", 1)),
+        ("/claims/shop/web/slots/1.state", state("h1", "unready")),
+        ("/claims/shop/web/slots/2", claim("h1", 1)),
+        ("/claims/shop/web/slots/3", claim("h1", 1)),
+        ("/claims/shop/web/slots/4", claim("h1", 1)),
+        ("/claims/shop/web/slots/4.state", state("h1", "unready")),
+        ("/claims/shop/web/slots/5", claim("h1", 1)),
+        // Of another instance: it does not count.
+        ("/claims/shop/web/slots/5.state", state("h2", "ready")),
+    ]);
+    let statuses = [
+        (
+            0,
+            status("h1", "running", json!({"started_at": 900, "restarts": 2})),
+        ),
+        (2, status("h1", "pulling", json!({"reason": "12 of 80 MB"}))),
+        (
+            3,
+            status("h1", "failed", json!({"reason": "no such image"})),
+        ),
+        (
+            4,
+            status(
+                "h1",
+                "waiting",
+                json!({"reason": "exit code 1, again in 8 s"}),
+            ),
+        ),
+        (
+            5,
+            status("h2", "failed", json!({"reason": "of another instance"})),
+        ),
+    ];
+    assert_eq!(
+        lines(&snapshot, &statuses, &[]),
+        [
+            "0 h1 ready",
+            "1 h1 unready it runs, but is not ready yet",
+            "2 h1 pulling 12 of 80 MB",
+            "3 h1 failed no such image",
+            "4 h1 waiting exit code 1, again in 8 s",
+            "5 h1 starting its container is being started",
+        ]
+    );
+    let rows = rows(&snapshot, &statuses, &[]);
+    assert_eq!(rows[0].age_seconds, Some(100));
+    assert_eq!(rows[0].restarts, 2);
+    assert_eq!(rows[0].ports[0].port, 20_000);
+    assert!(rows[3].failed && !rows[5].failed);
+}
+
+#[test]
+fn a_slot_that_nobody_has_says_why() {
+    let keys = [("/apps/shop/web/manifest", manifest(1))];
+    assert_eq!(
+        lines(&snapshot(&keys), &[], &[]),
+        ["0 - waiting no host is live"]
+    );
+
+    let mut keys = keys.to_vec();
+    keys.push(("/hosts/h1/record", record()));
+    let said = [("h1", 0, "four starts are under way")];
+    assert_eq!(
+        lines(&snapshot(&keys), &[], &[]),
+        ["0 - waiting h1 is about to claim it"]
+    );
+    assert_eq!(
+        lines(&snapshot(&keys), &[], &said),
+        ["0 - waiting h1: four starts are under way"]
+    );
+
+    keys.push(("/hosts/h1/availability", json!("\"pause\"")));
+    assert_eq!(
+        lines(&snapshot(&keys), &[], &[]),
+        ["0 - waiting no host is eligible: h1: it is paused"]
+    );
+}
+
+#[test]
+fn a_slot_of_a_missing_host_is_lost_not_ready() {
+    let snapshot = snapshot(&[
+        ("/apps/shop/web/manifest", manifest(1)),
+        ("/claims/shop/web/versions/1", version(&manifest(1))),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+    ]);
+    let lines = lines(
+        &snapshot,
+        &[(0, status("h1", "running", json!({"started_at": 1})))],
+        &[],
+    );
+    assert_eq!(
+        lines,
+        ["0 h1 lost host h1 is missing; its containers may still run there"]
+    );
+}
+
+#[test]
+fn what_is_no_longer_wanted_says_so() {
+    let scaled = snapshot(&[
+        ("/apps/shop/web/manifest", manifest(0)),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/slots/1", claim("h1", 1)),
+        ("/claims/shop/web/slots/1.state", state("h1", "leaving")),
+    ]);
+    assert_eq!(
+        lines(&scaled, &[], &[]),
+        ["1 h1 leaving scaled down: on its way out"]
+    );
+    assert!(rows(&scaled, &[], &[])[0].surplus);
+    let removed = snapshot(&[
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+    ]);
+    assert_eq!(
+        lines(&removed, &[], &[]),
+        ["0 h1 ready the manifest is removed: on its way out"]
+    );
+}
+
+#[test]
+fn an_invalid_manifest_is_a_row_and_what_runs_stays() {
+    let good = manifest(1);
+    let snapshot = snapshot(&[
+        (
+            "/apps/shop/api/manifest",
+            json!("{\"image\": 1, \"scale\": -1}"),
+        ),
+        ("/apps/shop/web/manifest", json!("garbage")),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/versions/2", version(&good)),
+        ("/claims/shop/web/slots/0", claim("h1", 2)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+    ]);
+    let lines = lines(&snapshot, &[], &[]);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(
+        lines[0].starts_with("- - invalid invalid manifest: 1:"),
+        "{lines:?}"
+    );
+    assert!(lines[0].ends_with("(and 1 more)"), "{lines:?}");
+    assert!(
+        lines[1].starts_with("- - invalid invalid manifest: 1:1"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[2], "0 h1 ready");
+}
+
+/// Slots 0 and 1 run version 1, the manifest is at revision 6 with another image.
+fn update() -> Vec<(&'static str, Value)> {
+    let new = json!({"image": "b", "scale": 2, "services": {"web": 80}});
+    vec![
+        ("/claims/shop/web/slots/0", claim("h1", 2)),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+        ("/claims/shop/web/slots/1", claim("h1", 2)),
+        ("/claims/shop/web/slots/1.state", state("h1", "ready")),
+        ("/apps/shop/web/manifest", new.clone()),
+        ("/claims/shop/web/versions/6", version(&new)),
+    ]
+}
+
+#[test]
+fn an_update_says_who_is_behind_and_why() {
+    let waits = "runs the older version until its turn in the update";
+    let rows_before = rows(&snapshot(&update()), &[], &[]);
+    assert!(rows_before.iter().all(|row| row.outdated && !row.failed));
+    assert_eq!(rows_before[1].reason.as_deref(), Some(waits));
+
+    // The new one fails beside the old one, before anything was stopped.
+    let failed = status(
+        "new",
+        "failed",
+        json!({"manifest_rev": 6, "reason": "no such image", "log": ["gone"]}),
+    );
+    let beside = rows(&snapshot(&update()), &[(0, failed)], &[]);
+    assert_eq!(
+        beside[0].reason.as_deref(),
+        Some("keeps the older version: the new one failed: no such image")
+    );
+    assert!(beside[0].failed && beside[0].status == SlotStatus::Ready);
+    assert_eq!(beside[0].log, ["gone"]);
+
+    // What failed before this manifest says nothing about it.
+    let older = status("new", "failed", json!({"manifest_rev": 4, "reason": "old"}));
+    assert!(!rows(&snapshot(&update()), &[(0, older)], &[])[0].failed);
+
+    let mut keys = update();
+    let rollout = json!({"version": 6, "failed": true, "slot": 0, "reason": "exit code 1"});
+    keys.push(("/claims/shop/web/rollout", rollout));
+    let given_up = snapshot(&keys);
+    assert_eq!(
+        rows(&given_up, &[], &[])[1].reason.as_deref(),
+        Some("keeps the older version: the update failed at slot 0: exit code 1")
+    );
+    let id = "shop/web".parse().unwrap();
+    let container = container_row(&id, given_up.containers.get(&id).unwrap());
+    assert_eq!(container.gave_up.unwrap().reason, "exit code 1");
+}
+
+#[test]
+fn a_filter_takes_what_it_names() {
+    let id: ContainerId = "shop/web".parse().unwrap();
+    assert!(Filter::All.takes(&id) && Filter::App("shop".parse().unwrap()).takes(&id));
+    assert!(Filter::Container(id.clone()).takes(&id));
+    assert!(!Filter::App("sho".parse().unwrap()).takes(&id));
+    assert!(!Filter::Container("shop/we".parse().unwrap()).takes(&id));
+    assert_eq!(Filter::Container(id).status_prefix(), "/status/shop/web/");
+}
+
+#[test]
+fn why_tells_of_hosts_and_links() {
+    let mut down = record();
+    down["engine"] = json!(false);
+    let snapshot = snapshot(&[
+        ("/apps/shop/web/manifest", manifest(2)),
+        ("/hosts/h1/record", record()),
+        ("/hosts/h2/record", down),
+        (
+            "/dokkaa/members/h3",
+            json!({"id": "00000000-0000-0000-0000-000000000003"}),
+        ),
+        ("/claims/shop/web/versions/1", version(&manifest(2))),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        (
+            "/apps/shop/db/manifest",
+            json!({"image": "d", "services": {"db": 5432}}),
+        ),
+        ("/claims/shop/db/slots/0", claim("h1", 7)),
+        (
+            "/claims/shop/db/slots/0.state",
+            json!({"instance": "i-h1", "state": "unready", "addr": "10.0.0.1", "ports": {"db": 20001}}),
+        ),
+    ]);
+    let failure = LinkFailure {
+        caller: slot(0),
+        service: "shop/db".to_owned(),
+        host: "h1".parse().unwrap(),
+        at: "2026-01-01T00:00:00Z".to_owned(),
+        reason: "no endpoint is ready".to_owned(),
+    };
+    let answers = BTreeMap::from([(
+        "h1".parse().unwrap(),
+        Reasons {
+            waiting: BTreeMap::from([(slot(1), "four starts are under way".to_owned())]),
+            links: vec![failure.clone()],
+        },
+    )]);
+    let sources = Sources {
+        snapshot: &snapshot,
+        statuses: &BTreeMap::new(),
+        answers: &answers,
+        now: 0,
+    };
+    let directory = Directory::new(&snapshot);
+    let why = why::why(sources, &directory, &slot(0).container).unwrap();
+    let hosts = |at: usize| -> Vec<String> {
+        let hosts = &why.slots[at].hosts;
+        hosts
+            .iter()
+            .map(|h| format!("{} {} {}", h.host, h.eligible, h.reason))
+            .collect()
+    };
+    assert_eq!(
+        hosts(0),
+        [
+            "h1 true has it",
+            "h2 false its Docker Engine does not answer",
+            "h3 false it is missing"
+        ]
+    );
+    assert_eq!(hosts(1)[0], "h1 true four starts are under way");
+    let link = &why.links[0];
+    assert_eq!(
+        (link.variable.as_str(), link.port),
+        ("SERVICE_DB_ADDR", 10_000)
+    );
+    assert_eq!(link.failures, [failure]);
+    assert_eq!(link.endpoints[0].reason.as_deref(), Some("not ready"));
+    assert!(!link.endpoints[0].serving);
+    assert!(why::why(sources, &directory, &"shop/none".parse().unwrap()).is_none());
+}
+
+#[test]
+fn hosts_and_status_name_what_needs_attention() {
+    let mut bad = record();
+    bad["problems"] = json!(["dns: 172.17.0.1:53 is taken by dnsmasq"]);
+    bad["state"] = json!("hold");
+    let snapshot = snapshot(&[
+        ("/apps/shop/web/manifest", manifest(2)),
+        ("/hosts/h1/record", record()),
+        ("/hosts/h2/record", bad),
+        (
+            "/hosts/h1/unfit/shop/web",
+            json!({"manifest_rev": 1, "reason": "port 80 is taken"}),
+        ),
+        (
+            "/hosts/h2/unfit/shop/web",
+            json!({"manifest_rev": 9, "reason": "of another manifest"}),
+        ),
+        (
+            "/dokkaa/members/h3",
+            json!({"id": "00000000-0000-0000-0000-000000000003"}),
+        ),
+        ("/hosts/h4/availability", json!("\"drain\"")),
+        ("/claims/shop/web/slots/0", claim("h3", 1)),
+    ]);
+    let hosts = overview::hosts(&snapshot);
+    let states: Vec<String> = hosts
+        .iter()
+        .map(|row| format!("{} {} {}", row.host, row.state, row.slots))
+        .collect();
+    assert_eq!(states, ["h1 up 0", "h2 hold 0", "h3 missing 1"]);
+    assert_eq!(hosts[0].problems, ["unfit for shop/web: port 80 is taken"]);
+    assert_eq!(hosts[1].problems.len(), 2);
+
+    let (slots, containers) = merge(
+        Sources {
+            snapshot: &snapshot,
+            statuses: &BTreeMap::new(),
+            answers: &BTreeMap::new(),
+            now: 0,
+        },
+        &Filter::All,
+    );
+    let answering = overview::Answering {
+        host: "h1".parse().unwrap(),
+        agent: "1".to_owned(),
+        etcd: true,
+        hold: None,
+        stale: false,
+    };
+    let status = overview::status(&snapshot, &slots, &containers, answering);
+    assert_eq!(status.hosts["missing"], 1);
+    assert_eq!((status.slots["lost"], status.slots["waiting"]), (1, 1));
+    assert_eq!((status.apps, status.containers), (1, 1));
+    assert!(
+        status
+            .problems
+            .iter()
+            .any(|p| p.starts_with("shop/web/1: no host is eligible"))
+    );
+    assert!(
+        status
+            .problems
+            .iter()
+            .any(|p| p.starts_with("shop/web/0: host h3 is missing"))
+    );
+}
+
+proptest! {
+    /// Whatever etcd holds, there is a row for every wanted or claimed slot, once, and none that is not ready without
+    /// a reason.
+    #[test]
+    fn every_slot_has_one_row_and_a_reason(
+        scale in 0..4_u32,
+        hosts in 0..3_usize,
+        slots in proptest::collection::vec((0..5_u32, 0..4_usize, 0..5_usize, 0..5_usize), 0..6),
+    ) {
+        let phases = ["ready", "unready", "leaving", "stopped"];
+        let progress = ["pulling", "waiting", "failed", "running", "else"];
+        let names = ["h0", "h1", "h2", "h3"];
+        let mut keys = vec![("/apps/shop/web/manifest".to_owned(), manifest(scale))];
+        for host in &names[..hosts] {
+            keys.push((format!("/hosts/{host}/record"), record()));
+        }
+        let mut statuses = Vec::new();
+        let mut expected: BTreeSet<u32> = (0..scale).collect();
+        for (number, host, phase, told) in slots {
+            let claim_key = format!("/claims/shop/web/slots/{number}");
+            if let Some(phase) = phases.get(phase) {
+                keys.push((format!("{claim_key}.state"), state(names[host], phase)));
+            }
+            keys.push((claim_key, claim(names[host], 1)));
+            statuses.push((number, status(names[host], progress[told], json!({}))));
+            expected.insert(number);
+        }
+        let keys: Vec<(&str, Value)> = keys.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+        let rows = rows(&snapshot(&keys), &statuses, &[]);
+        let numbers: Vec<u32> = rows.iter().filter_map(|row| row.slot).collect();
+        prop_assert_eq!(numbers, expected.into_iter().collect::<Vec<_>>());
+        for row in rows {
+            prop_assert!(row.status == SlotStatus::Ready || row.reason.is_some_and(|r| !r.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The API as a door serves it, over an agent in memory.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use conductor_core::records::Phase;
+use http_body_util::BodyExt;
+use manifests::keys::Key;
+use manifests::{ContainerId, HostName, SlotId};
+use serde_json::{Value, json};
+use store::memory::MemKv;
+use tower::ServiceExt;
+
+use super::memory::MemAgent;
+use super::types::{LogEvent, LogOptions, LogSource, Reasons};
+use super::{Api, Facilities, LogRecord, LogStream, LogsError, Peers, router};
+use crate::ndjson;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Agents that answer for each other without a network.
+#[derive(Default)]
+struct Others {
+    agents: BTreeMap<HostName, MemAgent>,
+    /// Streams that break off after a line, so many times.
+    breaks: AtomicUsize,
+}
+
+#[async_trait]
+impl Peers for Others {
+    async fn reasons(&self, host: &HostName) -> Result<Reasons, String> {
+        let agent = self.agents.get(host).ok_or("connection refused")?;
+        Ok(agent.reasons())
+    }
+
+    async fn logs(
+        &self,
+        host: &HostName,
+        slot: &SlotId,
+        options: &LogOptions,
+    ) -> Result<LogStream, LogsError> {
+        use futures_util::StreamExt;
+        let agent = self
+            .agents
+            .get(host)
+            .ok_or_else(|| LogsError::Unreachable("connection refused".to_owned()))?;
+        let lines = agent.local_logs(slot, options).await?;
+        let broken = self
+            .breaks
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok();
+        if !broken {
+            return Ok(lines);
+        }
+        let lost = LogsError::Unreachable("connection lost".to_owned());
+        let end = futures_util::stream::once(std::future::ready(Err(lost)));
+        Ok(Box::pin(lines.take(1).chain(end)))
+    }
+}
+
+struct Door {
+    agent: MemAgent,
+    router: Router,
+}
+
+/// The door of `h1`; of the `others` only those answer that are named.
+fn door(others: &[&MemAgent], kv: &MemKv, breaks: usize) -> Door {
+    let agent = MemAgent::new("h1", kv.clone());
+    let peers = Others {
+        agents: others
+            .iter()
+            .map(|agent| (agent.host(), (*agent).clone()))
+            .collect(),
+        breaks: breaks.into(),
+    };
+    let router = router(Api {
+        facilities: Arc::new(agent.clone()),
+        peers: Some(Arc::new(peers)),
+    });
+    Door { agent, router }
+}
+
+fn alone() -> Door {
+    door(&[], &MemKv::new(), 0)
+}
+
+impl Door {
+    async fn ask(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn send(&self, method: &str, path: &str, body: &str) -> (StatusCode, Value) {
+        self.send_if(method, path, body, None).await
+    }
+
+    async fn send_if(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        header: Option<(&str, &str)>,
+    ) -> (StatusCode, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let response = self.ask(request).await;
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.send("GET", path, "").await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        body
+    }
+
+    /// The lines and notices of a stream that ends.
+    async fn lines(&self, path: &str) -> Vec<String> {
+        let mut stream = self.stream(path).await;
+        let mut lines = Vec::new();
+        while let Some(line) = stream.next().await {
+            lines.push(line);
+        }
+        lines
+    }
+
+    async fn stream(&self, path: &str) -> Stream {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = self.ask(request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Stream {
+            body: response.into_body(),
+            reader: ndjson::Reader::default(),
+            read: Vec::new().into_iter(),
+        }
+    }
+}
+
+struct Stream {
+    body: Body,
+    reader: ndjson::Reader<LogEvent>,
+    read: std::vec::IntoIter<LogEvent>,
+}
+
+impl Stream {
+    async fn next(&mut self) -> Option<String> {
+        tokio::time::timeout(LONG, async {
+            loop {
+                match self.read.next() {
+                    Some(LogEvent::Line(line)) => {
+                        return Some(format!("{}/{} {}", line.host, line.slot, line.line));
+                    }
+                    Some(LogEvent::Notice(notice)) => return Some(format!("({notice})")),
+                    None => {}
+                }
+                let data = self.body.frame().await?.unwrap().into_data().unwrap();
+                self.read = self.reader.push(&data).unwrap().into_iter();
+            }
+        })
+        .await
+        .expect("a line in time")
+    }
+}
+
+fn web() -> ContainerId {
+    "shop/web".parse().unwrap()
+}
+
+fn record(millis: i64, line: &str) -> LogRecord {
+    LogRecord {
+        time: jiff::Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap(),
+        source: LogSource::Stdout,
+        line: line.to_owned(),
+    }
+}
+
+/// Two slots, 0 on h1 and 1 on h2.
+fn two_slots(agent: &MemAgent) -> i64 {
+    agent.put_host("h1", None);
+    agent.put_host("h2", None);
+    let revision = agent.put_manifest(&web(), r#"{"image": "a", "scale": 2}"#);
+    agent.claim(&web().slot(0), "h1", revision);
+    agent.claim(&web().slot(1), "h2", revision);
+    revision
+}
+
+#[tokio::test]
+async fn before_the_first_view_it_says_so() {
+    let door = alone();
+    door.agent.set_blind(true);
+    for path in [
+        "/slots",
+        "/hosts",
+        "/status",
+        "/why/shop/web",
+        "/logs/shop/web",
+    ] {
+        let (status, body) = door.send("GET", path, "").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(
+            body["error"].as_str().unwrap().contains("not reached etcd"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn slots_join_the_snapshot_and_the_status_keys() {
+    let door = alone();
+    let revision = two_slots(&door.agent);
+    let slot = web().slot(0);
+    door.agent
+        .put_state(&slot, "h1", Phase::Ready, &[("web", 20_000)]);
+    door.agent.put_status(&web().slot(1), "h2", |status| {
+        status.progress = "pulling".to_owned();
+        status.reason = Some("3 of 9 layers".to_owned());
+    });
+    let body = door.get("/slots?app=shop&container=web").await;
+    assert_eq!(body["slots"][0]["status"], "ready");
+    assert_eq!(body["slots"][0]["ports"][0]["port"], 20_000);
+    assert_eq!(body["slots"][1]["status"], "pulling");
+    assert_eq!(body["slots"][1]["reason"], "3 of 9 layers");
+    assert_eq!(body["containers"][0]["revision"], revision);
+    assert_eq!(door.get("/slots?app=other").await["slots"], json!([]));
+    let (status, _) = door.send("GET", "/slots?container=web", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
+    let door = alone();
+    two_slots(&door.agent);
+    door.agent.mem_kv().set_unavailable(true);
+    let body = door.get("/slots").await;
+    assert_eq!(body["slots"].as_array().unwrap().len(), 2);
+    assert!(
+        body["notices"][0]
+            .as_str()
+            .unwrap()
+            .contains("could not be read")
+    );
+    door.agent.set_stale(true);
+    assert_eq!(door.get("/slots").await["stale"], true);
+    let status = door.get("/status").await;
+    assert_eq!(status["etcd"], false);
+    assert!(
+        status["problems"][0]
+            .as_str()
+            .unwrap()
+            .contains("etcd does not answer")
+    );
+    let (code, body) = door
+        .send("PUT", "/manifests/shop/new", r#"{"image": "a"}"#)
+        .await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body["error"].as_str().unwrap().contains("is not known"));
+}
+
+#[tokio::test]
+async fn more_status_keys_than_one_page_are_read() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    let revision = door
+        .agent
+        .put_manifest(&web(), r#"{"image": "a", "scale": 1000}"#);
+    let other: ContainerId = "shop/worker".parse().unwrap();
+    for number in 0..1000 {
+        door.agent.claim(&web().slot(number), "h1", revision);
+        door.agent
+            .put_status(&web().slot(number), "h1", |s| s.restarts = 7);
+    }
+    door.agent.put_manifest(&other, r#"{"image": "a"}"#);
+    door.agent.claim(&other.slot(0), "h1", revision);
+    door.agent
+        .put_status(&other.slot(0), "h1", |s| s.restarts = 8);
+    let body = door.get("/slots").await;
+    let slots = body["slots"].as_array().unwrap();
+    assert_eq!(slots.len(), 1001);
+    assert!(slots[..1000].iter().all(|row| row["restarts"] == 7));
+    assert_eq!(slots[1000]["restarts"], 8);
+}
+
+#[tokio::test]
+async fn a_manifest_is_written_read_and_removed() {
+    let door = alone();
+    let path = "/manifests/shop/web";
+    let text = "{\"image\": \"a\"}\n";
+    let (status, _) = door.send("GET", path, "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, first) = door.send("PUT", path, text).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(
+        (&first["created"], &first["changed"]),
+        (&json!(true), &json!(true))
+    );
+    let body = door.get(path).await;
+    assert_eq!(body["manifest"], text, "as it was written, byte by byte");
+    assert_eq!(body["revision"], first["revision"]);
+    let (status, again) = door.send("PUT", path, text).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(
+        (&again["created"], &again["changed"]),
+        (&json!(false), &json!(false))
+    );
+    let (status, gone) = door.send("DELETE", path, "").await;
+    assert_eq!(
+        (status, &gone["containers"][0]["container"]),
+        (StatusCode::OK, &json!("web"))
+    );
+    let (status, _) = door.send("DELETE", path, "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_invalid_manifest_is_refused_with_everything_that_is_wrong() {
+    let door = alone();
+    let (status, body) = door
+        .send(
+            "PUT",
+            "/manifests/shop/web",
+            r#"{"imag": "a", "scale": -1}"#,
+        )
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body["problems"].as_array().unwrap().len() >= 2, "{body}");
+    let (status, _) = door.send("GET", "/manifests/shop/web", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "nothing was written");
+
+    let large = format!(
+        "{{\"image\": \"{}\"}}",
+        "x".repeat(super::manifest::MAX_BODY)
+    );
+    let (status, body) = door.send("PUT", "/manifests/shop/web", &large).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(body["error"].as_str().unwrap().contains("larger than"));
+    for path in ["/manifests/Shop/web", "/manifests/shop/a---b"] {
+        let (status, _) = door.send("PUT", path, r#"{"image": "a"}"#).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_precondition_is_compare_and_swap() {
+    let door = alone();
+    let path = "/manifests/shop/web";
+    let put = async |header| {
+        door.send_if("PUT", path, r#"{"image": "a"}"#, Some(header))
+            .await
+    };
+    let (status, body) = put(("if-match", "\"5\"")).await;
+    assert_eq!(
+        (status, &body["revision"]),
+        (StatusCode::PRECONDITION_FAILED, &json!(0))
+    );
+    let (status, first) = put(("if-none-match", "*")).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (status, body) = put(("if-none-match", "*")).await;
+    assert_eq!(
+        (status, &body["revision"]),
+        (StatusCode::PRECONDITION_FAILED, &first["revision"])
+    );
+    let revision = first["revision"].to_string();
+    let (status, _) = put(("if-match", &revision)).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _) = put(("if-match", &revision)).await;
+    assert_eq!(status, StatusCode::PRECONDITION_FAILED);
+    for wrong in [
+        ("if-match", "*"),
+        ("if-match", "x"),
+        ("if-none-match", "\"1\""),
+    ] {
+        assert_eq!(put(wrong).await.0, StatusCode::BAD_REQUEST, "{wrong:?}");
+    }
+    let (status, _) = door
+        .send_if("DELETE", path, "", Some(("if-match", "\"1\"")))
+        .await;
+    assert_eq!(status, StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn an_app_goes_with_its_manifests_and_nothing_else() {
+    let door = alone();
+    for name in ["web", "db"] {
+        door.agent.put_manifest(
+            &format!("shop/{name}").parse().unwrap(),
+            r#"{"image": "a"}"#,
+        );
+    }
+    let near: ContainerId = "shopping/web".parse().unwrap();
+    door.agent.put_manifest(&near, r#"{"image": "a"}"#);
+    let (status, body) = door.send("DELETE", "/manifests/shop", "").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        door.get("/manifests/shopping/web").await["container"],
+        "web"
+    );
+    let (status, _) = door.send("DELETE", "/manifests/shop", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_json_too() {
+    let door = alone();
+    let (status, body) = door.send("GET", "/nothing", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(body["error"].is_string());
+    let (status, body) = door.send("POST", "/manifests/shop/web", "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    assert!(body["error"].is_string());
+}
+
+#[tokio::test]
+async fn why_asks_every_host_and_a_silent_one_is_a_notice() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    two_slots(&door.agent);
+    door.agent.put_host("h3", None);
+    h2.set_reasons(Reasons {
+        waiting: BTreeMap::from([(web().slot(1), "the image is 2 GB".to_owned())]),
+        links: Vec::new(),
+    });
+    let why = door.get("/why/shop/web").await;
+    assert_eq!(why["slots"][1]["row"]["reason"], "the image is 2 GB");
+    assert_eq!(
+        why["notices"],
+        json!(["host h3 does not answer: connection refused"])
+    );
+    let (status, _) = door.send("GET", "/why/shop/none", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn logs_of_several_hosts_come_in_order_of_time() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    two_slots(&door.agent);
+    door.agent.log(
+        &web().slot(0),
+        (0..200).map(|n| record(n * 10, &n.to_string())),
+    );
+    h2.log(
+        &web().slot(1),
+        (0..200).map(|n| record(n * 10 + 5, &n.to_string())),
+    );
+    let lines = door.lines("/logs/shop/web").await;
+    let expected: Vec<String> = (0..200)
+        .flat_map(|n| [format!("h1/0 {n}"), format!("h2/1 {n}")])
+        .collect();
+    assert_eq!(lines, expected);
+    assert_eq!(door.lines("/logs/shop/web/1?tail=1").await, ["h2/1 199"]);
+    let since = record(1980, "").time;
+    let lines = door.lines(&format!("/logs/shop/web?since={since}")).await;
+    assert_eq!(
+        lines,
+        ["h2/1 198", "h1/0 199", "h2/1 199"],
+        "the time itself is excluded"
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_reached_is_a_line_and_not_an_error() {
+    let door = alone();
+    let revision = two_slots(&door.agent);
+    door.agent
+        .put_manifest(&web(), r#"{"image": "a", "scale": 5}"#);
+    // h2 has two slots and does not answer; h3 is not live; nobody has slot 4.
+    door.agent.claim(&web().slot(2), "h2", revision);
+    door.agent.claim(&web().slot(3), "h3", revision);
+    door.agent.log(&web().slot(0), [record(0, "here")]);
+    let mut lines = door.lines("/logs/shop/web").await;
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "(host h2 unreachable: connection refused)",
+            "(host h3 unreachable: it is missing)",
+            "(shop/web/4: no host has it yet)",
+            "h1/0 here",
+        ]
+    );
+    let (status, _) = door.send("GET", "/logs/shop/web/9", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, body) = door.send("GET", "/logs/shop/web?since=yesterday", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body["error"].as_str().unwrap().contains("10m"));
+}
+
+#[tokio::test]
+async fn followed_lines_go_on_after_a_lost_connection_without_one_twice() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 2);
+    two_slots(&door.agent);
+    h2.log(&web().slot(1), (0..4).map(|n| record(n, &n.to_string())));
+    let mut stream = door.stream("/logs/shop/web/1?follow=true").await;
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let line = stream.next().await.unwrap();
+        if !line.starts_with('(') {
+            seen.push(line);
+        }
+    }
+    assert_eq!(seen, ["h2/1 0", "h2/1 1", "h2/1 2", "h2/1 3"]);
+    h2.log(&web().slot(1), [record(9, "new")]);
+    assert_eq!(stream.next().await.unwrap(), "h2/1 new");
+}
+
+#[tokio::test]
+async fn following_goes_with_a_slot_to_its_next_host_and_ends_with_it() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    let revision = two_slots(&door.agent);
+    let slot = web().slot(0);
+    door.agent.log(&slot, [record(50, "on h1")]);
+    let mut stream = door.stream("/logs/shop/web/0?follow=true").await;
+    assert_eq!(stream.next().await.unwrap(), "h1/0 on h1");
+    // Its new host's clock is behind: all that the new instance wrote is new.
+    h2.log(&slot, [record(10, "on h2")]);
+    door.agent.claim(&slot, "h2", revision);
+    door.agent.end_log(&slot);
+    assert_eq!(stream.next().await.unwrap(), "h2/0 on h2");
+    door.agent.delete(&Key::Manifest(web()));
+    door.agent.delete(&Key::Claim(slot.clone()));
+    h2.end_log(&slot);
+    assert_eq!(stream.next().await, None);
+}
+
+#[tokio::test]
+async fn the_previous_instance_is_found_on_whichever_host_keeps_it() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    two_slots(&door.agent);
+    let slot = web().slot(0);
+    h2.log(&slot, [record(0, "last words")]);
+    h2.end_log(&slot);
+    assert_eq!(
+        door.lines("/logs/shop/web/0?previous=true").await,
+        ["h2/0 last words"]
+    );
+    assert_eq!(
+        door.lines("/logs/shop/web/1?previous=true").await,
+        ["(shop/web/1: no ended instance is kept)"]
+    );
+}
+
+#[tokio::test]
+async fn raw_lines_are_for_people() {
+    let door = alone();
+    two_slots(&door.agent);
+    door.agent.log(&web().slot(0), [record(0, "hello")]);
+    let request = Request::get("/logs/shop/web/0?format=raw&timestamps=true")
+        .body(Body::empty())
+        .unwrap();
+    let body = door.ask(request).await.into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "2023-11-14T22:13:20Z h1/0 | hello\n");
+}
