@@ -1,4 +1,4 @@
-//! Questions of others, carried to the host's resolvers and back as they are.
+//! Questions about others, carried to the host's resolvers as they came.
 //!
 //! Only the number of the question is changed, so that a guessed answer fits
 //! neither number nor port. Resolvers are asked in their order; the next one
@@ -7,15 +7,18 @@
 //! questions and keeps nothing of an answer.
 
 use std::collections::hash_map::RandomState;
+use std::error::Error;
 use std::hash::BuildHasher as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hickory_proto::op::Query;
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_server::net::xfer::Protocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -23,7 +26,6 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use crate::message::{self, Way};
 use crate::resolv_conf::Upstreams;
 
 /// Questions under way at once: each holds a socket. A loop through another resolver ends here too.
@@ -47,8 +49,9 @@ pub(crate) struct Relay {
 
 /// A question under a number of our own.
 struct Question {
-    packet: Vec<u8>,
+    number: u16,
     query: Query,
+    packet: Vec<u8>,
 }
 
 impl Relay {
@@ -61,22 +64,25 @@ impl Relay {
         }
     }
 
-    /// The answer to a question, under the number that it came with; none if nobody has one.
-    pub(crate) async fn ask(&self, packet: &[u8], query: Query, way: Way) -> Option<Vec<u8>> {
+    /// The answer to the question of a packet; none if nobody has one that can be read.
+    pub(crate) async fn ask(&self, packet: &[u8], query: &Query, by: Protocol) -> Option<Message> {
         let Ok(_permit) = self.outstanding.try_acquire() else {
             debug!("too many questions under way");
             return None;
         };
+        let number = self.number();
         let mut packet = packet.to_vec();
-        let number = *packet.first_chunk::<2>()?;
-        packet[..2].copy_from_slice(&self.number());
-        let question = Arc::new(Question { packet, query });
-        let mut answer = self.first_good(&question, way).await?;
-        answer[..2].copy_from_slice(&number);
-        Some(answer)
+        packet.get_mut(..2)?.copy_from_slice(&number.to_be_bytes());
+        let query = query.clone();
+        let question = Question {
+            number,
+            query,
+            packet,
+        };
+        self.first_good(&Arc::new(question), by).await
     }
 
-    async fn first_good(&self, question: &Arc<Question>, way: Way) -> Option<Vec<u8>> {
+    async fn first_good(&self, question: &Arc<Question>, by: Protocol) -> Option<Message> {
         let upstreams = self.upstreams.current();
         let mut waiting = upstreams.iter();
         let mut asked = JoinSet::new();
@@ -84,7 +90,7 @@ impl Relay {
         let mut deadline = pin!(sleep(DEADLINE));
         loop {
             if let Some(to) = waiting.next() {
-                asked.spawn(exchange(*to, Arc::clone(question), way));
+                asked.spawn(exchange(*to, Arc::clone(question), by));
             }
             if asked.is_empty() {
                 return bad;
@@ -101,31 +107,33 @@ impl Relay {
         }
     }
 
-    fn number(&self) -> [u8; 2] {
+    fn number(&self) -> u16 {
         let count = self.asked.fetch_add(1, Ordering::Relaxed);
-        let [a, b, ..] = self.secret.hash_one(count).to_ne_bytes();
-        [a, b]
+        self.secret.hash_one(count) as u16
     }
 }
 
 /// Another resolver is asked after SERVFAIL, NOTIMP and REFUSED, as the C library does.
-fn is_good(answer: &[u8]) -> bool {
-    !matches!(answer[3] & 0x0f, 2 | 4 | 5)
+fn is_good(answer: &Message) -> bool {
+    !matches!(
+        answer.metadata.response_code,
+        ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused
+    )
 }
 
 async fn exchange(
     with: SocketAddr,
     question: Arc<Question>,
-    way: Way,
-) -> (SocketAddr, io::Result<Vec<u8>>) {
-    let answer = match way {
-        Way::Udp => by_udp(with, &question).await,
-        Way::Tcp => by_tcp(with, &question).await,
+    by: Protocol,
+) -> (SocketAddr, io::Result<Message>) {
+    let answer = match by {
+        Protocol::Udp => by_udp(with, &question).await,
+        _ => by_tcp(with, &question).await,
     };
     (with, answer)
 }
 
-async fn by_udp(with: SocketAddr, question: &Question) -> io::Result<Vec<u8>> {
+async fn by_udp(with: SocketAddr, question: &Question) -> io::Result<Message> {
     let any: IpAddr = match with {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -135,48 +143,50 @@ async fn by_udp(with: SocketAddr, question: &Question) -> io::Result<Vec<u8>> {
     socket.connect(with).await?;
     socket.send(&question.packet).await?;
     let mut sent_again = false;
-    let mut answer = Vec::with_capacity(DATAGRAM);
+    let mut packet = Vec::with_capacity(DATAGRAM);
     loop {
-        answer.clear();
+        packet.clear();
         if sent_again {
-            socket.recv_buf(&mut answer).await?;
-        } else if let Ok(received) = timeout(PATIENCE, socket.recv_buf(&mut answer)).await {
+            socket.recv_buf(&mut packet).await?;
+        } else if let Ok(received) = timeout(PATIENCE, socket.recv_buf(&mut packet)).await {
             received?;
         } else {
             socket.send(&question.packet).await?;
             sent_again = true;
         }
-        if question.is_answered_by(&answer) {
-            answer.shrink_to_fit();
+        if let Some(answer) = question.answer(&packet)? {
             return Ok(answer);
         }
     }
 }
 
-async fn by_tcp(with: SocketAddr, question: &Question) -> io::Result<Vec<u8>> {
+async fn by_tcp(with: SocketAddr, question: &Question) -> io::Result<Message> {
     let mut stream = TcpStream::connect(with).await?;
     write_message(&mut stream, &question.packet).await?;
     let answer = read_message(&mut stream).await?;
-    if question.is_answered_by(&answer) {
-        Ok(answer)
-    } else {
-        let text = "the answer does not fit the question";
-        Err(io::Error::new(io::ErrorKind::InvalidData, text))
-    }
+    question
+        .answer(&answer)?
+        .ok_or_else(|| invalid("the answer does not fit the question"))
 }
 
 impl Question {
-    fn is_answered_by(&self, answer: &[u8]) -> bool {
-        let Some(header) = answer.first_chunk::<12>() else {
-            return false;
-        };
-        let is_response = header[2] & 0x80 != 0;
+    /// The answer in a packet, if it is one to this question; an error if it can't be read.
+    fn answer(&self, packet: &[u8]) -> io::Result<Option<Message>> {
+        if packet.first_chunk() != Some(&self.number.to_be_bytes()) {
+            return Ok(None);
+        }
+        let message = Message::from_vec(packet).map_err(invalid)?;
         // Some leave the question out of an error.
-        let is_bare_error = header[4..6] == [0, 0] && header[3] & 0x0f != 0;
-        header[..2] == self.packet[..2]
-            && is_response
-            && (is_bare_error || message::question(answer).as_ref() == Some(&self.query))
+        let is_bare_error =
+            message.queries.is_empty() && message.metadata.response_code != ResponseCode::NoError;
+        let is_answer = message.metadata.message_type == MessageType::Response
+            && (is_bare_error || message.queries.as_slice() == slice::from_ref(&self.query));
+        Ok(is_answer.then_some(message))
     }
+}
+
+fn invalid(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// Reads a message with its length in front.
@@ -189,8 +199,7 @@ pub(crate) async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> 
 
 /// Writes a message with its length in front, in one piece.
 pub(crate) async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
-    let length = u16::try_from(message.len())
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let length = u16::try_from(message.len()).map_err(invalid)?;
     let mut framed = Vec::with_capacity(message.len() + 2);
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(message);

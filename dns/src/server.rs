@@ -1,45 +1,36 @@
-//! The sockets: UDP and TCP on each address, questions in and answers out.
+//! The sockets: UDP and TCP on each address, served by hickory.
 //!
-//! Questions about our zone are answered in the loop that reads them; only a
-//! relayed one gets a task. Each address is bound by itself and tried again
-//! when it can't be, without a loss for the others. On an address of its own
-//! (the bridge's gateway) answers leave from the address that was asked; on a
-//! wildcard the kernel chooses it by its route to the client.
+//! Each address is bound by itself and tried again when it can't be, without a
+//! loss for the others. On an address of its own (the bridge's gateway) answers
+//! leave from the address that was asked; on a wildcard the kernel chooses it
+//! by its route to the client.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use conductor_core::directory::Directory;
-use hickory_proto::op::ResponseCode;
+use hickory_server::Server;
 use listen::{Problem, Reason, Transport};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::message::{self, Reaction, Way};
-use crate::relay::{Relay, read_message, write_message};
+use crate::handler::{Counters, Handler};
+use crate::relay::Relay;
 use crate::resolv_conf::{Files, Upstreams};
 use crate::zone::Zone;
 
 /// Between tries to bind what could not be bound: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// Rest after a failed accept or receive: most likely there are no file descriptors left.
-const REST: Duration = Duration::from_millis(100);
-/// Between two lines on questions that nobody answers.
-const SILENT: Duration = Duration::from_secs(60);
 /// How long a TCP client may take for a message, either way, before it is closed.
-const IDLE: Duration = Duration::from_secs(10);
-/// TCP clients at once, per address; others wait to be accepted.
-const CLIENTS: usize = 256;
-/// Largest message.
-const MESSAGE: usize = 65_535;
+const IDLE: Duration = Duration::from_secs(5);
+/// Answers that wait for a TCP client: it gets one after the other.
+const WAITING: usize = 1;
 /// Tries for a port that is free for UDP and TCP, where any will do.
 const ANY_PORT_TRIES: usize = 16;
 
@@ -52,23 +43,6 @@ pub struct Config {
     pub zone: Zone,
     /// Where it finds the resolvers for the rest.
     pub files: Files,
-}
-
-/// Questions since the start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Came by UDP.
-    pub udp: AtomicU64,
-    /// Came by TCP.
-    pub tcp: AtomicU64,
-    /// Answered here, errors included.
-    pub answered: AtomicU64,
-    /// Answered by another resolver.
-    pub relayed: AtomicU64,
-    /// Not ours, and nobody answered.
-    pub failed: AtomicU64,
-    /// Were no questions.
-    pub dropped: AtomicU64,
 }
 
 /// The DNS server of one host.
@@ -105,24 +79,17 @@ impl Dns {
         let addresses = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(Vec::new());
         let upstreams = Upstreams::new(config.files, addresses.subscribe());
-        let server = Arc::new(Server {
-            zone: config.zone,
-            directory,
-            relay: Relay::new(upstreams),
-            turn: AtomicUsize::new(0),
-            counters: Arc::default(),
-            said: Mutex::default(),
-        });
+        let handler = Handler::new(config.zone, directory, Relay::new(upstreams));
         Handle {
             addresses: addresses.subscribe(),
             problems: problems.subscribe(),
-            counters: Arc::clone(&server.counters),
+            counters: handler.counters(),
             task: tokio::spawn(
                 Listeners {
-                    server,
+                    handler,
                     addresses,
                     problems,
-                    tasks: TaskTracker::new(),
+                    serving: JoinSet::new(),
                     shutdown,
                 }
                 .run(config.listen),
@@ -132,15 +99,16 @@ impl Dns {
 }
 
 struct Listeners {
-    server: Arc<Server>,
+    handler: Handler,
     addresses: watch::Sender<Vec<SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
-    tasks: TaskTracker,
+    /// One for each address, which it returns when it ends.
+    serving: JoinSet<SocketAddr>,
     shutdown: CancellationToken,
 }
 
 impl Listeners {
-    async fn run(self, mut missing: Vec<SocketAddr>) {
+    async fn run(mut self, mut missing: Vec<SocketAddr>) {
         let mut rest = RETRY.0;
         loop {
             let mut problems = Vec::new();
@@ -156,35 +124,24 @@ impl Listeners {
             self.show(problems);
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
+                Some(Ok(ended)) = self.serving.join_next() => {
+                    self.addresses.send_modify(|bound| bound.retain(|addr| *addr != ended));
+                    missing.push(ended);
+                }
                 () = sleep(rest), if !missing.is_empty() => rest = (rest * 2).min(RETRY.1),
             }
         }
-        self.tasks.close();
-        self.tasks.wait().await;
+        while self.serving.join_next().await.is_some() {}
     }
 
-    fn serve(&self, sockets: Sockets) {
-        let Sockets { addr, udp, tcp } = sockets;
+    fn serve(&mut self, sockets: Sockets) {
+        let addr = sockets.addr;
         info!(%addr, "DNS answers");
         self.addresses.send_modify(|bound| bound.push(addr));
-        self.spawn(serve_udp(
-            Arc::clone(&self.server),
-            Arc::new(udp),
-            self.tasks.clone(),
-            self.shutdown.clone(),
-        ));
-        self.spawn(serve_tcp(
-            Arc::clone(&self.server),
-            tcp,
-            self.tasks.clone(),
-            self.shutdown.clone(),
-        ));
-    }
-
-    fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
-        let shutdown = self.shutdown.clone();
-        self.tasks.spawn(async move {
-            shutdown.run_until_cancelled(serving).await;
+        let (handler, shutdown) = (self.handler.clone(), self.shutdown.clone());
+        self.serving.spawn(async move {
+            serve(sockets, handler, &shutdown).await;
+            addr
         });
     }
 
@@ -237,146 +194,24 @@ fn bind_both(addr: SocketAddr) -> Result<(std::net::UdpSocket, std::net::TcpList
     }
 }
 
-/// What all questions share.
-#[derive(Debug)]
-struct Server {
-    zone: Zone,
-    directory: Arc<ArcSwap<Directory>>,
-    relay: Relay,
-    turn: AtomicUsize,
-    counters: Arc<Counters>,
-    /// When it was last said that nobody answers.
-    said: Mutex<Option<Instant>>,
-}
-
-impl Server {
-    fn react(&self, packet: &[u8], way: Way) -> Reaction {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let reaction = message::react(&self.zone, &self.directory.load(), packet, way, turn);
-        count(match way {
-            Way::Udp => &self.counters.udp,
-            Way::Tcp => &self.counters.tcp,
-        });
-        match reaction {
-            Reaction::Answer(_) => count(&self.counters.answered),
-            Reaction::Drop => count(&self.counters.dropped),
-            Reaction::Relay(_) => {}
-        }
-        reaction
+/// Serves until the shutdown, or until a socket breaks.
+async fn serve(sockets: Sockets, handler: Handler, shutdown: &CancellationToken) {
+    let Sockets { addr, udp, tcp } = sockets;
+    // One for each: a server only says when the last of its sockets has ended.
+    let mut datagrams = Server::new(handler.clone());
+    datagrams.register_socket(udp);
+    let mut connections = Server::new(handler);
+    connections.register_listener(tcp, IDLE, WAITING);
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = datagrams.block_until_done() => Some(ended),
+        ended = connections.block_until_done() => Some(ended),
+    };
+    // What they still say is of no use: they end.
+    let _ = datagrams.shutdown_gracefully().await;
+    let _ = connections.shutdown_gracefully().await;
+    if let Some(ended) = ended {
+        warn!(%addr, ?ended, "DNS stopped answering there, and starts again");
+        shutdown.run_until_cancelled(sleep(RETRY.0)).await;
     }
-
-    async fn relay(
-        &self,
-        packet: &[u8],
-        query: hickory_proto::op::Query,
-        way: Way,
-    ) -> Option<Vec<u8>> {
-        if let Some(answer) = self.relay.ask(packet, query, way).await {
-            count(&self.counters.relayed);
-            return Some(answer);
-        }
-        count(&self.counters.failed);
-        self.say_unanswered();
-        match message::failure(packet, ResponseCode::ServFail) {
-            Reaction::Answer(answer) => Some(answer),
-            Reaction::Relay(_) | Reaction::Drop => None,
-        }
-    }
-
-    /// One line a minute, however many questions.
-    fn say_unanswered(&self) {
-        let now = Instant::now();
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|at| now.saturating_duration_since(at) >= SILENT) {
-            *said = Some(now);
-            warn!("none of the host's resolvers answered a question");
-        }
-    }
-}
-
-async fn serve_udp(
-    server: Arc<Server>,
-    socket: Arc<UdpSocket>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-) {
-    let mut packet = vec![0; MESSAGE];
-    loop {
-        let (length, from) = match socket.recv_from(&mut packet).await {
-            Ok(received) => received,
-            Err(error) => {
-                warn!(%error, "a question could not be received");
-                sleep(REST).await;
-                continue;
-            }
-        };
-        let packet = &packet[..length];
-        match server.react(packet, Way::Udp) {
-            Reaction::Answer(answer) => send(&socket, &answer, from).await,
-            Reaction::Relay(query) => {
-                let (server, socket) = (Arc::clone(&server), Arc::clone(&socket));
-                let (packet, shutdown) = (packet.to_vec(), shutdown.clone());
-                tasks.spawn(async move {
-                    let relayed = server.relay(&packet, query, Way::Udp);
-                    if let Some(Some(answer)) = shutdown.run_until_cancelled(relayed).await {
-                        send(&socket, &answer, from).await;
-                    }
-                });
-            }
-            Reaction::Drop => {}
-        }
-    }
-}
-
-async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
-    if let Err(error) = socket.send_to(answer, to).await {
-        // Its container has gone; the client is the one to ask again.
-        tracing::debug!(%to, %error, "an answer could not be sent");
-    }
-}
-
-async fn serve_tcp(
-    server: Arc<Server>,
-    listener: TcpListener,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-) {
-    let clients = Arc::new(Semaphore::new(CLIENTS));
-    // It is never closed.
-    while let Ok(permit) = Arc::clone(&clients).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
-                tasks.spawn(async move {
-                    let served = serve_client(&server, stream);
-                    shutdown.run_until_cancelled(served).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                warn!(%error, "a DNS connection could not be accepted");
-                sleep(REST).await;
-            }
-        }
-    }
-}
-
-/// Answers one question after the other until the client is silent or gone.
-async fn serve_client(server: &Server, mut stream: TcpStream) {
-    while let Ok(Ok(packet)) = timeout(IDLE, read_message(&mut stream)).await {
-        let answer = match server.react(&packet, Way::Tcp) {
-            Reaction::Answer(answer) => Some(answer),
-            Reaction::Relay(query) => server.relay(&packet, query, Way::Tcp).await,
-            Reaction::Drop => None,
-        };
-        let Some(answer) = answer else { return };
-        let written = timeout(IDLE, write_message(&mut stream, &answer)).await;
-        if !matches!(written, Ok(Ok(()))) {
-            return;
-        }
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

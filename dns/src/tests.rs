@@ -2,4 +2,5 @@
 
 mod asking;
 pub(crate) mod fixture;
+mod packets;
 mod relaying;

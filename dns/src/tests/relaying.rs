@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use conductor_core::directory::Directory;
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::RecordType;
+use hickory_proto::op::{Edns, Message, MessageType, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::rdata::{A, CNAME, NS, NULL, TXT};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -72,7 +74,7 @@ impl Resolver {
         })
     }
 
-    /// One that echoes with a code, and some octets that no parser would write so.
+    /// One that has only a code.
     async fn coded(code: ResponseCode) -> Result<Self> {
         Self::start(move |question| vec![response(question, code)]).await
     }
@@ -86,8 +88,47 @@ fn response(question: &[u8], code: ResponseCode) -> Vec<u8> {
     let mut answer = question.to_vec();
     answer[2] |= 0x80;
     answer[3] = (answer[3] & 0xf0) | code.low();
-    answer.extend_from_slice(b"as it is");
     answer
+}
+
+/// An answer with something of all that there is in a message.
+fn full(question: &[u8]) -> Message {
+    let name = |text| Name::from_ascii(text).expect("name");
+    let record = |owner, data| Record::from_rdata(name(owner), 86_401, data);
+    let unknown = |code: u16, data: &[u8]| RData::Unknown {
+        code: code.into(),
+        rdata: NULL::with(data.to_vec()),
+    };
+    let mut message = Message::from_vec(question).expect("question");
+    let metadata = &mut message.metadata;
+    metadata.message_type = MessageType::Response;
+    metadata.authoritative = true;
+    metadata.recursion_available = true;
+    metadata.authentic_data = true;
+    metadata.checking_disabled = true;
+    // In two parts, one of them in EDNS.
+    metadata.response_code = ResponseCode::BADCOOKIE;
+    message.answers = vec![
+        record(
+            "Example.COM.",
+            RData::CNAME(CNAME(name("Www.Example.NET."))),
+        ),
+        record("Www.Example.NET.", unknown(65_280, &[0xc0, 0x0c, 0xff])),
+        // RRSIG: the library is built without DNSSEC.
+        record("Www.Example.NET.", unknown(46, b"a signature")),
+    ];
+    message.authorities = vec![record(
+        "Example.NET.",
+        RData::NS(NS(name("Ns.Example.NET."))),
+    )];
+    message.additionals = vec![record("Ns.Example.NET.", RData::A(A::new(192, 0, 2, 1)))];
+    let mut edns = Edns::new();
+    edns.set_max_payload(512).set_dnssec_ok(true);
+    edns.set_rcode_high(ResponseCode::BADCOOKIE.high());
+    let option = EdnsOption::Unknown(65_001, b"as it is".to_vec());
+    edns.options_mut().insert(option);
+    message.edns = Some(edns);
+    message
 }
 
 fn code(answer: &[u8]) -> ResponseCode {
@@ -95,17 +136,81 @@ fn code(answer: &[u8]) -> ResponseCode {
 }
 
 #[tokio::test]
-async fn other_names_go_through_as_they_are() -> Result<()> {
-    let resolver = Resolver::coded(ResponseCode::NoError).await?;
+async fn other_names_go_through_with_all_that_is_in_the_answer() -> Result<()> {
+    let resolver =
+        Resolver::start(|question| vec![full(question).to_vec().expect("message")]).await?;
     let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
-    let question = packet(4711, "Example.COM.", RecordType::TXT);
+    let mut question = Message::from_vec(&packet(4711, "Example.COM.", RecordType::TXT))?;
+    let mut edns = Edns::new();
+    edns.set_max_payload(1400);
+    question.set_edns(edns);
+    let mut question = question.to_vec()?;
+    question.extend_from_slice(b"no parser would write this");
+    let mut expected = full(&question);
+    // The size is the server's own to say.
+    expected
+        .edns
+        .as_mut()
+        .context("EDNS")?
+        .set_max_payload(1400);
     for answer in [bench.udp(&question).await?, bench.tcp(&question).await?] {
-        assert_eq!(answer, response(&question, ResponseCode::NoError));
+        let answer = Message::from_vec(&answer)?;
+        assert_eq!(answer, expected);
+        // Names are the same in any case.
+        assert_eq!(format!("{answer:?}"), format!("{expected:?}"));
         let seen = resolver.last.lock().expect("not poisoned").clone();
         assert_eq!(seen[2..], question[2..], "all but the number");
     }
     assert_eq!(resolver.asked(), 2);
     assert_eq!(bench.handle.counters.relayed.load(Ordering::Relaxed), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_of_others_keep_to_the_size_that_the_client_takes() -> Result<()> {
+    let resolver = Resolver::start(|question| {
+        let mut message = full(question);
+        let text = TXT::new(vec!["x".repeat(200); 4]);
+        let owner = message.queries[0].name().clone();
+        message.answers = vec![Record::from_rdata(owner, 1, RData::TXT(text))];
+        vec![message.to_vec().expect("message")]
+    })
+    .await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let mut question = Message::from_vec(&packet(1, "example.com.", RecordType::TXT))?;
+    for (payload, is_cut) in [(600, true), (1400, false)] {
+        let mut edns = Edns::new();
+        edns.set_max_payload(payload);
+        question.set_edns(edns);
+        let answer = bench.udp(&question.to_vec()?).await?;
+        assert!(answer.len() <= payload.into());
+        let answer = Message::from_vec(&answer)?;
+        assert_eq!(answer.metadata.truncation, is_cut);
+        assert_eq!(answer.answers.is_empty(), is_cut);
+        assert!(answer.edns.is_some());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_none() -> Result<()> {
+    let broken = Resolver::start(|question| {
+        let mut answer = response(question, ResponseCode::NoError);
+        // A record that does not follow.
+        answer[7] = 1;
+        vec![answer]
+    })
+    .await?;
+    let good = Resolver::coded(ResponseCode::NXDomain).await?;
+    let question = packet(1, "example.com.", RecordType::A);
+    for (resolvers, expected) in [
+        (vec![broken.addr], ResponseCode::ServFail),
+        (vec![broken.addr, good.addr], ResponseCode::NXDomain),
+    ] {
+        let bench = Bench::start(Directory::default(), &resolvers).await?;
+        assert_eq!(code(&bench.udp(&question).await?), expected);
+        assert_eq!(code(&bench.tcp(&question).await?), expected);
+    }
     Ok(())
 }
 
