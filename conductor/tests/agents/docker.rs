@@ -124,9 +124,10 @@ impl Docker {
 
     /// The process of a slot ends by itself.
     pub(crate) fn crash(&self, slot: &SlotId) {
-        let runs = self.containers().into_iter().find(|c| {
-            c.owner.slot == *slot && c.running().is_some()
-        });
+        let runs = self
+            .containers()
+            .into_iter()
+            .find(|c| c.owner.slot == *slot && c.running().is_some());
         let runs = runs.expect("it runs");
         self.world(|world, now| world.crash(&runs.docker_id, 1, now));
     }
@@ -137,8 +138,7 @@ impl Docker {
 
     fn slot(&self, docker_id: &str) -> Option<SlotId> {
         let mut all = self.containers().into_iter();
-        all.find(|c| c.docker_id == docker_id)
-            .map(|c| c.owner.slot)
+        all.find(|c| c.docker_id == docker_id).map(|c| c.owner.slot)
     }
 }
 

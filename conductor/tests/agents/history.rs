@@ -77,9 +77,9 @@ impl History {
             match Key::parse(event.key()) {
                 Some(Key::State(slot)) if slot.container == *id => {
                     let phase = match event {
-                        Event::Put { now, .. } => {
-                            serde_json::from_slice::<SlotState>(&now.value).map(|s| s.state).ok()
-                        }
+                        Event::Put { now, .. } => serde_json::from_slice::<SlotState>(&now.value)
+                            .map(|s| s.state)
+                            .ok(),
                         Event::Delete { .. } => None,
                     };
                     now.insert(slot.slot, phase == Some(Phase::Ready));

@@ -116,6 +116,36 @@ async fn an_engine_that_is_away_is_said_once() {
     assert_eq!(next(&mut events).await, EngineEvent::Connected);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_is_given_up_after_the_deadline_and_taken_up_again() {
+    let proxy = Proxy::alone("1.41", "1.12");
+    let engine = DockerEngine::new(proxy.socket());
+    engine.ping().await.expect("an answer");
+    proxy.hang(true);
+    let lost = engine.ping().await;
+    assert!(
+        matches!(lost, Err(EngineError::Unresponsive(_))),
+        "{lost:?}"
+    );
+    proxy.hang(false);
+    engine.ping().await.expect("an answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_told_from_death() {
+    let proxy = Proxy::alone("1.41", "1.12");
+    let engine = DockerEngine::new(proxy.socket());
+    let mut events = engine.events();
+    assert_eq!(next(&mut events).await, EngineEvent::Connected);
+    // Long silence on an engine that answers is nothing to speak of.
+    let silence = tokio::time::timeout(Duration::from_secs(3_600), events.recv());
+    assert!(silence.await.is_err());
+    proxy.hang(true);
+    assert!(matches!(next(&mut events).await, EngineEvent::Lost(_)));
+    proxy.hang(false);
+    assert_eq!(next(&mut events).await, EngineEvent::Connected);
+}
+
 async fn until(events: &mut tokio::sync::mpsc::Receiver<EngineEvent>, id: &str, wanted: &Change) {
     loop {
         if let EngineEvent::Container {

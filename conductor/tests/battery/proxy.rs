@@ -18,6 +18,7 @@ pub(crate) struct Proxy {
     socket: PathBuf,
     shared: Arc<Shared>,
     cut: watch::Sender<bool>,
+    hangs: watch::Sender<bool>,
     accepting: JoinHandle<()>,
 }
 
@@ -50,12 +51,14 @@ impl Proxy {
             paths: Mutex::default(),
         });
         let (cut, is_cut) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, shared.clone(), is_cut));
+        let (hangs, hanging) = watch::channel(false);
+        let accepting = tokio::spawn(accept(listener, shared.clone(), is_cut, hanging));
         Self {
             _folder: folder,
             socket,
             shared,
             cut,
+            hangs,
             accepting,
         }
     }
@@ -76,6 +79,11 @@ impl Proxy {
         self.cut.send_replace(cut);
     }
 
+    /// Takes requests and answers none, or answers them again.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.hangs.send_replace(hangs);
+    }
+
     /// The paths that were asked for since the last call.
     pub(crate) fn paths(&self) -> Vec<String> {
         let paths = self.shared.paths.lock();
@@ -90,17 +98,29 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: UnixListener, shared: Arc<Shared>, cut: watch::Receiver<bool>) {
+async fn accept(
+    listener: UnixListener,
+    shared: Arc<Shared>,
+    cut: watch::Receiver<bool>,
+    hangs: watch::Receiver<bool>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         if *cut.borrow() {
             continue;
         }
         let shared = shared.clone();
         let mut cut = cut.clone();
+        let mut hangs = hangs.clone();
         tokio::spawn(async move {
+            let serving = async {
+                // Ends with the proxy.
+                if hangs.wait_for(|hangs| !*hangs).await.is_ok() {
+                    // A client that goes away in the middle is no concern of the proxy's.
+                    let _ = serve(client, &shared).await;
+                }
+            };
             tokio::select! {
-                // A client that goes away in the middle is no concern of the proxy's.
-                _ = serve(client, &shared) => (),
+                () = serving => (),
                 _ = cut.wait_for(|cut| *cut) => (),
             }
         });
@@ -122,7 +142,12 @@ async fn serve(mut client: UnixStream, shared: &Shared) -> std::io::Result<()> {
     let about_version = path.split('?').next() == Some("/version");
     {
         let paths = shared.paths.lock();
-        paths.unwrap_or_else(PoisonError::into_inner).push(path);
+        let mut paths = paths.unwrap_or_else(PoisonError::into_inner);
+        paths.push(path.clone());
+    }
+    if path.contains("/events?") && shared.behind.is_none() {
+        // Nothing ever happens on an engine that does not exist.
+        std::future::pending::<()>().await;
     }
     match (reported, &shared.behind) {
         (Some((newest, oldest)), _) if about_version => {

@@ -1,0 +1,254 @@
+//! Engines that hang, etcd that is away, answers that are lost.
+
+use std::time::Duration;
+
+use conductor_core::records::Phase;
+use manifests::keys::Key;
+
+use crate::agents::cluster::{Cluster, container, manifest, slot};
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_moves_nothing_and_is_taken_up_again() {
+    let cluster = Cluster::of(3).await;
+    cluster.put("shop/web", &manifest("app:1", 6));
+    cluster.wait_as_wanted("shop/web").await;
+    let before = cluster.quiet().await;
+    let calls = cluster.journal.calls().len();
+    cluster
+        .agent("a")
+        .docker
+        .world(|world, _| world.hangs = true);
+    let said = |cluster: &Cluster| {
+        let snapshot = cluster.snapshot();
+        let name = &cluster.agent("a").name;
+        let engine = snapshot.record(name).is_some_and(|record| record.engine);
+        (!engine)
+            .then_some(())
+            .ok_or("its record says nothing".to_owned())
+    };
+    cluster.wait("its record says so", said).await;
+    // Meanwhile the others go on: what is new goes to them.
+    cluster.put("shop/db", &manifest("app:2", 2));
+    cluster.wait_as_wanted("shop/db").await;
+    cluster.put("shop/web", &manifest("app:2", 6));
+    cluster.pass(Duration::from_secs(120)).await;
+    let history = cluster.history(before);
+    let of_a = cluster.agent("a").wire.asked();
+    for number in 0..6 {
+        let claims = history.claims(&slot("shop/web", number));
+        assert!(claims.iter().all(Option::is_some), "nothing is given up");
+    }
+    assert!(cluster.load()["b"] >= 3 && cluster.load()["c"] >= 3);
+    let touched: Vec<_> = cluster.journal.calls()[calls..]
+        .iter()
+        .filter(|call| call.host == "a" && call.succeeded)
+        .map(|call| call.what)
+        .collect();
+    assert!(touched.is_empty(), "{touched:?} of an engine that hangs");
+
+    cluster
+        .agent("a")
+        .docker
+        .world(|world, _| world.hangs = false);
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()));
+    assert_eq!(cluster.is_as_wanted("shop/db"), Ok(()));
+    assert!(cluster.agent("a").wire.asked().len() > of_a.len());
+    let said = cluster.snapshot();
+    let record = said.record(&cluster.agent("a").name).expect("it is live");
+    assert!(record.engine);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_events_are_healed_by_a_list() {
+    let cluster = Cluster::of(1).await;
+    cluster.put("shop/web", &manifest("app:1", 2));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    cluster.agent("a").docker.lose_events(true);
+    let first = slot("shop/web", 0);
+    cluster.agent("a").docker.crash(&first);
+    let restarted = |cluster: &Cluster| {
+        let starts = cluster.journal.count("start");
+        (starts == 3)
+            .then_some(())
+            .ok_or(format!("{starts} starts"))
+    };
+    cluster.wait("it is started again", restarted).await;
+    // Somebody removes one behind the agent's back.
+    let second = slot("shop/web", 1);
+    let docker = &cluster.agent("a").docker;
+    let all = docker.containers();
+    let lost = all
+        .iter()
+        .find(|c| c.owner.slot == second)
+        .expect("it runs");
+    docker
+        .world(|world, now| world.remove(&lost.docker_id, true, now))
+        .expect("removed");
+    let made = |cluster: &Cluster| {
+        let creates = cluster.journal.count("create");
+        (creates == 3)
+            .then_some(())
+            .ok_or(format!("{creates} creates"))
+    };
+    cluster.wait("it is made anew", made).await;
+    cluster.wait_as_wanted("shop/web").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_etcd_crashed_containers_are_restarted_and_nothing_else_is_done() {
+    for away in [3, 60, 400] {
+        let cluster = Cluster::of(3).await;
+        cluster.put("shop/web", &manifest("app:1", 6));
+        cluster.wait_as_wanted("shop/web").await;
+        let before = cluster.quiet().await;
+        let calls = cluster.journal.calls().len();
+        let first = slot("shop/web", 0);
+        let owner = cluster.owner(&first).name.clone();
+        cluster.kv.set_unavailable(true);
+        cluster.pass(Duration::from_secs(1)).await;
+        cluster.agent(owner.as_str()).docker.crash(&first);
+        cluster.pass(Duration::from_secs(away)).await;
+        let done = cluster.journal.calls().split_off(calls);
+        let done: Vec<_> = done
+            .iter()
+            .map(|call| (call.what, call.slot.as_ref()))
+            .collect();
+        assert_eq!(done, [("start", Some(&first))], "after {away} s");
+        // Who asks the directory still gets all of them.
+        let directory = cluster.agent("a").published().directory.load_full();
+        let endpoints: usize = directory.services().map(|(_, all)| all.len()).sum();
+        assert_eq!(endpoints, 6);
+
+        cluster.kv.set_unavailable(false);
+        cluster.put("shop/web", &manifest("app:1", 7));
+        cluster.wait_as_wanted("shop/web").await;
+        cluster.quiet().await;
+        let history = cluster.history(before);
+        for number in 0..6 {
+            assert!(history.claims(&slot("shop/web", number)).is_empty());
+        }
+        assert_eq!(cluster.journal.count("create"), 7);
+        assert_eq!(cluster.journal.count("stop"), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_cut_off_keeps_what_it_has() {
+    let cluster = Cluster::of(3).await;
+    cluster.put("shop/web", &manifest("app:1", 6));
+    cluster.wait_as_wanted("shop/web").await;
+    let before = cluster.quiet().await;
+    cluster.agent("a").wire.cut(true);
+    let lost = |cluster: &Cluster| {
+        let live = cluster.snapshot().live().count();
+        (live == 2).then_some(()).ok_or(format!("{live} live"))
+    };
+    cluster.wait("its record ends", lost).await;
+    // The directory of the others passes it over, and the rest goes on.
+    cluster.put("shop/db", &manifest("app:1", 4));
+    cluster.wait_as_wanted("shop/db").await;
+    cluster.put("shop/web", &manifest("app:1", 8));
+    let grown = |cluster: &Cluster| {
+        let all = cluster.journal.running();
+        let runs = (0..8).all(|number| all.contains_key(&slot("shop/web", number)));
+        runs.then_some(()).ok_or(format!("{all:?}"))
+    };
+    cluster.wait("the new slots run", grown).await;
+    assert_eq!(cluster.load()["a"], 2);
+    cluster.agent("a").wire.cut(false);
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()));
+    for number in 0..6 {
+        let claims = cluster.history(before).claims(&slot("shop/web", number));
+        assert!(claims.is_empty(), "nothing moves");
+    }
+    assert_eq!(cluster.journal.count("stop"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_cut_off_does_not_stop_what_is_deleted_until_it_is_back() {
+    let cluster = Cluster::of(2).await;
+    cluster.put("shop/web", &manifest("app:1", 2));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    cluster.agent("a").wire.cut(true);
+    cluster.delete("shop/web");
+    cluster.pass(Duration::from_secs(60)).await;
+    assert_eq!(cluster.load()["a"], 1);
+    assert_eq!(cluster.load()["b"], 0);
+    cluster.agent("a").wire.cut(false);
+    cluster.wait("all is gone", |c| c.is_gone("shop/web")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_whose_answers_are_lost_make_no_second_container() {
+    for lost in [1, 2, 3, 5, 8] {
+        let cluster = Cluster::of(2).await;
+        for agent in &cluster.agents {
+            agent.wire.lose_answers(lost);
+        }
+        cluster.put("shop/web", &manifest("app:1", 4));
+        cluster.wait_as_wanted("shop/web").await;
+        cluster.quiet().await;
+        cluster.put("shop/web", &manifest("app:2", 4));
+        cluster.wait_as_wanted("shop/web").await;
+        for agent in &cluster.agents {
+            agent.wire.lose_answers(lost);
+        }
+        cluster.put("shop/web", &manifest("app:3", 3));
+        cluster.wait_as_wanted("shop/web").await;
+        cluster.quiet().await;
+        assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()));
+        assert_eq!(cluster.load().values().sum::<usize>(), 3);
+        let left: u32 = cluster
+            .agents
+            .iter()
+            .map(|agent| agent.wire.answers_to_lose())
+            .sum();
+        assert!(left < lost * 2, "some were lost");
+        for agent in &cluster.agents {
+            agent.wire.lose_answers(lost);
+        }
+        cluster.delete("shop/web");
+        cluster.wait("all is gone", |c| c.is_gone("shop/web")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_answer_is_lost_is_used() {
+    let cluster = Cluster::of(1).await;
+    let before = cluster.quiet().await;
+    cluster.agent("a").wire.lose_answers(1);
+    cluster.put("shop/web", &manifest("app:1", 1));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    assert_eq!(cluster.journal.count("create"), 1);
+    assert_eq!(cluster.journal.count("start"), 1);
+    // An instance that nobody remembers having minted is minted anew, once.
+    let claims = cluster.history(before).claims(&slot("shop/web", 0));
+    assert!(claims.len() <= 2, "{claims:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_hangs_in_its_start_holds_up_no_other() {
+    let cluster = Cluster::of(1).await;
+    cluster.agent("a").docker.world(|world, _| {
+        if let Some(image) = world.registry.get_mut("app:2") {
+            image.delay = Duration::from_secs(120);
+        }
+    });
+    cluster.put("shop/slow", &manifest("app:2", 1));
+    cluster.put("shop/web", &manifest("app:1", 3));
+    cluster.wait_as_wanted("shop/web").await;
+    let key = Key::State(slot("shop/slow", 0)).to_string();
+    assert!(cluster.keys(&key).is_empty(), "it is still being pulled");
+    cluster.wait_as_wanted("shop/slow").await;
+    let snapshot = cluster.snapshot();
+    let view = snapshot.containers.get(&container("shop/slow"));
+    let state = view.and_then(|v| v.slots.get(&0)?.current_state());
+    assert_eq!(state.map(|s| s.state), Some(Phase::Ready));
+}

@@ -1,0 +1,2 @@
+//! Agents.
+mod agents;
