@@ -321,7 +321,7 @@ fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>
     row.log.clone_from(&status.log);
     let Some(reason) = &status.reason else { return };
     match row.status {
-        SlotStatus::Ready if !own => {
+        SlotStatus::Ready if !own || row.outdated => {
             row.reason = Some(format!(
                 "keeps the older version: the new one failed: {reason}"
             ));
