@@ -149,6 +149,7 @@ pub struct View {
     next_heal: Millis,
     failures: u32,
     said: Flags,
+    said_revision: i64,
     outbox: Option<ViewUpdate>,
 }
 
@@ -184,6 +185,7 @@ impl View {
                 stale: false,
                 trust: Trust::Trusted,
             },
+            said_revision: 0,
             outbox: None,
         };
         view.plan_heal(now);
@@ -593,10 +595,13 @@ impl View {
             stale: self.stale,
             trust: self.trust.clone(),
         };
-        if touched.is_empty() && !resync && flags == self.said {
+        // A revision that touched nothing of ours is said too: who wrote it waits for it.
+        let moved = self.snapshot.revision != self.said_revision;
+        if !moved && touched.is_empty() && !resync && flags == self.said {
             return;
         }
         self.said = flags.clone();
+        self.said_revision = self.snapshot.revision;
         let (mut all, mut any) = (Touched::default(), false);
         if let Some(before) = self.outbox.take() {
             all = before.touched;

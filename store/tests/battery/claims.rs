@@ -1,1 +1,432 @@
-//! x
+//! The transactions by which slots change hands, carried out.
+
+use conductor_core::records::{Claim, Data, Phase, Rollout, SlotState, Status, Unfit, Version};
+use manifests::keys::Key;
+use manifests::{ContainerId, HostName, InstanceId, SlotId};
+use store::claims::{
+    FreeSlot, NewInstance, NextSeen, batch, claim_free, clear_rollout, clear_unfit, delete_remains,
+    delete_unwanted, mark_good, new_instance, prune_versions, put_rollout, put_state, put_status,
+    put_unfit, put_version, release, release_unfit,
+};
+use store::kv::{KeyRange, Kv, OpReply, Range, Txn, TxnReply};
+use store::{Compare, Op};
+use uuid::Uuid;
+
+use crate::harness::{Backend, both, delete, put, txn};
+use crate::view::{id, manifest};
+
+both!(
+    a_free_slot_is_claimed_once,
+    a_claim_on_a_manifest_that_changed_fails,
+    a_void_next_goes_with_the_claim_and_a_live_one_forbids_it,
+    a_claim_takes_away_what_the_former_owner_said,
+    a_claim_notes_where_the_data_is,
+    only_the_owner_writes_in_the_owners_name,
+    a_state_is_written_over_the_one_that_was_seen_only,
+    a_release_with_its_mark_is_one_transaction,
+    the_claim_of_a_live_host_is_not_garbage,
+    a_version_is_decided_once_and_the_loser_reads_it,
+    a_version_becomes_good_and_old_ones_go,
+    a_rollout_is_noted_for_the_manifest_that_was_seen,
+    remains_go_only_when_nothing_is_left,
+    losers_in_a_batch_fail_alone,
+    a_hundred_and_fifty_claims_take_two_transactions,
+);
+
+fn host(name: &str) -> HostName {
+    name.parse().expect("a name")
+}
+
+fn instance(name: &str) -> InstanceId {
+    name.parse().expect("an instance")
+}
+
+fn web() -> ContainerId {
+    id("web")
+}
+
+fn slot(number: u32) -> SlotId {
+    web().slot(number)
+}
+
+fn claim(by: &str, number: u32, manifest_rev: i64) -> Claim {
+    Claim {
+        host: host(by),
+        instance: instance(&format!("{by}-{number}")),
+        manifest_rev,
+    }
+}
+
+fn state(of: &Claim, phase: Phase) -> SlotState {
+    SlotState {
+        instance: of.instance.clone(),
+        state: phase,
+        addr: "10.0.0.1".parse().expect("an address"),
+        ports: std::collections::BTreeMap::new(),
+    }
+}
+
+fn status(of: &Claim) -> Status {
+    let json = serde_json::json!({
+        "instance": of.instance, "host": of.host, "progress": "running", "manifest_rev": of.manifest_rev,
+    });
+    serde_json::from_value(json).expect("a status")
+}
+
+async fn put_manifest(kv: &dyn Kv) -> i64 {
+    put(kv, &manifest("web"), r#"{"image": "nginx"}"#).await
+}
+
+fn free<'a>(slot: &'a SlotId, claim: &'a Claim, manifest: i64) -> FreeSlot<'a> {
+    FreeSlot {
+        slot,
+        claim,
+        manifest,
+        next: &NextSeen::Absent,
+        data: None,
+    }
+}
+
+async fn run(kv: &dyn Kv, txn: Txn) -> TxnReply {
+    kv.txn(txn).await.expect("runs")
+}
+
+async fn wins(kv: &dyn Kv, txn: Txn) -> i64 {
+    let reply = run(kv, txn).await;
+    assert!(reply.succeeded, "{reply:?}");
+    reply.revision
+}
+
+async fn loses(kv: &dyn Kv, txn: Txn) {
+    let reply = run(kv, txn).await;
+    assert!(!reply.succeeded, "{reply:?}");
+}
+
+async fn read<T: serde::de::DeserializeOwned>(kv: &dyn Kv, key: Key) -> Option<T> {
+    let reply = kv.range(Range::key(key)).await.expect("reads");
+    let kv = reply.kvs.into_iter().next()?;
+    Some(serde_json::from_slice(&kv.value).expect("as written"))
+}
+
+async fn owner(kv: &dyn Kv, slot: &SlotId) -> Option<HostName> {
+    let claim: Option<Claim> = read(kv, Key::Claim(slot.clone())).await;
+    claim.map(|claim| claim.host)
+}
+
+async fn a_free_slot_is_claimed_once(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let (mine, theirs) = (claim("h1", 0, at), claim("h2", 0, at));
+    wins(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
+    loses(&*b.kv, claim_free(free(&slot(0), &theirs, at))).await;
+    assert_eq!(owner(&*b.kv, &slot(0)).await, Some(host("h1")));
+}
+
+async fn a_claim_on_a_manifest_that_changed_fails(b: Backend) {
+    let old = put_manifest(&*b.kv).await;
+    let new = put_manifest(&*b.kv).await;
+    loses(
+        &*b.kv,
+        claim_free(free(&slot(0), &claim("h1", 0, old), old)),
+    )
+    .await;
+    delete(&*b.kv, &manifest("web")).await;
+    loses(
+        &*b.kv,
+        claim_free(free(&slot(0), &claim("h1", 0, new), new)),
+    )
+    .await;
+    assert_eq!(owner(&*b.kv, &slot(0)).await, None);
+}
+
+async fn a_void_next_goes_with_the_claim_and_a_live_one_forbids_it(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let next_key = Key::Next(slot(0));
+    let next = txn(&*b.kv, vec![Op::put_json(&next_key, &claim("h2", 0, at))])
+        .await
+        .expect("puts")
+        .revision;
+    let mine = claim("h1", 0, at);
+    loses(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
+    let seen = NextSeen::Void {
+        modified: next,
+        host: host("h2"),
+    };
+    let slot0 = slot(0);
+    let taking = || FreeSlot {
+        next: &seen,
+        ..free(&slot0, &mine, at)
+    };
+    put(&*b.kv, "/hosts/h2/record", "{}").await;
+    loses(&*b.kv, claim_free(taking())).await;
+    delete(&*b.kv, "/hosts/h2/record").await;
+    wins(&*b.kv, claim_free(taking())).await;
+    assert_eq!(read::<Claim>(&*b.kv, next_key).await, None);
+}
+
+async fn a_claim_takes_away_what_the_former_owner_said(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let first = claim("h1", 0, at);
+    let own = wins(&*b.kv, claim_free(free(&slot(0), &first, at))).await;
+    wins(
+        &*b.kv,
+        put_state(&slot(0), own, 0, &state(&first, Phase::Ready)),
+    )
+    .await;
+    wins(&*b.kv, put_status(&slot(0), own, &status(&first))).await;
+    let second = claim("h1", 1, at);
+    let change = NewInstance {
+        slot: &slot(0),
+        new: &second,
+        claim: own,
+        data: None,
+    };
+    let now = wins(&*b.kv, new_instance(change.clone())).await;
+    loses(&*b.kv, new_instance(change)).await;
+    assert_eq!(read::<SlotState>(&*b.kv, Key::State(slot(0))).await, None);
+    assert_eq!(read::<Status>(&*b.kv, Key::Status(slot(0))).await, None);
+    wins(&*b.kv, put_status(&slot(0), now, &status(&second))).await;
+    wins(&*b.kv, release(&slot(0), now)).await;
+    assert_eq!(owner(&*b.kv, &slot(0)).await, None);
+    assert_eq!(read::<Status>(&*b.kv, Key::Status(slot(0))).await, None);
+}
+
+async fn a_claim_notes_where_the_data_is(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let mine = claim("h1", 0, at);
+    let data = Data {
+        host: host("h1"),
+        host_id: Uuid::new_v4(),
+        volumes: vec!["db".into()],
+    };
+    let slot0 = slot(0);
+    let with = |modified: i64| FreeSlot {
+        data: Some((&data, modified)),
+        ..free(&slot0, &mine, at)
+    };
+    loses(&*b.kv, claim_free(with(7))).await;
+    wins(&*b.kv, claim_free(with(0))).await;
+    assert_eq!(read(&*b.kv, Key::Data(slot(0))).await, Some(data.clone()));
+}
+
+async fn only_the_owner_writes_in_the_owners_name(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let mine = claim("h1", 0, at);
+    let old = wins(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
+    wins(&*b.kv, release(&slot(0), old)).await;
+    let theirs = claim("h2", 0, at);
+    let new = wins(&*b.kv, claim_free(free(&slot(0), &theirs, at))).await;
+    loses(
+        &*b.kv,
+        put_state(&slot(0), old, 0, &state(&mine, Phase::Ready)),
+    )
+    .await;
+    loses(&*b.kv, put_status(&slot(0), old, &status(&mine))).await;
+    loses(&*b.kv, release(&slot(0), old)).await;
+    wins(&*b.kv, put_status(&slot(0), new, &status(&theirs))).await;
+}
+
+async fn a_state_is_written_over_the_one_that_was_seen_only(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let mine = claim("h1", 0, at);
+    let own = wins(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
+    let put = |seen: i64, phase: Phase| put_state(&slot(0), own, seen, &state(&mine, phase));
+    let first = wins(&*b.kv, put(0, Phase::Unready)).await;
+    loses(&*b.kv, put(0, Phase::Ready)).await;
+    wins(&*b.kv, put(first, Phase::Ready)).await;
+    let now: Option<SlotState> = read(&*b.kv, Key::State(slot(0))).await;
+    assert_eq!(now.map(|s| s.state), Some(Phase::Ready));
+}
+
+async fn a_release_with_its_mark_is_one_transaction(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let own = wins(&*b.kv, claim_free(free(&slot(0), &claim("h1", 0, at), at))).await;
+    let unfit = Unfit {
+        manifest_rev: at,
+        reason: "port 80 is taken".into(),
+    };
+    loses(
+        &*b.kv,
+        release_unfit(&slot(0), own + 1, &host("h1"), &unfit),
+    )
+    .await;
+    let key = || Key::Unfit(host("h1"), web());
+    assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
+    let marked = wins(&*b.kv, release_unfit(&slot(0), own, &host("h1"), &unfit)).await;
+    assert_eq!(read(&*b.kv, key()).await, Some(unfit.clone()));
+    loses(&*b.kv, put_unfit(&host("h1"), &web(), 0, &unfit)).await;
+    loses(&*b.kv, clear_unfit(&host("h1"), &web(), marked - 1)).await;
+    wins(&*b.kv, clear_unfit(&host("h1"), &web(), marked)).await;
+    assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
+}
+
+async fn the_claim_of_a_live_host_is_not_garbage(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let theirs = claim("h2", 0, at);
+    let own = wins(&*b.kv, claim_free(free(&slot(0), &theirs, at))).await;
+    put(&*b.kv, "/hosts/h2/record", "{}").await;
+    delete(&*b.kv, &manifest("web")).await;
+    let garbage = || delete_unwanted(&slot(0), own, 0, &host("h2"));
+    loses(&*b.kv, garbage()).await;
+    delete(&*b.kv, "/hosts/h2/record").await;
+    wins(&*b.kv, garbage()).await;
+    assert_eq!(owner(&*b.kv, &slot(0)).await, None);
+}
+
+fn version(image: &str) -> Version {
+    Version {
+        manifest: serde_json::json!({"image": "nginx"}),
+        image: image.into(),
+        good: false,
+    }
+}
+
+async fn a_version_is_decided_once_and_the_loser_reads_it(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    wins(&*b.kv, put_version(&web(), at, &version("sha256:a"))).await;
+    let reply = run(&*b.kv, put_version(&web(), at, &version("sha256:b"))).await;
+    assert!(!reply.succeeded);
+    let [OpReply::Get(kvs)] = reply.replies.as_slice() else {
+        panic!("{reply:?}");
+    };
+    let there: Version = serde_json::from_slice(&kvs[0].value).expect("a version");
+    assert_eq!(there.image, "sha256:a");
+    // Only for the manifest as it is.
+    let new = put_manifest(&*b.kv).await;
+    delete(&*b.kv, &manifest("web")).await;
+    loses(&*b.kv, put_version(&web(), new, &version("sha256:c"))).await;
+}
+
+async fn a_version_becomes_good_and_old_ones_go(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let written = wins(&*b.kv, put_version(&web(), at, &version("sha256:a"))).await;
+    let good = wins(&*b.kv, mark_good(&web(), at, written, &version("sha256:a"))).await;
+    loses(&*b.kv, mark_good(&web(), at, written, &version("sha256:a"))).await;
+    let now: Option<Version> = read(&*b.kv, Key::Version(web(), at)).await;
+    assert!(now.is_some_and(|v| v.good && v.image == "sha256:a"));
+    loses(&*b.kv, prune_versions(&web(), &[(at, written)])).await;
+    wins(&*b.kv, prune_versions(&web(), &[(at, good)])).await;
+    assert_eq!(read::<Version>(&*b.kv, Key::Version(web(), at)).await, None);
+}
+
+async fn a_rollout_is_noted_for_the_manifest_that_was_seen(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let rollout = Rollout {
+        version: at,
+        failed: true,
+        slot: 0,
+        reason: "exit code 1".into(),
+    };
+    loses(&*b.kv, put_rollout(&web(), at - 1, 0, &rollout)).await;
+    let noted = wins(&*b.kv, put_rollout(&web(), at, 0, &rollout)).await;
+    loses(&*b.kv, put_rollout(&web(), at, 0, &rollout)).await;
+    loses(&*b.kv, clear_rollout(&web(), noted - 1)).await;
+    wins(&*b.kv, clear_rollout(&web(), noted)).await;
+    assert_eq!(read::<Rollout>(&*b.kv, Key::Rollout(web())).await, None);
+}
+
+async fn remains_go_only_when_nothing_is_left(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let own = wins(&*b.kv, claim_free(free(&slot(0), &claim("h1", 0, at), at))).await;
+    wins(&*b.kv, put_version(&web(), at, &version("sha256:a"))).await;
+    put(&*b.kv, "/claims/shop/web/data/0", "{}").await;
+    // A container whose name only begins the same.
+    put(&*b.kv, "/claims/shop/web2/versions/5", "{}").await;
+    loses(&*b.kv, delete_remains(&web())).await;
+    delete(&*b.kv, &manifest("web")).await;
+    loses(&*b.kv, delete_remains(&web())).await;
+    wins(&*b.kv, release(&slot(0), own)).await;
+    wins(&*b.kv, delete_remains(&web())).await;
+    let left = b.kv.range(Range::new(KeyRange::prefix("/claims/"))).await;
+    let left: Vec<String> = left
+        .expect("reads")
+        .kvs
+        .into_iter()
+        .map(|kv| kv.key)
+        .collect();
+    assert_eq!(
+        left,
+        ["/claims/shop/web/data/0", "/claims/shop/web2/versions/5"]
+    );
+}
+
+async fn losers_in_a_batch_fail_alone(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let taken = claim("h2", 2, at);
+    wins(&*b.kv, claim_free(free(&slot(2), &taken, at))).await;
+    let claims: Vec<Txn> = (0..5)
+        .map(|i| claim_free(free(&slot(i), &claim("h1", i, at), at)))
+        .collect();
+    let batches = batch(claims);
+    assert_eq!(batches.len(), 1);
+    let reply = run(&*b.kv, batches[0].txn.clone()).await;
+    let won: Vec<(usize, bool)> = batches[0]
+        .results(reply)
+        .into_iter()
+        .map(|(i, reply)| (i, reply.succeeded))
+        .collect();
+    assert_eq!(
+        won,
+        [(0, true), (1, true), (2, false), (3, true), (4, true)]
+    );
+    assert_eq!(owner(&*b.kv, &slot(2)).await, Some(host("h2")));
+    assert_eq!(owner(&*b.kv, &slot(4)).await, Some(host("h1")));
+}
+
+async fn a_hundred_and_fifty_claims_take_two_transactions(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let claims: Vec<Txn> = (0..150)
+        .map(|i| claim_free(free(&slot(i), &claim("h1", i, at), at)))
+        .collect();
+    let batches = batch(claims);
+    assert_eq!(batches.len(), 2);
+    let mut seen = vec![false; 150];
+    for batch in batches {
+        let reply = run(&*b.kv, batch.txn.clone()).await;
+        for (position, reply) in batch.results(reply) {
+            assert!(reply.succeeded);
+            seen[position] = true;
+        }
+    }
+    assert!(seen.into_iter().all(|seen| seen));
+    let range = Range {
+        count_only: true,
+        ..Range::new(KeyRange::prefix("/claims/shop/web/slots/"))
+    };
+    assert_eq!(b.kv.range(range).await.expect("reads").count, 150);
+}
+
+#[test]
+fn what_writes_the_same_key_goes_into_batches_in_order() {
+    let put = |key: &str, value: &str| Txn::new(Vec::new(), vec![Op::put(key, value)]);
+    let clear = Txn::new(Vec::new(), vec![Op::Delete(KeyRange::prefix("/p/"))]);
+    let batches = batch(vec![
+        put("/a", "1"),
+        put("/a", "2"),
+        put("/b", "1"),
+        put("/p/x", "1"),
+        clear,
+        put("/a", "3"),
+    ]);
+    let carried: Vec<&[usize]> = batches.iter().map(|b| b.carries.as_slice()).collect();
+    assert_eq!(carried, [&[0, 2, 3][..], &[1, 4], &[5]]);
+}
+
+#[test]
+fn what_is_too_big_to_be_nested_goes_alone() {
+    let small = |key: &str| Txn::new(vec![Compare::absent(key)], vec![Op::put(key, "1")]);
+    let big = Txn::new(vec![Compare::absent("/x"); 29], vec![Op::put("/x", "1")]);
+    let batches = batch(vec![small("/a"), small("/b"), big.clone(), small("/c")]);
+    let carried: Vec<&[usize]> = batches.iter().map(|b| b.carries.as_slice()).collect();
+    assert_eq!(carried, [&[0, 1][..], &[2], &[3]]);
+    assert_eq!(batches[1].txn, big);
+}
+
+#[test]
+fn a_batch_stays_below_what_etcd_takes_in_one_request() {
+    let large = |i: usize| {
+        let value = vec![b'x'; 400_000];
+        Txn::new(Vec::new(), vec![Op::put(format!("/n/{i}"), value)])
+    };
+    let batches = batch((0..6).map(large).collect());
+    assert_eq!(batches.len(), 3);
+}

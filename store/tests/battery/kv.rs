@@ -689,7 +689,7 @@ async fn a_watch_answers_a_progress_request(b: Backend) {
         b.kv.watch(KeyRange::prefix("/w/"), 0, false)
             .await
             .expect("watches");
-    let at = put(&*b.kv, "/elsewhere", "1").await;
+    let at = put(&*b.kv, "/outside", "1").await;
     let Watch {
         mut replies,
         progress,

@@ -180,7 +180,7 @@ async fn when_the_cable_is_pulled_a_watch_ends_in_time_and_resumes_without_a_gap
     let etcd = RealEtcd::start();
     let proxy = Proxy::to(etcd.address()).await;
     let (behind, direct) = (client(&[&proxy.address]), etcd.kv());
-    let from = put(&*direct, "/elsewhere", "1").await + 1;
+    let from = put(&*direct, "/outside", "1").await + 1;
     let mut watch = behind
         .watch(KeyRange::prefix("/w/"), from, false)
         .await
@@ -198,7 +198,7 @@ async fn when_the_cable_is_pulled_a_watch_ends_in_time_and_resumes_without_a_gap
 async fn an_idle_watch_stays_open() {
     let etcd = RealEtcd::start();
     let kv = etcd.kv();
-    let from = put(&*kv, "/elsewhere", "1").await + 1;
+    let from = put(&*kv, "/outside", "1").await + 1;
     let mut watch = kv
         .watch(KeyRange::prefix("/w/"), from, false)
         .await

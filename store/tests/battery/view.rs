@@ -1,1 +1,490 @@
-//! x
+//! The view on both etcds: lists, follows, resumes, and trusts only what it knows.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use conductor_core::records::Cluster;
+use conductor_core::snapshot::{Snapshot, Touched};
+use manifests::ContainerId;
+use store::Op;
+use store::kv::{KeyRange, Kv};
+use store::memory::MemKv;
+use store::view::{
+    Reason, SavedView, Trust, Updates, ViewInputs, ViewOptions, ViewUpdate, run_view, updates,
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::harness::{Backend, both, delete, put, txn};
+
+both!(
+    a_view_lists_page_by_page_and_follows,
+    a_stream_that_breaks_is_resumed_and_deletions_come_as_events,
+    after_compaction_a_list_brings_the_deletions,
+    a_saved_view_is_shown_at_once_and_resumed,
+    a_saved_view_whose_history_is_compacted_is_healed_by_a_list,
+    an_etcd_of_another_cluster_changes_nothing,
+    when_the_clusters_key_goes_nothing_else_is_believed,
+    a_view_below_the_own_record_is_not_complete,
+    keys_that_are_not_ours_are_skipped_but_counted,
+);
+
+const MANIFEST: &str = r#"{"image": "nginx"}"#;
+
+pub(crate) fn cluster() -> Cluster {
+    Cluster {
+        id: Uuid::new_v4(),
+        epoch: 1,
+    }
+}
+
+pub(crate) async fn put_cluster(kv: &dyn Kv, cluster: &Cluster) -> i64 {
+    let put = Op::put_json("/dokkaa/cluster", cluster);
+    txn(kv, vec![put]).await.expect("puts").revision
+}
+
+pub(crate) fn manifest(name: &str) -> String {
+    format!("/apps/shop/{name}/manifest")
+}
+
+pub(crate) fn id(name: &str) -> ContainerId {
+    format!("shop/{name}").parse().expect("a name")
+}
+
+fn has(snapshot: &Snapshot, name: &str) -> bool {
+    snapshot
+        .containers
+        .get(&id(name))
+        .is_some_and(|c| c.manifest.is_some())
+}
+
+/// A running view and what it has said.
+pub(crate) struct Running {
+    updates: Updates,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    pub(crate) seen: watch::Sender<i64>,
+    pub(crate) floor: watch::Sender<i64>,
+    /// All that was touched since it was last taken.
+    touched: Touched,
+    resyncs: usize,
+}
+
+impl Running {
+    pub(crate) fn start(kv: Arc<dyn Kv>, options: ViewOptions) -> Self {
+        let (sender, updates) = updates();
+        let (seen, seen_receiver) = watch::channel(0);
+        let (floor, floor_receiver) = watch::channel(0);
+        let inputs = ViewInputs {
+            seen: seen_receiver,
+            floor: floor_receiver,
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run_view(kv, options, inputs, sender, stop.clone()));
+        Self {
+            updates,
+            stop,
+            task,
+            seen,
+            floor,
+            touched: Touched::default(),
+            resyncs: 0,
+        }
+    }
+
+    /// The first update that is as wanted.
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&ViewUpdate) -> bool,
+    ) -> ViewUpdate {
+        let mut last = None;
+        let waited = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let update = self.updates.next().await.expect("the view runs");
+                self.touched.extend(update.touched.clone());
+                self.resyncs += usize::from(update.resync);
+                if wanted(&update) {
+                    return update;
+                }
+                last = Some(update);
+            }
+        })
+        .await;
+        match waited {
+            Ok(update) => update,
+            Err(_) => panic!("waited in vain for {what}; last {last:?}"),
+        }
+    }
+
+    /// What was touched, and how many resyncs there were, since the last call.
+    fn take(&mut self) -> (Vec<String>, usize) {
+        let touched = std::mem::take(&mut self.touched);
+        let names = touched.containers.iter().map(ToString::to_string).collect();
+        (names, std::mem::take(&mut self.resyncs))
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("ends");
+    }
+}
+
+fn options(cluster: &Cluster) -> ViewOptions {
+    ViewOptions::new(cluster.clone(), None, None)
+}
+
+async fn a_view_lists_page_by_page_and_follows(b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    for i in 0..7 {
+        put(&*b.kv, &manifest(&format!("c{i}")), MANIFEST).await;
+    }
+    put(&*b.kv, "/outside", "1").await;
+    let options = ViewOptions {
+        page: 3,
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let first = view.until("a complete view", |u| u.complete).await;
+    assert_eq!(first.snapshot.containers.size(), 7);
+    assert_eq!(first.trust, Trust::Trusted);
+    assert!(!first.stale);
+    let (touched, resyncs) = view.take();
+    assert_eq!((touched.len(), resyncs), (7, 1));
+
+    let at = put(&*b.kv, &manifest("new"), MANIFEST).await;
+    let next = view.until("the new one", |u| has(&u.snapshot, "new")).await;
+    assert_eq!(next.snapshot.revision, at);
+    assert!(next.complete);
+    assert_eq!(view.take(), (vec!["shop/new".to_owned()], 0));
+
+    let gone = txn(&*b.kv, vec![Op::Delete(KeyRange::prefix("/apps/shop/c"))])
+        .await
+        .expect("deletes")
+        .revision;
+    let last = view
+        .until("only one", |u| u.snapshot.containers.size() == 1)
+        .await;
+    assert_eq!(last.snapshot.revision, gone);
+    assert_eq!(view.take().0.len(), 7);
+    view.stop().await;
+}
+
+async fn a_stream_that_breaks_is_resumed_and_deletions_come_as_events(mut b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    put(&*b.kv, &manifest("a"), MANIFEST).await;
+    put(&*b.kv, &manifest("b"), MANIFEST).await;
+    let mut view = Running::start(b.kv.clone(), options(&cluster));
+    view.until("a complete view", |u| u.complete).await;
+    view.take();
+    b.restart();
+    put(&*b.kv, &manifest("c"), MANIFEST).await;
+    delete(&*b.kv, &manifest("a")).await;
+    // A write elsewhere: the first read is above anything that is seen.
+    put(&*b.kv, "/outside", "1").await;
+    let update = view
+        .until("both changes", |u| {
+            u.complete && has(&u.snapshot, "c") && !has(&u.snapshot, "a")
+        })
+        .await;
+    assert!(has(&update.snapshot, "b"));
+    let (touched, resyncs) = view.take();
+    assert_eq!(
+        (touched, resyncs),
+        (vec!["shop/a".to_owned(), "shop/c".to_owned()], 0)
+    );
+    view.stop().await;
+}
+
+async fn after_compaction_a_list_brings_the_deletions(mut b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    put(&*b.kv, &manifest("a"), MANIFEST).await;
+    put(&*b.kv, &manifest("b"), MANIFEST).await;
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("view");
+    let view_options = ViewOptions {
+        file: Some(file.clone()),
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), view_options);
+    view.until("a complete view", |u| u.complete).await;
+    view.stop().await;
+
+    delete(&*b.kv, &manifest("a")).await;
+    let at = put(&*b.kv, &manifest("c"), MANIFEST).await;
+    b.compact(at).await;
+    b.restart();
+    let saved = SavedView::load(&file).expect("reads");
+    let options = ViewOptions {
+        saved,
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let update = view
+        .until("the list", |u| u.complete && has(&u.snapshot, "c"))
+        .await;
+    assert!(!has(&update.snapshot, "a") && has(&update.snapshot, "b"));
+    let (touched, resyncs) = view.take();
+    assert!(touched.contains(&"shop/a".to_owned()));
+    assert_eq!(resyncs, 2, "the saved one and the list");
+    view.stop().await;
+}
+
+/// A view that ran, was saved, and missed a put and a deletion.
+async fn saved(b: &Backend, cluster: &Cluster) -> (SavedView, PathBuf, TempDir) {
+    put_cluster(&*b.kv, cluster).await;
+    put(&*b.kv, &manifest("a"), MANIFEST).await;
+    put(&*b.kv, &manifest("b"), MANIFEST).await;
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("view");
+    let options = ViewOptions {
+        file: Some(file.clone()),
+        ..options(cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let update = view.until("a complete view", |u| u.complete).await;
+    view.stop().await;
+    let saved = SavedView::load(&file).expect("reads").expect("is there");
+    assert_eq!(saved.revision, update.snapshot.revision);
+    assert_eq!(saved.len(), 3);
+    (saved, file, folder)
+}
+
+async fn a_saved_view_is_shown_at_once_and_resumed(b: Backend) {
+    let cluster = cluster();
+    let (saved, _, _folder) = saved(&b, &cluster).await;
+    delete(&*b.kv, &manifest("a")).await;
+    let options = ViewOptions {
+        saved: Some(saved),
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let first = view.until("anything", |_| true).await;
+    assert!(first.resync && !first.complete && has(&first.snapshot, "a"));
+    view.take();
+    let update = view.until("a complete view", |u| u.complete).await;
+    assert!(!has(&update.snapshot, "a") && has(&update.snapshot, "b"));
+    let (touched, resyncs) = view.take();
+    assert_eq!(
+        (touched, resyncs),
+        (vec!["shop/a".to_owned()], 0),
+        "an event, not a list"
+    );
+    view.stop().await;
+}
+
+async fn a_saved_view_whose_history_is_compacted_is_healed_by_a_list(b: Backend) {
+    let cluster = cluster();
+    let (saved, _, _folder) = saved(&b, &cluster).await;
+    delete(&*b.kv, &manifest("a")).await;
+    let at = put(&*b.kv, &manifest("c"), MANIFEST).await;
+    b.compact(at).await;
+    let options = ViewOptions {
+        saved: Some(saved),
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let update = view
+        .until("a complete view", |u| u.complete && has(&u.snapshot, "c"))
+        .await;
+    assert!(!has(&update.snapshot, "a"));
+    view.stop().await;
+}
+
+async fn an_etcd_of_another_cluster_changes_nothing(b: Backend) {
+    let cluster = cluster();
+    let (saved, _, _folder) = saved(&b, &cluster).await;
+    let other = self::cluster();
+    put_cluster(&*b.kv, &other).await;
+    delete(&*b.kv, &manifest("a")).await;
+    let options = ViewOptions {
+        saved: Some(saved),
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    let reason = Reason::OtherCluster {
+        known: cluster.id,
+        found: other.id,
+    };
+    assert_eq!(update.trust, Trust::Distrust(reason));
+    assert!(!update.complete && has(&update.snapshot, "a"));
+    view.stop().await;
+}
+
+async fn when_the_clusters_key_goes_nothing_else_is_believed(b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    put(&*b.kv, &manifest("a"), MANIFEST).await;
+    let mut view = Running::start(b.kv.clone(), options(&cluster));
+    let before = view.until("a complete view", |u| u.complete).await;
+    txn(&*b.kv, vec![Op::Delete(KeyRange::range("/", vec![0]))])
+        .await
+        .expect("deletes");
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    assert_eq!(
+        update.trust,
+        Trust::Distrust(Reason::ClusterMissing(cluster.id))
+    );
+    assert!(!update.complete && has(&update.snapshot, "a"));
+    assert_eq!(update.snapshot.revision, before.snapshot.revision);
+    view.stop().await;
+}
+
+async fn a_view_below_the_own_record_is_not_complete(b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    let mut view = Running::start(b.kv.clone(), options(&cluster));
+    let update = view.until("a complete view", |u| u.complete).await;
+    view.floor.send_replace(update.snapshot.revision + 1);
+    view.until("not complete", |u| !u.complete).await;
+    let at = put(&*b.kv, &manifest("a"), MANIFEST).await;
+    let update = view.until("complete again", |u| u.complete).await;
+    assert_eq!(update.snapshot.revision, at);
+    view.stop().await;
+}
+
+async fn keys_that_are_not_ours_are_skipped_but_counted(mut b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    put(&*b.kv, "/apps/shop/not-a-manifest", "1").await;
+    put(&*b.kv, &manifest("broken"), "{").await;
+    let mut view = Running::start(b.kv.clone(), options(&cluster));
+    let update = view.until("a complete view", |u| u.complete).await;
+    assert_eq!(update.snapshot.containers.size(), 1);
+    b.restart();
+    let at = put(&*b.kv, "/dokkaa/other", "1").await;
+    put(&*b.kv, "/outside", "1").await;
+    view.until("complete again", |u| {
+        u.complete && u.snapshot.revision == at
+    })
+    .await;
+    view.stop().await;
+}
+
+/// A view on the etcd in memory, with a time that runs as fast as it can.
+async fn on_memory() -> (MemKv, Cluster, Running) {
+    let kv = MemKv::new();
+    let cluster = cluster();
+    put_cluster(&kv, &cluster).await;
+    put(&kv, &manifest("a"), MANIFEST).await;
+    let mut view = Running::start(Arc::new(kv.clone()), options(&cluster));
+    view.until("a complete view", |u| u.complete).await;
+    view.take();
+    (kv, cluster, view)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_watch_is_noticed_and_replaced_by_a_list() {
+    let (kv, _, mut view) = on_memory().await;
+    kv.set_silent(true);
+    delete(&kv, &manifest("a")).await;
+    view.seen.send_replace(kv.with(|etcd| etcd.revision()));
+    let update = view.until("stale", |u| u.stale).await;
+    assert!(has(&update.snapshot, "a"));
+    let update = view.until("the deletion", |u| !has(&u.snapshot, "a")).await;
+    assert!(update.resync && !update.stale);
+    view.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_whose_watch_answers_is_never_stale() {
+    let (kv, _, mut view) = on_memory().await;
+    // Others write elsewhere all the time; the watched range is quiet.
+    for _ in 0..100 {
+        let at = put(&kv, "/outside", "1").await;
+        view.seen.send_replace(at);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    put(&kv, &manifest("b"), MANIFEST).await;
+    let update = view.until("anything", |_| true).await;
+    assert!(has(&update.snapshot, "b") && !update.stale && !update.resync);
+    view.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_etcd_the_view_turns_stale_and_comes_back() {
+    let (kv, _, mut view) = on_memory().await;
+    kv.set_unavailable(true);
+    view.until("not complete", |u| !u.complete).await;
+    view.until("stale", |u| u.stale).await;
+    kv.set_unavailable(false);
+    delete(&kv, &manifest("a")).await;
+    let update = view.until("back", |u| u.complete && !u.stale).await;
+    assert!(!has(&update.snapshot, "a"));
+    assert_eq!(view.take().1, 0, "resumed, not listed");
+    view.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_heals_from_time_to_time() {
+    let kv = MemKv::new();
+    let cluster = cluster();
+    put_cluster(&kv, &cluster).await;
+    put(&kv, &manifest("a"), MANIFEST).await;
+    let options = ViewOptions {
+        heal_every: Duration::from_secs(20),
+        ..options(&cluster)
+    };
+    let mut view = Running::start(Arc::new(kv.clone()), options);
+    view.until("a complete view", |u| u.complete).await;
+    for _ in 0..3 {
+        view.until("a list", |u| u.resync).await;
+    }
+    put(&kv, &manifest("b"), MANIFEST).await;
+    view.until("what comes after", |u| has(&u.snapshot, "b"))
+        .await;
+    view.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_etcd_is_not_believed_until_it_is_the_old_one_again() {
+    let (kv, _, mut view) = on_memory().await;
+    let old = kv.with(|etcd| etcd.clone());
+    put(&kv, &manifest("b"), MANIFEST).await;
+    view.until("the new one", |u| has(&u.snapshot, "b")).await;
+    let new = kv.with(|etcd| std::mem::replace(etcd, old));
+    kv.set_unavailable(true);
+    kv.set_unavailable(false);
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    assert!(matches!(
+        update.trust,
+        Trust::Distrust(Reason::Rewound { .. })
+    ));
+    assert!(has(&update.snapshot, "b") && !update.complete);
+    kv.with(|etcd| *etcd = new);
+    let update = view.until("trust", |u| u.complete).await;
+    assert!(update.trust.is_trusted() && has(&update.snapshot, "b"));
+    view.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_is_another_one_is_found_by_the_next_list() {
+    let (kv, _, mut view) = on_memory().await;
+    let old = kv.with(|etcd| etcd.clone());
+    put(&kv, &manifest("b"), MANIFEST).await;
+    view.until("the new one", |u| has(&u.snapshot, "b")).await;
+    // Restored, and further than the view by now, with another past.
+    kv.with(|etcd| *etcd = old);
+    put(&kv, &manifest("c"), MANIFEST).await;
+    put(&kv, &manifest("d"), MANIFEST).await;
+    put(&kv, &manifest("e"), MANIFEST).await;
+    let at = kv.with(|etcd| etcd.revision());
+    kv.with(|etcd| etcd.compact(at)).expect("compacts");
+    kv.set_unavailable(true);
+    kv.set_unavailable(false);
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    assert!(matches!(
+        update.trust,
+        Trust::Distrust(Reason::OtherHistory { .. })
+    ));
+    assert!(has(&update.snapshot, "b") && !has(&update.snapshot, "c"));
+    view.stop().await;
+}
