@@ -74,10 +74,11 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
 
 /// Without line ends and control characters, which a log line may carry to the terminal.
 pub(crate) fn one_line(text: &str) -> String {
-    text.trim()
+    let text: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+        .collect();
+    text.trim().to_owned()
 }
 
 /// Seconds as people say them: `42s`, `5m`, `3h`, `2d`.

@@ -1,1 +1,110 @@
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use super::*;
+use serde_json::{Value, json};
+
+fn row(slot: u32, status: &str, more: Value) -> Value {
+    let mut row = json!({"app": "shop", "container": "web", "slot": slot, "status": status});
+    row.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    row
+}
+
+/// What is said of revision 7 where the view stands at 9.
+fn say(container: Value, slots: Vec<Value>) -> Verdict {
+    let mut whole = json!({"app": "shop", "container": "web", "revision": 7, "scale": 2});
+    whole
+        .as_object_mut()
+        .unwrap()
+        .extend(container.as_object().unwrap().clone());
+    let slots = json!({"slots": slots, "containers": [whole], "revision": 9});
+    let slots: Slots = serde_json::from_value(slots).unwrap();
+    verdict(&slots, &"shop/web".parse().unwrap(), 7)
+}
+
+fn is_pending(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Pending(_))
+}
+
+#[test]
+fn it_converges_when_every_slot_is_ready_on_the_manifest() {
+    let ready = |slot| row(slot, "ready", json!({}));
+    assert_eq!(
+        say(json!({}), vec![ready(0), ready(1)]),
+        Verdict::Converged("2 of 2 slots ready".to_owned())
+    );
+    let old = row(1, "ready", json!({"outdated": true, "reason": "older"}));
+    assert_eq!(
+        say(json!({}), vec![ready(0), old]),
+        Verdict::Pending("1 of 2 slots ready; slot 1 ready: older".to_owned())
+    );
+    let waiting = row(1, "waiting", json!({"reason": "no host is live"}));
+    assert!(is_pending(&say(json!({}), vec![ready(0), waiting])));
+    let surplus = row(
+        2,
+        "leaving",
+        json!({"surplus": true, "reason": "scaled down"}),
+    );
+    assert!(is_pending(&say(
+        json!({}),
+        vec![ready(0), ready(1), surplus]
+    )));
+    assert_eq!(
+        say(json!({"scale": 0}), vec![]),
+        Verdict::Converged("0 of 0 slots ready".to_owned())
+    );
+}
+
+#[test]
+fn it_fails_with_the_slot_its_reason_and_its_last_lines() {
+    let failed = row(
+        1,
+        "failed",
+        json!({"failed": true, "reason": "exit code 1", "log": ["a", "b\u{7}"]}),
+    );
+    assert_eq!(
+        say(json!({}), vec![row(0, "ready", json!({})), failed]),
+        Verdict::Failed("slot 1: exit code 1\n  | a\n  | b".to_owned())
+    );
+    let gave_up = json!({"gave_up": {"slot": 0, "reason": "not ready within 60 s"}});
+    let row = row(0, "ready", json!({"outdated": true, "log": ["last"]}));
+    assert_eq!(
+        say(gave_up, vec![row]),
+        Verdict::Failed("slot 0: not ready within 60 s\n  | last".to_owned())
+    );
+    assert!(matches!(
+        say(json!({"errors": ["1:1 manifest: broken"]}), vec![]),
+        Verdict::Failed(_)
+    ));
+}
+
+#[test]
+fn somebody_else_may_come_between() {
+    let Verdict::Failed(why) = say(json!({"revision": 8}), vec![]) else {
+        panic!("another manifest");
+    };
+    assert!(why.contains("changed meanwhile"));
+    let gone = Slots {
+        revision: 9,
+        ..Slots::default()
+    };
+    let id = "shop/web".parse().unwrap();
+    assert!(matches!(verdict(&gone, &id, 7), Verdict::Failed(_)));
+}
+
+#[test]
+fn what_the_agent_has_not_seen_yet_is_not_judged() {
+    let id = "shop/web".parse().unwrap();
+    let behind = Slots {
+        revision: 6,
+        ..Slots::default()
+    };
+    assert!(is_pending(&verdict(&behind, &id, 7)));
+    let stale = Slots {
+        revision: 9,
+        stale: true,
+        ..Slots::default()
+    };
+    assert!(is_pending(&verdict(&stale, &id, 7)));
+}

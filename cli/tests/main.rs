@@ -1,0 +1,680 @@
+//! The real binary against a door over an agent in memory: exit codes, output, pipes.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use conductor_core::records::Phase;
+use gateway::v1::memory::MemAgent;
+use gateway::v1::types::LogSource;
+use gateway::v1::{Api, Facilities, LogRecord};
+use manifests::ContainerId;
+use serde_json::Value;
+use store::memory::MemKv;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A door on port 0, until dropped.
+struct Door {
+    agent: MemAgent,
+    addr: SocketAddr,
+    dir: TempDir,
+    _runtime: Runtime,
+}
+
+impl Door {
+    fn open() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let (agent, listener) = runtime.block_on(async {
+            let agent = MemAgent::new("h1", MemKv::new());
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            (agent, listener)
+        });
+        let addr = listener.local_addr().unwrap();
+        let api = Api {
+            facilities: Arc::new(agent.clone()),
+            peers: None,
+        };
+        let router = Router::new().nest("/dokkaa/v1", gateway::v1::router(api));
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        agent.put_host("h1", None);
+        Self {
+            agent,
+            addr,
+            dir: tempfile::tempdir().unwrap(),
+            _runtime: runtime,
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = dokkaa(args);
+        command
+            .env("DOKKAA_ADDR", format!("http://{}", self.addr))
+            .current_dir(self.dir.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ended {
+        Ended::of(self.command(args).output().unwrap())
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// What a conductor would do: the slot runs, and is ready.
+    fn make_ready(&self, id: &ContainerId, slot: u32, revision: i64) {
+        let slot = id.slot(slot);
+        self.agent.claim(&slot, "h1", revision);
+        self.agent
+            .put_state(&slot, "h1", Phase::Ready, &[("web", 20_000)]);
+    }
+
+    fn revision(&self, id: &ContainerId) -> Option<i64> {
+        let seen = self.agent.snapshot().unwrap();
+        Some(
+            seen.snapshot
+                .containers
+                .get(id)?
+                .manifest
+                .as_ref()?
+                .modified,
+        )
+    }
+}
+
+/// Nothing of the environment of who runs the tests.
+fn dokkaa(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dokkaa"));
+    command
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("an exit code, not a signal"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn with(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+/// A command under way; ended when dropped.
+struct Running(Child);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    fn end(mut self) -> Ended {
+        let end = Instant::now() + LONG;
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut output = Output {
+            status: self.0.wait().unwrap(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        };
+        use std::io::Read;
+        self.0
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_end(&mut output.stdout)
+            .unwrap();
+        self.0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_end(&mut output.stderr)
+            .unwrap();
+        Ended::of(output)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LONG;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn web() -> ContainerId {
+    "shop/web".parse().unwrap()
+}
+
+const WEB: &str = "{\"image\": \"a\", \"scale\": 2, \"services\": {\"web\": 80}}\n";
+
+#[test]
+fn validate_needs_no_agent_and_names_every_mistake() {
+    let door = Door::open();
+    door.file("good.json", WEB);
+    door.file("bad.json", "{\n \"imag\": \"a\",\n \"scale\": -1\n}");
+    let ended = door.run(&["validate", "good.json"]).with(0);
+    assert_eq!(ended.out, "good.json: valid\n");
+    let ended = door.run(&["validate", "bad.json", "good.json"]).with(3);
+    assert!(ended.err.lines().count() >= 2, "{}", ended.err);
+    assert!(ended.err.lines().all(|line| line.starts_with("bad.json:")));
+    assert!(ended.err.contains("did you mean"), "{}", ended.err);
+    door.run(&["validate", "missing.json"]).with(2);
+    let mut command = door.command(&["validate", "-"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"{").unwrap();
+    Ended::of(child.wait_with_output().unwrap()).with(3);
+}
+
+#[test]
+fn manifests_go_in_and_come_out_as_they_were_written() {
+    let door = Door::open();
+    door.file("web.json", WEB);
+    let ended = door.run(&["apply", "shop/web", "web.json"]).with(0);
+    assert!(
+        ended.out.starts_with("shop/web created (revision "),
+        "{}",
+        ended.out
+    );
+    let ended = door.run(&["apply", "shop/web", "web.json"]).with(0);
+    assert!(ended.out.contains("without a change"), "{}", ended.out);
+    assert_eq!(door.run(&["get", "shop/web"]).with(0).out, WEB);
+    let ended = door.run(&["get", "shop/none"]).with(1);
+    assert_eq!(ended.err, "there is no container shop/none\n");
+    door.run(&["get", "shop"]).with(2);
+    door.run(&["rm", "shop/web", "--yes"]).with(0);
+    assert_eq!(door.revision(&web()), None);
+    door.run(&["rm", "shop/web", "--yes"]).with(1);
+}
+
+#[test]
+fn a_directory_is_checked_whole_before_the_first_is_written() {
+    let door = Door::open();
+    door.file("all/shop/web.json", WEB);
+    door.file("all/shop/db.json", "{\"scale\": 1}");
+    door.file("all/README.md", "not a manifest");
+    let ended = door.run(&["apply", "all"]).with(3);
+    assert!(ended.err.contains("db.json:1:1"), "{}", ended.err);
+    assert_eq!(door.revision(&web()), None, "nothing was written");
+    door.file("all/shop/db.json", WEB);
+    let ended = door.run(&["apply", "all"]).with(0);
+    assert_eq!(ended.out.lines().count(), 2);
+    let ended = door.run(&["rm", "shop", "--yes"]).with(0);
+    assert_eq!(ended.out, "shop/db removed\nshop/web removed\n");
+    door.file("all/web.json", WEB);
+    door.run(&["apply", "all"]).with(2);
+    door.run(&["apply", "nowhere"]).with(2);
+    door.run(&["apply", "nowhere", "all/web.json"]).with(2);
+}
+
+#[test]
+fn rm_asks_on_a_terminal_only() {
+    let door = Door::open();
+    door.agent.put_manifest(&web(), WEB);
+    let ended = door.run(&["rm", "shop/web"]).with(2);
+    assert!(ended.err.contains("--yes"), "{}", ended.err);
+    assert!(door.revision(&web()).is_some());
+}
+
+#[test]
+fn changes_at_the_same_time_do_not_lose_each_other() {
+    let door = Door::open();
+    door.agent.put_manifest(&web(), WEB);
+    let running: Vec<Running> = (0..8)
+        .map(|n| {
+            let change = format!("env.K{n}={n}");
+            Running::start(door.command(&["set", "shop/web", &change]))
+        })
+        .collect();
+    for running in running {
+        running.end().with(0);
+    }
+    let manifest = door.run(&["get", "shop/web"]).with(0).json();
+    assert_eq!(manifest["env"].as_object().unwrap().len(), 8, "{manifest}");
+    assert_eq!(manifest["services"]["web"], 80);
+
+    let ended = door.run(&["set", "shop/web", "env.K1-", "image=b"]).with(0);
+    assert!(ended.out.contains("changed"), "{}", ended.out);
+    let ended = door.run(&["set", "shop/web", "image=b"]).with(0);
+    assert!(ended.out.contains("unchanged"), "{}", ended.out);
+    door.run(&["scale", "shop/web=3"]).with(0);
+    assert_eq!(door.run(&["get", "shop/web"]).json()["scale"], 3);
+    door.run(&["scale", "shop/web=1001"]).with(3);
+    door.run(&["set", "shop/web", "links=7"]).with(3);
+    door.run(&["set", "shop/web", "nothing"]).with(2);
+    door.run(&["set", "shop/none", "image=b"]).with(1);
+}
+
+#[test]
+fn ps_shows_every_slot_and_its_reason_in_one_line_each() {
+    let door = Door::open();
+    let revision = door.agent.put_manifest(&web(), WEB);
+    door.make_ready(&web(), 0, revision);
+    door.agent
+        .put_status(&web().slot(0), "h1", |status| status.restarts = 1);
+    door.agent.claim(&web().slot(1), "h1", revision);
+    door.agent.put_status(&web().slot(1), "h1", |status| {
+        status.progress = "waiting".to_owned();
+        status.reason = Some("exit code 1:\nsegfault\u{1b}[31m".to_owned());
+    });
+    let key = manifests::keys::Key::Manifest("shop/bad".parse().unwrap());
+    door.agent.put(&key, b"garbage");
+    let ended = door.run(&["ps"]).with(0);
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", ended.out);
+    assert!(
+        !ended.out.contains('\u{1b}'),
+        "no colour, whatever a reason says"
+    );
+    let columns: Vec<&str> = lines[0].split_whitespace().collect();
+    assert_eq!(
+        columns,
+        [
+            "APP",
+            "CONTAINER",
+            "SLOT",
+            "HOST",
+            "STATUS",
+            "AGE",
+            "PORTS",
+            "REASON"
+        ]
+    );
+    assert!(lines[1].contains("invalid manifest: 1:1"), "{}", lines[1]);
+    assert!(lines[2].contains("web=10.0.0.1:20000") && lines[2].contains("restarted once"));
+    assert!(lines[3].contains("exit code 1: segfault"), "{}", lines[3]);
+
+    let json = door.run(&["ps", "shop/web", "-o", "json"]).with(0).json();
+    assert_eq!(json["slots"].as_array().unwrap().len(), 2);
+    assert_eq!(json["slots"][1]["status"], "waiting");
+    door.run(&["ps", "other"]).with(1);
+}
+
+#[test]
+fn ps_watch_tells_each_change() {
+    let door = Door::open();
+    let revision = door.agent.put_manifest(&web(), WEB);
+    let mut running = Running::start(door.command(&["ps", "--watch", "-o", "json"]));
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["slots"][0]["status"], "waiting");
+    door.make_ready(&web(), 0, revision);
+    let end = Instant::now() + LONG;
+    while next()["slots"][0]["status"] != "ready" {
+        assert!(Instant::now() < end);
+    }
+}
+
+#[test]
+fn hosts_status_and_why_are_for_people_and_programs() {
+    let door = Door::open();
+    let revision = door.agent.put_manifest(
+        &web(),
+        "{\"image\": \"a\", \"scale\": 2, \"links\": [\"db\"]}",
+    );
+    door.make_ready(&web(), 0, revision);
+    door.agent.put_host("h2", None);
+    let hosts = door.run(&["hosts"]).with(0).out;
+    assert_eq!(hosts.lines().count(), 3);
+    let json = door.run(&["hosts", "-o", "json"]).with(0).json();
+    assert_eq!(json["hosts"][0]["slots"], 1);
+    let status = door.run(&["status"]).with(0).out;
+    assert!(status.contains("hosts    2 up"), "{status}");
+    assert!(status.contains("slots    1 ready, 1 waiting"), "{status}");
+    assert_eq!(
+        door.run(&["status", "-o", "json"]).with(0).json()["apps"],
+        1
+    );
+    let ended = door.run(&["why", "shop/web"]).with(0);
+    for line in [
+        "slot 0 on h1 ready",
+        "slot 1 waiting: h2 is about to claim it",
+        "  h2: is to take it",
+        "link shop/db by SERVICE_DB_ADDR, port 10000",
+        "  no endpoint: no running container offers this service",
+    ] {
+        assert!(
+            ended.out.lines().any(|l| l == line),
+            "{line} is not in\n{}",
+            ended.out
+        );
+    }
+    let json = door.run(&["why", "shop/web", "-o", "json"]).with(0).json();
+    assert_eq!(json["slots"][1]["hosts"][0]["host"], "h2");
+    door.run(&["why", "shop/none"]).with(1);
+}
+
+#[test]
+fn what_is_old_is_said_to_be() {
+    let door = Door::open();
+    door.agent.put_manifest(&web(), WEB);
+    door.agent.set_stale(true);
+    let ended = door.run(&["ps"]).with(0);
+    assert!(ended.err.contains("last known state"), "{}", ended.err);
+    assert_eq!(ended.out.lines().count(), 3);
+    assert!(
+        door.run(&["status"])
+            .with(0)
+            .out
+            .contains("etcd     does not answer")
+    );
+}
+
+#[test]
+fn wait_ends_converged() {
+    let door = Door::open();
+    door.file("web.json", WEB);
+    let args = [
+        "apply",
+        "shop/web",
+        "web.json",
+        "--wait",
+        "--timeout",
+        "30s",
+    ];
+    let running = Running::start(door.command(&args));
+    let revision = wait_for("the manifest", || door.revision(&web()));
+    for slot in 0..2 {
+        door.make_ready(&web(), slot, revision);
+    }
+    let version = format!("{{\"manifest\": {WEB}, \"image\": \"sha256:1\"}}");
+    let key = manifests::keys::Key::Version(web(), revision);
+    door.agent.put(&key, version.as_bytes());
+    let ended = running.end().with(0);
+    assert!(
+        ended
+            .out
+            .ends_with("shop/web converged: 2 of 2 slots ready\n"),
+        "{}",
+        ended.out
+    );
+}
+
+#[test]
+fn wait_ends_failed_with_the_slot_and_its_last_lines() {
+    let door = Door::open();
+    door.file("web.json", WEB);
+    let args = ["apply", "shop/web", "web.json", "--wait"];
+    let running = Running::start(door.command(&args));
+    let revision = wait_for("the manifest", || door.revision(&web()));
+    door.agent.claim(&web().slot(1), "h1", revision);
+    door.agent.put_status(&web().slot(1), "h1", |status| {
+        status.progress = "failed".to_owned();
+        status.manifest_rev = revision;
+        status.reason = Some("no such image".to_owned());
+        status.log = vec!["last words".to_owned()];
+    });
+    let ended = running.end().with(4);
+    let expected = "shop/web failed: slot 1: no such image\n  | last words\n";
+    assert!(ended.err.ends_with(expected), "{}", ended.err);
+}
+
+#[test]
+fn wait_ends_timed_out_with_what_it_waits_for() {
+    let door = Door::open();
+    door.file("web.json", WEB);
+    let args = [
+        "apply",
+        "shop/web",
+        "web.json",
+        "--wait",
+        "--timeout",
+        "500ms",
+    ];
+    let ended = door.run(&args).with(5);
+    assert!(
+        ended
+            .err
+            .contains("timed out after 500ms: 0 of 2 slots ready"),
+        "{}",
+        ended.err
+    );
+    // Scale 0 is there at once.
+    let version = door.revision(&web()).unwrap();
+    assert!(version > 0);
+    door.run(&["scale", "shop/web=0", "--wait"]).with(0);
+}
+
+fn record(millis: i64, line: &str) -> LogRecord {
+    LogRecord {
+        time: jiff::Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap(),
+        source: LogSource::Stdout,
+        line: line.to_owned(),
+    }
+}
+
+#[test]
+fn logs_are_plain_for_one_slot_and_named_for_several() {
+    let door = Door::open();
+    let revision = door.agent.put_manifest(&web(), WEB);
+    for slot in 0..2 {
+        door.make_ready(&web(), slot, revision);
+    }
+    door.agent
+        .log(&web().slot(0), [record(0, "zero"), record(20, "again")]);
+    door.agent.log(&web().slot(1), [record(10, "one")]);
+    let ended = door.run(&["logs", "shop/web"]).with(0);
+    assert_eq!(ended.out, "h1/0 | zero\nh1/1 | one\nh1/0 | again\n");
+    let ended = door
+        .run(&["logs", "-t", "--tail", "1", "shop/web/0"])
+        .with(0);
+    assert_eq!(ended.out, "2023-11-14T22:13:20.02Z again\n");
+    let ended = door.run(&["logs", "-o", "json", "shop/web/1"]).with(0);
+    assert_eq!(ended.json()["line"], "one");
+    let ended = door.run(&["logs", "--previous", "shop/web/0"]).with(0);
+    assert_eq!((ended.out.as_str(), ended.err.lines().count()), ("", 1));
+    // A host that is not reached is a line, not an error.
+    door.agent.claim(&web().slot(1), "h2", revision);
+    let ended = door.run(&["logs", "shop/web"]).with(0);
+    assert!(
+        ended.err.starts_with("(host h2 unreachable"),
+        "{}",
+        ended.err
+    );
+    assert_eq!(ended.out.lines().count(), 2);
+    door.run(&["logs", "shop/none"]).with(1);
+    door.run(&["logs", "shop/web", "--since", "yesterday"])
+        .with(1);
+}
+
+#[test]
+fn followed_logs_go_on_as_lines_come() {
+    let door = Door::open();
+    let revision = door.agent.put_manifest(&web(), WEB);
+    door.make_ready(&web(), 0, revision);
+    door.agent.log(&web().slot(0), [record(0, "first")]);
+    let mut running = Running::start(door.command(&["logs", "-f", "shop/web/0"]));
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "first");
+    door.agent.log(&web().slot(0), [record(1, "second")]);
+    assert_eq!(lines.next().unwrap().unwrap(), "second");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_a_clean_end() {
+    let door = Door::open();
+    door.agent.put_manifest(&web(), WEB);
+    door.file("web.json", WEB);
+    for args in [
+        &["ps"][..],
+        &["ps", "-o", "json"],
+        &["ps", "--watch"],
+        &["get", "shop/web"],
+        &["validate", "web.json"],
+        &["completion", "bash"],
+        &["version"],
+        &["--help"],
+        &["cloud-config", "--format", "unit"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = door.command(args);
+        command.stdout(writer);
+        let ended = Ended::of(command.output().unwrap());
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{args:?}");
+    }
+}
+
+#[test]
+fn no_agent_is_exit_code_6_with_what_to_do() {
+    // A port that nobody listens on: bound and left.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let addr = format!("http://127.0.0.1:{port}");
+    for args in [
+        &["ps"][..],
+        &["hosts"],
+        &["status"],
+        &["get", "shop/web"],
+        &["why", "shop/web"],
+        &["logs", "shop/web"],
+        &["rm", "shop/web", "--yes"],
+        &["scale", "shop/web=1"],
+    ] {
+        let mut command = dokkaa(args);
+        let ended = Ended::of(command.args(["--addr", &addr]).output().unwrap()).with(6);
+        assert!(ended.err.contains("dokkaa up") && ended.err.contains("DOKKAA_ADDR"));
+        assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+    }
+}
+
+#[test]
+fn a_silent_agent_is_given_up_after_the_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let ended = Ended::of(
+        dokkaa(&["ps", "--addr", &addr, "--timeout", "300ms"])
+            .output()
+            .unwrap(),
+    )
+    .with(6);
+    assert!(
+        ended.err.contains("no answer within 300ms"),
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn what_is_no_agent_is_said_to_be_none() {
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime
+        .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+        .unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    runtime.spawn(async move { axum::serve(listener, Router::new()).await });
+    let ended = Ended::of(dokkaa(&["ps", "--addr", &addr]).output().unwrap()).with(1);
+    assert!(ended.err.contains("is no dokkaa agent"), "{}", ended.err);
+}
+
+#[test]
+fn wrong_usage_and_wrong_configuration_are_exit_code_2() {
+    let door = Door::open();
+    for args in [
+        &["nothing"][..],
+        &["ps", "--nothing"],
+        &["ps", "Shop"],
+        &["ps", "--addr", "https://h"],
+        &["scale", "shop/web=many"],
+        &["logs", "shop/web/x"],
+        &["agent", "--host-ip", "x"],
+        &["agent", "--docker", "tcp://10.0.0.1:2375"],
+        &["agent", "--keys-listen", "0.0.0.0:0"],
+        &["up", "--etcd", "127.0.0.1:1"],
+    ] {
+        let ended = door.run(args).with(2);
+        assert_eq!(ended.out, "", "{args:?}");
+        assert!(!ended.err.is_empty(), "{args:?}");
+    }
+    let ended = door.run(&["agent", "--lease-ttl", "1s"]).with(2);
+    assert_eq!(ended.err, "--lease-ttl: `1s` is too short; at least 5s\n");
+}
+
+#[test]
+fn help_teaches_by_example_and_completion_knows_the_commands() {
+    let commands = [
+        "validate",
+        "apply",
+        "get",
+        "set",
+        "scale",
+        "ps",
+        "hosts",
+        "status",
+        "logs",
+        "rm",
+        "why",
+        "completion",
+        "up",
+        "down",
+        "env",
+        "agent",
+        "cloud-config",
+    ];
+    let script = Ended::of(dokkaa(&["completion", "bash"]).output().unwrap()).with(0);
+    for command in commands {
+        let help = Ended::of(dokkaa(&[command, "--help"]).output().unwrap()).with(0);
+        assert!(help.out.contains("Examples:"), "{command}");
+        assert!(script.out.contains(command), "{command}");
+    }
+    let version = Ended::of(dokkaa(&["version"]).output().unwrap()).with(0);
+    assert_eq!(
+        version.out,
+        format!("dokkaa {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    let metrics: BTreeMap<&str, &str> =
+        [("--metrics-listen", "4002"), ("--keys-listen", "4001")].into();
+    let agent = Ended::of(dokkaa(&["agent", "--help"]).output().unwrap()).with(0);
+    for (flag, default) in metrics {
+        assert!(agent.out.contains(flag) && agent.out.contains(default));
+    }
+}
