@@ -228,7 +228,12 @@ fn slots(registry: &mut Registry, snapshot: &Snapshot) {
     let mut counts: BTreeMap<(String, String, &str), i64> = BTreeMap::new();
     for (id, container) in &snapshot.containers {
         let wanted = container.scale().unwrap_or(0);
-        let numbers = (0..wanted).chain(container.slots.keys().copied().filter(|n| *n >= wanted));
+        let surplus = container
+            .slots
+            .iter()
+            .filter(|(number, slot)| **number >= wanted && slot.claim.is_some())
+            .map(|(number, _)| *number);
+        let numbers = (0..wanted).chain(surplus);
         for number in numbers {
             let slot = container.slots.get(&number);
             let state = match slot.and_then(|s| s.claim.as_ref().map(|_| s.current_state())) {
@@ -309,4 +314,100 @@ fn read(value: &AtomicU64) -> Counter {
     let counter = Counter::default();
     counter.inc_by(value.load(Ordering::Relaxed));
     counter
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use conductor::published::Seen;
+    use conductor_core::snapshot::Change;
+
+    fn sources() -> (Sources, watch::Sender<HostStatus>) {
+        let (sender, status) = watch::channel(HostStatus::Live(1));
+        let sources = Sources {
+            published: Arc::new(Published::default()),
+            status,
+            links: Arc::default(),
+            dns: Arc::default(),
+        };
+        (sources, sender)
+    }
+
+    fn see(sources: &Sources, stale: bool, distrust: Option<&str>) {
+        let put = |key: &str, value: &str| Change::Put {
+            key: key.to_owned(),
+            value: value.as_bytes().to_vec(),
+            modified: 7,
+            created: 7,
+        };
+        let claim = r#"{"host": "h1", "instance": "i", "manifest_rev": 7}"#;
+        let data =
+            r#"{"host": "h1", "host_id": "00000000-0000-0000-0000-000000000001", "volumes": []}"#;
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(
+            [
+                put("/apps/shop/web/manifest", r#"{"image": "a", "scale": 2}"#),
+                put("/claims/shop/web/slots/1", claim),
+                put("/claims/shop/web/slots/2", claim),
+                put("/claims/shop/web/data/3", data),
+                put(
+                    "/dokkaa/members/h1",
+                    r#"{"id": "00000000-0000-0000-0000-000000000001"}"#,
+                ),
+            ],
+            7,
+        );
+        sources.published.seen.store(Arc::new(Some(Seen {
+            snapshot,
+            stale,
+            distrust: distrust.map(ToOwned::to_owned),
+        })));
+    }
+
+    fn text(sources: &Sources) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry(sources)).unwrap();
+        text
+    }
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let (sources, _status) = sources();
+        see(&sources, false, None);
+        let published = &sources.published;
+        published.counters.restarts.store(3, Ordering::Relaxed);
+        sources.links.refused.store(2, Ordering::Relaxed);
+        let text = text(&sources);
+        for line in [
+            "dokkaa_slots{app=\"shop\",container=\"web\",state=\"unclaimed\"} 1",
+            "dokkaa_slots{app=\"shop\",container=\"web\",state=\"starting\"} 2",
+            "dokkaa_hosts{state=\"missing\"} 1",
+            "dokkaa_etcd_up 1",
+            "dokkaa_hold 0",
+            "dokkaa_restarts_total 3",
+            "dokkaa_pull_failures_total 0",
+            "dokkaa_link_connections_total{result=\"refused\"} 2",
+            "dokkaa_link_connections_total{result=\"ok\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn readiness_says_what_is_missing() {
+        let (sources, status) = sources();
+        let lacks = |what: &str| lacks(&sources).iter().any(|l| l.contains(what));
+        assert!(lacks("not been read"));
+        see(&sources, true, None);
+        assert!(lacks("followed"));
+        see(&sources, false, Some("the cluster's key is gone"));
+        assert!(lacks("the cluster's key is gone"));
+        assert!(text(&sources).contains("dokkaa_hold 1"));
+        see(&sources, false, None);
+        status.send(HostStatus::Lost).unwrap();
+        assert!(lacks("not in etcd"));
+    }
 }
