@@ -167,7 +167,10 @@ mod tests {
         }
         for (key, text) in [
             ("/apps/Dummy/nginx/manifest", "the app `Dummy` is not"),
-            ("/apps/dummy/a---b/manifest", "the container `a---b` contains"),
+            (
+                "/apps/dummy/a---b/manifest",
+                "the container `a---b` contains",
+            ),
             ("/apps/_dummy/nginx/manifest", "the app `_dummy` is not"),
         ] {
             let refusal = put(key).expect_err("a bad name").to_string();

@@ -137,7 +137,10 @@ mod tests {
                 Err(Stranger::Origin(origin.to_owned()))
             );
         }
-        assert_eq!(checked(&[host, ("origin", "http://127.0.0.1:4001")]), Ok(()));
+        assert_eq!(
+            checked(&[host, ("origin", "http://127.0.0.1:4001")]),
+            Ok(())
+        );
         assert_eq!(
             checked(&[host, ("sec-fetch-site", "cross-site")]),
             Err(Stranger::CrossSite)

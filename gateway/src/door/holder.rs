@@ -26,8 +26,11 @@ pub(super) fn find(address: SocketAddr) -> Option<String> {
             continue;
         };
         let holds = files.flatten().any(|file| {
-            fs::read_link(file.path())
-                .is_ok_and(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
+            fs::read_link(file.path()).is_ok_and(|link| {
+                inodes
+                    .iter()
+                    .any(|inode| link.as_os_str() == inode.as_str())
+            })
         });
         if holds {
             let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();

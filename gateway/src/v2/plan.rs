@@ -218,6 +218,10 @@ fn make_dirs(seen: &Seen, txn: &mut Txn) {
             }
             break;
         }
+        if !dir.parent {
+            // Without keys below it, a value would make it a file.
+            txn.guards.push(Compare::absent(&dir.key));
+        }
         parent = Some(dir);
     }
     if let Some(parent) = parent {
@@ -256,8 +260,7 @@ fn put(
 
 /// A directory's update without a value changes nothing but the index.
 fn touch_dir(target: &Level, seen: &Seen) -> Planned {
-    let index = index_of_dir(target, seen);
-    dir_event(Action::Update, target, index, Vec::new(), Vec::new())
+    dir_event(Action::Update, target, seen, Vec::new(), Vec::new())
 }
 
 fn delete_file(action: Action, target: &Level, file: &KeyValue) -> Planned {
@@ -270,7 +273,6 @@ fn delete_file(action: Action, target: &Level, file: &KeyValue) -> Planned {
 }
 
 fn delete_dir(target: &Level, seen: &Seen) -> Planned {
-    let index = index_of_dir(target, seen);
     let mut then = vec![
         Op::Delete(KeyRange::prefix(&target.key.below())),
         Op::Delete(KeyRange::prefix(&target.key.side_below())),
@@ -279,7 +281,7 @@ fn delete_dir(target: &Level, seen: &Seen) -> Planned {
         then.push(Op::delete(&target.key));
     }
     forget_side(target, &mut then);
-    dir_event(Action::Delete, target, index, Vec::new(), then)
+    dir_event(Action::Delete, target, seen, Vec::new(), then)
 }
 
 fn delete_empty_dir(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
@@ -291,14 +293,13 @@ fn delete_empty_dir(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
     if target.parent || has_dirs {
         return Err(seen.error(Code::DirNotEmpty, target.key.as_str()));
     }
-    let index = index_of_dir(target, seen);
     let guards = vec![
         Compare::none_in(KeyRange::prefix(&target.key.below())),
         unchanged(KeyRange::prefix(&target.key.side_below()), seen.revision),
     ];
     let mut then = vec![Op::Delete(KeyRange::prefix(&target.key.side_below()))];
     forget_side(target, &mut then);
-    Ok(dir_event(Action::Delete, target, index, guards, then))
+    Ok(dir_event(Action::Delete, target, seen, guards, then))
 }
 
 /// Under `/apps`: the manifests go; what else is there, which only v3 can have put, stays.
@@ -338,23 +339,33 @@ fn delete_manifests(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
         );
         return Err(seen.error(Code::Unauthorized, cause));
     }
-    let index = index_of_dir(target, seen);
-    Ok(dir_event(Action::Delete, target, index, guards, then))
+    Ok(dir_event(Action::Delete, target, seen, guards, then))
 }
 
 fn dir_event(
     action: Action,
     target: &Level,
-    index: i64,
+    seen: &Seen,
     guards: Vec<Compare>,
     then: Vec<Op>,
 ) -> Planned {
+    let below = seen.below.as_ref();
+    let oldest = below.and_then(|below| below.files.iter().min_by_key(|kv| kv.created));
+    let index = dir_index(target, oldest);
     let prev = Prev {
         created: index,
         modified: index,
     };
     let mut planned = planned(action, target, Some(index), Some(prev), true, then);
     planned.txn.guards.extend(guards);
+    let implied = !target.has_dir_side() || target.file.is_some();
+    if let Some(oldest) = oldest.filter(|_| implied) {
+        // It is a directory only because of what is below it.
+        planned
+            .txn
+            .guards
+            .push(Compare::modified(&oldest.key, oldest.modified));
+    }
     planned
 }
 
@@ -397,11 +408,6 @@ fn prev_of(target: &Level, file: &KeyValue) -> Prev {
         created: created_of(file, target.side),
         modified: file.modified,
     }
-}
-
-fn index_of_dir(target: &Level, seen: &Seen) -> i64 {
-    let nothing = Below::default();
-    dir_index(target, seen.below.as_ref().unwrap_or(&nothing))
 }
 
 fn side_as_seen(level: &Level) -> Compare {

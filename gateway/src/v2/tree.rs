@@ -112,19 +112,20 @@ pub fn node(key: &KeyPath, seen: &Seen, recursive: bool) -> Option<Node> {
     match (target.kind(), &target.file) {
         (Kind::Dir, _) => {
             let nodes = build(key, below).nodes(&key.below(), recursive);
-            Some(dir_node(key.to_string(), dir_index(target, below), nodes))
+            let oldest = below.files.iter().min_by_key(|kv| kv.created);
+            Some(dir_node(key.to_string(), dir_index(target, oldest), nodes))
         }
         (Kind::File, Some(file)) => Some(file_node(key.to_string(), file, target.side)),
         _ => None,
     }
 }
 
-/// A directory's index: that of its side key, else the least of a key below it.
-pub fn dir_index(dir: &Level, below: &Below) -> i64 {
+/// A directory's index: that of its side key, else that of the `oldest` key below it.
+pub fn dir_index(dir: &Level, oldest: Option<&KeyValue>) -> i64 {
     dir.side
         .filter(|side| side.meta.dir)
         .map(|side| side.created)
-        .or_else(|| below.files.iter().map(|kv| kv.created).min())
+        .or(oldest.map(|kv| kv.created))
         .or(dir.file.as_ref().map(|file| file.created))
         .unwrap_or(0)
 }

@@ -6,4 +6,5 @@ mod door;
 mod example_keys;
 mod example_waits;
 mod house;
+mod races;
 mod stream;
