@@ -7,7 +7,6 @@
 mod facilities;
 mod signals;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use conductor::ports::PortRange;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
 use conductor_core::Host;
+use conductor_core::directory::Callers;
 use conductor_core::observed::Surroundings;
 use conductor_core::records::{Capacity, HostRecord, HostState, Peer, Versions};
 use gateway::{door, peer, v1, v2};
@@ -239,7 +239,7 @@ async fn join(
         name: config.name.clone(),
         ttl: config.lease_ttl,
         restart_grace: config.restart_grace,
-        labelled_containers: asked.labelled,
+        labelled_containers: asked.labelled && !config.own_etcd,
         saved_revision: saved.as_ref().map_or(0, |saved| saved.revision),
     };
     let mut said = String::new();
@@ -538,24 +538,12 @@ fn dns_addresses(config: &AgentConfig, gateway: IpAddr) -> Vec<SocketAddr> {
 
 /// The ambassador knows who calls as soon as the conductor does.
 async fn follow_callers(
-    mut callers: watch::Receiver<Arc<conductor::Callers>>,
+    mut callers: watch::Receiver<Arc<Callers>>,
     tables: Arc<ambassador::Tables>,
     stop: CancellationToken,
 ) {
     loop {
-        let now: ambassador::Callers = callers
-            .borrow_and_update()
-            .iter()
-            .map(|(addr, caller)| {
-                (
-                    *addr,
-                    ambassador::Caller {
-                        slot: caller.slot.clone(),
-                        links: caller.links.clone(),
-                    },
-                )
-            })
-            .collect::<BTreeMap<_, _>>();
+        let now = callers.borrow_and_update().as_ref().clone();
         tables.set_callers(now);
         tokio::select! {
             () = stop.cancelled() => return,

@@ -72,6 +72,8 @@ pub(crate) struct AgentConfig {
     pub(crate) log_format: LogFormat,
     /// What is logged.
     pub(crate) log_filter: String,
+    /// etcd is this machine's own: an empty one is a new cluster's, whatever else the engine runs.
+    pub(crate) own_etcd: bool,
     /// What the log says at each start.
     pub(crate) warnings: Vec<String>,
 }
@@ -340,6 +342,7 @@ pub(crate) fn agent(
         log_filter: read
             .text(args.log_filter.as_ref(), "log-filter", "DOKKAA_LOG_FILTER")
             .or("info"),
+        own_etcd: false,
         warnings,
     })
 }

@@ -60,6 +60,7 @@ fn run_up(args: &UpCommand) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(up::run(&args.up, &state_dir, |etcd, ready| async move {
         let mut config = config;
         config.etcd.endpoints = vec![etcd];
+        config.own_etcd = true;
         if ask_gateway {
             config.host_ip = gateway(&config).await;
         }
@@ -141,7 +142,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn start_log(config: &AgentConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_filter).map_err(|error| {
+    // It logs each answered question with INFO; who wants that names it.
+    let filter = format!("hickory_server=warn,{}", config.log_filter);
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
         Misconfigured(format!(
             "--log-filter: `{}` is not a filter, such as `info,store=debug`: {error}",
             config.log_filter
