@@ -291,6 +291,8 @@ impl MemEtcd {
         }
         let values = self.keys.entry(key.to_owned()).or_default();
         values.push((revision, Some(now.clone())));
+        // An event tells what was before the whole transaction.
+        let before = self.value_at(key, self.revision).cloned();
         events.push(Event::Put { now, before });
     }
 
@@ -303,9 +305,9 @@ impl MemEtcd {
             let values = self.keys.entry(before.key.clone()).or_default();
             values.push((revision, None));
             events.push(Event::Delete {
-                key: before.key.clone(),
                 modified: revision,
-                before: Some(before),
+                before: self.value_at(&before.key, self.revision).cloned(),
+                key: before.key,
             });
         }
         count
