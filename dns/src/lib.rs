@@ -17,8 +17,9 @@
 //!   question, also where others would understand it, and is not counted.
 //! - What is shorter than a header is passed over; by TCP, too, the next
 //!   message is answered.
-//! - TCP clients are limited by how long they may be silent, not in number.
-//! - Each answer is logged with level INFO: keep `hickory_server` at WARN.
+//! - TCP clients are limited by how long they may be silent, not in number;
+//!   with no file descriptors left, accepting them keeps a core busy.
+//! - It logs each answer with INFO: keep the target `hickory_server` at WARN.
 //!
 //! Nothing here is fatal: a port that is taken is a [`listen::Problem`] that
 //! is shown and tried again.
