@@ -21,6 +21,7 @@ mod looks;
 mod observing;
 pub mod ports;
 pub mod published;
+pub mod reachability;
 pub mod readiness;
 mod run;
 pub mod steps;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use conductor::engine::{LogOptions, SpecInput, spec};
+use conductor::reachability::{Reach, Target, probe_from};
 use conductor::readiness::{Criterion, Look, look};
 use conductor_core::observed::{Ownership, Surroundings};
 use futures_util::StreamExt;
@@ -181,4 +182,34 @@ async fn a_healthcheck_counts_before_docker_has_a_verdict() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_container_reaches_of_this_machine_is_seen_from_inside_it() {
+    let lab = Lab::docker().await;
+    let manifest = manifest(&lab, "exec httpd -f -p 80");
+    let id = make(&lab, &manifest, lab.free_port()).await;
+    let pid = lab.look(&id).await.running().expect("it runs").pid;
+    let gateway = lab.engine.bridge("bridge").await.expect("a bridge").gateway;
+    let bound = std::net::TcpListener::bind((gateway, 0)).expect("the bridge's gateway is here");
+    let listens = Target::Tcp(bound.local_addr().expect("bound"));
+    let bound = std::net::TcpListener::bind((gateway, 0)).expect("a port");
+    let closed = Target::Tcp(bound.local_addr().expect("bound"));
+    drop(bound);
+    // Only inside the container this is the container's own.
+    let inside = Target::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)));
+    crate::harness::wait_for(|| async {
+        let tried = probe_from(pid, vec![listens, closed, inside]).await;
+        let tried: Vec<Reach> = tried.expect("tried").into_iter().map(|(_, r)| r).collect();
+        let expected = [Reach::Answered, Reach::Refused, Reach::Answered];
+        if tried == expected {
+            Ok(())
+        } else {
+            Err(tried)
+        }
+    })
+    .await;
+    let own = std::fs::read_link("/proc/thread-self/ns/net").expect("a namespace");
+    let of_process = std::fs::read_link("/proc/self/ns/net").expect("a namespace");
+    assert_eq!(own, of_process);
 }

@@ -1,0 +1,270 @@
+//! Whether containers reach the agent: tried from inside a container's network namespace.
+//!
+//! A firewall of the host stands between a container and the agent, and says
+//! nothing: names do not resolve and links time out. So it is tried from where
+//! the containers are, and what is in the way is named with the command that
+//! opens it. Nothing is changed here.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::sync::oneshot;
+
+/// How long one try may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Something of the agent's that a container must reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// A TCP port: a link port, or DNS.
+    Tcp(SocketAddr),
+    /// The DNS server, by UDP.
+    Dns(SocketAddr),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(at) => write!(f, "{at}/tcp"),
+            Self::Dns(at) => write!(f, "{at}/udp"),
+        }
+    }
+}
+
+/// What came of a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// There was an answer.
+    Answered,
+    /// The way is free, but nobody listens there.
+    Refused,
+    /// No answer at all: what a firewall does.
+    Silent,
+    /// Turned away on the way, or no way there.
+    Unreachable(String),
+}
+
+/// Why nothing could be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The container has ended, or this process may not enter.
+    #[error("can't enter the network namespace of process {pid}")]
+    Enter {
+        /// The container's process.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread to try on.
+    #[error("can't start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Tries the targets from inside the network namespace of this process.
+pub async fn probe_from(
+    pid: u32,
+    targets: Vec<Target>,
+) -> Result<Vec<(Target, Reach)>, ProbeError> {
+    let (done, result) = oneshot::channel();
+    // A thread of its own, that ends with this: what has entered a namespace must not come back among the others.
+    std::thread::Builder::new()
+        .name("probe".to_owned())
+        .spawn(move || {
+            let entered = enter(pid).map_err(|source| ProbeError::Enter { pid, source });
+            let tried = entered.map(|()| {
+                let try_one = |target| (target, reach(target));
+                targets.into_iter().map(try_one).collect()
+            });
+            // Who asked may have gone.
+            let _ = done.send(tried);
+        })
+        .map_err(ProbeError::Thread)?;
+    result
+        .await
+        .unwrap_or_else(|_| Err(ProbeError::Thread(io::Error::other("it ended early"))))
+}
+
+fn enter(pid: u32) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(())
+}
+
+fn reach(target: Target) -> Reach {
+    let tried = match target {
+        Target::Tcp(at) => TcpStream::connect_timeout(&at, PATIENCE).map(drop),
+        Target::Dns(at) => ask(at),
+    };
+    match tried {
+        Ok(()) => Reach::Answered,
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => Reach::Refused,
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Reach::Silent,
+            _ => Reach::Unreachable(error.to_string()),
+        },
+    }
+}
+
+/// Any answer will do: a question for the name servers of the root.
+fn ask(at: SocketAddr) -> io::Result<()> {
+    // Id, recursion desired, one question; the root; NS, IN.
+    const QUESTION: [u8; 17] = [0x64, 0x6b, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+    let any: SocketAddr = match at {
+        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        SocketAddr::V6(_) => ([0; 8], 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(at)?;
+    socket.send(&QUESTION)?;
+    let mut answer = [0; 512];
+    socket.recv(&mut answer).map(drop)
+}
+
+/// A firewall of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firewall {
+    /// Ubuntu's.
+    Ufw,
+    /// Fedora's and RHEL's.
+    Firewalld,
+    /// Rules of somebody else.
+    Rules,
+}
+
+impl Firewall {
+    /// The one that rules this machine, by the traces that it leaves.
+    pub fn of_this_machine() -> Self {
+        let ufw = std::fs::read_to_string("/etc/ufw/ufw.conf").unwrap_or_default();
+        if enabled(&ufw) {
+            Self::Ufw
+        } else if Path::new("/run/firewalld").exists() {
+            Self::Firewalld
+        } else {
+            Self::Rules
+        }
+    }
+
+    /// What lets containers in: commands, one a line.
+    pub fn opening(self, interface: &str, gateway: IpAddr) -> String {
+        match self {
+            Self::Ufw => format!(
+                "ufw allow in on {interface} to {gateway} port 53\n\
+                 ufw allow in on {interface} to {gateway} port 10000:10255 proto tcp"
+            ),
+            Self::Firewalld => format!(
+                "firewall-cmd --permanent --zone=trusted --change-interface={interface}\n\
+                 firewall-cmd --reload"
+            ),
+            Self::Rules => format!(
+                "iptables -I INPUT -i {interface} -d {gateway} -p udp --dport 53 -j ACCEPT\n\
+                 iptables -I INPUT -i {interface} -d {gateway} -p tcp -m multiport --dports 53,10000:10255 -j ACCEPT"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Firewall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ufw => "ufw",
+            Self::Firewalld => "firewalld",
+            Self::Rules => "iptables or nftables",
+        })
+    }
+}
+
+fn enabled(ufw: &str) -> bool {
+    ufw.lines()
+        .any(|line| line.trim().eq_ignore_ascii_case("enabled=yes"))
+}
+
+/// What is wrong, for people; none if everything was reached. One line.
+pub fn problem(
+    tried: &[(Target, Reach)],
+    firewall: Firewall,
+    interface: &str,
+    gateway: IpAddr,
+) -> Option<String> {
+    let blocked: Vec<String> = tried
+        .iter()
+        .filter(|(_, reach)| matches!(reach, Reach::Silent | Reach::Unreachable(_)))
+        .map(|(target, _)| target.to_string())
+        .collect();
+    if blocked.is_empty() {
+        return None;
+    }
+    let commands = firewall.opening(interface, gateway).replace('\n', " && ");
+    Some(format!(
+        "containers do not reach the agent at {}: {firewall} is in the way; let them in with: {commands}",
+        blocked.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_blocked_is_named_with_the_command_that_opens_it() {
+        let gateway = IpAddr::from([172, 17, 0, 1]);
+        let dns = Target::Dns(SocketAddr::new(gateway, 53));
+        let link = Target::Tcp(SocketAddr::new(gateway, 10_000));
+        let fine = [(dns, Reach::Answered), (link, Reach::Refused)];
+        assert_eq!(problem(&fine, Firewall::Ufw, "docker0", gateway), None);
+        let blocked = [
+            (dns, Reach::Silent),
+            (link, Reach::Unreachable("no route".to_owned())),
+        ];
+        for (firewall, command) in [
+            (Firewall::Ufw, "ufw allow in on docker0"),
+            (Firewall::Firewalld, "firewall-cmd"),
+            (Firewall::Rules, "iptables -I INPUT -i docker0"),
+        ] {
+            let text = problem(&blocked, firewall, "docker0", gateway).expect("a problem");
+            assert!(text.contains(command) && !text.contains('\n'), "{text}");
+            assert!(text.contains("172.17.0.1:53/udp, 172.17.0.1:10000/tcp"));
+        }
+    }
+
+    #[test]
+    fn ufw_says_in_its_file_whether_it_is_on() {
+        assert!(enabled("# comment\nENABLED=yes\nLOGLEVEL=low\n"));
+        assert!(!enabled("ENABLED=no\n#ENABLED=yes\n"));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_gone_can_t_be_entered() {
+        let gone = probe_from(5_000_000, Vec::new()).await;
+        assert!(matches!(gone, Err(ProbeError::Enter { .. })), "{gone:?}");
+    }
+
+    #[test]
+    fn an_answer_a_refusal_and_silence_are_told_apart() {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let listens = std::net::TcpListener::bind((here, 0)).expect("a port");
+        let at = listens.local_addr().expect("bound");
+        assert_eq!(reach(Target::Tcp(at)), Reach::Answered);
+        drop(listens);
+        assert_eq!(reach(Target::Tcp(at)), Reach::Refused);
+
+        let server = UdpSocket::bind((here, 0)).expect("a port");
+        let at = server.local_addr().expect("bound");
+        assert_eq!(reach(Target::Dns(at)), Reach::Silent);
+        let mut question = [0; 512];
+        server.recv_from(&mut question).expect("the first question");
+        let answering = std::thread::spawn(move || {
+            let (length, from) = server.recv_from(&mut question).expect("a question");
+            server.send_to(&question[..length], from).expect("answered");
+        });
+        assert_eq!(reach(Target::Dns(at)), Reach::Answered);
+        answering.join().expect("answered");
+    }
+}
