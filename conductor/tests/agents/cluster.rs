@@ -98,18 +98,15 @@ impl Cluster {
                 };
                 world.registry.insert(image.to_owned(), published);
             }
-            let ends = |after| Program {
-                ends: Some((after, 1)),
-                ..Program::default()
-            };
             let never = Program {
                 listens: None,
                 ..Program::default()
             };
-            let programs = [
-                ("crash", ends(Duration::from_millis(100))),
-                ("never-ready", never),
-            ];
+            let crash = Program {
+                ends: Some((Duration::from_millis(100), 1)),
+                ..never.clone()
+            };
+            let programs = [("crash", crash), ("never-ready", never)];
             world.programs = programs
                 .into_iter()
                 .map(|(command, program)| (vec![command.to_owned()], program))
