@@ -21,7 +21,7 @@ pub mod table;
 pub use loads::Loads;
 pub use outcome::{Counters, Failure, Failures};
 pub use start::{Ambassador, Config, Handle, Ports};
-pub use table::{Caller, Callers, Reason, Refusal, Route, Tables};
+pub use table::{Reason, Refusal, Route, Tables};
 
 #[cfg(test)]
 mod tests;

@@ -4,28 +4,16 @@
 //! this host, few, and swapped whole; the directory is the agent's, shared
 //! with DNS. Never blocks a reader: a lookup sees one state of each table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use conductor_core::directory::{Directory, ServiceId};
+use conductor_core::directory::{Caller, Callers, Directory, ServiceId};
 use manifests::SlotId;
 use manifests::manifest::Protocol;
 use tokio::sync::watch;
-
-/// A container of this host that may have links.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// Which slot it is.
-    pub slot: SlotId,
-    /// The service behind each of its link ports.
-    pub links: Vec<(u16, ServiceId)>,
-}
-
-/// The callers of this host, by source address.
-pub type Callers = BTreeMap<IpAddr, Caller>;
 
 /// The tables that connections are decided by.
 #[derive(Debug)]

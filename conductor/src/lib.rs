@@ -27,7 +27,7 @@ mod run;
 pub mod steps;
 mod writes;
 
-pub use published::{Caller, Callers, Published, Seen};
+pub use published::{Published, Seen};
 pub use run::{Setup, run};
 
 /// An error and what it came from, in one line for the log.

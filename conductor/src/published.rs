@@ -1,28 +1,15 @@
 //! What the conductor lets others of the agent read: immutable values whose root is swapped.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use conductor_core::directory::ServiceId;
+use conductor_core::directory::Callers;
 use conductor_core::observed::Observed;
 use conductor_core::{Directory, Snapshot};
 use manifests::SlotId;
 use tokio::sync::watch;
-
-/// A local instance that may use links.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// Its slot.
-    pub slot: SlotId,
-    /// What each port at the ambassador means to it.
-    pub links: Vec<(u16, ServiceId)>,
-}
-
-/// Local instances by their address on the bridge.
-pub type Callers = BTreeMap<IpAddr, Caller>;
 
 /// The cluster as this agent sees it.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::directory::ServiceId;
+use conductor_core::directory::{Caller, Callers, ServiceId};
 use conductor_core::local::{LOST, Outcome};
 use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::plan::{Inputs, Write};
@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::following::{Look, Sighting};
 use crate::looks::Looks;
 use crate::observing::{Observing, Seq};
-use crate::published::{Caller, Callers, Published, Seen, count};
+use crate::published::{Published, Seen, count};
 use crate::steps::Steps;
 use crate::{following, writes};
 

@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Ambassador, Caller, Callers, Config, Handle, Ports, Tables};
+use conductor_core::directory::{Caller, Callers};
+
+use crate::{Ambassador, Config, Handle, Ports, Tables};
 
 /// `app/service`.
 pub(crate) fn service(text: &str) -> ServiceId {

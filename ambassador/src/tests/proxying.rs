@@ -10,7 +10,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::fixture::{Bench, Cluster, Server, caller, nobody, service, slot, until, wait};
-use crate::{Callers, Config};
+use conductor_core::directory::Callers;
+
+use crate::Config;
 
 fn is_reset(error: &anyhow::Error) -> bool {
     error

@@ -4,16 +4,16 @@
 //! Immutable to readers: a change makes a new root that shares the rest, and
 //! costs the services it touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use manifests::manifest::Protocol;
-use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName};
+use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName, SlotId};
 use rpds::RedBlackTreeMapSync;
 
 use crate::records::Phase;
-use crate::snapshot::{Snapshot, Touched};
+use crate::snapshot::{Desired, Snapshot, Touched};
 
 /// A service: its app and its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +60,18 @@ impl Endpoint {
     }
 }
 
+/// An instance of this host that may use links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its slot.
+    pub slot: SlotId,
+    /// What each port at the ambassador means to it.
+    pub links: Vec<(u16, ServiceId)>,
+}
+
+/// The instances of this host, by their address on the bridge.
+pub type Callers = BTreeMap<IpAddr, Caller>;
+
 /// All endpoints of one service, by container and slot.
 pub type Endpoints = BTreeMap<(ContainerName, u32), Endpoint>;
 
@@ -69,6 +81,8 @@ pub struct Directory {
     /// The revision of the snapshot that it was made from.
     pub revision: i64,
     services: RedBlackTreeMapSync<ServiceId, Arc<Endpoints>>,
+    /// Which containers offer a service, with an endpoint or (not yet) without.
+    offered_by: RedBlackTreeMapSync<ServiceId, Arc<BTreeSet<ContainerName>>>,
     /// Which services a container stands in, to take it out again.
     by_container: RedBlackTreeMapSync<ContainerId, Arc<Vec<ServiceId>>>,
 }
@@ -111,7 +125,7 @@ impl Directory {
         self.revision = snapshot.revision;
     }
 
-    /// All endpoints of a service, ready or not; none if nobody offers it.
+    /// All endpoints of a service, ready or not; empty if it is offered and no instance runs yet, none if nobody offers it.
     pub fn endpoints(&self, service: &ServiceId) -> Option<&Arc<Endpoints>> {
         self.services.get(service)
     }
@@ -145,6 +159,11 @@ impl Directory {
             }
         }
         for service in named {
+            let mut offered_by = self
+                .offered_by
+                .get(&service)
+                .map(|o| o.as_ref().clone())
+                .unwrap_or_default();
             let mut all = self
                 .services
                 .get(&service)
@@ -156,11 +175,16 @@ impl Directory {
                     ours.iter()
                         .map(|e| ((e.container.clone(), e.slot), e.clone())),
                 );
-            }
-            if all.is_empty() {
-                self.services.remove_mut(&service);
+                offered_by.insert(id.container.clone());
             } else {
-                self.services.insert_mut(service, Arc::new(all));
+                offered_by.remove(&id.container);
+            }
+            if offered_by.is_empty() {
+                self.services.remove_mut(&service);
+                self.offered_by.remove_mut(&service);
+            } else {
+                self.services.insert_mut(service.clone(), Arc::new(all));
+                self.offered_by.insert_mut(service, Arc::new(offered_by));
             }
         }
         if new.is_empty() {
@@ -177,6 +201,17 @@ fn endpoints_of(snapshot: &Snapshot, id: &ContainerId) -> BTreeMap<ServiceId, Ve
     let Some(container) = snapshot.containers.get(id) else {
         return found;
     };
+    if let Some(Desired::Valid { manifest, .. }) = container.manifest.as_ref().map(|m| &m.value) {
+        for service in manifest.services.keys() {
+            found.insert(
+                ServiceId {
+                    app: id.app.clone(),
+                    service: service.clone(),
+                },
+                Vec::new(),
+            );
+        }
+    }
     for (number, slot) in &container.slots {
         let (Some(claim), Some(state)) = (&slot.claim, slot.current_state()) else {
             continue;
@@ -210,4 +245,102 @@ fn endpoints_of(snapshot: &Snapshot, id: &ContainerId) -> BTreeMap<ServiceId, Ve
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "names in tests are legal")]
+
+    use super::*;
+    use crate::snapshot::Change;
+
+    fn put(snapshot: &mut Snapshot, key: &str, value: &str) -> Touched {
+        let revision = snapshot.revision + 1;
+        let change = Change::Put {
+            key: key.to_owned(),
+            value: value.as_bytes().to_vec(),
+            modified: revision,
+            created: revision,
+        };
+        snapshot.apply([change], revision)
+    }
+
+    fn delete(snapshot: &mut Snapshot, key: &str) -> Touched {
+        let modified = snapshot.revision + 1;
+        let key = key.to_owned();
+        snapshot.apply([Change::Delete { key, modified }], modified)
+    }
+
+    fn service() -> ServiceId {
+        ServiceId {
+            app: "shop".parse().unwrap(),
+            service: "web".parse().unwrap(),
+        }
+    }
+
+    const RECORD: &str = r#"{"id":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000001",
+        "epoch":0,"state":"up","addr":"10.0.0.1","versions":{"agent":"","placement":[1]}}"#;
+
+    #[test]
+    fn follows_claims_and_states_of_live_hosts_and_nothing_else() {
+        let mut snapshot = Snapshot::default();
+        let mut directory = Directory::default();
+        let mut step = |snapshot: &Snapshot, touched: Touched| {
+            directory.update(snapshot, &touched);
+            let whole = Directory::new(snapshot);
+            assert_eq!(
+                directory.services().collect::<Vec<_>>(),
+                whole.services().collect::<Vec<_>>(),
+                "followed step by step and made anew are the same"
+            );
+            let serving: Vec<u16> = directory
+                .serving(&service())
+                .iter()
+                .map(|e| e.port)
+                .collect();
+            (directory.endpoints(&service()).map(|e| e.len()), serving)
+        };
+        let touched = put(&mut snapshot, "/hosts/h1/record", RECORD);
+        assert_eq!(step(&snapshot, touched), (None, vec![]));
+        // Offered, and nothing runs yet.
+        let manifest = r#"{"image": "web", "services": {"web": 80}}"#;
+        let touched = put(&mut snapshot, "/apps/shop/web/manifest", manifest);
+        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+        let claim = r#"{"host":"h1","instance":"i1","manifest_rev":2}"#;
+        let touched = put(&mut snapshot, "/claims/shop/web/slots/0", claim);
+        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+        // A state of another instance does not count.
+        let state = |instance: &str, state: &str| {
+            format!(
+                r#"{{"instance":"{instance}","state":"{state}","addr":"10.0.0.1","ports":{{"web":20000}}}}"#
+            )
+        };
+        let touched = put(
+            &mut snapshot,
+            "/claims/shop/web/slots/0.state",
+            &state("i0", "ready"),
+        );
+        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+        let touched = put(
+            &mut snapshot,
+            "/claims/shop/web/slots/0.state",
+            &state("i1", "ready"),
+        );
+        assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
+        // Where no endpoint of a live host is left, that of the missing one stays.
+        let touched = delete(&mut snapshot, "/hosts/h1/record");
+        assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
+        let touched = put(&mut snapshot, "/hosts/h1/record", RECORD);
+        assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
+        let touched = put(
+            &mut snapshot,
+            "/claims/shop/web/slots/0.state",
+            &state("i1", "leaving"),
+        );
+        assert_eq!(step(&snapshot, touched), (Some(1), vec![]));
+        let touched = delete(&mut snapshot, "/claims/shop/web/slots/0");
+        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+        let touched = delete(&mut snapshot, "/apps/shop/web/manifest");
+        assert_eq!(step(&snapshot, touched), (None, vec![]));
+    }
 }
