@@ -78,10 +78,10 @@ pub(super) fn edit(text: &str, changes: &[Change]) -> Result<Option<String>, Str
 }
 
 fn apply(manifest: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
-    if let [field, name] = change.path.as_slice() {
-        if let Some(Value::Array(pairs)) = manifest.get_mut(field) {
-            return apply_pair(pairs, name, change);
-        }
+    if let [field, name] = change.path.as_slice()
+        && let Some(Value::Array(pairs)) = manifest.get_mut(field)
+    {
+        return apply_pair(pairs, name, change);
     }
     let (last, parents) = change.path.split_last().ok_or("no field is named")?;
     let mut object = manifest;

@@ -86,12 +86,13 @@ fn path(args: &LogsArgs, since: Option<Timestamp>) -> String {
 
 /// What a time may hold that a query may not.
 fn escape(text: &str) -> String {
+    use std::fmt::Write as _;
     let mut escaped = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._:".contains(&byte) {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            let _ = write!(escaped, "%{byte:02X}");
         }
     }
     escaped

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, State};
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use manifests::keys::{self, Key};
@@ -12,7 +12,7 @@ use store::kv::{KeyRange, KeyValue, Range, Relation, Target};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
 
 use super::Api;
-use super::reply::{Failure, Reply};
+use super::reply::{Failure, Named, Reply};
 use super::types::{ManifestText, Removed, Written};
 
 /// Largest body, in bytes.
@@ -20,9 +20,9 @@ pub(super) const MAX_BODY: usize = 1 << 20;
 /// Deletions in one transaction; etcd takes 128 operations by default.
 const DELETIONS: usize = 100;
 
-type Name = Path<(AppName, ContainerName)>;
+type Name = Named<(AppName, ContainerName)>;
 
-fn id(Path((app, container)): Name) -> ContainerId {
+fn id(Named((app, container)): Name) -> ContainerId {
     ContainerId::new(app, container)
 }
 
@@ -136,7 +136,10 @@ pub(super) async fn delete(
 }
 
 /// `DELETE` of all manifests of an app; other keys below it stay.
-pub(super) async fn delete_app(State(api): State<Api>, Path(app): Path<AppName>) -> Reply<Removed> {
+pub(super) async fn delete_app(
+    State(api): State<Api>,
+    Named(app): Named<AppName>,
+) -> Reply<Removed> {
     let kv = api.facilities.kv();
     let reply = kv
         .range(Range::new(KeyRange::prefix(&keys::app(&app))))

@@ -327,9 +327,7 @@ impl Following {
                 self.waiting
                     .extend(log.present[self.read..].iter().cloned());
                 self.read = log.present.len();
-            } else if log.ended {
-                return None;
-            } else if self.changes.changed().await.is_err() {
+            } else if log.ended || self.changes.changed().await.is_err() {
                 return None;
             }
         }

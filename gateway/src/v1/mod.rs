@@ -19,7 +19,7 @@ pub mod why;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::Uri;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -31,7 +31,7 @@ use serde::Deserialize;
 use store::kv::{KeyRange, Range};
 
 pub use facilities::{Facilities, LogRecord, LogStream, LogsError, Peers, Seen};
-use reply::{Failure, Reply};
+use reply::{Asked, Failure, Named, Reply};
 use rows::{Filter, Sources};
 use types::{ClusterStatus, Hosts, Reasons, Slots, Why};
 
@@ -78,8 +78,8 @@ struct SlotsQuery {
     container: Option<ContainerName>,
 }
 
-async fn slots(State(api): State<Api>, query: Query<SlotsQuery>) -> Reply<Slots> {
-    let Query(SlotsQuery { app, container }) = query;
+async fn slots(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Slots> {
+    let Asked(SlotsQuery { app, container }) = query;
     let filter = match (app, container) {
         (None, None) => Filter::All,
         (Some(app), None) => Filter::App(app),
@@ -132,7 +132,7 @@ async fn status(State(api): State<Api>) -> Reply<ClusterStatus> {
 
 async fn explain(
     State(api): State<Api>,
-    Path((app, container)): Path<(AppName, ContainerName)>,
+    Named((app, container)): Named<(AppName, ContainerName)>,
 ) -> Reply<Why> {
     let id = ContainerId::new(app, container);
     let seen = api.seen()?;

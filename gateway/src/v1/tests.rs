@@ -347,8 +347,9 @@ async fn an_invalid_manifest_is_refused_with_everything_that_is_wrong() {
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(body["error"].as_str().unwrap().contains("larger than"));
     for path in ["/manifests/Shop/web", "/manifests/shop/a---b"] {
-        let (status, _) = door.send("PUT", path, r#"{"image": "a"}"#).await;
+        let (status, body) = door.send("PUT", path, r#"{"image": "a"}"#).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(body["error"].is_string(), "{path}");
     }
 }
 

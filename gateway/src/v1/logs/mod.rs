@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use conductor_core::Snapshot;
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Api;
-use super::reply::Failure;
+use super::reply::{Asked, Failure, Named};
 use super::types::{LogEvent, LogLine, LogOptions};
 use source::Source;
 
@@ -71,8 +71,8 @@ enum Format {
 /// `GET logs/<app>/<container>`.
 pub(super) async fn of_container(
     State(api): State<Api>,
-    Path((app, container)): Path<(AppName, ContainerName)>,
-    Query(query): Query<LogQuery>,
+    Named((app, container)): Named<(AppName, ContainerName)>,
+    Asked(query): Asked<LogQuery>,
 ) -> Result<Response, Failure> {
     answer(api, ContainerId::new(app, container), None, query)
 }
@@ -80,8 +80,8 @@ pub(super) async fn of_container(
 /// `GET logs/<app>/<container>/<slot>`.
 pub(super) async fn of_slot(
     State(api): State<Api>,
-    Path((app, container, slot)): Path<(AppName, ContainerName, u32)>,
-    Query(query): Query<LogQuery>,
+    Named((app, container, slot)): Named<(AppName, ContainerName, u32)>,
+    Asked(query): Asked<LogQuery>,
 ) -> Result<Response, Failure> {
     answer(api, ContainerId::new(app, container), Some(slot), query)
 }
