@@ -6,5 +6,6 @@ mod door;
 mod example_keys;
 mod example_waits;
 mod house;
+mod on_etcd;
 mod races;
 mod stream;

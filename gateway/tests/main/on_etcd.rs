@@ -1,0 +1,60 @@
+//! What only a real etcd can refuse: too many operations, too large a request.
+
+use std::sync::Arc;
+
+use dokkaa_tests::etcd::{Etcd, EtcdOptions};
+use store::etcd::EtcdKv;
+
+use crate::client::Ask;
+use crate::house::House;
+
+async fn house() -> (House, Etcd) {
+    let etcd = Etcd::start(&EtcdOptions::default()).expect("an etcd");
+    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([etcd.url()])).expect("its options");
+    (House::over(Arc::new(kv)).await, etcd)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deepest_key_and_the_largest_value_fit() {
+    let (house, etcd) = house().await;
+    let client = &house.client;
+    let deep = "/d".repeat(100);
+    let path = format!("/v2/keys{deep}");
+    let value = "x".repeat((1 << 20) - "value=".len());
+    let wait = client
+        .begin(Ask::new("GET", &format!("{path}?wait=true")))
+        .await;
+    let put = client.put(&path, &format!("value={value}")).await;
+    assert_eq!(put.status, 201, "{}", &put.body[..200.min(put.body.len())]);
+    assert_eq!(wait.end().await.body, put.body);
+    assert_eq!(etcd.get(&deep).expect("a read"), Some(value.clone()));
+
+    let update = client.put(&path, "value=1&prevExist=true").await;
+    assert_eq!(update.status, 200, "{}", update.body);
+    assert_eq!(update.json()["prevNode"]["value"], value.as_str());
+    assert_eq!(client.delete(&path).await.status, 200);
+    assert_eq!(client.delete("/v2/keys/d?recursive=true").await.status, 200);
+    assert_eq!(client.get("/v2/keys/d").await.error().1, 100);
+    let left = etcd.list("/").expect("a list");
+    let keys: Vec<&str> = left.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["/v2meta//op"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_of_many_manifests_is_deleted_at_once() {
+    let (house, etcd) = house().await;
+    let client = &house.client;
+    for n in 0..150 {
+        let path = format!("/v2/keys/apps/many/c{n}/manifest");
+        let put = client.put(&path, r#"value={"image":"a"}"#).await;
+        assert_eq!(put.status, 201, "{}", put.body);
+    }
+    etcd.put("/apps/many/c7/note", "stays").expect("a note");
+    let delete = client.delete("/v2/keys/apps/many?recursive=true").await;
+    assert_eq!(delete.status, 200, "{}", delete.body);
+    let left = etcd.list("/apps/").expect("a list");
+    assert_eq!(
+        left,
+        [("/apps/many/c7/note".to_owned(), "stays".to_owned())]
+    );
+}
