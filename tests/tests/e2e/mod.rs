@@ -306,7 +306,7 @@ impl App {
             let log = host.agent_log();
             let of_app: Vec<&str> = log
                 .lines()
-                .filter(|line| line.contains(&self.name) || line.contains(" WARN "))
+                .filter(|line| line.contains(&self.name) || line.contains(" ERROR "))
                 .collect();
             writeln!(text, "--- {} ---", host.name()).ok();
             writeln!(text, "{}", tail(&of_app.join("\n"), 40)).ok();
