@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use manifests::manifest::Protocol;
@@ -203,6 +204,9 @@ impl PortPool {
 
     /// Writes the order of use to a file, at once or not at all.
     pub fn save(&self, path: &Path) -> io::Result<()> {
+        // Two at a time would write into one new file.
+        static SAVING: Mutex<()> = Mutex::new(());
+        let _alone = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
         let new = path.with_extension("new");
         let mut file = std::fs::File::create(&new)?;
         file.write_all(&serde_json::to_vec(&self.last_use)?)?;
@@ -315,6 +319,25 @@ mod tests {
         assert_eq!(other.candidates(&BTreeSet::new(), 9).len(), 3);
         std::fs::write(&file, "{").expect("written");
         assert_eq!(PortPool::load(range("20000-20003"), &file, 0), pool());
+    }
+
+    #[test]
+    fn saves_at_the_same_time_leave_a_whole_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("ports.json");
+        let range = PortRange::DEFAULT;
+        let mut pools = Vec::new();
+        for size in [10, 10_000, 100, 1_000] {
+            let mut pool = PortPool::new(range.clone());
+            (20_000..).take(size).for_each(|port| pool.mark(port, 1));
+            pools.push(pool);
+        }
+        std::thread::scope(|scope| {
+            for pool in &pools {
+                scope.spawn(|| pool.save(&file).expect("written"));
+            }
+        });
+        assert!(pools.contains(&PortPool::load(range, &file, 1)));
     }
 
     #[test]
