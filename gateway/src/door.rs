@@ -240,7 +240,10 @@ async fn admit(State(config): State<Arc<DoorConfig>>, request: Request, next: Ne
             refuse(status, &stranger.to_string())
         }
         Ok(()) if announces_too_much(&request) => {
-            body::throw_away(request.into_body());
+            // A client that asks first has sent nothing yet.
+            if !request.headers().contains_key(header::EXPECT) {
+                body::throw_away(request.into_body());
+            }
             refuse(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
         }
         Ok(()) => {
