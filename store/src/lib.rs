@@ -11,7 +11,6 @@ pub mod etcd;
 pub mod host;
 pub mod kv;
 pub mod memory;
-pub mod unix_socket;
 pub mod view;
 
 pub use kv::{Compare, Kv, KvError, Op, OpReply, Txn, TxnReply};

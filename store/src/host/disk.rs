@@ -48,6 +48,15 @@ pub struct Disk {
 }
 
 impl Disk {
+    fn new_machine() -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            boot_id: String::new(),
+            session: None,
+            before: None,
+        }
+    }
+
     /// The session is one of this machine's processes.
     pub fn knows(&self, session: Uuid) -> bool {
         self.session == Some(session) || self.before == Some(session)
@@ -96,18 +105,12 @@ impl StateDir {
             }
             Err(error) => return Err(io(error.into())),
         }
-        let disk = match read(&path.join("host.json"))? {
-            Some(disk) => disk,
-            None => {
-                let disk = Disk {
-                    id: Uuid::new_v4(),
-                    boot_id: String::new(),
-                    session: None,
-                    before: None,
-                };
-                write(&path.join("host.json"), &disk)?;
-                disk
-            }
+        let disk = if let Some(disk) = read(&path.join("host.json"))? {
+            disk
+        } else {
+            let disk = Disk::new_machine();
+            write(&path.join("host.json"), &disk)?;
+            disk
         };
         Ok(Self {
             cluster: Mutex::new(read(&path.join("cluster.json"))?),
@@ -187,14 +190,7 @@ impl StateDir {
 
     /// Makes this another machine than it was: for a copied disk.
     pub fn reset_id(&self) -> Result<Uuid, StateDirError> {
-        self.change(|disk, _| {
-            *disk = Disk {
-                id: Uuid::new_v4(),
-                boot_id: String::new(),
-                session: None,
-                before: None,
-            };
-        })?;
+        self.change(|disk, _| *disk = Disk::new_machine())?;
         Ok(self.machine())
     }
 

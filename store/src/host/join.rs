@@ -35,6 +35,9 @@ pub enum JoinError {
     /// There is no cluster, and none may be made: change nothing, and try again.
     #[error("etcd has no /dokkaa/cluster, and {0}: not a place for a new cluster")]
     NoCluster(String),
+    /// The cluster's key is there, but not as an agent writes it: change nothing, and try again.
+    #[error("/dokkaa/cluster can't be read")]
+    UnreadableCluster,
     /// Another machine has this name.
     #[error(
         "another machine ({addr}) runs under the name {name}; give this one another name with --name"
@@ -202,6 +205,9 @@ async fn settle_cluster(
     options: &HostOptions,
     seen: &Seen,
 ) -> Result<Option<Cluster>, JoinError> {
+    if seen.snapshot.cluster.is_none() && !seen.cluster.is_empty() {
+        return Err(JoinError::UnreadableCluster);
+    }
     let known = dir.cluster();
     let facts = ClusterFacts {
         known: known.as_ref(),

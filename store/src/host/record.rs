@@ -66,3 +66,6 @@ impl RecordKeeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

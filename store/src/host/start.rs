@@ -125,3 +125,6 @@ pub(super) fn new_cluster() -> Cluster {
         epoch: 1,
     }
 }
+
+#[cfg(test)]
+mod tests;

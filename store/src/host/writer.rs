@@ -16,8 +16,9 @@ use super::record::RecordKeeper;
 use super::{Clock, Host, HostOptions, HostStatus, Observed, Stop, Stopped, later};
 use crate::kv::{Compare, KeyRange, Kv, KvError, Op, OpReply, Txn};
 
-/// Pause after an attempt that failed.
-const RETRY: Duration = Duration::from_millis(300);
+/// Pause after the first attempt that failed; it doubles up to the longest.
+const RETRY: Duration = Duration::from_millis(250);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
 /// What a join made.
 pub(super) struct Own {
@@ -46,6 +47,7 @@ pub(super) struct Writer {
     status: watch::Sender<HostStatus>,
     floor: watch::Sender<i64>,
     not_before: Millis,
+    failures: u32,
 }
 
 /// What a write found.
@@ -101,6 +103,7 @@ impl Writer {
             status: status_sender,
             floor: floor_sender,
             not_before: Millis(0),
+            failures: 0,
         };
         tokio::spawn(writer.run(wanted_receiver, observed_receiver, stop_receiver));
         host
@@ -189,27 +192,34 @@ impl Writer {
 
     async fn write(&mut self) {
         match self.try_write().await {
-            Ok(Wrote::Done | Wrote::Again) => {}
-            Ok(Wrote::Later) => self.not_before = self.clock.now() + RETRY,
+            Ok(Wrote::Done) => self.failures = 0,
+            Ok(Wrote::Again) => {}
+            Ok(Wrote::Later) => self.later("the cluster's key is not the known one"),
             Ok(Wrote::Foreign(session)) => self.foreign(session),
             Err(KvError::LeaseNotFound) => self.lost(),
-            Err(error) => {
-                warn!(%error, "the host's record is not written");
-                self.not_before = self.clock.now() + RETRY;
-            }
+            Err(error) => self.later(&error.to_string()),
         }
     }
 
+    /// Said once, however long it lasts.
+    fn later(&mut self, why: &str) {
+        if self.failures == 0 {
+            warn!(why, "the host's record can't be written now");
+        }
+        let pause = RETRY.saturating_mul(1 << self.failures.min(8));
+        self.failures += 1;
+        self.not_before = self.clock.now() + pause.min(LONGEST_RETRY);
+    }
+
     async fn try_write(&mut self) -> Result<Wrote, KvError> {
-        let lease = match self.lease {
-            Some(lease) => lease,
-            None => {
-                let (id, ttl) = self.kv.lease_grant(self.options.ttl).await?;
-                let lease = Lease { id, ttl };
-                self.lease = Some(lease);
-                self.keep.lease.send_replace(Some(lease));
-                lease
-            }
+        let lease = if let Some(lease) = self.lease {
+            lease
+        } else {
+            let (id, ttl) = self.kv.lease_grant(self.options.ttl).await?;
+            let lease = Lease { id, ttl };
+            self.lease = Some(lease);
+            self.keep.lease.send_replace(Some(lease));
+            lease
         };
         let record = self.keeper.wanted().clone();
         let put = put_on_lease(&self.options.name, &record, lease.id);

@@ -130,7 +130,9 @@ impl MemEtcd {
             found.truncate(range.limit as usize);
         }
         if range.keys_only {
-            found.iter_mut().for_each(|kv| kv.value.clear());
+            for kv in &mut found {
+                kv.value.clear();
+            }
         }
         if range.count_only {
             found.clear();

@@ -38,6 +38,7 @@ pub async fn run_view(
         stream: None,
         trust: Trust::Trusted,
         saved: options.saved.as_ref().map_or(0, |s| s.revision),
+        failing: false,
     };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,6 +100,7 @@ struct Driver {
     trust: Trust,
     /// The revision that is on disk.
     saved: i64,
+    failing: bool,
 }
 
 impl Driver {
@@ -129,10 +131,21 @@ impl Driver {
 
     async fn carry_out(&mut self, step: Step) -> Answer {
         match self.ask(step).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                if matches!(answer, Answer::Opened) {
+                    self.failing = false;
+                }
+                answer
+            }
             Err(KvError::Compacted) => Answer::Compacted,
             Err(error) => {
-                debug!(%error, "the view has to wait");
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                // Said once, however long it lasts.
+                if std::mem::replace(&mut self.failing, true) {
+                    debug!(%error, source, "etcd can't be followed");
+                } else {
+                    warn!(%error, source, "etcd can't be followed; trying again");
+                }
                 Answer::Failed
             }
         }

@@ -645,3 +645,6 @@ impl Raw {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

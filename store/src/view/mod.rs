@@ -68,7 +68,7 @@ impl ViewOptions {
             cluster,
             saved,
             file,
-            heal_every: Duration::from_hours(1),
+            heal_every: Duration::from_secs(60 * 60),
             page: 1_000,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
         }

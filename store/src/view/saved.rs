@@ -172,3 +172,6 @@ fn take(from: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
     from.take(u64::from(length)).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u32 == length).then_some(bytes))
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,3 +88,6 @@ impl Updates {
         self.0.state().waiting.take()
     }
 }
+
+#[cfg(test)]
+mod tests;

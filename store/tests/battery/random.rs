@@ -156,17 +156,23 @@ async fn events(kv: &dyn Kv, from: i64, to: i64, base: i64) -> Vec<Event> {
         match event {
             Event::Put { now, before } => {
                 shift(now, base);
-                before.iter_mut().for_each(|kv| shift(kv, base));
+                shift_before(before, base);
             }
             Event::Delete {
                 modified, before, ..
             } => {
                 *modified -= base;
-                before.iter_mut().for_each(|kv| shift(kv, base));
+                shift_before(before, base);
             }
         }
     }
     found
+}
+
+fn shift_before(before: &mut Option<store::kv::KeyValue>, base: i64) {
+    if let Some(kv) = before {
+        shift(kv, base);
+    }
 }
 
 fn shift(kv: &mut store::kv::KeyValue, base: i64) {

@@ -115,10 +115,7 @@ impl Running {
             }
         })
         .await;
-        match waited {
-            Ok(update) => update,
-            Err(_) => panic!("waited in vain for {what}; last {last:?}"),
-        }
+        waited.unwrap_or_else(|_| panic!("waited in vain for {what}; last {last:?}"))
     }
 
     /// What was touched, and how many resyncs there were, since the last call.
