@@ -552,7 +552,7 @@ pub(crate) struct AgentArgs {
     /// DNS [env: DOKKAA_DNS_LISTEN] [default: the bridge's gateway, port 53]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) dns_listen: Option<String>,
-    /// The door for other agents, with mutual TLS [env: DOKKAA_PEER_LISTEN] [default: <host-ip>:4003]
+    /// The door for other agents, with mutual TLS [env: DOKKAA_PEER_LISTEN] [default: port 4003 of --host-ip]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) peer_listen: Option<String>,
     /// /metrics, /healthz and /readyz [env: DOKKAA_METRICS_LISTEN] [default: 127.0.0.1:4002]

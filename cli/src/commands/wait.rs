@@ -14,6 +14,8 @@ use super::output;
 use crate::args::Selection;
 
 const LOOK: Duration = Duration::from_millis(250);
+/// The last lines of a log are written a moment after the update was given up.
+const LINES_LATE: Duration = Duration::from_secs(2);
 
 /// Where a container is on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub(super) async fn converged(
         .collect();
     let mut failed = Vec::new();
     let mut silent = false;
+    let mut given_up: Option<Instant> = None;
     loop {
         let mut pending = Vec::new();
         for (id, revision, before) in waiting {
@@ -46,7 +49,16 @@ pub(super) async fn converged(
             let verdict = match client.slots(Some(&selection)).await {
                 Ok(slots) => {
                     silent = false;
-                    verdict(&slots, id, revision)
+                    match verdict(&slots, id, revision) {
+                        Verdict::Failed(_)
+                            if lacks_lines(&slots, id)
+                                && given_up.get_or_insert_with(Instant::now).elapsed()
+                                    < LINES_LATE =>
+                        {
+                            Verdict::Pending(before.clone())
+                        }
+                        verdict => verdict,
+                    }
                 }
                 // An agent that restarts comes back.
                 Err(error @ CommandError::Unreached { .. }) => {
@@ -137,6 +149,18 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
             Verdict::Pending(format!("{how}; slot {slot} {}: {reason}", row.status))
         }
     }
+}
+
+/// The update was given up, and what the slot said last is not known yet.
+fn lacks_lines(slots: &Slots, id: &ContainerId) -> bool {
+    let container = slots.containers.iter().find(|row| row.id() == *id);
+    let Some(gave_up) = container.and_then(|row| row.gave_up.as_ref()) else {
+        return false;
+    };
+    !slots
+        .slots
+        .iter()
+        .any(|row| row.id() == *id && row.slot == Some(gave_up.slot) && !row.log.is_empty())
 }
 
 fn failure(slot: Option<u32>, reason: &str, row: Option<&SlotRow>) -> Verdict {

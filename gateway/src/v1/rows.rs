@@ -234,6 +234,7 @@ fn claimed_row(
     if let Some(own) = own {
         row.restarts = own.restarts;
         row.container_id.clone_from(&own.container_id);
+        row.log.clone_from(&own.log);
         row.age_seconds = own
             .started_at
             .map(|started| sources.now.saturating_sub(started).max(0) as u64);
