@@ -684,7 +684,7 @@ fn give_up(
     if !failed
         || memory.was_ready
         || !update
-        || ctx.claim.manifest_rev != target.rev()
+        || target.outdates(ctx.container, ctx.claim.manifest_rev)
         || target.was_given_up(ctx.container)
     {
         return None;
