@@ -25,7 +25,33 @@ impl RealEtcd {
     /// On a free TCP port.
     pub(crate) fn start() -> Self {
         let folder = TempDir::new().expect("a folder");
-        let (child, address) = run(folder.path(), "http://127.0.0.1:0", "http://127.0.0.1:0");
+        let (child, address) = run(
+            folder.path(),
+            "http://127.0.0.1:0",
+            "http://127.0.0.1:0",
+            &[],
+        );
+        Self {
+            child,
+            address,
+            folder,
+        }
+    }
+
+    /// With TLS: it has `server.pem` and `server.key` in its folder, and takes clients that `ca.pem` there has signed.
+    pub(crate) fn start_with_tls(folder: TempDir) -> Self {
+        let files = [
+            "--cert-file=server.pem",
+            "--key-file=server.key",
+            "--trusted-ca-file=ca.pem",
+            "--client-cert-auth",
+        ];
+        let (child, address) = run(
+            folder.path(),
+            "https://127.0.0.1:0",
+            "http://127.0.0.1:0",
+            &files,
+        );
         Self {
             child,
             address,
@@ -36,7 +62,7 @@ impl RealEtcd {
     /// On a unix socket, as the embedded one.
     pub(crate) fn start_on_socket() -> Self {
         let folder = TempDir::new().expect("a folder");
-        let (child, _) = run(folder.path(), "unix://c:1", "unix://p:1");
+        let (child, _) = run(folder.path(), "unix://c:1", "unix://p:1", &[]);
         let socket = folder.path().join("c:1");
         Self {
             child,
@@ -54,7 +80,7 @@ impl RealEtcd {
     pub(crate) fn restart(&mut self) {
         self.kill();
         let listen = format!("http://{}", self.address);
-        let (child, _) = run(self.folder.path(), &listen, "http://127.0.0.1:0");
+        let (child, _) = run(self.folder.path(), &listen, "http://127.0.0.1:0", &[]);
         self.child = child;
     }
 
@@ -83,7 +109,7 @@ impl Drop for RealEtcd {
 }
 
 /// The process, and the client address from its log.
-fn run(folder: &Path, client: &str, peer: &str) -> (Child, String) {
+fn run(folder: &Path, client: &str, peer: &str, more: &[&str]) -> (Child, String) {
     let advertise = |url: &str| url.replace("unix://", "http://");
     let mut child = Command::new("etcd")
         .current_dir(folder)
@@ -94,6 +120,7 @@ fn run(folder: &Path, client: &str, peer: &str) -> (Child, String) {
         .args(["--listen-peer-urls", peer])
         .args(["--initial-advertise-peer-urls", &advertise(peer)])
         .args(["--initial-cluster", &format!("default={}", advertise(peer))])
+        .args(more)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

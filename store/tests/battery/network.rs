@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use store::Op;
 use store::etcd::{EtcdKv, EtcdOptions};
 use store::kv::{Event, KeyRange, Kv, KvError, Range, Watch, WatchReply};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -267,6 +271,113 @@ async fn when_one_endpoint_hangs_the_other_is_used() {
         kv.lease_keep_alive(lease).await.ok()
     })
     .await;
+}
+
+/// A folder with `ca.pem`, and `<name>.pem` and `<name>.key` for each name, signed by it.
+fn certificates(names: &[&str]) -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    let write = |file: &str, text: String| {
+        std::fs::write(folder.path().join(file), text).expect("writes");
+    };
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().expect("a key");
+    let ca_cert = ca.self_signed(&ca_key).expect("signs");
+    write("ca.pem", ca_cert.pem());
+    let issuer = Issuer::new(ca, ca_key);
+    for name in names {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("names");
+        params.distinguished_name.push(DnType::CommonName, *name);
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let cert = params.signed_by(&key, &issuer).expect("signs");
+        write(&format!("{name}.pem"), cert.pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_tls_both_sides_show_their_certificates() {
+    let etcd = RealEtcd::start_with_tls(certificates(&["server", "client"]));
+    let file = |name: &str| Some(etcd.folder().join(name));
+    let options = EtcdOptions {
+        ca: file("ca.pem"),
+        cert: file("client.pem"),
+        key: file("client.key"),
+        ..EtcdOptions::new([etcd.address()])
+    };
+    assert!(options.plaintext_endpoints().is_empty());
+    let kv = EtcdKv::new(&options).expect("good options");
+    let at = put(&kv, "/w/a", "1").await;
+    let watch = kv
+        .watch(KeyRange::prefix("/w/"), at, false)
+        .await
+        .expect("watches");
+    assert_eq!(first_event(&kv, watch, at).await.modified(), at);
+
+    let strangers = certificates(&["client"]);
+    let stranger = |name: &str| Some(strangers.path().join(name));
+    for wrong in [
+        EtcdOptions {
+            cert: None,
+            key: None,
+            ..options.clone()
+        },
+        EtcdOptions {
+            cert: stranger("client.pem"),
+            key: stranger("client.key"),
+            ..options.clone()
+        },
+        EtcdOptions {
+            ca: stranger("ca.pem"),
+            ..options.clone()
+        },
+    ] {
+        let kv = EtcdKv::new(&wrong).expect("good options");
+        let read = kv.range(Range::key("/w/a")).await;
+        assert!(matches!(read, Err(KvError::Unavailable(_))), "{read:?}");
+    }
+    let half = EtcdOptions {
+        key: None,
+        ..options
+    };
+    assert!(EtcdKv::new(&half).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_logs_in_with_a_password_and_one_without_is_refused() {
+    let etcd = RealEtcd::start();
+    let mut admin = etcd_client::Client::connect([etcd.address()], None)
+        .await
+        .expect("connects");
+    admin.role_add("root").await.expect("adds");
+    for user in ["root", "agent"] {
+        admin.user_add(user, "secret", None).await.expect("adds");
+        admin.user_grant_role(user, "root").await.expect("grants");
+    }
+    admin.auth_enable().await.expect("enables");
+    let with = |user: Option<(&str, &str)>| {
+        let options = EtcdOptions {
+            user: user.map(|(user, password)| (user.into(), password.into())),
+            ..etcd.options()
+        };
+        EtcdKv::new(&options).expect("good options")
+    };
+    let agent = with(Some(("agent", "secret")));
+    let at = put(&agent, "/w/a", "1").await;
+    let watch = agent
+        .watch(KeyRange::prefix("/w/"), at, false)
+        .await
+        .expect("watches");
+    assert_eq!(first_event(&agent, watch, at).await.modified(), at);
+    for wrong in [None, Some(("agent", "wrong"))] {
+        let read = with(wrong).range(Range::key("/w/a")).await;
+        assert!(matches!(read, Err(KvError::Refused(_))), "{read:?}");
+    }
 }
 
 #[test]
