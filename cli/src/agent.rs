@@ -5,6 +5,7 @@
 //! then the rest; containers run on.
 
 mod facilities;
+mod reachable;
 mod signals;
 
 use std::net::{IpAddr, SocketAddr};
@@ -196,7 +197,8 @@ async fn join(
                 .map_err(|e| Misconfigured(crate::chain(&e)))?,
         )),
     };
-    let options = crate::config::etcd_options(config).map_err(|e| Misconfigured(crate::chain(&e)))?;
+    let options =
+        crate::config::etcd_options(config).map_err(|e| Misconfigured(crate::chain(&e)))?;
     let kv: Arc<dyn Kv> =
         Arc::new(EtcdKv::new(&options).map_err(|e| Misconfigured(crate::chain(&e)))?);
     let connect: KvFactory = {
@@ -359,10 +361,23 @@ impl Running {
                 let _ = look_again.try_send(());
             }
         });
+        let (blocked, blocked_out) = watch::channel(None);
+        tasks.spawn(reachable::watch(
+            reachable::Way {
+                published: published.clone(),
+                interface: asked.bridge.interface.clone(),
+                gateway,
+                dns: dns.first().copied(),
+                domain: config.domain.clone(),
+            },
+            blocked,
+            doors.clone(),
+        ));
         tasks.spawn(report_problems(
             host.clone(),
             names.problems.clone(),
             links.problems.clone(),
+            blocked_out,
             doors.clone(),
         ));
 
@@ -510,15 +525,14 @@ impl Running {
         } else {
             Stop::Restart
         };
-        match Arc::into_inner(host) {
-            Some(host) => {
-                let stopped = host.stop(how).await;
-                info!(
-                    ?stopped,
-                    "stopped; containers run on. Others take this host's slots over when the restart grace has passed: start the agent again before, or take the host out for good"
-                );
-            }
-            None => warn!("stopped in the middle of something: the record ends with its lease"),
+        if let Some(host) = Arc::into_inner(host) {
+            let stopped = host.stop(how).await;
+            info!(
+                ?stopped,
+                "stopped; containers run on. Others take this host's slots over when the restart grace has passed: start the agent again before, or take the host out for good"
+            );
+        } else {
+            warn!("stopped in the middle of something: the record ends with its lease");
         }
     }
 }
@@ -570,10 +584,11 @@ async fn report_problems(
     host: Arc<store::host::Host>,
     mut dns: watch::Receiver<Vec<listen::Problem>>,
     mut links: watch::Receiver<Vec<listen::Problem>>,
+    mut blocked: watch::Receiver<Option<String>>,
     stop: CancellationToken,
 ) {
     loop {
-        let problems: Vec<String> = [("dns", &mut dns), ("links", &mut links)]
+        let mut problems: Vec<String> = [("dns", &mut dns), ("links", &mut links)]
             .into_iter()
             .flat_map(|(part, problems)| {
                 problems
@@ -583,11 +598,13 @@ async fn report_problems(
                     .collect::<Vec<_>>()
             })
             .collect();
+        problems.extend(blocked.borrow_and_update().clone());
         host.update_record(|record| record.problems = problems);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = dns.changed() => if changed.is_err() { return },
             changed = links.changed() => if changed.is_err() { return },
+            changed = blocked.changed() => if changed.is_err() { return },
         }
     }
 }

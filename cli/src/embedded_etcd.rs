@@ -39,7 +39,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const BACK_OFF_FIRST: Duration = Duration::from_millis(200);
 const BACK_OFF_LAST: Duration = Duration::from_secs(10);
 // One that lived this long starts anew without a wait.
-const LONG_LIFE: Duration = Duration::from_mins(1);
+const LONG_LIFE: Duration = Duration::from_secs(60);
 // Ended this often without ever having answered, it is given up.
 const GIVE_UP_AFTER: u32 = 3;
 

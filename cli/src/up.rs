@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 use crate::embedded_etcd::{self, EmbeddedEtcd};
 use crate::pid_file::ProcessMark;
 
-const ETCD_READY_LIMIT: Duration = Duration::from_mins(1);
-const DETACHED_READY_LIMIT: Duration = Duration::from_mins(2);
+const ETCD_READY_LIMIT: Duration = Duration::from_secs(60);
+const DETACHED_READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Where the log of a detached cluster goes unless told otherwise.
 pub(crate) const DEFAULT_LOG: &str = "/var/log/dokkaa/agent.log";

@@ -26,7 +26,7 @@ pub(crate) enum Sighting {
     /// A whole list.
     List(Listing),
     /// One container as it is now.
-    Container(ObservedContainer),
+    Container(Box<ObservedContainer>),
     /// A container is gone.
     Gone(String),
     /// The engine does not answer; why.
@@ -90,7 +90,7 @@ pub(crate) async fn follow(
         let seen = match look {
             Look::List => engine.list(Some(cluster)).await.map(Sighting::List),
             Look::Container(id) => engine.inspect(&id).await.map(|found| match found {
-                Some(container) => Sighting::Container(container),
+                Some(container) => Sighting::Container(Box::new(container)),
                 None => Sighting::Gone(id),
             }),
         };

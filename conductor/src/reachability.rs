@@ -20,19 +20,24 @@ use tokio::sync::oneshot;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something of the agent's that a container must reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// A TCP port: a link port, or DNS.
     Tcp(SocketAddr),
     /// The DNS server, by UDP.
-    Dns(SocketAddr),
+    Dns {
+        /// Where.
+        at: SocketAddr,
+        /// Its zone: what it answers by itself, whatever resolvers are behind it.
+        zone: String,
+    },
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(at) => write!(f, "{at}/tcp"),
-            Self::Dns(at) => write!(f, "{at}/udp"),
+            Self::Dns { at, .. } => write!(f, "{at}/udp"),
         }
     }
 }
@@ -79,7 +84,10 @@ pub async fn probe_from(
         .spawn(move || {
             let entered = enter(pid).map_err(|source| ProbeError::Enter { pid, source });
             let tried = entered.map(|()| {
-                let try_one = |target| (target, reach(target));
+                let try_one = |target| {
+                    let reach = reach(&target);
+                    (target, reach)
+                };
                 targets.into_iter().map(try_one).collect()
             });
             // Who asked may have gone.
@@ -97,10 +105,10 @@ fn enter(pid: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn reach(target: Target) -> Reach {
+fn reach(target: &Target) -> Reach {
     let tried = match target {
-        Target::Tcp(at) => TcpStream::connect_timeout(&at, PATIENCE).map(drop),
-        Target::Dns(at) => ask(at),
+        Target::Tcp(at) => TcpStream::connect_timeout(at, PATIENCE).map(drop),
+        Target::Dns { at, zone } => ask(*at, zone),
     };
     match tried {
         Ok(()) => Reach::Answered,
@@ -112,10 +120,17 @@ fn reach(target: Target) -> Reach {
     }
 }
 
-/// Any answer will do: a question for the name servers of the root.
-fn ask(at: SocketAddr) -> io::Result<()> {
-    // Id, recursion desired, one question; the root; NS, IN.
-    const QUESTION: [u8; 17] = [0x64, 0x6b, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+/// Any answer will do: a question for the start of authority of the zone.
+fn ask(at: SocketAddr, zone: &str) -> io::Result<()> {
+    // RFC 1035, 4.1: id, recursion desired, one question.
+    let mut question = vec![0x64, 0x6b, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in zone.split('.').filter(|label| !label.is_empty()) {
+        let label = &label.as_bytes()[..label.len().min(63)];
+        question.push(label.len() as u8);
+        question.extend_from_slice(label);
+    }
+    // The root, SOA, IN.
+    question.extend_from_slice(&[0, 0, 6, 0, 1]);
     let any: SocketAddr = match at {
         SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
         SocketAddr::V6(_) => ([0; 8], 0).into(),
@@ -123,7 +138,7 @@ fn ask(at: SocketAddr) -> io::Result<()> {
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect(at)?;
-    socket.send(&QUESTION)?;
+    socket.send(&question)?;
     let mut answer = [0; 512];
     socket.recv(&mut answer).map(drop)
 }
@@ -215,9 +230,15 @@ mod tests {
     #[test]
     fn what_is_blocked_is_named_with_the_command_that_opens_it() {
         let gateway = IpAddr::from([172, 17, 0, 1]);
-        let dns = Target::Dns(SocketAddr::new(gateway, 53));
+        let dns = Target::Dns {
+            at: SocketAddr::new(gateway, 53),
+            zone: "skydns.local".to_owned(),
+        };
         let link = Target::Tcp(SocketAddr::new(gateway, 10_000));
-        let fine = [(dns, Reach::Answered), (link, Reach::Refused)];
+        let fine = [
+            (dns.clone(), Reach::Answered),
+            (link.clone(), Reach::Refused),
+        ];
         assert_eq!(problem(&fine, Firewall::Ufw, "docker0", gateway), None);
         let blocked = [
             (dns, Reach::Silent),
@@ -251,20 +272,23 @@ mod tests {
         let here = IpAddr::from([127, 0, 0, 1]);
         let listens = std::net::TcpListener::bind((here, 0)).expect("a port");
         let at = listens.local_addr().expect("bound");
-        assert_eq!(reach(Target::Tcp(at)), Reach::Answered);
+        assert_eq!(reach(&Target::Tcp(at)), Reach::Answered);
         drop(listens);
-        assert_eq!(reach(Target::Tcp(at)), Reach::Refused);
+        assert_eq!(reach(&Target::Tcp(at)), Reach::Refused);
 
         let server = UdpSocket::bind((here, 0)).expect("a port");
-        let at = server.local_addr().expect("bound");
-        assert_eq!(reach(Target::Dns(at)), Reach::Silent);
+        let dns = Target::Dns {
+            at: server.local_addr().expect("bound"),
+            zone: "skydns.local".to_owned(),
+        };
+        assert_eq!(reach(&dns), Reach::Silent);
         let mut question = [0; 512];
         server.recv_from(&mut question).expect("the first question");
         let answering = std::thread::spawn(move || {
             let (length, from) = server.recv_from(&mut question).expect("a question");
             server.send_to(&question[..length], from).expect("answered");
         });
-        assert_eq!(reach(Target::Dns(at)), Reach::Answered);
+        assert_eq!(reach(&dns), Reach::Answered);
         answering.join().expect("answered");
     }
 }

@@ -66,7 +66,7 @@ pub(crate) enum Event {
     /// A step ended; the container as it is now, or the Docker id of one that is gone.
     Stepped {
         outcome: Outcome,
-        container: Option<ObservedContainer>,
+        container: Option<Box<ObservedContainer>>,
         gone: Option<String>,
     },
     /// A pull says how far it is.
@@ -287,7 +287,7 @@ impl Loop {
             Sighting::Container(container) => {
                 let look = Look::Container(container.docker_id.clone());
                 let since = state.begun.remove(&look).unwrap_or_default();
-                state.observing.look(container, since);
+                state.observing.look(*container, since);
             }
             Sighting::Gone(id) => state.observing.gone(&id),
             Sighting::Unresponsive(why) => {
@@ -309,7 +309,7 @@ impl Loop {
                 gone,
             } => {
                 if let Some(container) = container {
-                    state.observing.set(container);
+                    state.observing.set(*container);
                 }
                 if let Some(id) = gone {
                     state.observing.gone(&id);
@@ -342,7 +342,13 @@ impl Loop {
                         .collect(),
                 };
                 for slot in slots {
-                    state.local.slots.entry(slot).or_default().progress = text.clone();
+                    state
+                        .local
+                        .slots
+                        .entry(slot)
+                        .or_default()
+                        .progress
+                        .clone_from(&text);
                 }
             }
             Event::Log(instance, lines) => {
@@ -356,23 +362,18 @@ impl Loop {
                 seen,
             } => {
                 for (write, held) in writes {
-                    match held {
-                        Some(held) => {
-                            if !held {
-                                count(&self.setup.published.counters.writes_lost);
-                                tracing::debug!(kind = write.kind(), work = ?write.work(), "a write's guard did not hold");
-                            }
-                            state.local.wrote(&write, held, revision, seen, now);
-                            if !held {
-                                let again = now + LOST;
-                                let at = state.replan_at.get_or_insert(again);
-                                *at = (*at).min(again);
-                            }
-                        }
-                        None => {
-                            state.local.not_written(&write);
-                            state.retry_writes_at = Some(now + WRITE_RETRY);
-                        }
+                    let Some(held) = held else {
+                        state.local.not_written(&write);
+                        state.retry_writes_at = Some(now + WRITE_RETRY);
+                        continue;
+                    };
+                    state.local.wrote(&write, held, revision, seen, now);
+                    if !held {
+                        count(&self.setup.published.counters.writes_lost);
+                        tracing::debug!(kind = write.kind(), work = ?write.work(), "a write's guard did not hold");
+                        let again = now + LOST;
+                        let at = state.replan_at.get_or_insert(again);
+                        *at = (*at).min(again);
                     }
                 }
             }

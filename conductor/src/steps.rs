@@ -98,6 +98,7 @@ impl Steps {
             container,
             gone,
         } = report;
+        let container = container.map(Box::new);
         // Without a loop there is nobody to tell.
         let _ = events
             .send(Event::Stepped {

@@ -43,7 +43,7 @@ pub fn unclaimed(snapshot: &Snapshot) -> Vec<Unclaimed> {
             let load = load.get_or_insert_with(|| Load::of(snapshot));
             let placed = place(snapshot, load, id, container, number);
             if let Some(host) = placed.order.first() {
-                load.add(host, id);
+                load.add(host, &placed.slot, wanted(container));
             }
             found.push(placed);
         }
@@ -99,27 +99,32 @@ impl Load {
         for (id, container) in &snapshot.containers {
             for (number, slot) in &container.slots {
                 for claim in [&slot.claim, &slot.next].into_iter().flatten() {
-                    load.add(&claim.host, id);
-                    let Some(manifest) = container.manifest_of(claim.manifest_rev) else {
-                        continue;
-                    };
-                    for service in manifest.services.values() {
-                        if let Some(port) = service.host_port {
-                            load.ports.insert(
-                                (claim.host.clone(), port, service.protocol),
-                                id.slot(*number),
-                            );
-                        }
-                    }
+                    let manifest = container.manifest_of(claim.manifest_rev);
+                    load.add(&claim.host, &id.slot(*number), manifest.map(AsRef::as_ref));
                 }
             }
         }
         load
     }
 
-    fn add(&mut self, host: &HostName, id: &ContainerId) {
+    fn add(&mut self, host: &HostName, slot: &SlotId, manifest: Option<&Manifest>) {
         *self.all.entry(host.clone()).or_default() += 1;
-        *self.same.entry((host.clone(), id.clone())).or_default() += 1;
+        let same = (host.clone(), slot.container.clone());
+        *self.same.entry(same).or_default() += 1;
+        for service in manifest.into_iter().flat_map(|m| m.services.values()) {
+            if let Some(port) = service.host_port {
+                let at = (host.clone(), port, service.protocol);
+                self.ports.insert(at, slot.clone());
+            }
+        }
+    }
+}
+
+/// The manifest that a slot placed now will run.
+fn wanted(container: &ContainerView) -> Option<&Manifest> {
+    match &container.manifest.as_ref()?.value {
+        Desired::Valid { manifest, .. } => Some(manifest),
+        Desired::Invalid { .. } => None,
     }
 }
 
@@ -207,15 +212,13 @@ fn refusal(
     {
         return Some(format!("the slot's data is on {}", data.host));
     }
-    if let Desired::Valid { manifest, .. } = &manifest.value {
-        for service in manifest.services.values() {
-            let Some(port) = service.host_port else {
-                continue;
-            };
-            let holder = load.ports.get(&(host.clone(), port, service.protocol));
-            if let Some(holder) = holder.filter(|holder| *holder != slot) {
-                return Some(format!("host port {port} is taken by {holder}"));
-            }
+    for service in wanted(container)?.services.values() {
+        let Some(port) = service.host_port else {
+            continue;
+        };
+        let holder = load.ports.get(&(host.clone(), port, service.protocol));
+        if let Some(holder) = holder.filter(|holder| *holder != slot) {
+            return Some(format!("host port {port} is taken by {holder}"));
         }
     }
     None

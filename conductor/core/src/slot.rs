@@ -342,17 +342,22 @@ fn wanted(
             out
         }
         ContainerState::Exited(exit) => {
-            if let Some(replace) =
-                replacement(ctx, current, &target, prepared, outdated, plan, fresh)
-            {
+            let mut replace =
+                replacement(ctx, current, &target, prepared, outdated, plan, fresh);
+            let goes_on = |out: &mut Out| out.step.is_some() || out.write.is_some();
+            if let Some(replace) = replace.take_if(goes_on) {
                 return replace;
             }
+            // While what is to replace it has to wait, it is better than nothing.
             let mut out = restart(ctx, current);
             out.shared = give_up(ctx, current, &target, Some(&why_ended(exit)));
             if out.step.is_none() {
                 out.step = tidy(ctx, current, &others, plan);
             }
-            out
+            match replace {
+                Some(replace) => merge(out, replace),
+                None => out,
+            }
         }
     }
 }

@@ -199,7 +199,7 @@ async fn what_a_container_reaches_of_this_machine_is_seen_from_inside_it() {
     // Only inside the container this is the container's own.
     let inside = Target::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)));
     crate::harness::wait_for(|| async {
-        let tried = probe_from(pid, vec![listens, closed, inside]).await;
+        let tried = probe_from(pid, vec![listens.clone(), closed.clone(), inside.clone()]).await;
         let tried: Vec<Reach> = tried.expect("tried").into_iter().map(|(_, r)| r).collect();
         let expected = [Reach::Answered, Reach::Refused, Reach::Answered];
         if tried == expected {

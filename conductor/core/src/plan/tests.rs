@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a broken test file should end the test")]
 
+mod chaos;
 mod world;
 
 use std::fmt::Write as _;

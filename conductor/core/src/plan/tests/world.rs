@@ -24,27 +24,29 @@ use crate::time::Millis;
 
 #[derive(Default)]
 pub(super) struct World {
-    keys: BTreeMap<String, (Vec<u8>, i64, i64)>,
-    revision: i64,
-    snapshot: Snapshot,
-    hosts: BTreeMap<String, Agent>,
-    now: Millis,
-    minted: u32,
+    pub(super) keys: BTreeMap<String, (Vec<u8>, i64, i64)>,
+    pub(super) revision: i64,
+    pub(super) snapshot: Snapshot,
+    pub(super) hosts: BTreeMap<String, Agent>,
+    pub(super) now: Millis,
+    pub(super) minted: u32,
     /// Images that can't be had.
-    missing: BTreeSet<String>,
+    pub(super) missing: BTreeSet<String>,
     /// Images whose process ends at once.
-    crashing: BTreeSet<String>,
+    pub(super) crashing: BTreeSet<String>,
     /// Images that never get ready.
-    slow: BTreeSet<String>,
-    images: BTreeMap<String, String>,
+    pub(super) slow: BTreeSet<String>,
+    pub(super) images: BTreeMap<String, String>,
+    /// Records of hosts that are cut off.
+    pub(super) records: BTreeMap<String, Vec<u8>>,
 }
 
-struct Agent {
-    host: Host,
-    observed: Observed,
-    local: Local,
-    trust: Trust,
-    ports: u16,
+pub(super) struct Agent {
+    pub(super) host: Host,
+    pub(super) observed: Observed,
+    pub(super) local: Local,
+    pub(super) trust: Trust,
+    pub(super) ports: u16,
 }
 
 impl World {
@@ -104,7 +106,7 @@ impl World {
         }
     }
 
-    fn agent(&mut self, name: &str) -> &mut Agent {
+    pub(super) fn agent(&mut self, name: &str) -> &mut Agent {
         self.hosts.get_mut(name).unwrap()
     }
 
@@ -158,7 +160,7 @@ impl World {
 
     // === etcd ===
 
-    fn put(&mut self, key: &str, value: Vec<u8>) {
+    pub(super) fn put(&mut self, key: &str, value: Vec<u8>) {
         self.revision += 1;
         self.put_now(key, value);
     }
@@ -176,7 +178,7 @@ impl World {
         self.snapshot.apply([change], self.revision);
     }
 
-    fn delete(&mut self, key: &str) {
+    pub(super) fn delete(&mut self, key: &str) {
         self.revision += 1;
         self.delete_now(key);
     }
@@ -190,7 +192,7 @@ impl World {
         self.snapshot.apply([change], self.revision);
     }
 
-    fn modified(&self, key: &Key) -> i64 {
+    pub(super) fn modified(&self, key: &Key) -> i64 {
         self.keys.get(&key.to_string()).map_or(0, |k| k.1)
     }
 
@@ -198,9 +200,9 @@ impl World {
         self.put_now(&key.to_string(), serde_json::to_vec(value).unwrap());
     }
 
-    /// Carries a write out if its guards hold.
-    fn write(&mut self, write: &Write) -> bool {
-        let held = match write {
+    /// Its guards hold.
+    pub(super) fn holds(&self, write: &Write) -> bool {
+        match write {
             Write::Claim { slot, manifest, .. } => {
                 self.modified(&Key::Claim(slot.clone())) == 0
                     && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
@@ -233,7 +235,12 @@ impl World {
                 self.modified(&Key::Manifest(container.clone())) == *manifest
                     && self.modified(&Key::Rollout(container.clone())) == *seen
             }
-            Write::Prune { .. } => true,
+            Write::Prune {
+                container,
+                versions,
+            } => versions
+                .iter()
+                .all(|(rev, seen)| self.modified(&Key::Version(container.clone(), *rev)) == *seen),
             Write::Sweep { container } => {
                 self.modified(&Key::Manifest(container.clone())) == 0
                     && !self
@@ -241,8 +248,12 @@ impl World {
                         .keys()
                         .any(|k| k.starts_with(&keys::slots_of(container)))
             }
-        };
-        if !held {
+        }
+    }
+
+    /// Carries a write out if its guards hold.
+    pub(super) fn write(&mut self, write: &Write) -> bool {
+        if !self.holds(write) {
             return false;
         }
         self.revision += 1;
@@ -310,7 +321,7 @@ impl World {
 
     // === engines ===
 
-    fn step(&mut self, name: &str, step: Step) -> (Outcome, Option<Write>) {
+    pub(super) fn step(&mut self, name: &str, step: Step) -> (Outcome, Option<Write>) {
         let now = self.now;
         let started_at = now.0 as i64 + 1;
         match step {

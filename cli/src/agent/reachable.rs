@@ -1,0 +1,91 @@
+//! Tries, from inside a container, whether containers reach the agent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use conductor::Published;
+use conductor::reachability::{Firewall, Target, probe_from, problem};
+use manifests::env::{FIRST_LINK_PORT, MAX_LINKS};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+/// Time between two tries.
+const EVERY: Duration = Duration::from_secs(60);
+/// Time between two looks for a container to try from.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What containers use to reach the agent.
+pub(super) struct Way {
+    pub(super) published: Arc<Published>,
+    pub(super) interface: String,
+    pub(super) gateway: IpAddr,
+    /// None if the agent has no DNS.
+    pub(super) dns: Option<SocketAddr>,
+    pub(super) domain: String,
+}
+
+/// Tries from time to time, and tells what is in the way.
+pub(super) async fn watch(
+    way: Way,
+    blocked: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let pause = if way.try_once(&blocked).await {
+            EVERY
+        } else {
+            LOOK
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+impl Way {
+    /// False if there is no container to try from.
+    async fn try_once(&self, blocked: &watch::Sender<Option<String>>) -> bool {
+        let pid = {
+            let observed = self.published.observed.load();
+            observed
+                .containers
+                .values()
+                .filter(|container| container.addr.is_some())
+                .find_map(|container| Some(container.running()?.pid))
+        };
+        let Some(pid) = pid else { return false };
+        // The last link port is hardly ever in use: a refusal by this machine shows that the way is free, and nothing
+        // is connected to a service.
+        let last = FIRST_LINK_PORT + (MAX_LINKS - 1) as u16;
+        let mut targets = vec![Target::Tcp(SocketAddr::new(self.gateway, last))];
+        targets.extend(self.dns.map(|at| Target::Dns {
+            at,
+            zone: self.domain.clone(),
+        }));
+        let tried = match probe_from(pid, targets).await {
+            Ok(tried) => tried,
+            Err(error) => {
+                debug!(error = %crate::chain(&error), "could not try from inside a container");
+                return false;
+            }
+        };
+        let firewall = Firewall::of_this_machine();
+        let found = problem(&tried, firewall, &self.interface, self.gateway);
+        blocked.send_if_modified(|before| {
+            if *before == found {
+                return false;
+            }
+            if let Some(problem) = &found {
+                error!("{problem}");
+            } else {
+                info!("containers reach the agent again");
+            }
+            *before = found;
+            true
+        });
+        true
+    }
+}
