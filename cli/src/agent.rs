@@ -276,7 +276,7 @@ async fn join(
                             "waiting for etcd; is --etcd right, and does it run?"
                         ),
                         _ => {
-                            error!(error = %text, "can't join the cluster; nothing is changed, and it is tried again")
+                            error!(error = %text, "can't join the cluster; nothing is changed, and it is tried again");
                         }
                     }
                     said = text;

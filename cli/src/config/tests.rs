@@ -258,3 +258,49 @@ fn times() {
         assert!(duration(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn up_has_an_etcd_of_its_own_and_no_peer_door() {
+    let given = |args: &[&str], env: &[(&str, &str)]| {
+        let args = Only::try_parse_from(std::iter::once(&"up").chain(args)).unwrap();
+        let env: BTreeMap<String, String> = env
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let nowhere = Machine {
+            route_source: None,
+            ..machine()
+        };
+        let config = up(&args.agent, &env, &nowhere);
+        (config, is_host_ip_given(&args.agent, &env))
+    };
+    let (config, host_ip) = given(
+        &[],
+        &[("ETCD_ADDR", "10.0.0.1:1"), ("DOKKAA_ETCD_CA", "ca.pem")],
+    );
+    let config = config.unwrap();
+    assert!(config.peer_listen.is_empty() && !host_ip);
+    assert_eq!((config.etcd.ca, config.warnings), (None, Vec::new()));
+    let (config, host_ip) = given(
+        &["--peer-listen", "127.0.0.1:0"],
+        &[("HOST_IP", "10.0.0.1")],
+    );
+    assert_eq!(config.unwrap().peer_listen, [addr("127.0.0.1:0")]);
+    assert!(host_ip);
+    let (config, _) = given(&["--etcd", "10.0.0.1:1"], &[]);
+    assert!(config.unwrap_err().to_string().contains("etcd of its own"));
+}
+
+#[test]
+fn certificates_that_can_not_be_read_are_said_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, "x").unwrap();
+    let ca = ca.to_str().unwrap();
+    let config = read(&["--etcd-ca", ca, "--lease-ttl", "9s"], &[]).unwrap();
+    let options = etcd_options(&config).unwrap();
+    assert_eq!(options.lease_ttl, Duration::from_secs(9));
+    let args = ["--etcd-cert", "/nowhere/c", "--etcd-key", ca];
+    let error = etcd_options(&read(&args, &[]).unwrap()).unwrap_err();
+    assert!(error.to_string().starts_with("--etcd-cert: /nowhere/c: "));
+}

@@ -3,7 +3,7 @@
 use super::*;
 use std::os::unix::fs::FileTypeExt;
 
-const LONG: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_secs(60);
 
 fn config(state_dir: &Path) -> Config {
     Config {
