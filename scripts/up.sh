@@ -45,21 +45,13 @@ fi
 
 # === start ===
 
-# One line for a taken port, with the variable that moves ours.
+# A taken port is one line: who has it, and the variable that moves ours.
 explain_failure() {
-    local taken port variable
-    taken=$(grep -oE '[0-9a-f.:[]+[]]?:[0-9]+/(tcp|udp) is taken by .*' <<<"$1" | head -n1) || true
-    if [ -z "$taken" ]; then
-        printf '%s\n' "$1" >&2
-        die "the cluster did not start"
-    fi
-    port=${taken%%/*} port=${port##*:}
-    case ,$KEYS_LISTEN,/,$METRICS_LISTEN, in
-    *:"$port",*/*) variable=KEYS_LISTEN ;;
-    */*:"$port",*) variable=METRICS_LISTEN ;;
-    *) variable=DNS_LISTEN ;;
-    esac
-    die "$taken; $variable=127.0.0.1:$((port + 10000)) make up moves ours"
+    local taken
+    taken=$(grep -o '[^ ]* is taken by .*' <<<"$1" | head -n1) || true
+    [ -z "$taken" ] || die "$taken"
+    printf '%s\n' "$1" >&2
+    die "the cluster did not start"
 }
 
 # True if what runs is what was built, with these flags.
