@@ -342,8 +342,7 @@ fn wanted(
             out
         }
         ContainerState::Exited(exit) => {
-            let mut replace =
-                replacement(ctx, current, &target, prepared, outdated, plan, fresh);
+            let mut replace = replacement(ctx, current, &target, prepared, outdated, plan, fresh);
             let goes_on = |out: &mut Out| out.step.is_some() || out.write.is_some();
             if let Some(replace) = replace.take_if(goes_on) {
                 return replace;
@@ -675,7 +674,8 @@ fn replacement(
     }
 }
 
-/// Gives an update up whose first instance failed; nothing without an older version to stay with.
+/// Gives an update up whose first instance failed; nothing without an older version to stay with. What slots stay
+/// with where an update was given up is not given up in its turn.
 fn give_up(
     ctx: &Ctx<'_>,
     current: &ObservedContainer,
@@ -690,6 +690,7 @@ fn give_up(
         || memory.was_ready
         || !update
         || target.outdates(ctx.container, ctx.claim.manifest_rev)
+        || Target::of(ctx.container).is_none_or(|wanted| wanted.rev() != target.rev())
         || target.was_given_up(ctx.container)
     {
         return None;
