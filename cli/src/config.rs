@@ -354,9 +354,16 @@ pub(crate) fn up(
     env: &BTreeMap<String, String>,
     machine: &Machine,
 ) -> Result<AgentConfig, ConfigError> {
-    if args.etcd.is_some() {
+    let flags = [
+        ("--etcd", &args.etcd),
+        ("--etcd-ca", &args.etcd_ca),
+        ("--etcd-cert", &args.etcd_cert),
+        ("--etcd-key", &args.etcd_key),
+        ("--etcd-user", &args.etcd_user),
+    ];
+    if let Some((flag, _)) = flags.iter().find(|(_, given)| given.is_some()) {
         return Err(ConfigError::new(
-            "--etcd",
+            *flag,
             "dokkaa up runs an etcd of its own; dokkaa agent joins another",
         ));
     }

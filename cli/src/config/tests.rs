@@ -287,8 +287,12 @@ fn up_has_an_etcd_of_its_own_and_no_peer_door() {
     );
     assert_eq!(config.unwrap().peer_listen, [addr("127.0.0.1:0")]);
     assert!(host_ip);
-    let (config, _) = given(&["--etcd", "10.0.0.1:1"], &[]);
-    assert!(config.unwrap_err().to_string().contains("etcd of its own"));
+    for flag in ["--etcd", "--etcd-ca", "--etcd-user"] {
+        let (config, _) = given(&[flag, "x"], &[]);
+        let error = config.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{flag}: ")), "{error}");
+        assert!(error.contains("etcd of its own"), "{error}");
+    }
 }
 
 #[test]
