@@ -136,7 +136,7 @@ impl Steps {
                     Err(error) => Outcome::NotResolved {
                         container,
                         rev,
-                        reason: error.to_string(),
+                        reason: about(&manifest.image, &error),
                     },
                 }
                 .into()
@@ -318,7 +318,7 @@ impl Steps {
         let source = self
             .with_progress(&pulled, work, events, ensure)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| about(&manifest.image, &error))?;
         if let Some(note) = source.note {
             tracing::warn!(slot = %wanted.slot, "{note}");
         }
@@ -409,6 +409,16 @@ fn failure(outcome: &Outcome) -> Option<&str> {
         | Outcome::NotStarted { reason, .. }
         | Outcome::Failed { reason, .. } => Some(reason),
         Outcome::Resolved { .. } | Outcome::Prepared { .. } | Outcome::Done { .. } => None,
+    }
+}
+
+/// Names the image, which the engine does not do when it reaches no registry.
+fn about(image: &str, error: &EngineError) -> String {
+    let text = error.to_string();
+    if text.contains(image) {
+        text
+    } else {
+        format!("image {image}: {text}")
     }
 }
 
