@@ -33,3 +33,6 @@ run_tests_as_root() {
     triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     export "CARGO_TARGET_${triple}_RUNNER=sudo -E"
 }
+
+# True for a program that needs no library of the machine it runs on.
+is_static() { ldd "$1" 2>&1 | grep -qE 'statically linked|not a dynamic executable'; }

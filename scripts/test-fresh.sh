@@ -163,7 +163,8 @@ note "make up"
 inside 'make up PROFILE=dev 2>&1 | tee /root/up.log
     url=$(sed -n "s/^The example runs: //p" /root/up.log)
     curl -fsS "$url" | grep -q "<title>"
-    ! ldd /usr/local/bin/dokkaa >/dev/null 2>&1 || { echo "the program is not static"; exit 1; }
+    . scripts/common.sh
+    is_static /usr/local/bin/dokkaa || die "the program is not static"
     cut -d" " -f1 /var/lib/dokkaa/up.pid >/root/agent
     docker ps -q | sort >/root/containers
     [ "$(wc -l </root/containers)" = 2 ]'

@@ -9,7 +9,7 @@ set -euo pipefail
 out=$1
 busybox=$(command -v busybox) || die "busybox is missing: apt-get install busybox-static"
 # One that needs libraries would not run alone.
-! ldd "$busybox" >/dev/null 2>&1 || die "$busybox is not static: apt-get install busybox-static"
+is_static "$busybox" || die "$busybox is not static: apt-get install busybox-static"
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
