@@ -46,6 +46,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const PULLS_AT_ONCE: usize = 3;
 /// All hosts pull a new version's image at the same moment.
 const PULL_JITTER: Duration = Duration::from_millis(500);
+/// How long is waited for DNS to be bound; it is tried again behind that.
+const DNS_BINDS: Duration = Duration::from_millis(300);
 /// How long doors may take to finish what they answer.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
@@ -76,7 +78,7 @@ pub(crate) async fn run(
         joined = join(&config, &dir, &asked, &bound) => joined?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let agent = Running::start(&config, &dir, engine, &asked, bound, host, kv, parts)?;
+    let agent = Running::start(&config, &dir, engine, &asked, bound, host, kv, parts).await?;
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     ready(agent.bound.clone());
     info!("the agent is ready");
@@ -302,7 +304,7 @@ impl Running {
         clippy::too_many_arguments,
         reason = "this is where all parts meet, once"
     )]
-    fn start(
+    async fn start(
         config: &AgentConfig,
         dir: &Arc<StateDir>,
         engine: Arc<dyn Engine>,
@@ -441,7 +443,11 @@ impl Running {
             },
             doors.clone(),
         ));
-        note(&mut bound, "dns", &dns);
+        note(
+            &mut bound,
+            "dns",
+            &dns_bound(names.addresses.clone(), &dns).await,
+        );
         for (what, at) in &bound.listeners {
             info!(what = %what, %at, "listening");
         }
@@ -540,6 +546,18 @@ impl Running {
 fn note(bound: &mut Bound, what: &str, at: &[SocketAddr]) {
     for at in at {
         bound.listeners.push((what.to_owned(), at.to_string()));
+    }
+}
+
+/// Where DNS was bound, or where it will be tried again.
+async fn dns_bound(
+    mut addresses: watch::Receiver<Vec<SocketAddr>>,
+    wanted: &[SocketAddr],
+) -> Vec<SocketAddr> {
+    let all = addresses.wait_for(|bound| bound.len() >= wanted.len());
+    match tokio::time::timeout(DNS_BINDS, all).await {
+        Ok(Ok(bound)) => bound.clone(),
+        _ => wanted.to_vec(),
     }
 }
 

@@ -302,6 +302,9 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
     })
 }
 
+/// Ends of a new instance that are no verdict yet.
+const FORGIVEN: std::ops::Range<u32> = 1..3;
+
 /// An attempt at the manifest as it is now that failed, also one beside an instance that runs on.
 fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>) {
     let Some(status) = status.filter(|s| s.progress == "failed") else {
@@ -318,7 +321,8 @@ fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>
     if row.surplus || !current {
         return;
     }
-    row.failed = true;
+    // What crashes once or twice may only wait for what it links to; the first crashes of an update have given it up.
+    row.failed = !FORGIVEN.contains(&status.restarts);
     row.log.clone_from(&status.log);
     let Some(reason) = &status.reason else { return };
     match row.status {
