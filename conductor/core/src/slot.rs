@@ -304,10 +304,14 @@ fn wanted(
             Some("its manifest is not valid, and there is no earlier one".to_owned()),
         );
     };
+    let outdated = target.outdates(ctx.container, ctx.claim.manifest_rev);
+    // What was made to replace an instance that needs it no more is one too many.
+    let replaced =
+        current.is_none_or(|c| outdated || ctx.is_doomed(c) || ctx.surroundings_changed(c));
     let prepared = ctx
         .memory
         .and_then(|m| m.prepared.as_ref())
-        .filter(|(_, rev)| *rev == target.rev());
+        .filter(|(_, rev)| replaced && *rev == target.rev());
     let others: Vec<&ObservedContainer> = containers
         .iter()
         .copied()
@@ -320,11 +324,16 @@ fn wanted(
         return absent(ctx, &target, !others.is_empty(), plan, fresh);
     };
     plan.staying.push(current.owner.instance.clone());
-    let outdated = target.outdates(ctx.container, ctx.claim.manifest_rev);
     match &current.state {
         ContainerState::Removing => Out::says("waiting", Some("Docker is removing it".to_owned())),
         ContainerState::Created { error } => {
-            if outdated || ctx.instance(current).is_some_and(|m| m.doomed) {
+            let doomed = ctx.is_doomed(current);
+            if outdated && !doomed && matches!(target, Target::Undecided { .. }) {
+                // It may be that nothing can replace it: until that is known it is better than nothing.
+                let replace = resolve(ctx, &target, plan);
+                return merge(first_start(ctx, current, error, &others, plan), replace);
+            }
+            if outdated || doomed {
                 return ctx.remint(&target, fresh);
             }
             first_start(ctx, current, error, &others, plan)
@@ -627,9 +636,6 @@ fn replacement(
     plan: &mut Plan,
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Option<Out> {
-    let doomed = ctx.instance(current).is_some_and(|m| m.doomed);
-    let surroundings = &ctx.inputs.host.surroundings;
-    let moved = surroundings.hash(&current.ports) != current.owner.host_hash;
     if outdated {
         if target.was_given_up(ctx.container) {
             return None;
@@ -637,7 +643,7 @@ fn replacement(
         if let Err(why) = ctx.my_turn(target) {
             return Some(Out::says("outdated", Some(why)));
         }
-    } else if moved || doomed {
+    } else if ctx.is_doomed(current) || ctx.surroundings_changed(current) {
         let ready = ctx
             .view
             .current_state()
@@ -758,6 +764,17 @@ fn tidy(
 impl<'a> Ctx<'a> {
     fn instance(&self, container: &ObservedContainer) -> Option<&'a InstanceMemory> {
         self.inputs.local.instances.get(&container.owner.instance)
+    }
+
+    /// Its address or port is not to be had.
+    fn is_doomed(&self, container: &ObservedContainer) -> bool {
+        self.instance(container).is_some_and(|m| m.doomed)
+    }
+
+    /// The host gives something else to its containers than it gave to this one.
+    fn surroundings_changed(&self, container: &ObservedContainer) -> bool {
+        let surroundings = &self.inputs.host.surroundings;
+        surroundings.hash(&container.ports) != container.owner.host_hash
     }
 
     /// What this slot should run. Where an update was given up, or the manifest can't be read, each slot stays with

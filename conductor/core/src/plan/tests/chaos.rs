@@ -19,7 +19,7 @@ use crate::snapshot::{ContainerView, Desired, Snapshot};
 use crate::time::Millis;
 
 /// Histories of a usual run.
-const HISTORIES: u64 = 250;
+const HISTORIES: u64 = 120;
 /// Commands of each.
 const COMMANDS: usize = 40;
 /// After this long without commands all is as wanted: crash loops have reached their longest back-off.
@@ -736,7 +736,8 @@ impl Chaos {
             let same = runs.is_some_and(|m| same(m, wanted));
             runs_wanted += u32::from(same);
             let good = |m: &Manifest| m.image.starts_with("good");
-            if image.starts_with("good") {
+            // One that crashes in its first moments halts the update, whatever it would have been.
+            if image.starts_with("good") && given_up.is_none() {
                 assert!(same, "{id}/{number} runs something else");
             }
             match (container, runs) {
