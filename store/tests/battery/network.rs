@@ -208,7 +208,7 @@ async fn an_idle_watch_stays_open() {
         .await
         .expect("watches");
     // Longer than etcd bears pings that it finds too many.
-    let quiet = tokio::time::timeout(Duration::from_secs(15), async {
+    let quiet = tokio::time::timeout(Duration::from_secs(9), async {
         loop {
             match watch.replies.recv().await {
                 Some(WatchReply::Progress(_)) => {}
