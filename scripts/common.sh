@@ -35,4 +35,6 @@ run_tests_as_root() {
 }
 
 # True for a program that needs no library of the machine it runs on.
-is_static() { ldd "$1" 2>&1 | grep -qE 'statically linked|not a dynamic executable'; }
+is_static() {
+    grep -qE 'statically linked|not a dynamic executable' <<<"$(ldd "$1" 2>&1)"
+}
