@@ -1,5 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod checker;
+
 use super::*;
 use crate::snapshot::Change;
 

@@ -4,6 +4,7 @@
 //! `REWRITE=1` to write what came of it into the files, and read the difference.
 
 #![expect(clippy::unwrap_used, reason = "a broken test file should end the test")]
+#![expect(clippy::disallowed_types, reason = "the notebooks are files")]
 
 mod chaos;
 mod world;
