@@ -535,7 +535,7 @@ impl Running {
             let stopped = host.stop(how).await;
             info!(
                 ?stopped,
-                "stopped; containers run on. Others take this host's slots over when the restart grace has passed: start the agent again before, or take the host out for good"
+                "stopped; containers run on unattended until the agent is started again"
             );
         } else {
             warn!("stopped in the middle of something: the record ends with its lease");

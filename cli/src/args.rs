@@ -516,7 +516,7 @@ pub(crate) struct AgentArgs {
     /// Time after which a host that is silent counts as lost, at least 5s [env: DOKKAA_LEASE_TTL] [default: 6s]
     #[arg(long, value_name = "TIME", help_heading = "etcd")]
     pub(crate) lease_ttl: Option<String>,
-    /// Time that a stopped agent's slots stay with its host [env: DOKKAA_RESTART_GRACE] [default: 30s]
+    /// Time for which a stopped agent's host says that it is back soon; missing behind that [env: DOKKAA_RESTART_GRACE] [default: 30s]
     #[arg(long, value_name = "TIME", help_heading = "etcd")]
     pub(crate) restart_grace: Option<String>,
 
@@ -585,8 +585,9 @@ const AGENT_EXAMPLES: &str = "Examples:
 The --…-listen flags take a list of ip:port separated by commas, port 0 for any
 free one (the log says which), or off. A flag wins over its variable.
 
-SIGTERM ends the agent and leaves its containers running; the slots stay with
-this host for --restart-grace, then other hosts take them over.
+SIGTERM ends the agent and leaves its containers running. For --restart-grace the
+other hosts show this one as restarting, then as missing; its slots wait for it:
+in this version no other host takes them over.
 
 Between hosts only --peer-listen, --port-range and etcd are needed, and nothing
 from the world. From a laptop: ssh -L 4001:127.0.0.1:4001 <host>.";

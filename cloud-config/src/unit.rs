@@ -75,8 +75,8 @@ pub fn unit(unit: &Unit) -> Result<String, ConfigError> {
 
 const AGENT_STOP_RULES: &str = "\
 Stopping the agent stops no container: it says that it will be back and ends
-within a second. When it is not back after its restart grace (30 s), the other
-hosts take its slots over, while the old copies here run on unattended.
+within a second. Its containers run on unattended, and its slots wait for it:
+in this version no other host takes them over.
 To take this host out for good: systemctl disable --now dokkaa, then
 docker rm -f $(docker ps -aq --filter label=dokkaa.cluster)";
 
