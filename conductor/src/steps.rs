@@ -4,7 +4,8 @@
 //! nothing but what only the engine can tell: which port is free, who holds a
 //! name, whether an image is here.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conductor_core::local::Outcome;
@@ -15,8 +16,8 @@ use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
 use crate::allocation::Allocation;
+use crate::engine::{CreateSpec, SpecInput, spec};
 use crate::engine::{Engine, EngineError, HostFault, Named};
-use crate::engine::{SpecInput, spec};
 use crate::images::{Images, reference};
 use crate::run::Event;
 
@@ -34,6 +35,8 @@ pub struct Steps {
     host: Host,
     cluster: Uuid,
     starts: Arc<Semaphore>,
+    /// Instances whose creation was asked for and not answered: it may have happened, or be under way.
+    unsure: Arc<Mutex<BTreeSet<InstanceId>>>,
 }
 
 /// What a step left behind.
@@ -79,6 +82,7 @@ impl Steps {
             host,
             cluster,
             starts: Arc::new(Semaphore::new(AT_ONCE)),
+            unsure: Arc::default(),
         }
     }
 
@@ -322,6 +326,9 @@ impl Steps {
         if let Some(note) = source.note {
             tracing::warn!(slot = %wanted.slot, "{note}");
         }
+        if let Some(made) = self.made_before(&wanted.instance).await? {
+            return Ok(Some(made));
+        }
         let ports = self
             .ports
             .take(manifest, self.host.surroundings.host_ip)
@@ -341,29 +348,56 @@ impl Steps {
             ports,
             beside: wanted.temporary_name,
         });
-        let final_name = wanted.slot.docker_name();
-        let created = self.engine.create(&spec).await.map_err(|e| e.to_string())?;
-        let docker_id = match created {
-            Named::Done(id) => id,
-            Named::Taken(holder) => {
-                let ours = holder
-                    .and_then(|h| h.owner)
-                    .is_some_and(|owner| owner.cluster == self.cluster);
-                if !ours {
-                    return Err(taken(&final_name));
-                }
-                // One of ours that is on its way out still has the name.
-                spec.name = format!("{final_name}.{}", wanted.instance);
-                match self.engine.create(&spec).await.map_err(|e| e.to_string())? {
-                    Named::Done(id) => id,
-                    Named::Taken(_) => return Err(taken(&spec.name)),
-                }
-            }
+        self.unsure().insert(wanted.instance.clone());
+        let docker_id = self.create(&mut spec, wanted).await?;
+        let made = self.engine.inspect(&docker_id).await;
+        let made = made.map_err(|e| e.to_string())?;
+        self.unsure().remove(&wanted.instance);
+        Ok(made)
+    }
+
+    /// What an earlier try left behind that was not answered. A second container of one instance would run beside it.
+    async fn made_before(
+        &self,
+        instance: &InstanceId,
+    ) -> Result<Option<ObservedContainer>, String> {
+        if !self.unsure().contains(instance) {
+            return Ok(None);
+        }
+        let there = self.engine.list(Some(self.cluster)).await;
+        let mut ours = there.map_err(|e| e.to_string())?.ours.into_iter();
+        let made = ours.find(|container| container.owner.instance == *instance);
+        if made.is_some() {
+            self.unsure().remove(instance);
+        }
+        Ok(made)
+    }
+
+    fn unsure(&self) -> std::sync::MutexGuard<'_, BTreeSet<InstanceId>> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn create(&self, spec: &mut CreateSpec, wanted: &Prepare) -> Result<String, String> {
+        let holder = match self.engine.create(spec).await.map_err(|e| e.to_string())? {
+            Named::Done(id) => return Ok(id),
+            Named::Taken(holder) => holder,
         };
-        self.engine
-            .inspect(&docker_id)
-            .await
-            .map_err(|e| e.to_string())
+        let ours = holder
+            .and_then(|holder| Some((holder.docker_id, holder.owner?)))
+            .filter(|(_, owner)| owner.cluster == self.cluster);
+        let Some((docker_id, owner)) = ours else {
+            return Err(taken(&spec.name));
+        };
+        if owner.instance == wanted.instance {
+            // An earlier try has come through after all.
+            return Ok(docker_id);
+        }
+        // One of ours that is on its way out still has the name.
+        spec.name = format!("{}.{}", wanted.slot.docker_name(), wanted.instance);
+        match self.engine.create(spec).await.map_err(|e| e.to_string())? {
+            Named::Done(id) => Ok(id),
+            Named::Taken(_) => Err(taken(&spec.name)),
+        }
     }
 
     /// Runs something that may pull `reference`, and tells how far the pull is.
