@@ -8,9 +8,8 @@ export LC_ALL=C
 {
     awk '{ print "mount " $5 }' /proc/self/mountinfo
     for link in /sys/class/net/*; do printf 'interface %s\n' "${link##*/}"; done
-    find /proc/[0-9]*/ns /run/netns -maxdepth 1 \( -type l -o -type f \) -printf '%l %i %p\n' 2>/dev/null |
-        awk '{ print "namespace " ($1 ~ /^[a-z_]+:/ ? $1 : $1 " " $2) }' |
-        grep -vE ' (time|pid)_for_children' || true
+    readlink /proc/[0-9]*/ns/* 2>/dev/null | sed 's/^/namespace /' || true
+    for file in /run/netns/*; do [ ! -e "$file" ] || stat -c 'namespace %n %i' "$file"; done
     find /sys/fs/cgroup -type d -printf 'cgroup %p\n' 2>/dev/null || true
     for save in iptables-save ip6tables-save iptables-legacy-save ip6tables-legacy-save; do
         command -v $save >/dev/null 2>&1 || continue

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make up` and `make down PURGE=1` from a clean clone in a fresh Debian 12: a
-# debootstrap root with mount, pid, network, uts and ipc namespaces of its own.
+# debootstrap root with namespaces and control groups of its own.
 # Afterwards nothing is there that was not there before, neither inside nor on
 # this machine. It tests the last commit, not the work tree.
 # shellcheck disable=SC2016  # expanded inside, not here
@@ -19,6 +19,7 @@ name=dkf$$ # also of the interfaces: at most 15 characters
 work=$(mktemp -d /var/tmp/dokkaa-fresh.XXXXXX)
 root=$work/root
 first= # the first process of the namespaces, seen from here
+groups=() # its control groups
 started=$SECONDS
 
 # A network of four addresses that nothing here uses.
@@ -42,9 +43,10 @@ cleanup() {
     accept -D 2>/dev/null
     ip link delete "${name}a" 2>/dev/null
     ip netns delete "$name" 2>/dev/null
-    # Docker leaves an empty group for each container that it did not end.
-    comm -13 "$work/before" <(scripts/machine-state.sh) | sed -n 's/^cgroup //p' |
-        grep /docker | sort -r | xargs -r rmdir 2>/dev/null
+    for group in "${groups[@]}"; do
+        find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null
+    done
+    groups=()
     [ -z "$forwarding" ] || echo "$forwarding" >/proc/sys/net/ipv4/ip_forward
     rm -rf --one-file-system "$root"
 }
@@ -104,6 +106,25 @@ if [ "$(cat /proc/sys/net/ipv4/ip_forward)" != 1 ]; then
     echo 1 >/proc/sys/net/ipv4/ip_forward
 fi
 
+# Control groups of its own, in every hierarchy of this machine.
+while read -r _ hierarchy type _; do
+    case $type in cgroup | cgroup2) ;; *) continue ;; esac
+    group=$hierarchy/$name
+    mkdir "$group"
+    groups+=("$group")
+    for setting in cpuset.cpus cpuset.mems; do
+        [ ! -e "$hierarchy/$setting" ] || cat "$hierarchy/$setting" >"$group/$setting"
+    done
+done </proc/mounts
+join_groups() {
+    local group
+    for group in "${groups[@]}"; do
+        # With version 2 a group with groups below has no processes of its own.
+        [ ! -d "$group/init" ] || group=$group/init
+        echo "$BASHPID" >"$group/cgroup.procs"
+    done
+}
+
 cat >"$work/inside" <<'INSIDE'
 #!/bin/bash
 # The first process of the fresh machine: mounts, then waits to be killed.
@@ -116,6 +137,8 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+    mkdir "$root/sys/fs/cgroup/init"
+    echo 0 >"$root/sys/fs/cgroup/init/cgroup.procs"
 else
     mount -t tmpfs tmpfs "$root/sys/fs/cgroup"
     while read -r controller _ _ enabled; do
@@ -127,11 +150,14 @@ fi
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 mkdir "$root/run/lock"
-touch "$root/run/ready"
 exec chroot "$root" sleep infinity
 INSIDE
-nsenter --net="/run/netns/$name" unshare --mount --pid --fork --uts --ipc --kill-child \
-    bash "$work/inside" "$root" &
+(
+    join_groups
+    exec nsenter --net="/run/netns/$name" \
+        unshare --mount --pid --fork --uts --ipc --cgroup --kill-child \
+        bash "$work/inside" "$root"
+) &
 unshared=$!
 for _ in $(seq 200); do
     first=$(pgrep -P "$unshared" || true)
@@ -142,11 +168,15 @@ done
 
 # Runs a script inside, with the environment of somebody who has just logged in.
 inside() {
-    nsenter --target "$first" --mount --pid --net --uts --ipc --root --wdns=/root/dokkaa \
-        env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        LANG=C.UTF-8 TERM=dumb CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=0 \
-        ${https_proxy:+https_proxy="$https_proxy"} ${http_proxy:+http_proxy="$http_proxy"} \
-        bash -euo pipefail -c "$1" &
+    (
+        join_groups
+        exec nsenter --target "$first" --mount --pid --net --uts --ipc --cgroup --root \
+            --wdns=/root/dokkaa env -i HOME=/root LANG=C.UTF-8 TERM=dumb \
+            PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+            CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 \
+            ${https_proxy:+https_proxy="$https_proxy"} ${http_proxy:+http_proxy="$http_proxy"} \
+            bash -euo pipefail -c "$1"
+    ) &
     # In the background, so that a signal ends the wait and cleans up.
     wait $!
 }
