@@ -34,7 +34,7 @@ use crate::agents::wire::Wire;
 /// Longest wait for a state, on the cluster's clock.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How often a state is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(crate) struct Cluster {
     pub(crate) kv: MemKv,
@@ -61,6 +61,13 @@ struct Running {
     conductor: JoinHandle<()>,
     viewing: JoinHandle<()>,
     _look_again: mpsc::Sender<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.conductor.abort();
+        self.viewing.abort();
+    }
 }
 
 impl Cluster {
@@ -466,24 +473,25 @@ impl Agent {
 
     /// Stops the agent as `dokkaa` does at SIGTERM. Containers run on.
     pub(crate) async fn stop(&mut self) {
-        let running = self.running.take().expect("it runs");
+        let mut running = self.running.take().expect("it runs");
         running.work.cancel();
-        running.conductor.await.expect("it ends well");
+        (&mut running.conductor).await.expect("it ends well");
         running.view.cancel();
-        running.viewing.await.expect("it ends well");
-        let host = Arc::into_inner(running.host).expect("nobody else has it");
+        (&mut running.viewing).await.expect("it ends well");
+        let host = running.host.clone();
+        drop(running);
+        let host = Arc::into_inner(host).expect("nobody else has it");
         host.stop(Stop::Restart).await;
     }
 
     /// The agent's process is killed: nothing is said, nothing is saved.
     pub(crate) async fn kill(&mut self) {
-        let running = self.running.take().expect("it runs");
+        let mut running = self.running.take().expect("it runs");
         running.conductor.abort();
         running.viewing.abort();
         // They are gone when their tasks say so; why does not matter.
-        let _ = running.conductor.await;
-        let _ = running.viewing.await;
-        drop(running.host);
+        let _ = (&mut running.conductor).await;
+        let _ = (&mut running.viewing).await;
     }
 }
 

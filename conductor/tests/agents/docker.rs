@@ -1,6 +1,7 @@
 //! One host's engine: it writes down every call that changes something, and a test takes its events away.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,11 +31,20 @@ pub(crate) struct Call {
 pub(crate) struct Journal {
     engines: Mutex<Vec<MemEngine>>,
     calls: Mutex<Vec<Call>>,
+    /// How many calls there were.
+    length: watch::Sender<usize>,
 }
 
 impl Journal {
     pub(crate) fn calls(&self) -> Vec<Call> {
         lock(&self.calls).clone()
+    }
+
+    /// Waits until there were so many calls.
+    pub(crate) async fn reaches(&self, calls: usize) {
+        let mut length = self.length.subscribe();
+        // The sender is here: it can't be gone.
+        let _ = length.wait_for(|length| *length >= calls).await;
     }
 
     /// How many calls of this kind there were.
@@ -66,6 +76,7 @@ impl Journal {
             succeeded,
             running,
         });
+        self.length.send_modify(|length| *length += 1);
     }
 }
 
@@ -94,6 +105,8 @@ pub(crate) struct Docker {
     engine: MemEngine,
     journal: Arc<Journal>,
     deaf: watch::Sender<bool>,
+    /// Calls whose answers are still to be lost.
+    lose: AtomicU32,
 }
 
 impl Docker {
@@ -104,6 +117,7 @@ impl Docker {
             engine,
             journal,
             deaf: watch::channel(false).0,
+            lose: AtomicU32::new(0),
         }
     }
 
@@ -132,8 +146,27 @@ impl Docker {
         self.world(|world, now| world.crash(&runs.docker_id, 1, now));
     }
 
-    fn note<T>(&self, what: &'static str, slot: Option<SlotId>, result: &Result<T, EngineError>) {
+    /// The next calls that change something are carried out, but their answers are lost.
+    pub(crate) fn lose_answers(&self, calls: u32) {
+        self.lose.store(calls, Ordering::SeqCst);
+    }
+
+    /// Writes a call down, and loses its answer if that was asked for.
+    fn note<T>(
+        &self,
+        what: &'static str,
+        slot: Option<SlotId>,
+        result: Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
         self.journal.note(&self.host, what, slot, result.is_ok());
+        let fewer = |n: u32| n.checked_sub(1);
+        let lost = self
+            .lose
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
+        match lost {
+            Ok(_) => Err(EngineError::Unresponsive("the answer is lost".to_owned())),
+            Err(_) => result,
+        }
     }
 
     fn slot(&self, docker_id: &str) -> Option<SlotId> {
@@ -186,8 +219,7 @@ impl Engine for Docker {
         progress: OnProgress<'_>,
     ) -> Result<(), EngineError> {
         let pulled = self.engine.pull(image, credentials, progress).await;
-        self.note("pull", None, &pulled);
-        pulled
+        self.note("pull", None, pulled)
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
@@ -201,34 +233,29 @@ impl Engine for Docker {
             .contains_key(LABEL_CLUSTER)
             .then(|| Ownership::read(&spec.labels).map(|owner| owner.slot))
             .flatten();
-        self.note("create", slot, &created);
-        created
+        self.note("create", slot, created)
     }
 
     async fn start(&self, docker_id: &str) -> Result<(), EngineError> {
         let started = self.engine.start(docker_id).await;
-        self.note("start", self.slot(docker_id), &started);
-        started
+        self.note("start", self.slot(docker_id), started)
     }
 
     async fn stop(&self, docker_id: &str, timeout: Duration) -> Result<(), EngineError> {
         let slot = self.slot(docker_id);
         let stopped = self.engine.stop(docker_id, timeout).await;
-        self.note("stop", slot, &stopped);
-        stopped
+        self.note("stop", slot, stopped)
     }
 
     async fn remove(&self, docker_id: &str, force: bool) -> Result<(), EngineError> {
         let slot = self.slot(docker_id);
         let removed = self.engine.remove(docker_id, force).await;
-        self.note("remove", slot, &removed);
-        removed
+        self.note("remove", slot, removed)
     }
 
     async fn rename(&self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
         let renamed = self.engine.rename(docker_id, name).await;
-        self.note("rename", self.slot(docker_id), &renamed);
-        renamed
+        self.note("rename", self.slot(docker_id), renamed)
     }
 
     async fn exec(

@@ -252,3 +252,39 @@ async fn a_container_that_hangs_in_its_start_holds_up_no_other() {
     let state = view.and_then(|v| v.slots.get(&0)?.current_state());
     assert_eq!(state.map(|s| s.state), Some(Phase::Ready));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_whose_answers_are_lost_has_no_container_too_many() {
+    for lost in 1..=14 {
+        for deaf in [false, true] {
+            let cluster = Cluster::of(1).await;
+            let docker = &cluster.agent("a").docker;
+            docker.lose_events(deaf);
+            // Later and later: in a deploy, and in an update after it.
+            cluster.put("shop/web", &manifest("app:1", 2));
+            if lost > 5 {
+                cluster.wait_as_wanted("shop/web").await;
+                cluster.put("shop/web", &manifest("app:2", 2));
+            }
+            cluster.journal.reaches(lost - 1).await;
+            docker.lose_answers(2);
+            cluster.wait_as_wanted("shop/web").await;
+            cluster.pass(Duration::from_secs(25)).await;
+            assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()), "{lost} {deaf}");
+            let all = docker.containers();
+            let running = all.iter().filter(|c| c.running().is_some()).count();
+            assert_eq!(running, 2, "{lost} {deaf}: {all:?}");
+            let foreign = docker.world(|world, _| {
+                let list = world.list(None).expect("it answers");
+                list.clusters.values().sum::<u32>()
+            });
+            assert_eq!(
+                foreign as usize,
+                all.len(),
+                "{lost} {deaf}: nobody knows some"
+            );
+            cluster.delete("shop/web");
+            cluster.wait("all is gone", |c| c.is_gone("shop/web")).await;
+        }
+    }
+}

@@ -402,6 +402,7 @@ impl Chaos {
             for (_, step) in ended {
                 news = true;
                 let (outcome, write) = self.carry_out(host, step);
+                let outcome = self.maybe_lost(outcome);
                 self.world.agent(host).local.record(&outcome, now);
                 if let Some(write) = write {
                     self.image_decided(host, write);
@@ -410,6 +411,19 @@ impl Chaos {
             news |= self.look(host);
         }
         news
+    }
+
+    /// The engine did it, but what is heard of it is a failure.
+    fn maybe_lost(&mut self, outcome: Outcome) -> Outcome {
+        if !self.slow || !self.dice.one_in(15) {
+            return outcome;
+        }
+        let reason = "the engine does not answer".to_owned();
+        match outcome {
+            Outcome::Prepared { slot, rev, .. } => Outcome::NotPrepared { slot, rev, reason },
+            Outcome::Done { slot } => Outcome::Failed { slot, reason },
+            other => other,
+        }
     }
 
     /// As the loop does it: what was decided is written if the manifest is still that one.

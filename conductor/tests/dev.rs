@@ -1,2 +1,0 @@
-//! Agents.
-mod agents;
