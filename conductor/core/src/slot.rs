@@ -327,6 +327,11 @@ fn wanted(
     match &current.state {
         ContainerState::Removing => Out::says("waiting", Some("Docker is removing it".to_owned())),
         ContainerState::Created { error } => {
+            let work = Work::Slot(ctx.slot.clone());
+            if ctx.inputs.local.busy.contains(&work) {
+                // It may be running in a moment.
+                return Out::says("starting", None);
+            }
             let doomed = ctx.is_doomed(current);
             if outdated && !doomed && matches!(target, Target::Undecided { .. }) {
                 // It may be that nothing can replace it: until that is known it is better than nothing.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use manifests::keys::Key;
@@ -203,6 +204,11 @@ impl Chaos {
                 self.tell(&format!("the engine of {host} hangs, or not any more"));
             }
             82..86 => self.cut(&host),
+            86..88 => {
+                let gateway = IpAddr::from([172, 17, 0, 1 + self.dice.below(3) as u8]);
+                self.world.agent(&host).host.surroundings.gateway = gateway;
+                self.tell(&format!("{host} has {gateway} on its bridge"));
+            }
             _ => {
                 let time = 100 + self.dice.below(30_000);
                 self.command(&format!("pass {time}"));
@@ -491,6 +497,7 @@ impl Chaos {
 
     /// A step on an engine that may have lost what it is about.
     fn carry_out(&mut self, host: &str, step: Step) -> (Outcome, Option<Write>) {
+        let refuses = self.slow && self.dice.one_in(20);
         let observed = &self.world.agent(host).observed;
         let there = |instance: &InstanceId| observed.containers.get(instance);
         let runs = |instance| there(instance).is_some_and(|c| c.running().is_some());
@@ -508,6 +515,12 @@ impl Chaos {
                     doomed: false,
                 })
             }
+            Step::Start { slot, instance, .. } if refuses => Some(Outcome::NotStarted {
+                slot: slot.clone(),
+                instance: instance.clone(),
+                reason: "the port is taken".to_owned(),
+                doomed: true,
+            }),
             Step::Start { slot, instance, .. } if runs(instance) => {
                 Some(Outcome::Done { slot: slot.clone() })
             }
@@ -626,7 +639,12 @@ impl Chaos {
         for step in &planned.steps {
             if let Step::Stop { instance, .. } | Step::Remove { instance, .. } = step {
                 let container = &agent.observed.containers[instance];
-                let right = is_right(&edge.view, host, container);
+                let memory = agent.local.instances.get(instance);
+                let doomed = memory.is_some_and(|m| m.doomed);
+                let given = agent.host.surroundings.hash(&container.ports);
+                let right = !doomed
+                    && given == container.owner.host_hash
+                    && is_right(&edge.view, host, container);
                 assert!(!right, "{host} would {} {instance}", step.kind());
             }
         }
@@ -721,6 +739,10 @@ impl Chaos {
                 let kept = container.running().is_none()
                     && replaced
                         .is_some_and(|by| ended || !agent.observed.containers.contains_key(by));
+                // One that is made to replace another may have to wait.
+                let memory = agent.local.slots.get(&container.owner.slot);
+                let prepared = memory.and_then(|m| m.prepared.as_ref());
+                let kept = kept || prepared.is_some_and(|(prepared, _)| prepared == instance);
                 assert!(named.contains(instance) || kept, "{host} has {instance}");
             }
         }
@@ -758,6 +780,12 @@ impl Chaos {
                 (Some(container), Some(manifest)) if good(manifest) => {
                     assert!(container.running().is_some(), "{id}/{number} does not run");
                     assert!(container.has_final_name(), "{}", container.name);
+                    let host = &self.world.hosts[claim.host.as_str()].host;
+                    let given = host.surroundings.hash(&container.ports);
+                    // It is made anew for that only while all others are ready.
+                    let all_good = image.starts_with("good") && given_up.is_none();
+                    let same = container.owner.host_hash == given;
+                    assert!(same || !all_good, "{id}/{number}: another host's");
                     let state = slot.current_state().map(|s| s.state);
                     assert_eq!(state, Some(Phase::Ready), "{id}/{number}");
                     assert!(version.unwrap().version.good, "{id}/{number}");
@@ -777,12 +805,10 @@ impl Chaos {
 
     /// Where nothing is wrong, agents that restart write nothing and leave the engines alone.
     fn a_restart_changes_nothing(&mut self) {
-        let all_good = self
-            .world
-            .snapshot
-            .containers
-            .values()
-            .all(|view| wanted(view).unwrap().image.starts_with("good"));
+        let all_good =
+            self.world.snapshot.containers.values().all(|view| {
+                view.rollout.is_none() && wanted(view).unwrap().image.starts_with("good")
+            });
         let hosts: Vec<String> = self.edges.keys().cloned().collect();
         for host in &hosts {
             self.restart_agent(host);
