@@ -127,7 +127,8 @@ join_groups() {
 
 cat >"$work/inside" <<'INSIDE'
 #!/bin/bash
-# The first process of the fresh machine: mounts, then waits to be killed.
+# The first process of the fresh machine: mounts, collects orphans, and waits to
+# be killed.
 set -e
 root=$1
 hostname fresh
@@ -150,21 +151,21 @@ fi
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 mkdir "$root/run/lock"
-exec chroot "$root" sleep infinity
+touch "$2"
+exec chroot "$root" bash -c 'sleep infinity & wait'
 INSIDE
 (
     join_groups
     exec nsenter --net="/run/netns/$name" \
         unshare --mount --pid --fork --uts --ipc --cgroup --kill-child \
-        bash "$work/inside" "$root"
+        bash "$work/inside" "$root" "$work/ready"
 ) &
 unshared=$!
-for _ in $(seq 200); do
-    first=$(pgrep -P "$unshared" || true)
-    [ -z "$first" ] || [ "$(cat "/proc/$first/comm")" != sleep ] || break
+until [ -e "$work/ready" ]; do
     kill -0 "$unshared" 2>/dev/null || die "the namespaces could not be made"
     sleep 0.1
 done
+first=$(pgrep -P "$unshared")
 
 # Runs a script inside, with the environment of somebody who has just logged in.
 inside() {
