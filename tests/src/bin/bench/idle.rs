@@ -16,16 +16,20 @@ const CAP: Duration = Duration::from_secs(120);
 const MAY_HOLD_MB: f64 = 20.0;
 const MAY_USE_PERCENT: f64 = 0.1;
 
+/// Of the largest and the busiest of three agents.
 pub(crate) struct Idle {
-    /// Of the largest agent, in megabytes.
+    doing: &'static str,
+    /// In megabytes.
     resident: f64,
-    /// Of the busiest agent, in percent of a core.
+    /// In percent of a core.
     busy: f64,
     writes: u64,
 }
 
-/// Three slots run with a service and a link meanwhile.
-pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Idle> {
+pub(crate) struct Both(Idle, Idle);
+
+pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Both> {
+    let nothing = watch(lab, "without slots")?;
     let manifest = json!({
         "image": "busybox",
         "scale": 3,
@@ -52,6 +56,12 @@ pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Idle> {
             Err(format!("{ready} ready"))
         }
     })?;
+    let slots = watch(lab, "with a ready slot each")?;
+    lab.host(1).delete("idle", "web")?.ok()?;
+    Ok(Both(nothing, slots))
+}
+
+fn watch(lab: &Lab, doing: &'static str) -> anyhow::Result<Idle> {
     // What a start leaves to be done is done when nothing was written for a
     // while.
     let mut last = (lab.etcd().revision()?, Instant::now());
@@ -90,8 +100,8 @@ pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Idle> {
     })?
     .into_iter()
     .fold(0.0, f64::max);
-    lab.host(1).delete("idle", "web")?.ok()?;
     Ok(Idle {
+        doing,
         resident,
         busy,
         writes,
@@ -128,10 +138,11 @@ impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "an idle agent, over {} s with three ready slots (the largest and busiest of three):\n  \
+            "an idle agent {}, over {} s:\n  \
              resident            {:7.1} MB, at most {MAY_HOLD_MB}: {}\n  \
              of a core           {:7.3} %, at most {MAY_USE_PERCENT}: {}\n  \
              writes to etcd      {:7}, none: {}",
+            self.doing,
             WATCHED.as_secs(),
             self.resident,
             verdict(self.resident <= MAY_HOLD_MB),
@@ -140,5 +151,11 @@ impl fmt::Display for Idle {
             self.writes,
             verdict(self.writes == 0),
         )
+    }
+}
+
+impl fmt::Display for Both {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}", self.0, self.1)
     }
 }

@@ -2,7 +2,7 @@
 //! same run on the same engines.
 //!
 //! Times are only comparable within one run, so each figure comes with its
-//! floor and the ratio to it.
+//! floor and the ratio to it. Without arguments all parts run, else those named.
 
 mod idle;
 mod many;
@@ -12,29 +12,39 @@ mod swarm;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::bail;
 use dokkaa_tests::{Lab, LabOptions};
 
+const PARTS: [&str; 4] = ["one", "many", "idle", "swarm"];
+
 fn main() -> anyhow::Result<()> {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = asked.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("no part {unknown}; there are: {}", PARTS.join(", "));
+    }
+    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
     say("starting three hosts …")?;
     let lab = Lab::start(&LabOptions::default())?;
     for host in lab.hosts() {
         // The first container of an engine is slower than all others.
         host.docker(&["run", "--rm", "busybox", "true"])?;
     }
-    say("one container at a time …")?;
-    let one = one::measure(&lab)?;
-    say("30 slots …")?;
-    let many = many::measure(&lab)?;
-    say("idle …")?;
-    let idle = idle::measure(&lab)?;
-    say("Docker's swarm mode …")?;
-    let swarm = swarm::measure(&lab);
-    say(&format!("\n{one}\n{many}"))?;
-    match swarm {
-        Ok(swarm) => say(&format!("{swarm}"))?,
-        Err(error) => say(&format!("swarm mode does not run here: {error:#}"))?,
+    if wanted("one") {
+        say(&format!("\n{}", one::measure(&lab)?))?;
     }
-    say(&format!("\n{idle}"))
+    if wanted("many") {
+        say(&format!("\n{}", many::measure(&lab)?))?;
+    }
+    if wanted("idle") {
+        say(&format!("\n{}", idle::measure(&lab)?))?;
+    }
+    if wanted("swarm") {
+        match swarm::measure(&lab) {
+            Ok(swarm) => say(&format!("\n{swarm}"))?,
+            Err(error) => say(&format!("\nswarm mode does not run here: {error:#}"))?,
+        }
+    }
+    Ok(())
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
