@@ -1,6 +1,6 @@
 //! One host's engine: it writes down every call that changes something, and a test takes its events away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use conductor::engine::{
     Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
     Image, Listening, Listing, LogOptions, LogStream, Named, OnProgress,
 };
-use conductor_core::observed::{LABEL_CLUSTER, ObservedContainer, Ownership};
+use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use manifests::SlotId;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -267,8 +267,12 @@ impl Engine for Docker {
         self.engine.exec(docker_id, command, timeout).await
     }
 
-    async fn listening(&self, pid: u32) -> Result<Listening, EngineError> {
-        self.engine.listening(pid).await
+    async fn listening(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+    ) -> Result<Listening, EngineError> {
+        self.engine.listening(pid, wanted).await
     }
 
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {

@@ -10,6 +10,7 @@ mod cluster;
 mod deploys;
 mod docker;
 mod history;
+mod random;
 mod restarts;
 mod troubles;
 mod wire;
