@@ -268,3 +268,23 @@ async fn a_delete_that_is_taken_back_at_once_stops_nothing() {
     assert_eq!(cluster.journal.count("stop"), 0);
     assert_eq!(cluster.journal.count("create"), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_started_again_while_an_update_can_not_go_on() {
+    let cluster = Cluster::of(2).await;
+    cluster.put("shop/web", &manifest("app:1", 3));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.put("shop/web", &manifest("appp:1", 3));
+    cluster.quiet().await;
+    for number in 0..3 {
+        let crashed = slot("shop/web", number);
+        cluster.owner(&crashed).docker.crash(&crashed);
+    }
+    let all_run = |cluster: &Cluster| {
+        let running = cluster.journal.running().len();
+        (running == 3).then_some(()).ok_or(format!("{running} run"))
+    };
+    cluster.wait("all run again", all_run).await;
+    assert_eq!(cluster.journal.count("create"), 3);
+    assert_eq!(cluster.journal.count("start"), 6);
+}
