@@ -5,8 +5,6 @@
 //! once at a time, few images at a time, with this host's credentials as they
 //! are at that moment. Nothing is ever removed.
 
-mod name;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use manifests::image::Reference;
 use manifests::manifest::Pull;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::credentials;
 use crate::engine::{Engine, EngineError, HostFault, Image, PullProgress};
-
-pub use name::{ImageName, ImageNameError};
 
 /// In a version: the image is known by its id on the host that decided, and by its name elsewhere.
 pub const LOCAL: &str = "local:";
@@ -263,12 +260,14 @@ pub fn reference(name: &str, decided: &str) -> Result<String, EngineError> {
     Ok(format!("{repository}@{decided}"))
 }
 
-fn parse(name: &str) -> Result<ImageName, EngineError> {
-    ImageName::parse(name).map_err(|error| EngineError::BadRequest(error.to_string()))
+/// The parts of an image's name.
+pub(crate) fn parse(name: &str) -> Result<Reference, EngineError> {
+    name.parse()
+        .map_err(|error| EngineError::BadRequest(format!("the image `{name}` {error}")))
 }
 
 /// The digest under which the image is known in the repository of its name.
-fn digest(image: &Image, name: &ImageName) -> Option<String> {
+fn digest(image: &Image, name: &Reference) -> Option<String> {
     let repository = name.familiar_repository();
     let mut digests: Vec<&str> = image
         .repo_digests
@@ -281,7 +280,7 @@ fn digest(image: &Image, name: &ImageName) -> Option<String> {
     digests.sort_unstable();
     let named = digests
         .iter()
-        .find(|digest| name.digest() == Some(**digest));
+        .find(|digest| name.digest.as_deref() == Some(**digest));
     named.or(digests.first()).map(|digest| (*digest).to_owned())
 }
 

@@ -10,7 +10,9 @@ const MAX_NAME: usize = 255;
 /// Longest tag, in bytes.
 const MAX_TAG: usize = 128;
 /// The registry of references that name none.
-const DEFAULT_REGISTRY: &str = "docker.io";
+const HUB: &str = "docker.io";
+/// The folder of references without one, on that registry.
+const LIBRARY: &str = "library";
 
 /// The parts of an image reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,23 +60,56 @@ pub enum ImageError {
 }
 
 impl Reference {
-    /// The registry that Docker would ask.
+    /// The registry that Docker asks.
     pub fn registry(&self) -> &str {
-        self.registry.as_deref().unwrap_or(DEFAULT_REGISTRY)
+        match self.registry.as_deref() {
+            None | Some("index.docker.io" | "registry-1.docker.io") => HUB,
+            Some(registry) => registry,
+        }
     }
 
-    /// Registry and path as they were written: what a RepoDigest has before its `@`, for images not of Docker Hub.
+    /// Registry and path in full: `docker.io/library/nginx`.
     pub fn repository(&self) -> String {
-        match &self.registry {
-            Some(registry) => format!("{registry}/{}", self.path),
-            None => self.path.clone(),
+        let registry = self.registry();
+        if registry == HUB && !self.path.contains('/') {
+            return format!("{registry}/{LIBRARY}/{}", self.path);
         }
+        format!("{registry}/{}", self.path)
+    }
+
+    /// Registry and path as Docker shows them, without what is Docker Hub's: what a RepoDigest has before its `@`.
+    pub fn familiar_repository(&self) -> String {
+        if self.registry() != HUB {
+            return self.repository();
+        }
+        let short = self.path.strip_prefix(LIBRARY);
+        let short = short.and_then(|rest| rest.strip_prefix('/'));
+        short.unwrap_or(&self.path).to_owned()
+    }
+
+    /// The digest, or else the tag, or else `latest`.
+    pub fn version(&self) -> &str {
+        let version = self.digest.as_deref().or(self.tag.as_deref());
+        version.unwrap_or("latest")
+    }
+
+    /// The whole as Docker shows it.
+    pub fn familiar(&self) -> String {
+        let separator = if self.digest.is_some() { '@' } else { ':' };
+        format!(
+            "{}{separator}{}",
+            self.familiar_repository(),
+            self.version()
+        )
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.repository())?;
+        if let Some(registry) = &self.registry {
+            write!(f, "{registry}/")?;
+        }
+        f.write_str(&self.path)?;
         if let Some(tag) = &self.tag {
             write!(f, ":{tag}")?;
         }
@@ -281,5 +316,47 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Reference>(), Err(error), "{text}");
         }
+    }
+
+    fn reference(text: &str) -> Reference {
+        text.parse().expect("a reference")
+    }
+
+    #[test]
+    fn names_are_split_as_docker_splits_them() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (text, repository, familiar) in [
+            ("nginx", "docker.io/library/nginx", "nginx:latest"),
+            ("nginx:1.27", "docker.io/library/nginx", "nginx:1.27"),
+            (
+                "dockerfile/nginx",
+                "docker.io/dockerfile/nginx",
+                "dockerfile/nginx:latest",
+            ),
+            (
+                "docker.io/library/nginx",
+                "docker.io/library/nginx",
+                "nginx:latest",
+            ),
+            ("index.docker.io/x/y:1", "docker.io/x/y", "x/y:1"),
+            ("localhost/x", "localhost/x", "localhost/x:latest"),
+            (
+                "r.example:5000/a/b/c:v_1",
+                "r.example:5000/a/b/c",
+                "r.example:5000/a/b/c:v_1",
+            ),
+            (
+                "r.example/x_y/z--0",
+                "r.example/x_y/z--0",
+                "r.example/x_y/z--0:latest",
+            ),
+        ] {
+            assert_eq!(reference(text).repository(), repository, "{text}");
+            assert_eq!(reference(text).familiar(), familiar, "{text}");
+        }
+        let both = reference(&format!("nginx:1.27@{digest}"));
+        assert_eq!(both.version(), digest);
+        assert_eq!(both.familiar(), format!("nginx@{digest}"));
+        assert_eq!(both.registry(), "docker.io");
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Operation, PULL_IDLE, failure, late};
 use crate::engine::{Credentials, EngineError, OnProgress, PullProgress};
-use crate::images::ImageName;
+use crate::images;
 
 pub(super) async fn pull(
     docker: &Docker,
@@ -20,11 +20,10 @@ pub(super) async fn pull(
     progress: OnProgress<'_>,
 ) -> Result<(), EngineError> {
     // Without a tag the engine would fetch every tag of the repository.
-    let name =
-        ImageName::parse(image).map_err(|error| EngineError::BadRequest(error.to_string()))?;
+    let name = images::parse(image)?;
     let options = CreateImageOptions {
         from_image: Some(name.repository()),
-        tag: Some(name.version()),
+        tag: Some(name.version().to_owned()),
         ..CreateImageOptions::default()
     };
     let mut steps = docker.create_image(Some(options), None, credentials.map(header));

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conductor_core::observed::{
-    Check, ContainerState, Exit, Health, LABEL_CLUSTER, ObservedContainer, Ownership, Running,
+    Check, ContainerPort, ContainerState, Exit, Health, LABEL_CLUSTER, ObservedContainer,
+    Ownership, Running,
 };
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use crate::engine::{
     Change, CreateSpec, Credentials, EngineError, EngineEvent, ExecOutput, Holder, HostFault,
     Image, Listening, Listing, LogChunk, LogOptions, MountSource, Named, Operation, OutputStream,
 };
-use crate::images::ImageName;
+use crate::images;
 
 /// How a process behaves.
 #[derive(Debug, Clone)]
@@ -273,8 +274,8 @@ impl World {
         self.registry.get(&familiar(name)).or_else(|| {
             let (repository, digest) = name.split_once('@')?;
             self.registry.iter().find_map(|(tagged, image)| {
-                let same = ImageName::parse(tagged).ok()?.repository()
-                    == ImageName::parse(repository).ok()?.repository();
+                let same = images::parse(tagged).ok()?.repository()
+                    == images::parse(repository).ok()?.repository();
                 (same && image.digest == digest).then_some(image)
             })
         })
@@ -287,8 +288,7 @@ impl World {
         credentials: Option<&Credentials>,
     ) -> Result<(), EngineError> {
         self.ping()?;
-        let parsed =
-            ImageName::parse(name).map_err(|error| EngineError::BadRequest(error.to_string()))?;
+        let parsed = images::parse(name)?;
         self.pulls += 1;
         self.fail(Operation::Pull)?;
         if self.registry_away {
@@ -525,8 +525,13 @@ impl World {
         })
     }
 
-    /// What listens in the container of a process.
-    pub fn listening(&self, pid: u32, now: i64) -> Result<Listening, EngineError> {
+    /// Which of these ports listen in the container of a process.
+    pub fn listening(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+        now: i64,
+    ) -> Result<Listening, EngineError> {
         self.ping()?;
         let (cell, running) = self
             .containers
@@ -542,7 +547,9 @@ impl World {
             .is_some_and(|after| running.started_at + after.as_millis() as i64 <= now);
         let ports = cell.spec.ports.keys().copied();
         Ok(Listening {
-            ports: ports.filter(|_| listens).collect(),
+            ports: ports
+                .filter(|port| listens && wanted.contains(port))
+                .collect(),
         })
     }
 
@@ -656,5 +663,5 @@ fn is_running(cell: &Cell) -> bool {
 
 /// The one spelling under which an image is kept: as Docker shows it, tag included.
 fn familiar(name: &str) -> String {
-    ImageName::parse(name).map_or_else(|_| name.to_owned(), |parsed| parsed.familiar())
+    images::parse(name).map_or_else(|_| name.to_owned(), |parsed| parsed.familiar())
 }
