@@ -18,6 +18,7 @@ pub mod engine;
 mod following;
 pub mod images;
 mod looks;
+pub mod netns;
 mod observing;
 pub mod ports;
 pub mod published;

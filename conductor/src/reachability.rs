@@ -6,15 +6,12 @@
 //! opens it. Nothing is changed here.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::sync::oneshot;
+use crate::netns::{EnterError, inside};
 
 /// How long one try may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -55,54 +52,19 @@ pub enum Reach {
     Unreachable(String),
 }
 
-/// Why nothing could be tried.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The container has ended, or this process may not enter.
-    #[error("can't enter the network namespace of process {pid}")]
-    Enter {
-        /// The container's process.
-        pid: u32,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// No thread to try on.
-    #[error("can't start a thread")]
-    Thread(#[source] io::Error),
-}
-
 /// Tries the targets from inside the network namespace of this process.
 pub async fn probe_from(
     pid: u32,
     targets: Vec<Target>,
-) -> Result<Vec<(Target, Reach)>, ProbeError> {
-    let (done, result) = oneshot::channel();
-    // A thread of its own, that ends with this: what has entered a namespace must not come back among the others.
-    std::thread::Builder::new()
-        .name("probe".to_owned())
-        .spawn(move || {
-            let entered = enter(pid).map_err(|source| ProbeError::Enter { pid, source });
-            let tried = entered.map(|()| {
-                let try_one = |target| {
-                    let reach = reach(&target);
-                    (target, reach)
-                };
-                targets.into_iter().map(try_one).collect()
-            });
-            // Who asked may have gone.
-            let _ = done.send(tried);
-        })
-        .map_err(ProbeError::Thread)?;
-    result
-        .await
-        .unwrap_or_else(|_| Err(ProbeError::Thread(io::Error::other("it ended early"))))
-}
-
-fn enter(pid: u32) -> io::Result<()> {
-    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-    Ok(())
+) -> Result<Vec<(Target, Reach)>, EnterError> {
+    let try_one = |target| {
+        let reach = reach(&target);
+        (target, reach)
+    };
+    inside(pid, "probe", move || {
+        targets.into_iter().map(try_one).collect()
+    })
+    .await
 }
 
 fn reach(target: &Target) -> Reach {
@@ -259,12 +221,6 @@ mod tests {
     fn ufw_says_in_its_file_whether_it_is_on() {
         assert!(enabled("# comment\nENABLED=yes\nLOGLEVEL=low\n"));
         assert!(!enabled("ENABLED=no\n#ENABLED=yes\n"));
-    }
-
-    #[tokio::test]
-    async fn a_process_that_is_gone_can_t_be_entered() {
-        let gone = probe_from(5_000_000, Vec::new()).await;
-        assert!(matches!(gone, Err(ProbeError::Enter { .. })), "{gone:?}");
     }
 
     #[test]

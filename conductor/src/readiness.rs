@@ -194,7 +194,7 @@ pub async fn look(
     match criterion {
         Criterion::Health(check) => health(engine, container, running, check).await,
         Criterion::Listening(wanted) => {
-            let listening = engine.listening(running.pid).await?;
+            let listening = engine.listening(running.pid, wanted).await?;
             Ok(ports(wanted, &listening.ports))
         }
         Criterion::Settled => {

@@ -284,7 +284,7 @@ pub struct ExecOutput {
     pub output: Vec<u8>,
 }
 
-/// What the processes of a container listen on.
+/// Which of the ports asked for take traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listening {
     /// Ports that listen (TCP) or are bound (UDP) on an address other than loopback.
@@ -384,8 +384,12 @@ pub trait Engine: Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<ExecOutput, EngineError>;
 
-    /// What listens in the network namespace of the container whose process has this id.
-    async fn listening(&self, pid: u32) -> Result<Listening, EngineError>;
+    /// Which of these ports listen in the network namespace of the container whose process has this id.
+    async fn listening(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+    ) -> Result<Listening, EngineError>;
 
     /// Its log.
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError>;

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use conductor::engine::{Change, EngineError, EngineEvent, Mount, MountSource, Named};
-use conductor_core::observed::{ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT};
-use manifests::manifest::Healthcheck;
+use conductor_core::observed::{
+    ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT,
+};
+use manifests::manifest::{Healthcheck, Protocol};
 use uuid::Uuid;
 
 use crate::harness::{Does, Lab, everywhere, next, tcp};
@@ -249,22 +251,30 @@ async fn a_listening_port_is_seen_from_outside(lab: Lab) {
     spec.ports = [(tcp(80), lab.free_port())].into();
     let id = lab.run(&spec).await;
     let pid = lab.look(&id).await.running().expect("it runs").pid;
+    let udp = ContainerPort {
+        protocol: Protocol::Udp,
+        ..tcp(80)
+    };
     crate::harness::wait_for(|| async {
-        let seen = lab.engine.listening(pid).await.expect("an answer").ports;
-        if seen.contains(&tcp(80)) {
+        let wanted = [tcp(80), tcp(81), udp].into();
+        let seen = lab.engine.listening(pid, &wanted).await;
+        let seen = seen.expect("an answer").ports;
+        if seen == [tcp(80)].into() {
             Ok(())
         } else {
             Err(seen)
         }
     })
     .await;
+    let others = lab.engine.listening(pid, &[tcp(81), udp].into()).await;
+    assert_eq!(others.expect("an answer").ports, [].into());
 
     let mut silent = lab.spec("silent", Does::Runs);
     silent.ports = [(tcp(80), lab.free_port())].into();
     let id = lab.run(&silent).await;
     let pid = lab.look(&id).await.running().expect("it runs").pid;
-    let seen = lab.engine.listening(pid).await.expect("an answer");
-    assert_eq!(seen.ports, [].into());
+    let seen = lab.engine.listening(pid, &[tcp(80)].into()).await;
+    assert_eq!(seen.expect("an answer").ports, [].into());
 }
 
 async fn volumes_outlive_their_container(lab: Lab) {

@@ -11,7 +11,7 @@ mod sockets;
 mod translate;
 mod version;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::query_parameters as query;
 use bollard::{Docker, container::LogOutput, models};
-use conductor_core::observed::{LABEL_CLUSTER, ObservedContainer, Ownership};
+use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use futures_util::{StreamExt, stream};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
@@ -500,8 +500,13 @@ impl Engine for DockerEngine {
         Ok(Box::pin(chunks))
     }
 
-    async fn listening(&self, pid: u32) -> Result<Listening, EngineError> {
-        sockets::read(pid).await
+    async fn listening(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+    ) -> Result<Listening, EngineError> {
+        let ports = sockets::listening(pid, wanted).await?;
+        Ok(Listening { ports })
     }
 }
 

@@ -2,12 +2,13 @@
 
 mod world;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use conductor_core::observed::ObservedContainer;
+use conductor_core::observed::{ContainerPort, ObservedContainer};
 use futures_util::stream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -245,8 +246,12 @@ impl Engine for MemEngine {
         Ok(result)
     }
 
-    async fn listening(&self, pid: u32) -> Result<Listening, EngineError> {
-        self.world(|world, now| world.listening(pid, now))
+    async fn listening(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+    ) -> Result<Listening, EngineError> {
+        self.world(|world, now| world.listening(pid, wanted, now))
     }
 
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {
