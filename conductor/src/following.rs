@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use conductor_core::observed::ObservedContainer;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -17,6 +17,9 @@ use crate::engine::{Change, Engine, EngineEvent, Listing};
 const HEAL_EVERY: Duration = Duration::from_secs(20);
 /// Time between two tries while the engine does not answer.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+/// After a start or an end of a foreign container, a list counts them all; more of them meanwhile wait for the same one.
+const COUNT_AFTER: Duration = Duration::from_secs(2);
 
 /// What was seen.
 #[derive(Debug)]
@@ -54,7 +57,14 @@ pub(crate) async fn follow(
     let mut heal = tokio::time::interval(HEAL_EVERY);
     heal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answers = true;
+    let mut count_at = None;
     loop {
+        let count = async {
+            match count_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let look = tokio::select! {
             () = stop.cancelled() => return,
             _ = heal.tick() => Some(Look::List),
@@ -63,27 +73,37 @@ pub(crate) async fn follow(
                 None => return,
             },
             () = tokio::time::sleep(RETRY_EVERY), if !answers => Some(Look::List),
+            () = count => Some(Look::List),
             event = events.recv() => match event {
                 Some(EngineEvent::Connected) => Some(Look::List),
                 Some(EngineEvent::Lost(why)) => {
                     tracing::warn!(%why, "the engine's events ended; they are asked for again");
                     None
                 }
-                Some(EngineEvent::Container { docker_id, change: Change::Removed, .. }) => {
-                    if out.send(Sighting::Gone(docker_id)).await.is_err() {
-                        return;
+                Some(EngineEvent::Container { docker_id, owner, change }) => {
+                    let ours = owner.is_some_and(|(of, _)| of == cluster);
+                    match change {
+                        Change::Removed => {
+                            if out.send(Sighting::Gone(docker_id)).await.is_err() {
+                                return;
+                            }
+                            None
+                        }
+                        _ if ours => Some(Look::Container(docker_id)),
+                        Change::Started | Change::Died(_) => {
+                            count_at.get_or_insert_with(|| Instant::now() + COUNT_AFTER);
+                            None
+                        }
+                        _ => None,
                     }
-                    None
                 }
-                Some(EngineEvent::Container { docker_id, owner, .. }) => match owner {
-                    Some((of, _)) if of == cluster => Some(Look::Container(docker_id)),
-                    // A foreign container counts only for the load; the next list has it.
-                    _ => None,
-                },
                 None => return,
             },
         };
         let Some(look) = look else { continue };
+        if look == Look::List {
+            count_at = None;
+        }
         if out.send(Sighting::Begun(look.clone())).await.is_err() {
             return;
         }
