@@ -71,14 +71,14 @@ pub(crate) async fn run(
 
     let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker));
     let asked = tokio::select! {
-        asked = ask_engine(engine.as_ref(), &config) => asked?,
+        asked = ask_engine(engine, &config) => asked?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let (host, kv, parts) = tokio::select! {
+    let joined = tokio::select! {
         joined = join(&config, &dir, &asked, &bound) => joined?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let agent = Running::start(&config, &dir, engine, &asked, bound, host, kv, parts).await?;
+    let agent = Running::start(&config, &dir, asked, bound, joined).await?;
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     ready(agent.bound.clone());
     info!("the agent is ready");
@@ -90,16 +90,17 @@ pub(crate) async fn run(
 
 /// What the engine said at the start.
 struct Asked {
+    engine: Arc<dyn Engine>,
     info: EngineInfo,
     bridge: Bridge,
     labelled: bool,
 }
 
 /// Asks until the engine answers: it may be started after us.
-async fn ask_engine(engine: &dyn Engine, config: &AgentConfig) -> anyhow::Result<Asked> {
+async fn ask_engine(engine: Arc<dyn Engine>, config: &AgentConfig) -> anyhow::Result<Asked> {
     let mut said = false;
     loop {
-        match ask_once(engine, config).await {
+        match ask_once(&engine, config).await {
             Ok(asked) => {
                 engine::check(&asked.info).map_err(|e| Misconfigured(e.to_string()))?;
                 info!(
@@ -126,13 +127,14 @@ async fn ask_engine(engine: &dyn Engine, config: &AgentConfig) -> anyhow::Result
 }
 
 async fn ask_once(
-    engine: &dyn Engine,
+    engine: &Arc<dyn Engine>,
     config: &AgentConfig,
 ) -> Result<Asked, conductor::engine::EngineError> {
     let info = engine.info().await?;
     let bridge = engine.bridge(&config.bridge).await?;
     let labelled = !engine.list(None).await?.clusters.is_empty();
     Ok(Asked {
+        engine: engine.clone(),
         info,
         bridge,
         labelled,
@@ -180,8 +182,10 @@ fn addresses(listeners: &[tokio::net::TcpListener]) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// What joining leaves for the rest of the start.
-struct Parts {
+/// A host that has joined, and what the rest of the start needs.
+struct Joined {
+    host: store::host::Host,
+    kv: Arc<dyn Kv>,
     identity: Option<Arc<peer::Identity>>,
     saved: Option<SavedView>,
 }
@@ -191,7 +195,7 @@ async fn join(
     dir: &Arc<StateDir>,
     asked: &Asked,
     listeners: &Listeners,
-) -> anyhow::Result<(store::host::Host, Arc<dyn Kv>, Parts)> {
+) -> anyhow::Result<Joined> {
     let identity = match addresses(&listeners.peer).first() {
         None => None,
         Some(_) => Some(Arc::new(
@@ -263,7 +267,12 @@ async fn join(
                     cluster = %host.cluster().id,
                     "joined the cluster"
                 );
-                return Ok((host, kv, Parts { identity, saved }));
+                return Ok(Joined {
+                    host,
+                    kv,
+                    identity,
+                    saved,
+                });
             }
             Err(error) if error.is_final() => {
                 return Err(Misconfigured(crate::chain(&error)).into());
@@ -300,20 +309,20 @@ struct Running {
 }
 
 impl Running {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "this is where all parts meet, once"
-    )]
     async fn start(
         config: &AgentConfig,
         dir: &Arc<StateDir>,
-        engine: Arc<dyn Engine>,
-        asked: &Asked,
+        asked: Asked,
         listeners: Listeners,
-        host: store::host::Host,
-        kv: Arc<dyn Kv>,
-        parts: Parts,
+        joined: Joined,
     ) -> anyhow::Result<Self> {
+        let Joined {
+            host,
+            kv,
+            identity,
+            saved,
+        } = joined;
+        let engine = asked.engine;
         let host = Arc::new(host);
         let published = Arc::new(Published::default());
         let (work, doors) = (CancellationToken::new(), CancellationToken::new());
@@ -322,7 +331,7 @@ impl Running {
         // === the view ===
         let (sender, view) = updates();
         let cluster = host.cluster().clone();
-        let options = ViewOptions::new(cluster.clone(), parts.saved, Some(dir.view_file()));
+        let options = ViewOptions::new(cluster.clone(), saved, Some(dir.view_file()));
         let inputs = ViewInputs {
             seen: host.seen(),
             floor: host.floor(),
@@ -393,7 +402,7 @@ impl Running {
         });
         let mut bound = Bound::default();
         let mut peers: Option<Arc<dyn v1::Peers>> = None;
-        if let Some(identity) = parts.identity {
+        if let Some(identity) = identity {
             let table = Arc::new(peer::Table::default());
             tasks.spawn(follow_peers(
                 published.clone(),
