@@ -78,7 +78,8 @@ pub(crate) async fn follow(
                 Some(EngineEvent::Connected) => Some(Look::List),
                 Some(EngineEvent::Lost(why)) => {
                     tracing::warn!(%why, "the engine's events ended; they are asked for again");
-                    None
+                    // Whether it is more than a lost connection, a list shows.
+                    Some(Look::List)
                 }
                 Some(EngineEvent::Container { docker_id, owner, change }) => {
                     let ours = owner.is_some_and(|(of, _)| of == cluster);
