@@ -72,6 +72,11 @@ fn an_update_that_fails_halts() {
 }
 
 #[test]
+fn a_put_without_a_change_redeploys_what_is_always_pulled() {
+    notebook("redeploy");
+}
+
+#[test]
 fn a_crash_is_restarted_with_back_off() {
     notebook("crash");
 }

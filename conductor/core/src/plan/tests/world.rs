@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) hosts: BTreeMap<String, Agent>,
     pub(super) now: Millis,
     pub(super) minted: u32,
+    /// How often an image was pushed anew: its digest is another each time.
+    pub(super) pushed: BTreeMap<String, u32>,
     /// Images that can't be had.
     pub(super) missing: BTreeSet<String>,
     /// Images whose process ends at once.
@@ -64,6 +66,7 @@ impl World {
                 self.put(&format!("/apps/{id}/manifest"), value.as_bytes().to_vec());
             }
             "delete" => self.delete(&format!("/apps/{rest}/manifest")),
+            "push" => *self.pushed.entry(rest.to_owned()).or_default() += 1,
             "missing" => {
                 self.missing.insert(rest.to_owned());
             }
@@ -342,7 +345,15 @@ impl World {
                         None,
                     );
                 }
-                let image = format!("sha256:{}", manifest.image);
+                let pushed = self
+                    .pushed
+                    .get(&manifest.image)
+                    .copied()
+                    .unwrap_or_default();
+                let image = match pushed {
+                    0 => format!("sha256:{}", manifest.image),
+                    again => format!("sha256:{}#{again}", manifest.image),
+                };
                 let write = Write::Version {
                     container: container.clone(),
                     rev,
