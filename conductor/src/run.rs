@@ -12,8 +12,9 @@ use conductor_core::directory::{Caller, Callers, ServiceId};
 use conductor_core::local::{LOST, Outcome};
 use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::plan::{Inputs, Write};
+use conductor_core::snapshot::Desired;
 use conductor_core::{Directory, Host, Local, Millis, Plan, Snapshot, Trust, plan};
-use manifests::{InstanceId, SlotId, env};
+use manifests::{ContainerId, InstanceId, SlotId, env};
 use store::Kv;
 use store::host::HostStatus;
 use store::view::{Updates, ViewUpdate};
@@ -128,6 +129,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         local,
         looks,
         ended: BTreeSet::new(),
+        told: BTreeMap::new(),
         retry_writes_at: None,
         replan_at: None,
         last_line: String::new(),
@@ -142,6 +144,30 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     .await;
 }
 
+/// Says once what is wrong or odd with a manifest that was written past the doors.
+fn tell_manifest(snapshot: &Snapshot, id: &ContainerId, told: &mut BTreeMap<ContainerId, i64>) {
+    let manifest = snapshot
+        .containers
+        .get(id)
+        .and_then(|c| c.manifest.as_ref());
+    let Some(manifest) = manifest else {
+        told.remove(id);
+        return;
+    };
+    match &manifest.value {
+        Desired::Valid { warnings, .. } if warnings.is_empty() => {}
+        _ if told.insert(id.clone(), manifest.modified) == Some(manifest.modified) => {}
+        Desired::Valid { warnings, .. } => {
+            let odd = warnings.join("; ");
+            tracing::warn!(of = %id, revision = manifest.modified, odd, "the manifest is run all the same");
+        }
+        Desired::Invalid(errors) => {
+            let errors = errors.join("; ");
+            tracing::error!(of = %id, revision = manifest.modified, errors, "the manifest is not valid: nothing is changed for it");
+        }
+    }
+}
+
 struct State {
     snapshot: Snapshot,
     directory: Directory,
@@ -154,6 +180,8 @@ struct State {
     looks: Looks,
     /// Ends whose last lines were asked for.
     ended: BTreeSet<(InstanceId, i64)>,
+    /// Revisions of manifests that the log has said something about.
+    told: BTreeMap<ContainerId, i64>,
     retry_writes_at: Option<Millis>,
     /// Something is to be planned again then, whatever the plan itself says.
     replan_at: Option<Millis>,
@@ -246,6 +274,9 @@ impl Loop {
         state.trust = trust;
         state.known = true;
         state.snapshot = update.snapshot;
+        for id in &update.touched.containers {
+            tell_manifest(&state.snapshot, id, &mut state.told);
+        }
         if update.resync {
             state.directory = Directory::new(&state.snapshot);
         } else {
@@ -392,14 +423,14 @@ impl Loop {
     }
 
     /// The image of a version was decided here; whether it counts, etcd says.
-    fn version(&mut self, container: manifests::ContainerId, rev: i64, image: String) {
+    fn version(&mut self, container: ContainerId, rev: i64, image: String) {
         let Some(view) = self.state.snapshot.containers.get(&container) else {
             return;
         };
         let Some(manifest) = view.manifest.as_ref().filter(|m| m.modified == rev) else {
             return;
         };
-        let conductor_core::snapshot::Desired::Valid { json, .. } = &manifest.value else {
+        let Desired::Valid { json, .. } = &manifest.value else {
             return;
         };
         let write = Write::Version {

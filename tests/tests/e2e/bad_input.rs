@@ -115,6 +115,17 @@ fn garbage_in_etcd_stops_nothing() {
         });
     }
     app.smuggle("never", "{ not json either");
+    wait_for("the log to say what is wrong", CAP, || {
+        let log = cluster.lab.host(2).agent_log();
+        let said = log
+            .lines()
+            .any(|line| line.contains("not valid") && line.contains("garbage/never"));
+        if said {
+            Ok(())
+        } else {
+            Err("it does not".to_owned())
+        }
+    });
     app.put("other", &web("other"));
     app.ready("other", 1);
     assert_eq!(
