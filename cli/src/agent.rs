@@ -241,6 +241,8 @@ async fn join(
         },
         foreign: 0,
         engine: true,
+        disk: None,
+        hold: None,
         problems: Vec::new(),
     };
     let options = HostOptions {

@@ -53,6 +53,8 @@ pub enum Key {
     HostRecord(HostName),
     /// `/hosts/<host>/availability`
     Availability(HostName),
+    /// `/hosts/<host>/labels`
+    Labels(HostName),
     /// `/hosts/<host>/unfit/<app>/<container>`
     Unfit(HostName, ContainerId),
     /// `/status/<app>/<container>/<slot>` (not watched)
@@ -87,6 +89,7 @@ impl Key {
             ["dokkaa", "members", host] => Some(Self::Member(host.parse().ok()?)),
             ["hosts", host, "record"] => Some(Self::HostRecord(host.parse().ok()?)),
             ["hosts", host, "availability"] => Some(Self::Availability(host.parse().ok()?)),
+            ["hosts", host, "labels"] => Some(Self::Labels(host.parse().ok()?)),
             ["hosts", host, "unfit", app, container] => {
                 Some(Self::Unfit(host.parse().ok()?, id(app, container)?))
             }
@@ -124,6 +127,7 @@ impl fmt::Display for Key {
             Self::Member(host) => write!(f, "/dokkaa/members/{host}"),
             Self::HostRecord(host) => write!(f, "/hosts/{host}/record"),
             Self::Availability(host) => write!(f, "/hosts/{host}/availability"),
+            Self::Labels(host) => write!(f, "/hosts/{host}/labels"),
             Self::Unfit(host, c) => write!(f, "/hosts/{host}/unfit/{c}"),
             Self::Status(s) => write!(f, "/status/{s}"),
             Self::Ack(host) => write!(f, "/acks/{host}"),

@@ -190,10 +190,11 @@ fn refusal(
         HostState::Restarting => return Some("its agent restarts".to_owned()),
         HostState::Hold => return Some("it is in hold: it distrusts its etcd".to_owned()),
     }
-    match view.availability.as_ref().map(|a| a.value) {
-        None | Some(Availability::Active) => {}
-        Some(Availability::Pause) => return Some("it is paused".to_owned()),
-        Some(Availability::Drain) => return Some("it is drained".to_owned()),
+    match view.availability() {
+        Availability::Active => {}
+        Availability::Pause => return Some("it is paused".to_owned()),
+        Availability::Drain => return Some("it is drained".to_owned()),
+        Availability::Leave => return Some("it leaves the cluster".to_owned()),
     }
     if !record.engine {
         return Some("its Docker Engine does not answer".to_owned());

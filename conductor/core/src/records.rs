@@ -174,6 +174,12 @@ pub struct HostRecord {
     /// The Docker Engine answers.
     #[serde(default = "yes")]
     pub engine: bool,
+    /// How full the disk of the Docker Engine is, in percent; none if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u8>,
+    /// Why it is in hold; none if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// Parts that do not work at the moment, for people: `dns: 172.17.0.1:53 is taken by dnsmasq`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -181,6 +187,15 @@ pub struct HostRecord {
 
 fn yes() -> bool {
     true
+}
+
+/// Why a host changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// For people.
+    pub reason: String,
+    /// It may be so for all hosts, so none of them claims or takes over while it lasts.
+    pub shared: bool,
 }
 
 /// `/hosts/<host>/availability`.
@@ -194,7 +209,21 @@ pub enum Availability {
     Pause,
     /// Gives away what it has.
     Drain,
+    /// Gives away what it has, and then is no member any more.
+    Leave,
 }
+
+impl Availability {
+    /// What the host has goes to others.
+    pub fn gives_away(self) -> bool {
+        matches!(self, Self::Drain | Self::Leave)
+    }
+}
+
+/// `/hosts/<host>/labels`: what the operator calls a host, over what its agent was started with.
+///
+/// No value takes a label away.
+pub type Labels = BTreeMap<String, Option<String>>;
 
 /// `/hosts/<host>/unfit/<app>/<container>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

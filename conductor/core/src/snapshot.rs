@@ -13,8 +13,8 @@ use rpds::RedBlackTreeMapSync;
 use serde::de::DeserializeOwned;
 
 use crate::records::{
-    Availability, Claim, Cluster, Data, HostRecord, Member, Next, Rollout, SlotState, Unfit,
-    Version,
+    Availability, Claim, Cluster, Data, HostRecord, Labels, Member, Next, Rollout, SlotState,
+    Unfit, Version,
 };
 
 /// A value with the revisions that guards compare.
@@ -207,15 +207,42 @@ pub struct HostView {
     pub member: Option<Rev<Member>>,
     /// What the operator wants of it.
     pub availability: Option<Rev<Availability>>,
+    /// What the operator calls it.
+    pub labels: Option<Rev<Labels>>,
     /// Containers it can't run.
     pub unfit: BTreeMap<ContainerId, Rev<Unfit>>,
 }
 
 impl HostView {
+    /// What the operator wants of it.
+    pub fn availability(&self) -> Availability {
+        self.availability
+            .as_ref()
+            .map_or_else(Availability::default, |a| a.value)
+    }
+
+    /// Its labels: those that its agent was started with, and over them the operator's.
+    pub fn labels(&self) -> BTreeMap<&str, &str> {
+        let mut labels: BTreeMap<&str, &str> = self
+            .record
+            .iter()
+            .flat_map(|r| &r.labels)
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        for (name, value) in self.labels.iter().flat_map(|l| &l.value) {
+            match value {
+                Some(value) => labels.insert(name, value),
+                None => labels.remove(name.as_str()),
+            };
+        }
+        labels
+    }
+
     fn is_empty(&self) -> bool {
         self.record.is_none()
             && self.member.is_none()
             && self.availability.is_none()
+            && self.labels.is_none()
             && self.unfit.is_empty()
     }
 }
@@ -326,6 +353,7 @@ impl Snapshot {
             Key::Availability(host) => {
                 self.host(host, touched, |h| h.availability = put.and_then(json));
             }
+            Key::Labels(host) => self.host(host, touched, |h| h.labels = put.and_then(json)),
             Key::Unfit(host, id) => {
                 touched.containers.insert(id.clone());
                 self.host(host, touched, |h| {

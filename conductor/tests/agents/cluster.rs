@@ -511,6 +511,8 @@ fn record(id: Uuid, addr: IpAddr) -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        disk: None,
+        hold: None,
         problems: Vec::new(),
     }
 }

@@ -112,6 +112,8 @@ impl MemAgent {
             },
             foreign: 0,
             engine: true,
+            disk: None,
+            hold: None,
             problems: Vec::new(),
         };
         let host: HostName = host.parse().expect("a host's name");

@@ -28,10 +28,11 @@ fn host(snapshot: &Snapshot, name: &HostName, view: &HostView, slots: Option<u32
     let mut row = HostRow {
         host: name.clone(),
         state: "missing".to_owned(),
-        availability: match view.availability.as_ref().map(|a| a.value) {
-            None | Some(Availability::Active) => "active",
-            Some(Availability::Pause) => "pause",
-            Some(Availability::Drain) => "drain",
+        availability: match view.availability() {
+            Availability::Active => "active",
+            Availability::Pause => "pause",
+            Availability::Drain => "drain",
+            Availability::Leave => "leave",
         }
         .to_owned(),
         addr: None,

@@ -64,6 +64,8 @@ fn facts() -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        disk: None,
+        hold: None,
         problems: Vec::new(),
     }
 }

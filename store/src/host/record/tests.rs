@@ -21,6 +21,8 @@ fn record() -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        disk: None,
+        hold: None,
         problems: Vec::new(),
     }
 }

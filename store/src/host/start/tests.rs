@@ -22,6 +22,8 @@ fn record(session: Uuid, state: HostState) -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        disk: None,
+        hold: None,
         problems: Vec::new(),
     }
 }

@@ -132,6 +132,8 @@ impl World {
             },
             foreign: 0,
             engine: true,
+            disk: None,
+            hold: None,
             problems: Vec::new(),
         };
         let host: HostName = name.parse().unwrap();
