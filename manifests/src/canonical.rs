@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::Manifest;
-use crate::manifest::{Healthcheck, Log, Protocol, Pull, Ready, Service, Volume, VolumeSource};
+use crate::manifest::{
+    Healthcheck, Log, Placement, Protocol, Pull, Ready, Service, Volume, VolumeSource,
+};
 use crate::units::{format_duration, format_size};
 
 /// Version of the spelling that is hashed.
@@ -33,7 +35,7 @@ pub fn same_container(one: &Manifest, other: &Manifest) -> bool {
 
 /// What is hashed: canonical JSON of the part that affects the container, defaults left out.
 ///
-/// Not in it: `scale`, `pull`, `start_timeout`, `stop_timeout`, a service's `ready`.
+/// Not in it: `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout`, a service's `ready`.
 pub fn text(manifest: &Manifest, image: &str) -> String {
     let mut part = Map::new();
     part.insert("image".to_owned(), image.into());
@@ -65,6 +67,8 @@ pub fn text(manifest: &Manifest, image: &str) -> String {
         manifest.healthcheck.as_ref().map(healthcheck),
     );
     put("log", filled(log(&manifest.log)));
+    put("cpus", manifest.cpu_millis.map(cpus));
+    put("memory", manifest.memory.map(|m| json!(format_size(m))));
     let mut text = String::new();
     write_sorted(&Value::Object(part), &mut text);
     text
@@ -124,6 +128,9 @@ pub fn to_json(manifest: &Manifest) -> Value {
         differs(&manifest.start_timeout, &default.start_timeout)
             .map(|t| json!(format_duration(*t))),
     );
+    put("cpus", manifest.cpu_millis.map(cpus));
+    put("memory", manifest.memory.map(|m| json!(format_size(m))));
+    put("placement", filled(placement(&manifest.placement)));
     Value::Object(whole)
 }
 
@@ -234,6 +241,30 @@ fn log(log: &Log) -> Value {
     Value::Object(object)
 }
 
+/// A number with as few digits as it needs.
+fn cpus(millis: u32) -> Value {
+    if millis.is_multiple_of(1000) {
+        (millis / 1000).into()
+    } else {
+        (f64::from(millis) / 1000.0).into()
+    }
+}
+
+fn placement(placement: &Placement) -> Value {
+    let mut object = Map::new();
+    let constraints = placement.constraints.iter().map(ToString::to_string);
+    if let Some(constraints) = filled(constraints.collect()) {
+        object.insert("constraints".to_owned(), constraints);
+    }
+    if let Some(max) = placement.max_per_host {
+        object.insert("max_per_host".to_owned(), max.into());
+    }
+    if let Some(label) = &placement.spread {
+        object.insert("spread".to_owned(), label.as_str().into());
+    }
+    Value::Object(object)
+}
+
 /// Compact JSON with sorted names, whatever order serde_json's map has.
 fn write_sorted(value: &Value, out: &mut String) {
     match value {
@@ -280,6 +311,7 @@ mod tests {
         let plain = manifest(r#"{"image": "a", "services": {"web": 80}}"#);
         let other = manifest(
             r#"{"image": "a", "scale": 7, "pull": "always", "start_timeout": "5s", "stop_timeout": "1s",
+                "placement": {"constraints": ["disk==ssd"], "max_per_host": 1, "spread": "zone"},
                 "services": {"web": {"port": 80, "protocol": "tcp", "ready": "started"}},
                 "env": {}, "links": [], "volumes": [], "log": {"max_size": "10240k"}}"#,
         );
@@ -326,6 +358,9 @@ mod tests {
             r#""healthcheck": {"command": "x", "retries": 5}"#,
             r#""log": {"max_file": 1}"#,
             r#""log": {"max_size": "1m"}"#,
+            r#""cpus": 1"#,
+            r#""cpus": 0.5"#,
+            r#""memory": "512m""#,
         ] {
             let changed = manifest(&format!(r#"{{"image": "a", {field}}}"#));
             assert!(!same_container(&plain, &changed), "{field}");

@@ -149,9 +149,24 @@ pub const MANIFEST: &[Field] = &[
         "`\"60s\"`",
         "How long it may take to get ready until its start counts as failed.",
     ),
-    later("cpus"),
-    later("memory"),
-    later("placement"),
+    field(
+        "cpus",
+        "number of processors, or that as a string; 0.01 to 1024",
+        "no limit, none reserved",
+        "Processors that it may use at most, such as `0.5`, and that a host must have free for it.",
+    ),
+    field(
+        "memory",
+        "size; `\"6m\"` to `\"16384g\"`",
+        "no limit, none reserved",
+        "Memory that it may use at most, and that a host must have free for it. One that takes more is killed.",
+    ),
+    field(
+        "placement",
+        "object",
+        "any host",
+        "Which hosts may run it, and how its instances are spread over them.",
+    ),
     later("update"),
     later("drain_timeout"),
     later("rebalance"),
@@ -272,6 +287,28 @@ pub const LOG: &[Field] = &[
     field("max_file", "1 to 1000", "`3`", "Files that are kept."),
 ];
 
+/// `placement`.
+pub const PLACEMENT: &[Field] = &[
+    field(
+        "constraints",
+        "list of `\"label==value\"` and `\"label!=value\"`; at most 100",
+        "none",
+        "What the labels of a host must satisfy, all of it. A host without the label satisfies `!=`.",
+    ),
+    field(
+        "max_per_host",
+        "1 to 1000",
+        "no limit",
+        "Most instances of it on one host.",
+    ),
+    field(
+        "spread",
+        "name of a label",
+        "none",
+        "The label over whose values the instances are spread evenly, such as `zone`.",
+    ),
+];
+
 /// The field of that name.
 pub fn find(table: &'static [Field], name: &str) -> Option<&'static Field> {
     table.iter().find(|field| field.name == name)
@@ -284,10 +321,13 @@ const LONGEST_GUESS: usize = 40;
 const SYNONYMS: &[(&str, &str)] = &[
     ("args", "command"),
     ("cmd", "command"),
+    ("cpu", "cpus"),
     ("depends_on", "links"),
     ("environment", "env"),
     ("instances", "scale"),
     ("logging", "log"),
+    ("mem", "memory"),
+    ("mem_limit", "memory"),
     ("mounts", "volumes"),
     ("ports", "services"),
     ("pull_policy", "pull"),
@@ -336,6 +376,7 @@ pub fn markdown() -> String {
         ),
         ("The healthcheck", "", HEALTHCHECK),
         ("The log", "", LOG),
+        ("Placement", PLACEMENT_TEXT, PLACEMENT),
     ] {
         let _ = write!(page, "\n## {title}\n\n{text}");
         page.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
@@ -361,6 +402,23 @@ pub fn markdown() -> String {
     }
     page
 }
+
+const PLACEMENT_TEXT: &str = "\
+A host has the labels that its agent was started with (`--label zone=a`), and over them those that an
+operator gave it. The name of a label has letters and digits, inside also `.`, `-`, `_` and `/`; a value is
+compared as it is written.
+
+```json
+{
+  \"image\": \"postgres:17\",
+  \"scale\": 3,
+  \"cpus\": 0.5,
+  \"memory\": \"512m\",
+  \"placement\": {\"constraints\": [\"disk==ssd\", \"zone!=c\"], \"max_per_host\": 1, \"spread\": \"zone\"}
+}
+```
+
+";
 
 const PAGE_HEAD: &str = "\
 # The manifest
@@ -389,7 +447,7 @@ A size is a string such as `\"512m\"` or `\"10k\"` (units `b`, `k`, `m`, `g`, ea
 door gives the same text and writes nothing. Unknown fields are errors there. A bad manifest that was
 written straight into etcd stops nothing: the last good version goes on.
 
-A change of `scale`, `pull`, `start_timeout`, `stop_timeout` or a service's `ready` replaces no container;
+A change of `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout` or a service's `ready` replaces no container;
 a change of anything else does.
 ";
 
@@ -414,7 +472,7 @@ mod tests {
 
     #[test]
     fn no_name_is_twice_in_a_table() {
-        for table in [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG] {
+        for table in [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG, PLACEMENT] {
             let mut names: Vec<&str> = table.iter().map(|field| field.name).collect();
             names.sort_unstable();
             names.dedup();

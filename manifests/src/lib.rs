@@ -13,6 +13,7 @@ mod links;
 pub mod manifest;
 pub mod names;
 pub mod parse;
+pub mod placement;
 pub mod schema;
 pub mod signals;
 pub mod units;

@@ -44,6 +44,12 @@ pub struct Manifest {
     pub log: Log,
     /// How long a start may take until it counts as failed.
     pub start_timeout: Duration,
+    /// Processors that it may use, in thousandths, and that are reserved for it; none sets no limit.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory that it may use, and that are reserved for it; none sets no limit.
+    pub memory: Option<u64>,
+    /// Which hosts may run it.
+    pub placement: Placement,
 }
 
 /// A wish to reach a service.
@@ -165,6 +171,28 @@ pub struct Log {
     pub max_file: u32,
 }
 
+/// Which hosts may run a container, and how its instances are spread over them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Placement {
+    /// What a host's labels must satisfy, all of it.
+    pub constraints: Vec<Constraint>,
+    /// Most instances on one host.
+    pub max_per_host: Option<u32>,
+    /// The label over whose values the instances are spread evenly.
+    pub spread: Option<String>,
+}
+
+/// A wish about a label of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Constraint {
+    /// The label.
+    pub label: String,
+    /// It must have the value; else it must not.
+    pub equal: bool,
+    /// The value.
+    pub value: String,
+}
+
 impl Manifest {
     /// The manifest that names an image and nothing else.
     pub fn of_image(image: &str) -> Self {
@@ -186,6 +214,9 @@ impl Manifest {
             healthcheck: None,
             log: Log::default(),
             start_timeout: Duration::from_secs(60),
+            cpu_millis: None,
+            memory: None,
+            placement: Placement::default(),
         }
     }
 }

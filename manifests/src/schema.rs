@@ -8,12 +8,16 @@ use serde_json::{Map, Value, json};
 use crate::env::MAX_LINKS;
 use crate::fields::{self, Field};
 use crate::names::MAX_NAME;
+use crate::placement::{MAX_CONSTRAINTS, MAX_LABEL};
 
 const DURATION: &str = r"^(?=.)([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
 const SIZE: &str = "^[0-9]+[bkmg]$";
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 const LINK: &str = "^([a-z0-9-]+/)?[a-z0-9-]+(:[a-z0-9-]+)?$";
 const SIGNAL: &str = r"^([1-9][0-9]?|([Ss][Ii][Gg])?[A-Za-z]+[0-9]?([+-][0-9]{1,2})?)$";
+const LABEL_NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$";
+const CONSTRAINT: &str = r"^\s*[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?\s*[=!]=\s*[^=\s]";
+const CPUS: &str = r"^\+?[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?$";
 const VOLUME: &str = "^[^:]+:/[^:]*(:(ro|rw))?$";
 
 /// JSON Schema, draft 2020-12, of a manifest.
@@ -89,6 +93,12 @@ fn manifest_field(name: &str) -> Value {
         "pull" => with_default(json!({"enum": ["missing", "always", "never"]}), "missing"),
         "healthcheck" => object(fields::HEALTHCHECK, &["command"], healthcheck_field),
         "log" => object(fields::LOG, &[], log_field),
+        "cpus" => json!({"anyOf": [
+            {"type": "number", "minimum": 0.01, "maximum": 1024},
+            {"type": "string", "pattern": CPUS},
+        ]}),
+        "memory" => json!({"type": "string", "pattern": SIZE}),
+        "placement" => object(fields::PLACEMENT, &[], placement_field),
         // A field without a shape here: a test finds it.
         _ => Value::Bool(false),
     }
@@ -130,6 +140,19 @@ fn log_field(name: &str) -> Value {
     match name {
         "max_size" => json!({"type": "string", "pattern": SIZE, "default": "10m"}),
         "max_file" => count(),
+        _ => Value::Bool(false),
+    }
+}
+
+fn placement_field(name: &str) -> Value {
+    match name {
+        "constraints" => json!({
+            "type": "array",
+            "items": {"type": "string", "pattern": CONSTRAINT},
+            "maxItems": MAX_CONSTRAINTS,
+        }),
+        "max_per_host" => count(),
+        "spread" => json!({"type": "string", "pattern": LABEL_NAME, "maxLength": MAX_LABEL}),
         _ => Value::Bool(false),
     }
 }
@@ -190,5 +213,6 @@ mod tests {
         check(fields::VOLUME, volume_field);
         check(fields::HEALTHCHECK, healthcheck_field);
         check(fields::LOG, log_field);
+        check(fields::PLACEMENT, placement_field);
     }
 }

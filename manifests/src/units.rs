@@ -1,4 +1,4 @@
-//! Durations and sizes: strings with a unit.
+//! Durations and sizes, which are strings with a unit, and processors, in thousandths.
 //!
 //! `parse_*` and `format_*` are inverse: what is formatted parses to the same value.
 
@@ -97,6 +97,33 @@ pub fn format_size(bytes: u64) -> String {
         )
 }
 
+/// Reads a number of processors with at most three decimals: `2`, `0.5`, `5e-1`, as thousandths.
+pub fn parse_cpus(text: &str) -> Result<u32, UnitError> {
+    if text.is_empty() {
+        return Err(UnitError::Empty);
+    }
+    let numeric = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | 'e' | 'E');
+    let number: f64 = text
+        .parse()
+        .ok()
+        .filter(|_| text.chars().all(numeric))
+        .ok_or(UnitError::Malformed)?;
+    let millis = (number * 1000.0).round();
+    if !(0.0..=f64::from(u32::MAX)).contains(&millis) {
+        return Err(UnitError::TooLarge);
+    }
+    // The nearest number to 0.3 is not three tenths, but it is the nearest one to 300 thousandths.
+    if (millis / 1000.0).to_bits() != number.to_bits() {
+        return Err(UnitError::Malformed);
+    }
+    Ok(millis as u32)
+}
+
+/// Writes thousandths of processors as `parse_cpus` reads them.
+pub fn format_cpus(millis: u32) -> String {
+    (f64::from(millis) / 1000.0).to_string()
+}
+
 /// The leading number, the letters behind it, and the rest.
 fn number_and_unit(text: &str) -> Result<(u64, &str, &str), UnitError> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -150,6 +177,39 @@ mod tests {
             ("9999999999999999h", UnitError::TooLarge),
         ] {
             assert_eq!(parse_duration(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn processors() {
+        for (text, millis) in [
+            ("0.01", 10),
+            ("0.3", 300),
+            ("0.5", 500),
+            ("1", 1_000),
+            ("1.001", 1_001),
+            ("1024", 1_024_000),
+        ] {
+            assert_eq!(parse_cpus(text), Ok(millis), "{text}");
+            assert_eq!(format_cpus(millis), text);
+        }
+        assert_eq!(parse_cpus("1.0"), Ok(1_000));
+        assert_eq!(parse_cpus("5e-1"), Ok(500));
+        for (text, error) in [
+            ("", UnitError::Empty),
+            ("500m", UnitError::Malformed),
+            ("0.0005", UnitError::Malformed),
+            ("1.2.3", UnitError::Malformed),
+            ("inf", UnitError::Malformed),
+            ("NaN", UnitError::Malformed),
+            (" 1", UnitError::Malformed),
+            ("1e300", UnitError::TooLarge),
+            ("-1", UnitError::TooLarge),
+        ] {
+            assert_eq!(parse_cpus(text), Err(error), "{text}");
+        }
+        for millis in 0..20_000 {
+            assert_eq!(parse_cpus(&format_cpus(millis)), Ok(millis));
         }
     }
 

@@ -136,19 +136,15 @@ mod tests {
 
     use conductor_core::observed::ContainerPort;
     use manifests::ContainerId;
-    use manifests::manifest::{Log, Protocol, Pull, Volume};
+    use manifests::manifest::{Protocol, Volume};
 
     use super::*;
 
     fn manifest() -> Manifest {
         Manifest {
-            image: "nginx:1".to_owned(),
             scale: 2,
             command: Some(vec!["run".to_owned()]),
-            entrypoint: None,
             env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
-            links: Vec::new(),
-            services: BTreeMap::new(),
             volumes: vec![
                 volume(VolumeSource::HostPath("/srv/x".to_owned()), "/x"),
                 volume(VolumeSource::Named("data".to_owned()), "/data"),
@@ -162,10 +158,7 @@ mod tests {
             ]),
             stop_signal: Some("SIGINT".to_owned()),
             stop_timeout: Duration::from_secs(3),
-            pull: Pull::Missing,
-            healthcheck: None,
-            log: Log::default(),
-            start_timeout: Duration::from_secs(60),
+            ..Manifest::of_image("nginx:1")
         }
     }
 

@@ -17,32 +17,13 @@ use tokio::net::TcpStream;
 use crate::harness::{Lab, tcp, wait_for};
 
 fn manifest(lab: &Lab, script: &str) -> Manifest {
-    let service = Service {
-        port: 80,
-        protocol: Protocol::Tcp,
-        role: None,
-        ready: Ready::Listening,
-        host_port: None,
-        bind: None,
-    };
     Manifest {
-        image: lab.image.clone(),
-        scale: 1,
         command: Some(["-c", script].map(str::to_owned).to_vec()),
         entrypoint: Some(vec!["/bin/sh".to_owned()]),
         env: BTreeMap::from([("GREETING".to_owned(), "hello = world".to_owned())]),
-        links: Vec::new(),
-        services: [("web".parse().expect("a name"), service)].into(),
-        volumes: Vec::new(),
-        user: None,
-        workdir: None,
-        labels: BTreeMap::new(),
-        stop_signal: None,
+        services: [("web".parse().expect("a name"), Service::on_port(80))].into(),
         stop_timeout: Duration::from_secs(5),
-        pull: Pull::Missing,
-        healthcheck: None,
-        log: Log::default(),
-        start_timeout: Duration::from_secs(60),
+        ..Manifest::of_image(&lab.image)
     }
 }
 

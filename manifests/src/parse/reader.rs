@@ -84,6 +84,14 @@ impl<'t> Node<'t> {
         matches!(self.value, Value::NumberLit(_))
     }
 
+    /// The number as it is spelt, if it is one.
+    pub(super) fn as_number(&self) -> Option<&'t str> {
+        match self.value {
+            Value::NumberLit(literal) => Some(literal.value),
+            _ => None,
+        }
+    }
+
     /// The string, if it is one.
     pub(super) fn as_str(&self) -> Option<&'t str> {
         match self.value {

@@ -3,6 +3,7 @@
 //! A field with a problem gets its default here; the manifest is thrown away then.
 
 mod pairs;
+mod resources;
 mod services;
 mod volumes;
 
@@ -122,6 +123,13 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
         .and_then(|node| r.duration(node, SHORTEST..=LONGEST))
     {
         manifest.start_timeout = timeout;
+    }
+    manifest.cpu_millis = fields.get("cpus").and_then(|node| resources::cpus(r, node));
+    manifest.memory = fields
+        .get("memory")
+        .and_then(|node| resources::memory(r, node));
+    if let Some(node) = fields.get("placement") {
+        manifest.placement = resources::placement(r, node);
     }
     manifest
 }

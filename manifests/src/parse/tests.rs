@@ -104,10 +104,10 @@ fn the_agent_only_warns_of_unknown_fields() {
             "1:61 services.web.prot: unknown field `prot`; did you mean `port`?",
         ]
     );
-    let late = lenient(br#"{"image": "a", "cpus": 1}"#).expect_err("invalid");
+    let late = lenient(br#"{"image": "a", "devices": 1}"#).expect_err("invalid");
     assert_eq!(
         late[0].to_string(),
-        "1:16 cpus: is not in this version; expected no such field"
+        "1:16 devices: is not in this version; expected no such field"
     );
 }
 

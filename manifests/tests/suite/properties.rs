@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use manifests::manifest::{
-    Healthcheck, Link, Log, Protocol, Pull, Ready, Service, Volume, VolumeSource,
+    Constraint, Healthcheck, Link, Log, Placement, Protocol, Pull, Ready, Service, Volume,
+    VolumeSource,
 };
 use manifests::parse::{self, MAX_PROBLEMS, Problem};
 use manifests::{Manifest, canonical, env};
@@ -84,6 +85,32 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn constraint()(
+        label in "[a-zA-Z0-9]([a-z0-9._/-]{0,4}[a-z0-9])?",
+        equal: bool,
+        value in "[a-zß!:.]([a-z =!:.]{0,4}[a-z])?",
+    ) -> Constraint {
+        Constraint { label, equal, value }
+    }
+}
+
+prop_compose! {
+    fn placement()(
+        wanted in vec(constraint(), 0..4),
+        max_per_host in option::of(1..=1000_u32),
+        spread in option::of("[a-z]([a-z0-9._/-]{0,4}[a-z])?"),
+    ) -> Placement {
+        let mut constraints: Vec<Constraint> = Vec::new();
+        for constraint in wanted {
+            if constraints.iter().all(|other| other.label != constraint.label) {
+                constraints.push(constraint);
+            }
+        }
+        Placement { constraints, max_per_host, spread }
+    }
+}
+
+prop_compose! {
     fn outside()(
         services in btree_map(name(), service(), 0..4),
         links in vec(link(), 0..4),
@@ -130,6 +157,7 @@ prop_compose! {
         pull in prop_oneof![Just(Pull::Missing), Just(Pull::Always), Just(Pull::Never)],
         healthcheck in option::of(healthcheck()),
         log in (1024..1_u64 << 40, 1..=1000_u32),
+        resources in (option::of(10..=1_024_000_u32), option::of(6_u64 << 20..=16 << 40), placement()),
         outside in outside(),
     ) -> Manifest {
         Manifest {
@@ -145,6 +173,9 @@ prop_compose! {
             pull,
             healthcheck,
             log: Log { max_size: log.0, max_file: log.1 },
+            cpu_millis: resources.0,
+            memory: resources.1,
+            placement: resources.2,
             ..outside
         }
     }
@@ -174,8 +205,8 @@ fn json() -> impl Strategy<Value = Value> {
 }
 
 fn field_names() -> Vec<&'static str> {
-    use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, SERVICE, VOLUME};
-    [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG]
+    use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, VOLUME};
+    [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG, PLACEMENT]
         .into_iter()
         .flatten()
         .map(|field| field.name)
@@ -285,6 +316,11 @@ fn large_texts_get_an_answer() {
         numbered("{\"image\": \"a\", \"env\": {", "\"N\": N", "}}"),
         numbered("{\"image\": \"a\", \"env\": [", "\"AN=N\"", "]}"),
         numbered("{\"image\": \"a\", \"services\": {", "\"N\": N", "}}"),
+        numbered(
+            "{\"image\": \"a\", \"placement\": {\"constraints\": [",
+            "\"a==N\"",
+            "]}}",
+        ),
         numbered("{\"image\": \"a\", \"volumes\": [", "\"vN:/N\"", "]}"),
     ] {
         check_answers(text.as_bytes());

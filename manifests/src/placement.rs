@@ -1,0 +1,206 @@
+//! Constraints as text: `label==value` or `label!=value`; and what a label may be called.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::manifest::Constraint;
+
+/// Longest name of a host's label, in characters.
+pub const MAX_LABEL: usize = 128;
+/// Most constraints of a container.
+pub const MAX_CONSTRAINTS: usize = 100;
+/// Longest value in a constraint, in characters.
+const MAX_VALUE: usize = 256;
+
+/// Why a text is not a constraint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// Neither `==` nor `!=`.
+    #[error("has neither `==` nor `!=`; expected {FORM}")]
+    NoOperator,
+    /// The part before it.
+    #[error("label {0}")]
+    Label(LabelError),
+    /// Nothing behind it.
+    #[error("has no value; expected {FORM}")]
+    NoValue,
+    /// More than the limit.
+    #[error("has a value of {0} characters; expected at most {MAX_VALUE}")]
+    LongValue(usize),
+    /// A third `=`, or a control character.
+    #[error("has a value that begins with `=` or contains control characters; expected {FORM}")]
+    OddValue,
+}
+
+/// How a constraint is written.
+const FORM: &str = "`label==value` or `label!=value`, such as `disk==ssd`";
+
+/// Why a text is not the name of a host's label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// Nothing was given.
+    #[error("is empty; expected the name of a label such as `disk`")]
+    Empty,
+    /// More than the limit.
+    #[error("has {0} characters; expected at most {MAX_LABEL}")]
+    TooLong(usize),
+    /// Another character, or a dot, hyphen, underscore or slash at an end.
+    #[error(
+        "`{}` is not the name of a label; expected letters, digits and inner `.`, `-`, `_` and `/`, such as `com.example.disk`",
+        .0.escape_debug()
+    )]
+    Malformed(String),
+}
+
+/// Whether a host's label may be called so: letters and digits, inside also `.`, `-`, `_` and `/`.
+pub fn check_label(name: &str) -> Result<(), LabelError> {
+    if name.is_empty() {
+        return Err(LabelError::Empty);
+    }
+    let length = name.chars().count();
+    if length > MAX_LABEL {
+        return Err(LabelError::TooLong(length));
+    }
+    let ends = |c: char| c.is_ascii_alphanumeric();
+    let inner = |c: char| ends(c) || matches!(c, '.' | '-' | '_' | '/');
+    if name.starts_with(ends) && name.ends_with(ends) && name.chars().all(inner) {
+        Ok(())
+    } else {
+        Err(LabelError::Malformed(name.to_owned()))
+    }
+}
+
+impl Constraint {
+    /// Whether it holds on a host whose label of that name has that value; none if it has no such label.
+    pub fn holds(&self, value: Option<&str>) -> bool {
+        (value == Some(&self.value)) == self.equal
+    }
+
+    /// No host satisfies both.
+    pub(crate) fn contradicts(&self, other: &Self) -> bool {
+        self.label == other.label
+            && match (self.equal, other.equal) {
+                (true, true) => self.value != other.value,
+                (false, false) => false,
+                _ => self.value == other.value,
+            }
+    }
+}
+
+impl FromStr for Constraint {
+    type Err = ConstraintError;
+
+    fn from_str(text: &str) -> Result<Self, ConstraintError> {
+        let is_operator = |at: &usize| ["==", "!="].iter().any(|op| text[*at..].starts_with(op));
+        let at = text
+            .match_indices(['=', '!'])
+            .map(|(at, _)| at)
+            .find(is_operator)
+            .ok_or(ConstraintError::NoOperator)?;
+        let (label, value) = (text[..at].trim(), text[at + 2..].trim());
+        check_label(label).map_err(ConstraintError::Label)?;
+        if value.is_empty() {
+            return Err(ConstraintError::NoValue);
+        }
+        let length = value.chars().count();
+        if length > MAX_VALUE {
+            return Err(ConstraintError::LongValue(length));
+        }
+        if value.starts_with('=') || value.contains(char::is_control) {
+            return Err(ConstraintError::OddValue);
+        }
+        Ok(Self {
+            label: label.to_owned(),
+            equal: text[at..].starts_with('='),
+            value: value.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operator = if self.equal { "==" } else { "!=" };
+        write!(f, "{}{operator}{}", self.label, self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn constraint(text: &str) -> Constraint {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn they_read_back() {
+        for text in [
+            "disk==ssd",
+            "disk!=ssd",
+            "com.example/rack_1==a b",
+            "a==b!=c",
+            "a!=b==c",
+            "a==!b",
+            "a==ü",
+        ] {
+            assert_eq!(constraint(text).to_string(), text);
+        }
+        assert_eq!(constraint(" disk != ssd ").to_string(), "disk!=ssd");
+    }
+
+    #[test]
+    fn anything_else_says_how_one_is_written() {
+        let long = format!("a=={}", "v".repeat(MAX_VALUE + 1));
+        for (text, said) in [
+            ("", "has neither"),
+            ("disk", "has neither"),
+            ("disk=ssd", "has neither"),
+            ("disk=!ssd", "has neither"),
+            ("==ssd", "label is empty"),
+            ("-a==b", "label `-a` is not the name of a label"),
+            ("a.==b", "label `a.` is not the name of a label"),
+            ("a b==c", "label `a b` is not the name of a label"),
+            ("disk==", "has no value"),
+            ("disk!= ", "has no value"),
+            ("disk===ssd", "has a value that begins with `=`"),
+            ("disk==s\nd", "has a value that begins with `=`"),
+            (&long, "has a value of 257 characters"),
+        ] {
+            let error = text.parse::<Constraint>().expect_err(text).to_string();
+            assert!(error.starts_with(said), "{text}: {error}");
+            assert!(error.contains("; expected "), "{error}");
+        }
+        assert_eq!(
+            check_label(&"a".repeat(MAX_LABEL + 1)),
+            Err(LabelError::TooLong(MAX_LABEL + 1))
+        );
+    }
+
+    #[test]
+    fn a_host_without_the_label_is_unequal() {
+        let (is, is_not) = (constraint("disk==ssd"), constraint("disk!=ssd"));
+        for (value, equal) in [(Some("ssd"), true), (Some("hdd"), false), (None, false)] {
+            assert_eq!(is.holds(value), equal);
+            assert_eq!(is_not.holds(value), !equal);
+        }
+    }
+
+    #[test]
+    fn contradictions_are_seen() {
+        for (one, other, expected) in [
+            ("a==1", "a==2", true),
+            ("a==1", "a!=1", true),
+            ("a!=1", "a==1", true),
+            ("a==1", "a==1", false),
+            ("a==1", "a!=2", false),
+            ("a!=1", "a!=2", false),
+            ("a==1", "b==2", false),
+        ] {
+            assert_eq!(
+                constraint(one).contradicts(&constraint(other)),
+                expected,
+                "{one} {other}"
+            );
+        }
+    }
+}
