@@ -10,6 +10,7 @@ pub mod facilities;
 mod logs;
 mod manifest;
 pub mod memory;
+mod merge;
 pub mod overview;
 mod reply;
 pub mod rows;
@@ -167,6 +168,19 @@ fn sources<'a>(
 impl Api {
     fn seen(&self) -> Result<Seen, Failure> {
         self.facilities.snapshot().ok_or_else(Failure::not_yet)
+    }
+
+    /// How another host is asked; or why it can't be, for people.
+    fn reach(&self, host: &HostName) -> Result<&dyn Peers, String> {
+        let is_live = self
+            .facilities
+            .snapshot()
+            .is_some_and(|seen| seen.snapshot.is_live(host));
+        match &self.peers {
+            Some(peers) if is_live => Ok(peers.as_ref()),
+            Some(_) => Err("it is missing".to_owned()),
+            None => Err("this agent has no peer door".to_owned()),
+        }
     }
 
     /// What this host knows: enough for a list.

@@ -3,30 +3,20 @@
 //! Invariant: of one instance no line is given out twice, also after a lost
 //! connection: reading goes on after the time of the last line.
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use manifests::{HostName, InstanceId, SlotId};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-use super::{Came, Request};
+use super::Request;
 use crate::v1::facilities::{LogStream, LogsError};
+use crate::v1::merge::{Out, RETRY_FIRST, RETRY_LAST};
 use crate::v1::types::{LogLine, LogOptions};
-
-/// Time between two attempts, doubling.
-const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_LAST: Duration = Duration::from_secs(5);
 
 /// Reads one slot.
 pub(super) struct Source {
     request: Request,
     slot: SlotId,
-    lines: mpsc::Sender<Came>,
-    notices: mpsc::Sender<String>,
-    /// The last trouble that was told; the same is not told again while it lasts.
-    told: Option<String>,
+    out: Out<LogLine>,
 }
 
 /// Where a slot is.
@@ -43,18 +33,11 @@ enum Ended {
 }
 
 impl Source {
-    pub(super) fn new(
-        request: Request,
-        slot: u32,
-        lines: mpsc::Sender<Came>,
-        notices: mpsc::Sender<String>,
-    ) -> Self {
+    pub(super) fn new(request: Request, slot: u32, out: Out<LogLine>) -> Self {
         Self {
             slot: request.container.slot(slot),
             request,
-            lines,
-            notices,
-            told: None,
+            out,
         }
     }
 
@@ -71,7 +54,7 @@ impl Source {
     async fn read_once(&mut self) {
         let Some((host, _)) = self.place() else {
             let slot = self.slot.clone();
-            self.tell(format!("{slot}: no host has it yet")).await;
+            self.out.notice(format!("{slot}: no host has it yet")).await;
             return;
         };
         let options = self.request.options.clone();
@@ -115,7 +98,8 @@ impl Source {
             }
         }
         let slot = self.slot.clone();
-        self.tell(format!("{slot}: no ended instance is kept"))
+        self.out
+            .notice(format!("{slot}: no ended instance is kept"))
             .await;
     }
 
@@ -142,7 +126,7 @@ impl Source {
                 let before = last;
                 let ended = match self.open(&place.0, &options).await {
                     Ok(stream) => {
-                        self.told = None;
+                        self.out.over();
                         first = false;
                         self.pass_on(stream, &place.0, &mut last).await
                     }
@@ -161,7 +145,7 @@ impl Source {
                 return;
             }
             tokio::select! {
-                () = self.lines.closed() => return,
+                () = self.out.closed() => return,
                 () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_LAST),
             }
         }
@@ -185,17 +169,8 @@ impl Source {
         if *host == api.facilities.host() {
             return api.facilities.local_logs(&self.slot, options).await;
         }
-        let is_live = api
-            .facilities
-            .snapshot()
-            .is_some_and(|seen| seen.snapshot.is_live(host));
-        match &api.peers {
-            Some(peers) if is_live => peers.logs(host, &self.slot, options).await,
-            Some(_) => Err(LogsError::Unreachable("it is missing".to_owned())),
-            None => Err(LogsError::Unreachable(
-                "this agent has no peer door".to_owned(),
-            )),
-        }
+        let peers = api.reach(host).map_err(LogsError::Unreachable)?;
+        peers.logs(host, &self.slot, options).await
     }
 
     async fn pass_on(
@@ -208,7 +183,7 @@ impl Source {
         let after = *last;
         loop {
             let record = tokio::select! {
-                () = self.lines.closed() => return Ended::Unread,
+                () = self.out.closed() => return Ended::Unread,
                 record = stream.next() => record,
             };
             let record = match record {
@@ -227,7 +202,7 @@ impl Source {
                 stream: record.source,
                 line: record.line,
             };
-            if self.lines.send((line, Instant::now())).await.is_err() {
+            if !self.out.line(line).await {
                 return Ended::Unread;
             }
         }
@@ -239,14 +214,6 @@ impl Source {
             LogsError::NotFound => format!("{}: no container on host {host}", self.slot),
             LogsError::Engine(_) => format!("{}: host {host}: {error}", self.slot),
         };
-        self.tell(text).await;
-    }
-
-    async fn tell(&mut self, text: String) {
-        if self.told.as_ref() != Some(&text) {
-            self.told = Some(text.clone());
-            // Nobody reads any more: nothing to tell.
-            let _ = self.notices.send(text).await;
-        }
+        self.out.notice(text).await;
     }
 }
