@@ -16,12 +16,18 @@ use crate::published::Published;
 /// File of the state directory that keeps the order of use.
 const FILE: &str = "ports.json";
 
-/// The range has no port left.
+/// Why an instance gets no ports here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no port of {0} is free: each is in use, was used within the last ten minutes, or is held by another process; --port-range gives more"
-)]
-pub struct NoPort(PortRange);
+pub enum NoPort {
+    /// The range has none left.
+    #[error(
+        "no port of {0} is free: each is in use, was used within the last ten minutes, or is held by another process; --port-range gives more"
+    )]
+    RangeIsUsedUp(PortRange),
+    /// A service must have this one, and a process that is not ours has it.
+    #[error("host port {0} is held by another process on this host")]
+    HostPortTaken(SocketAddr),
+}
 
 /// The ports of this host. Shared by all steps.
 #[derive(Debug)]
@@ -64,10 +70,12 @@ impl Allocation {
             };
             match service.host_port {
                 Some(port) => {
-                    given.insert(
-                        inside,
-                        SocketAddr::new(service.bind.unwrap_or(host_ip), port),
-                    );
+                    let at = SocketAddr::new(service.bind.unwrap_or(host_ip), port);
+                    // One of ours that has it is on its way out, and is waited for.
+                    if !self.is_ours(at) && !is_free(at.ip(), port, service.protocol) {
+                        return Err(NoPort::HostPortTaken(at));
+                    }
+                    given.insert(inside, at);
                 }
                 // Two services may be one port of the container: it is published once.
                 None if !chosen.contains(&inside) => chosen.push(inside),
@@ -92,13 +100,22 @@ impl Allocation {
             pool.take(&protocols, &in_use, now(), |port, protocol| {
                 is_free(host_ip, port, protocol)
             })
-            .ok_or_else(|| NoPort(self.range.clone()))?
+            .ok_or_else(|| NoPort::RangeIsUsedUp(self.range.clone()))?
         };
         for (inside, port) in chosen.into_iter().zip(ports) {
             given.insert(inside, SocketAddr::new(host_ip, port));
         }
         self.save();
         Ok(given)
+    }
+
+    /// A container of ours publishes this, running or not.
+    fn is_ours(&self, at: SocketAddr) -> bool {
+        let observed = self.published.observed.load();
+        observed
+            .containers
+            .values()
+            .any(|c| c.ports.values().any(|port| *port == at))
     }
 
     /// The ports of a container that is gone rest from now on.

@@ -13,7 +13,7 @@ use conductor_core::local::{LOST, Outcome};
 use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::plan::{Inputs, Write};
 use conductor_core::snapshot::Desired;
-use conductor_core::{Directory, Host, Local, Millis, Plan, Snapshot, Trust, plan};
+use conductor_core::{Directory, Host, Local, Millis, Plan, Rules, Snapshot, Trust, plan};
 use manifests::{ContainerId, InstanceId, SlotId, env};
 use store::Kv;
 use store::host::HostStatus;
@@ -274,6 +274,10 @@ impl Loop {
         state.trust = trust;
         state.known = true;
         state.snapshot = update.snapshot;
+        if trust == Trust::Full {
+            let now = self.setup.record.clock().now();
+            state.local.see(&state.snapshot, now);
+        }
         for id in &update.touched.containers {
             tell_manifest(&state.snapshot, id, &mut state.told);
         }
@@ -436,6 +440,7 @@ impl Loop {
         let write = Write::Version {
             container,
             rev,
+            manifest: rev,
             version: conductor_core::records::Version {
                 manifest: json.as_ref().clone(),
                 image,
@@ -491,6 +496,7 @@ impl Loop {
                 local: &state.local,
                 host: &self.setup.host,
                 trust: state.trust,
+                rules: Rules::default(),
                 now,
             },
             &mut fresh,

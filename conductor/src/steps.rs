@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conductor_core::local::Outcome;
+use conductor_core::local::{Fault, Outcome};
 use conductor_core::observed::ObservedContainer;
 use conductor_core::{Host, Step, Work};
 use manifests::{InstanceId, Manifest, SlotId};
@@ -141,6 +141,7 @@ impl Steps {
                         container,
                         rev,
                         reason: about(&manifest.image, &error),
+                        fault: error.fault(),
                     },
                 }
                 .into()
@@ -172,10 +173,11 @@ impl Steps {
                         container,
                         gone: None,
                     },
-                    Err(reason) => Outcome::NotPrepared {
+                    Err(Failed { reason, fault }) => Outcome::NotPrepared {
                         slot: wanted.slot,
                         rev,
                         reason,
+                        fault,
                     }
                     .into(),
                 }
@@ -279,6 +281,7 @@ impl Steps {
                 slot,
                 instance,
                 reason: error.to_string(),
+                fault: error.fault(),
                 doomed: self.is_doomed(&error, container.as_ref()),
             },
             container,
@@ -311,7 +314,7 @@ impl Steps {
         &self,
         wanted: &Prepare,
         events: &mpsc::Sender<Event>,
-    ) -> Result<Option<ObservedContainer>, String> {
+    ) -> Result<Option<ObservedContainer>, Failed> {
         let manifest = &wanted.manifest;
         let ensure = self
             .images
@@ -322,7 +325,10 @@ impl Steps {
         let source = self
             .with_progress(&pulled, work, events, ensure)
             .await
-            .map_err(|error| about(&manifest.image, &error))?;
+            .map_err(|error| Failed {
+                reason: about(&manifest.image, &error),
+                fault: error.fault(),
+            })?;
         if let Some(note) = source.note {
             tracing::warn!(slot = %wanted.slot, "{note}");
         }
@@ -332,9 +338,12 @@ impl Steps {
         let ports = self
             .ports
             .take(manifest, self.host.surroundings.host_ip)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Failed {
+                reason: error.to_string(),
+                fault: Fault::Host,
+            })?;
         let Ok(_turn) = self.starts.acquire().await else {
-            return Err("the agent ends".to_owned());
+            return Err(Failed::passing("the agent ends"));
         };
         let mut spec = spec(SpecInput {
             manifest,
@@ -351,7 +360,7 @@ impl Steps {
         self.unsure().insert(wanted.instance.clone());
         let docker_id = self.create(&mut spec, wanted).await?;
         let made = self.engine.inspect(&docker_id).await;
-        let made = made.map_err(|e| e.to_string())?;
+        let made = made?;
         self.unsure().remove(&wanted.instance);
         Ok(made)
     }
@@ -360,12 +369,12 @@ impl Steps {
     async fn made_before(
         &self,
         instance: &InstanceId,
-    ) -> Result<Option<ObservedContainer>, String> {
+    ) -> Result<Option<ObservedContainer>, EngineError> {
         if !self.unsure().contains(instance) {
             return Ok(None);
         }
         let there = self.engine.list(Some(self.cluster)).await;
-        let mut ours = there.map_err(|e| e.to_string())?.ours.into_iter();
+        let mut ours = there?.ours.into_iter();
         let made = ours.find(|container| container.owner.instance == *instance);
         if made.is_some() {
             self.unsure().remove(instance);
@@ -377,8 +386,8 @@ impl Steps {
         self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn create(&self, spec: &mut CreateSpec, wanted: &Prepare) -> Result<String, String> {
-        let holder = match self.engine.create(spec).await.map_err(|e| e.to_string())? {
+    async fn create(&self, spec: &mut CreateSpec, wanted: &Prepare) -> Result<String, Failed> {
+        let holder = match self.engine.create(spec).await? {
             Named::Done(id) => return Ok(id),
             Named::Taken(holder) => holder,
         };
@@ -386,7 +395,7 @@ impl Steps {
             .and_then(|holder| Some((holder.docker_id, holder.owner?)))
             .filter(|(_, owner)| owner.cluster == self.cluster);
         let Some((docker_id, owner)) = ours else {
-            return Err(taken(&spec.name));
+            return Err(Failed::passing(&taken(&spec.name)));
         };
         if owner.instance == wanted.instance {
             // An earlier try has come through after all.
@@ -394,9 +403,9 @@ impl Steps {
         }
         // One of ours that is on its way out still has the name.
         spec.name = format!("{}.{}", wanted.slot.docker_name(), wanted.instance);
-        match self.engine.create(spec).await.map_err(|e| e.to_string())? {
+        match self.engine.create(spec).await? {
             Named::Done(id) => Ok(id),
-            Named::Taken(_) => Err(taken(&spec.name)),
+            Named::Taken(_) => Err(Failed::passing(&taken(&spec.name))),
         }
     }
 
@@ -426,6 +435,30 @@ impl Steps {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Why a container was not made, and who has to change something.
+struct Failed {
+    reason: String,
+    fault: Fault,
+}
+
+impl Failed {
+    fn passing(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            fault: Fault::Passing,
+        }
+    }
+}
+
+impl From<EngineError> for Failed {
+    fn from(error: EngineError) -> Self {
+        Self {
+            reason: error.to_string(),
+            fault: error.fault(),
         }
     }
 }

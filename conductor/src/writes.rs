@@ -1,12 +1,12 @@
 //! Carries the plan's writes out: each as a transaction with its guards, several at once in one.
 
-use conductor_core::Write;
 use conductor_core::records::Status;
+use conductor_core::{Rules, Write};
 use manifests::keys::{self, Key};
 use manifests::{HostName, SlotId};
-use store::claims::{self, Batch, FreeSlot, NewInstance, NextSeen};
+use store::Kv;
+use store::claims::{self, Batch};
 use store::kv::{KeyRange, Range};
-use store::{Kv, Txn};
 
 use crate::chain;
 
@@ -18,9 +18,10 @@ pub(crate) struct Group {
 
 /// Packs writes into as few requests as etcd takes.
 pub(crate) fn batches(writes: Vec<Write>) -> Vec<Group> {
-    let txns = writes.iter().map(txn).collect();
+    let rules = Rules::default();
+    let txns = writes.iter().map(|w| claims::txn(w, rules)).collect();
     let mut left: Vec<Option<Write>> = writes.into_iter().map(Some).collect();
-    claims::batch(txns)
+    claims::batch(txns, rules)
         .into_iter()
         .map(|batch| Group {
             writes: batch
@@ -68,63 +69,5 @@ pub(crate) async fn statuses(kv: &dyn Kv, host: &HostName) -> Vec<(SlotId, Statu
             tracing::warn!(error = %chain(&error), "the earlier status of slots can't be read");
             Vec::new()
         }
-    }
-}
-
-fn txn(write: &Write) -> Txn {
-    match write {
-        Write::Claim {
-            slot,
-            claim,
-            manifest,
-            data,
-        } => claims::claim_free(FreeSlot {
-            slot,
-            claim,
-            manifest: *manifest,
-            next: &NextSeen::Absent,
-            data: data.as_ref().map(|(data, seen)| (data, *seen)),
-        }),
-        Write::NewInstance {
-            slot,
-            claim,
-            held,
-            data,
-        } => claims::new_instance(NewInstance {
-            slot,
-            new: claim,
-            claim: *held,
-            data: data.as_ref().map(|(data, seen)| (data, *seen)),
-        }),
-        Write::Release { slot, held } => claims::release(slot, *held),
-        Write::State {
-            slot,
-            state,
-            held,
-            seen,
-        } => claims::put_state(slot, *held, *seen, state),
-        Write::Version {
-            container,
-            rev,
-            version,
-        } => claims::put_version(container, *rev, version),
-        Write::Good {
-            container,
-            rev,
-            version,
-            seen,
-        } => claims::mark_good(container, *rev, *seen, version),
-        Write::Prune {
-            container,
-            versions,
-        } => claims::prune_versions(container, versions),
-        Write::Rollout {
-            container,
-            rollout,
-            manifest,
-            seen,
-        } => claims::put_rollout(container, *manifest, *seen, rollout),
-        Write::Sweep { container } => claims::delete_remains(container),
-        Write::Status { slot, status, held } => claims::put_status(slot, *held, status),
     }
 }

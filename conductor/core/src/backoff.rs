@@ -50,6 +50,11 @@ impl Backoff {
         }
     }
 
+    /// When it failed last.
+    pub fn last(&self) -> Millis {
+        self.last
+    }
+
     /// When to try again; now, if nothing has failed.
     pub fn next_try(&self) -> Millis {
         match self.failures {

@@ -7,6 +7,7 @@
 //! with a reason, never an error.
 
 pub mod backoff;
+pub mod calm;
 pub mod directory;
 pub mod local;
 pub mod observed;
@@ -18,6 +19,7 @@ mod slot;
 pub mod snapshot;
 pub mod target;
 pub mod time;
+pub mod write;
 
 pub use directory::{Directory, Endpoint};
 pub use local::{Local, Outcome, Work};

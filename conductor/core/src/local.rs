@@ -10,13 +10,22 @@ use std::time::Duration;
 use manifests::{ContainerId, InstanceId, SlotId};
 
 use crate::backoff::Backoff;
+use crate::calm::Calm;
 use crate::observed::{ContainerState, Observed};
 use crate::plan::Plan;
-use crate::records::Status;
+use crate::records::{Status, Version};
+use crate::rules::{Rule, Rules};
+use crate::snapshot::Snapshot;
 use crate::time::Millis;
 
 /// A write whose guards did not hold is planned again from a newer view, or after this.
 pub const LOST: Duration = Duration::from_millis(250);
+
+/// A mark stays at least so long.
+const MARKED: Duration = Duration::from_secs(10);
+
+/// A host on which no pull, create or start of a slot has ended for so long gives the slot up.
+pub const STALLED: Duration = Duration::from_secs(600);
 
 /// What one worker does at a time: a slot's container, or a version's image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +53,55 @@ pub struct Local {
     pub instances: BTreeMap<InstanceId, InstanceMemory>,
     /// Images that could not be decided.
     pub images: BTreeMap<ContainerId, Trouble>,
-    /// Since when a slot has been seen unclaimed.
-    pub unclaimed: BTreeMap<SlotId, Millis>,
+    /// Since when something has been seen that any host may do, and others come before this one.
+    pub pending: BTreeMap<Work, Millis>,
+    /// Containers that this host has said it can't run.
+    pub unfit: BTreeMap<ContainerId, Mark>,
+    /// What has been seen of the hosts.
+    pub calm: Calm,
+    /// Instances that were kept without a manifest when a restore was accepted.
+    pub orphans: BTreeMap<InstanceId, Orphan>,
+}
+
+/// Who has to change something before another try can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fault {
+    /// Nobody, or it is not known.
+    #[default]
+    Passing,
+    /// The user: no host can run it as it is.
+    Manifest,
+    /// This host: another one may run it.
+    Host,
+}
+
+/// A mark that this host can't run a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// How often in a row, and when last.
+    pub backoff: Backoff,
+    /// For which manifest.
+    pub rev: i64,
+}
+
+impl Mark {
+    /// When the mark is taken away, so that it is tried again.
+    pub fn until(&self) -> Millis {
+        self.backoff.next_try().max(self.backoff.last() + MARKED)
+    }
+}
+
+/// An instance that was kept though nobody wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Orphan {
+    /// Of which slot.
+    pub slot: SlotId,
+    /// The version that it runs, by its key before.
+    pub rev: i64,
+    /// What that version said, if it was known.
+    pub version: Option<Version>,
+    /// Its claim was seen: when that goes, somebody has removed it.
+    pub claimed: bool,
 }
 
 /// Failures, and the last reason.
@@ -57,6 +113,8 @@ pub struct Trouble {
     pub reason: String,
     /// Of which version.
     pub rev: i64,
+    /// Who has to change something.
+    pub fault: Fault,
 }
 
 /// What is remembered of a slot.
@@ -76,6 +134,8 @@ pub struct SlotMemory {
     pub progress: Option<String>,
     /// Restarts that earlier agents counted, and of which instance.
     pub before: Option<(InstanceId, u32)>,
+    /// This host has it, or a pull, create or start for it has ended, since.
+    pub moved: Millis,
 }
 
 /// What is remembered of an instance.
@@ -127,6 +187,8 @@ pub enum Outcome {
         rev: i64,
         /// Why, for people.
         reason: String,
+        /// Who has to change something.
+        fault: Fault,
     },
     /// A container was made.
     Prepared {
@@ -145,6 +207,8 @@ pub enum Outcome {
         rev: i64,
         /// Why, for people.
         reason: String,
+        /// Who has to change something.
+        fault: Fault,
     },
     /// A start failed.
     NotStarted {
@@ -154,6 +218,8 @@ pub enum Outcome {
         instance: InstanceId,
         /// Why, for people.
         reason: String,
+        /// Who has to change something.
+        fault: Fault,
         /// Its address or port is not to be had: another instance gets another one.
         doomed: bool,
     },
@@ -185,17 +251,20 @@ impl Local {
             Outcome::Resolved { container, .. } => {
                 self.busy.remove(&Work::Container(container.clone()));
                 self.images.remove(container);
+                self.moved_of(container, now);
             }
             Outcome::NotResolved {
                 container,
                 rev,
                 reason,
+                fault,
             } => {
                 self.busy.remove(&Work::Container(container.clone()));
                 self.images
                     .entry(container.clone())
                     .or_default()
-                    .failed(*rev, reason, now);
+                    .failed(*rev, reason, *fault, now);
+                self.moved_of(container, now);
             }
             Outcome::Prepared {
                 slot,
@@ -204,6 +273,7 @@ impl Local {
             } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
                 let memory = self.slots.entry(slot.clone()).or_default();
+                memory.moved = now;
                 memory.trouble = Trouble::default();
                 if memory.minted.as_ref() == Some(instance) {
                     memory.minted = None;
@@ -211,18 +281,22 @@ impl Local {
                     memory.prepared = Some((instance.clone(), *rev));
                 }
             }
-            Outcome::NotPrepared { slot, rev, reason } => {
+            Outcome::NotPrepared {
+                slot,
+                rev,
+                reason,
+                fault,
+            } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
-                self.slots
-                    .entry(slot.clone())
-                    .or_default()
-                    .trouble
-                    .failed(*rev, reason, now);
+                let memory = self.slots.entry(slot.clone()).or_default();
+                memory.moved = now;
+                memory.trouble.failed(*rev, reason, *fault, now);
             }
             Outcome::NotStarted {
                 slot,
                 instance,
                 reason,
+                fault,
                 doomed,
             } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
@@ -231,23 +305,53 @@ impl Local {
                 memory.ends += 1;
                 memory.backoff.failed(now);
                 let slot = self.slots.entry(slot.clone()).or_default();
+                slot.moved = now;
                 slot.trouble.reason.clone_from(reason);
+                slot.trouble.fault = *fault;
             }
             Outcome::Done { slot } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.moved = now;
+                }
             }
             Outcome::Failed { slot, reason } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
                 let slot = self.slots.entry(slot.clone()).or_default();
                 let rev = slot.trouble.rev;
-                slot.trouble.failed(rev, reason, now);
+                slot.trouble.failed(rev, reason, Fault::Passing, now);
             }
         }
+    }
+
+    /// A pull for a container's slots has ended.
+    fn moved_of(&mut self, container: &ContainerId, now: Millis) {
+        let of = |slot: &SlotId| slot.container == *container;
+        for (_, memory) in self.slots.iter_mut().filter(|(slot, _)| of(slot)) {
+            memory.moved = now;
+        }
+    }
+
+    /// Notes what a trusted, complete snapshot shows.
+    pub fn see(&mut self, snapshot: &Snapshot, now: Millis) {
+        self.calm.observe(snapshot, now);
+        self.written.retain(|_, own| *own > snapshot.revision);
+        self.orphans.retain(|instance, orphan| {
+            let container = snapshot.containers.get(&orphan.slot.container);
+            let claimed = container
+                .and_then(|c| c.slots.get(&orphan.slot.slot)?.claim.as_ref())
+                .is_some_and(|claim| claim.instance == *instance);
+            orphan.claimed |= claimed;
+            // With a manifest it is like any other.
+            container.is_none_or(|c| c.manifest.is_none())
+        });
     }
 
     /// Notes what the engine shows: starts, ends and what is gone.
     pub fn observe(&mut self, observed: &Observed, now: Millis) {
         self.instances
+            .retain(|instance, _| observed.containers.contains_key(instance));
+        self.orphans
             .retain(|instance, _| observed.containers.contains_key(instance));
         for (instance, container) in &observed.containers {
             let memory = self.instances.entry(instance.clone()).or_insert_with(|| {
@@ -316,11 +420,17 @@ impl Local {
         if !plan.partial {
             self.forget(plan, now);
         }
-        for slot in &plan.unclaimed {
-            self.unclaimed.entry(slot.clone()).or_insert(now);
+        for work in &plan.pending {
+            self.pending.entry(work.clone()).or_insert(now);
         }
         for (slot, status) in &plan.statuses {
-            let memory = self.slots.entry(slot.clone()).or_default();
+            let memory = self
+                .slots
+                .entry(slot.clone())
+                .or_insert_with(|| SlotMemory {
+                    moved: now,
+                    ..SlotMemory::default()
+                });
             if memory.status_now.as_ref().map(|(s, _)| s) != Some(status) {
                 memory.status_now = Some((status.clone(), now));
             }
@@ -333,8 +443,7 @@ impl Local {
 
     /// Forgets what a whole plan does not name any more.
     fn forget(&mut self, plan: &Plan, now: Millis) {
-        self.unclaimed
-            .retain(|slot, _| plan.unclaimed.contains(slot));
+        self.pending.retain(|work, _| plan.pending.contains(work));
         self.lost.retain(|_, (_, at)| now < *at + LOST);
         self.slots.retain(|slot, memory| {
             plan.statuses.contains_key(slot)
@@ -367,11 +476,34 @@ impl Local {
             *own = (*own).max(revision);
         }
         match write {
-            Write::Claim { slot, claim, .. } => {
+            Write::Claim { slot, claim, .. }
+            | Write::TakeOver { slot, claim, .. }
+            | Write::Next {
+                slot, next: claim, ..
+            } => {
                 let memory = self.slots.entry(slot.clone()).or_default();
+                memory.moved = now;
                 if !self.instances.contains_key(&claim.instance) {
                     memory.minted = Some(claim.instance.clone());
                 }
+            }
+            Write::Release {
+                slot,
+                unfit: Some((_, unfit)),
+                ..
+            }
+            | Write::DeleteNext {
+                slot,
+                unfit: Some((_, unfit)),
+                ..
+            } => {
+                self.slots.remove(slot);
+                let mark = self.unfit.entry(slot.container.clone()).or_default();
+                if mark.rev != unfit.manifest_rev {
+                    *mark = Mark::default();
+                }
+                mark.rev = unfit.manifest_rev;
+                mark.backoff.failed(now);
             }
             Write::NewInstance { slot, claim, .. } => {
                 let memory = self.slots.entry(slot.clone()).or_default();
@@ -397,8 +529,9 @@ impl Local {
     }
 
     /// The last own write on this is not in a view of that revision yet, or one was lost against something newer.
-    pub fn is_ahead_of(&self, work: &Work, revision: i64, now: Millis) -> bool {
-        self.written.get(work).is_some_and(|own| *own > revision)
+    pub fn is_ahead_of(&self, work: &Work, revision: i64, now: Millis, rules: Rules) -> bool {
+        let ahead = self.written.get(work).is_some_and(|own| *own > revision);
+        (ahead && rules.has(Rule::ReadYourWrites))
             || self
                 .lost
                 .get(work)
@@ -407,12 +540,13 @@ impl Local {
 }
 
 impl Trouble {
-    fn failed(&mut self, rev: i64, reason: &str, now: Millis) {
+    fn failed(&mut self, rev: i64, reason: &str, fault: Fault, now: Millis) {
         if self.rev != rev {
             self.backoff.reset();
             self.rev = rev;
         }
         self.backoff.failed(now);
+        self.fault = fault;
         reason.clone_into(&mut self.reason);
     }
 }

@@ -5,14 +5,14 @@
 //! container, then rendezvous hash; its test vectors are fixed for ever,
 //! because agents of different releases must agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::manifest::{Protocol, VolumeSource};
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::records::{Availability, HostState};
-use crate::snapshot::{ContainerView, Desired, Snapshot};
+use crate::snapshot::{ContainerView, Desired, Owner, Snapshot, Successor};
 
 /// The placement rules that this code knows. All agents use the highest that every live host knows.
 pub const VERSIONS: &[u32] = &[1];
@@ -28,6 +28,21 @@ pub struct Unclaimed {
     pub refused: Vec<(HostName, String)>,
 }
 
+/// The rules by which all agents place: the highest version that every live host knows, this one included.
+pub fn version(snapshot: &Snapshot) -> u32 {
+    VERSIONS
+        .iter()
+        .rev()
+        .find(|version| {
+            snapshot
+                .live()
+                .all(|(_, record)| record.versions.placement.contains(version))
+        })
+        .or(VERSIONS.first())
+        .copied()
+        .unwrap_or_default()
+}
+
 /// Places every unclaimed slot of the snapshot, in order of container and number, each on top of those before.
 pub fn unclaimed(snapshot: &Snapshot) -> Vec<Unclaimed> {
     let mut found = Vec::new();
@@ -37,13 +52,62 @@ pub fn unclaimed(snapshot: &Snapshot) -> Vec<Unclaimed> {
             continue;
         };
         for number in 0..scale {
-            if container.is_claimed(number) {
+            if !snapshot.is_unclaimed(container.slots.get(&number)) {
                 continue;
             }
             let load = load.get_or_insert_with(|| Load::of(snapshot));
             let placed = place(snapshot, load, id, container, number);
             if let Some(host) = placed.order.first() {
                 load.add(host, &placed.slot, wanted(container));
+            }
+            found.push(placed);
+        }
+    }
+    found
+}
+
+/// The next slot of each host that gives away what it has, and who should have it. One at a time and host: the next
+/// one when the one before is ready where it goes. Slots that nobody can take stay for last.
+pub fn handovers(snapshot: &Snapshot) -> Vec<Unclaimed> {
+    let giving: BTreeSet<&HostName> = snapshot
+        .live()
+        .map(|(host, _)| host)
+        .filter(|host| snapshot.availability(host).gives_away())
+        .collect();
+    if giving.is_empty() {
+        return Vec::new();
+    }
+    let mut busy = BTreeSet::new();
+    let mut slots: BTreeMap<&HostName, Vec<(&ContainerId, &ContainerView, u32)>> = BTreeMap::new();
+    for (id, container) in &snapshot.containers {
+        for (number, slot) in &container.slots {
+            let Owner::Live(claim) = snapshot.owner(slot) else {
+                continue;
+            };
+            if !giving.contains(&claim.host) || !container.is_wanted(*number) {
+                continue;
+            }
+            if matches!(snapshot.successor(slot), Successor::Live(_)) {
+                busy.insert(&claim.host);
+            } else {
+                let of_host = slots.entry(&claim.host).or_default();
+                of_host.push((id, container, *number));
+            }
+        }
+    }
+    let mut load = Load::of(snapshot);
+    let mut found = Vec::new();
+    for (_, slots) in slots.into_iter().filter(|(host, _)| !busy.contains(host)) {
+        let placed = slots
+            .into_iter()
+            .map(|(id, container, number)| {
+                let placed = place(snapshot, &load, id, container, number);
+                (placed, wanted(container))
+            })
+            .find(|(placed, _)| !placed.order.is_empty());
+        if let Some((placed, manifest)) = placed {
+            if let Some(host) = placed.order.first() {
+                load.add(host, &placed.slot, manifest);
             }
             found.push(placed);
         }
@@ -98,7 +162,9 @@ impl Load {
         }
         for (id, container) in &snapshot.containers {
             for (number, slot) in &container.slots {
-                for claim in [&slot.claim, &slot.next].into_iter().flatten() {
+                // What a lost host has is nobody's load.
+                let both = [&slot.claim, &slot.next].into_iter().flatten();
+                for claim in both.filter(|claim| snapshot.is_live(&claim.host)) {
                     let manifest = container.manifest_of(claim.manifest_rev);
                     load.add(&claim.host, &id.slot(*number), manifest.map(AsRef::as_ref));
                 }

@@ -4,6 +4,8 @@
 //! was decided on, so a plan that became stale fails in etcd and is made
 //! again. Of each slot at most one step and one write are under way.
 
+mod share;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -15,11 +17,13 @@ use uuid::Uuid;
 use crate::local::{Local, Work};
 use crate::observed::{EngineState, Observed, ObservedContainer, Surroundings};
 use crate::placement::{self, local_volumes, why_waiting};
-use crate::records::{Claim, Data, HostState, Rollout, SlotState, Status, Version};
+use crate::records::{Claim, Data, Status};
+use crate::rules::{Rule, Rules};
 use crate::slot;
-use crate::snapshot::{SlotView, Snapshot};
-use crate::target;
+use crate::snapshot::{Owner, SlotView, Snapshot};
+use crate::target::{self, Target};
 use crate::time::Millis;
+pub use crate::write::{Over, VoidNext, Write};
 
 /// The host that a plan is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,137 +43,6 @@ pub enum Trust {
     Full,
     /// It is old, or not complete yet: crashed containers are restarted, nothing else is done.
     RestartsOnly,
-}
-
-/// A write to etcd, with the revisions that its guards compare.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Write {
-    /// Claims a free slot: MOD(claim) = 0, MOD(manifest), `.next` absent (or void, and then deleted).
-    Claim {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// MOD(manifest).
-        manifest: i64,
-        /// The slot's data, if it has local volumes and they are not noted so, and MOD(data); 0 if there is none.
-        data: Option<(Data, i64)>,
-    },
-    /// Gives an own slot to another instance of this host: MOD(claim).
-    NewInstance {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// MOD(claim).
-        held: i64,
-        /// As for a claim.
-        data: Option<(Data, i64)>,
-    },
-    /// Gives an own slot up, with its state and status: MOD(claim).
-    Release {
-        /// The slot.
-        slot: SlotId,
-        /// MOD(claim).
-        held: i64,
-    },
-    /// Says how far the own instance is: MOD(claim), MOD(state).
-    State {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        state: SlotState,
-        /// MOD(claim).
-        held: i64,
-        /// MOD(state); 0 if there is none.
-        seen: i64,
-    },
-    /// Decides the image of a version: absent, MOD(manifest).
-    Version {
-        /// Whose.
-        container: ContainerId,
-        /// Its key, which is MOD(manifest).
-        rev: i64,
-        /// What is written.
-        version: Version,
-    },
-    /// Notes that a version got ready: MOD(version).
-    Good {
-        /// Whose.
-        container: ContainerId,
-        /// Its key.
-        rev: i64,
-        /// What is written.
-        version: Version,
-        /// MOD(version).
-        seen: i64,
-    },
-    /// Forgets versions that nobody needs: MOD of each.
-    Prune {
-        /// Whose.
-        container: ContainerId,
-        /// Their keys and MODs.
-        versions: Vec<(i64, i64)>,
-    },
-    /// Gives an update up: MOD(manifest), MOD(rollout).
-    Rollout {
-        /// Whose.
-        container: ContainerId,
-        /// What is written.
-        rollout: Rollout,
-        /// MOD(manifest).
-        manifest: i64,
-        /// MOD(rollout); 0 if there is none.
-        seen: i64,
-    },
-    /// Deletes what is left of a container without manifest and claims: both absent.
-    Sweep {
-        /// Whose.
-        container: ContainerId,
-    },
-    /// Tells people how a slot is: MOD(claim).
-    Status {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        status: Status,
-        /// MOD(claim).
-        held: i64,
-    },
-}
-
-impl Write {
-    /// Whose writes follow each other.
-    pub fn work(&self) -> Work {
-        match self {
-            Self::Claim { slot, .. }
-            | Self::NewInstance { slot, .. }
-            | Self::Release { slot, .. }
-            | Self::State { slot, .. }
-            | Self::Status { slot, .. } => Work::Slot(slot.clone()),
-            Self::Version { container, .. }
-            | Self::Good { container, .. }
-            | Self::Prune { container, .. }
-            | Self::Rollout { container, .. }
-            | Self::Sweep { container } => Work::Container(container.clone()),
-        }
-    }
-
-    /// One word, for logs.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Claim { .. } => "claim",
-            Self::NewInstance { .. } => "new-instance",
-            Self::Release { .. } => "release",
-            Self::State { .. } => "state",
-            Self::Version { .. } => "version",
-            Self::Good { .. } => "good",
-            Self::Prune { .. } => "prune",
-            Self::Rollout { .. } => "rollout",
-            Self::Sweep { .. } => "sweep",
-            Self::Status { .. } => "status",
-        }
-    }
 }
 
 /// A step on the engine. Each may be done twice.
@@ -284,8 +157,8 @@ pub struct Plan {
     pub leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
     pub staying: Vec<InstanceId>,
-    /// Slots that nobody has and some host may take.
-    pub unclaimed: BTreeSet<SlotId>,
+    /// What any host may do, where others come before this one.
+    pub pending: BTreeSet<Work>,
     /// How the slots of this host are, for people.
     pub statuses: BTreeMap<SlotId, Status>,
     /// When to plan again if nothing happens.
@@ -304,6 +177,33 @@ impl Plan {
     pub fn touches(&self, slot: &SlotId) -> bool {
         let work = Work::Slot(slot.clone());
         self.writes.iter().any(|w| w.work() == work) || self.steps.iter().any(|s| s.work() == work)
+    }
+
+    /// Whether this host is the one to do it now: the first in order at once, the second when it has been left undone
+    /// for two seconds, the third after four …, so that a host that lives and never acts holds up nothing.
+    pub(crate) fn is_my_turn(
+        &mut self,
+        inputs: &Inputs<'_>,
+        work: &Work,
+        order: &[HostName],
+    ) -> bool {
+        self.pending.insert(work.clone());
+        let Some(turn) = order.iter().position(|host| *host == inputs.host.name) else {
+            return false;
+        };
+        let since = inputs.local.pending.get(work).copied();
+        let at = since.unwrap_or(inputs.now) + TURN * turn as u32;
+        if inputs.now < at {
+            self.requeue(at);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn requeue_with(&mut self, at: Option<Millis>) {
+        if let Some(at) = at {
+            self.requeue(at);
+        }
     }
 
     pub(crate) fn requeue(&mut self, at: Millis) {
@@ -344,8 +244,34 @@ pub struct Inputs<'a> {
     pub host: &'a Host,
     /// How far the snapshot may be trusted.
     pub trust: Trust,
+    /// The rules of ownership: all of them.
+    pub rules: Rules,
     /// The time.
     pub now: Millis,
+}
+
+impl Inputs<'_> {
+    /// Whether a slot of this owner may be given to a host now; why not, for people.
+    pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), String> {
+        match owner {
+            Owner::Lost(_) if self.rules.has(Rule::Brake) => {
+                self.local.calm.taking_over(self.now)?;
+            }
+            Owner::Lost(_) | Owner::Nobody | Owner::Live(_) => {}
+        }
+        self.local.calm.placing(self.now)
+    }
+
+    /// Nothing may be written for this now: a write is under way, or an own one is not in the snapshot yet.
+    pub(crate) fn is_writing(&self, work: &Work) -> bool {
+        self.local.writing.contains(work) || self.is_behind(work)
+    }
+
+    /// An own write on this is not in the snapshot yet.
+    pub(crate) fn is_behind(&self, work: &Work) -> bool {
+        let revision = self.snapshot.revision;
+        self.local.is_ahead_of(work, revision, self.now, self.rules)
+    }
 }
 
 /// Time in which the next host in order leaves a slot to those before it.
@@ -357,134 +283,105 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         partial: inputs.trust == Trust::RestartsOnly,
         ..Plan::default()
     };
-    if let EngineState::Unresponsive(_) = inputs.observed.engine {
-        plan.partial = true;
-        return plan;
-    }
+    let hangs = match &inputs.observed.engine {
+        EngineState::Up => None,
+        EngineState::Unresponsive(why) => Some(why.as_str()),
+    };
+    plan.partial |= hangs.is_some();
     let mut here: BTreeMap<&SlotId, Vec<&ObservedContainer>> = BTreeMap::new();
     for container in inputs.observed.containers.values() {
         here.entry(&container.owner.slot)
             .or_default()
             .push(container);
     }
-    let none = Vec::new();
+    let me = &inputs.host.name;
+    let shares = inputs.trust == Trust::Full && inputs.snapshot.in_hold().is_none();
+    // Slots about which everything is said: placement has no word in them.
+    let mut settled = BTreeSet::new();
     for (id, container) in &inputs.snapshot.containers {
         for (number, view) in &container.slots {
-            let Some(claim) = &view.claim else { continue };
-            if claim.host != inputs.host.name {
+            let claim = view.claim.as_ref().filter(|claim| claim.host == *me);
+            let next = view.next.as_ref().filter(|next| next.host == *me);
+            if claim.is_none() && next.is_none() {
                 continue;
             }
             let slot = id.slot(*number);
-            let containers = here.remove(&slot).unwrap_or_else(|| none.clone());
-            slot::own(
-                &inputs,
-                slot::Own {
+            let containers = here.remove(&slot).unwrap_or_default();
+            settled.insert(slot.clone());
+            if let Some(claim) = claim {
+                let own = slot::Own {
                     slot,
                     container,
                     view,
                     claim,
                     containers: &containers,
-                },
-                &mut plan,
-                fresh,
-            );
+                };
+                match hangs {
+                    None => slot::own(&inputs, own, &mut plan, fresh),
+                    Some(why) => slot::own_without_engine(&inputs, &own, why, &mut plan),
+                }
+            } else if let Some(next) = next
+                && inputs.trust == Trust::Full
+                && hangs.is_none()
+            {
+                let incoming = slot::Incoming {
+                    slot: &slot,
+                    container,
+                    view,
+                    next,
+                    containers: &containers,
+                };
+                slot::incoming(&inputs, &incoming, &mut plan);
+            }
         }
-        if inputs.trust == Trust::Full {
-            share(&inputs, id, container, &mut plan);
+        if shares {
+            share::container(&inputs, id, container, &mut plan);
         }
     }
-    if inputs.trust == Trust::RestartsOnly {
+    if inputs.trust == Trust::RestartsOnly || hangs.is_some() {
         return plan;
     }
     for (slot, containers) in here {
-        slot::not_own(&inputs, slot, &containers, &mut plan);
+        if slot::not_own(&inputs, slot, &containers, &mut plan) == slot::Rest::Settled {
+            settled.insert(slot.clone());
+        }
     }
-    claim(&inputs, &mut plan, fresh);
+    claim(&inputs, &settled, &mut plan, fresh);
+    hand_over(&inputs, &settled, &mut plan, fresh);
+    share::marks(&inputs, &mut plan);
     plan
 }
 
-/// What the slots of a container share: superfluous versions, remains.
-fn share(
+/// Claims this host's share of what nobody has, and takes over what lost hosts have.
+fn claim(
     inputs: &Inputs<'_>,
-    id: &ContainerId,
-    container: &crate::snapshot::ContainerView,
+    settled: &BTreeSet<SlotId>,
     plan: &mut Plan,
+    fresh: &mut dyn FnMut() -> InstanceId,
 ) {
-    let work = Work::Container(id.clone());
-    if inputs.local.writing.contains(&work)
-        || inputs
-            .local
-            .is_ahead_of(&work, inputs.snapshot.revision, inputs.now)
-        || plan.writes.iter().any(|w| w.work() == work)
-    {
-        return;
-    }
-    let lowest = container
-        .slots
-        .values()
-        .find_map(|s| s.claim.as_ref().map(|c| &c.host));
-    if container.manifest.is_none() && lowest.is_none() {
-        let first = inputs
-            .snapshot
-            .live()
-            .find(|(_, record)| record.state == HostState::Up)
-            .map(|(name, _)| name);
-        let remains = !container.versions.is_empty()
-            || container.rollout.is_some()
-            || container
-                .slots
-                .values()
-                .any(|s| s.state.is_some() || s.next.is_some());
-        if remains && first == Some(&inputs.host.name) {
-            plan.writes.push(Write::Sweep {
-                container: id.clone(),
-            });
-        }
-    } else if lowest == Some(&inputs.host.name) {
-        let versions = target::superfluous(container);
-        if !versions.is_empty() {
-            plan.writes.push(Write::Prune {
-                container: id.clone(),
-                versions,
-            });
-        }
-    }
-}
-
-/// Claims this host's share of what nobody has.
-fn claim(inputs: &Inputs<'_>, plan: &mut Plan, fresh: &mut dyn FnMut() -> InstanceId) {
     for placed in placement::unclaimed(inputs.snapshot) {
+        if settled.contains(&placed.slot) {
+            continue;
+        }
         if let Some(reason) = why_waiting(&placed) {
             plan.waiting.insert(placed.slot.clone(), reason);
-            continue;
-        }
-        plan.unclaimed.insert(placed.slot.clone());
-        let Some(turn) = placed.order.iter().position(|h| *h == inputs.host.name) else {
-            continue;
-        };
-        let since = inputs
-            .local
-            .unclaimed
-            .get(&placed.slot)
-            .copied()
-            .unwrap_or(inputs.now);
-        let my_turn = since + TURN * turn as u32;
-        if inputs.now < my_turn {
-            plan.requeue(my_turn);
-            continue;
-        }
-        let work = Work::Slot(placed.slot.clone());
-        if inputs.local.writing.contains(&work)
-            || inputs
-                .local
-                .is_ahead_of(&work, inputs.snapshot.revision, inputs.now)
-            || plan.touches(&placed.slot)
-        {
             continue;
         }
         let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
             continue;
         };
+        let none = SlotView::default();
+        let view = container.slots.get(&placed.slot.slot).unwrap_or(&none);
+        let owner = inputs.snapshot.owner(view);
+        if let Err(reason) = inputs.may_place(owner) {
+            plan.requeue_with(inputs.local.calm.next_change(inputs.now));
+            plan.waiting.insert(placed.slot, reason);
+            continue;
+        }
+        let work = Work::Slot(placed.slot.clone());
+        if !plan.is_my_turn(inputs, &work, &placed.order) || inputs.is_writing(&work) {
+            continue;
+        }
         let (Some(manifest), Some(target)) = (&container.manifest, target::placed_anew(container))
         else {
             plan.waiting.insert(
@@ -493,18 +390,89 @@ fn claim(inputs: &Inputs<'_>, plan: &mut Plan, fresh: &mut dyn FnMut() -> Instan
             );
             continue;
         };
-        let view = container.slots.get(&placed.slot.slot);
-        if view.is_some_and(|v| v.next.is_some()) {
+        let claim = Claim {
+            host: inputs.host.name.clone(),
+            instance: fresh(),
+            manifest_rev: target.rev(),
+        };
+        let data = data(inputs.host, Some(view), target.manifest());
+        let modified = manifest.modified;
+        // A void `.next` goes with the claim.
+        plan.writes.retain(|w| w.work() != work);
+        plan.writes
+            .extend(take(inputs, placed.slot, view, claim, modified, data));
+    }
+}
+
+/// Claims a slot that nobody has, or takes it over from a lost host; none from a live one.
+pub(crate) fn take(
+    inputs: &Inputs<'_>,
+    slot: SlotId,
+    view: &SlotView,
+    claim: Claim,
+    manifest: i64,
+    data: Option<(Data, i64)>,
+) -> Option<Write> {
+    let next = inputs.snapshot.successor(view).void();
+    match inputs.snapshot.owner(view) {
+        Owner::Live(_) => None,
+        Owner::Nobody => Some(Write::Claim {
+            slot,
+            claim,
+            manifest,
+            next,
+            data,
+        }),
+        Owner::Lost(lost) => Some(Write::TakeOver {
+            slot,
+            claim,
+            held: lost.modified,
+            lost: lost.host.clone(),
+            manifest,
+            next,
+            data,
+        }),
+    }
+}
+
+/// Begins this host's share of the handovers from hosts that give away what they have.
+fn hand_over(
+    inputs: &Inputs<'_>,
+    settled: &BTreeSet<SlotId>,
+    plan: &mut Plan,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) {
+    for placed in placement::handovers(inputs.snapshot) {
+        if settled.contains(&placed.slot) || inputs.local.calm.placing(inputs.now).is_err() {
             continue;
         }
-        plan.writes.push(Write::Claim {
-            claim: Claim {
+        let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
+            continue;
+        };
+        // While a new version is being decided, a handover would only be given up again.
+        let (Some(manifest), Some(Target::Decided { rev, .. }), Some(view)) = (
+            &container.manifest,
+            target::placed_anew(container),
+            container.slots.get(&placed.slot.slot),
+        ) else {
+            continue;
+        };
+        let Owner::Live(claim) = inputs.snapshot.owner(view) else {
+            continue;
+        };
+        let work = Work::Slot(placed.slot.clone());
+        if !plan.is_my_turn(inputs, &work, &placed.order) || inputs.is_writing(&work) {
+            continue;
+        }
+        plan.writes.push(Write::Next {
+            next: Claim {
                 host: inputs.host.name.clone(),
                 instance: fresh(),
-                manifest_rev: target.rev(),
+                manifest_rev: rev,
             },
+            held: claim.modified,
             manifest: manifest.modified,
-            data: data(inputs.host, view, target.manifest()),
+            void: inputs.snapshot.successor(view).void(),
             slot: placed.slot,
         });
     }

@@ -5,8 +5,10 @@
 //! that runs is touched before what replaces it has been made.
 
 mod ctx;
+mod handover;
 mod leave;
 mod replace;
+mod returned;
 mod start;
 
 use std::time::Duration;
@@ -15,13 +17,16 @@ use manifests::{InstanceId, SlotId};
 
 use crate::local::Work;
 use crate::observed::{ContainerState, ObservedContainer};
-use crate::plan::{Inputs, Plan, Trust, Write, data};
+use crate::plan::{Inputs, Plan, Trust, Write};
 use crate::records::{Claim, Phase, SlotState, Status};
 use crate::snapshot::{ContainerView, Rev, SlotView};
 use crate::target::Target;
 use ctx::{Ctx, Out};
+use handover::yields;
+pub(crate) use handover::{Incoming, incoming};
 use leave::{retire_all, tidy};
 use replace::{give_up, replacement};
+pub(crate) use returned::{Rest, not_own};
 use start::{absent, first_start, resolve, restart, running, why_ended};
 
 /// A status that people read is written when it has held for this long: how it ended up …
@@ -51,14 +56,7 @@ pub(crate) fn own(
     plan: &mut Plan,
     fresh: &mut dyn FnMut() -> InstanceId,
 ) {
-    let ctx = Ctx {
-        inputs: *inputs,
-        slot: &own.slot,
-        container: own.container,
-        view: own.view,
-        claim: own.claim,
-        memory: inputs.local.slots.get(&own.slot),
-    };
+    let ctx = own.ctx(inputs);
     let current = own
         .containers
         .iter()
@@ -66,65 +64,48 @@ pub(crate) fn own(
         .find(|c| c.owner.instance == own.claim.instance);
     let out = if inputs.trust == Trust::RestartsOnly {
         restart_only(&ctx, current)
-    } else if own.container.is_wanted(own.slot.slot) {
-        wanted(&ctx, current, own.containers, plan, fresh)
-    } else {
+    } else if own.container.manifest.is_none()
+        && inputs.local.orphans.contains_key(&own.claim.instance)
+    {
+        orphan(&ctx, current, plan)
+    } else if !own.container.is_wanted(own.slot.slot) || ctx.is_last_here() {
         unwanted(&ctx, own.containers, plan)
+    } else if let Some(out) = yields(&ctx, current, plan) {
+        out
+    } else {
+        let out = wanted(&ctx, current, own.containers, plan, fresh);
+        ctx.drops_void_next(out)
     };
     emit(&ctx, current, out, plan);
 }
 
-/// Plans what the engine has of a slot that this host does not have.
-pub(crate) fn not_own(
-    inputs: &Inputs<'_>,
-    slot: &SlotId,
-    containers: &[&ObservedContainer],
-    plan: &mut Plan,
-) {
-    let work = Work::Slot(slot.clone());
-    if inputs
-        .local
-        .is_ahead_of(&work, inputs.snapshot.revision, inputs.now)
-    {
+/// Plans a slot that this host has while its engine does not answer: what never ran here goes to another host in the
+/// end.
+pub(crate) fn own_without_engine(inputs: &Inputs<'_>, own: &Own<'_>, why: &str, plan: &mut Plan) {
+    let ctx = own.ctx(inputs);
+    let wanted = inputs.trust == Trust::Full && own.container.is_wanted(own.slot.slot);
+    let reason = format!("its Docker Engine does not answer: {why}");
+    let Some(out) = ctx.gives_up_stalled(&reason).filter(|_| wanted) else {
         return;
-    }
-    let view = inputs.snapshot.slot(slot);
-    let container = inputs.snapshot.containers.get(&slot.container);
-    let claimed = view.is_some_and(|v| v.claim.is_some());
-    if let (Some(container), false) = (container, claimed) {
-        let runs = containers.iter().find(|c| c.running().is_some());
-        if let (Some(runs), true, Some(manifest)) =
-            (runs, container.is_wanted(slot.slot), &container.manifest)
-        {
-            if !inputs.local.writing.contains(&work) && view.is_none_or(|v| v.next.is_none()) {
-                let rev = container
-                    .versions
-                    .iter()
-                    .rfind(|(_, v)| v.hash.as_ref() == Some(&runs.owner.manifest_hash))
-                    .map_or(0, |(rev, _)| *rev);
-                // An own slot that nobody has and this host runs is claimed as it is; placement need not decide.
-                plan.writes.retain(|w| w.work() != work);
-                plan.writes.push(Write::Claim {
-                    slot: slot.clone(),
-                    claim: Claim {
-                        host: inputs.host.name.clone(),
-                        instance: runs.owner.instance.clone(),
-                        manifest_rev: rev,
-                    },
-                    manifest: manifest.modified,
-                    data: container
-                        .manifest_of(rev)
-                        .and_then(|m| data(inputs.host, view, m)),
-                });
-            }
-            return;
+    };
+    emit(&ctx, None, out, plan);
+}
+
+impl<'a> Own<'a> {
+    fn ctx<'b>(&'b self, inputs: &Inputs<'b>) -> Ctx<'b>
+    where
+        'a: 'b,
+    {
+        Ctx {
+            inputs: *inputs,
+            slot: &self.slot,
+            container: self.container,
+            view: self.view,
+            claim: self.claim,
+            containers: self.containers,
+            memory: inputs.local.slots.get(&self.slot),
         }
     }
-    if inputs.local.busy.contains(&work) {
-        return;
-    }
-    let step = retire_all(inputs, slot, containers, container.map(|c| &**c), plan);
-    plan.steps.extend(step);
 }
 
 fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Out {
@@ -154,8 +135,26 @@ fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -
         out = out.write(Write::Release {
             slot: ctx.slot.clone(),
             held: ctx.claim.modified,
+            unfit: None,
         });
     }
+    out
+}
+
+/// Kept without a manifest since a restore was accepted, until somebody removes it by name.
+fn orphan(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, plan: &mut Plan) -> Out {
+    let mut out = match current {
+        Some(container) if matches!(container.state, ContainerState::Exited(_)) => {
+            restart(ctx, container)
+        }
+        Some(container) if container.running().is_some() => match ctx.phase(container, plan) {
+            Some(phase) => ctx.tells(container, phase, Out::default()),
+            None => Out::default(),
+        },
+        _ => Out::default(),
+    };
+    out.progress = "orphan";
+    out.reason = Some("it has no manifest any more; `dokkaa rm` of its name ends it".to_owned());
     out
 }
 
@@ -199,6 +198,9 @@ fn wanted(
             if ctx.inputs.local.busy.contains(&work) {
                 // It may be running in a moment.
                 return Out::says("starting", None);
+            }
+            if let Some(out) = ctx.gives_up_unfit(&target) {
+                return out;
             }
             let doomed = ctx.is_doomed(current);
             if outdated && !doomed && matches!(target, Target::Undecided { .. }) {
@@ -259,8 +261,7 @@ fn merge(running: Out, replace: Out) -> Out {
 fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: &mut Plan) {
     let local = ctx.inputs.local;
     let work = Work::Slot(ctx.slot.clone());
-    let revision = ctx.inputs.snapshot.revision;
-    let behind = local.is_ahead_of(&work, revision, ctx.inputs.now);
+    let behind = ctx.inputs.is_behind(&work);
     let status = ctx.status(current, &out);
     if let Some(reason) = &out.reason {
         plan.waiting.insert(ctx.slot.clone(), reason.clone());
@@ -278,9 +279,8 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
         }
         let shared = Work::Container(ctx.slot.container.clone());
         if let Some(write) = out.shared.take() {
-            let free = !local.writing.contains(&shared)
-                && !local.is_ahead_of(&shared, revision, ctx.inputs.now)
-                && !plan.writes.iter().any(|w| w.work() == shared);
+            let free =
+                !ctx.inputs.is_writing(&shared) && !plan.writes.iter().any(|w| w.work() == shared);
             if free {
                 plan.writes.push(write);
             }

@@ -125,6 +125,41 @@ impl SlotView {
     }
 }
 
+/// Who has a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// It has no claim.
+    Nobody,
+    /// A host that is live.
+    Live(&'a Rev<Claim>),
+    /// A host that is not live: others may take it over.
+    Lost(&'a Rev<Claim>),
+}
+
+/// Who is to have a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Successor<'a> {
+    /// No handover is under way.
+    Nobody,
+    /// A host that is live.
+    Live(&'a Rev<Next>),
+    /// A host that is not live: the handover is void.
+    Void(&'a Rev<Next>),
+}
+
+impl Successor<'_> {
+    /// The void `.next`, for a guard.
+    pub fn void(self) -> Option<crate::write::VoidNext> {
+        match self {
+            Self::Void(next) => Some(crate::write::VoidNext {
+                modified: next.modified,
+                host: next.host.clone(),
+            }),
+            Self::Nobody | Self::Live(_) => None,
+        }
+    }
+}
+
 /// What etcd says of one container.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerView {
@@ -168,11 +203,6 @@ impl ContainerView {
     /// The user wants this slot.
     pub fn is_wanted(&self, slot: u32) -> bool {
         self.scale().is_some_and(|scale| slot < scale)
-    }
-
-    /// Somebody has this slot.
-    pub fn is_claimed(&self, slot: u32) -> bool {
-        self.slots.get(&slot).is_some_and(|s| s.claim.is_some())
     }
 
     /// The manifest of a version, decided or still the user's newest.
@@ -276,6 +306,46 @@ impl Snapshot {
         self.hosts
             .iter()
             .filter_map(|(name, host)| Some((name, host.record.as_ref()?)))
+    }
+
+    /// Who has this slot.
+    pub fn owner<'a>(&self, slot: &'a SlotView) -> Owner<'a> {
+        match &slot.claim {
+            None => Owner::Nobody,
+            Some(claim) if self.is_live(&claim.host) => Owner::Live(claim),
+            Some(claim) => Owner::Lost(claim),
+        }
+    }
+
+    /// Who is to have this slot.
+    pub fn successor<'a>(&self, slot: &'a SlotView) -> Successor<'a> {
+        match &slot.next {
+            None => Successor::Nobody,
+            Some(next) if self.is_live(&next.host) => Successor::Live(next),
+            Some(next) => Successor::Void(next),
+        }
+    }
+
+    /// Nobody who is live has this slot, and nobody who is live is to have it.
+    pub fn is_unclaimed(&self, slot: Option<&SlotView>) -> bool {
+        slot.is_none_or(|slot| {
+            !matches!(self.owner(slot), Owner::Live(_))
+                && !matches!(self.successor(slot), Successor::Live(_))
+        })
+    }
+
+    /// What the operator wants of a host.
+    pub fn availability(&self, host: &HostName) -> Availability {
+        self.hosts
+            .get(host)
+            .map_or_else(Availability::default, |h| h.availability())
+    }
+
+    /// A live host that distrusts its etcd in a way that may concern all.
+    pub fn in_hold(&self) -> Option<&HostName> {
+        self.live()
+            .find(|(_, record)| record.hold.as_ref().is_some_and(|hold| hold.shared))
+            .map(|(name, _)| name)
     }
 
     /// What etcd says of a slot.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use conductor_core::local::Fault;
+
 /// What was asked for when something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -117,6 +119,18 @@ impl EngineError {
                 409 => Self::Conflict(text),
                 _ => Self::Engine(text),
             },
+        }
+    }
+
+    /// Who has to change something before another try can help.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::NotFound(_) | Self::BadRequest(_) => Fault::Manifest,
+            Self::HostFault { .. } | Self::Auth(_) => Fault::Host,
+            Self::Conflict(_)
+            | Self::RateLimited { .. }
+            | Self::Unresponsive(_)
+            | Self::Engine(_) => Fault::Passing,
         }
     }
 

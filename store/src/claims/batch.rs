@@ -4,6 +4,8 @@
 //! before the whole. etcd refuses a transaction that names a key twice, even in
 //! a loser, so a transaction that shares a written key goes into another batch.
 
+use conductor_core::{Rule, Rules};
+
 use crate::kv::{KeyRange, Op, OpReply, Txn, TxnReply};
 
 /// Transactions in one batch: with the next limit this fills etcd's 128 operations a transaction.
@@ -43,7 +45,7 @@ impl Batch {
 }
 
 /// Packs transactions into as few as etcd takes. Those that write the same key stay in the order given.
-pub fn batch(txns: Vec<Txn>) -> Vec<Batch> {
+pub fn batch(txns: Vec<Txn>, rules: Rules) -> Vec<Batch> {
     let mut open: Vec<Pack> = Vec::new();
     let mut done: Vec<Batch> = Vec::new();
     for (position, txn) in txns.into_iter().enumerate() {
@@ -51,7 +53,7 @@ pub fn batch(txns: Vec<Txn>) -> Vec<Batch> {
         let bytes = size(&txn);
         if too_big(&txn) {
             // It can't be nested; what came before it goes before it.
-            done.extend(open.drain(..).map(Pack::close));
+            done.extend(open.drain(..).map(|pack| pack.close(rules)));
             done.push(Batch {
                 txn,
                 carries: vec![position],
@@ -75,7 +77,7 @@ pub fn batch(txns: Vec<Txn>) -> Vec<Batch> {
         pack.writes.extend(writes);
         pack.bytes += bytes;
     }
-    done.extend(open.into_iter().map(Pack::close));
+    done.extend(open.into_iter().map(|pack| pack.close(rules)));
     done
 }
 
@@ -97,7 +99,7 @@ impl Pack {
         self.txns.len() < MAX_TXNS && self.bytes + bytes <= MAX_BYTES
     }
 
-    fn close(mut self) -> Batch {
+    fn close(mut self, rules: Rules) -> Batch {
         if self.txns.len() == 1 {
             let (position, txn) = self.txns.remove(0);
             return Batch {
@@ -107,6 +109,14 @@ impl Pack {
             };
         }
         let carries = self.txns.iter().map(|(position, _)| *position).collect();
+        if !rules.has(Rule::NestedBatch) {
+            let then = self.txns.into_iter().flat_map(|(_, txn)| txn.then).collect();
+            return Batch {
+                txn: Txn::new(Vec::new(), then),
+                carries,
+                nested: false,
+            };
+        }
         let inner = self.txns.into_iter().map(|(_, txn)| Op::Txn(txn)).collect();
         Batch {
             txn: Txn::new(Vec::new(), inner),

@@ -6,7 +6,9 @@
 
 mod batch;
 
-use conductor_core::records::{Claim, Data, Rollout, SlotState, Status, Unfit, Version};
+use conductor_core::records::{Claim, Data, Rollout, SlotState, Unfit, Version};
+use conductor_core::write::{Over, VoidNext, Write};
+use conductor_core::{Rule, Rules};
 use manifests::keys::{self, Key};
 use manifests::{ContainerId, HostName, SlotId};
 
@@ -14,158 +16,318 @@ pub use batch::{Batch, batch};
 
 use crate::kv::{Compare, KeyRange, Op, Txn};
 
-/// `.next` as it was seen.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum NextSeen {
-    /// There is none.
-    #[default]
-    Absent,
-    /// It is of this revision, and its host was not live.
-    Void {
-        /// Its revision.
-        modified: i64,
-        /// Its host.
-        host: HostName,
-    },
+/// The transaction that a planned write is, by these rules.
+pub fn txn(write: &Write, rules: Rules) -> Txn {
+    match write {
+        Write::Claim {
+            slot,
+            claim,
+            manifest,
+            next,
+            data,
+        } => {
+            let mut txn = Txn::new(
+                vec![
+                    Compare::modified(Key::Claim(slot.clone()), 0),
+                    manifest_as_seen(&slot.container, *manifest),
+                ],
+                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
+            );
+            txn.then.extend(delete_former(slot));
+            replace_void(&mut txn, slot, next.as_ref(), rules);
+            note_data(&mut txn, slot, data.as_ref());
+            txn
+        }
+        Write::TakeOver {
+            slot,
+            claim,
+            held,
+            lost,
+            manifest,
+            next,
+            data,
+        } => {
+            let mut txn = Txn::new(
+                vec![
+                    own(slot, *held),
+                    Compare::absent(Key::HostRecord(lost.clone())),
+                    manifest_as_seen(&slot.container, *manifest),
+                ],
+                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
+            );
+            txn.then.extend(delete_former(slot));
+            replace_void(&mut txn, slot, next.as_ref(), rules);
+            note_data(&mut txn, slot, data.as_ref());
+            txn
+        }
+        Write::Retake {
+            slot,
+            claim,
+            state,
+            held,
+            seen,
+            next,
+        } => retake(slot, claim, state, (*held, *seen, *next), rules),
+        Write::Next {
+            slot,
+            next,
+            held,
+            manifest,
+            void,
+        } => {
+            let mut txn = Txn::new(
+                vec![
+                    own(slot, *held),
+                    manifest_as_seen(&slot.container, *manifest),
+                ],
+                vec![Op::put_json(Key::Next(slot.clone()), next)],
+            );
+            guard_next(&mut txn, slot, void.as_ref(), rules);
+            txn
+        }
+        Write::Promote {
+            slot,
+            claim,
+            held,
+            manifest,
+            next,
+            over,
+            state,
+            data,
+        } => {
+            let mut txn = Txn::new(
+                vec![
+                    own(slot, *held),
+                    manifest_as_seen(&slot.container, *manifest),
+                    Compare::modified(Key::Next(slot.clone()), *next),
+                ],
+                vec![
+                    Op::put_json(Key::Claim(slot.clone()), claim),
+                    Op::delete(Key::Next(slot.clone())),
+                    Op::delete(Key::Status(slot.clone())),
+                    state_or_none(slot, state.as_ref()),
+                ],
+            );
+            match over {
+                Over::Ready | Over::Nobody => {}
+                Over::Lost(host) => txn
+                    .guards
+                    .push(Compare::absent(Key::HostRecord(host.clone()))),
+                Over::Stopped(seen, _) if rules.has(Rule::StoppedGuard) => txn
+                    .guards
+                    .push(Compare::modified(Key::State(slot.clone()), *seen)),
+                Over::Stopped(_, holder) => txn
+                    .guards
+                    .push(Compare::absent(Key::HostRecord(holder.clone()))),
+            }
+            note_data(&mut txn, slot, data.as_ref());
+            txn
+        }
+        Write::DeleteNext {
+            slot,
+            seen,
+            void,
+            unfit,
+        } => {
+            let key = Key::Next(slot.clone());
+            let mut txn = Txn::new(vec![Compare::modified(&key, *seen)], vec![Op::delete(&key)]);
+            let host = match void {
+                Some(host) if rules.has(Rule::VoidGuard) => Some(host),
+                _ => None,
+            };
+            txn.guards
+                .extend(host.map(|host| Compare::absent(Key::HostRecord(host.clone()))));
+            txn.then.extend(mark(slot, unfit.as_ref()));
+            txn
+        }
+        Write::DeleteUnwanted {
+            slot,
+            held,
+            manifest,
+            lost,
+        } => {
+            let mut txn = Txn::new(
+                vec![
+                    own(slot, *held),
+                    manifest_as_seen(&slot.container, *manifest),
+                ],
+                vec![
+                    Op::delete(Key::Claim(slot.clone())),
+                    Op::delete(Key::Next(slot.clone())),
+                ],
+            );
+            if rules.has(Rule::GarbageGuard) {
+                let record = Key::HostRecord(lost.clone());
+                txn.guards.push(Compare::absent(record));
+            }
+            txn.then.extend(delete_former(slot));
+            txn
+        }
+        Write::NewInstance {
+            slot,
+            claim,
+            held,
+            data,
+        } => {
+            let mut txn = Txn::new(
+                vec![own(slot, *held)],
+                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
+            );
+            txn.then.extend(delete_former(slot));
+            note_data(&mut txn, slot, data.as_ref());
+            txn
+        }
+        Write::Release { slot, held, unfit } => {
+            let mut txn = Txn::new(
+                vec![own(slot, *held)],
+                vec![Op::delete(Key::Claim(slot.clone()))],
+            );
+            txn.then.extend(delete_former(slot));
+            txn.then.extend(mark(slot, unfit.as_ref()));
+            txn
+        }
+        Write::State {
+            slot,
+            state,
+            held,
+            seen,
+        } => put_state(slot, state, *held, *seen, rules),
+        Write::TakeBack {
+            slot,
+            state,
+            held,
+            seen,
+            next,
+        } => {
+            let mut txn = put_state(slot, state, *held, *seen, rules);
+            replace_void(&mut txn, slot, next.as_ref(), rules);
+            txn
+        }
+        Write::Fit {
+            container,
+            host,
+            seen,
+        } => {
+            let key = Key::Unfit(host.clone(), container.clone());
+            Txn::new(vec![Compare::modified(&key, *seen)], vec![Op::delete(&key)])
+        }
+        Write::Version {
+            container,
+            rev,
+            manifest,
+            version,
+        } => put_version(container, *rev, *manifest, version),
+        Write::Good {
+            container,
+            rev,
+            version,
+            seen,
+        } => mark_good(container, *rev, *seen, version),
+        Write::Prune {
+            container,
+            versions,
+        } => prune_versions(container, versions),
+        Write::Rollout {
+            container,
+            rollout,
+            manifest,
+            seen,
+        } => put_rollout(container, *manifest, *seen, rollout),
+        Write::Sweep { container } => delete_remains(container),
+        Write::Status { slot, status, held } => Txn::new(
+            vec![own(slot, *held)],
+            vec![Op::put_json(Key::Status(slot.clone()), status)],
+        ),
+    }
 }
 
-impl NextSeen {
-    fn guards(&self, slot: &SlotId, guards: &mut Vec<Compare>) {
-        match self {
-            Self::Absent => guards.push(Compare::absent(Key::Next(slot.clone()))),
-            Self::Void { modified, host } => {
-                guards.push(Compare::modified(Key::Next(slot.clone()), *modified));
-                guards.push(Compare::absent(Key::HostRecord(host.clone())));
+/// `.next` is as it was seen: absent, or void and its host is not live.
+fn guard_next(txn: &mut Txn, slot: &SlotId, void: Option<&VoidNext>, rules: Rules) {
+    let key = Key::Next(slot.clone());
+    match void {
+        None => txn.guards.push(Compare::absent(key)),
+        Some(void) => {
+            txn.guards.push(Compare::modified(key, void.modified));
+            if rules.has(Rule::VoidGuard) {
+                let record = Key::HostRecord(void.host.clone());
+                txn.guards.push(Compare::absent(record));
             }
         }
     }
 }
 
-/// A claim on a free slot.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FreeSlot<'a> {
-    /// Which slot.
-    pub slot: &'a SlotId,
-    /// What to write.
-    pub claim: &'a Claim,
-    /// The manifest's revision as seen.
-    pub manifest: i64,
-    /// `.next` as seen.
-    pub next: &'a NextSeen,
-    /// Where the slot's data is from now on, and the revision of that key as seen (0: absent).
-    pub data: Option<(&'a Data, i64)>,
-}
-
-/// Claims a free slot; what a former owner left is deleted with it.
-pub fn claim_free(free: FreeSlot<'_>) -> Txn {
-    let FreeSlot {
-        slot,
-        claim,
-        manifest,
-        next,
-        data,
-    } = free;
-    let mut guards = vec![
-        Compare::modified(Key::Claim(slot.clone()), 0),
-        manifest_as_seen(&slot.container, manifest),
-    ];
-    next.guards(slot, &mut guards);
-    let mut then = vec![Op::put_json(Key::Claim(slot.clone()), claim)];
-    then.extend(delete_former(slot));
-    if *next != NextSeen::Absent {
-        then.push(Op::delete(Key::Next(slot.clone())));
+/// As `guard_next`, and a void one goes.
+fn replace_void(txn: &mut Txn, slot: &SlotId, void: Option<&VoidNext>, rules: Rules) {
+    guard_next(txn, slot, void, rules);
+    if void.is_some() && rules.has(Rule::VoidDelete) {
+        txn.then.push(Op::delete(Key::Next(slot.clone())));
     }
-    if let Some((data, modified)) = data {
-        guards.push(Compare::modified(Key::Data(slot.clone()), modified));
-        then.push(Op::put_json(Key::Data(slot.clone()), data));
+}
+
+fn note_data(txn: &mut Txn, slot: &SlotId, data: Option<&(Data, i64)>) {
+    if let Some((data, seen)) = data {
+        let key = Key::Data(slot.clone());
+        txn.guards.push(Compare::modified(&key, *seen));
+        txn.then.push(Op::put_json(&key, data));
     }
-    Txn::new(guards, then)
 }
 
-/// Gives up an own claim, of revision `claim`.
-pub fn release(slot: &SlotId, claim: i64) -> Txn {
-    let mut then = vec![Op::delete(Key::Claim(slot.clone()))];
-    then.extend(delete_former(slot));
-    Txn::new(vec![own(slot, claim)], then)
+fn mark(slot: &SlotId, unfit: Option<&(HostName, Unfit)>) -> Option<Op> {
+    let (host, unfit) = unfit?;
+    let key = Key::Unfit(host.clone(), slot.container.clone());
+    Some(Op::put_json(key, unfit))
 }
 
-/// Gives up an own claim because this host can't run it, and says so, in one. Not for a batch: slots share the mark.
-pub fn release_unfit(slot: &SlotId, claim: i64, host: &HostName, unfit: &Unfit) -> Txn {
-    let mut txn = release(slot, claim);
-    txn.then.push(put_mark(host, &slot.container, unfit));
+fn state_or_none(slot: &SlotId, state: Option<&SlotState>) -> Op {
+    let key = Key::State(slot.clone());
+    state.map_or_else(|| Op::delete(&key), |state| Op::put_json(&key, state))
+}
+
+/// The revisions are those of the claim, its state and `.next`.
+fn retake(
+    slot: &SlotId,
+    claim: &Claim,
+    state: &SlotState,
+    (held, seen, next): (i64, i64, i64),
+    rules: Rules,
+) -> Txn {
+    let with_state = rules.has(Rule::RetakeState).then_some(state);
+    let mut txn = Txn::new(
+        vec![
+            own(slot, held),
+            Compare::modified(Key::State(slot.clone()), seen),
+        ],
+        vec![
+            Op::put_json(Key::Claim(slot.clone()), claim),
+            Op::delete(Key::Status(slot.clone())),
+            state_or_none(slot, with_state),
+        ],
+    );
+    if rules.has(Rule::RetakeNext) {
+        let key = Key::Next(slot.clone());
+        txn.guards.push(Compare::modified(&key, next));
+        if next != 0 {
+            txn.then.push(Op::delete(&key));
+        }
+    }
     txn
 }
 
-/// Another instance for an own slot.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewInstance<'a> {
-    /// The slot.
-    pub slot: &'a SlotId,
-    /// What is written.
-    pub new: &'a Claim,
-    /// MOD(claim).
-    pub claim: i64,
-    /// Where its volumes are, if that is to be noted, and MOD(data).
-    pub data: Option<(&'a Data, i64)>,
-}
-
-/// Gives an own slot to another instance of the same host; what was said of the former one goes.
-pub fn new_instance(change: NewInstance<'_>) -> Txn {
-    let NewInstance {
-        slot,
-        new,
-        claim,
-        data,
-    } = change;
-    let mut guards = vec![own(slot, claim)];
-    let mut then = vec![Op::put_json(Key::Claim(slot.clone()), new)];
-    then.extend(delete_former(slot));
-    if let Some((data, modified)) = data {
-        guards.push(Compare::modified(Key::Data(slot.clone()), modified));
-        then.push(Op::put_json(Key::Data(slot.clone()), data));
-    }
-    Txn::new(guards, then)
-}
-
-/// Writes the state of an own slot; `state` is the state's revision as last written or seen (0: absent).
-pub fn put_state(slot: &SlotId, claim: i64, state: i64, new: &SlotState) -> Txn {
-    Txn::new(
+fn put_state(slot: &SlotId, state: &SlotState, held: i64, seen: i64, rules: Rules) -> Txn {
+    let guards = if rules.has(Rule::StateGuard) {
         vec![
-            own(slot, claim),
-            Compare::modified(Key::State(slot.clone()), state),
-        ],
-        vec![Op::put_json(Key::State(slot.clone()), new)],
-    )
+            own(slot, held),
+            Compare::modified(Key::State(slot.clone()), seen),
+        ]
+    } else {
+        Vec::new()
+    };
+    Txn::new(guards, vec![Op::put_json(Key::State(slot.clone()), state)])
 }
 
-/// Writes what people may read of an own slot.
-pub fn put_status(slot: &SlotId, claim: i64, status: &Status) -> Txn {
-    Txn::new(
-        vec![own(slot, claim)],
-        vec![Op::put_json(Key::Status(slot.clone()), status)],
-    )
-}
-
-/// Deletes the claim of a host that is not live, for a slot that is not wanted.
-pub fn delete_unwanted(slot: &SlotId, claim: i64, manifest: i64, host: &HostName) -> Txn {
-    let mut then = vec![
-        Op::delete(Key::Claim(slot.clone())),
-        Op::delete(Key::Next(slot.clone())),
-    ];
-    then.extend(delete_former(slot));
-    Txn::new(
-        vec![
-            own(slot, claim),
-            manifest_as_seen(&slot.container, manifest),
-            Compare::absent(Key::HostRecord(host.clone())),
-        ],
-        then,
-    )
-}
-
-/// Writes a version, the first time; a loser reads what is there. `manifest` is its revision, and the version's name.
-pub fn put_version(container: &ContainerId, manifest: i64, version: &Version) -> Txn {
-    let key = Key::Version(container.clone(), manifest);
+/// Writes a version, the first time; a loser reads what is there.
+fn put_version(container: &ContainerId, rev: i64, manifest: i64, version: &Version) -> Txn {
+    let key = Key::Version(container.clone(), rev);
     Txn {
         guards: vec![Compare::absent(&key), manifest_as_seen(container, manifest)],
         then: vec![Op::put_json(&key, version)],
@@ -174,7 +336,7 @@ pub fn put_version(container: &ContainerId, manifest: i64, version: &Version) ->
 }
 
 /// Adds `good` to a version; `seen` is the revision of its key, `version` what it said.
-pub fn mark_good(container: &ContainerId, number: i64, seen: i64, version: &Version) -> Txn {
+fn mark_good(container: &ContainerId, number: i64, seen: i64, version: &Version) -> Txn {
     let key = Key::Version(container.clone(), number);
     let good = Version {
         good: true,
@@ -187,7 +349,7 @@ pub fn mark_good(container: &ContainerId, number: i64, seen: i64, version: &Vers
 }
 
 /// Forgets versions, by their keys and MODs as seen; those that are too many for one transaction stay for the next.
-pub fn prune_versions(id: &ContainerId, versions: &[(i64, i64)]) -> Txn {
+fn prune_versions(id: &ContainerId, versions: &[(i64, i64)]) -> Txn {
     let mut txn = Txn::default();
     for (number, seen) in versions.iter().take(batch::MAX_OPS) {
         let key = Key::Version(id.clone(), *number);
@@ -198,7 +360,7 @@ pub fn prune_versions(id: &ContainerId, versions: &[(i64, i64)]) -> Txn {
 }
 
 /// Notes that an update was given up; `rollout` is the key's revision as seen (0: absent).
-pub fn put_rollout(container: &ContainerId, manifest: i64, rollout: i64, new: &Rollout) -> Txn {
+fn put_rollout(container: &ContainerId, manifest: i64, rollout: i64, new: &Rollout) -> Txn {
     let key = Key::Rollout(container.clone());
     Txn::new(
         vec![
@@ -219,7 +381,7 @@ pub fn clear_rollout(container: &ContainerId, rollout: i64) -> Txn {
 }
 
 /// Deletes what is left of a container that has neither manifest nor slots. Data stays.
-pub fn delete_remains(container: &ContainerId) -> Txn {
+fn delete_remains(container: &ContainerId) -> Txn {
     let claims = keys::claims_of(container);
     Txn::new(
         vec![
@@ -232,25 +394,6 @@ pub fn delete_remains(container: &ContainerId) -> Txn {
             Op::Delete(KeyRange::prefix(&format!("{claims}updating/"))),
         ],
     )
-}
-
-/// Marks this host unfit for a container; `unfit` is the key's revision as seen (0: absent).
-pub fn put_unfit(host: &HostName, container: &ContainerId, unfit: i64, new: &Unfit) -> Txn {
-    let key = Key::Unfit(host.clone(), container.clone());
-    Txn::new(
-        vec![Compare::modified(&key, unfit)],
-        vec![put_mark(host, container, new)],
-    )
-}
-
-/// Takes the mark away, as seen.
-pub fn clear_unfit(host: &HostName, container: &ContainerId, unfit: i64) -> Txn {
-    let key = Key::Unfit(host.clone(), container.clone());
-    Txn::new(vec![Compare::modified(&key, unfit)], vec![Op::delete(&key)])
-}
-
-fn put_mark(host: &HostName, container: &ContainerId, unfit: &Unfit) -> Op {
-    Op::put_json(Key::Unfit(host.clone(), container.clone()), unfit)
 }
 
 fn own(slot: &SlotId, claim: i64) -> Compare {

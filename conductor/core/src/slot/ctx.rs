@@ -2,12 +2,21 @@
 
 use manifests::{InstanceId, SlotId};
 
-use crate::local::{InstanceMemory, SlotMemory};
-use crate::observed::{ContainerPort, ObservedContainer};
-use crate::plan::{Inputs, Step, Write, data};
-use crate::records::{Claim, Phase, SlotState, Status};
-use crate::snapshot::{ContainerView, Desired, Rev, SlotView};
+use std::time::Duration;
+
+use crate::local::{Fault, InstanceMemory, STALLED, SlotMemory};
+use crate::observed::{ContainerPort, ObservedContainer, Readiness};
+use crate::plan::{Inputs, Plan, Step, Write, data};
+use crate::records::{Availability, Claim, Phase, SlotState, Status, Unfit};
+use crate::rules::Rule;
+use crate::snapshot::{ContainerView, Desired, Rev, SlotView, Successor};
 use crate::target::{Target, placed_anew};
+
+/// Running this long without being ready is told to others: a second, and the time that a look at it takes.
+const UNREADY_AFTER: Duration = Duration::from_millis(1_200);
+
+/// An adopted instance that others know as ready is looked at this long before that is taken back.
+pub(super) const ADOPT: Duration = Duration::from_secs(5);
 
 /// A slot that this host has.
 #[derive(Clone, Copy)]
@@ -17,6 +26,8 @@ pub(super) struct Ctx<'a> {
     pub(super) container: &'a ContainerView,
     pub(super) view: &'a SlotView,
     pub(super) claim: &'a Rev<Claim>,
+    /// What the engine has of it.
+    pub(super) containers: &'a [&'a ObservedContainer],
     pub(super) memory: Option<&'a SlotMemory>,
 }
 
@@ -71,6 +82,139 @@ impl<'a> Ctx<'a> {
     pub(super) fn surroundings_changed(&self, container: &ObservedContainer) -> bool {
         let surroundings = &self.inputs.host.surroundings;
         surroundings.hash(&container.ports) != container.owner.host_hash
+    }
+
+    /// Whether it takes traffic, as far as others are to know; none while that is not clear yet.
+    pub(super) fn phase(&self, current: &ObservedContainer, plan: &mut Plan) -> Option<Phase> {
+        match self.inputs.observed.readiness(&current.owner.instance) {
+            Readiness::Ready => return Some(Phase::Ready),
+            Readiness::Unready(_) => return Some(Phase::Unready),
+            Readiness::Starting => {}
+        }
+        let now = self.inputs.now;
+        let memory = self.instance(current);
+        let adopted = self
+            .view
+            .current_state()
+            .is_some_and(|s| s.state == Phase::Ready);
+        let tell_at = if adopted {
+            memory.map_or(now, |m| m.seen) + ADOPT
+        } else {
+            memory.and_then(|m| m.running_since).unwrap_or(now) + UNREADY_AFTER
+        };
+        if now < tell_at {
+            plan.requeue(tell_at);
+            return None;
+        }
+        Some(Phase::Unready)
+    }
+
+    /// Writes the state if others know another one.
+    pub(super) fn tells(&self, current: &ObservedContainer, phase: Phase, out: Out) -> Out {
+        let state = self.state(current, phase);
+        let known = self.view.current_state();
+        if known.is_some_and(|known| known.value == state) {
+            return out;
+        }
+        out.write(self.state_write(state))
+    }
+
+    /// Gives the slot up where this host can't run it and another may: nothing of it runs here, and its data is not
+    /// here.
+    pub(super) fn gives_up_unfit(&self, target: &Target<'_>) -> Option<Out> {
+        let local = self.inputs.local;
+        let prepare = self.memory.map(|m| &m.trouble);
+        let image = local.images.get(&self.slot.container);
+        let trouble = [prepare, image]
+            .into_iter()
+            .flatten()
+            .find(|t| t.rev == target.rev() && t.fault == Fault::Host)?;
+        self.releases_unfit(trouble.reason.clone())
+    }
+
+    /// Gives the slot up where nothing that was begun for it has ended for long.
+    pub(super) fn gives_up_stalled(&self, reason: &str) -> Option<Out> {
+        let moved = self.memory?.moved;
+        if self.inputs.now < moved + STALLED {
+            return None;
+        }
+        self.releases_unfit(reason.to_owned())
+    }
+
+    fn releases_unfit(&self, reason: String) -> Option<Out> {
+        let runs = self.containers.iter().any(|c| c.running().is_some());
+        if runs || self.has_data_here() {
+            return None;
+        }
+        let manifest = self.container.manifest.as_ref()?;
+        let unfit = Unfit {
+            manifest_rev: manifest.modified,
+            reason: reason.clone(),
+        };
+        Some(Out::says("failed", Some(reason)).write(Write::Release {
+            slot: self.slot.clone(),
+            held: self.claim.modified,
+            unfit: Some((self.inputs.host.name.clone(), unfit)),
+        }))
+    }
+
+    /// Its local volumes are on this machine.
+    fn has_data_here(&self) -> bool {
+        let data = self.view.data.as_ref();
+        data.is_some_and(|data| data.host_id == self.inputs.host.id)
+    }
+
+    /// Its data holds it here, this host leaves, and nothing else is left here: it ends with the host.
+    pub(super) fn is_last_here(&self) -> bool {
+        let inputs = &self.inputs;
+        let me = &inputs.host.name;
+        inputs.snapshot.availability(me) == Availability::Leave
+            && self.has_data_here()
+            && inputs.snapshot.containers.iter().all(|(_, container)| {
+                container.slots.values().all(|slot| {
+                    let ours = slot.claim.as_ref().is_some_and(|claim| claim.host == *me);
+                    !ours
+                        || slot
+                            .data
+                            .as_ref()
+                            .is_some_and(|data| data.host_id == inputs.host.id)
+                })
+            })
+    }
+
+    /// Of the hosts that have a slot of this container, this one has the lowest: it goes on trying what failed
+    /// elsewhere too.
+    pub(super) fn tries_for_all(&self) -> bool {
+        let lowest = self
+            .container
+            .slots
+            .values()
+            .filter_map(|slot| slot.claim.as_ref())
+            .find(|claim| self.inputs.snapshot.is_live(&claim.host));
+        lowest.is_none_or(|claim| claim.host == self.inputs.host.name)
+    }
+
+    /// A handover to a host that is not live any more is void: its `.next` goes.
+    pub(super) fn drops_void_next(&self, out: Out) -> Out {
+        match self.inputs.snapshot.successor(self.view) {
+            Successor::Void(next) if self.inputs.rules.has(Rule::VoidDelete) => {
+                out.write(Write::DeleteNext {
+                    slot: self.slot.clone(),
+                    seen: next.modified,
+                    void: Some(next.host.clone()),
+                    unfit: None,
+                })
+            }
+            _ => out,
+        }
+    }
+
+    /// Another live host is about to take it: nothing is replaced here meanwhile.
+    pub(super) fn is_handed_over(&self) -> bool {
+        matches!(
+            self.inputs.snapshot.successor(self.view),
+            Successor::Live(next) if next.host != self.inputs.host.name
+        )
     }
 
     /// What this slot should run. Where an update was given up, or the manifest can't be read, each slot stays with
@@ -151,24 +295,13 @@ impl<'a> Ctx<'a> {
     }
 
     pub(super) fn state(&self, container: &ObservedContainer, phase: Phase) -> SlotState {
-        let manifest = self.container.manifest_of(self.claim.manifest_rev);
-        let ports = manifest
-            .into_iter()
-            .flat_map(|m| &m.services)
-            .filter_map(|(name, service)| {
-                let inside = ContainerPort {
-                    port: service.port,
-                    protocol: service.protocol,
-                };
-                Some((name.clone(), container.ports.get(&inside)?.port()))
-            })
-            .collect();
-        SlotState {
-            instance: container.owner.instance.clone(),
-            state: phase,
-            addr: self.inputs.host.surroundings.host_ip,
-            ports,
-        }
+        state(
+            &self.inputs,
+            self.container,
+            self.claim.manifest_rev,
+            container,
+            phase,
+        )
     }
 
     pub(super) fn state_write(&self, state: SlotState) -> Write {
@@ -223,5 +356,33 @@ impl<'a> Ctx<'a> {
                 Vec::new()
             },
         }
+    }
+}
+
+/// What others are told of an instance of the version `rev` on this host.
+pub(super) fn state(
+    inputs: &Inputs<'_>,
+    view: &ContainerView,
+    rev: i64,
+    container: &ObservedContainer,
+    phase: Phase,
+) -> SlotState {
+    let ports = view
+        .manifest_of(rev)
+        .into_iter()
+        .flat_map(|m| &m.services)
+        .filter_map(|(name, service)| {
+            let inside = ContainerPort {
+                port: service.port,
+                protocol: service.protocol,
+            };
+            Some((name.clone(), container.ports.get(&inside)?.port()))
+        })
+        .collect();
+    SlotState {
+        instance: container.owner.instance.clone(),
+        state: phase,
+        addr: inputs.host.surroundings.host_ip,
+        ports,
     }
 }

@@ -15,7 +15,7 @@ use crate::snapshot::ContainerView;
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// SIGKILL follows the signal after this, where no manifest says otherwise.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The next step towards having nothing of the slot; none while all that is left is leaving.
 pub(super) fn retire_all(

@@ -21,6 +21,9 @@ pub(super) fn replacement(
     plan: &mut Plan,
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Option<Out> {
+    if ctx.is_handed_over() {
+        return None;
+    }
     if outdated {
         if target.was_given_up(ctx.container) {
             return None;

@@ -7,17 +7,11 @@ use manifests::InstanceId;
 use super::ctx::{Ctx, Out};
 use super::leave::retire;
 use super::replace::give_up;
-use crate::local::Work;
+use crate::local::{Fault, Work};
 use crate::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use crate::plan::{Plan, Step, Trust};
 use crate::records::{Phase, SlotState};
 use crate::target::Target;
-
-/// Running this long without being ready is told to others: a second, and the time that a look at it takes.
-const UNREADY_AFTER: Duration = Duration::from_millis(1_200);
-
-/// An adopted instance that others know as ready is looked at this long before that is taken back.
-const ADOPT: Duration = Duration::from_secs(5);
 
 /// The engine has nothing of the claimed instance.
 pub(super) fn absent(
@@ -27,6 +21,12 @@ pub(super) fn absent(
     plan: &mut Plan,
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Out {
+    if let Some(out) = ctx
+        .gives_up_unfit(target)
+        .or_else(|| ctx.gives_up_stalled("nothing that was begun for it has ended for 10 min"))
+    {
+        return out;
+    }
     let minted = ctx.memory.and_then(|m| m.minted.as_ref()) == Some(&ctx.claim.instance);
     if !minted || target.rev() != ctx.claim.manifest_rev {
         return ctx.remint(target, fresh);
@@ -58,11 +58,14 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
             plan.requeue(again);
             return Out::says("failed", reason).about(*rev);
         }
+        if trouble.fault == Fault::Manifest && !ctx.tries_for_all() {
+            // It failed here too, so it is not this or that host: one goes on trying.
+            return Out::says("failed", reason).about(*rev);
+        }
     }
     let out = Out::says("pulling", reason.or(progress)).about(*rev);
     let under_way = local.busy.contains(&work)
-        || local.writing.contains(&work)
-        || local.is_ahead_of(&work, ctx.inputs.snapshot.revision, ctx.inputs.now)
+        || ctx.inputs.is_writing(&work)
         || plan.steps.iter().any(|s| s.work() == work);
     if !under_way {
         plan.steps.push(Step::Resolve {
@@ -208,55 +211,44 @@ pub(super) fn running(
     plan: &mut Plan,
 ) -> Out {
     let now = ctx.inputs.now;
-    let memory = ctx.instance(current);
-    let since = memory.and_then(|m| m.running_since).unwrap_or(now);
-    let seen = memory.map_or(now, |m| m.seen);
-    let known = ctx.view.current_state();
-    let readiness = ctx.inputs.observed.readiness(&current.owner.instance);
-    let (phase, mut out) = match readiness {
-        Readiness::Ready => (Some(Phase::Ready), Out::says("ready", None)),
-        Readiness::Unready(why) => (
-            Some(Phase::Unready),
-            Out::says("unready", Some(why.clone())),
+    let since = ctx
+        .instance(current)
+        .and_then(|m| m.running_since)
+        .unwrap_or(now);
+    let phase = ctx.phase(current, plan);
+    let why = match ctx.inputs.observed.readiness(&current.owner.instance) {
+        Readiness::Unready(why) => Some(why.clone()),
+        _ if phase == Some(Phase::Unready) => Some(
+            ctx.instance(current)
+                .and_then(|m| m.lacks.clone())
+                .unwrap_or_else(|| "is not ready yet".to_owned()),
         ),
-        Readiness::Starting => {
-            let adopted = known.is_some_and(|s| s.state == Phase::Ready);
-            let tell_at = if adopted {
-                seen + ADOPT
-            } else {
-                since + UNREADY_AFTER
-            };
-            if now < tell_at {
-                plan.requeue(tell_at);
-                let progress = if adopted { "ready" } else { "starting" };
-                (None, Out::says(progress, None))
-            } else {
-                let why = memory
-                    .and_then(|m| m.lacks.clone())
-                    .unwrap_or_else(|| "is not ready yet".to_owned());
-                (Some(Phase::Unready), Out::says("starting", Some(why)))
-            }
-        }
+        _ => None,
     };
-    if let Some(phase) = phase {
-        let state = ctx.state(current, phase);
-        if known.is_none_or(|known| known.value != state) {
-            out = out.write(ctx.state_write(state));
+    let known = ctx.view.current_state();
+    let was_ready = known.is_some_and(|s| s.state == Phase::Ready);
+    let says = match phase {
+        Some(Phase::Ready) => "ready",
+        None if was_ready => "ready",
+        Some(_)
+            if ctx.inputs.observed.readiness(&current.owner.instance) != &Readiness::Starting =>
+        {
+            "unready"
         }
+        Some(_) | None => "starting",
+    };
+    let mut out = Out::says(says, why);
+    if let Some(phase) = phase {
+        out = ctx.tells(current, phase, out);
     }
     if phase == Some(Phase::Ready) {
         out.shared = ctx.good();
-    } else if known.is_none_or(|s| s.state != Phase::Ready)
-        && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev)
-    {
+    } else if !was_ready && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev) {
         let late = since + manifest.start_timeout;
         if now < late {
             plan.requeue(late);
         } else {
-            let reason = format!(
-                "not ready within {} s of its start",
-                manifest.start_timeout.as_secs()
-            );
+            let reason = not_ready_in_time(manifest.start_timeout);
             out.shared = give_up(ctx, current, target, Some(&reason));
             out.reason = Some(match out.reason {
                 Some(why) => format!("{reason}: {why}"),
@@ -265,4 +257,11 @@ pub(super) fn running(
         }
     }
     out
+}
+
+pub(super) fn not_ready_in_time(start_timeout: Duration) -> String {
+    format!(
+        "not ready within {} s of its start",
+        start_timeout.as_secs()
+    )
 }

@@ -12,10 +12,11 @@ use manifests::keys::Key;
 use manifests::{ContainerId, InstanceId, Manifest, SlotId, canonical};
 
 use super::world::World;
-use crate::local::{Local, Outcome, Work};
+use crate::local::{Fault, Local, Outcome, Work};
 use crate::observed::{ContainerState, EngineState, ObservedContainer, Readiness};
 use crate::plan::{Inputs, Plan, Step, Trust, Write, plan};
 use crate::records::{Phase, Status};
+use crate::rules::Rules;
 use crate::snapshot::{ContainerView, Desired, Snapshot};
 use crate::time::Millis;
 
@@ -426,7 +427,12 @@ impl Chaos {
         }
         let reason = "the engine does not answer".to_owned();
         match outcome {
-            Outcome::Prepared { slot, rev, .. } => Outcome::NotPrepared { slot, rev, reason },
+            Outcome::Prepared { slot, rev, .. } => Outcome::NotPrepared {
+                slot,
+                rev,
+                reason,
+                fault: Fault::Passing,
+            },
             Outcome::Done { slot } => Outcome::Failed { slot, reason },
             other => other,
         }
@@ -512,6 +518,7 @@ impl Chaos {
                     slot: slot.clone(),
                     instance: instance.clone(),
                     reason: "no such container".to_owned(),
+                    fault: Fault::Passing,
                     doomed: false,
                 })
             }
@@ -519,6 +526,7 @@ impl Chaos {
                 slot: slot.clone(),
                 instance: instance.clone(),
                 reason: "the port is taken".to_owned(),
+                fault: Fault::Host,
                 doomed: true,
             }),
             Step::Start { slot, instance, .. } if runs(instance) => {
@@ -588,6 +596,9 @@ impl Chaos {
         let agent = self.world.hosts.get_mut(host).unwrap();
         let edge = &self.edges[host];
         agent.local.observe(&agent.observed, now);
+        if agent.trust == Trust::Full {
+            agent.local.see(&edge.view, now);
+        }
         let trust = if edge.away || edge.retry_writes_at > now {
             Trust::RestartsOnly
         } else {
@@ -600,6 +611,7 @@ impl Chaos {
                 local: &agent.local,
                 host: &agent.host,
                 trust,
+                rules: Rules::default(),
                 now,
             },
             &mut || {

@@ -12,13 +12,14 @@ use manifests::keys::{self, Key};
 use manifests::{HostName, InstanceId, SlotId};
 use uuid::Uuid;
 
-use crate::local::{Local, Outcome};
+use crate::local::{Fault, Local, Outcome};
 use crate::observed::{
     ContainerPort, ContainerState, EngineState, Exit, Observed, ObservedContainer, Ownership,
     Readiness, Running, Surroundings,
 };
-use crate::plan::{Host, Inputs, Plan, Step, Trust, Write, plan};
-use crate::records::{HostRecord, HostState, Versions};
+use crate::plan::{Host, Inputs, Over, Plan, Step, Trust, VoidNext, Write, plan};
+use crate::records::{HostRecord, HostState, Unfit, Versions};
+use crate::rules::Rules;
 use crate::snapshot::{Change, Snapshot};
 use crate::time::Millis;
 
@@ -39,6 +40,8 @@ pub(super) struct World {
     /// Images that never get ready.
     pub(super) slow: BTreeSet<String>,
     pub(super) images: BTreeMap<String, String>,
+    /// Images that a host can't run.
+    pub(super) faults: BTreeSet<(String, String)>,
     /// Records of hosts that are cut off.
     pub(super) records: BTreeMap<String, Vec<u8>>,
 }
@@ -49,6 +52,8 @@ pub(super) struct Agent {
     pub(super) local: Local,
     pub(super) trust: Trust,
     pub(super) ports: u16,
+    /// It sees and does nothing.
+    pub(super) cut: bool,
 }
 
 impl World {
@@ -80,6 +85,54 @@ impl World {
                 self.slow.insert(rest.to_owned());
             }
             "pass" => self.now = self.now + Duration::from_millis(rest.parse().unwrap()),
+            "lose" => {
+                let key = Key::HostRecord(rest.parse().unwrap()).to_string();
+                let record = self.keys[&key].0.clone();
+                self.records.insert(rest.to_owned(), record);
+                self.delete(&key);
+                self.agent(rest).cut = true;
+            }
+            "power-cut" => {
+                self.command(&format!("lose {rest}"), out);
+                let now = self.now;
+                let agent = self.agent(rest);
+                agent.local = Local::default();
+                agent.observed.readiness.clear();
+                for container in agent.observed.containers.values_mut() {
+                    if container.running().is_some() {
+                        container.state = ContainerState::Exited(Exit {
+                            code: 137,
+                            at: now.0 as i64 + 1,
+                            ..Exit::default()
+                        });
+                    }
+                }
+            }
+            "back" => {
+                let record = self.records.remove(rest).unwrap();
+                let key = Key::HostRecord(rest.parse().unwrap()).to_string();
+                self.put(&key, record);
+                self.agent(rest).cut = false;
+            }
+            "unready" => {
+                let agent = self.agent(words[0]);
+                let slot = slot(words[1]);
+                for container in agent.observed.containers.values() {
+                    if container.owner.slot == slot {
+                        let says = Readiness::Unready("does not listen any more".to_owned());
+                        let instance = container.owner.instance.clone();
+                        agent.observed.readiness.insert(instance, says);
+                    }
+                }
+            }
+            "host-fault" => {
+                self.faults
+                    .insert((words[0].to_owned(), words[1].to_owned()));
+            }
+            "host-well" => {
+                self.faults
+                    .remove(&(words[0].to_owned(), words[1].to_owned()));
+            }
             "crash" => self.crash(rest),
             "restart-agent" => self.agent(rest).local = Local::default(),
             "trust" => {
@@ -159,6 +212,7 @@ impl World {
                 local: Local::default(),
                 trust: Trust::Full,
                 ports: 20_000,
+                cut: false,
             },
         );
     }
@@ -205,15 +259,116 @@ impl World {
         self.put_now(&key.to_string(), serde_json::to_vec(value).unwrap());
     }
 
+    fn is_absent(&self, host: &HostName) -> bool {
+        self.modified(&Key::HostRecord(host.clone())) == 0
+    }
+
+    fn next_is(&self, slot: &SlotId, void: Option<&VoidNext>) -> bool {
+        let seen = void.map_or(0, |void| void.modified);
+        self.modified(&Key::Next(slot.clone())) == seen
+            && void.is_none_or(|void| self.is_absent(&void.host))
+    }
+
+    fn mark(&mut self, slot: &SlotId, unfit: Option<&(HostName, Unfit)>) {
+        if let Some((host, unfit)) = unfit {
+            let key = Key::Unfit(host.clone(), slot.container.clone());
+            self.json(&key, unfit);
+        }
+    }
+
+    fn delete_slot(&mut self, slot: &SlotId) {
+        for key in [
+            Key::Claim(slot.clone()),
+            Key::State(slot.clone()),
+            Key::Status(slot.clone()),
+        ] {
+            self.delete_now(&key.to_string());
+        }
+    }
+
     /// Its guards hold.
     pub(super) fn holds(&self, write: &Write) -> bool {
         match write {
-            Write::Claim { slot, manifest, .. } => {
+            Write::Claim {
+                slot,
+                manifest,
+                next,
+                ..
+            } => {
                 self.modified(&Key::Claim(slot.clone())) == 0
                     && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.next_is(slot, next.as_ref())
+            }
+            Write::TakeOver {
+                slot,
+                held,
+                lost,
+                manifest,
+                next,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.is_absent(lost)
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.next_is(slot, next.as_ref())
+            }
+            Write::Retake {
+                slot,
+                held,
+                seen,
+                next,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::State(slot.clone())) == *seen
+                    && self.modified(&Key::Next(slot.clone())) == *next
+            }
+            Write::Next {
+                slot,
+                held,
+                manifest,
+                void,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.next_is(slot, void.as_ref())
+            }
+            Write::Promote {
+                slot,
+                held,
+                manifest,
+                next,
+                over,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.modified(&Key::Next(slot.clone())) == *next
+                    && match over {
+                        Over::Ready | Over::Nobody => true,
+                        Over::Lost(host) => self.is_absent(host),
+                        Over::Stopped(seen, _) => self.modified(&Key::State(slot.clone())) == *seen,
+                    }
+            }
+            Write::DeleteNext {
+                slot, seen, void, ..
+            } => {
+                self.modified(&Key::Next(slot.clone())) == *seen
+                    && void.as_ref().is_none_or(|host| self.is_absent(host))
+            }
+            Write::DeleteUnwanted {
+                slot,
+                held,
+                manifest,
+                lost,
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.is_absent(lost)
             }
             Write::NewInstance { slot, held, .. }
-            | Write::Release { slot, held }
+            | Write::Release { slot, held, .. }
             | Write::Status { slot, held, .. } => self.modified(&Key::Claim(slot.clone())) == *held,
             Write::State {
                 slot, held, seen, ..
@@ -221,8 +376,29 @@ impl World {
                 self.modified(&Key::Claim(slot.clone())) == *held
                     && self.modified(&Key::State(slot.clone())) == *seen
             }
-            Write::Version { container, rev, .. } => {
-                self.modified(&Key::Manifest(container.clone())) == *rev
+            Write::TakeBack {
+                slot,
+                held,
+                seen,
+                next,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::State(slot.clone())) == *seen
+                    && self.next_is(slot, next.as_ref())
+            }
+            Write::Fit {
+                container,
+                host,
+                seen,
+            } => self.modified(&Key::Unfit(host.clone(), container.clone())) == *seen,
+            Write::Version {
+                container,
+                rev,
+                manifest,
+                ..
+            } => {
+                self.modified(&Key::Manifest(container.clone())) == *manifest
                     && self.modified(&Key::Version(container.clone(), *rev)) == 0
             }
             Write::Good {
@@ -266,6 +442,12 @@ impl World {
             Write::Claim {
                 slot, claim, data, ..
             }
+            | Write::TakeOver {
+                slot, claim, data, ..
+            }
+            | Write::Promote {
+                slot, claim, data, ..
+            }
             | Write::NewInstance {
                 slot, claim, data, ..
             } => {
@@ -275,22 +457,51 @@ impl World {
                 if let Some((data, _)) = data {
                     self.json(&Key::Data(slot.clone()), data);
                 }
-            }
-            Write::Release { slot, .. } => {
-                for key in [
-                    Key::Claim(slot.clone()),
-                    Key::State(slot.clone()),
-                    Key::Status(slot.clone()),
-                ] {
-                    self.delete_now(&key.to_string());
+                if !matches!(write, Write::NewInstance { .. }) {
+                    self.delete_now(&Key::Next(slot.clone()).to_string());
+                }
+                if let Write::Promote {
+                    state: Some(state), ..
+                } = write
+                {
+                    self.json(&Key::State(slot.clone()), state);
                 }
             }
+            Write::Retake {
+                slot, claim, state, ..
+            } => {
+                self.delete_now(&Key::Status(slot.clone()).to_string());
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.json(&Key::Claim(slot.clone()), claim);
+                self.json(&Key::State(slot.clone()), state);
+            }
+            Write::Next { slot, next, .. } => self.json(&Key::Next(slot.clone()), next),
+            Write::DeleteNext { slot, unfit, .. } => {
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.mark(slot, unfit.as_ref());
+            }
+            Write::DeleteUnwanted { slot, .. } => {
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.delete_slot(slot);
+            }
+            Write::Release { slot, unfit, .. } => {
+                self.delete_slot(slot);
+                self.mark(slot, unfit.as_ref());
+            }
             Write::State { slot, state, .. } => self.json(&Key::State(slot.clone()), state),
+            Write::TakeBack { slot, state, .. } => {
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.json(&Key::State(slot.clone()), state);
+            }
+            Write::Fit {
+                container, host, ..
+            } => self.delete_now(&Key::Unfit(host.clone(), container.clone()).to_string()),
             Write::Status { slot, status, .. } => self.json(&Key::Status(slot.clone()), status),
             Write::Version {
                 container,
                 rev,
                 version,
+                ..
             }
             | Write::Good {
                 container,
@@ -343,6 +554,7 @@ impl World {
                             container,
                             rev,
                             reason,
+                            fault: Fault::Manifest,
                         },
                         None,
                     );
@@ -359,6 +571,7 @@ impl World {
                 let write = Write::Version {
                     container: container.clone(),
                     rev,
+                    manifest: rev,
                     version: crate::records::Version {
                         manifest: json.as_ref().clone(),
                         image: image.clone(),
@@ -383,6 +596,20 @@ impl World {
                 temporary_name,
                 ..
             } => {
+                if self
+                    .faults
+                    .contains(&(name.to_owned(), manifest.image.clone()))
+                {
+                    let reason = format!("{name} can't run {}", manifest.image);
+                    let fault = Fault::Host;
+                    let outcome = Outcome::NotPrepared {
+                        slot,
+                        rev,
+                        reason,
+                        fault,
+                    };
+                    return (outcome, None);
+                }
                 let images = &mut self.images;
                 images.insert(instance.to_string(), manifest.image.clone());
                 let agent = self.hosts.get_mut(name).unwrap();
@@ -528,8 +755,11 @@ impl World {
         let mut plans: Vec<(String, Plan)> = Vec::new();
         let (snapshot, now) = (self.snapshot.clone(), self.now);
         let minted = &mut self.minted;
-        for (name, agent) in &mut self.hosts {
+        for (name, agent) in self.hosts.iter_mut().filter(|(_, agent)| !agent.cut) {
             agent.local.observe(&agent.observed, now);
+            if agent.trust == Trust::Full {
+                agent.local.see(&snapshot, now);
+            }
             let mut fresh = || -> InstanceId {
                 *minted += 1;
                 format!("i{minted}").parse().unwrap()
@@ -541,6 +771,7 @@ impl World {
                     local: &agent.local,
                     host: &agent.host,
                     trust: agent.trust,
+                    rules: Rules::default(),
                     now,
                 },
                 &mut fresh,
@@ -646,6 +877,7 @@ impl World {
                     local: &agent.local,
                     host: &agent.host,
                     trust: agent.trust,
+                    rules: Rules::default(),
                     now,
                 },
                 &mut || "unused".parse().unwrap(),
@@ -666,11 +898,36 @@ fn slot(text: &str) -> SlotId {
 fn describe(write: &Write) -> String {
     let kind = write.kind();
     match write {
-        Write::Claim { slot, claim, .. } | Write::NewInstance { slot, claim, .. } => {
+        Write::Claim { slot, claim, .. }
+        | Write::TakeOver { slot, claim, .. }
+        | Write::Retake { slot, claim, .. }
+        | Write::Next {
+            slot, next: claim, ..
+        }
+        | Write::NewInstance { slot, claim, .. } => {
             format!("{kind} {slot} {} v{}", claim.instance, claim.manifest_rev)
         }
-        Write::Release { slot, .. } => format!("{kind} {slot}"),
-        Write::State { slot, state, .. } => {
+        Write::Promote {
+            slot, claim, over, ..
+        } => {
+            let over = match over {
+                Over::Ready => "is ready",
+                Over::Nobody => "nobody has it",
+                Over::Lost(_) => "its owner is lost",
+                Over::Stopped(..) => "its owner has stopped",
+            };
+            format!("{kind} {slot} {}: {over}", claim.instance)
+        }
+        Write::Release { slot, unfit, .. } | Write::DeleteNext { slot, unfit, .. } => {
+            let why = unfit
+                .as_ref()
+                .map(|(_, unfit)| format!(": {}", unfit.reason))
+                .unwrap_or_default();
+            format!("{kind} {slot}{why}")
+        }
+        Write::DeleteUnwanted { slot, .. } => format!("{kind} {slot}"),
+        Write::Fit { container, .. } => format!("{kind} {container}"),
+        Write::State { slot, state, .. } | Write::TakeBack { slot, state, .. } => {
             let ports: Vec<String> = state
                 .ports
                 .iter()
