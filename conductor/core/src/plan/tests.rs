@@ -100,3 +100,28 @@ fn a_manifest_that_cannot_be_read_changes_nothing() {
 fn who_may_not_be_trusted_is_not_followed() {
     notebook("trust");
 }
+
+#[test]
+fn a_lost_host_s_slots_are_taken_over() {
+    notebook("failover");
+}
+
+#[test]
+fn a_returned_host_takes_back_or_leaves() {
+    notebook("returned");
+}
+
+#[test]
+fn mass_loss_is_braked() {
+    notebook("brake");
+}
+
+#[test]
+fn a_host_gives_away_one_slot_at_a_time() {
+    notebook("drain");
+}
+
+#[test]
+fn a_host_that_cannot_run_it_gives_it_up() {
+    notebook("unfit");
+}

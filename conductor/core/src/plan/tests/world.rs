@@ -62,6 +62,11 @@ impl World {
         let words: Vec<&str> = rest.split_whitespace().collect();
         match command {
             "host" => self.add_host(words[0]),
+            "member" => {
+                let key = Key::Member(rest.parse().unwrap()).to_string();
+                let id = self.agent(rest).host.id;
+                self.put(&key, serde_json::to_vec(&crate::records::Member { id }).unwrap());
+            }
             "put" => {
                 let (key, value) = rest.split_once(' ').unwrap();
                 self.put(key, value.as_bytes().to_vec());
