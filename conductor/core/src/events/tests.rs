@@ -1,0 +1,278 @@
+//! What is told of changes.
+
+use std::net::IpAddr;
+
+use manifests::{ContainerId, InstanceId, SlotId};
+use uuid::Uuid;
+
+use super::*;
+use crate::observed::{Ownership, PublishedPorts};
+use crate::records::{Claim, SlotState};
+use crate::time::Millis;
+
+fn slot() -> SlotId {
+    "shop/web".parse::<ContainerId>().expect("an id").slot(2)
+}
+
+fn instance(name: &str) -> InstanceId {
+    name.parse().expect("an instance")
+}
+
+fn running(started_at: i64) -> ContainerState {
+    ContainerState::Running(Running {
+        pid: 1,
+        started_at,
+        health: None,
+    })
+}
+
+fn exited(code: i64, at: i64) -> ContainerState {
+    ContainerState::Exited(Exit {
+        code,
+        at,
+        ..Exit::default()
+    })
+}
+
+fn shows(state: ContainerState) -> Observed {
+    let container = ObservedContainer {
+        docker_id: "d".to_owned(),
+        name: "n".to_owned(),
+        owner: Ownership {
+            cluster: Uuid::from_u128(7),
+            slot: slot(),
+            instance: instance("i-1"),
+            manifest_hash: "1:aa".to_owned(),
+            host_hash: "1:bb".to_owned(),
+        },
+        state,
+        addr: None,
+        ports: PublishedPorts::new(),
+        check: None,
+        image_id: "sha256:1".to_owned(),
+        created_at: 1,
+    };
+    Observed::new([container], 0)
+}
+
+fn with(mut observed: Observed, readiness: Readiness) -> Observed {
+    observed.readiness.insert(instance("i-1"), readiness);
+    observed
+}
+
+/// Kinds and messages.
+fn told(before: &Observed, after: &Observed, local: &Local) -> Vec<String> {
+    of_observed(before, after, local, 100)
+        .iter()
+        .map(|one| format!("{} {} {}", one.subject(), one.kind, one.message))
+        .map(|text| text.trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn starts_ends_and_readiness_are_told_once() {
+    let none = Observed::default();
+    let made = shows(ContainerState::Created {
+        error: String::new(),
+    });
+    let up = shows(running(200));
+    let ready = with(up.clone(), Readiness::Ready);
+    let unready = with(up.clone(), Readiness::Unready("port 80".to_owned()));
+    let down = shows(exited(1, 300));
+    let local = Local::default();
+    let of = |before: &Observed, after: &Observed| told(before, after, &local);
+    assert_eq!(of(&none, &made), [""; 0]);
+    assert_eq!(of(&made, &up), ["shop/web/2 started"]);
+    assert_eq!(of(&up, &up), [""; 0]);
+    assert_eq!(of(&up, &ready), ["shop/web/2 ready"]);
+    assert_eq!(of(&ready, &unready), ["shop/web/2 unready port 80"]);
+    assert_eq!(of(&unready, &ready), ["shop/web/2 ready again"]);
+    assert_eq!(of(&up, &down), ["shop/web/2 exited exit code 1"]);
+    assert_eq!(of(&down, &down), [""; 0]);
+    assert_eq!(of(&down, &none), ["shop/web/2 removed"]);
+    assert_eq!(of(&up, &none), ["shop/web/2 removed while it ran"]);
+    let again = shows(running(400));
+    assert_eq!(of(&down, &again), ["shop/web/2 started"]);
+    assert_eq!(
+        of(&up, &again),
+        ["shop/web/2 exited", "shop/web/2 started"],
+        "an end that was not seen has been all the same"
+    );
+}
+
+#[test]
+fn an_end_that_was_asked_for_is_a_stop() {
+    let mut local = Local::default();
+    let memory = local.instances.entry(instance("i-1")).or_default();
+    memory.leaving_since = Some(Millis(1));
+    let told = told(&shows(running(200)), &shows(exited(143, 300)), &local);
+    assert_eq!(told, ["shop/web/2 stopped exit code 143"]);
+}
+
+#[test]
+fn what_an_agent_finds_at_its_start_is_not_new() {
+    let local = Local::default();
+    let found = with(shows(running(50)), Readiness::Ready);
+    assert_eq!(told(&Observed::default(), &found, &local), [""; 0]);
+    let dead = shows(exited(1, 60));
+    assert_eq!(told(&Observed::default(), &dead, &local), [""; 0]);
+}
+
+#[test]
+fn an_engine_and_a_hold_have_a_begin_and_an_end() {
+    let up = Observed::default();
+    let silent = Observed {
+        engine: EngineState::Unresponsive("no answer".to_owned()),
+        ..Observed::default()
+    };
+    let local = Local::default();
+    assert_eq!(
+        told(&up, &silent, &local),
+        ["engine-unresponsive no answer"]
+    );
+    assert_eq!(told(&silent, &silent, &local), [""; 0]);
+    assert_eq!(told(&silent, &up, &local), ["engine-back"]);
+    let kind = |before, now| of_hold(before, now).map(|one| one.kind);
+    assert_eq!(kind(None, None), None);
+    assert_eq!(kind(None, Some("rewound")), Some(Kind::Hold));
+    assert_eq!(kind(Some("rewound"), Some("rewound")), None);
+    assert_eq!(kind(Some("rewound"), None), Some(Kind::HoldEnded));
+}
+
+#[test]
+fn writes_and_steps_say_what_the_engine_does_not_show() {
+    let claim = Claim {
+        host: "h1".parse().expect("a host"),
+        instance: instance("i-1"),
+        manifest_rev: 7,
+    };
+    let write = Write::NewInstance {
+        slot: slot(),
+        claim,
+        held: 3,
+        data: None,
+    };
+    let one = of_write(&write).expect("an event");
+    assert_eq!(
+        (one.kind, one.message.as_str()),
+        (Kind::Replacing, "to run revision 7")
+    );
+    assert_eq!(one.instance, Some(instance("i-1")));
+    let state = |state| Write::State {
+        slot: slot(),
+        state: SlotState {
+            instance: instance("i-1"),
+            state,
+            addr: IpAddr::from([10, 0, 0, 1]),
+            ports: std::collections::BTreeMap::new(),
+        },
+        held: 3,
+        seen: 4,
+    };
+    assert_eq!(
+        of_write(&state(Phase::Leaving)).map(|one| one.kind),
+        Some(Kind::Leaving)
+    );
+    // That it is ready, the engine shows.
+    assert_eq!(of_write(&state(Phase::Ready)), None);
+    let failed = Outcome::Failed {
+        slot: slot(),
+        reason: "x".repeat(5_000),
+    };
+    let one = of_outcome(&failed).expect("an event");
+    assert_eq!(one.kind, Kind::Failed);
+    assert!(one.message.len() < 1_010, "a message has an end");
+}
+
+#[test]
+fn an_event_is_read_back_as_it_was_written_and_one_of_a_newer_agent_too() {
+    let event = Event {
+        id: 5,
+        at: 4,
+        times: 1,
+        what: Happened::of_slot(&slot(), Kind::EngineBack, "m"),
+    };
+    let text = serde_json::to_string(&event).expect("JSON");
+    assert_eq!(
+        text,
+        r#"{"id":5,"at":4,"app":"shop","container":"web","slot":2,"kind":"engine-back","message":"m"}"#
+    );
+    assert_eq!(
+        serde_json::from_str::<Event>(&text).expect("an event"),
+        event
+    );
+    let newer = text
+        .replace("engine-back", "beamed")
+        .replace('}', r#","x":1}"#);
+    let newer: Event = serde_json::from_str(&newer).expect("an event");
+    assert_eq!(newer.what.kind.as_str(), "beamed");
+    for (kind, word) in KINDS {
+        assert_eq!(Kind::from(word.to_owned()), kind);
+    }
+}
+
+#[test]
+fn a_wish_takes_what_it_names() {
+    let event = |what| Event {
+        id: 5,
+        at: 5,
+        times: 1,
+        what,
+    };
+    let of_slot = event(Happened::of_slot(&slot(), Kind::Ready, ""));
+    let of_host = event(Happened::here(Kind::HostUp, ""));
+    let all = Wanted::default();
+    assert!(all.takes(&of_slot) && all.takes(&of_host));
+    let shop = Wanted {
+        app: Some("shop".parse().expect("a name")),
+        ..Wanted::default()
+    };
+    assert!(shop.takes(&of_slot) && !shop.takes(&of_host));
+    let other = Wanted {
+        container: Some("db".parse().expect("a name")),
+        ..shop
+    };
+    assert!(!other.takes(&of_slot));
+    let after = |id| Wanted {
+        after: Some(id),
+        ..Wanted::default()
+    };
+    assert!(after(4).takes(&of_slot) && !after(5).takes(&of_slot));
+}
+
+#[test]
+fn repeats_are_one_event_at_the_end_of_a_minute() {
+    let mut repeats = Repeats::default();
+    let exit = || Happened::of_slot(&slot(), Kind::Exited, "exit code 1");
+    for second in 0..3 {
+        let told = repeats.take(exit(), Millis(second * 1_000));
+        assert_eq!(told, [(exit(), 1)], "the first ones at once");
+    }
+    assert_eq!(repeats.next(), None);
+    for second in 3..10 {
+        assert_eq!(repeats.take(exit(), Millis(second * 1_000)), []);
+    }
+    assert_eq!(repeats.next(), Some(Millis(60_000)));
+    assert_eq!(repeats.over(Millis(59_999)), []);
+    assert_eq!(repeats.over(Millis(60_000)), [(exit(), 7)]);
+    assert_eq!(repeats.next(), None);
+    assert_eq!(repeats.take(exit(), Millis(61_000)), [(exit(), 1)]);
+}
+
+#[test]
+fn what_was_counted_is_told_before_something_else_happens_to_the_slot() {
+    let mut repeats = Repeats::default();
+    let exit = || Happened::of_slot(&slot(), Kind::Exited, "exit code 1");
+    let gone = || Happened::of_slot(&slot(), Kind::Removed, "");
+    for _ in 0..5 {
+        repeats.take(exit(), Millis(0));
+    }
+    let told = repeats.take(gone(), Millis(1));
+    assert_eq!(told, [(exit(), 2), (gone(), 1)]);
+    // Another slot is another matter, and so is another message.
+    let mut other = exit();
+    other.slot = Some(9);
+    assert_eq!(repeats.take(other.clone(), Millis(2)), [(other, 1)]);
+    repeats.take(exit(), Millis(3));
+    assert_eq!(repeats.end(), [(exit(), 1)]);
+}
