@@ -37,7 +37,10 @@ pub async fn run_view(
         out,
         stream: None,
         trust: Trust::Trusted,
-        saved: options.saved.as_ref().map_or(0, |s| s.revision),
+        saved: options
+            .saved
+            .as_ref()
+            .map_or((0, 0), |saved| (saved.cluster.epoch, saved.revision)),
         failing: false,
     };
     let mut tick = tokio::time::interval(TICK);
@@ -98,8 +101,8 @@ struct Driver {
     stream: Option<Watch>,
     /// What was logged last.
     trust: Trust,
-    /// The revision that is on disk.
-    saved: i64,
+    /// Epoch and revision of what is on disk.
+    saved: (u64, i64),
     failing: bool,
 }
 
@@ -116,6 +119,12 @@ impl Driver {
                 }
             }
             self.trust = update.trust.clone();
+        }
+        if let Some(cluster) = &update.accepted {
+            info!(
+                epoch = cluster.epoch,
+                "a restore was accepted: what this etcd has counts from now on"
+            );
         }
         debug!(
             revision = update.snapshot.revision,
@@ -166,31 +175,7 @@ impl Driver {
                     revision: reply.revision,
                 }))
             }
-            Step::Changed { since, at } => {
-                let all = Range {
-                    revision: at,
-                    ..Range::new(watched())
-                };
-                let changed = self
-                    .kv
-                    .range(Range {
-                        keys_only: true,
-                        min_modified: since,
-                        ..all.clone()
-                    })
-                    .await?;
-                let count = self
-                    .kv
-                    .range(Range {
-                        count_only: true,
-                        ..all
-                    })
-                    .await?
-                    .count;
-                let keys = changed.kvs.into_iter().map(|kv| (kv.key, kv.modified));
-                Ok(Answer::Changed(keys.collect(), count))
-            }
-            Step::List(range) => Ok(Answer::Page(self.kv.range(range).await?)),
+            Step::Range(range) => Ok(Answer::Page(self.kv.range(range).await?)),
             Step::Watch { from, avoid } => {
                 if avoid {
                     self.kv.avoid_stream_endpoint();
@@ -207,14 +192,14 @@ impl Driver {
         let Some(path) = options.file.clone() else {
             return;
         };
-        let revision = self.view.revision();
-        if revision == self.saved || revision == 0 {
+        let position = self.view.position();
+        if position == self.saved || position.1 == 0 {
             return;
         }
         let saved = self.view.saved();
         let written = tokio::task::spawn_blocking(move || saved.save(&path)).await;
         match written {
-            Ok(Ok(())) => self.saved = revision,
+            Ok(Ok(())) => self.saved = position,
             Ok(Err(error)) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 warn!(%error, source, "the view is not saved");

@@ -1,20 +1,27 @@
 //! The view as a pure state machine: it says what to ask etcd next, is fed the answers, and holds the snapshot.
 //!
-//! It does no IO and reads no clock. Every way to a new state begins with the
-//! first read (`Step::Read`), so nothing is used before `check` trusted it.
+//! It does no IO and reads no clock. Every connect begins with the first read
+//! (`Step::Read`) and the proof that the view is part of etcd's history; nothing
+//! is used, and no distrust ends, before that and before all that happened up to
+//! the first read has been seen.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use conductor_core::Millis;
 use conductor_core::records::Cluster;
+use conductor_core::rules::{Rule, Rules};
 use conductor_core::snapshot::{Change, Snapshot, Touched};
 use manifests::keys::{Key, WATCH_END, WATCH_START};
 use rpds::RedBlackTreeMapSync;
 
 use super::saved::{Raw, SavedView};
-use super::{FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, check, check_list};
+use super::{
+    FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, accepted, check, check_history,
+    check_list, check_manifests,
+};
 use crate::kv::{Event, KeyRange, KeyValue, Range, RangeReply, WatchReply};
 
 /// Behind for so long → a progress request; unanswered for so long → another stream. Not following for so long → stale.
@@ -39,15 +46,8 @@ pub(super) fn watched() -> KeyRange {
 pub enum Step {
     /// Read `/dokkaa/cluster`, linearizable, after `View::pause`.
     Read,
-    /// Read which keys changed from `since` on, and how many there are, both at the revision `at`.
-    Changed {
-        /// First revision that counts.
-        since: i64,
-        /// The revision of both reads.
-        at: i64,
-    },
-    /// Read a page.
-    List(Range),
+    /// Read this range.
+    Range(Range),
     /// Drop the stream, if there is one, and open a new one.
     Watch {
         /// First revision.
@@ -64,13 +64,12 @@ pub enum Step {
 pub enum Answer {
     /// The step failed.
     Failed,
-    /// Of `Step::Changed` or `Step::List`: that revision is compacted.
+    /// Of `Step::Range` or `Step::Watch`: that revision is compacted. One that is still to come is a failure: the next
+    /// first read tells what is wrong.
     Compacted,
     /// Of `Step::Read`.
     Read(FirstRead),
-    /// Of `Step::Changed`: keys with their last change, and the number of all.
-    Changed(Vec<(String, i64)>, i64),
-    /// Of `Step::List`.
+    /// Of `Step::Range`.
     Page(RangeReply),
     /// Of `Step::Watch`.
     Opened,
@@ -93,17 +92,36 @@ struct CatchUp {
 #[derive(Debug)]
 enum Phase {
     Reading,
+    /// Whether etcd had at the view's revision what the view has: page by page, only keys.
+    Proving {
+        read: i64,
+        next: String,
+    },
+    /// Which keys have changed since, and how many there are.
     Asking {
         read: i64,
     },
+    /// All keys: at the revision of the first page.
     Listing {
-        read: i64,
         at: i64,
-        found: Vec<KeyValue>,
-        next: Vec<u8>,
+        /// Unbroken history leads from the view to it.
+        proven: bool,
+        found: RedBlackTreeMapSync<String, Raw>,
+        next: String,
     },
     Opening,
     Following,
+}
+
+impl Phase {
+    fn listing(proven: bool) -> Self {
+        Self::Listing {
+            at: 0,
+            proven,
+            found: RedBlackTreeMapSync::new_sync(),
+            next: WATCH_START.to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +144,7 @@ pub struct View {
     cluster: Cluster,
     page: i64,
     heal_every: Duration,
+    rules: Rules,
     random: u64,
     snapshot: Snapshot,
     raw: RedBlackTreeMapSync<String, Raw>,
@@ -133,7 +152,11 @@ pub struct View {
     based: bool,
     phase: Phase,
     trust: Trust,
+    /// A restore that was accepted and is still to be said.
+    accepted: Option<Cluster>,
     must_list: bool,
+    /// The stream was whole until it was dropped for a list.
+    unbroken: bool,
     avoid: bool,
     catch_up: Option<CatchUp>,
     /// The first read of this connect has been reached.
@@ -155,18 +178,34 @@ pub struct View {
 
 impl View {
     /// A view that resumes from what was saved, if it is this cluster's, and else begins with a list.
+    ///
+    /// What was saved in an earlier epoch is the view before a restore that was accepted since.
     pub fn new(options: &ViewOptions, now: Millis) -> Self {
+        let saved = options
+            .saved
+            .as_ref()
+            .filter(|saved| saved.cluster.id == options.cluster.id);
+        let trust = if options.held {
+            Trust::Distrust(Reason::Held)
+        } else {
+            Trust::Trusted
+        };
         let mut view = Self {
-            cluster: options.cluster.clone(),
+            cluster: saved
+                .map_or(&options.cluster, |saved| &saved.cluster)
+                .clone(),
             page: options.page,
             heal_every: options.heal_every,
+            rules: options.rules,
             random: options.seed | 1,
             snapshot: Snapshot::default(),
             raw: RedBlackTreeMapSync::new_sync(),
             based: false,
             phase: Phase::Reading,
-            trust: Trust::Trusted,
+            trust,
+            accepted: None,
             must_list: false,
+            unbroken: false,
             avoid: false,
             catch_up: None,
             reached: false,
@@ -189,11 +228,7 @@ impl View {
             outbox: None,
         };
         view.plan_heal(now);
-        if let Some(saved) = options
-            .saved
-            .as_ref()
-            .filter(|s| s.cluster == options.cluster)
-        {
+        if let Some(saved) = saved {
             view.raw = saved.raw.clone();
             let puts = saved.raw.iter().map(|(key, raw)| put(key, raw));
             let touched = view.snapshot.apply(puts, saved.revision);
@@ -207,14 +242,22 @@ impl View {
     pub fn step(&self) -> Step {
         match &self.phase {
             Phase::Reading => Step::Read,
-            Phase::Asking { read } => Step::Changed {
-                since: self.snapshot.revision + 1,
-                at: *read,
-            },
-            Phase::Listing { at, next, .. } => Step::List(Range {
+            Phase::Proving { next, .. } => Step::Range(Range {
+                revision: self.snapshot.revision,
+                limit: self.page,
+                keys_only: true,
+                ..Range::new(KeyRange::range(next.as_str(), WATCH_END))
+            }),
+            Phase::Asking { read } => Step::Range(Range {
+                revision: *read,
+                min_modified: self.snapshot.revision + 1,
+                keys_only: true,
+                ..Range::new(watched())
+            }),
+            Phase::Listing { at, next, .. } => Step::Range(Range {
                 revision: *at,
                 limit: self.page,
-                ..Range::new(KeyRange::range(next.clone(), WATCH_END))
+                ..Range::new(KeyRange::range(next.as_str(), WATCH_END))
             }),
             Phase::Opening => Step::Watch {
                 from: self.snapshot.revision + 1,
@@ -256,9 +299,9 @@ impl View {
         }
     }
 
-    /// The revision that the view stands at.
-    pub fn revision(&self) -> i64 {
-        self.snapshot.revision
+    /// The cluster's epoch, and the revision that the view stands at in it.
+    pub fn position(&self) -> (u64, i64) {
+        (self.cluster.epoch, self.snapshot.revision)
     }
 
     /// A keep-alive answer carried this revision.
@@ -267,9 +310,9 @@ impl View {
         self.tick(now);
     }
 
-    /// The own record was put at this revision: the view is not complete below it.
+    /// The own record was put last at this revision: the view is not complete below it.
     pub fn floor(&mut self, revision: i64) {
-        self.floor = self.floor.max(revision);
+        self.floor = revision;
         self.emit(Touched::default(), false);
     }
 
@@ -301,6 +344,7 @@ impl View {
         let late = |c: &CatchUp| now - c.since >= CATCH_UP;
         if self.catch_up.as_ref().is_some_and(late) || now >= self.next_heal {
             self.must_list = true;
+            self.unbroken = self.reached;
             self.disconnected(now);
         }
         self.emit(Touched::default(), false);
@@ -311,10 +355,16 @@ impl View {
         let phase = std::mem::replace(&mut self.phase, Phase::Reading);
         match (phase, answer) {
             (Phase::Reading, Answer::Read(read)) => self.first_read(&read, now),
-            (Phase::Asking { read }, Answer::Changed(keys, count)) => {
+            (Phase::Proving { read, next }, Answer::Page(page)) => {
+                self.prove(read, &next, &page, now);
+            }
+            // What is between the view and the oldest revision left can't be seen any more.
+            (Phase::Proving { .. }, Answer::Compacted) => self.phase = Phase::listing(false),
+            (Phase::Asking { read }, Answer::Page(page)) => {
+                let changed = page.kvs.into_iter().map(|kv| (kv.key, kv.modified));
                 self.catch_up = Some(CatchUp {
-                    changed: keys.into_iter().collect(),
-                    count,
+                    changed: changed.collect(),
+                    count: page.count,
                     revision: read,
                     since: now,
                 });
@@ -322,8 +372,8 @@ impl View {
             }
             (
                 Phase::Listing {
-                    read,
                     at,
+                    proven,
                     mut found,
                     ..
                 },
@@ -331,22 +381,24 @@ impl View {
             ) => {
                 // The first page decides at which revision all of them are.
                 let at = if at == 0 { page.revision } else { at };
-                let more = page.more && !page.kvs.is_empty();
-                found.extend(page.kvs);
-                if more {
-                    let next = found.last().map_or_else(Vec::new, |kv| {
-                        let mut next = kv.key.clone().into_bytes();
-                        next.push(0);
-                        next
-                    });
-                    self.phase = Phase::Listing {
-                        read,
-                        at,
-                        found,
-                        next,
-                    };
-                } else {
-                    self.listed(&found, at, now);
+                let next = after(&page);
+                for kv in page.kvs {
+                    let raw = Raw::of(&kv);
+                    // What is known already is shared, not held twice.
+                    let known = self.raw.get(&kv.key).filter(|known| **known == raw);
+                    let raw = known.cloned().unwrap_or(raw);
+                    found.insert_mut(kv.key, raw);
+                }
+                match next {
+                    Some(next) => {
+                        self.phase = Phase::Listing {
+                            at,
+                            proven,
+                            found,
+                            next,
+                        };
+                    }
+                    None => self.listed(found, at, proven, now),
                 }
             }
             (Phase::Opening, Answer::Opened) => {
@@ -374,81 +426,145 @@ impl View {
     }
 
     fn first_read(&mut self, read: &FirstRead, now: Millis) {
-        self.trust = check(&self.known(), read);
-        if !self.trust.is_trusted() {
-            self.failed(now);
+        let unbroken = std::mem::take(&mut self.unbroken);
+        let restored = accepted(&self.cluster, read.cluster.as_ref()).is_some();
+        if !restored && let Trust::Distrust(reason) = check(&self.known(), read) {
+            self.distrust(reason, now);
             return;
         }
-        self.reached = false;
-        self.catch_up = None;
-        self.phase = if self.must_list || !self.based {
-            Phase::Listing {
-                read: read.revision,
-                at: 0,
-                found: Vec::new(),
-                next: WATCH_START.into(),
-            }
-        } else if self.snapshot.revision == read.revision {
-            self.reached = true;
-            Phase::Opening
+        // What keep-alive answers of another etcd, or of the time before a restore, said is not waited for.
+        self.seen = self.seen.min(read.revision);
+        self.phase = if restored || !self.based || unbroken {
+            Phase::listing(unbroken)
         } else {
-            Phase::Asking {
+            Phase::Proving {
                 read: read.revision,
+                next: WATCH_START.to_owned(),
             }
         };
     }
 
-    fn listed(&mut self, list: &[KeyValue], at: i64, now: Millis) {
-        let cluster = Key::Cluster.to_string();
-        let read = FirstRead {
-            cluster: list
-                .iter()
-                .find(|kv| kv.key == cluster)
-                .and_then(|kv| serde_json::from_slice(&kv.value).ok()),
-            revision: at,
-        };
-        self.trust = check(&self.known(), &read);
-        if self.trust.is_trusted() && self.based {
-            self.trust = check_list(
-                self.snapshot.revision,
-                |key| self.raw.get(key).map(|raw| raw.modified),
-                list.iter().map(|kv| (kv.key.as_str(), kv.modified)),
-            );
-        }
-        if !self.trust.is_trusted() {
-            self.failed(now);
+    /// Compares a page of what etcd had at the view's revision with the view.
+    fn prove(&mut self, read: i64, first: &str, page: &RangeReply, now: Millis) {
+        let next = after(page);
+        let bounds = (Bound::Included(first), Bound::Unbounded);
+        let seen = self
+            .raw
+            .range::<str, _>(bounds)
+            .map(|(key, raw)| (key.as_str(), raw.modified))
+            .take_while(|(key, _)| next.as_deref().is_none_or(|next| *key < next));
+        let history = page.kvs.iter().map(|kv| (kv.key.as_str(), kv.modified));
+        // All of ours are ASCII; keys that are not even text can't be told apart here.
+        let ours = |(key, _): &(&str, i64)| key.is_ascii();
+        if let Trust::Distrust(reason) = check_history(seen.filter(ours), history.filter(ours)) {
+            self.distrust(reason, now);
             return;
         }
-        let mut raw = RedBlackTreeMapSync::new_sync();
-        let mut changes = Vec::new();
-        for kv in list {
-            let new = Raw::of(kv);
-            if self
-                .raw
-                .get(&kv.key)
-                .is_none_or(|old| old.modified != kv.modified)
-            {
-                changes.push(put(&kv.key, &new));
+        self.phase = if let Some(next) = next {
+            Phase::Proving { read, next }
+        } else if self.must_list {
+            Phase::listing(true)
+        } else if self.snapshot.revision == read || !self.rules.has(Rule::CatchUp) {
+            self.reach();
+            Phase::Opening
+        } else {
+            Phase::Asking { read }
+        };
+    }
+
+    fn listed(
+        &mut self,
+        list: RedBlackTreeMapSync<String, Raw>,
+        at: i64,
+        proven: bool,
+        now: Millis,
+    ) {
+        let found: Option<Cluster> = list
+            .get(&Key::Cluster.to_string())
+            .and_then(|raw| serde_json::from_slice(&raw.value).ok());
+        if let Some(restored) = accepted(&self.cluster, found.as_ref()) {
+            self.accept(restored.clone());
+        } else {
+            let read = FirstRead {
+                cluster: found,
+                revision: at,
+            };
+            let trust = check(&self.known(), &read).and(|| self.check_list(&list, proven));
+            if let Trust::Distrust(reason) = trust {
+                self.distrust(reason, now);
+                return;
             }
-            raw.insert_mut(kv.key.clone(), new);
         }
-        for (key, _) in self.raw.iter().filter(|(key, _)| !raw.contains_key(*key)) {
-            changes.push(Change::Delete {
+        let puts = list
+            .iter()
+            .filter(|(key, raw)| self.raw.get(*key) != Some(raw))
+            .map(|(key, raw)| put(key, raw));
+        let gone = self
+            .raw
+            .keys()
+            .filter(|key| !list.contains_key(*key))
+            .map(|key| Change::Delete {
                 key: key.clone(),
                 modified: at,
             });
-        }
-        self.raw = raw;
-        let touched = self.snapshot.apply(changes, at);
+        let touched = self.snapshot.apply(puts.chain(gone), at);
+        self.raw = list;
         self.based = true;
         self.must_list = false;
-        self.reached = true;
-        self.catch_up = None;
         self.failures = 0;
+        self.reach();
         self.fresh();
         self.plan_heal(now);
         self.phase = Phase::Opening;
         self.emit(touched, true);
+    }
+
+    /// Judges a list against the view; one that no history leads to has to have the most of it.
+    fn check_list(&self, list: &RedBlackTreeMapSync<String, Raw>, proven: bool) -> Trust {
+        if !self.based {
+            return Trust::Trusted;
+        }
+        let trust = check_list(
+            self.snapshot.revision,
+            |key| self.raw.get(key).map(|raw| raw.modified),
+            list.iter().map(|(key, raw)| (key.as_str(), raw.modified)),
+        );
+        if proven {
+            return trust;
+        }
+        trust
+            .and(|| {
+                let cluster = Key::Cluster.to_string();
+                let created = |keys: &RedBlackTreeMapSync<String, Raw>| {
+                    keys.get(&cluster).map_or(0, |raw| raw.created)
+                };
+                let (known, found) = (created(&self.raw), created(list));
+                if known == found {
+                    return Trust::Trusted;
+                }
+                // Made anew: so it was gone meanwhile.
+                Trust::Distrust(Reason::OtherHistory {
+                    key: cluster,
+                    known,
+                    found,
+                })
+            })
+            .and(|| {
+                let manifests = self
+                    .raw
+                    .keys()
+                    .filter(|key| matches!(Key::parse(key), Some(Key::Manifest(_))));
+                let (known, left) = manifests.fold((0, 0), |(known, left), key| {
+                    (known + 1, left + usize::from(list.contains_key(key)))
+                });
+                check_manifests(known, left)
+            })
+    }
+
+    /// The operator has accepted a restore: what this etcd has counts from now on.
+    fn accept(&mut self, restored: Cluster) {
+        self.cluster = restored.clone();
+        self.accepted = Some(restored);
     }
 
     fn reply(&mut self, reply: WatchReply, now: Millis) {
@@ -456,7 +572,9 @@ impl View {
             WatchReply::Events(events, _) => self.events(events, now),
             WatchReply::Progress(revision) => {
                 self.progress = self.progress.max(revision);
-                self.failures = 0;
+                if self.reached {
+                    self.failures = 0;
+                }
             }
             WatchReply::Compacted(_) => {
                 self.must_list = true;
@@ -473,10 +591,13 @@ impl View {
         let Some(revision) = events.last().map(Event::modified) else {
             return;
         };
-        if let Some(reason) = self.broken(&events) {
-            self.trust = Trust::Distrust(reason);
-            self.failed(now);
-            return;
+        match self.cluster_after(&events) {
+            Ok(cluster) if cluster == self.cluster => {}
+            Ok(restored) => self.accept(restored),
+            Err(reason) => {
+                self.distrust(reason, now);
+                return;
+            }
         }
         self.failures = 0;
         if self
@@ -515,21 +636,33 @@ impl View {
         self.emit(touched, false);
     }
 
-    /// The events take the cluster's key away or change it: not ours any more, and none of them is applied.
-    fn broken(&self, events: &[Event]) -> Option<Reason> {
-        let cluster = Key::Cluster.to_string();
-        let last = events.iter().rev().find(|event| event.key() == cluster)?;
-        let read = FirstRead {
-            cluster: match last {
+    /// The cluster after these events. If one of them takes its key away or makes it another's, none of them counts:
+    /// what else the same hand did is not what a user wanted.
+    fn cluster_after(&self, events: &[Event]) -> Result<Cluster, Reason> {
+        let key = Key::Cluster.to_string();
+        let mut cluster = self.cluster.clone();
+        for event in events.iter().filter(|event| event.key() == key) {
+            let found: Option<Cluster> = match event {
                 Event::Put { now, .. } => serde_json::from_slice(&now.value).ok(),
                 Event::Delete { .. } => None,
-            },
-            revision: last.modified(),
-        };
-        match check(&self.known(), &read) {
-            Trust::Trusted => None,
-            Trust::Distrust(reason) => Some(reason),
+            };
+            if let Some(restored) = accepted(&cluster, found.as_ref()) {
+                cluster = restored.clone();
+                continue;
+            }
+            let known = Known {
+                cluster: cluster.clone(),
+                revision: self.snapshot.revision,
+            };
+            let read = FirstRead {
+                cluster: found,
+                revision: event.modified(),
+            };
+            if let Trust::Distrust(reason) = check(&known, &read) {
+                return Err(reason);
+            }
         }
+        Ok(cluster)
     }
 
     fn known(&self) -> Known {
@@ -550,9 +683,11 @@ impl View {
         }
     }
 
+    /// All checks are passed, and all that happened up to the first read has been seen.
     fn reach(&mut self) {
         self.reached = true;
         self.catch_up = None;
+        self.trust = Trust::Trusted;
     }
 
     fn ask_for_progress(&mut self, now: Millis) {
@@ -569,8 +704,15 @@ impl View {
         self.stale = false;
     }
 
+    /// Nothing more is taken from this etcd, and it is looked at again after a pause.
+    fn distrust(&mut self, reason: Reason, now: Millis) {
+        self.trust = Trust::Distrust(reason);
+        self.failed(now);
+    }
+
     /// A step failed or the stream broke: again, after a pause.
     fn failed(&mut self, now: Millis) {
+        self.unbroken = false;
         self.failures = self.failures.saturating_add(1);
         self.disconnected(now);
     }
@@ -591,7 +733,8 @@ impl View {
 
     fn emit(&mut self, touched: Touched, resync: bool) {
         let flags = Flags {
-            complete: self.reached && self.snapshot.revision >= self.floor,
+            complete: self.reached
+                && (self.snapshot.revision >= self.floor || !self.rules.has(Rule::CatchUp)),
             stale: self.stale,
             trust: self.trust.clone(),
         };
@@ -602,19 +745,18 @@ impl View {
         }
         self.said = flags.clone();
         self.said_revision = self.snapshot.revision;
-        let (mut all, mut any) = (Touched::default(), false);
-        if let Some(before) = self.outbox.take() {
-            all = before.touched;
-            any = before.resync;
-        }
-        all.extend(touched);
-        self.outbox = Some(ViewUpdate {
+        let update = ViewUpdate {
             snapshot: self.snapshot.clone(),
-            touched: all,
-            resync: any || resync,
+            touched,
+            resync,
             complete: flags.complete,
             stale: flags.stale,
             trust: flags.trust,
+            accepted: self.accepted.take(),
+        };
+        self.outbox = Some(match self.outbox.take() {
+            Some(before) => update.after(before),
+            None => update,
         });
     }
 
@@ -634,6 +776,12 @@ fn put(key: &str, raw: &Raw) -> Change {
         modified: raw.modified,
         created: raw.created,
     }
+}
+
+/// Where the next page begins, if there is one.
+fn after(page: &RangeReply) -> Option<String> {
+    let last = page.kvs.last().filter(|_| page.more)?;
+    Some(format!("{}\0", last.key))
 }
 
 impl Raw {

@@ -5,7 +5,9 @@
 //! revision + 1, so that deletions come as events; a list follows only
 //! compaction, the hourly heal, or a stream that stays behind. A view is always
 //! exactly one revision, and nothing from an etcd that is not the one it knows
-//! ever reaches it: then it stands still and says `Distrust`.
+//! ever reaches it: each connect begins with the proof that the view is part of
+//! etcd's history. Without it the view stands still and says `Distrust`.
+//! `docs/design/view.md` has the whole of it.
 
 mod driver;
 mod machine;
@@ -17,13 +19,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use conductor_core::records::Cluster;
+use conductor_core::rules::Rules;
 use conductor_core::snapshot::{Snapshot, Touched};
 use tokio::sync::watch;
 
 pub use driver::run_view;
 pub use machine::{Answer, Step, View};
 pub use saved::{SavedView, SavedViewError};
-pub use trust::{FirstRead, Known, Reason, Trust, check, check_list};
+pub use trust::{
+    FirstRead, Known, Reason, Trust, accepted, check, check_history, check_list, check_manifests,
+};
 pub use updates::{UpdateSender, Updates, updates};
 
 /// What has changed since the update before.
@@ -42,6 +47,20 @@ pub struct ViewUpdate {
     pub stale: bool,
     /// Whether etcd is the one that the view knows. If not, the snapshot is the last trusted one: change nothing.
     pub trust: Trust,
+    /// A restore was accepted: the cluster as it is from now on. The snapshot is what the restored etcd has.
+    pub accepted: Option<Cluster>,
+}
+
+impl ViewUpdate {
+    /// This update for a reader that has not read the one before it.
+    fn after(mut self, before: Self) -> Self {
+        let mut touched = before.touched;
+        touched.extend(self.touched);
+        self.touched = touched;
+        self.resync |= before.resync;
+        self.accepted = self.accepted.or(before.accepted);
+        self
+    }
 }
 
 /// What a view needs to know.
@@ -49,8 +68,10 @@ pub struct ViewUpdate {
 pub struct ViewOptions {
     /// The cluster that this agent belongs to.
     pub cluster: Cluster,
-    /// Where to resume; one of another cluster is not used.
+    /// Where to resume; one of another cluster is not used, one of an earlier epoch is the view before an acceptance.
     pub saved: Option<SavedView>,
+    /// The host was in hold when its agent ended: nothing is trusted before all checks are passed.
+    pub held: bool,
     /// Where to save the view every few seconds when it changed.
     pub file: Option<PathBuf>,
     /// Time between two healing lists; each is put off by up to a tenth of it at random.
@@ -59,6 +80,8 @@ pub struct ViewOptions {
     pub page: i64,
     /// Source of jitter.
     pub seed: u64,
+    /// The rules in force.
+    pub rules: Rules,
 }
 
 impl ViewOptions {
@@ -67,10 +90,12 @@ impl ViewOptions {
         Self {
             cluster,
             saved,
+            held: false,
             file,
             heal_every: Duration::from_secs(60 * 60),
             page: 1_000,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
+            rules: Rules::default(),
         }
     }
 }

@@ -45,15 +45,12 @@ impl Slot {
 
 impl UpdateSender {
     /// Gives the reader an update.
-    pub fn send(&self, mut update: ViewUpdate) {
+    pub fn send(&self, update: ViewUpdate) {
         let mut state = self.0.state();
-        if let Some(before) = state.waiting.take() {
-            let mut touched = before.touched;
-            touched.extend(update.touched);
-            update.touched = touched;
-            update.resync |= before.resync;
-        }
-        state.waiting = Some(update);
+        state.waiting = Some(match state.waiting.take() {
+            Some(before) => update.after(before),
+            None => update,
+        });
         drop(state);
         self.0.changed.notify_one();
     }

@@ -11,12 +11,29 @@ fn cluster() -> Cluster {
     }
 }
 
+fn at_epoch(epoch: u64) -> Cluster {
+    Cluster { epoch, ..cluster() }
+}
+
 fn kv(key: &str, modified: i64) -> KeyValue {
     let value = if key == "/dokkaa/cluster" {
         serde_json::to_vec(&cluster()).expect("serializes")
     } else {
         br#"{"image": "nginx"}"#.to_vec()
     };
+    kv_of(key, modified, value)
+}
+
+/// The cluster's key, written when the cluster was accepted for the last time.
+fn cluster_kv(cluster: &Cluster, modified: i64) -> KeyValue {
+    let value = serde_json::to_vec(cluster).expect("serializes");
+    KeyValue {
+        created: 2,
+        ..kv_of("/dokkaa/cluster", modified, value)
+    }
+}
+
+fn kv_of(key: &str, modified: i64, value: Vec<u8>) -> KeyValue {
     KeyValue {
         key: key.into(),
         value,
@@ -46,11 +63,99 @@ fn gone(name: &str, modified: i64) -> Event {
     }
 }
 
+fn cluster_put(cluster: &Cluster, modified: i64) -> Event {
+    Event::Put {
+        now: cluster_kv(cluster, modified),
+        before: None,
+    }
+}
+
+fn cluster_gone(modified: i64) -> Event {
+    Event::Delete {
+        key: "/dokkaa/cluster".into(),
+        modified,
+        before: None,
+    }
+}
+
 fn read(revision: i64) -> Answer {
+    read_of(&cluster(), revision)
+}
+
+fn read_of(cluster: &Cluster, revision: i64) -> Answer {
     Answer::Read(FirstRead {
-        cluster: Some(cluster()),
+        cluster: Some(cluster.clone()),
         revision,
     })
+}
+
+/// Keys without values, as they are asked for.
+fn bare(keys: &[(&str, i64)]) -> Vec<KeyValue> {
+    let bare = |(key, modified): &(&str, i64)| kv_of(key, *modified, Vec::new());
+    keys.iter().map(bare).collect()
+}
+
+/// What etcd has of a view that has seen nothing since `following`.
+fn history() -> Answer {
+    let keys = [
+        (&*manifest("a"), 3),
+        (&*manifest("b"), 4),
+        ("/dokkaa/cluster", 2),
+    ];
+    page(bare(&keys), 20, false)
+}
+
+/// What changed since, of so many keys.
+fn changed(keys: &[(&str, i64)], count: i64) -> Answer {
+    let kvs = keys
+        .iter()
+        .map(|(name, modified)| kv_of(&manifest(name), *modified, Vec::new()))
+        .collect();
+    Answer::Page(RangeReply {
+        kvs,
+        revision: 20,
+        more: false,
+        count,
+    })
+}
+
+fn cut(view: &mut View, now: Millis) {
+    view.answer(Answer::Reply(WatchReply::Closed("cut".into())), now);
+    assert_eq!(view.step(), Step::Read);
+}
+
+/// The range that is to be read now.
+fn range(view: &View) -> Range {
+    match view.step() {
+        Step::Range(range) => range,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_list(view: &View) -> bool {
+    let range = range(view);
+    !range.keys_only && range.min_modified == 0
+}
+
+/// Keys only, at this revision: the proof that it is the same history.
+fn is_proof(view: &View, revision: i64) -> bool {
+    let range = range(view);
+    range.keys_only && range.min_modified == 0 && range.revision == revision
+}
+
+fn reason(view: &mut View) -> Option<Reason> {
+    match view.take_update()?.trust {
+        Trust::Trusted => None,
+        Trust::Distrust(reason) => Some(reason),
+    }
+}
+
+fn other_history(key: &str, known: i64, found: i64) -> Reason {
+    Reason::OtherHistory {
+        key: key.to_owned(),
+        known,
+        found,
+    }
 }
 
 fn page(kvs: Vec<KeyValue>, revision: i64, more: bool) -> Answer {
@@ -77,7 +182,7 @@ fn following() -> View {
     let mut view = View::new(&ViewOptions::new(cluster(), None, None), Millis(0));
     assert_eq!(view.step(), Step::Read);
     view.answer(read(10), Millis(0));
-    assert!(matches!(view.step(), Step::List(_)));
+    assert!(is_list(&view));
     let kvs = vec![
         kv(&manifest("a"), 3),
         kv(&manifest("b"), 4),
@@ -98,23 +203,18 @@ fn following() -> View {
     view
 }
 
-/// The stream breaks; the first read says 20, and that `changed` happened since.
-fn resumed(changed: &[(&str, i64)], count: i64) -> View {
+/// The stream breaks; the first read says 20, and that `keys` happened since.
+fn resumed(keys: &[(&str, i64)], count: i64) -> View {
     let mut view = following();
-    view.answer(
-        Answer::Reply(WatchReply::Closed("cut".into())),
-        Millis(SECOND),
-    );
+    cut(&mut view, Millis(SECOND));
     let update = view.take_update().expect("an update");
     assert!(!update.complete);
-    assert_eq!(view.step(), Step::Read);
     view.answer(read(20), Millis(SECOND));
-    assert_eq!(view.step(), Step::Changed { since: 11, at: 20 });
-    let changed = changed
-        .iter()
-        .map(|(name, modified)| (manifest(name), *modified))
-        .collect();
-    view.answer(Answer::Changed(changed, count), Millis(SECOND));
+    assert!(is_proof(&view, 10));
+    view.answer(history(), Millis(SECOND));
+    let asked = range(&view);
+    assert_eq!((asked.revision, asked.min_modified), (20, 11));
+    view.answer(changed(keys, count), Millis(SECOND));
     view.answer(Answer::Opened, Millis(SECOND));
     view
 }
@@ -128,15 +228,13 @@ fn pages_are_read_at_the_revision_of_the_first() {
     let mut view = View::new(&ViewOptions::new(cluster(), None, None), Millis(0));
     view.answer(read(10), Millis(0));
     view.answer(page(vec![kv(&manifest("a"), 3)], 12, true), Millis(0));
-    let Step::List(range) = view.step() else {
-        panic!("{:?}", view.step());
-    };
-    assert_eq!(range.revision, 12);
-    assert_eq!(range.keys.start, format!("{}\0", manifest("a")).as_bytes());
+    let asked = range(&view);
+    assert_eq!(asked.revision, 12);
+    assert_eq!(asked.keys.start, format!("{}\0", manifest("a")).as_bytes());
     assert!(view.take_update().is_none(), "half a list is no view");
     let kvs = vec![kv(&manifest("b"), 4), kv("/dokkaa/cluster", 2)];
     view.answer(page(kvs, 15, false), Millis(0));
-    assert_eq!((names(&view).len(), view.revision()), (2, 12));
+    assert_eq!((names(&view).len(), view.position()), (2, (1, 12)));
 }
 
 #[test]
@@ -173,12 +271,9 @@ fn progress_proves_nothing_about_what_was_to_come() {
     view.answer(Answer::Reply(WatchReply::Progress(25)), Millis(SECOND));
     assert!(!complete(&mut view));
     // And the next stream begins where events and lists have come to.
-    view.answer(
-        Answer::Reply(WatchReply::Closed("cut".into())),
-        Millis(SECOND),
-    );
+    cut(&mut view, Millis(SECOND));
     view.answer(read(25), Millis(SECOND));
-    assert_eq!(view.step(), Step::Changed { since: 11, at: 25 });
+    assert!(is_proof(&view, 10));
 }
 
 #[test]
@@ -190,7 +285,8 @@ fn a_deletion_that_compaction_took_away_is_found_by_a_list() {
     view.tick(Millis(12 * SECOND));
     assert_eq!(view.step(), Step::Read);
     view.answer(read(20), Millis(12 * SECOND));
-    assert!(matches!(view.step(), Step::List(_)));
+    view.answer(history(), Millis(12 * SECOND));
+    assert!(is_list(&view));
     let kvs = vec![kv(&manifest("b"), 4), kv("/dokkaa/cluster", 2)];
     view.answer(page(kvs, 20, false), Millis(12 * SECOND));
     assert_eq!(names(&view), ["b"]);
@@ -199,11 +295,9 @@ fn a_deletion_that_compaction_took_away_is_found_by_a_list() {
 #[test]
 fn nothing_that_changed_is_complete_at_once() {
     let mut view = following();
-    view.answer(
-        Answer::Reply(WatchReply::Closed("cut".into())),
-        Millis(SECOND),
-    );
+    cut(&mut view, Millis(SECOND));
     view.answer(read(10), Millis(SECOND));
+    view.answer(history(), Millis(SECOND));
     assert!(matches!(view.step(), Step::Watch { from: 11, .. }));
     view.answer(Answer::Opened, Millis(SECOND));
     assert!(complete(&mut view));
@@ -222,7 +316,9 @@ fn behind_for_two_seconds_asks_then_changes_the_stream_then_lists() {
     assert!(view.take_update().is_some_and(|update| update.stale));
     view.tick(Millis(4 * SECOND));
     assert_eq!(view.step(), Step::Read);
-    view.answer(read(10), Millis(4 * SECOND));
+    view.answer(read(30), Millis(4 * SECOND));
+    view.answer(history(), Millis(4 * SECOND));
+    view.answer(changed(&[], 3), Millis(4 * SECOND));
     assert_eq!(
         view.step(),
         Step::Watch {
@@ -236,8 +332,9 @@ fn behind_for_two_seconds_asks_then_changes_the_stream_then_lists() {
         "a new stream is asked at once"
     );
     view.tick(Millis(6 * SECOND));
-    view.answer(read(10), Millis(6 * SECOND));
-    assert!(matches!(view.step(), Step::List(_)));
+    view.answer(read(30), Millis(6 * SECOND));
+    view.answer(history(), Millis(6 * SECOND));
+    assert!(is_list(&view));
 }
 
 #[test]
@@ -271,37 +368,460 @@ fn pauses_grow_and_are_never_long() {
 }
 
 #[test]
-fn events_that_take_the_clusters_key_away_are_not_applied() {
-    let mut view = following();
-    let key = Event::Delete {
-        key: "/dokkaa/cluster".into(),
-        modified: 11,
-        before: None,
-    };
-    view.answer(events(vec![gone("a", 11), gone("b", 11), key]), Millis(0));
-    let update = view.take_update().expect("an update");
-    assert_eq!(
-        update.trust,
-        Trust::Distrust(Reason::ClusterMissing(Uuid::nil()))
-    );
-    assert!(!update.complete);
-    assert_eq!((names(&view).len(), view.revision()), (2, 10));
+fn a_view_that_is_not_in_etcds_history_is_not_resumed() {
+    let (a, b) = (manifest("a"), manifest("b"));
+    let cases: [(&[(&str, i64)], Reason); 3] = [
+        (
+            &[(&a, 3), (&b, 9), ("/dokkaa/cluster", 2)],
+            other_history(&b, 4, 9),
+        ),
+        (&[(&b, 4), ("/dokkaa/cluster", 2)], other_history(&a, 3, 0)),
+        (
+            &[
+                (&a, 3),
+                (&b, 4),
+                ("/dokkaa/cluster", 2),
+                ("/hosts/h/record", 7),
+            ],
+            other_history("/hosts/h/record", 0, 7),
+        ),
+    ];
+    // Also where etcd is at the very revision of the view.
+    for now_at in [10, 20] {
+        for (keys, wanted) in &cases {
+            let mut view = following();
+            cut(&mut view, Millis(0));
+            view.answer(read(now_at), Millis(0));
+            view.answer(page(bare(keys), now_at, false), Millis(0));
+            assert_eq!(reason(&mut view).as_ref(), Some(wanted));
+            assert_eq!(view.step(), Step::Read);
+            assert!(!view.pause().is_zero());
+            assert_eq!((names(&view).len(), view.position()), (2, (1, 10)));
+        }
+    }
 }
 
 #[test]
-fn a_list_with_a_key_of_another_history_is_not_applied() {
+fn history_is_compared_page_by_page() {
+    let (a, b) = (manifest("a"), manifest("b"));
+    let first = || page(bare(&[(&a, 3), (&b, 4)]), 10, true);
     let mut view = following();
-    view.answer(Answer::Reply(WatchReply::Compacted(15)), Millis(0));
-    view.answer(read(20), Millis(0));
-    // Below the view's revision, and not what it saw then.
-    let kvs = vec![kv(&manifest("a"), 5), kv("/dokkaa/cluster", 2)];
-    view.answer(page(kvs, 20, false), Millis(0));
-    let update = view.take_update().expect("an update");
-    let reason = Reason::OtherHistory {
-        key: manifest("a"),
-        modified: 5,
+    cut(&mut view, Millis(0));
+    view.answer(read(10), Millis(0));
+    view.answer(first(), Millis(0));
+    assert!(is_proof(&view, 10));
+    assert_eq!(range(&view).keys.start, format!("{b}\0").as_bytes());
+    view.answer(page(bare(&[("/dokkaa/cluster", 2)]), 10, false), Millis(0));
+    assert!(matches!(view.step(), Step::Watch { from: 11, .. }));
+
+    // The second page has not what is on it in the view.
+    let mut view = following();
+    cut(&mut view, Millis(0));
+    view.answer(read(10), Millis(0));
+    view.answer(first(), Millis(0));
+    view.answer(page(Vec::new(), 10, false), Millis(0));
+    assert_eq!(
+        reason(&mut view),
+        Some(other_history("/dokkaa/cluster", 2, 0))
+    );
+}
+
+#[test]
+fn keys_that_are_nobodys_prove_nothing() {
+    let mut view = following();
+    cut(&mut view, Millis(0));
+    view.answer(read(10), Millis(0));
+    // Two keys that are not text look the same here.
+    let keys = [
+        (&*manifest("a"), 3),
+        (&*manifest("b"), 4),
+        ("/apps/\u{fffd}", 6),
+        ("/apps/\u{fffd}", 5),
+        ("/dokkaa/cluster", 2),
+    ];
+    view.answer(page(bare(&keys), 10, false), Millis(0));
+    assert!(matches!(view.step(), Step::Watch { from: 11, .. }));
+}
+
+#[test]
+fn distrust_ends_only_when_all_has_been_checked_up_to_the_first_read() {
+    let mut view = following();
+    cut(&mut view, Millis(0));
+    view.answer(read(9), Millis(0));
+    let rewound = Reason::Rewound {
+        known: 10,
+        found: 9,
     };
-    assert_eq!(update.trust, Trust::Distrust(reason));
-    assert_eq!((names(&view).len(), view.revision()), (2, 10));
+    assert_eq!(reason(&mut view), Some(rewound.clone()));
+    // Restored, and further than the view by now.
+    view.answer(read(20), Millis(0));
+    assert!(view.take_update().is_none(), "the first read is no proof");
+    view.answer(page(bare(&[("/dokkaa/cluster", 2)]), 20, false), Millis(0));
+    assert_eq!(reason(&mut view), Some(other_history(&manifest("a"), 3, 0)));
+    // The old one again, where something happened meanwhile.
+    view.answer(read(20), Millis(0));
+    view.answer(history(), Millis(0));
+    view.answer(changed(&[("c", 12)], 4), Millis(0));
+    view.answer(Answer::Opened, Millis(0));
+    assert!(view.take_update().is_none(), "not seen yet");
+    view.answer(events(vec![put("c", 12)]), Millis(0));
+    let update = view.take_update().expect("an update");
+    assert!(update.trust.is_trusted() && update.complete && !update.resync);
+    assert_eq!(names(&view), ["a", "b", "c"]);
+}
+
+#[test]
+fn an_etcd_that_fails_in_the_middle_of_the_proof_is_asked_again() {
+    let mut view = following();
+    cut(&mut view, Millis(0));
+    view.answer(read(20), Millis(0));
+    view.answer(Answer::Failed, Millis(0));
     assert_eq!(view.step(), Step::Read);
+    assert!(reason(&mut view).is_none());
+}
+
+/// A view of so many manifests at revision 100 whose history is compacted, and that reads a list.
+fn compacted(manifests: i64) -> View {
+    let mut view = View::new(&ViewOptions::new(cluster(), None, None), Millis(0));
+    view.answer(read(100), Millis(0));
+    let mut kvs: Vec<_> = (0..manifests)
+        .map(|i| kv(&manifest(&format!("c{i}")), 10 + i))
+        .collect();
+    kvs.push(kv("/dokkaa/cluster", 2));
+    view.answer(page(kvs, 100, false), Millis(0));
+    view.answer(Answer::Opened, Millis(0));
+    view.take_update();
+    cut(&mut view, Millis(0));
+    view.answer(read(200), Millis(0));
+    assert!(is_proof(&view, 100));
+    view.answer(Answer::Compacted, Millis(0));
+    assert!(is_list(&view), "at once, without another read");
+    view
+}
+
+/// A list of the first `left` manifests that it knew.
+fn left(left: i64) -> Vec<KeyValue> {
+    let mut kvs: Vec<_> = (0..left)
+        .map(|i| kv(&manifest(&format!("c{i}")), 10 + i))
+        .collect();
+    kvs.push(kv("/dokkaa/cluster", 2));
+    kvs
+}
+
+#[test]
+fn after_compaction_most_manifests_may_not_be_gone() {
+    for (known, still, trusted) in [(4, 0, true), (5, 0, false), (10, 5, true), (10, 4, false)] {
+        let mut view = compacted(known);
+        view.answer(page(left(still), 200, false), Millis(0));
+        let update = view.take_update().expect("an update");
+        assert_eq!(update.trust.is_trusted(), trusted, "{still} of {known}");
+        assert_eq!(update.complete, trusted);
+        let shown = if trusted { still } else { known };
+        assert_eq!(names(&view).len() as i64, shown);
+        if !trusted {
+            let reason = Reason::ManifestsGone {
+                known: known as usize,
+                left: still as usize,
+            };
+            assert_eq!(update.trust, Trust::Distrust(reason));
+            // They are put back.
+            view.answer(read(300), Millis(0));
+            view.answer(Answer::Compacted, Millis(0));
+            let mut kvs = left(0);
+            kvs.extend((0..known).map(|i| kv(&manifest(&format!("c{i}")), 250 + i)));
+            view.answer(page(kvs, 300, false), Millis(0));
+            assert!(complete(&mut view));
+        }
+    }
+}
+
+#[test]
+fn after_compaction_the_clusters_key_may_not_have_been_made_anew() {
+    let mut view = compacted(3);
+    let mut kvs = left(3);
+    kvs.pop();
+    kvs.push(kv("/dokkaa/cluster", 150));
+    view.answer(page(kvs, 200, false), Millis(0));
+    assert_eq!(
+        reason(&mut view),
+        Some(other_history("/dokkaa/cluster", 2, 150))
+    );
+}
+
+#[test]
+fn a_list_out_of_an_unbroken_stream_may_miss_what_it_wants() {
+    let options = ViewOptions {
+        heal_every: Duration::from_secs(60),
+        ..ViewOptions::new(cluster(), None, None)
+    };
+    let all = || {
+        let mut kvs: Vec<_> = (0..8)
+            .map(|i| kv(&manifest(&format!("c{i}")), 10 + i))
+            .collect();
+        kvs.push(kv("/dokkaa/cluster", 2));
+        kvs
+    };
+    let following = || {
+        let mut view = View::new(&options, Millis(0));
+        view.answer(read(100), Millis(0));
+        view.answer(page(all(), 100, false), Millis(0));
+        view.answer(Answer::Opened, Millis(0));
+        view.take_update();
+        view.tick(Millis(70 * SECOND));
+        assert_eq!(view.step(), Step::Read);
+        assert!(view.pause().is_zero());
+        view.answer(read(100), Millis(70 * SECOND));
+        assert!(is_list(&view), "no proof: the stream was whole");
+        view
+    };
+    // Deletions that the stream has kept to itself.
+    let mut view = following();
+    let kvs = vec![kv("/dokkaa/cluster", 2)];
+    view.answer(page(kvs, 100, false), Millis(70 * SECOND));
+    assert!(complete(&mut view));
+    assert!(names(&view).is_empty());
+    // But not another history.
+    let mut view = following();
+    let mut kvs = all();
+    kvs[0].modified = 99;
+    view.answer(page(kvs, 100, false), Millis(70 * SECOND));
+    assert_eq!(
+        reason(&mut view),
+        Some(other_history(&manifest("c0"), 10, 99))
+    );
+    // If the list fails the stream is not whole any more.
+    let mut view = following();
+    view.answer(Answer::Failed, Millis(70 * SECOND));
+    view.answer(read(100), Millis(70 * SECOND));
+    assert!(is_proof(&view, 100));
+    let keys: Vec<_> = all();
+    let keys: Vec<_> = keys.iter().map(|kv| (&*kv.key, kv.modified)).collect();
+    view.answer(page(bare(&keys), 100, false), Millis(70 * SECOND));
+    assert!(is_list(&view), "and it is still to be healed");
+}
+
+#[test]
+fn a_list_heals_a_value_too() {
+    let mut view = compacted(1);
+    let mut kvs = left(1);
+    kvs[0].value = br#"{"image": "apache"}"#.to_vec();
+    view.answer(page(kvs, 200, false), Millis(0));
+    let update = view.take_update().expect("an update");
+    assert_eq!(update.touched.containers.len(), 1);
+}
+
+#[test]
+fn in_hold_nothing_is_trusted_before_it_is_proven() {
+    let saved = following().saved();
+    let held = |saved: Option<SavedView>| ViewOptions {
+        held: true,
+        ..ViewOptions::new(cluster(), saved, None)
+    };
+    let mut view = View::new(&held(Some(saved)), Millis(0));
+    let update = view.take_update().expect("the saved one");
+    assert_eq!(update.trust, Trust::Distrust(Reason::Held));
+    assert_eq!(update.snapshot.containers.size(), 2);
+    view.answer(Answer::Failed, Millis(0));
+    view.answer(read(10), Millis(0));
+    assert!(view.take_update().is_none());
+    view.answer(history(), Millis(0));
+    let update = view.take_update().expect("an update");
+    assert!(update.trust.is_trusted() && update.complete);
+
+    // Without a view nothing but the cluster's key can be checked.
+    let mut view = View::new(&held(None), Millis(0));
+    view.tick(Millis(0));
+    assert_eq!(reason(&mut view), Some(Reason::Held));
+    view.answer(read(10), Millis(0));
+    view.answer(page(vec![kv("/dokkaa/cluster", 2)], 10, false), Millis(0));
+    assert!(complete(&mut view));
+}
+
+#[test]
+fn a_higher_epoch_is_an_accepted_restore_whatever_history_it_has() {
+    let mut view = following();
+    view.seen(10, Millis(0));
+    view.floor(10);
+    cut(&mut view, Millis(0));
+    view.answer(read(5), Millis(0));
+    assert!(matches!(reason(&mut view), Some(Reason::Rewound { .. })));
+    view.answer(read_of(&at_epoch(2), 6), Millis(0));
+    assert!(is_list(&view));
+    assert!(view.take_update().is_none(), "not before it is listed");
+    // At a lower revision; `a` has the same one and another value, `b` is gone.
+    let mut a = kv(&manifest("a"), 3);
+    a.value = br#"{"image": "apache"}"#.to_vec();
+    view.answer(
+        page(vec![a, cluster_kv(&at_epoch(2), 6)], 6, false),
+        Millis(0),
+    );
+    let update = view.take_update().expect("an update");
+    assert_eq!(update.accepted, Some(at_epoch(2)));
+    assert!(update.trust.is_trusted() && update.resync);
+    assert!(update.touched.cluster && update.touched.containers.len() == 2);
+    assert_eq!(update.snapshot.revision, 6);
+    assert_eq!((names(&view), view.position()), (vec!["a".into()], (2, 6)));
+    assert_eq!(view.saved().cluster, at_epoch(2));
+    // Complete again when the own record has been put into it.
+    assert!(!update.complete);
+    view.floor(7);
+    view.answer(Answer::Opened, Millis(0));
+    assert_eq!(
+        view.step(),
+        Step::Follow,
+        "what other keep-alives said is not waited for"
+    );
+    view.tick(Millis(10 * SECOND));
+    assert_eq!(view.step(), Step::Follow);
+    view.answer(events(vec![put("c", 7)]), Millis(10 * SECOND));
+    let update = view.take_update().expect("an update");
+    assert!(update.complete && !update.stale);
+    assert_eq!(update.accepted, None, "said once");
+}
+
+#[test]
+fn a_saved_view_of_an_earlier_epoch_is_the_one_before_the_acceptance() {
+    let saved = following().saved();
+    let options = ViewOptions::new(at_epoch(2), Some(saved.clone()), None);
+    let mut view = View::new(&options, Millis(0));
+    let update = view.take_update().expect("the saved one");
+    assert_eq!(update.snapshot.containers.size(), 2);
+    view.answer(read_of(&at_epoch(2), 6), Millis(0));
+    view.answer(page(vec![cluster_kv(&at_epoch(2), 6)], 6, false), Millis(0));
+    let update = view.take_update().expect("an update");
+    assert_eq!(update.accepted, Some(at_epoch(2)));
+
+    // Another cluster's is not used.
+    let other = Cluster {
+        id: Uuid::max(),
+        epoch: 1,
+    };
+    let mut view = View::new(&ViewOptions::new(other, Some(saved), None), Millis(0));
+    assert!(view.take_update().is_none());
+}
+
+#[test]
+fn an_acceptance_within_an_unbroken_stream_needs_no_list() {
+    let mut view = following();
+    view.answer(
+        events(vec![put("c", 11), cluster_put(&at_epoch(2), 12)]),
+        Millis(0),
+    );
+    let update = view.take_update().expect("an update");
+    assert_eq!(update.accepted, Some(at_epoch(2)));
+    assert!(update.complete && !update.resync && update.trust.is_trusted());
+    assert_eq!(names(&view), ["a", "b", "c"]);
+    assert_eq!(view.step(), Step::Follow);
+    // From now on the lower one is another etcd.
+    view.answer(events(vec![cluster_put(&cluster(), 13)]), Millis(0));
+    assert_eq!(
+        reason(&mut view),
+        Some(Reason::OtherEpoch { known: 2, found: 1 })
+    );
+    assert_eq!(view.position(), (2, 12));
+}
+
+#[test]
+fn events_that_take_the_clusters_key_away_are_not_applied() {
+    let other = Cluster {
+        id: Uuid::max(),
+        epoch: 2,
+    };
+    let missing = Reason::ClusterMissing(Uuid::nil());
+    let replaced = Reason::OtherCluster {
+        known: Uuid::nil(),
+        found: Uuid::max(),
+    };
+    let cases = [
+        // Before and after the others of its revision, as etcd orders them.
+        (
+            vec![gone("a", 11), gone("b", 11), cluster_gone(11)],
+            missing.clone(),
+        ),
+        (
+            vec![cluster_gone(11), gone("a", 11), gone("b", 11)],
+            missing.clone(),
+        ),
+        (
+            vec![gone("a", 11), cluster_put(&other, 11), gone("b", 11)],
+            replaced,
+        ),
+        // Put back, or even accepted, in the same answer: what was deleted with it was not the user's wish.
+        (
+            vec![
+                gone("a", 11),
+                cluster_gone(11),
+                cluster_put(&cluster(), 12),
+                gone("b", 13),
+            ],
+            missing.clone(),
+        ),
+        (
+            vec![
+                gone("a", 11),
+                cluster_gone(11),
+                cluster_put(&at_epoch(2), 12),
+            ],
+            missing,
+        ),
+    ];
+    for (answer, wanted) in cases {
+        let mut view = following();
+        view.answer(events(answer), Millis(0));
+        let update = view.take_update().expect("an update");
+        assert_eq!(update.trust, Trust::Distrust(wanted));
+        assert!(!update.complete && update.accepted.is_none());
+        assert_eq!((names(&view).len(), view.position()), (2, (1, 10)));
+    }
+}
+
+#[test]
+fn a_clusters_key_that_was_put_back_is_no_proof() {
+    let mut view = following();
+    let deleted = || events(vec![gone("a", 11), cluster_gone(11)]);
+    view.answer(deleted(), Millis(0));
+    assert!(reason(&mut view).is_some());
+    let mut longest = Duration::ZERO;
+    for _ in 0..20 {
+        view.answer(read(20), Millis(0));
+        view.answer(history(), Millis(0));
+        view.answer(changed(&[], 2), Millis(0));
+        view.answer(Answer::Opened, Millis(0));
+        view.answer(Answer::Reply(WatchReply::Progress(20)), Millis(0));
+        view.answer(deleted(), Millis(0));
+        longest = longest.max(view.pause());
+    }
+    assert!(view.take_update().is_none(), "the hold has never ended");
+    assert!(
+        longest > Duration::from_secs(1),
+        "and etcd is left in peace"
+    );
+    assert_eq!(names(&view), ["a", "b"]);
+}
+
+#[test]
+fn a_user_may_delete_every_manifest() {
+    let mut view = following();
+    view.answer(events(vec![gone("a", 11), gone("b", 11)]), Millis(0));
+    let update = view.take_update().expect("an update");
+    assert!(update.complete && update.trust.is_trusted());
+    assert!(names(&view).is_empty());
+}
+
+#[test]
+fn without_the_rule_of_catching_up_a_view_is_complete_at_once() {
+    let saved = following().saved();
+    let complete_at_once = |rules: Rules| {
+        let options = ViewOptions {
+            rules,
+            ..ViewOptions::new(cluster(), Some(saved.clone()), None)
+        };
+        let mut view = View::new(&options, Millis(0));
+        view.floor(15);
+        view.answer(read(20), Millis(0));
+        view.answer(history(), Millis(0));
+        complete(&mut view)
+    };
+    assert!(!complete_at_once(Rules::default()));
+    assert!(complete_at_once(Rules::without(Rule::CatchUp)));
 }

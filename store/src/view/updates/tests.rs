@@ -1,3 +1,4 @@
+use conductor_core::records::Cluster;
 use conductor_core::snapshot::{Snapshot, Touched};
 
 use super::*;
@@ -16,6 +17,7 @@ fn update(revision: i64, host: &str, resync: bool) -> ViewUpdate {
         complete: true,
         stale: false,
         trust: Trust::Trusted,
+        accepted: None,
     }
 }
 
@@ -32,6 +34,22 @@ async fn a_slow_reader_gets_the_newest_snapshot_and_all_that_was_touched() {
     sender.send(update(3, "c", false));
     let got = updates.next().await.expect("an update");
     assert_eq!((got.touched.hosts.len(), got.resync), (1, false));
+}
+
+#[tokio::test]
+async fn an_acceptance_is_not_lost_in_what_comes_after_it() {
+    let (sender, mut updates) = updates();
+    let cluster = Cluster {
+        id: uuid::Uuid::nil(),
+        epoch: 2,
+    };
+    sender.send(ViewUpdate {
+        accepted: Some(cluster.clone()),
+        ..update(1, "a", true)
+    });
+    sender.send(update(2, "b", false));
+    let got = updates.next().await.expect("an update");
+    assert_eq!((got.snapshot.revision, got.accepted), (2, Some(cluster)));
 }
 
 #[tokio::test]
