@@ -166,6 +166,7 @@ mod tests {
             addr: None,
             ports: PublishedPorts::new(),
             check: None,
+            image: String::new(),
             image_id: String::new(),
             created_at: 0,
         }

@@ -178,6 +178,8 @@ pub struct ObservedContainer {
     pub ports: PublishedPorts,
     /// Its healthcheck, from the manifest or the image.
     pub check: Option<Check>,
+    /// What it was made from, as the engine was told: `repository@sha256:…`, a tag or an image id.
+    pub image: String,
     /// Id of its image.
     pub image_id: String,
     /// When it was made, in Unix milliseconds by this host's clock.
@@ -338,6 +340,7 @@ mod tests {
             addr: None,
             ports: PublishedPorts::new(),
             check: None,
+            image: String::new(),
             image_id: "sha256:1".to_owned(),
             created_at,
         }

@@ -187,6 +187,7 @@ const HOST_FAULTS: &[(HostFault, &[&str])] = &[
             "too many open files",
             "no available ipv4 addresses",
             "no available addresses on this pool",
+            "range of cpus is from",
         ],
     ),
 ];
@@ -316,6 +317,7 @@ mod tests {
             (Create, 400, "invalid mount config for type \"bind\": bind source path does not exist: /no".into(), "Mount"),
             (Create, 400, "invalid mount config for type \"bind\": invalid mount path: 'x' mount path must be absolute".into(), "bad-request"),
             (Create, 400, "Minimum memory limit allowed is 6MB".into(), "bad-request"),
+            (Create, 400, "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available".into(), "Resources"),
             (Create, 400, "Invalid signal: SIGFOO".into(), "bad-request"),
             (Create, 500, "Cannot mkdir: /bin/busybox is not a directory".into(), "bad-request"),
             (Create, 409, "Conflict. The container name \"/a\" is already in use by container \"b2\".".into(), "conflict"),

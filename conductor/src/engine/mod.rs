@@ -255,6 +255,10 @@ pub struct CreateSpec {
     pub dns_search: Option<String>,
     /// How its output is kept.
     pub log: Log,
+    /// Processors that it may use, in thousandths; none sets no limit.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory that it may use, without any swap; none sets no limit.
+    pub memory: Option<u64>,
 }
 
 /// Who holds a name.

@@ -91,6 +91,8 @@ pub fn spec(input: SpecInput<'_>) -> CreateSpec {
             .dns
             .map(|_| format!("{}.{}", slot.container.app, surroundings.domain)),
         log: manifest.log.clone(),
+        cpu_millis: manifest.cpu_millis,
+        memory: manifest.memory,
     }
 }
 
@@ -158,6 +160,8 @@ mod tests {
             ]),
             stop_signal: Some("SIGINT".to_owned()),
             stop_timeout: Duration::from_secs(3),
+            cpu_millis: Some(500),
+            memory: Some(64 << 20),
             ..Manifest::of_image("nginx:1")
         }
     }
@@ -223,6 +227,12 @@ mod tests {
         assert_eq!(name, "shop---web---1---data");
         assert_eq!(labels.len(), 5);
         assert_eq!(sources[2], &MountSource::External("shared".to_owned()));
+    }
+
+    #[test]
+    fn limits_are_the_manifests() {
+        let made = make(false, None);
+        assert_eq!((made.cpu_millis, made.memory), (Some(500), Some(64 << 20)));
     }
 
     #[test]

@@ -153,6 +153,8 @@ impl Lab {
             dns: None,
             dns_search: None,
             log: Log::default(),
+            cpu_millis: None,
+            memory: None,
         }
     }
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use conductor::engine::{Change, EngineError, EngineEvent, Mount, MountSource, Named};
+use bollard::query_parameters as query;
+use conductor::engine::{Change, EngineError, EngineEvent, HostFault, Mount, MountSource, Named};
 use conductor_core::observed::{
     ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT,
 };
 use manifests::manifest::{Healthcheck, Protocol};
 use uuid::Uuid;
 
-use crate::harness::{Does, Lab, everywhere, next, tcp};
+use crate::harness::{Does, Lab, docker, everywhere, next, tcp};
 
 everywhere!(
     a_container_is_made_started_stopped_started_again_and_removed,
@@ -24,6 +25,7 @@ everywhere!(
     a_listening_port_is_seen_from_outside,
     volumes_outlive_their_container,
     an_engine_says_what_it_is,
+    a_container_gets_its_part_of_the_host_and_no_more,
 );
 
 async fn a_container_is_made_started_stopped_started_again_and_removed(lab: Lab) {
@@ -37,6 +39,9 @@ async fn a_container_is_made_started_stopped_started_again_and_removed(lab: Lab)
     assert!(made.has_final_name());
     assert_eq!(made.ports, spec.ports);
     assert_eq!(made.addr, None);
+    assert_eq!(made.image, lab.image);
+    let here = lab.engine.image(&lab.image).await.expect("an answer");
+    assert_eq!(here.map(|image| image.id), Some(made.image_id));
     assert!(made.created_at > 1_600_000_000_000);
 
     lab.engine.start(&id).await.expect("started");
@@ -308,4 +313,41 @@ async fn an_engine_says_what_it_is(lab: Lab) {
     let bridge = lab.engine.bridge("bridge").await.expect("a bridge");
     assert!(!bridge.interface.is_empty() && !bridge.gateway.is_unspecified());
     assert!(!bridge.gateway.is_loopback());
+}
+
+async fn a_container_gets_its_part_of_the_host_and_no_more(lab: Lab) {
+    let mut spec = lab.spec("web", Does::Runs);
+    spec.cpu_millis = Some(250);
+    spec.memory = Some(64 << 20);
+    let id = lab.run(&spec).await;
+    if let Some(twin) = lab.twin() {
+        let made = twin.world(|world, _| world.spec(&id).cloned());
+        assert_eq!(made, Some(spec));
+    } else {
+        let none = None::<query::InspectContainerOptions>;
+        let shown = docker().inspect_container(&id, none).await.expect("shown");
+        let host = shown.host_config.expect("a configuration");
+        assert_eq!(host.nano_cpus, Some(250_000_000));
+        assert_eq!(host.memory, Some(64 << 20));
+        // Where the kernel can't limit swap, Docker leaves this out.
+        assert!(
+            matches!(host.memory_swap, Some(-1) | Some(67_108_864)),
+            "{host:?}"
+        );
+    }
+
+    // What another host may have.
+    let mut large = lab.spec("large", Does::Runs);
+    large.cpu_millis = Some(1_024_000);
+    let refused = lab.engine.create(&large).await;
+    assert!(
+        matches!(
+            refused,
+            Err(EngineError::HostFault {
+                fault: HostFault::Resources,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
 }

@@ -10,7 +10,7 @@ use conductor::readiness::{Criterion, Look, look};
 use conductor_core::observed::{Ownership, Surroundings};
 use futures_util::StreamExt;
 use manifests::Manifest;
-use manifests::manifest::{Healthcheck, Log, Protocol, Pull, Ready, Service, Volume, VolumeSource};
+use manifests::manifest::{Healthcheck, Service, Volume, VolumeSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -75,6 +75,10 @@ fn host_config(spec: &CreateSpec) -> models::HostConfig {
             name: Some(models::RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
         }),
+        nano_cpus: spec.cpu_millis.map(|millis| i64::from(millis) * 1_000_000),
+        memory: spec.memory.map(|bytes| bytes as i64),
+        // Otherwise Docker lets it have as much swap again.
+        memory_swap: spec.memory.map(|bytes| bytes as i64),
         ..models::HostConfig::default()
     }
 }
@@ -132,6 +136,7 @@ pub(super) fn observed(shown: models::ContainerInspectResponse) -> Option<Observ
             .map(published)
             .unwrap_or_default(),
         check: check(&config),
+        image: config.image.unwrap_or_default(),
         image_id: shown.image.unwrap_or_default(),
         created_at: shown.created.as_deref().map_or(0, millis),
     })

@@ -145,7 +145,7 @@ impl Engine for MemEngine {
             version: "0.0.0".to_owned(),
             api_version: "1.41".to_owned(),
             id: "memory".to_owned(),
-            cpus: 2,
+            cpus: world::CPUS,
             memory: 4 << 30,
             data_root: "/var/lib/docker".to_owned(),
             rootless: false,

@@ -18,6 +18,9 @@ use crate::engine::{
 };
 use crate::images;
 
+/// Processors of its machine.
+pub(super) const CPUS: u32 = 2;
+
 /// How a process behaves.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -250,6 +253,11 @@ impl World {
         Ok(found.and_then(|cell| observed(docker_id, cell)))
     }
 
+    /// What a container was made from.
+    pub fn spec(&self, docker_id: &str) -> Option<&CreateSpec> {
+        self.containers.get(docker_id).map(|cell| &cell.spec)
+    }
+
     /// An image on this host, by any of its names or its id.
     pub fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
         self.ping()?;
@@ -329,6 +337,14 @@ impl World {
         self.fail(Operation::Create)?;
         for mount in &spec.mounts {
             self.mount(&mount.source)?;
+        }
+        if spec.cpu_millis.is_some_and(|millis| millis > CPUS * 1000) {
+            return Err(EngineError::host(
+                HostFault::Resources,
+                format!(
+                    "Range of CPUs is from 0.01 to {CPUS}.00, as there are only {CPUS} CPUs available"
+                ),
+            ));
         }
         let Some(image) = self.find_image(&spec.image).cloned() else {
             return Err(EngineError::NotFound(format!(
@@ -649,6 +665,7 @@ fn observed(id: &str, cell: &Cell) -> Option<ObservedContainer> {
         addr: cell.ip,
         ports: cell.spec.ports.clone(),
         check: cell.check.clone(),
+        image: cell.spec.image.clone(),
         image_id: cell.image_id.clone(),
         created_at: cell.created_at,
     })

@@ -649,6 +649,7 @@ impl World {
                     addr: None,
                     ports,
                     check: None,
+                    image: String::new(),
                     image_id: String::new(),
                     created_at: now.0 as i64,
                 };

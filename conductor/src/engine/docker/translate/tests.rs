@@ -178,10 +178,16 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
         dns: Some(IpAddr::from([172, 17, 0, 1])),
         dns_search: Some("shop.skydns.local".to_owned()),
         log: Log::default(),
+        cpu_millis: Some(1_500),
+        memory: Some(64 << 20),
     };
     let json = serde_json::to_value(create_body(&spec)).unwrap();
     assert_eq!(json["Env"], serde_json::json!(["A=b=c"]));
     assert_eq!(json["StopTimeout"], 2);
+    let host = &json["HostConfig"];
+    assert_eq!(host["NanoCpus"], 1_500_000_000_i64);
+    assert_eq!(host["Memory"], 64 << 20);
+    assert_eq!(host["MemorySwap"], host["Memory"]);
     assert_eq!(json["ExposedPorts"], serde_json::json!({"80/udp": {}}));
     assert_eq!(
         json["Healthcheck"]["Test"],
