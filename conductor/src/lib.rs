@@ -10,11 +10,13 @@
 //! - one task per step under way (`steps`), at most one per slot;
 //! - one task per batch of writes (`writes`);
 //! - one task that follows the engine (`following`): events, looks at single containers, lists;
-//! - one task per running instance that looks whether it is ready (`looks`).
+//! - one task per running instance that looks whether it is ready (`looks`);
+//! - one task that keeps what happened (`events`).
 
 pub mod allocation;
 pub mod credentials;
 pub mod engine;
+pub mod events;
 mod following;
 pub mod images;
 mod looks;

@@ -11,6 +11,8 @@ use conductor_core::{Directory, Snapshot};
 use manifests::SlotId;
 use tokio::sync::watch;
 
+use crate::events::Journal;
+
 /// The cluster as this agent sees it.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -39,11 +41,22 @@ pub struct Published {
     pub callers: watch::Sender<Arc<Callers>>,
     /// Counters.
     pub counters: Counters,
+    /// What happened.
+    pub events: Journal,
 }
 
 impl Default for Published {
+    /// With events that nobody keeps.
     fn default() -> Self {
+        Self::new(Journal::in_memory().0)
+    }
+}
+
+impl Published {
+    /// Nothing is known yet.
+    pub fn new(events: Journal) -> Self {
         Self {
+            events,
             seen: ArcSwap::from_pointee(None),
             directory: Arc::new(ArcSwap::from_pointee(Directory::default())),
             observed: ArcSwap::from_pointee(Observed::default()),

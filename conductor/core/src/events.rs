@@ -14,8 +14,8 @@ use crate::local::{Local, Outcome};
 use crate::observed::{
     ContainerState, EngineState, Exit, Observed, ObservedContainer, Readiness, Running,
 };
-use crate::plan::Write;
-use crate::records::Phase;
+use crate::records::{Claim, Phase};
+use crate::write::{Over, Write};
 
 pub use repeats::Repeats;
 
@@ -28,10 +28,24 @@ const LONGEST: usize = 1_000;
 pub enum Kind {
     /// A slot that nobody had is this host's.
     Claimed,
+    /// The slot of a host that is missing is this host's.
+    TakenOver,
+    /// A slot that another took over is this host's again.
+    Retaken,
+    /// An instance here is to take a slot over from its owner.
+    Handover,
+    /// It has.
+    HandedOver,
+    /// It will not.
+    HandoverEnded,
     /// An own slot is to run a new instance.
     Replacing,
-    /// This host has given a slot up.
+    /// A slot was given up.
     Released,
+    /// This host can't run a container, and says so to all.
+    Unfit,
+    /// It may be able to now.
+    Fit,
     /// The image of a version is decided.
     Image,
     /// An update was given up.
@@ -62,6 +76,8 @@ pub enum Kind {
     Hold,
     /// It trusts it again.
     HoldEnded,
+    /// Somebody has accepted that etcd was restored.
+    Restored,
     /// The agent has started.
     HostUp,
     /// The agent ends; containers run on.
@@ -76,10 +92,17 @@ pub enum Kind {
     Other(String),
 }
 
-const KINDS: [(Kind, &str); 23] = [
+const KINDS: [(Kind, &str); 31] = [
     (Kind::Claimed, "claimed"),
+    (Kind::TakenOver, "taken-over"),
+    (Kind::Retaken, "retaken"),
+    (Kind::Handover, "handover"),
+    (Kind::HandedOver, "handed-over"),
+    (Kind::HandoverEnded, "handover-ended"),
     (Kind::Replacing, "replacing"),
     (Kind::Released, "released"),
+    (Kind::Unfit, "unfit"),
+    (Kind::Fit, "fit"),
     (Kind::Image, "image"),
     (Kind::UpdateFailed, "update-failed"),
     (Kind::Created, "created"),
@@ -95,6 +118,7 @@ const KINDS: [(Kind, &str); 23] = [
     (Kind::EngineBack, "engine-back"),
     (Kind::Hold, "hold"),
     (Kind::HoldEnded, "hold-ended"),
+    (Kind::Restored, "restored"),
     (Kind::HostUp, "host-up"),
     (Kind::HostRestarting, "host-restarting"),
     (Kind::HostMissing, "host-missing"),
@@ -202,6 +226,15 @@ impl Happened {
         }
     }
 
+    /// That host had the slot before.
+    #[must_use]
+    fn from(self, host: &HostName) -> Self {
+        Self {
+            from_host: Some(host.clone()),
+            ..self
+        }
+    }
+
     /// What it is about, as people spell it; empty if it is the host.
     pub fn subject(&self) -> String {
         let slot = self.slot.map(|slot| slot.to_string());
@@ -265,19 +298,66 @@ impl Wanted {
     }
 }
 
-/// What a write means, once its guards held.
+/// What a write means, once its guards held; none where nothing happens by it that people would look for.
 pub fn of_write(write: &Write) -> Option<Happened> {
-    let runs = |rev: i64| format!("to run revision {rev}");
+    let claimed = |slot: &SlotId, kind: Kind, claim: &Claim, why: &str| {
+        let message = format!("{why}to run revision {}", claim.manifest_rev);
+        Happened::of_slot(slot, kind, message).instance(&claim.instance)
+    };
+    let missing = |host: &HostName| format!("{host} is missing; ");
     Some(match write {
-        Write::Claim { slot, claim, .. } => {
-            Happened::of_slot(slot, Kind::Claimed, runs(claim.manifest_rev))
-                .instance(&claim.instance)
+        Write::Claim { slot, claim, .. } => claimed(slot, Kind::Claimed, claim, ""),
+        Write::TakeOver {
+            slot, claim, lost, ..
+        } => claimed(slot, Kind::TakenOver, claim, &missing(lost)).from(lost),
+        Write::Retake { slot, claim, .. } => {
+            Happened::of_slot(slot, Kind::Retaken, "it is ready here").instance(&claim.instance)
         }
-        Write::NewInstance { slot, claim, .. } => {
-            Happened::of_slot(slot, Kind::Replacing, runs(claim.manifest_rev))
-                .instance(&claim.instance)
+        Write::Next { slot, next, .. } => claimed(slot, Kind::Handover, next, "to this host, "),
+        Write::Promote {
+            slot, claim, over, ..
+        } => {
+            let done = |why: &str| claimed(slot, Kind::HandedOver, claim, why);
+            match over {
+                Over::Ready => done("it is ready here; "),
+                Over::Nobody => done("nobody had it; "),
+                Over::Lost(host) => done(&missing(host)).from(host),
+                Over::Stopped(_, host) => done(&format!("{host} has stopped it; ")).from(host),
+            }
         }
-        Write::Release { slot, .. } => Happened::of_slot(slot, Kind::Released, ""),
+        Write::DeleteNext {
+            slot, void, unfit, ..
+        } => {
+            let why = match (void, unfit) {
+                (Some(host), _) => format!("{host}, which was to have it, is missing"),
+                (None, Some((_, unfit))) => format!("this host can't run it: {}", unfit.reason),
+                (None, None) => "given up".to_owned(),
+            };
+            Happened::of_slot(slot, Kind::HandoverEnded, why)
+        }
+        Write::TakeBack { slot, state, .. } => {
+            Happened::of_slot(slot, Kind::HandoverEnded, "it goes on here")
+                .instance(&state.instance)
+        }
+        Write::NewInstance { slot, claim, .. } => claimed(slot, Kind::Replacing, claim, ""),
+        Write::Release {
+            slot,
+            unfit: Some((_, unfit)),
+            ..
+        } => {
+            let why = format!("given up, since this host can't run it: {}", unfit.reason);
+            Happened::of_slot(slot, Kind::Unfit, why)
+        }
+        Write::Release {
+            slot, unfit: None, ..
+        } => Happened::of_slot(slot, Kind::Released, ""),
+        Write::DeleteUnwanted { slot, lost, .. } => {
+            let why = format!("not wanted any more, and {lost}, which had it, is missing");
+            Happened::of_slot(slot, Kind::Released, why).from(lost)
+        }
+        Write::Fit { container, .. } => {
+            Happened::of(container, Kind::Fit, "it is tried on this host again")
+        }
         Write::State { slot, state, .. } if state.state == Phase::Leaving => {
             Happened::of_slot(slot, Kind::Leaving, "takes no new connections")
                 .instance(&state.instance)
@@ -287,19 +367,22 @@ pub fn of_write(write: &Write) -> Option<Happened> {
             rev,
             version,
             ..
-        } => Happened::of(
-            container,
-            Kind::Image,
-            format!("revision {rev} runs {}", version.image),
-        ),
+        } => {
+            let what = format!("revision {rev} runs {}", version.image);
+            Happened::of(container, Kind::Image, what)
+        }
         Write::Rollout {
             container, rollout, ..
-        } => Happened::of_slot(
-            &container.slot(rollout.slot),
-            Kind::UpdateFailed,
-            format!("revision {}: {}", rollout.version, rollout.reason),
-        ),
-        _ => return None,
+        } => {
+            let why = format!("revision {}: {}", rollout.version, rollout.reason);
+            Happened::of_slot(&container.slot(rollout.slot), Kind::UpdateFailed, why)
+        }
+        // That it is ready or stopped, the engine shows.
+        Write::State { .. }
+        | Write::Good { .. }
+        | Write::Prune { .. }
+        | Write::Sweep { .. }
+        | Write::Status { .. } => return None,
     })
 }
 
@@ -423,6 +506,16 @@ pub fn of_hold(before: Option<&str>, now: Option<&str>) -> Option<Happened> {
         (Some(_), None) => Some(Happened::here(Kind::HoldEnded, "")),
         _ => None,
     }
+}
+
+/// Somebody has accepted a restore: the cluster's epoch has risen.
+pub fn of_epoch(before: u64, now: u64) -> Option<Happened> {
+    (now > before).then(|| {
+        Happened::here(
+            Kind::Restored,
+            format!("a restore was accepted: epoch {now}"),
+        )
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::observed::{Ownership, PublishedPorts};
-use crate::records::{Claim, SlotState};
+use crate::records::{Claim, SlotState, Unfit};
 use crate::time::Millis;
 
 fn slot() -> SlotId {
@@ -137,6 +137,8 @@ fn an_engine_and_a_hold_have_a_begin_and_an_end() {
     assert_eq!(kind(None, Some("rewound")), Some(Kind::Hold));
     assert_eq!(kind(Some("rewound"), Some("rewound")), None);
     assert_eq!(kind(Some("rewound"), None), Some(Kind::HoldEnded));
+    assert_eq!(of_epoch(2, 2), None);
+    assert_eq!(of_epoch(2, 3).map(|one| one.kind), Some(Kind::Restored));
 }
 
 #[test]
@@ -173,6 +175,37 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
         of_write(&state(Phase::Leaving)).map(|one| one.kind),
         Some(Kind::Leaving)
     );
+    let taken = Write::TakeOver {
+        slot: slot(),
+        claim: Claim {
+            host: "h1".parse().expect("a host"),
+            instance: instance("i-2"),
+            manifest_rev: 7,
+        },
+        held: 3,
+        lost: "h3".parse().expect("a host"),
+        manifest: 7,
+        next: None,
+        data: None,
+    };
+    let one = of_write(&taken).expect("an event");
+    assert_eq!(one.kind, Kind::TakenOver);
+    assert_eq!(one.message, "h3 is missing; to run revision 7");
+    assert_eq!(one.from_host, Some("h3".parse().expect("a host")));
+    let unfit = Write::Release {
+        slot: slot(),
+        held: 3,
+        unfit: Some((
+            "h1".parse().expect("a host"),
+            Unfit {
+                manifest_rev: 7,
+                reason: "port 80 is taken".to_owned(),
+            },
+        )),
+    };
+    let one = of_write(&unfit).expect("an event");
+    assert_eq!(one.kind, Kind::Unfit);
+    assert!(one.message.ends_with("port 80 is taken"), "{one:?}");
     // That it is ready, the engine shows.
     assert_eq!(of_write(&state(Phase::Ready)), None);
     let failed = Outcome::Failed {
