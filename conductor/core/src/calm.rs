@@ -65,6 +65,11 @@ impl Calm {
         self.since = now;
     }
 
+    /// A restore was accepted, and the hosts are not back yet.
+    pub fn restoring(&self, now: Millis) -> bool {
+        self.accepted.is_some_and(|since| !self.settled(since, now))
+    }
+
     /// Whether a slot of a lost host may be taken over now; why not, for people.
     pub fn taking_over(&self, now: Millis) -> Result<(), String> {
         self.placing(now)?;

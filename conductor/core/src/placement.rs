@@ -11,11 +11,13 @@ use manifests::manifest::{Protocol, VolumeSource};
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::records::{Availability, HostState};
+use crate::records::{Availability, HostRecord, HostState};
 use crate::snapshot::{ContainerView, Desired, Owner, Snapshot, Successor};
 
 /// The placement rules that this code knows. All agents use the highest that every live host knows.
-pub const VERSIONS: &[u32] = &[1];
+///
+/// Version 2 spreads over the values of a label first, where a manifest asks for it.
+pub const VERSIONS: &[u32] = &[1, 2];
 
 /// A slot that nobody has, and who should have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub fn version(snapshot: &Snapshot) -> u32 {
 /// Places every unclaimed slot of the snapshot, in order of container and number, each on top of those before.
 pub fn unclaimed(snapshot: &Snapshot) -> Vec<Unclaimed> {
     let mut found = Vec::new();
-    let mut load: Option<Load> = None;
+    let mut load: Option<Load<'_>> = None;
     for (id, container) in &snapshot.containers {
         let Some(scale) = container.scale() else {
             continue;
@@ -144,21 +146,40 @@ pub fn why_waiting(placed: &Unclaimed) -> Option<String> {
 }
 
 /// How much each host has, from one snapshot.
-struct Load {
-    all: BTreeMap<HostName, u32>,
+#[derive(Default)]
+struct Load<'a> {
+    /// The rules by which it is weighed.
+    version: u32,
+    hosts: BTreeMap<HostName, HostLoad<'a>>,
     same: BTreeMap<(HostName, ContainerId), u32>,
     ports: BTreeMap<(HostName, u16, Protocol), SlotId>,
 }
 
-impl Load {
-    fn of(snapshot: &Snapshot) -> Self {
+/// What one host has, and what it is.
+#[derive(Default)]
+struct HostLoad<'a> {
+    containers: u32,
+    cpu_millis: u64,
+    memory: u64,
+    labels: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Load<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
         let mut load = Self {
-            all: BTreeMap::new(),
-            same: BTreeMap::new(),
-            ports: BTreeMap::new(),
+            version: version(snapshot),
+            ..Self::default()
         };
         for (host, record) in snapshot.live() {
-            load.all.insert(host.clone(), record.foreign);
+            let view = snapshot.hosts.get(host);
+            load.hosts.insert(
+                host.clone(),
+                HostLoad {
+                    containers: record.foreign,
+                    labels: view.map(|view| view.labels()).unwrap_or_default(),
+                    ..HostLoad::default()
+                },
+            );
         }
         for (id, container) in &snapshot.containers {
             for (number, slot) in &container.slots {
@@ -174,7 +195,12 @@ impl Load {
     }
 
     fn add(&mut self, host: &HostName, slot: &SlotId, manifest: Option<&Manifest>) {
-        *self.all.entry(host.clone()).or_default() += 1;
+        let of_host = self.hosts.entry(host.clone()).or_default();
+        of_host.containers += 1;
+        if let Some(manifest) = manifest {
+            of_host.cpu_millis += u64::from(manifest.cpu_millis.unwrap_or_default());
+            of_host.memory += manifest.memory.unwrap_or_default();
+        }
         let same = (host.clone(), slot.container.clone());
         *self.same.entry(same).or_default() += 1;
         for service in manifest.into_iter().flat_map(|m| m.services.values()) {
@@ -183,6 +209,24 @@ impl Load {
                 self.ports.insert(at, slot.clone());
             }
         }
+    }
+
+    fn same(&self, host: &HostName, id: &ContainerId) -> u32 {
+        let key = (host.clone(), id.clone());
+        self.same.get(&key).copied().unwrap_or_default()
+    }
+
+    fn label(&self, host: &HostName, label: &str) -> Option<&'a str> {
+        self.hosts.get(host)?.labels.get(label).copied()
+    }
+
+    /// How many of the container are on hosts with each value of the label; hosts without it are one group.
+    fn by_label(&self, id: &ContainerId, label: &str) -> BTreeMap<Option<&'a str>, u32> {
+        let mut groups = BTreeMap::new();
+        for host in self.hosts.keys() {
+            *groups.entry(self.label(host, label)).or_default() += self.same(host, id);
+        }
+        groups
     }
 }
 
@@ -196,7 +240,7 @@ fn wanted(container: &ContainerView) -> Option<&Manifest> {
 
 fn place(
     snapshot: &Snapshot,
-    load: &Load,
+    load: &Load<'_>,
     id: &ContainerId,
     container: &ContainerView,
     number: u32,
@@ -211,16 +255,20 @@ fn place(
         }
     }
     let key = slot.to_string();
+    let spread = wanted(container)
+        .and_then(|m| m.placement.spread.as_deref())
+        .filter(|_| load.version >= 2);
+    let groups = spread.map(|label| (label, load.by_label(id, label)));
     eligible.sort_by_cached_key(|host| {
-        let all = load.all.get(host).copied().unwrap_or_default();
-        let same = load
-            .same
-            .get(&(host.clone(), id.clone()))
-            .copied()
-            .unwrap_or_default();
+        let group = groups.as_ref().and_then(|(label, groups)| {
+            let value = load.label(host, label);
+            groups.get(&value).copied()
+        });
+        let all = load.hosts.get(host).map_or(0, |load| load.containers);
         (
+            group,
             all,
-            same,
+            load.same(host, id),
             std::cmp::Reverse(rendezvous(&key, host.as_str())),
             host.clone(),
         )
@@ -244,7 +292,7 @@ pub fn rendezvous(slot: &str, host: &str) -> u64 {
 /// Why this live host can't take the slot; none if it can.
 fn refusal(
     snapshot: &Snapshot,
-    load: &Load,
+    load: &Load<'_>,
     slot: &SlotId,
     container: &ContainerView,
     host: &HostName,
@@ -265,6 +313,10 @@ fn refusal(
     if !record.engine {
         return Some("its Docker Engine does not answer".to_owned());
     }
+    if record.disk_full {
+        let used = record.disk.unwrap_or(100);
+        return Some(format!("disk {used} %"));
+    }
     let manifest = container.manifest.as_ref()?;
     if let Some(unfit) = view.unfit.get(&slot.container)
         && unfit.manifest_rev == manifest.modified
@@ -279,7 +331,11 @@ fn refusal(
     {
         return Some(format!("the slot's data is on {}", data.host));
     }
-    for service in wanted(container)?.services.values() {
+    let wanted = wanted(container)?;
+    if let Some(why) = unsuitable(load, record, wanted, &slot.container, host) {
+        return Some(why);
+    }
+    for service in wanted.services.values() {
         let Some(port) = service.host_port else {
             continue;
         };
@@ -289,6 +345,59 @@ fn refusal(
         }
     }
     None
+}
+
+/// What the manifest asks for that this host does not have, or not any more.
+fn unsuitable(
+    load: &Load<'_>,
+    record: &HostRecord,
+    wanted: &Manifest,
+    id: &ContainerId,
+    host: &HostName,
+) -> Option<String> {
+    for constraint in &wanted.placement.constraints {
+        let value = load.label(host, &constraint.label);
+        if (value == Some(constraint.value.as_str())) != constraint.equal {
+            let has = value.map_or_else(|| "is not set".to_owned(), |v| format!("is {v}"));
+            return Some(format!(
+                "{constraint} is asked for, and {} {has}",
+                constraint.label
+            ));
+        }
+    }
+    if let Some(most) = wanted.placement.max_per_host
+        && load.same(host, id) >= most
+    {
+        return Some(format!("it has {most} of it already (max_per_host)"));
+    }
+    let used = load.hosts.get(host);
+    if let (Some(asks), total @ 1..) = (wanted.cpu_millis, record.capacity.cpu_millis) {
+        let free = total.saturating_sub(used.map_or(0, |used| used.cpu_millis));
+        if u64::from(asks) > free {
+            return Some(format!(
+                "{} of {} cpus are free, {} are asked for",
+                cpus(free),
+                cpus(total),
+                cpus(u64::from(asks))
+            ));
+        }
+    }
+    if let (Some(asks), total @ 1..) = (wanted.memory, record.capacity.memory) {
+        let free = total.saturating_sub(used.map_or(0, |used| used.memory));
+        if asks > free {
+            return Some(format!(
+                "{} MiB of {} MiB memory are free, {} MiB are asked for",
+                free >> 20,
+                total >> 20,
+                asks.div_ceil(1 << 20)
+            ));
+        }
+    }
+    None
+}
+
+fn cpus(millis: u64) -> f64 {
+    millis as f64 / 1_000.0
 }
 
 /// The manifest has volumes that pin its slots to a host.

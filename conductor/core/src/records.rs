@@ -177,6 +177,9 @@ pub struct HostRecord {
     /// How full the disk of the Docker Engine is, in percent; none if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<u8>,
+    /// That is too full for another container.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disk_full: bool,
     /// Why it is in hold; none if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,

@@ -132,11 +132,7 @@ fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -
     }
     out.step = retire_all(&ctx.inputs, ctx.slot, containers, Some(ctx.container), plan);
     if containers.is_empty() {
-        out = out.write(Write::Release {
-            slot: ctx.slot.clone(),
-            held: ctx.claim.modified,
-            unfit: None,
-        });
+        out = out.write(ctx.release());
     }
     out
 }

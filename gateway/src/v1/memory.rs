@@ -1,11 +1,13 @@
 //! The agent in memory: what `Facilities` gives, from an etcd in memory, for tests of doors and of the CLI.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use conductor_core::observed::Observed;
 use conductor_core::records::{
-    Capacity, Claim, HostRecord, HostState, Peer, Phase, SlotState, Status, Versions,
+    Capacity, Claim, Cluster, Data, HostRecord, HostState, Member, Peer, Phase, SlotState, Status,
+    Versions,
 };
 use conductor_core::snapshot::Change;
 use conductor_core::{Directory, Snapshot};
@@ -17,7 +19,7 @@ use store::kv::{KeyRange, Range, Txn};
 use store::memory::MemKv;
 use tokio::sync::watch;
 
-use super::facilities::{Facilities, LogRecord, LogStream, LogsError, Seen};
+use super::facilities::{Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError};
 use super::types::{LogOptions, Reasons};
 
 /// An agent that sees an etcd in memory and runs nothing.
@@ -39,6 +41,9 @@ struct Said {
     stale: bool,
     hold: Option<String>,
     reasons: Reasons,
+    cluster: Option<Cluster>,
+    observed: Observed,
+    volumes: BTreeSet<String>,
     logs: BTreeMap<SlotId, Log>,
 }
 
@@ -85,6 +90,26 @@ impl MemAgent {
         self.said().reasons = reasons;
     }
 
+    /// The cluster that it is of.
+    pub fn set_cluster(&self, cluster: Option<Cluster>) {
+        self.said().cluster = cluster;
+    }
+
+    /// What its engine shows.
+    pub fn set_observed(&self, observed: Observed) {
+        self.said().observed = observed;
+    }
+
+    /// Its engine has a volume of this name.
+    pub fn add_volume(&self, name: &str) {
+        self.said().volumes.insert(name.to_owned());
+    }
+
+    /// The volumes of its engine, by name.
+    pub fn volumes(&self) -> Vec<String> {
+        self.said().volumes.iter().cloned().collect()
+    }
+
     /// Writes a key; its revision.
     pub fn put(&self, key: &Key, value: &[u8]) -> i64 {
         self.write(Op::put(key, value))
@@ -113,11 +138,29 @@ impl MemAgent {
             foreign: 0,
             engine: true,
             disk: None,
+            disk_full: false,
             hold: None,
             problems: Vec::new(),
         };
         let host: HostName = host.parse().expect("a host's name");
         self.write(Op::put_json(Key::HostRecord(host), &record))
+    }
+
+    /// Makes a host a member; its machine is that of its record.
+    pub fn put_member(&self, host: &str) -> i64 {
+        let member = Member { id: uuid_of(host) };
+        let host: HostName = host.parse().expect("a host's name");
+        self.write(Op::put_json(Key::Member(host), &member))
+    }
+
+    /// Pins a slot to the machine of `host` by its volumes.
+    pub fn put_data(&self, slot: &SlotId, host: &str, volumes: &[&str]) -> i64 {
+        let data = Data {
+            host: host.parse().expect("a host's name"),
+            host_id: uuid_of(host),
+            volumes: volumes.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        self.write(Op::put_json(Key::Data(slot.clone()), &data))
     }
 
     /// Writes a manifest and the version of it; its revision.
@@ -268,6 +311,19 @@ impl Facilities for MemAgent {
 
     fn reasons(&self) -> Reasons {
         self.said().reasons.clone()
+    }
+
+    fn cluster(&self) -> Option<Cluster> {
+        self.said().cluster.clone()
+    }
+
+    fn observed(&self) -> Observed {
+        self.said().observed.clone()
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
+        self.said().volumes.remove(name);
+        Ok(())
     }
 
     async fn local_logs(

@@ -65,6 +65,7 @@ fn facts() -> HostRecord {
         foreign: 0,
         engine: true,
         disk: None,
+        disk_full: false,
         hold: None,
         problems: Vec::new(),
     }

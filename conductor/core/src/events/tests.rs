@@ -49,6 +49,7 @@ fn shows(state: ContainerState) -> Observed {
         addr: None,
         ports: PublishedPorts::new(),
         check: None,
+        image: String::new(),
         image_id: "sha256:1".to_owned(),
         created_at: 1,
     };

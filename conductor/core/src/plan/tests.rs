@@ -6,7 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a broken test file should end the test")]
 #![expect(clippy::disallowed_types, reason = "the notebooks are files")]
 
-mod chaos;
 mod world;
 
 use std::fmt::Write as _;

@@ -158,6 +158,14 @@ impl<'a> Ctx<'a> {
         }))
     }
 
+    pub(super) fn release(&self) -> Write {
+        Write::Release {
+            slot: self.slot.clone(),
+            held: self.claim.modified,
+            unfit: None,
+        }
+    }
+
     /// Its local volumes are on this machine.
     fn has_data_here(&self) -> bool {
         let data = self.view.data.as_ref();

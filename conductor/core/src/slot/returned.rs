@@ -1,6 +1,6 @@
 //! What this host runs of slots that are not its own: claimed if nobody has them, taken back, or ended in order.
 
-use manifests::SlotId;
+use manifests::{SlotId, canonical};
 
 use super::ctx::{ADOPT, state};
 use super::handover::is_other_live;
@@ -8,7 +8,7 @@ use super::leave::{manifest_of, retire_all};
 use crate::local::Work;
 use crate::observed::{ObservedContainer, Readiness};
 use crate::plan::{Inputs, Plan, Write, data, take};
-use crate::records::{Claim, Phase};
+use crate::records::{Claim, Phase, Version};
 use crate::rules::Rule;
 use crate::snapshot::{ContainerView, Owner, Rev, SlotView};
 use crate::target::Target;
@@ -117,7 +117,17 @@ impl Returned<'_> {
             plan.waiting.insert(self.slot.clone(), reason);
             return Verdict::Stays;
         }
-        let rev = self.version_of(runs).unwrap_or_default();
+        let rev = self.version_of(runs);
+        if rev.is_none()
+            && let Some(write) = self.recovers_version(runs)
+        {
+            let work = write.work();
+            if !inputs.is_writing(&work) && plan.writes.iter().all(|w| w.work() != work) {
+                plan.writes.push(write);
+            }
+            return Verdict::Stays;
+        }
+        let rev = rev.unwrap_or_default();
         let claim = Claim {
             host: inputs.host.name.clone(),
             instance: runs.owner.instance.clone(),
@@ -178,6 +188,38 @@ impl Returned<'_> {
             seen: self.view.state.as_ref().map_or(0, |s| s.modified),
             next: self.view.next.as_ref().map_or(0, |n| n.modified),
         }))
+    }
+
+    /// Its version is not in etcd, which may have been lost. Where the manifest and the image that it was made from are
+    /// what its label says, the image is decided by it, so that nothing is replaced.
+    fn recovers_version(&self, runs: &ObservedContainer) -> Option<Write> {
+        let Target::Undecided {
+            rev,
+            manifest,
+            json,
+        } = Target::of(self.container)?
+        else {
+            return None;
+        };
+        let digest = runs
+            .image
+            .split_once('@')
+            .map(|(_, digest)| digest.to_owned());
+        let local = format!("local:{}", runs.image_id);
+        let image = digest
+            .into_iter()
+            .chain([local])
+            .find(|image| canonical::hash(manifest, image) == runs.owner.manifest_hash)?;
+        Some(Write::Version {
+            container: self.slot.container.clone(),
+            rev,
+            manifest: rev,
+            version: Version {
+                manifest: json.as_ref().clone(),
+                image,
+                good: true,
+            },
+        })
     }
 
     /// The version that it was made from, by its key.

@@ -27,6 +27,10 @@ pub(super) fn absent(
     {
         return out;
     }
+    if ctx.inputs.local.calm.restoring(ctx.inputs.now) {
+        // An older etcd may name this host for what runs elsewhere: who runs it has it.
+        return Out::says("waiting", None).write(ctx.release());
+    }
     let minted = ctx.memory.and_then(|m| m.minted.as_ref()) == Some(&ctx.claim.instance);
     if !minted || target.rev() != ctx.claim.manifest_rev {
         return ctx.remint(target, fresh);

@@ -22,6 +22,7 @@ fn record() -> HostRecord {
         foreign: 0,
         engine: true,
         disk: None,
+        disk_full: false,
         hold: None,
         problems: Vec::new(),
     }
@@ -35,9 +36,16 @@ fn with(foreign: u32, state: HostState) -> HostRecord {
     }
 }
 
+/// In etcd as it is wanted.
+fn written() -> RecordKeeper {
+    let mut keeper = RecordKeeper::new(record(), Millis(0));
+    keeper.written(record());
+    keeper
+}
+
 #[test]
 fn a_count_is_written_when_it_has_held() {
-    let mut keeper = RecordKeeper::new(record(), Millis(0));
+    let mut keeper = written();
     assert_eq!(keeper.due(), None);
     keeper.want(with(1, HostState::Up), Millis(100));
     assert_eq!(keeper.due(), Some(Millis(2_100)));
@@ -51,7 +59,7 @@ fn a_count_is_written_when_it_has_held() {
 
 #[test]
 fn a_change_of_state_takes_the_rest_along_at_once() {
-    let mut keeper = RecordKeeper::new(record(), Millis(0));
+    let mut keeper = written();
     keeper.want(with(3, HostState::Up), Millis(100));
     keeper.want(with(3, HostState::Hold), Millis(200));
     assert_eq!(keeper.due(), Some(Millis(0)));
@@ -61,7 +69,7 @@ fn a_change_of_state_takes_the_rest_along_at_once() {
 
 #[test]
 fn a_lost_record_is_due_at_once() {
-    let mut keeper = RecordKeeper::new(record(), Millis(0));
+    let mut keeper = written();
     keeper.lost();
     assert_eq!(keeper.due(), Some(Millis(0)));
 }

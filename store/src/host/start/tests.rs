@@ -2,7 +2,16 @@ use std::collections::BTreeMap;
 
 use conductor_core::records::{Capacity, Versions};
 
+use uuid::Uuid;
+
 use super::*;
+
+fn new_cluster() -> Cluster {
+    Cluster {
+        id: Uuid::new_v4(),
+        epoch: 2,
+    }
+}
 
 const LIMIT: Duration = Duration::from_secs(36);
 
@@ -23,6 +32,7 @@ fn record(session: Uuid, state: HostState) -> HostRecord {
         foreign: 0,
         engine: true,
         disk: None,
+        disk_full: false,
         hold: None,
         problems: Vec::new(),
     }
@@ -114,10 +124,16 @@ fn a_cluster_is_made_only_where_nothing_speaks_of_one() {
         decide_cluster(knows, there(&known).as_ref(), 9),
         ClusterStart::Use(known.clone())
     );
-    let restored = Cluster {
-        epoch: known.epoch + 1,
-        ..known.clone()
-    };
+    let (restored, older) = (
+        Cluster {
+            epoch: known.epoch + 1,
+            ..known.clone()
+        },
+        Cluster {
+            epoch: known.epoch - 1,
+            ..known.clone()
+        },
+    );
     let behind = ClusterFacts {
         saved_revision: 10,
         ..knows
@@ -125,10 +141,15 @@ fn a_cluster_is_made_only_where_nothing_speaks_of_one() {
     for (facts, found) in [
         (knows, None),
         (knows, there(&other)),
-        (knows, there(&restored)),
+        (knows, there(&older)),
         (behind, there(&known)),
     ] {
         let decided = decide_cluster(facts, found.as_ref(), 9);
         assert!(matches!(decided, ClusterStart::Distrust(_)), "{decided:?}");
+    }
+    // An accepted restore counts wherever its history stands.
+    for facts in [knows, behind] {
+        let decided = decide_cluster(facts, there(&restored).as_ref(), 9);
+        assert_eq!(decided, ClusterStart::Accept(restored.clone()));
     }
 }

@@ -21,6 +21,12 @@ struct Host {
     foreign: u32,
     /// Containers that it is marked unfit for: as the manifest is now, or as it was before.
     unfit: BTreeMap<usize, bool>,
+    /// Its label `zone`.
+    zone: Option<&'static str>,
+    /// Its disk is too full.
+    full: bool,
+    /// Thousandths of processors, and bytes of memory; 0 is unknown.
+    capacity: (u64, u64),
 }
 
 /// A slot as it was made.
@@ -36,6 +42,12 @@ struct Container {
     scale: u32,
     host_port: Option<u16>,
     slots: Vec<Slot>,
+    /// `zone==a`, or `zone!=a`.
+    constraint: Option<bool>,
+    max_per_host: Option<u32>,
+    spread: bool,
+    cpu_millis: Option<u64>,
+    memory: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,13 +73,21 @@ fn host() -> impl Strategy<Value = Host> {
     ];
     let engine = prop::bool::weighted(0.9);
     let unfit = btree_map(0..3_usize, any::<bool>(), 0..2);
-    (state, availability, engine, 0..4_u32, unfit).prop_map(
-        |(state, availability, engine, foreign, unfit)| Host {
+    let zone = prop_oneof![Just(None), Just(Some("a")), Just(Some("b"))];
+    let full = prop::bool::weighted(0.05);
+    let cpus = prop_oneof![Just(0_u64), Just(1_000), Just(2_000)];
+    let memory = prop_oneof![Just(0_u64), Just(1 << 30), Just(2 << 30)];
+    let is = (state, availability, engine, 0..4_u32, unfit);
+    (is, (zone, full, (cpus, memory))).prop_map(
+        |((state, availability, engine, foreign, unfit), (zone, full, capacity))| Host {
             state,
             availability,
             engine,
             foreign,
             unfit,
+            zone,
+            full,
+            capacity,
         },
     )
 }
@@ -87,7 +107,18 @@ fn slot() -> impl Strategy<Value = Slot> {
 
 fn container() -> impl Strategy<Value = Container> {
     let port = prop_oneof![3 => Just(None), 1 => Just(Some(8080)), 1 => Just(Some(8081))];
-    (0..6_u32, port, vec(slot(), 6)).prop_map(|(scale, host_port, mut slots)| {
+    let resources = (
+        weighted(0.3, prop_oneof![Just(300_u64), Just(900)]),
+        weighted(0.3, prop_oneof![Just(200_u64 << 20), Just(700 << 20)]),
+    );
+    let asks = (
+        weighted(0.2, any::<bool>()),
+        weighted(0.3, 1..3_u32),
+        prop::bool::weighted(0.3),
+        resources,
+    );
+    (0..6_u32, port, vec(slot(), 6), asks).prop_map(|(scale, host_port, mut slots, asks)| {
+        let (constraint, max_per_host, spread, (cpu_millis, memory)) = asks;
         if host_port.is_some() {
             // Nobody hands a port over to a host where it is taken.
             for slot in &mut slots {
@@ -98,6 +129,11 @@ fn container() -> impl Strategy<Value = Container> {
             scale,
             host_port,
             slots,
+            constraint,
+            max_per_host,
+            spread,
+            cpu_millis,
+            memory,
         }
     })
 }
@@ -124,8 +160,33 @@ fn keys(cluster: &Cluster) -> Vec<(String, String, i64)> {
             .host_port
             .map(|port| format!(r#", "services": {{"s": {{"port": 80, "host_port": {port}}}}}"#))
             .unwrap_or_default();
+        let mut placement = Vec::new();
+        if let Some(equal) = container.constraint {
+            let relation = if equal { "==" } else { "!=" };
+            placement.push(format!(r#""constraints": ["zone{relation}a"]"#));
+        }
+        placement.extend(
+            container
+                .max_per_host
+                .map(|most| format!(r#""max_per_host": {most}"#)),
+        );
+        if container.spread {
+            placement.push(r#""spread": "zone""#.to_owned());
+        }
+        let cpus = container
+            .cpu_millis
+            .map(|millis| format!(r#", "cpus": "0.{millis}""#));
+        let memory = container
+            .memory
+            .map(|bytes| format!(r#", "memory": "{}m""#, bytes >> 20));
+        let asks = format!(
+            r#", "placement": {{{}}}{}{}"#,
+            placement.join(", "),
+            cpus.unwrap_or_default(),
+            memory.unwrap_or_default()
+        );
         let manifest = format!(
-            r#"{{"image": "x", "scale": {}{services}}}"#,
+            r#"{{"image": "x", "scale": {}{services}{asks}}}"#,
             container.scale
         );
         keys.push((format!("/apps/app/c{number}/manifest"), manifest, rev));
@@ -151,8 +212,17 @@ fn keys(cluster: &Cluster) -> Vec<(String, String, i64)> {
         keys.extend(host.state.map(|state| {
             let record = format!(
                 r#"{{"id": "{0}", "session": "{0}", "epoch": 1, "state": "{state}", "addr": "10.0.0.1",
-                "versions": {{"agent": "1", "placement": [1]}}, "foreign": {1}, "engine": {2}}}"#,
-                uuid(number), host.foreign, host.engine
+                "versions": {{"agent": "1", "placement": [1, 2]}}, "foreign": {1}, "engine": {2}, "disk_full": {3},
+                "capacity": {{"cpu_millis": {4}, "memory": {5}}}{6}}}"#,
+                uuid(number),
+                host.foreign,
+                host.engine,
+                host.full,
+                host.capacity.0,
+                host.capacity.1,
+                host.zone
+                    .map(|zone| format!(r#", "labels": {{"zone": "{zone}"}}"#))
+                    .unwrap_or_default(),
             );
             (format!("/hosts/{name}/record"), record, 30)
         }));
@@ -184,6 +254,11 @@ fn snapshot(cluster: &Cluster) -> Snapshot {
     snapshot
 }
 
+fn is_live(cluster: &Cluster, host: usize) -> bool {
+    let made = cluster.hosts.get(host);
+    made.is_some_and(|made| made.state.is_some())
+}
+
 /// What has been given away so far, by the checker's own counting.
 struct Given<'a> {
     cluster: &'a Cluster,
@@ -191,13 +266,17 @@ struct Given<'a> {
     slots: Vec<(usize, usize, usize)>,
 }
 
+/// Of the same container in the same zone, of all, of the same container, and the draw.
+type Rank = (usize, u32, usize, Reverse<u64>);
+
 impl<'a> Given<'a> {
     fn new(cluster: &'a Cluster) -> Self {
         let mut slots = Vec::new();
         for (number, container) in cluster.containers.iter().enumerate() {
             for (slot, made) in container.slots.iter().enumerate() {
                 let both = [made.claimed_by, made.next];
-                slots.extend(both.iter().flatten().map(|host| (*host, number, slot)));
+                let live = both.iter().flatten().filter(|h| is_live(cluster, **h));
+                slots.extend(live.map(|host| (*host, number, slot)));
             }
         }
         Self { cluster, slots }
@@ -219,16 +298,58 @@ impl<'a> Given<'a> {
             && made.unfit.get(&container) != Some(&true)
             && !data_elsewhere
             && !port_is_taken
+            && !made.full
+            && wanted
+                .constraint
+                .is_none_or(|equal| (made.zone == Some("a")) == equal)
+            && wanted
+                .max_per_host
+                .is_none_or(|most| self.same(host, container) < most as usize)
+            && self.has_room(host, container)
+    }
+
+    fn same(&self, host: usize, container: usize) -> usize {
+        let same = |of: &&(usize, usize, usize)| of.0 == host && of.1 == container;
+        self.slots.iter().filter(same).count()
+    }
+
+    fn has_room(&self, host: usize, container: usize) -> bool {
+        let here = self.slots.iter().filter(|(on, ..)| *on == host);
+        let asks = |number: usize| {
+            let of = &self.cluster.containers[number];
+            (of.cpu_millis.unwrap_or(0), of.memory.unwrap_or(0))
+        };
+        let (cpus, memory) = here.fold((0, 0), |(cpus, memory), (_, number, _)| {
+            (cpus + asks(*number).0, memory + asks(*number).1)
+        });
+        let (has_cpus, has_memory) = self.cluster.hosts[host].capacity;
+        let wanted = &self.cluster.containers[container];
+        let fits = |asks: Option<u64>, used: u64, has: u64| {
+            asks.is_none_or(|asks| has == 0 || used + asks <= has)
+        };
+        fits(wanted.cpu_millis, cpus, has_cpus) && fits(wanted.memory, memory, has_memory)
     }
 
     /// The lowest is the best.
-    fn rank(&self, host: usize, container: usize, slot: usize) -> (u32, usize, Reverse<u64>) {
+    fn rank(&self, host: usize, container: usize, slot: usize) -> Rank {
+        let zone = self.cluster.hosts[host].zone;
+        let in_zone = |of: &usize| self.cluster.hosts[*of].zone == zone;
+        let group: usize = (0..self.cluster.hosts.len())
+            .filter(in_zone)
+            .filter(|of| is_live(self.cluster, *of))
+            .map(|of| self.same(of, container))
+            .sum();
+        let group = if self.cluster.containers[container].spread {
+            group
+        } else {
+            0
+        };
         let all = self.slots.iter().filter(|(on, ..)| *on == host).count() as u32;
-        let same = |of: &&(usize, usize, usize)| of.0 == host && of.1 == container;
-        let same = self.slots.iter().filter(same).count();
+        let same = self.same(host, container);
         let key = format!("app/c{container}/{slot}");
         let drawn = rendezvous(&key, &name(host));
-        (self.cluster.hosts[host].foreign + all, same, Reverse(drawn))
+        let all = self.cluster.hosts[host].foreign + all;
+        (group, all, same, Reverse(drawn))
     }
 }
 
@@ -237,7 +358,9 @@ fn check(cluster: &Cluster, placed: &[Unclaimed]) -> Result<(), TestCaseError> {
     let mut left = placed.iter();
     for (number, container) in cluster.containers.iter().enumerate() {
         for slot in 0..container.scale as usize {
-            if container.slots[slot].claimed_by.is_some() {
+            let made = &container.slots[slot];
+            let lives = |host: Option<usize>| host.is_some_and(|host| is_live(cluster, host));
+            if lives(made.claimed_by) || lives(made.next) {
                 continue;
             }
             let placed = left.next().expect("each free slot is placed");

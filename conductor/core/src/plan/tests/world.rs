@@ -65,7 +65,10 @@ impl World {
             "member" => {
                 let key = Key::Member(rest.parse().unwrap()).to_string();
                 let id = self.agent(rest).host.id;
-                self.put(&key, serde_json::to_vec(&crate::records::Member { id }).unwrap());
+                self.put(
+                    &key,
+                    serde_json::to_vec(&crate::records::Member { id }).unwrap(),
+                );
             }
             "put" => {
                 let (key, value) = rest.split_once(' ').unwrap();
@@ -191,6 +194,7 @@ impl World {
             foreign: 0,
             engine: true,
             disk: None,
+            disk_full: false,
             hold: None,
             problems: Vec::new(),
         };
@@ -932,7 +936,6 @@ fn describe(write: &Write) -> String {
             format!("{kind} {slot}{why}")
         }
         Write::DeleteUnwanted { slot, .. } => format!("{kind} {slot}"),
-        Write::Fit { container, .. } => format!("{kind} {container}"),
         Write::State { slot, state, .. } | Write::TakeBack { slot, state, .. } => {
             let ports: Vec<String> = state
                 .ports
@@ -962,7 +965,7 @@ fn describe(write: &Write) -> String {
             "{kind} {container} v{} failed at slot {}: {}",
             rollout.version, rollout.slot, rollout.reason
         ),
-        Write::Sweep { container } => format!("{kind} {container}"),
+        Write::Sweep { container } | Write::Fit { container, .. } => format!("{kind} {container}"),
         Write::Status { slot, status, .. } => {
             let reason = status
                 .reason
