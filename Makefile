@@ -1,7 +1,7 @@
 # The commands of this repository; each one's work is in scripts/.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down test check bench lab test-fresh
+.PHONY: help up down test check bench lab sim test-fresh
 
 # release, or dev for a build that is quicker and larger.
 PROFILE ?= release
@@ -29,6 +29,9 @@ test-fresh: ## make up and make down in a fresh Debian 12, and nothing left behi
 
 bench: ## measure against the floors and print both
 	@scripts/bench.sh
+
+sim: ## play whole clusters with faults by seed: SEEDS=10000, or SEED=17 with its story
+	@scripts/sim.sh
 
 lab: ## three hosts on this machine to play with
 	@scripts/lab.sh

@@ -13,11 +13,11 @@ use crate::engine::Listing;
 
 /// When something was begun, in the order of the loop's own events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Seq(u64);
+pub struct Seq(u64);
 
 /// The engine as far as it is known.
 #[derive(Debug, Default)]
-pub(crate) struct Observing {
+pub struct Observing {
     observed: Observed,
     changed: BTreeMap<InstanceId, Seq>,
     now: Seq,
@@ -26,23 +26,23 @@ pub(crate) struct Observing {
 
 impl Observing {
     /// What is known.
-    pub(crate) fn observed(&self) -> &Observed {
+    pub fn observed(&self) -> &Observed {
         &self.observed
     }
 
     /// A whole list has been seen: what is absent is really absent.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.listed
     }
 
     /// The number for something that is begun now.
-    pub(crate) fn begin(&mut self) -> Seq {
+    pub fn begin(&mut self) -> Seq {
         self.now.0 += 1;
         self.now
     }
 
     /// A whole list that was begun at `since`.
-    pub(crate) fn list(&mut self, listing: Listing, since: Seq) {
+    pub fn list(&mut self, listing: Listing, since: Seq) {
         let newer = |changed: &BTreeMap<InstanceId, Seq>, instance: &InstanceId| {
             changed.get(instance).is_some_and(|at| *at > since)
         };
@@ -63,7 +63,7 @@ impl Observing {
     }
 
     /// One container as it is now, by a look begun at `since`.
-    pub(crate) fn look(&mut self, container: ObservedContainer, since: Seq) {
+    pub fn look(&mut self, container: ObservedContainer, since: Seq) {
         let instance = container.owner.instance.clone();
         if self.changed.get(&instance).is_some_and(|at| *at > since) {
             return;
@@ -72,7 +72,7 @@ impl Observing {
     }
 
     /// One container as an own step left it.
-    pub(crate) fn set(&mut self, container: ObservedContainer) {
+    pub fn set(&mut self, container: ObservedContainer) {
         let at = self.begin();
         let instance = container.owner.instance.clone();
         let restarted = match self.observed.containers.get(&instance) {
@@ -89,7 +89,7 @@ impl Observing {
     }
 
     /// A container is gone.
-    pub(crate) fn gone(&mut self, docker_id: &str) {
+    pub fn gone(&mut self, docker_id: &str) {
         let found = self
             .observed
             .containers
@@ -105,7 +105,7 @@ impl Observing {
     }
 
     /// What the looks at a running instance say. `started_at` is the start that they are about.
-    pub(crate) fn ready(&mut self, instance: &InstanceId, started_at: i64, readiness: Readiness) {
+    pub fn ready(&mut self, instance: &InstanceId, started_at: i64, readiness: Readiness) {
         let current = self
             .observed
             .containers
@@ -118,7 +118,7 @@ impl Observing {
     }
 
     /// The engine does not answer.
-    pub(crate) fn unresponsive(&mut self, why: String) {
+    pub fn unresponsive(&mut self, why: String) {
         self.observed.engine = EngineState::Unresponsive(why);
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Which of our crates a crate may use.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("manifests", &[]),
     ("conductor-core", &["manifests"]),
     ("store", &["manifests", "conductor-core"]),
@@ -31,6 +31,10 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "cloud-config",
             "listen",
         ],
+    ),
+    (
+        "sim",
+        &["manifests", "conductor-core", "store", "conductor"],
     ),
     // The harness looks at dokkaa from outside only.
     ("dokkaa-tests", &[]),

@@ -1,0 +1,755 @@
+//! An agent: the real view, the real plan, the real memory of its own work and the real transactions, driven by
+//! events instead of a runtime. It does what `conductor/src/run.rs` does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use conductor::engine::Listing;
+use conductor::observing::Observing;
+use conductor_core::local::LOST;
+use conductor_core::observed::Readiness;
+use conductor_core::plan::Inputs;
+use conductor_core::records::Version;
+use conductor_core::snapshot::{Desired, Snapshot};
+use conductor_core::{Local, Millis, Outcome, Trust, Write, plan};
+use manifests::keys::Key;
+use manifests::{ContainerId, InstanceId};
+use store::claims;
+use store::kv::{KvError, Range, WatchReply};
+use store::memory::WatchId;
+use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions, ViewUpdate};
+use uuid::Uuid;
+
+use crate::engine::Report;
+use crate::host::HostLife;
+use crate::invariants;
+use crate::network::{Answered, Asker, Reply, Request};
+use crate::world::{Event, World};
+
+/// How often an agent looks at the time.
+const TICK: Duration = Duration::from_millis(1_000);
+/// The loop passes at least this often.
+const PULSE: Duration = Duration::from_secs(5);
+/// A changed view is saved this often.
+const SAVE: Duration = Duration::from_secs(3);
+/// Time between two healing lists of the engine, and while it does not answer.
+const LIST: Duration = Duration::from_secs(20);
+const LIST_AGAIN: Duration = Duration::from_secs(2);
+/// A write that etcd did not answer waits this long.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
+
+/// A process of the agent.
+#[derive(Debug)]
+pub struct Process {
+    /// Which.
+    pub id: u64,
+    /// Its record.
+    pub host: HostLife,
+    /// All else, once it has joined.
+    pub agent: Option<Box<Agent>>,
+}
+
+/// What a joined agent knows and has under way.
+#[derive(Debug)]
+pub struct Agent {
+    /// The view.
+    pub view: View,
+    /// What it said last.
+    pub seen: Option<ViewUpdate>,
+    /// Its own work.
+    pub local: Local,
+    /// The engine as it knows it.
+    pub observing: Observing,
+    stream: Option<Stream>,
+    asking: bool,
+    looks: BTreeMap<InstanceId, i64>,
+    wake: Option<u64>,
+    retry_writes_at: Option<Millis>,
+    replan_at: Option<Millis>,
+    next_list: Millis,
+    next_save: Millis,
+    saved: (u64, i64),
+}
+
+#[derive(Debug)]
+struct Stream {
+    watch: WatchId,
+    life: u64,
+    /// Something is on its way.
+    coming: bool,
+}
+
+impl Process {
+    /// Its view follows etcd and may be acted on.
+    pub fn sees_all(&self) -> bool {
+        self.agent
+            .as_ref()
+            .is_some_and(|agent| agent.trust() == Trust::Full)
+    }
+
+    /// A stream is there, and nothing of it is on its way.
+    pub fn stream_waits(&mut self) -> bool {
+        let stream = self.agent.as_mut().and_then(|agent| agent.stream.as_mut());
+        stream.is_some_and(|stream| !std::mem::replace(&mut stream.coming, true))
+    }
+
+    /// What was on its way is lost.
+    pub fn stream_broke(&mut self) {
+        if let Some(stream) = self.agent.as_mut().and_then(|agent| agent.stream.as_mut()) {
+            stream.coming = false;
+        }
+    }
+}
+
+impl Agent {
+    /// How far its view may be trusted.
+    pub fn trust(&self) -> Trust {
+        match &self.seen {
+            Some(seen) if seen.trust.is_trusted() && seen.complete && !seen.stale => Trust::Full,
+            _ => Trust::RestartsOnly,
+        }
+    }
+
+    /// What it believes etcd says.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.seen.as_ref().map(|seen| &seen.snapshot)
+    }
+}
+
+impl World {
+    fn agent(&mut self, machine: usize) -> Option<&mut Agent> {
+        self.machines[machine]
+            .process
+            .as_mut()?
+            .agent
+            .as_deref_mut()
+    }
+
+    /// Starts the agent of a machine, if it has power and none runs.
+    pub fn start(&mut self, machine: usize) {
+        let at = &self.machines[machine];
+        if !at.powered || at.gone || at.process.is_some() {
+            return;
+        }
+        let id = self.number();
+        let session = Uuid::from_u128(0x5e55_0000 + u128::from(id));
+        let now = self.clock(machine);
+        self.tell(machine, || format!("agent starts, session {id}"));
+        let at = &mut self.machines[machine];
+        at.witness.sessions.insert(session);
+        at.witness.restarted();
+        at.process = Some(Process {
+            id,
+            host: HostLife::new(session, now),
+            agent: None,
+        });
+        self.join(machine);
+    }
+
+    /// The record is in etcd: the rest of the agent starts, or the view has to reach it.
+    pub fn joined(&mut self, machine: usize, revision: i64) {
+        if let Some(agent) = self.agent(machine) {
+            agent.view.floor(revision);
+            self.drive(machine);
+            return;
+        }
+        let now = self.clock(machine);
+        let (seed, rules) = (self.dice.roll(), self.rules);
+        let at = &mut self.machines[machine];
+        let (Some(process), Some(cluster)) = (&mut at.process, at.disk.cluster.clone()) else {
+            return;
+        };
+        let mut options = ViewOptions::new(cluster, at.disk.view.clone(), None);
+        options.seed = seed;
+        options.rules = rules;
+        let mut view = View::new(&options, now);
+        view.floor(revision);
+        process.agent = Some(Box::new(Agent {
+            view,
+            seen: None,
+            local: Local::default(),
+            observing: Observing::default(),
+            stream: None,
+            asking: false,
+            looks: BTreeMap::new(),
+            wake: None,
+            retry_writes_at: None,
+            replan_at: None,
+            next_list: now,
+            next_save: now + SAVE,
+            saved: (0, 0),
+        }));
+        self.tick(machine);
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, machine: usize) {
+        let now = self.clock(machine);
+        self.later(machine, TICK, Event::Tick);
+        let at = &mut self.machines[machine];
+        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+            return;
+        };
+        agent.view.tick(now);
+        if now >= agent.next_save {
+            agent.next_save = now + SAVE;
+            let position = agent.view.position();
+            if position != agent.saved && position.1 != 0 {
+                agent.saved = position;
+                at.disk.save(agent.view.saved());
+            }
+        }
+        if now >= agent.next_list {
+            let since = agent.observing.begin();
+            let hangs = at.engine.hangs;
+            agent.next_list = now + if hangs { LIST_AGAIN } else { LIST };
+            if hangs {
+                agent.observing.unresponsive("it hangs".to_owned());
+            } else {
+                let ours = at.engine.containers(self.cluster.id);
+                agent.observing.list(
+                    Listing {
+                        ours,
+                        ..Listing::default()
+                    },
+                    since,
+                );
+            }
+            self.wake(machine);
+        }
+        self.drive(machine);
+    }
+
+    /// A keep-alive answer carried this revision.
+    pub fn seen(&mut self, machine: usize, revision: i64) {
+        let now = self.clock(machine);
+        if let Some(agent) = self.agent(machine) {
+            agent.view.seen(revision, now);
+            self.drive(machine);
+        }
+    }
+
+    /// The loop is to make a pass soon.
+    pub fn wake(&mut self, machine: usize) {
+        let slow = if self.stormy && self.dice.one_in(25) {
+            1_500
+        } else {
+            15
+        };
+        let wait = self.dice.below(slow);
+        self.wake_in(machine, wait);
+    }
+
+    fn wake_in(&mut self, machine: usize, wait: u64) {
+        let at = self.now + wait;
+        let Some(process) = self.machines[machine].process.as_mut() else {
+            return;
+        };
+        let id = process.id;
+        let Some(agent) = &mut process.agent else {
+            return;
+        };
+        if agent.wake.is_none_or(|wake| at < wake) {
+            agent.wake = Some(at);
+            self.after(machine, id, wait, Event::Pass);
+        }
+    }
+
+    // === the view ===
+
+    /// Carries out what the view asks for, and hears what it says.
+    pub fn drive(&mut self, machine: usize) {
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
+        let mut wait = Duration::ZERO;
+        let request = match agent.view.step() {
+            ViewStep::Follow => {
+                if agent.view.take_progress_request()
+                    && let Some(stream) = &agent.stream
+                {
+                    let watch = stream.watch;
+                    self.etcd.progress(watch);
+                    self.stream_soon(machine);
+                }
+                None
+            }
+            _ if agent.asking => None,
+            ViewStep::Read => {
+                wait = agent.view.pause();
+                let watch = agent.stream.take().map(|stream| stream.watch);
+                if let Some(watch) = watch {
+                    self.etcd.cancel(watch);
+                }
+                Some(Request::Range(Range::key(Key::Cluster)))
+            }
+            ViewStep::Range(range) => Some(Request::Range(range)),
+            ViewStep::Watch { from, avoid } => {
+                if avoid {
+                    self.machines[machine].silent = false;
+                }
+                Some(Request::Watch(from))
+            }
+        };
+        if let Some(request) = request {
+            if let Some(agent) = self.agent(machine) {
+                agent.asking = true;
+            }
+            self.later(machine, wait, Event::Send(Asker::View, request));
+        }
+        self.hear(machine);
+    }
+
+    /// Takes what the view has to say.
+    fn hear(&mut self, machine: usize) {
+        let now = self.clock(machine);
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
+        let Some(update) = agent.view.take_update() else {
+            return;
+        };
+        let before = agent.trust();
+        let revision = update.snapshot.revision;
+        let trusted = update.trust.is_trusted() && update.complete;
+        agent.seen = Some(update);
+        let after = agent.trust();
+        if let Some(seen) = agent.seen.as_ref().filter(|_| after == Trust::Full) {
+            agent.local.see(&seen.snapshot, now);
+        }
+        if before != after {
+            self.tell(machine, || {
+                let agent = self_agent_text(after);
+                format!("sees {revision}: {agent}")
+            });
+        }
+        if trusted {
+            let name = self.machines[machine].host.name.clone();
+            let record = self
+                .agent(machine)
+                .and_then(|agent| agent.snapshot()?.record(&name).cloned());
+            self.observe_record(machine, revision, record.as_ref());
+        }
+        self.wake(machine);
+    }
+
+    /// The stream brings what waits.
+    pub fn stream(&mut self, machine: usize) {
+        let now = self.clock(machine);
+        let at = &mut self.machines[machine];
+        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+            return;
+        };
+        let Some(stream) = &mut agent.stream else {
+            return;
+        };
+        stream.coming = false;
+        if !at.net.streams || at.silent {
+            return;
+        }
+        let replies = if stream.life == self.life {
+            std::iter::from_fn(|| self.etcd.poll(stream.watch)).collect()
+        } else {
+            vec![WatchReply::Closed("etcd restarted".to_owned())]
+        };
+        for reply in replies {
+            if agent.view.step() == ViewStep::Follow {
+                agent.view.answer(Answer::Reply(reply), now);
+            }
+        }
+        self.drive(machine);
+    }
+
+    fn view_answered(&mut self, machine: usize, answer: Answered) {
+        let now = self.clock(machine);
+        let life = self.life;
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
+        agent.asking = false;
+        let answer = match answer {
+            Ok(Reply::Range(reply)) if agent.view.step() == ViewStep::Read => {
+                Answer::Read(FirstRead {
+                    cluster: reply
+                        .kvs
+                        .first()
+                        .and_then(|kv| serde_json::from_slice(&kv.value).ok()),
+                    revision: reply.revision,
+                })
+            }
+            Ok(Reply::Range(reply)) => Answer::Page(reply),
+            Ok(Reply::Watch(watch, of)) if of == life => {
+                agent.stream = Some(Stream {
+                    watch,
+                    life,
+                    coming: false,
+                });
+                Answer::Opened
+            }
+            Err(KvError::Compacted) => Answer::Compacted,
+            _ => Answer::Failed,
+        };
+        agent.view.answer(answer, now);
+        self.stream_soon(machine);
+        self.drive(machine);
+    }
+
+    /// An answer reaches the agent.
+    pub fn answered(&mut self, machine: usize, asker: Asker, answer: Answered) {
+        match asker {
+            Asker::View => self.view_answered(machine, answer),
+            Asker::Writes {
+                batch,
+                writes,
+                seen,
+            } => self.wrote(machine, &batch, writes, seen, answer),
+            Asker::Host => self.host_answered(machine, answer),
+            Asker::KeepAlive(lease) => self.kept(machine, lease, answer),
+        }
+    }
+
+    fn wrote(
+        &mut self,
+        machine: usize,
+        batch: &claims::Batch,
+        writes: Vec<Write>,
+        seen: i64,
+        answer: Answered,
+    ) {
+        let now = self.clock(machine);
+        let mut held = vec![None; writes.len()];
+        let mut revision = 0;
+        if let Ok(Reply::Txn(reply)) = answer {
+            revision = reply.revision;
+            for (answer, (_, reply)) in held.iter_mut().zip(batch.results(reply)) {
+                *answer = Some(reply.succeeded);
+            }
+        }
+        for (write, held) in writes.iter().zip(&held) {
+            self.tell(machine, || {
+                let text = match held {
+                    Some(true) => "written",
+                    Some(false) => "guard did not hold",
+                    None => "no answer",
+                };
+                format!("{text} at {revision}: {}", invariants::write_text(write))
+            });
+            let Some(agent) = self.agent(machine) else {
+                return;
+            };
+            match held {
+                Some(held) => {
+                    agent.local.wrote(write, *held, revision, seen, now);
+                    if !held {
+                        let again = now + LOST;
+                        let at = agent.replan_at.get_or_insert(again);
+                        *at = (*at).min(again);
+                    }
+                }
+                None => {
+                    agent.local.not_written(write);
+                    agent.retry_writes_at = Some(now + WRITE_RETRY);
+                }
+            }
+        }
+        self.wake(machine);
+    }
+
+    // === the engine ===
+
+    /// The agent looks at a container that changed.
+    pub fn sight(&mut self, machine: usize, docker_id: &str) {
+        let now = self.clock(machine);
+        let at = &mut self.machines[machine];
+        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+            return;
+        };
+        if at.engine.hangs {
+            agent.observing.unresponsive("it hangs".to_owned());
+            agent.next_list = agent.next_list.min(now + LIST_AGAIN);
+            return;
+        }
+        let since = agent.observing.begin();
+        match at.engine.twin.inspect(docker_id) {
+            Ok(Some(container)) => agent.observing.look(container, since),
+            _ => agent.observing.gone(docker_id),
+        }
+        self.wake(machine);
+    }
+
+    /// What came of a step.
+    pub fn stepped(&mut self, machine: usize, report: Report) {
+        let now = self.clock(machine);
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
+        if let Some(container) = report.container {
+            agent.observing.set(container);
+        }
+        if let Some(id) = report.gone {
+            agent.observing.gone(&id);
+        }
+        if let Outcome::Resolved {
+            container,
+            rev,
+            image,
+        } = &report.outcome
+        {
+            self.version(machine, container.clone(), *rev, image.clone());
+        }
+        if let Some(agent) = self.agent(machine) {
+            agent.local.record(&report.outcome, now);
+        }
+        self.wake(machine);
+    }
+
+    /// A look at a running instance.
+    pub fn look(&mut self, machine: usize, instance: &InstanceId, started_at: i64) {
+        let wall = self.wall();
+        let cluster = self.cluster.id;
+        let at = &mut self.machines[machine];
+        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+            return;
+        };
+        if agent.looks.get(instance) != Some(&started_at) {
+            return;
+        }
+        let found = at
+            .engine
+            .running(cluster)
+            .into_iter()
+            .find(|c| c.owner.instance == *instance);
+        let ready = found
+            .filter(|_| !at.engine.hangs)
+            .is_some_and(|c| at.engine.is_ready(&c, wall));
+        let before = agent.observing.observed().readiness(instance).clone();
+        let after = match (ready, &before) {
+            (true, _) => Readiness::Ready,
+            (false, Readiness::Starting) => Readiness::Starting,
+            (false, _) => Readiness::Unready("it does not listen".to_owned()),
+        };
+        if before != after {
+            agent.observing.ready(instance, started_at, after.clone());
+            self.tell(machine, || format!("finds {instance} {after:?}"));
+            self.wake(machine);
+        }
+        // One that is ready is looked at again when something happens to it.
+        if !ready {
+            let again = Event::Look(instance.clone(), started_at);
+            self.later(machine, Duration::from_millis(1_500), again);
+        }
+    }
+
+    /// Looks at every running instance again soon.
+    pub fn look_again(&mut self, machine: usize) {
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
+        let looks: Vec<(InstanceId, i64)> =
+            agent.looks.iter().map(|(i, at)| (i.clone(), *at)).collect();
+        for (instance, started_at) in looks {
+            self.later(
+                machine,
+                Duration::from_millis(500),
+                Event::Look(instance, started_at),
+            );
+        }
+    }
+
+    // === the loop ===
+
+    /// The loop makes a pass.
+    pub fn pass(&mut self, machine: usize) {
+        let now = self.clock(machine);
+        let (real, idle) = (self.now, self.machines[machine].idle);
+        let Some(process) = self.machines[machine].process.as_mut() else {
+            return;
+        };
+        let foreign = process.host.foreign;
+        let Some(agent) = &mut process.agent else {
+            return;
+        };
+        if agent.wake != Some(real) {
+            return;
+        }
+        agent.wake = None;
+        if agent.seen.is_none() || !agent.observing.is_complete() {
+            return;
+        }
+        agent.local.observe(agent.observing.observed(), now);
+        agent.replan_at = agent.replan_at.filter(|at| *at > now);
+        let retry = agent.retry_writes_at.filter(|at| now < *at);
+        agent.retry_writes_at = retry;
+        let trust = if foreign || retry.is_some() {
+            Trust::RestartsOnly
+        } else {
+            agent.trust()
+        };
+        let mut next = vec![now + PULSE];
+        next.extend(retry);
+        next.extend(agent.replan_at);
+        if let Some(requeue) = self.plan(machine, trust, idle, now) {
+            next.push(requeue);
+        }
+        let wait = next.into_iter().min().map_or(PULSE, |at| at - now);
+        let wait = self.really(machine, wait).max(1);
+        self.wake_in(machine, wait);
+        self.follow_running(machine);
+    }
+
+    fn plan(&mut self, machine: usize, trust: Trust, idle: bool, now: Millis) -> Option<Millis> {
+        let mut names = self.number();
+        let rules = self.rules;
+        let at = &mut self.machines[machine];
+        let agent = at.process.as_mut()?.agent.as_mut()?;
+        let seen = agent.seen.as_ref()?;
+        let mut fresh = || {
+            names += 1;
+            format!("i{names}")
+                .parse()
+                .expect("letters and digits are an instance's name")
+        };
+        let mut planned = plan(
+            Inputs {
+                snapshot: &seen.snapshot,
+                observed: agent.observing.observed(),
+                local: &agent.local,
+                host: &at.host,
+                trust,
+                rules,
+                now,
+            },
+            &mut fresh,
+        );
+        if idle {
+            planned.writes.retain(|write| !invariants::takes(write));
+        }
+        let harm = invariants::planned(
+            &self.truth,
+            &mut self.machines[machine],
+            &planned,
+            trust,
+            now,
+        );
+        while self.number() < names {}
+        let agent = self.agent(machine)?;
+        agent.local.begin(&planned, now);
+        if let Some(harm) = harm {
+            self.forbid(harm);
+        }
+        self.write_out(machine, planned.writes);
+        for step in planned.steps {
+            self.tell(machine, || format!("does {}", invariants::step_text(&step)));
+            let wait = 1 + self.dice.below(if self.stormy { 400 } else { 50 });
+            self.later(machine, Duration::from_millis(wait), Event::Effect(step));
+        }
+        planned.requeue_at
+    }
+
+    fn write_out(&mut self, machine: usize, writes: Vec<Write>) {
+        if writes.is_empty() {
+            return;
+        }
+        let rules = self.rules;
+        let Some(seen) = self
+            .agent(machine)
+            .and_then(|agent| Some(agent.snapshot()?.revision))
+        else {
+            return;
+        };
+        let txns = writes
+            .iter()
+            .map(|write| claims::txn(write, rules))
+            .collect();
+        for write in &writes {
+            self.tell(machine, || {
+                format!("at {seen} writes {}", invariants::write_text(write))
+            });
+        }
+        let mut left: Vec<Option<Write>> = writes.into_iter().map(Some).collect();
+        for batch in claims::batch(txns, rules) {
+            let carried = batch
+                .carries
+                .iter()
+                .filter_map(|position| left.get_mut(*position)?.take())
+                .collect();
+            let request = Request::Txn(batch.txn.clone());
+            let asker = Asker::Writes {
+                batch,
+                writes: carried,
+                seen,
+            };
+            self.send(machine, asker, request);
+        }
+    }
+
+    /// The image of a version was decided here; whether it counts, etcd says.
+    fn version(&mut self, machine: usize, container: ContainerId, rev: i64, image: String) {
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
+        let view = agent.snapshot().and_then(|s| s.containers.get(&container));
+        let Some(manifest) = view
+            .and_then(|view| view.manifest.as_ref())
+            .filter(|m| m.modified == rev)
+        else {
+            return;
+        };
+        let Desired::Valid { json, .. } = &manifest.value else {
+            return;
+        };
+        let write = Write::Version {
+            container,
+            rev,
+            manifest: rev,
+            version: Version {
+                manifest: json.as_ref().clone(),
+                image,
+                good: false,
+            },
+        };
+        agent.local.writing.insert(write.work());
+        self.write_out(machine, vec![write]);
+    }
+
+    /// Running instances are looked at until they are ready.
+    fn follow_running(&mut self, machine: usize) {
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
+        let mut begin = Vec::new();
+        let mut there = BTreeSet::new();
+        for (instance, container) in &agent.observing.observed().containers {
+            let Some(running) = container.running() else {
+                continue;
+            };
+            there.insert(instance.clone());
+            if agent.looks.get(instance) != Some(&running.started_at) {
+                begin.push((
+                    instance.clone(),
+                    running.started_at,
+                    container.ports.is_empty(),
+                ));
+            }
+        }
+        agent.looks.retain(|instance, _| there.contains(instance));
+        for (instance, started_at, by_age) in begin {
+            if let Some(agent) = self.agent(machine) {
+                agent.looks.insert(instance.clone(), started_at);
+            }
+            let wait = if by_age { 1_001 } else { 100 };
+            self.later(
+                machine,
+                Duration::from_millis(wait),
+                Event::Look(instance, started_at),
+            );
+        }
+    }
+}
+
+fn self_agent_text(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Full => "etcd is followed",
+        Trust::RestartsOnly => "etcd is not to be acted on",
+    }
+}

@@ -1,0 +1,192 @@
+//! When the faults have ended: within a bounded time all is as wanted, and then nobody writes anything any more.
+
+use std::collections::BTreeMap;
+
+use conductor_core::observed::ObservedContainer;
+use conductor_core::placement;
+use conductor_core::records::Phase;
+use conductor_core::snapshot::{Desired, SlotView, Snapshot};
+use conductor_core::target::Target;
+use manifests::{HostName, SlotId};
+
+use crate::scenario::Scenario;
+use crate::world::World;
+
+/// All is as wanted within this virtual time.
+const LONGEST: u64 = 900_000;
+/// It is looked at when nothing has changed for so long …
+const STILL: u64 = 4_000;
+/// … and it stays so for this long.
+const QUIET: u64 = 20_000;
+
+impl World {
+    /// Runs on without faults until all is as wanted, and nobody writes any more.
+    pub fn converge(&mut self) {
+        self.heal();
+        let end = self.now + LONGEST;
+        let mut asked_at = 0;
+        loop {
+            if !self.step() {
+                return;
+            }
+            let still = self.now.saturating_sub(self.changed_at) >= STILL;
+            if !still || asked_at + 1_000 > self.now {
+                continue;
+            }
+            asked_at = self.now;
+            let lacks = self.lacks();
+            if lacks.is_none() {
+                break;
+            }
+            if self.now >= end {
+                let lacks = lacks.unwrap_or_default();
+                self.forbid(format!("15 minutes after the last fault: {lacks}"));
+                return;
+            }
+        }
+        let changed_at = self.changed_at;
+        let revision = self.etcd.revision();
+        let until = self.now + QUIET;
+        while self.now < until {
+            if !self.step() {
+                return;
+            }
+        }
+        if self.changed_at != changed_at || self.etcd.revision() != revision {
+            let more = self.etcd.revision() - revision;
+            let lacks = self
+                .lacks()
+                .unwrap_or_else(|| "all is still as wanted".to_owned());
+            self.forbid(format!(
+                "all was as wanted, and yet something was done ({more} revisions more): {lacks}"
+            ));
+        }
+        if self.scenario == Scenario::Calm {
+            self.is_balanced();
+        }
+    }
+
+    /// What is not as wanted.
+    fn lacks(&self) -> Option<String> {
+        let truth = &self.truth.now;
+        let mut running: BTreeMap<SlotId, Vec<(HostName, ObservedContainer)>> = BTreeMap::new();
+        for machine in &self.machines {
+            let name = &machine.host.name;
+            if machine.gone {
+                continue;
+            }
+            if machine.process.is_none() {
+                return Some(format!("the agent of {name} does not run"));
+            }
+            if !machine.sees_all() {
+                return Some(format!("{name} does not follow etcd"));
+            }
+            for container in machine.engine.running(self.cluster.id) {
+                let of = running.entry(container.owner.slot.clone()).or_default();
+                of.push((name.clone(), container));
+            }
+        }
+        for (id, container) in &truth.containers {
+            if container.manifest.is_none() && !container.slots.is_empty() {
+                return Some(format!("slots of {id} are left, and it has no manifest"));
+            }
+            for (number, view) in &container.slots {
+                let slot = id.slot(*number);
+                if view.next.is_some() {
+                    return Some(format!("a handover of {slot} is left"));
+                }
+                if view.claim.is_some() && !container.is_wanted(*number) {
+                    return Some(format!("the claim of {slot} is left, which is not wanted"));
+                }
+            }
+            let Some(Desired::Valid { manifest, .. }) =
+                container.manifest.as_ref().map(|m| &m.value)
+            else {
+                continue;
+            };
+            for number in 0..manifest.scale {
+                let slot = id.slot(number);
+                let none = SlotView::default();
+                let view = container.slots.get(&number).unwrap_or(&none);
+                let here = running.remove(&slot).unwrap_or_default();
+                if let Some(lacks) = slot_lacks(truth, &slot, view, &here) {
+                    return Some(lacks);
+                }
+                let outdated = view.claim.as_ref().zip(Target::of(container)).is_some_and(
+                    |(claim, target)| {
+                        target.outdates(container, claim.manifest_rev)
+                            && !target.was_given_up(container)
+                    },
+                );
+                if outdated {
+                    return Some(format!("{slot} runs an old version"));
+                }
+            }
+        }
+        let (slot, extra) = running.into_iter().next()?;
+        let (host, container) = extra.first()?;
+        Some(format!(
+            "{} of {slot} runs on {host}, and nobody wants it",
+            container.owner.instance
+        ))
+    }
+
+    /// Equal containers that were placed in calm are spread evenly.
+    fn is_balanced(&mut self) {
+        let mut loads: BTreeMap<HostName, usize> = BTreeMap::new();
+        for machine in &self.machines {
+            loads.insert(
+                machine.host.name.clone(),
+                machine.engine.running(self.cluster.id).len(),
+            );
+        }
+        let most = loads.values().max().copied().unwrap_or_default();
+        let least = loads.values().min().copied().unwrap_or_default();
+        if most > least + 1 {
+            self.forbid(format!("placed in calm, and yet uneven: {loads:?}"));
+        }
+    }
+}
+
+fn slot_lacks(
+    truth: &Snapshot,
+    slot: &SlotId,
+    view: &SlotView,
+    here: &[(HostName, ObservedContainer)],
+) -> Option<String> {
+    let able = placement::explain(truth, slot).is_some_and(|placed| !placed.order.is_empty());
+    let Some(claim) = &view.claim else {
+        return able.then(|| format!("{slot} is nobody's, and some host could take it"));
+    };
+    if !truth.is_live(&claim.host) {
+        return able.then(|| {
+            format!(
+                "{slot} is {}'s, which is not live, and some host could take it",
+                claim.host
+            )
+        });
+    }
+    if truth.availability(&claim.host).gives_away() && able {
+        return Some(format!(
+            "{slot} is still on {}, which gives it away",
+            claim.host
+        ));
+    }
+    let [(host, container)] = here else {
+        let where_: Vec<String> = here
+            .iter()
+            .map(|(host, c)| format!("{} on {host}", c.owner.instance))
+            .collect();
+        return Some(format!("of {slot} runs not one, but {where_:?}"));
+    };
+    if *host != claim.host || container.owner.instance != claim.instance {
+        return Some(format!(
+            "{} of {slot} runs on {host}, but it is not the claim's",
+            container.owner.instance
+        ));
+    }
+    let ready = view
+        .current_state()
+        .is_some_and(|s| s.state == Phase::Ready);
+    (!ready).then(|| format!("{slot} is not ready"))
+}

@@ -1,0 +1,402 @@
+//! A host's engine: the real twin of the Docker Engine, and how a step of the plan is carried out on it, in one go.
+//!
+//! What takes time in a real engine takes time between the steps here; what
+//! another process could see in between is seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use conductor::engine::memory::{Program, Published, World as Twin};
+use conductor::engine::{EngineError, EngineEvent, Named, SpecInput, spec};
+use conductor::images::reference;
+use conductor_core::local::Outcome;
+use conductor_core::observed::{
+    ContainerPort, ContainerState, Observed, ObservedContainer, PublishedPorts,
+};
+use conductor_core::{Host, Step};
+use manifests::{InstanceId, Manifest, SlotId};
+use uuid::Uuid;
+
+/// What every registry has: image and digest.
+const IMAGES: [&str; 4] = ["good:1", "good:2", "good:3", "other:1"];
+
+/// Commands, and what a process that runs them does. All get well when the faults end.
+const NEVER_READY: &str = "never";
+const ENDS: &str = "ends";
+const LATE: &str = "late";
+
+/// A volume that every host has, as one of a network would be.
+pub const SHARED: &str = "shared";
+
+/// The engine of one host.
+#[derive(Debug)]
+pub struct Engine {
+    /// The twin. It hangs only while a step is carried out, so that a simulation can always look.
+    pub twin: Twin,
+    /// No call is answered.
+    pub hangs: bool,
+    /// Instances that listen no more though they run.
+    pub sick: BTreeSet<InstanceId>,
+    next_port: u16,
+}
+
+/// What a step left behind.
+#[derive(Debug)]
+pub struct Report {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The container as it is now.
+    pub container: Option<ObservedContainer>,
+    /// The Docker id of one that is gone.
+    pub gone: Option<String>,
+}
+
+impl From<Outcome> for Report {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            container: None,
+            gone: None,
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        let mut twin = Twin::new();
+        for (number, name) in IMAGES.iter().enumerate() {
+            let image = Published {
+                id: format!("sha256:{:064x}", number + 1),
+                digest: format!("sha256:{:064x}", number + 101),
+                ..Published::default()
+            };
+            twin.registry.insert((*name).to_owned(), image);
+        }
+        twin.volumes.insert(SHARED.to_owned(), BTreeMap::new());
+        let mut engine = Self {
+            twin,
+            hangs: false,
+            sick: BTreeSet::new(),
+            next_port: 20_000,
+        };
+        let of = |listens: Option<u64>, ends: Option<u64>| Program {
+            listens: listens.map(Duration::from_millis),
+            ends: ends.map(|ms| (Duration::from_millis(ms), 1)),
+            ..Program::default()
+        };
+        for (command, program) in [
+            (NEVER_READY, of(None, None)),
+            (ENDS, of(Some(0), Some(400))),
+            (LATE, of(Some(4_000), None)),
+        ] {
+            engine
+                .twin
+                .programs
+                .insert(vec![command.to_owned()], program);
+        }
+        engine
+    }
+}
+
+impl Engine {
+    /// Everything works from now on.
+    pub fn heal(&mut self) {
+        self.hangs = false;
+        self.twin.registry_away = false;
+        self.twin.programs.clear();
+        self.sick.clear();
+    }
+
+    /// All containers of the cluster that run now.
+    pub fn running(&self, cluster: Uuid) -> Vec<ObservedContainer> {
+        self.containers(cluster)
+            .into_iter()
+            .filter(|container| container.running().is_some())
+            .collect()
+    }
+
+    /// All containers of the cluster, also while the engine hangs.
+    pub fn containers(&self, cluster: Uuid) -> Vec<ObservedContainer> {
+        self.twin
+            .list(Some(cluster))
+            .map(|listing| listing.ours)
+            .unwrap_or_default()
+    }
+
+    /// What happened since this was asked last: the containers.
+    pub fn take_events(&mut self) -> Vec<String> {
+        self.twin
+            .take_events()
+            .into_iter()
+            .filter_map(|event| match event {
+                EngineEvent::Container { docker_id, .. } => Some(docker_id),
+                EngineEvent::Connected | EngineEvent::Lost(_) => None,
+            })
+            .collect()
+    }
+
+    /// Whether a look at a running instance finds it ready.
+    pub fn is_ready(&self, container: &ObservedContainer, now: i64) -> bool {
+        let Some(running) = container.running() else {
+            return false;
+        };
+        if self.sick.contains(&container.owner.instance) {
+            return false;
+        }
+        let wanted: BTreeSet<ContainerPort> = container.ports.keys().copied().collect();
+        if wanted.is_empty() {
+            return now >= running.started_at + 1_000;
+        }
+        self.twin
+            .listening(running.pid, &wanted, now)
+            .is_ok_and(|listening| listening.ports == wanted)
+    }
+
+    /// Carries a step out.
+    pub fn carry_out(&mut self, step: &Step, host: &Host, cluster: Uuid, now: i64) -> Report {
+        self.twin.hangs = self.hangs;
+        let report = self.try_step(step, host, cluster, now);
+        self.twin.hangs = false;
+        report
+    }
+
+    fn try_step(&mut self, step: &Step, host: &Host, cluster: Uuid, now: i64) -> Report {
+        match step {
+            Step::Resolve {
+                container,
+                rev,
+                manifest,
+                ..
+            } => match self.digest(&manifest.image) {
+                Ok(image) => Outcome::Resolved {
+                    container: container.clone(),
+                    rev: *rev,
+                    image,
+                }
+                .into(),
+                Err(error) => Outcome::NotResolved {
+                    container: container.clone(),
+                    rev: *rev,
+                    reason: error.to_string(),
+                    fault: error.fault(),
+                }
+                .into(),
+            },
+            Step::Prepare {
+                slot,
+                instance,
+                rev,
+                manifest,
+                image,
+                hash,
+                temporary_name,
+            } => {
+                let wanted = Wanted {
+                    slot,
+                    instance,
+                    manifest,
+                    image,
+                    hash,
+                    beside: *temporary_name,
+                };
+                match self.prepare(&wanted, host, cluster, now) {
+                    Ok(container) => Report {
+                        outcome: Outcome::Prepared {
+                            slot: slot.clone(),
+                            instance: instance.clone(),
+                            rev: *rev,
+                        },
+                        container,
+                        gone: None,
+                    },
+                    Err(error) => not_prepared(slot, *rev, &error),
+                }
+            }
+            Step::Start {
+                slot,
+                instance,
+                docker_id,
+            } => match self.twin.start(docker_id, now) {
+                Ok(()) => self.look(slot, docker_id, Ok(())),
+                Err(error) => not_started(slot, instance, &error),
+            },
+            Step::Stop {
+                slot, docker_id, ..
+            } => {
+                let stopped = self.twin.stop(docker_id, now);
+                self.look(slot, docker_id, stopped)
+            }
+            Step::Remove {
+                slot, docker_id, ..
+            } => match self.twin.remove(docker_id, false, now) {
+                Ok(()) => Report {
+                    outcome: Outcome::Done { slot: slot.clone() },
+                    container: None,
+                    gone: Some(docker_id.clone()),
+                },
+                Err(error) => failed(slot, &error),
+            },
+            Step::Rename {
+                slot,
+                docker_id,
+                name,
+                ..
+            } => match self.twin.rename(docker_id, name) {
+                Ok(Named::Done(())) => self.look(slot, docker_id, Ok(())),
+                Ok(Named::Taken(_)) => Outcome::Failed {
+                    slot: slot.clone(),
+                    reason: format!("the name {name} is held"),
+                }
+                .into(),
+                Err(error) => self.look(slot, docker_id, Err(error)),
+            },
+        }
+    }
+
+    fn digest(&mut self, image: &str) -> Result<String, EngineError> {
+        if self.twin.image(image)?.is_none() {
+            self.twin.pull(image, None)?;
+        }
+        let found = self.twin.image(image)?;
+        let digest = found.and_then(|image| {
+            let digest = image.repo_digests.first()?;
+            Some(digest.split_once('@')?.1.to_owned())
+        });
+        digest.ok_or_else(|| EngineError::NotFound(format!("{image} has no digest")))
+    }
+
+    fn prepare(
+        &mut self,
+        wanted: &Wanted<'_>,
+        host: &Host,
+        cluster: Uuid,
+        now: i64,
+    ) -> Result<Option<ObservedContainer>, EngineError> {
+        let image = reference(&wanted.manifest.image, wanted.image)?;
+        if self.twin.image(&image)?.is_none() {
+            self.twin.pull(&image, None)?;
+        }
+        let listed = self.twin.list(Some(cluster))?;
+        let made = Observed::new(listed.ours, 0)
+            .containers
+            .remove(wanted.instance);
+        if made.is_some() {
+            return Ok(made);
+        }
+        let ports = self.ports(wanted.manifest, host.surroundings.host_ip);
+        let mut spec = spec(SpecInput {
+            manifest: wanted.manifest,
+            image: &image,
+            cluster,
+            slot: wanted.slot,
+            instance: wanted.instance,
+            manifest_hash: wanted.hash,
+            host: &host.name,
+            surroundings: &host.surroundings,
+            ports,
+            beside: wanted.beside,
+        });
+        let id = match self.twin.create(&spec, now)? {
+            Named::Done(id) => id,
+            Named::Taken(_) => {
+                // One of ours that is on its way out still has the name.
+                spec.name = format!("{}.{}", wanted.slot.docker_name(), wanted.instance);
+                match self.twin.create(&spec, now)? {
+                    Named::Done(id) => id,
+                    Named::Taken(_) => {
+                        return Err(EngineError::Conflict(format!("{} is held", spec.name)));
+                    }
+                }
+            }
+        };
+        self.twin.inspect(&id)
+    }
+
+    fn ports(&mut self, manifest: &Manifest, host_ip: IpAddr) -> PublishedPorts {
+        manifest
+            .services
+            .values()
+            .map(|service| {
+                let inside = ContainerPort {
+                    port: service.port,
+                    protocol: service.protocol,
+                };
+                let port = service.host_port.unwrap_or_else(|| {
+                    self.next_port += 1;
+                    self.next_port
+                });
+                (
+                    inside,
+                    SocketAddr::new(service.bind.unwrap_or(host_ip), port),
+                )
+            })
+            .collect()
+    }
+
+    /// What the container is now, after a step on it.
+    fn look(&self, slot: &SlotId, docker_id: &str, result: Result<(), EngineError>) -> Report {
+        match result.and_then(|()| self.twin.inspect(docker_id)) {
+            Ok(Some(container)) => Report {
+                outcome: Outcome::Done { slot: slot.clone() },
+                container: Some(container),
+                gone: None,
+            },
+            Ok(None) => Report {
+                outcome: Outcome::Done { slot: slot.clone() },
+                container: None,
+                gone: Some(docker_id.to_owned()),
+            },
+            Err(error) => failed(slot, &error),
+        }
+    }
+}
+
+struct Wanted<'a> {
+    slot: &'a SlotId,
+    instance: &'a InstanceId,
+    manifest: &'a Manifest,
+    image: &'a str,
+    hash: &'a str,
+    beside: bool,
+}
+
+fn failed(slot: &SlotId, error: &EngineError) -> Report {
+    Outcome::Failed {
+        slot: slot.clone(),
+        reason: error.to_string(),
+    }
+    .into()
+}
+
+fn not_prepared(slot: &SlotId, rev: i64, error: &EngineError) -> Report {
+    Outcome::NotPrepared {
+        slot: slot.clone(),
+        rev,
+        reason: error.to_string(),
+        fault: error.fault(),
+    }
+    .into()
+}
+
+fn not_started(slot: &SlotId, instance: &InstanceId, error: &EngineError) -> Report {
+    Outcome::NotStarted {
+        slot: slot.clone(),
+        instance: instance.clone(),
+        reason: error.to_string(),
+        doomed: false,
+        fault: error.fault(),
+    }
+    .into()
+}
+
+/// One word for a container's state, for a trace.
+pub fn state(container: &ObservedContainer) -> &'static str {
+    match container.state {
+        ContainerState::Created { .. } => "made",
+        ContainerState::Running(_) => "runs",
+        ContainerState::Paused(_) => "frozen",
+        ContainerState::Exited(_) => "ended",
+        ContainerState::Removing => "removing",
+    }
+}

@@ -1,0 +1,579 @@
+//! What happens to a cluster: users and operators who change their minds, and everything that can fail.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use conductor_core::Millis;
+use conductor_core::records::{Availability, Cluster};
+use manifests::keys::{APPS, Key};
+use store::kv::{KeyRange, Op, Txn};
+use store::memory::MemEtcd;
+use uuid::Uuid;
+
+use crate::host::TTL;
+use crate::network::Net;
+use crate::scenario::Scenario;
+use crate::world::{Event, World};
+
+/// How often each kind happened.
+pub type Exercised = BTreeMap<Kind, u64>;
+
+/// What may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The agent is killed.
+    Kill,
+    /// The agent is restarted in order.
+    GracefulRestart,
+    /// The machine goes down in order.
+    Shutdown,
+    /// The machine loses its power, and what its disk had not yet.
+    PowerLoss,
+    /// The machine is reset.
+    Reboot,
+    /// Several machines lose their power at once.
+    Several,
+    /// The network to etcd fails, wholly or in one way.
+    CutOff,
+    /// The lease ends, though the agent lives.
+    LoseLease,
+    /// A stream that says nothing.
+    SilentWatch,
+    /// Etcd forgets its past.
+    Compact,
+    /// Etcd is restarted: streams break.
+    EtcdRestart,
+    /// Etcd answers nobody.
+    EtcdAway,
+    /// A backup of etcd is made.
+    Backup,
+    /// Etcd is restored to a backup.
+    Restore,
+    /// Etcd is empty.
+    Empty,
+    /// Another cluster's etcd stands there.
+    OtherCluster,
+    /// The operator accepts what etcd is now.
+    Accept,
+    /// An engine answers nobody.
+    EngineHangs,
+    /// Events of an engine are lost.
+    Deaf,
+    /// A host reaches no registry.
+    RegistryAway,
+    /// A container ends by itself.
+    ContainerEnds,
+    /// A container does not take traffic any more.
+    Sick,
+    /// Somebody removes a container.
+    DockerRm,
+    /// A machine with a copied disk.
+    CopyDisk,
+    /// An agent that lives and claims nothing.
+    Idle,
+    /// A manifest, new or changed.
+    Put,
+    /// Another scale.
+    Scale,
+    /// A manifest is deleted.
+    Delete,
+    /// A host keeps what it has.
+    Pause,
+    /// A host gives away what it has.
+    Drain,
+    /// A host leaves the cluster.
+    Leave,
+    /// A host takes slots again.
+    Activate,
+}
+
+impl Kind {
+    /// All of them, each as often as in a mixed seed.
+    pub const ALL: &'static [(u64, Self)] = &[
+        (6, Self::Kill),
+        (4, Self::GracefulRestart),
+        (2, Self::Shutdown),
+        (4, Self::PowerLoss),
+        (3, Self::Reboot),
+        (2, Self::Several),
+        (6, Self::CutOff),
+        (3, Self::LoseLease),
+        (2, Self::SilentWatch),
+        (2, Self::Compact),
+        (2, Self::EtcdRestart),
+        (2, Self::EtcdAway),
+        (3, Self::EngineHangs),
+        (2, Self::Deaf),
+        (2, Self::RegistryAway),
+        (4, Self::ContainerEnds),
+        (3, Self::Sick),
+        (3, Self::DockerRm),
+        (1, Self::Idle),
+        (8, Self::Put),
+        (5, Self::Scale),
+        (3, Self::Delete),
+        (2, Self::Pause),
+        (4, Self::Drain),
+        (1, Self::Leave),
+        (4, Self::Activate),
+    ];
+}
+
+/// What follows from what happened, later.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// The network of a machine is whole again.
+    Reconnected(usize),
+    /// A machine has power again.
+    Powered(usize),
+    /// An engine answers again, and its events flow.
+    EngineBack(usize),
+    /// Etcd answers again.
+    EtcdBack,
+    /// The operator accepts what etcd is now.
+    Accept,
+    /// A process tries to join again.
+    JoinAgain(usize, u64),
+}
+
+const CONTAINERS: [&str; 3] = ["shop/web", "shop/db", "mail/in"];
+
+impl World {
+    /// The first manifests, and the first fault.
+    pub fn begin(&mut self) {
+        for id in CONTAINERS.into_iter().take(self.scenario.containers()) {
+            self.put_manifest(id, true);
+        }
+        self.fault_soon();
+    }
+
+    fn fault_soon(&mut self) {
+        let most = *self.dice.of(&[100, 1_500, 4_000, 12_000]).unwrap_or(&1_500);
+        // The first ones wait until there is something to harm.
+        let first = if self.now == 0 { 1_500 } else { 0 };
+        let wait = first + self.dice.below(most);
+        self.after(0, 0, wait, Event::Fault);
+    }
+
+    /// Something happens.
+    pub fn fault(&mut self) {
+        if !self.stormy || self.faults_left == 0 {
+            return;
+        }
+        self.faults_left -= 1;
+        let kind = self.scenario.draw(&mut self.dice);
+        *self.exercised.entry(kind).or_default() += 1;
+        let machine = self.dice.below(self.machines.len() as u64) as usize;
+        let name = self.machines[machine].host.name.clone();
+        self.trace
+            .say(self.now, "fault", || format!("{kind:?} (host {name})"));
+        self.strike(kind, machine);
+        self.fault_soon();
+    }
+
+    fn strike(&mut self, kind: Kind, machine: usize) {
+        let soon = self.dice.between(100, 4_000);
+        let late = self.dice.between(1_000, 25_000);
+        match kind {
+            Kind::Kill => {
+                self.kill(machine);
+                self.start_after(
+                    machine,
+                    if self.dice.clone().one_in(3) {
+                        late
+                    } else {
+                        soon
+                    },
+                );
+            }
+            Kind::GracefulRestart => {
+                self.say_goodbye(machine, true);
+                self.kill(machine);
+                self.start_after(machine, soon);
+            }
+            Kind::Shutdown => {
+                self.say_goodbye(machine, false);
+                self.power_off(machine);
+                self.after(machine, 0, late, Event::Ordered(Fault::Powered(machine)));
+            }
+            Kind::PowerLoss => {
+                if self.dice.one_in(2) {
+                    self.machines[machine].disk.lose_last_view();
+                }
+                self.power_off(machine);
+                if !self.dice.one_in(4) {
+                    self.after(machine, 0, late, Event::Ordered(Fault::Powered(machine)));
+                }
+            }
+            Kind::Reboot => {
+                self.power_off(machine);
+                self.after(machine, 0, soon, Event::Ordered(Fault::Powered(machine)));
+            }
+            Kind::Several => {
+                let back = self.dice.one_in(2);
+                for other in 0..self.machines.len() {
+                    if self.dice.one_in(2) {
+                        self.power_off(other);
+                        if back {
+                            let wait = self.dice.between(1_000, 25_000);
+                            self.after(other, 0, wait, Event::Ordered(Fault::Powered(other)));
+                        }
+                    }
+                }
+            }
+            Kind::CutOff => {
+                let net = &mut self.machines[machine].net;
+                *net = match self.dice.below(4) {
+                    0 => Net {
+                        there: false,
+                        ..*net
+                    },
+                    1 => Net {
+                        back: false,
+                        ..*net
+                    },
+                    2 => Net {
+                        streams: false,
+                        ..*net
+                    },
+                    _ => Net {
+                        there: false,
+                        back: false,
+                        streams: false,
+                    },
+                };
+                self.after(
+                    machine,
+                    0,
+                    late,
+                    Event::Ordered(Fault::Reconnected(machine)),
+                );
+            }
+            Kind::LoseLease => {
+                let lease = self.machines[machine]
+                    .process
+                    .as_ref()
+                    .and_then(|p| p.host.lease);
+                if let Some(lease) = lease {
+                    let _ = self.etcd.lease_revoke(lease);
+                    self.committed(None);
+                }
+            }
+            Kind::SilentWatch => self.machines[machine].silent = true,
+            Kind::Compact => {
+                let back = self.dice.below(4) as i64;
+                let _ = self.etcd.compact(self.etcd.revision() - back);
+            }
+            Kind::EtcdRestart => self.break_streams("etcd restarts"),
+            Kind::EtcdAway => {
+                self.away = true;
+                self.break_streams("etcd is away");
+                self.after(0, 0, late, Event::Ordered(Fault::EtcdBack));
+            }
+            Kind::Backup => self.backups.push(self.etcd.clone()),
+            Kind::Restore => {
+                let at = self.dice.below(self.backups.len() as u64) as usize;
+                if let Some(etcd) = self.backups.get(at).cloned() {
+                    self.replace_etcd(etcd);
+                    if self.dice.one_in(2) {
+                        self.overtake();
+                    }
+                }
+            }
+            Kind::Empty => self.replace_etcd(MemEtcd::new()),
+            Kind::OtherCluster => {
+                self.replace_etcd(MemEtcd::new());
+                let cluster = Cluster {
+                    id: Uuid::from_u128(0xc2),
+                    epoch: 1,
+                };
+                self.write(vec![Op::put_json(Key::Cluster, &cluster)]);
+                self.overtake();
+            }
+            Kind::Accept => self.happens(Fault::Accept),
+            Kind::EngineHangs => {
+                self.machines[machine].engine.hangs = true;
+                self.after(machine, 0, late, Event::Ordered(Fault::EngineBack(machine)));
+            }
+            Kind::Deaf => {
+                self.machines[machine].deaf = true;
+                self.after(machine, 0, late, Event::Ordered(Fault::EngineBack(machine)));
+            }
+            Kind::RegistryAway => {
+                self.machines[machine].engine.twin.registry_away = true;
+                self.after(machine, 0, late, Event::Ordered(Fault::EngineBack(machine)));
+            }
+            Kind::ContainerEnds | Kind::Sick | Kind::DockerRm => {
+                self.strike_container(kind, machine)
+            }
+            Kind::CopyDisk => self.copy_disk(machine),
+            Kind::Idle => self.machines[machine].idle = true,
+            Kind::Put => {
+                let id = self.some_container();
+                self.put_manifest(id, false);
+            }
+            Kind::Scale => self.scale(),
+            Kind::Delete => {
+                let id = self.some_container();
+                self.write(vec![Op::delete(format!("{APPS}{id}/manifest"))]);
+            }
+            Kind::Pause => self.make(machine, Availability::Pause),
+            Kind::Drain => self.make(machine, Availability::Drain),
+            Kind::Leave => self.make(machine, Availability::Leave),
+            Kind::Activate => self.make(machine, Availability::Active),
+        }
+    }
+
+    /// What was ordered happens.
+    pub fn happens(&mut self, fault: Fault) {
+        if !matches!(fault, Fault::JoinAgain(..)) {
+            self.trace.say(self.now, "fault", || format!("{fault:?}"));
+        }
+        match fault {
+            Fault::Reconnected(machine) => {
+                self.machines[machine].net = Net::WHOLE;
+                self.stream_soon(machine);
+            }
+            Fault::Powered(machine) => self.power_on(machine),
+            Fault::EngineBack(machine) => {
+                let at = &mut self.machines[machine];
+                at.engine.hangs = false;
+                at.engine.twin.registry_away = false;
+                at.deaf = false;
+            }
+            Fault::EtcdBack => {
+                self.away = false;
+                for machine in 0..self.machines.len() {
+                    self.stream_soon(machine);
+                }
+            }
+            Fault::Accept => {
+                self.cluster.epoch += 1;
+                let put = Op::put_json(Key::Cluster, &self.cluster);
+                self.write(vec![put]);
+            }
+            Fault::JoinAgain(machine, process) => {
+                if self.process(machine) == Some(process) {
+                    self.join(machine);
+                }
+            }
+        }
+    }
+
+    // === machines ===
+
+    /// The process is gone at once.
+    pub fn kill(&mut self, machine: usize) {
+        self.machines[machine].process = None;
+    }
+
+    fn start_after(&mut self, machine: usize, wait: u64) {
+        self.after(machine, 0, wait, Event::Start);
+    }
+
+    fn power_off(&mut self, machine: usize) {
+        self.kill(machine);
+        let now = self.wall();
+        let at = &mut self.machines[machine];
+        at.powered = false;
+        at.boot += 1;
+        at.engine.twin.reboot(now);
+        self.engine_changed(machine);
+    }
+
+    fn power_on(&mut self, machine: usize) {
+        if !self.machines[machine].powered {
+            self.machines[machine].powered = true;
+            let wait = self.dice.below(2_000);
+            self.start_after(machine, wait);
+        }
+    }
+
+    /// Another machine with this one's disk, under its name or another.
+    fn copy_disk(&mut self, machine: usize) {
+        if self.machines.len() > 6 {
+            return;
+        }
+        let number = if self.dice.one_in(2) {
+            machine
+        } else {
+            self.machines.len()
+        };
+        let disk = self.machines[machine].disk.clone();
+        let id = self.machines[machine].host.id;
+        let copy = self.add_machine(number);
+        let at = &mut self.machines[copy];
+        at.disk = disk;
+        at.host.id = id;
+        at.boot = 1_000 + copy as u64;
+        at.witness.copied = true;
+    }
+
+    fn strike_container(&mut self, kind: Kind, machine: usize) {
+        let now = self.wall();
+        let cluster = self.cluster.id;
+        let engine = &mut self.machines[machine].engine;
+        let running = engine.running(cluster);
+        let Some(container) = self.dice.of(&running) else {
+            return;
+        };
+        let id = container.docker_id.clone();
+        match kind {
+            Kind::ContainerEnds => engine.twin.crash(&id, 1, now),
+            Kind::Sick => {
+                engine.sick.insert(container.owner.instance.clone());
+                self.look_again(machine);
+            }
+            _ => {
+                // Removed by hand, with force.
+                let _ = engine.twin.remove(&id, true, now);
+            }
+        }
+        self.engine_changed(machine);
+    }
+
+    // === etcd ===
+
+    /// So much is written that its revision is above every view.
+    fn overtake(&mut self) {
+        for _ in 0..self.dice.between(1, 60) {
+            self.write(vec![Op::put("/somebody/else", "x")]);
+        }
+    }
+
+    // === users ===
+
+    fn some_container(&mut self) -> &'static str {
+        let most = self.scenario.containers();
+        CONTAINERS[self.dice.below(most as u64) as usize]
+    }
+
+    fn make(&mut self, machine: usize, availability: Availability) {
+        let key = Key::Availability(self.machines[machine].host.name.clone());
+        self.write(vec![Op::put_json(key, &availability)]);
+    }
+
+    fn put_manifest(&mut self, id: &str, first: bool) {
+        let dice = &mut self.dice;
+        let mut manifest = serde_json::json!({
+            "image": format!("good:{}", 1 + dice.below(3)),
+            "scale": match self.scenario {
+                Scenario::OneSlot | Scenario::StopFirst | Scenario::Drain => 1,
+                _ => 1 + dice.below(3),
+            },
+            "start_timeout": "10s",
+            "stop_timeout": "2s",
+        });
+        if !dice.one_in(5) {
+            manifest["services"] = serde_json::json!({"http": 80});
+        }
+        if self.scenario == Scenario::StopFirst || dice.one_in(12) {
+            let shared = serde_json::json!([{"source": crate::engine::SHARED, "target": "/data", "external": true}]);
+            match dice.below(if self.scenario == Scenario::StopFirst {
+                9
+            } else {
+                3
+            }) {
+                3.. => manifest["volumes"] = shared,
+                0 => manifest["volumes"] = serde_json::json!(["data:/data"]),
+                _ => {
+                    manifest["services"] = serde_json::json!({"http": {"port": 80, "host_port": 8_000 + dice.below(2)}})
+                }
+            }
+        }
+        let strange = self.scenario != Scenario::Calm && !first && dice.one_in(6);
+        if strange {
+            let command = ["never", "ends", "late"][dice.below(3) as usize];
+            manifest["command"] = serde_json::json!([command]);
+            if dice.one_in(4) {
+                manifest["image"] = serde_json::json!("missing:1");
+            }
+        }
+        self.write(vec![Op::put_json(
+            format!("{APPS}{id}/manifest"),
+            &manifest,
+        )]);
+    }
+
+    fn scale(&mut self) {
+        let id = self.some_container();
+        let key = format!("{APPS}{id}/manifest");
+        let found = self.etcd.range(&store::kv::Range::key(&key));
+        let Some(kv) = found.ok().and_then(|reply| reply.kvs.into_iter().next()) else {
+            return;
+        };
+        let Ok(mut manifest) = serde_json::from_slice::<serde_json::Value>(&kv.value) else {
+            return;
+        };
+        manifest["scale"] = serde_json::json!(self.dice.below(4));
+        self.write(vec![Op::put_json(key, &manifest)]);
+    }
+
+    // === the end of all faults ===
+
+    /// Nothing fails from now on, and what has failed is repaired.
+    pub fn heal(&mut self) {
+        self.trace
+            .say(self.now, "fault", || "everything is repaired".to_owned());
+        self.stormy = false;
+        self.latency = self.latency.min(20);
+        self.away = false;
+        self.reconcile_etcd();
+        for machine in 0..self.machines.len() {
+            let at = &mut self.machines[machine];
+            at.net = Net::WHOLE;
+            at.silent = false;
+            at.deaf = false;
+            at.idle = false;
+            at.engine.heal();
+            if at.gone {
+                self.power_off(machine);
+                continue;
+            }
+            if !at.powered {
+                self.power_on(machine);
+            } else if at.process.is_none() {
+                self.start_after(machine, 10);
+            }
+            self.look_again(machine);
+            self.stream_soon(machine);
+        }
+        // An image that nobody has stays so; users give it up.
+        self.give_up_what_cannot_be();
+    }
+
+    /// The operator brings back an etcd that is the cluster's, and accepts it.
+    fn reconcile_etcd(&mut self) {
+        let ours = self.truth.now.cluster.as_ref().map(|c| &c.value) == Some(&self.cluster);
+        let restored = !self.truth.former.is_empty();
+        if !ours || restored {
+            self.happens(Fault::Accept);
+        }
+    }
+
+    fn give_up_what_cannot_be(&mut self) {
+        for id in CONTAINERS {
+            let key = format!("{APPS}{id}/manifest");
+            let found = self.etcd.range(&store::kv::Range::key(&key));
+            let Some(kv) = found.ok().and_then(|reply| reply.kvs.into_iter().next()) else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(&kv.value);
+            if text.contains("missing:1") {
+                let better = text.replace("missing:1", "good:1");
+                self.write(vec![Op::put(key, better.into_bytes())]);
+            }
+        }
+    }
+
+    /// A lease that nobody renews has ended by then.
+    pub fn longest_lease(&self) -> Millis {
+        Millis(self.now) + TTL + Duration::from_secs(30)
+    }
+
+    /// Deletes keys by hand.
+    pub fn delete(&mut self, keys: KeyRange) {
+        let _ = self.etcd.txn(&Txn::new(vec![], vec![Op::Delete(keys)]));
+        self.committed(None);
+    }
+}

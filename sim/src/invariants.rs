@@ -1,0 +1,481 @@
+//! What must never be, checked at each write, each plan and each end: independent of how the core decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use conductor_core::observed::{EngineState, ObservedContainer};
+use conductor_core::records::Phase;
+use conductor_core::snapshot::{SlotView, Snapshot, Successor};
+use conductor_core::{Millis, Plan, Step, Trust, Write};
+use manifests::keys::Key;
+use manifests::{HostName, InstanceId, SlotId};
+use store::kv::Event as Told;
+use uuid::Uuid;
+
+use crate::network::Asker;
+use crate::world::{Machine, Truth, World};
+
+/// An agent that sees that a running container is nobody's has begun to end it after this.
+const NOTICES: Duration = Duration::from_secs(90);
+/// While many hosts are missing nothing is taken over before the live ones have been the same for so long …
+const SETTLED: Duration = Duration::from_secs(30);
+/// … or they have been missing for so long.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// What is remembered of a machine, to judge it.
+#[derive(Debug, Default)]
+pub struct Witness {
+    /// Sessions of its own processes.
+    pub sessions: BTreeSet<Uuid>,
+    /// Its disk is a copy of another's.
+    pub copied: bool,
+    /// Running containers that are nobody's as its agent sees, and since when.
+    illegitimate: BTreeMap<InstanceId, Millis>,
+    live: Vec<HostName>,
+    live_since: Millis,
+    missing_since: Option<Millis>,
+}
+
+impl Witness {
+    /// Its agent remembers nothing.
+    pub fn restarted(&mut self) {
+        self.illegitimate.clear();
+        self.live.clear();
+        self.missing_since = None;
+    }
+
+    fn sees(&mut self, snapshot: &Snapshot, now: Millis) {
+        let live: Vec<HostName> = snapshot.live().map(|(name, _)| name.clone()).collect();
+        if live != self.live {
+            self.live = live;
+            self.live_since = now;
+        }
+        let members = snapshot.hosts.iter().filter(|(_, h)| h.member.is_some());
+        let (all, missing) = members.fold((0, 0), |(all, missing), (_, host)| {
+            (all + 1, missing + usize::from(host.record.is_none()))
+        });
+        if missing > (all / 4).max(1) {
+            self.missing_since.get_or_insert(now);
+        } else {
+            self.missing_since = None;
+        }
+    }
+
+    fn is_braked(&self, now: Millis) -> bool {
+        self.missing_since
+            .is_some_and(|since| now < self.live_since + SETTLED && now < since + LONGEST)
+    }
+}
+
+/// A write that gives a slot to a host.
+pub fn takes(write: &Write) -> bool {
+    matches!(
+        write,
+        Write::Claim { .. } | Write::TakeOver { .. } | Write::Next { .. }
+    )
+}
+
+// === plans ===
+
+/// Judges what an agent is about to do.
+pub fn planned(
+    truth: &Truth,
+    machine: &mut Machine,
+    plan: &Plan,
+    trust: Trust,
+    now: Millis,
+) -> Option<String> {
+    let name = &machine.host.name;
+    let agent = machine.process.as_ref()?.agent.as_ref()?;
+    let view = agent.snapshot()?;
+    if trust != Trust::Full {
+        machine.witness.illegitimate.clear();
+        if let Some(write) = plan.writes.first() {
+            return Some(format!(
+                "{name} writes {} without a view to be trusted",
+                write_text(write)
+            ));
+        }
+        let ends = plan.steps.iter().find(|step| ends(step).is_some());
+        return ends.map(|step| {
+            format!(
+                "{name} does {} without a view to be trusted",
+                step_text(step)
+            )
+        });
+    }
+    machine.witness.sees(view, now);
+    for step in &plan.steps {
+        let Some((slot, instance)) = ends(step) else {
+            continue;
+        };
+        let known = truth.at(view.revision).any(|then| same(then, view, slot));
+        if !known {
+            return Some(format!(
+                "{name} does {}, and what it has seen at {} etcd never said",
+                step_text(step),
+                view.revision
+            ));
+        }
+        let stopped_for_another =
+            matches!(step, Step::Stop { .. }) && yields(view, slot, name, instance);
+        if named(view, slot, name, instance) && is_wanted(view, slot) && !stopped_for_another {
+            return Some(format!(
+                "{name} does {}, though it is the slot's",
+                step_text(step)
+            ));
+        }
+    }
+    let held = view.in_hold();
+    for write in &plan.writes {
+        let moves = takes(write) || matches!(write, Write::Promote { .. } | Write::Retake { .. });
+        if let Some(host) = held
+            .filter(|_| moves && !runs_it(agent.observing.observed().containers.values(), write))
+        {
+            return Some(format!(
+                "{name} writes {} while {host} is in hold",
+                write_text(write)
+            ));
+        }
+        if matches!(write, Write::TakeOver { .. }) && machine.witness.is_braked(now) {
+            return Some(format!(
+                "{name} writes {} while too many hosts are missing",
+                write_text(write)
+            ));
+        }
+    }
+    let observed = agent.observing.observed();
+    if observed.engine != EngineState::Up {
+        machine.witness.illegitimate.clear();
+        return None;
+    }
+    let nobodys: BTreeSet<&InstanceId> = observed
+        .containers
+        .values()
+        .filter(|c| c.running().is_some() && !named(view, &c.owner.slot, name, &c.owner.instance))
+        .filter(|c| {
+            view.slot(&c.owner.slot).is_some_and(|s| s.claim.is_some())
+                || !is_wanted(view, &c.owner.slot)
+        })
+        .map(|c| &c.owner.instance)
+        .collect();
+    let remembered = &mut machine.witness.illegitimate;
+    remembered.retain(|instance, _| nobodys.contains(instance));
+    for instance in nobodys {
+        let since = *remembered.entry(instance.clone()).or_insert(now);
+        if now >= since + NOTICES {
+            return Some(format!(
+                "{name} has seen since {since} that {instance} is nobody's, and it still runs"
+            ));
+        }
+    }
+    None
+}
+
+/// A claim of what this host runs moves nothing.
+fn runs_it<'a>(mut containers: impl Iterator<Item = &'a ObservedContainer>, write: &Write) -> bool {
+    match write {
+        Write::Claim { claim, .. } => containers.any(|c| c.owner.instance == claim.instance),
+        _ => false,
+    }
+}
+
+/// The step ends a container.
+fn ends(step: &Step) -> Option<(&SlotId, &InstanceId)> {
+    match step {
+        Step::Stop { slot, instance, .. } | Step::Remove { slot, instance, .. } => {
+            Some((slot, instance))
+        }
+        Step::Resolve { .. } | Step::Prepare { .. } | Step::Start { .. } | Step::Rename { .. } => {
+            None
+        }
+    }
+}
+
+/// A slot's ownership is the same in both.
+fn same(one: &Snapshot, other: &Snapshot, slot: &SlotId) -> bool {
+    let wanted = |snapshot: &Snapshot| is_wanted(snapshot, slot);
+    let owned = |snapshot: &Snapshot| {
+        snapshot
+            .slot(slot)
+            .map(|s| (s.claim.clone(), s.next.clone()))
+    };
+    let none = |owned: Option<(_, _)>| owned.unwrap_or((None, None));
+    wanted(one) == wanted(other) && none(owned(one)) == none(owned(other))
+}
+
+fn is_wanted(snapshot: &Snapshot, slot: &SlotId) -> bool {
+    snapshot
+        .containers
+        .get(&slot.container)
+        .is_some_and(|c| c.is_wanted(slot.slot))
+}
+
+/// Etcd names the instance: by the claim, or by a handover to a live host.
+fn named(snapshot: &Snapshot, slot: &SlotId, host: &HostName, instance: &InstanceId) -> bool {
+    let Some(view) = snapshot.slot(slot) else {
+        return false;
+    };
+    let claimed = view
+        .claim
+        .as_ref()
+        .is_some_and(|c| c.host == *host && c.instance == *instance);
+    let next = matches!(snapshot.successor(view), Successor::Live(n) if n.host == *host && n.instance == *instance);
+    claimed || next
+}
+
+/// The holder stops first, for another.
+fn yields(snapshot: &Snapshot, slot: &SlotId, host: &HostName, instance: &InstanceId) -> bool {
+    let Some(view) = snapshot.slot(slot) else {
+        return false;
+    };
+    matches!(snapshot.successor(view), Successor::Live(n) if n.host != *host && n.instance != *instance)
+}
+
+// === writes ===
+
+/// Judges what a machine's transaction has changed.
+pub fn written(
+    world: &mut World,
+    machine: usize,
+    asker: &Asker,
+    before: &Snapshot,
+    told: &[Told],
+) -> Option<String> {
+    let mut slots = BTreeSet::new();
+    for event in told {
+        match Key::parse(event.key()) {
+            Some(Key::Claim(slot) | Key::State(slot) | Key::Next(slot)) => {
+                slots.insert(slot);
+            }
+            Some(Key::HostRecord(name)) => {
+                let harm = record_written(world, machine, before, &name);
+                if harm.is_some() {
+                    return harm;
+                }
+            }
+            _ => {}
+        }
+    }
+    let ours = before
+        .cluster
+        .as_ref()
+        .is_some_and(|c| c.id == world.cluster.id);
+    if !ours && matches!(asker, Asker::Writes { .. }) {
+        return Some(format!(
+            "{} writes to an etcd that is not its cluster's",
+            world.machines[machine].host.name
+        ));
+    }
+    let none = SlotView::default();
+    for slot in slots {
+        let name = world.machines[machine].host.name.clone();
+        let (was, is) = (
+            before.slot(&slot).unwrap_or(&none),
+            world.truth.now.slot(&slot).cloned(),
+        );
+        let change = Change {
+            me: &name,
+            before,
+            was,
+            is: &is.unwrap_or_default(),
+        };
+        let harm = change.harm();
+        let retaken = change.is_retake();
+        let holder = change.unready_over_live();
+        if let Some(harm) = harm {
+            return Some(format!("{name}, {slot}: {harm}"));
+        }
+        if let Some((host, instance)) = holder {
+            let runs = world
+                .machines
+                .iter()
+                .filter(|m| m.host.name == host)
+                .any(|m| {
+                    m.engine
+                        .running(world.cluster.id)
+                        .iter()
+                        .any(|c| c.owner.instance == instance)
+                });
+            if runs {
+                return Some(format!(
+                    "{name}, {slot}: promoted before it is ready, while {instance} still runs on {host}, which is live"
+                ));
+            }
+        }
+        if retaken {
+            let held = was.claim.as_ref().map(|c| c.modified);
+            if was.state.is_none() && held.is_some() && world.retaken.get(&slot).copied() == held {
+                return Some(format!(
+                    "{name}, {slot}: retaken from a host that has just retaken it"
+                ));
+            }
+            let now = world
+                .truth
+                .now
+                .slot(&slot)
+                .and_then(|s| Some(s.claim.as_ref()?.modified));
+            if let Some(now) = now {
+                world.retaken.insert(slot, now);
+            }
+        }
+    }
+    None
+}
+
+fn record_written(
+    world: &World,
+    machine: usize,
+    before: &Snapshot,
+    name: &HostName,
+) -> Option<String> {
+    let was = before.record(name)?;
+    let at = &world.machines[machine];
+    let own = at.witness.sessions.contains(&was.session);
+    (!own).then(|| {
+        format!(
+            "machine {machine} ({}) overwrites the record {name} of another machine",
+            at.host.name
+        )
+    })
+}
+
+struct Change<'a> {
+    me: &'a HostName,
+    before: &'a Snapshot,
+    was: &'a SlotView,
+    is: &'a SlotView,
+}
+
+impl Change<'_> {
+    /// The claim is another.
+    fn changed(&self) -> bool {
+        self.was.claim.as_ref().map(|c| c.modified) != self.is.claim.as_ref().map(|c| c.modified)
+    }
+
+    fn owner_is_live(&self) -> bool {
+        self.was
+            .claim
+            .as_ref()
+            .is_some_and(|c| self.before.is_live(&c.host))
+    }
+
+    fn is_mine(&self) -> bool {
+        self.was.claim.as_ref().is_some_and(|c| c.host == *self.me)
+    }
+
+    /// This host's handover has come to its end.
+    fn is_promotion(&self) -> bool {
+        let next = self.was.next.as_ref().filter(|n| n.host == *self.me);
+        self.changed()
+            && next.is_some_and(|n| {
+                self.is
+                    .claim
+                    .as_ref()
+                    .is_some_and(|c| c.instance == n.instance)
+            })
+    }
+
+    /// A live host loses the slot to one that has no handover.
+    fn is_retake(&self) -> bool {
+        self.changed()
+            && self.is.claim.is_some()
+            && self.owner_is_live()
+            && !self.is_mine()
+            && !self.is_promotion()
+    }
+
+    fn says(state: Option<&SlotView>, phase: Phase) -> bool {
+        state
+            .and_then(SlotView::current_state)
+            .is_some_and(|s| s.state == phase)
+    }
+
+    /// Whom a promotion of an unready instance ended, though it is live.
+    fn unready_over_live(&self) -> Option<(HostName, InstanceId)> {
+        let over =
+            self.is_promotion() && self.owner_is_live() && !Self::says(Some(self.is), Phase::Ready);
+        let claim = self.was.claim.as_ref().filter(|_| over)?;
+        Some((claim.host.clone(), claim.instance.clone()))
+    }
+
+    /// What must not be.
+    fn harm(&self) -> Option<&'static str> {
+        let theirs = |host: &HostName| host != self.me;
+        if self.changed() {
+            match (&self.was.claim, &self.is.claim) {
+                (_, Some(new)) if theirs(&new.host) => return Some("claims for another host"),
+                (Some(_), None) if !self.is_mine() && self.owner_is_live() => {
+                    return Some("deletes the claim of a live host");
+                }
+                (Some(_), Some(_)) if self.is_retake() => {
+                    if Self::says(Some(self.was), Phase::Ready) {
+                        return Some("takes the slot of a live host that is ready");
+                    }
+                    if !Self::says(Some(self.is), Phase::Ready) && !self.is_marked() {
+                        return Some("retakes a slot and says nothing of its state");
+                    }
+                }
+                (Some(_), Some(_))
+                    if self.unready_over_live().is_some()
+                        && !Self::says(Some(self.was), Phase::Stopped) =>
+                {
+                    return Some(
+                        "is promoted before it is ready, over a live host that has not stopped",
+                    );
+                }
+                _ => {}
+            }
+        } else if self.was.state.as_ref().map(|s| s.modified)
+            != self.is.state.as_ref().map(|s| s.modified)
+        {
+            if !self.is_mine() {
+                return Some("writes or deletes the state of another owner");
+            }
+            if self.is.state.is_some() && self.is.current_state().is_none() {
+                return Some("writes the state of an instance that is not the claim's");
+            }
+        }
+        let next = |view: &SlotView| view.next.as_ref().map(|n| n.modified);
+        if next(self.was) != next(self.is)
+            && let Successor::Live(was) = self.before.successor(self.was)
+            && theirs(&was.host)
+            && !self.is_retake()
+        {
+            return Some("overwrites or deletes the handover to a live host");
+        }
+        if self.changed()
+            && self.is.next.is_some()
+            && self.is.claim.is_some()
+            && self.was.claim.as_ref().map(|c| &c.host) != self.is.claim.as_ref().map(|c| &c.host)
+        {
+            return Some("gives the slot another owner and leaves a handover from the former one");
+        }
+        None
+    }
+
+    /// Left to the check of two retakes in a row.
+    fn is_marked(&self) -> bool {
+        self.is.state.is_none()
+    }
+}
+
+// === words ===
+
+/// A write in one line, with its guards.
+pub fn write_text(write: &Write) -> String {
+    format!("{write:?}")
+}
+
+/// A step in one line.
+pub fn step_text(step: &Step) -> String {
+    let what = match step {
+        Step::Resolve { container, rev, .. } => format!("{container} at {rev}"),
+        Step::Prepare { slot, instance, .. }
+        | Step::Start { slot, instance, .. }
+        | Step::Stop { slot, instance, .. }
+        | Step::Remove { slot, instance, .. }
+        | Step::Rename { slot, instance, .. } => format!("{slot} {instance}"),
+    };
+    format!("{} {what}", step.kind())
+}

@@ -1,0 +1,33 @@
+//! What happened, for people: written only when somebody reads it.
+
+use std::fmt::Write as _;
+
+/// The story of one seed.
+#[derive(Debug, Default)]
+pub struct Trace {
+    on: bool,
+    text: String,
+}
+
+impl Trace {
+    /// An empty story; nothing is kept unless `on`.
+    pub fn new(on: bool) -> Self {
+        Self {
+            on,
+            text: String::new(),
+        }
+    }
+
+    /// One line: when, who, what.
+    pub fn say(&mut self, now: u64, who: &str, what: impl FnOnce() -> String) {
+        if self.on {
+            let (seconds, ms) = (now / 1_000, now % 1_000);
+            let _ = writeln!(self.text, "{seconds:>5}.{ms:03} {who:<6} {}", what());
+        }
+    }
+
+    /// All of it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
