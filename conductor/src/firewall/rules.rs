@@ -1,0 +1,299 @@
+//! The rules as values: what they are to say, and what makes them so. Pure.
+//!
+//! What stands is read from `iptables -S`; what changes it is one input for
+//! `iptables-restore --noflush`, which the kernel takes as a whole or not at all.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use manifests::manifest::Protocol;
+
+/// The agent's chain in the table `filter`.
+pub const CHAIN: &str = "DOKKAA";
+/// The chain that `check` tries.
+const TRIAL: &str = "DOKKAA-TRIAL";
+/// The one that Docker keeps for others, ahead of its own rules.
+const DOCKER_USER: &str = "DOCKER-USER";
+
+/// What the rules are to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The address that instances' ports are published on.
+    pub host_ip: IpAddr,
+    /// The agent's range of ports.
+    pub ports: RangeInclusive<u16>,
+    /// Interfaces of bridges with this machine's containers.
+    pub bridges: BTreeSet<String>,
+    /// Who else may connect, of the same family as `host_ip`.
+    pub peers: BTreeSet<IpAddr>,
+    /// Ports of the range that are for the world.
+    pub exempt: BTreeSet<(u16, Protocol)>,
+}
+
+/// The rules of the chain in order, as `iptables -S` prints them.
+///
+/// Docker has changed the destination of what it forwards, so connection tracking is asked for the one before that. The
+/// first three rules let go what is not opened now or not to our ports: the list of peers is walked for nothing else.
+pub(super) fn rules(wanted: &Wanted) -> Vec<String> {
+    rules_in(CHAIN, wanted)
+}
+
+fn rules_in(chain: &str, wanted: &Wanted) -> Vec<String> {
+    let Wanted {
+        host_ip,
+        ports,
+        bridges,
+        peers,
+        exempt,
+    } = wanted;
+    let mut matches = vec![
+        "-m conntrack ! --ctstate NEW".to_owned(),
+        format!("-m conntrack ! --ctorigdst {host_ip}"),
+        format!(
+            "-m conntrack ! --ctorigdstport {}:{}",
+            ports.start(),
+            ports.end()
+        ),
+        "-i lo".to_owned(),
+    ];
+    matches.extend(bridges.iter().map(|bridge| format!("-i {bridge}")));
+    matches.extend(exempt.iter().map(|(port, protocol)| {
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        format!("-p {protocol} -m conntrack --ctorigdstport {port}")
+    }));
+    matches.extend(peers.iter().map(|peer| match peer {
+        IpAddr::V4(ip) => format!("-s {ip}/32"),
+        IpAddr::V6(ip) => format!("-s {ip}/128"),
+    }));
+    let returns = matches.iter().map(|m| format!("-A {chain} {m} -j RETURN"));
+    // What else has a number for a port, such as a ping's type, is none of ours.
+    let drops = ["tcp", "udp"].map(|p| format!("-A {chain} -p {p} -j DROP"));
+    returns.chain(drops).collect()
+}
+
+/// What stands in the table, as far as it concerns us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// The rules of our chain; none if there is no such chain.
+    pub(super) chain: Option<Vec<String>>,
+    /// The rules elsewhere that lead to it.
+    jumps: Vec<String>,
+    /// What is forwarded passes DOCKER-USER.
+    has_docker_user: bool,
+}
+
+impl Shown {
+    /// Reads the output of `iptables -S`.
+    pub(super) fn read(text: &str) -> Self {
+        let mut shown = Self::default();
+        let of_chain = format!("-A {CHAIN} ");
+        let (jump, goto) = (format!(" -j {CHAIN}"), format!(" -g {CHAIN}"));
+        for line in text.lines().map(str::trim_end) {
+            if line == format!("-N {CHAIN}") {
+                shown.chain.get_or_insert_default();
+            } else if line.starts_with(&of_chain) {
+                shown.chain.get_or_insert_default().push(line.to_owned());
+            } else if line.ends_with(&jump) || line.ends_with(&goto) {
+                shown.jumps.push(line.to_owned());
+            }
+            shown.has_docker_user |= line == format!("-A FORWARD -j {DOCKER_USER}");
+        }
+        shown
+    }
+
+    /// The jumps that there must be, each once. Docker keeps its DOCKER-USER ahead of all its rules, and what is in it;
+    /// where it has none, or nothing leads there, ours goes straight ahead of what is forwarded.
+    fn wanted_jumps(&self) -> [String; 2] {
+        let forward = if self.has_docker_user {
+            DOCKER_USER
+        } else {
+            "FORWARD"
+        };
+        [forward, "INPUT"].map(|parent| format!("-A {parent} -j {CHAIN}"))
+    }
+}
+
+/// What makes the table as it is wanted; none if it is. `as_shown`: the wanted chain as it is printed here.
+pub(super) fn change(shown: &Shown, wanted: &Wanted, as_shown: &[String]) -> Option<String> {
+    let mut lines = Vec::new();
+    if shown.chain.as_deref() != Some(as_shown) {
+        // Named like this, a chain is made, or emptied.
+        lines.push(format!(":{CHAIN} - [0:0]"));
+        lines.extend(rules(wanted));
+    }
+    let mut missing: Vec<String> = shown.wanted_jumps().into();
+    for jump in &shown.jumps {
+        match missing.iter().position(|wanted| wanted == jump) {
+            Some(there) => drop(missing.remove(there)),
+            None => lines.push(jump.replacen("-A", "-D", 1)),
+        }
+    }
+    lines.extend(missing.iter().map(|jump| jump.replacen("-A", "-I", 1)));
+    (!lines.is_empty()).then(|| input(&lines))
+}
+
+/// What takes all of ours out of the table; none if there is nothing.
+pub(super) fn removal(shown: &Shown) -> Option<String> {
+    let deleted = shown.jumps.iter().map(|jump| jump.replacen("-A", "-D", 1));
+    let mut lines: Vec<String> = deleted.collect();
+    if shown.chain.is_some() {
+        lines.extend([format!("-F {CHAIN}"), format!("-X {CHAIN}")]);
+    }
+    (!lines.is_empty()).then(|| input(&lines))
+}
+
+/// What tries whether such rules can be set, and what removes them again. Nothing leads to them.
+pub(super) fn trial(host_ip: IpAddr) -> (String, String) {
+    let all_kinds = Wanted {
+        host_ip,
+        ports: 1..=2,
+        bridges: BTreeSet::new(),
+        peers: [host_ip].into(),
+        exempt: [(1, Protocol::Tcp), (1, Protocol::Udp)].into(),
+    };
+    let mut set = vec![format!(":{TRIAL} - [0:0]")];
+    set.extend(rules_in(TRIAL, &all_kinds));
+    let unset = [format!("-F {TRIAL}"), format!("-X {TRIAL}")];
+    (input(&set), input(&unset))
+}
+
+fn input(lines: &[String]) -> String {
+    format!("*filter\n{}\nCOMMIT\n", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCKERS: &str = "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N DOCKER\n-N DOCKER-USER\n\
+        -A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n-A DOCKER-USER -j RETURN\n";
+
+    fn wanted() -> Wanted {
+        Wanted {
+            host_ip: IpAddr::from([10, 0, 0, 1]),
+            ports: 20_000..=29_999,
+            bridges: ["docker0".to_owned()].into(),
+            peers: [IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 10])].into(),
+            exempt: [(25_565, Protocol::Tcp), (25_565, Protocol::Udp)].into(),
+        }
+    }
+
+    fn to_be_done(shown: &str) -> Option<String> {
+        change(&Shown::read(shown), &wanted(), &rules(&wanted()))
+    }
+
+    #[test]
+    fn the_chain_lets_in_who_is_named_and_nobody_else() {
+        assert_eq!(
+            rules(&wanted()),
+            [
+                "-A DOKKAA -m conntrack ! --ctstate NEW -j RETURN",
+                "-A DOKKAA -m conntrack ! --ctorigdst 10.0.0.1 -j RETURN",
+                "-A DOKKAA -m conntrack ! --ctorigdstport 20000:29999 -j RETURN",
+                "-A DOKKAA -i lo -j RETURN",
+                "-A DOKKAA -i docker0 -j RETURN",
+                "-A DOKKAA -p tcp -m conntrack --ctorigdstport 25565 -j RETURN",
+                "-A DOKKAA -p udp -m conntrack --ctorigdstport 25565 -j RETURN",
+                "-A DOKKAA -s 10.0.0.2/32 -j RETURN",
+                "-A DOKKAA -s 10.0.0.10/32 -j RETURN",
+                "-A DOKKAA -p tcp -j DROP",
+                "-A DOKKAA -p udp -j DROP",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_set_and_what_stands_is_left_alone() {
+        let chain = rules(&wanted()).join("\n");
+        assert_eq!(
+            to_be_done(DOCKERS).expect("a change"),
+            format!(
+                "*filter\n:DOKKAA - [0:0]\n{chain}\n-I DOCKER-USER -j DOKKAA\n-I INPUT -j DOKKAA\nCOMMIT\n"
+            )
+        );
+        let jumps = "-N DOKKAA\n-A INPUT -j DOKKAA\n-A DOCKER-USER -j DOKKAA\n";
+        assert_eq!(to_be_done(&format!("{DOCKERS}{jumps}{chain}\n")), None);
+        let flushed = to_be_done(&format!("{DOCKERS}{jumps}")).expect("a change");
+        assert_eq!(
+            flushed,
+            format!("*filter\n:DOKKAA - [0:0]\n{chain}\nCOMMIT\n")
+        );
+        let shorter = chain.replace("-A DOKKAA -p udp -j DROP", "");
+        assert!(to_be_done(&format!("{DOCKERS}{jumps}{shorter}")).is_some());
+        let jump_lost = "-N DOKKAA\n-A INPUT -j DOKKAA\n";
+        assert_eq!(
+            to_be_done(&format!("{DOCKERS}{jump_lost}{chain}\n")).expect("a change"),
+            "*filter\n-I DOCKER-USER -j DOKKAA\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn another_spelling_of_the_same_chain_is_known_once_it_was_seen() {
+        let spelt: Vec<String> = rules(&wanted())
+            .iter()
+            .map(|rule| rule.replace("--ctorigdst 10.0.0.1", "--ctorigdst 10.0.0.1/32"))
+            .collect();
+        let shown = format!(
+            "{DOCKERS}-N DOKKAA\n-A INPUT -j DOKKAA\n-A DOCKER-USER -j DOKKAA\n{}\n",
+            spelt.join("\n")
+        );
+        let shown = Shown::read(&shown);
+        assert!(change(&shown, &wanted(), &rules(&wanted())).is_some());
+        assert_eq!(change(&shown, &wanted(), &spelt), None);
+    }
+
+    #[test]
+    fn where_docker_user_leads_nowhere_the_jump_is_in_forward_and_moves_when_docker_is_back() {
+        let chain = format!("-N DOKKAA\n{}\n", rules(&wanted()).join("\n"));
+        let flushed = format!("-P FORWARD DROP\n-N DOCKER-USER\n{chain}");
+        assert_eq!(
+            to_be_done(&flushed).expect("a change"),
+            "*filter\n-I FORWARD -j DOKKAA\n-I INPUT -j DOKKAA\nCOMMIT\n"
+        );
+        let back = format!("{DOCKERS}{chain}-A INPUT -j DOKKAA\n-A FORWARD -j DOKKAA\n");
+        assert_eq!(
+            to_be_done(&back).expect("a change"),
+            "*filter\n-D FORWARD -j DOKKAA\n-I DOCKER-USER -j DOKKAA\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn one_jump_is_enough() {
+        let twice = format!(
+            "{DOCKERS}-N DOKKAA\n-A INPUT -j DOKKAA\n-A INPUT -i eth0 -j DOKKAA\n-A INPUT -j DOKKAA\n\
+             -A DOCKER-USER -j DOKKAA\n{}\n",
+            rules(&wanted()).join("\n")
+        );
+        assert_eq!(
+            to_be_done(&twice).expect("a change"),
+            "*filter\n-D INPUT -i eth0 -j DOKKAA\n-D INPUT -j DOKKAA\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn nothing_of_ours_is_left_and_nothing_of_others_is_touched() {
+        assert_eq!(removal(&Shown::read(DOCKERS)), None);
+        let ours = "-N DOKKAA\n-N DOKKAA-X\n-A INPUT -j DOKKAA\n-A DOCKER-USER -j DOKKAA\n-A INPUT -j DOKKAA-X\n\
+             -A DOKKAA -p tcp -j DROP\n-A DOKKAA-X -p tcp -j DROP\n";
+        assert_eq!(
+            removal(&Shown::read(&format!("{DOCKERS}{ours}"))).expect("something to remove"),
+            "*filter\n-D INPUT -j DOKKAA\n-D DOCKER-USER -j DOKKAA\n-F DOKKAA\n-X DOKKAA\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn addresses_of_the_other_kind_are_written_in_full() {
+        let v6 = Wanted {
+            host_ip: "fd00::1".parse().expect("an address"),
+            peers: ["fd00::2".parse().expect("an address")].into(),
+            ..wanted()
+        };
+        let rules = rules(&v6).join("\n");
+        assert!(rules.contains("! --ctorigdst fd00::1 -j"), "{rules}");
+        assert!(rules.contains("-s fd00::2/128 -j RETURN"), "{rules}");
+    }
+}

@@ -1,0 +1,402 @@
+//! The rules against real connections: three network namespaces, a host between the world and a container.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use conductor_core::snapshot::Change;
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use super::*;
+use crate::netns::inside;
+
+const HOST: &str = "10.98.0.1";
+const PEER: &str = "10.98.0.2";
+const STRANGER: &str = "10.98.0.3";
+/// Forwarded to the container, as Docker does it.
+const INSTANCE: &str = "10.98.0.1:20001";
+/// Somebody on the host listens there, as Docker's proxy does it.
+const PROXIED: &str = "10.98.0.1:20002";
+/// Forwarded too, and the `host_port` of a service.
+const HOST_PORT: &str = "10.98.0.1:25565";
+/// Longer than any connection takes, and as long as a dropped one is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A network namespace; it ends when it is dropped.
+struct Space(Child);
+
+impl Space {
+    fn new() -> Self {
+        let mut keeper = Command::new("unshare")
+            .args([
+                "--net",
+                "sh",
+                "-c",
+                "ip link set lo up && echo made && exec cat",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut said = String::new();
+        let stdout = keeper.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut said).expect("a line");
+        assert_eq!(
+            said, "made\n",
+            "a network namespace needs root and iproute2"
+        );
+        Self(keeper)
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Runs a script in it; what it printed.
+    fn sh(&self, script: &str) -> String {
+        let pid = self.pid().to_string();
+        let ran = Command::new("nsenter")
+            .args(["--target", &pid, "--net", "sh", "-ec", script])
+            .output()
+            .expect("nsenter");
+        let complaint = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{script}: {complaint}");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    }
+
+    /// Does async work in it.
+    async fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T>,
+    {
+        let work = move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime")
+                .block_on(work())
+        };
+        inside(self.pid(), "space", work).await.expect("entered")
+    }
+
+    async fn listen(&self, at: &'static str) -> TcpListener {
+        self.run(move || async move { TcpListener::bind(at).expect("bound") })
+            .await
+    }
+
+    /// Whether a connection is opened; one that is refused instead of dropped is an error.
+    async fn connects(&self, from: &'static str, to: &'static str) -> bool {
+        let from = SocketAddr::new(from.parse().expect("an address"), 0);
+        let to: SocketAddr = to.parse().expect("an address");
+        self.run(move || async move {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.bind(&from.into()).expect("bound");
+            match socket.connect_timeout(&to.into(), PATIENCE) {
+                Ok(()) => true,
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => false,
+                Err(error) => panic!("{from} to {to}: {error}"),
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A host between the world and a container of its own.
+struct Site {
+    world: Space,
+    host: Space,
+    container: Space,
+    #[expect(dead_code, reason = "held, not read")]
+    listening: [TcpListener; 2],
+}
+
+impl Site {
+    async fn new() -> Self {
+        let (world, host, container) = (Space::new(), Space::new(), Space::new());
+        host.sh(&format!(
+            "ip link add eth0 type veth peer name eth0 netns {}
+             ip link add docker0 type veth peer name eth0 netns {}
+             ip addr add {HOST}/24 dev eth0 && ip link set eth0 up
+             ip addr add 172.30.0.1/24 dev docker0 && ip link set docker0 up
+             echo 1 >/proc/sys/net/ipv4/ip_forward
+             iptables -N DOCKER-USER && iptables -A DOCKER-USER -j RETURN
+             iptables -A FORWARD -j DOCKER-USER
+             for port in 20001 25565; do
+                 iptables -t nat -A PREROUTING -d {HOST} -p tcp --dport $port -j DNAT --to 172.30.0.2:80
+             done",
+            world.pid(),
+            container.pid(),
+        ));
+        world.sh(&format!(
+            "ip addr add {PEER}/24 dev eth0 && ip addr add {STRANGER}/24 dev eth0 && ip link set eth0 up"
+        ));
+        container.sh(
+            "ip addr add 172.30.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 172.30.0.1",
+        );
+        let listening = [
+            container.listen("172.30.0.2:80").await,
+            host.listen(PROXIED).await,
+        ];
+        Self {
+            world,
+            host,
+            container,
+            listening,
+        }
+    }
+
+    /// Who reaches what: instance, proxied, `host_port`.
+    async fn reach(&self, from: &'static str) -> [bool; 3] {
+        let mut reach = [false; 3];
+        for (reached, to) in reach.iter_mut().zip([INSTANCE, PROXIED, HOST_PORT]) {
+            *reached = self.world.connects(from, to).await;
+        }
+        reach
+    }
+
+    /// Waits until the host's table is as expected.
+    async fn shows(&self, what: &str, is_so: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        loop {
+            let table = self.host.sh("iptables -S");
+            if is_so(&table) {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "{what}:\n{table}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// A view with these hosts, in which `h1` has a service with the `host_port`.
+fn seen(hosts: &[(&str, &str)], stale: bool) -> Seen {
+    let put = |key: String, value: serde_json::Value| Change::Put {
+        key,
+        value: value.to_string().into_bytes(),
+        modified: 5,
+        created: 5,
+    };
+    let id = uuid::Uuid::nil();
+    let mut changes: Vec<Change> = hosts
+        .iter()
+        .map(|(name, addr)| {
+            let record = json!({
+                "id": id, "session": id, "epoch": 0, "state": "up", "addr": addr,
+                "versions": {"agent": "0", "placement": []},
+            });
+            put(format!("/hosts/{name}/record"), record)
+        })
+        .collect();
+    let services = json!({
+        "game": {"port": 80, "host_port": 25_565},
+        "outside-the-range": {"port": 81, "host_port": 81},
+    });
+    changes.push(put(
+        "/apps/a/game/manifest".to_owned(),
+        json!({"image": "x", "scale": 2, "services": services}),
+    ));
+    changes.push(put(
+        "/apps/a/elsewhere/manifest".to_owned(),
+        json!({"image": "x", "services": {"s": {"port": 80, "host_port": 25_566}}}),
+    ));
+    for (slot, host) in [("a/game/slots/0", "h1"), ("a/elsewhere/slots/0", "h2")] {
+        changes.push(put(
+            format!("/claims/{slot}"),
+            json!({"host": host, "instance": "0123456789ab", "manifest_rev": 5}),
+        ));
+    }
+    let mut snapshot = Snapshot::default();
+    snapshot.apply(changes, 5);
+    Seen {
+        snapshot,
+        stale,
+        distrust: None,
+    }
+}
+
+const BOTH: [(&str, &str); 2] = [("h1", HOST), ("h2", PEER)];
+const ALL: [(&str, &str); 3] = [("h1", HOST), ("h2", PEER), ("h3", STRANGER)];
+
+fn setup(published: &Arc<Published>, again: &Arc<Notify>) -> Setup {
+    Setup {
+        instance_ports: InstancePorts::Peers,
+        host: "h1".parse().expect("a name"),
+        host_ip: HOST.parse().expect("an address"),
+        range: 20_000..=29_999,
+        bridge: "docker0".to_owned(),
+        published: Arc::clone(published),
+        again: Arc::clone(again),
+        problem: watch::Sender::new(None),
+        every: Duration::from_millis(200),
+    }
+}
+
+fn publish(published: &Published, seen: Seen) {
+    published.seen.store(Arc::new(Some(seen)));
+    published
+        .revision
+        .send_modify(|(revision, _)| *revision += 1);
+}
+
+fn forwards(table: &str, parent: &str) -> bool {
+    table.contains("-A DOKKAA -p udp -j DROP") && table.contains(&format!("-A {parent} -j DOKKAA"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_is_named_reaches_an_instance() {
+    let site = Site::new().await;
+    let (published, again) = (Arc::new(Published::default()), Arc::new(Notify::new()));
+    publish(&published, seen(&BOTH, false));
+    assert_eq!(site.reach(STRANGER).await, [true; 3], "before all rules");
+    let before = site.host.sh("iptables -S");
+
+    let stop = CancellationToken::new();
+    let running = {
+        let (setup, stop, pid) = (setup(&published, &again), stop.clone(), site.host.pid());
+        let work = move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime")
+                .block_on(run(setup, stop));
+        };
+        tokio::spawn(async move { inside(pid, "firewall", work).await })
+    };
+    site.shows("the rules are set", |table| forwards(table, "DOCKER-USER"))
+        .await;
+    assert_eq!(site.reach(PEER).await, [true; 3]);
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+    assert!(site.container.connects("172.30.0.2", PROXIED).await);
+    assert!(site.host.connects(HOST, PROXIED).await);
+
+    // A host that joins is let in, and one that has gone is not, but by a view that is old nobody is shut out.
+    let has_stranger = |table: &str| table.contains(&format!("-s {STRANGER}/32"));
+    publish(&published, seen(&ALL, false));
+    site.shows("a third host", has_stranger).await;
+    assert_eq!(site.reach(STRANGER).await, [true; 3]);
+    let open = site
+        .host
+        .sh("iptables -S DOKKAA | grep -c -- '-s 10.98.0.'");
+    assert_eq!(open.trim(), "3");
+    publish(&published, seen(&BOTH, false));
+    site.shows("two hosts", |table| !has_stranger(table)).await;
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+
+    // Whoever flushes all rules opens nothing for long.
+    site.host.sh("iptables -F");
+    site.shows("the rules are back", |table| forwards(table, "FORWARD"))
+        .await;
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+    assert_eq!(site.reach(PEER).await, [true; 3]);
+    // And Docker starts again.
+    site.host.sh("iptables -I FORWARD -j DOCKER-USER");
+    again.notify_one();
+    site.shows("the jump has moved", |table| {
+        forwards(table, "DOCKER-USER") && !forwards(table, "FORWARD")
+    })
+    .await;
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+
+    // The rules outlive who set them; the next one finds them as they are to be.
+    stop.cancel();
+    running.await.expect("joined").expect("entered");
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+    let counted = site.host.sh("iptables -S -v");
+    let next = setup(&published, &again);
+    site.host
+        .run(move || async move {
+            let mut keeper = Keeper::new(&next);
+            assert!(keeper.follow() && !keeper.follow());
+            keeper.keep().await;
+            assert_eq!(*next.problem.borrow(), None);
+        })
+        .await;
+    assert_eq!(
+        site.host.sh("iptables -S -v"),
+        counted,
+        "nothing is written"
+    );
+
+    assert!(site.host.run(remove).await.expect("removed"));
+    assert!(!site.host.run(remove).await.expect("nothing to remove"));
+    let restored = before.replace("-A DOCKER-USER -j RETURN\n", "");
+    assert_eq!(site.host.sh("iptables -S"), restored);
+    assert_eq!(site.reach(STRANGER).await, [true; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_host_loses_what_an_earlier_start_left() {
+    let host = Space::new();
+    let published = Arc::new(Published::default());
+    publish(&published, seen(&BOTH, false));
+    let mut setup = setup(&published, &Arc::default());
+    setup.every = RECHECK;
+    let mut open = self::setup(&published, &Arc::default());
+    open.instance_ports = InstancePorts::Open;
+    host.run(move || async move {
+        let mut keeper = Keeper::new(&setup);
+        keeper.follow();
+        keeper.keep().await;
+    })
+    .await;
+    assert!(host.sh("iptables -S").contains(CHAIN));
+    host.run(move || run(open, CancellationToken::new())).await;
+    assert!(!host.sh("iptables -S").contains(CHAIN));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_rules_can_be_set_is_tried_and_leaves_nothing() {
+    let host = Space::new();
+    for (ip, tables) in [(HOST, "iptables -S"), ("fd00::1", "ip6tables -S")] {
+        let before = host.sh(tables);
+        let ip: IpAddr = ip.parse().expect("an address");
+        host.run(move || check(ip)).await.expect("rules can be set");
+        assert_eq!(host.sh(tables), before);
+    }
+}
+
+#[test]
+fn what_is_wanted_follows_records_and_claims() {
+    let published = Arc::new(Published::default());
+    let setup = setup(&published, &Arc::default());
+    let interfaces =
+        "Inter-|   Receive\n    lo: 1\n docker0: 2\nbr-0123456789ab: 3\nbr-lan: 4\n eth0: 5\n";
+    let hosts = [("h1", HOST), ("h2", PEER), ("h3", "fd00::3")];
+    let first = wanted(&setup, &seen(&hosts, false), interfaces, None);
+    let ips = |texts: &[&str]| -> BTreeSet<IpAddr> {
+        texts
+            .iter()
+            .map(|t| t.parse().expect("an address"))
+            .collect()
+    };
+    assert_eq!(first.peers, ips(&[HOST, PEER]));
+    assert_eq!(first.exempt, [(25_565, Protocol::Tcp)].into());
+    let bridges: Vec<&str> = first.bridges.iter().map(String::as_str).collect();
+    assert_eq!(bridges, ["br-0123456789ab", "docker0"]);
+
+    // While etcd is away the last known hosts stay, and new ones come.
+    let alone = [("h1", HOST), ("h3", STRANGER)];
+    let old = wanted(&setup, &seen(&alone, true), interfaces, Some(&first));
+    assert_eq!(old.peers, ips(&[HOST, PEER, STRANGER]));
+    let back = wanted(&setup, &seen(&alone, false), interfaces, Some(&old));
+    assert_eq!(back.peers, ips(&[HOST, STRANGER]));
+    let distrusted = Seen {
+        distrust: Some("another cluster".to_owned()),
+        ..seen(&[], false)
+    };
+    let kept = wanted(&setup, &distrusted, interfaces, Some(&back));
+    assert_eq!(kept.peers, back.peers);
+}
