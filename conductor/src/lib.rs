@@ -18,7 +18,6 @@ pub mod credentials;
 pub mod engine;
 pub mod events;
 pub mod firewall;
-pub mod firewall;
 mod following;
 pub mod images;
 mod looks;
