@@ -404,4 +404,7 @@ pub trait Kv: Send + Sync + 'static {
 
     /// The endpoint that streams go to is distrusted: the next watch goes to another one, if there is one.
     fn avoid_stream_endpoint(&self) {}
+
+    /// The endpoint that calls go to is distrusted: the next call goes to another one, if there is one.
+    fn avoid_call_endpoint(&self) {}
 }

@@ -291,4 +291,8 @@ impl Kv for EtcdKv {
     fn avoid_stream_endpoint(&self) {
         self.streams.give_up_present();
     }
+
+    fn avoid_call_endpoint(&self) {
+        self.calls.give_up_present();
+    }
 }

@@ -165,6 +165,10 @@ impl Driver {
             Step::Read => {
                 self.stream = None;
                 tokio::time::sleep(self.view.pause()).await;
+                if !self.trust.is_trusted() {
+                    // Another endpoint may be the right one.
+                    self.kv.avoid_call_endpoint();
+                }
                 let reply = self.kv.range(Range::key(Key::Cluster)).await?;
                 let cluster: Option<Cluster> = reply
                     .kvs

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use store::etcd::{EtcdKv, EtcdOptions};
 use store::kv::{Kv, KvError, Range};
-use store::memory::MemKv;
+use store::memory::{MemEtcd, MemKv};
 use store::{Op, Txn, TxnReply};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -89,6 +89,50 @@ impl RealEtcd {
         self.child.wait().ok();
     }
 
+    /// A snapshot in its folder, made as an operator makes one.
+    pub(crate) fn save(&self) -> PathBuf {
+        let file = self.folder.path().join("snapshot");
+        self.etcdctl(&["--endpoints", &self.address, "snapshot", "save", "snapshot"]);
+        file
+    }
+
+    /// Starts it, when it has been killed, with the data of a snapshot, or without any; its own is kept.
+    pub(crate) fn start_with(&mut self, snapshot: Option<&Path>) {
+        let folder = self.folder.path();
+        std::fs::rename(folder.join("data"), folder.join("before")).expect("renames");
+        if let Some(snapshot) = snapshot {
+            // With the token that it always had: to its clients it is the same cluster.
+            self.etcdctl(&[
+                "snapshot",
+                "restore",
+                snapshot.to_str().expect("text"),
+                "--data-dir=data",
+                "--initial-cluster=default=http://127.0.0.1:0",
+                "--initial-advertise-peer-urls=http://127.0.0.1:0",
+            ]);
+        }
+        self.restart();
+    }
+
+    /// Starts it, when it has been killed, with the data that it had before `start_with`.
+    pub(crate) fn start_with_its_own(&mut self) {
+        let folder = self.folder.path();
+        std::fs::remove_dir_all(folder.join("data")).expect("removes");
+        std::fs::rename(folder.join("before"), folder.join("data")).expect("renames");
+        self.restart();
+    }
+
+    fn etcdctl(&self, args: &[&str]) {
+        let output = Command::new("etcdctl")
+            .current_dir(self.folder.path())
+            .env("ETCDCTL_API", "3")
+            .args(args)
+            .output()
+            .expect("etcdctl is in PATH");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "etcdctl {args:?}: {said}");
+    }
+
     pub(crate) fn options(&self) -> EtcdOptions {
         EtcdOptions::new([self.address.clone()])
     }
@@ -146,11 +190,19 @@ fn run(folder: &Path, client: &str, peer: &str, more: &[&str]) -> (Child, String
     panic!("etcd did not start; its last line: {last}");
 }
 
+/// What a `Backend` can be restored to.
+pub(crate) struct Backup {
+    memory: Option<MemEtcd>,
+    file: Option<PathBuf>,
+}
+
 /// One of the two.
 pub(crate) struct Backend {
     pub(crate) kv: Arc<dyn Kv>,
     memory: Option<MemKv>,
     etcd: Option<RealEtcd>,
+    /// What was in memory before a restore.
+    before: Option<MemEtcd>,
 }
 
 impl Backend {
@@ -160,6 +212,7 @@ impl Backend {
             kv: Arc::new(memory.clone()),
             memory: Some(memory),
             etcd: None,
+            before: None,
         }
     }
 
@@ -169,6 +222,7 @@ impl Backend {
             kv: etcd.kv(),
             memory: None,
             etcd: Some(etcd),
+            before: None,
         }
     }
 
@@ -197,6 +251,49 @@ impl Backend {
                 .compact(revision, Some(options))
                 .await
                 .expect("compacts");
+        }
+    }
+
+    /// A backup as an operator makes one.
+    pub(crate) fn back_up(&self) -> Backup {
+        Backup {
+            memory: self.memory.as_ref().map(|kv| kv.with(|etcd| etcd.clone())),
+            file: self.etcd.as_ref().map(RealEtcd::save),
+        }
+    }
+
+    /// Ends it; its data stays.
+    pub(crate) fn go_down(&mut self) {
+        if let Some(memory) = &self.memory {
+            memory.set_unavailable(true);
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.kill();
+        }
+    }
+
+    /// When it is down: starts it with the data of a backup, or without any.
+    pub(crate) fn come_up_with(&mut self, backup: Option<&Backup>) {
+        if let Some(memory) = &self.memory {
+            let data = backup.and_then(|backup| backup.memory.clone());
+            let data = data.unwrap_or_default();
+            self.before = Some(memory.with(|etcd| std::mem::replace(etcd, data)));
+            memory.set_unavailable(false);
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.start_with(backup.and_then(|backup| backup.file.as_deref()));
+        }
+    }
+
+    /// When it is down: starts it with the data that it had before `come_up_with`.
+    pub(crate) fn come_up_with_its_own(&mut self) {
+        if let Some(memory) = &self.memory {
+            let data = self.before.take().expect("was restored before");
+            memory.with(|etcd| *etcd = data);
+            memory.set_unavailable(false);
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.start_with_its_own();
         }
     }
 

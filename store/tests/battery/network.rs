@@ -9,6 +9,7 @@ use rcgen::{
 use store::Op;
 use store::etcd::{EtcdKv, EtcdOptions};
 use store::kv::{Event, KeyRange, Kv, KvError, Range, Watch, WatchReply};
+use store::view::{Reason, Trust, ViewOptions};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::harness::{RealEtcd, get, put, txn, wait_for};
+use crate::view::{Running, cluster, manifest, put_cluster};
 
 /// A TCP proxy whose cable can be pulled: then nothing passes, and nobody is told.
 struct Proxy {
@@ -271,6 +273,34 @@ async fn when_one_endpoint_hangs_the_other_is_used() {
         kv.lease_keep_alive(lease).await.ok()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_finds_the_endpoint_that_is_its_cluster_and_finds_it_again() {
+    let (etcd, stranger) = (RealEtcd::start(), RealEtcd::start());
+    let proxy = Proxy::to(etcd.address()).await;
+    let (ours, other) = (cluster(), cluster());
+    let direct = etcd.kv();
+    put_cluster(&*direct, &ours).await;
+    put(&*direct, &manifest("a"), "{}").await;
+    put_cluster(&*stranger.kv(), &other).await;
+    let kv = client(&[&proxy.address, stranger.address()]);
+    let mut view = Running::start(kv, ViewOptions::new(ours.clone(), None, None));
+    let update = view.until("a complete view", |u| u.complete).await;
+    assert!(update.trust.is_trusted());
+    proxy.pull(true);
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    let reason = Reason::OtherCluster {
+        known: ours.id,
+        found: other.id,
+    };
+    assert_eq!(update.trust, Trust::Distrust(reason));
+    put(&*direct, &manifest("b"), "{}").await;
+    proxy.pull(false);
+    let update = view.until("trust", |u| u.complete).await;
+    assert!(update.trust.is_trusted());
+    assert_eq!(update.snapshot.containers.size(), 2);
+    view.stop().await;
 }
 
 /// A folder with `ca.pem`, and `<name>.pem` and `<name>.key` for each name, signed by it.

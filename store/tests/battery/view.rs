@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::harness::{Backend, both, delete, put, txn};
+use crate::harness::{Backend, Backup, both, delete, put, txn, wait_for};
 
 both!(
     a_view_lists_page_by_page_and_follows,
@@ -31,6 +31,15 @@ both!(
     when_the_clusters_key_goes_nothing_else_is_believed,
     a_view_below_the_own_record_is_not_complete,
     keys_that_are_not_ours_are_skipped_but_counted,
+    a_restored_etcd_is_not_believed_before_or_after_it_has_overtaken_the_view,
+    an_agent_that_starts_in_hold_trusts_a_restored_etcd_no_more_than_before,
+    an_emptied_etcd_and_one_of_another_cluster_are_not_believed_and_the_old_one_is,
+    an_accepted_restore_is_what_counts_from_then_on,
+    an_acceptance_is_seen_in_an_unbroken_watch,
+    what_was_accepted_while_the_agent_was_away_is_told_from_the_view_before,
+    most_manifests_may_not_go_where_history_is_compacted,
+    a_user_may_delete_all_apps,
+    a_view_of_many_pages_is_proven_at_each_connect,
 );
 
 const MANIFEST: &str = r#"{"image": "nginx"}"#;
@@ -344,6 +353,340 @@ async fn when_the_clusters_key_goes_nothing_else_is_believed(b: Backend) {
     view.stop().await;
 }
 
+fn distrusts(update: &ViewUpdate, wanted: impl Fn(&Reason) -> bool) -> bool {
+    matches!(&update.trust, Trust::Distrust(reason) if wanted(reason))
+}
+
+fn is_other_history(reason: &Reason) -> bool {
+    matches!(reason, Reason::OtherHistory { .. })
+}
+
+/// A view that follows, and a backup from before it saw `c`.
+async fn with_backup(b: &Backend, options: ViewOptions) -> (Running, Backup) {
+    put_cluster(&*b.kv, &options.cluster).await;
+    put(&*b.kv, &manifest("a"), MANIFEST).await;
+    put(&*b.kv, &manifest("b"), MANIFEST).await;
+    let mut view = Running::start(b.kv.clone(), options);
+    view.until("a complete view", |u| u.complete).await;
+    let backup = b.back_up();
+    put(&*b.kv, &manifest("c"), MANIFEST).await;
+    delete(&*b.kv, &manifest("b")).await;
+    view.until("both changes", |u| {
+        has(&u.snapshot, "c") && !has(&u.snapshot, "b")
+    })
+    .await;
+    (view, backup)
+}
+
+/// Restores a backup under a running view.
+async fn restore(b: &mut Backend, view: &mut Running, backup: Option<&Backup>) {
+    b.go_down();
+    view.until("the end of it", |u| !u.complete).await;
+    b.come_up_with(backup);
+}
+
+/// As much happens in a restored etcd as had happened before, and more.
+async fn overtake(b: &Backend) {
+    for name in ["d", "e", "f", "g"] {
+        put(&*b.kv, &manifest(name), MANIFEST).await;
+    }
+}
+
+async fn a_restored_etcd_is_not_believed_before_or_after_it_has_overtaken_the_view(mut b: Backend) {
+    let cluster = cluster();
+    let (mut view, backup) = with_backup(&b, options(&cluster)).await;
+    restore(&mut b, &mut view, Some(&backup)).await;
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    assert!(
+        distrusts(&update, |reason| matches!(reason, Reason::Rewound { .. })),
+        "{:?}",
+        update.trust
+    );
+    overtake(&b).await;
+    let update = view
+        .until("distrust for another reason", |u| {
+            assert!(!u.trust.is_trusted() && !u.complete, "{u:?}");
+            distrusts(u, is_other_history)
+        })
+        .await;
+    assert!(has(&update.snapshot, "c") && !has(&update.snapshot, "b"));
+    // It was a mistake, and the right one is there again.
+    b.go_down();
+    b.come_up_with_its_own();
+    let update = view.until("trust", |u| u.complete).await;
+    assert!(update.trust.is_trusted() && has(&update.snapshot, "c"));
+    assert!(!has(&update.snapshot, "d") && update.accepted.is_none());
+    let at = put(&*b.kv, &manifest("h"), MANIFEST).await;
+    let update = view
+        .until("what comes next", |u| has(&u.snapshot, "h"))
+        .await;
+    assert_eq!(update.snapshot.revision, at);
+    view.stop().await;
+}
+
+async fn an_agent_that_starts_in_hold_trusts_a_restored_etcd_no_more_than_before(mut b: Backend) {
+    let cluster = cluster();
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("view");
+    let with_file = ViewOptions {
+        file: Some(file.clone()),
+        ..options(&cluster)
+    };
+    let (view, backup) = with_backup(&b, with_file).await;
+    view.stop().await;
+    b.go_down();
+    b.come_up_with(Some(&backup));
+    overtake(&b).await;
+    for held in [false, true] {
+        let options = ViewOptions {
+            saved: SavedView::load(&file).expect("reads"),
+            held,
+            file: Some(file.clone()),
+            ..options(&cluster)
+        };
+        let mut view = Running::start(b.kv.clone(), options);
+        let update = view
+            .until("distrust", |u| {
+                assert!(!u.complete && has(&u.snapshot, "c") && !has(&u.snapshot, "d"));
+                assert!(!held || !u.trust.is_trusted());
+                distrusts(u, is_other_history)
+            })
+            .await;
+        assert!(update.trust != Trust::Trusted);
+        // The view before is what stays on disk.
+        view.stop().await;
+    }
+}
+
+async fn an_emptied_etcd_and_one_of_another_cluster_are_not_believed_and_the_old_one_is(
+    mut b: Backend,
+) {
+    let cluster = cluster();
+    let (mut view, _) = with_backup(&b, options(&cluster)).await;
+    restore(&mut b, &mut view, None).await;
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    let missing = Reason::ClusterMissing(cluster.id);
+    assert_eq!(update.trust, Trust::Distrust(missing));
+    assert!(has(&update.snapshot, "c"));
+    let other = self::cluster();
+    put_cluster(&*b.kv, &other).await;
+    overtake(&b).await;
+    let another = Reason::OtherCluster {
+        known: cluster.id,
+        found: other.id,
+    };
+    let update = view
+        .until("another cluster", |u| distrusts(u, |r| *r == another))
+        .await;
+    assert!(has(&update.snapshot, "c") && !has(&update.snapshot, "d"));
+    b.go_down();
+    b.come_up_with_its_own();
+    let update = view.until("trust", |u| u.trust.is_trusted()).await;
+    assert!(update.complete && has(&update.snapshot, "c") && !has(&update.snapshot, "d"));
+    view.stop().await;
+}
+
+fn next_epoch(cluster: &Cluster) -> Cluster {
+    Cluster {
+        epoch: cluster.epoch + 1,
+        ..cluster.clone()
+    }
+}
+
+async fn an_accepted_restore_is_what_counts_from_then_on(mut b: Backend) {
+    let cluster = cluster();
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("view");
+    let with_file = ViewOptions {
+        file: Some(file.clone()),
+        ..options(&cluster)
+    };
+    let (mut view, backup) = with_backup(&b, with_file).await;
+    restore(&mut b, &mut view, Some(&backup)).await;
+    view.until("distrust", |u| !u.trust.is_trusted()).await;
+    view.take();
+    let restored = next_epoch(&cluster);
+    put_cluster(&*b.kv, &restored).await;
+    let update = view
+        .until("the acceptance", |u| {
+            assert!(u.trust.is_trusted() == u.accepted.is_some(), "{u:?}");
+            u.accepted.is_some()
+        })
+        .await;
+    assert_eq!(update.accepted, Some(restored.clone()));
+    assert!(update.resync && has(&update.snapshot, "b") && !has(&update.snapshot, "c"));
+    let (touched, _) = view.take();
+    assert_eq!(touched, ["shop/b", "shop/c"]);
+    put(&*b.kv, &manifest("d"), MANIFEST).await;
+    let update = view
+        .until("what comes next", |u| has(&u.snapshot, "d"))
+        .await;
+    assert!(update.complete && update.accepted.is_none() && !update.stale);
+    view.stop().await;
+    let saved = SavedView::load(&file).expect("reads").expect("is there");
+    assert_eq!(saved.cluster, restored);
+    // And the etcd from before is another one now.
+    b.go_down();
+    b.come_up_with_its_own();
+    let options = ViewOptions {
+        saved: Some(saved),
+        ..options(&restored)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let old = Reason::OtherEpoch { known: 2, found: 1 };
+    view.until("distrust", |u| distrusts(u, |r| *r == old))
+        .await;
+    view.stop().await;
+}
+
+async fn an_acceptance_is_seen_in_an_unbroken_watch(b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    put(&*b.kv, &manifest("a"), MANIFEST).await;
+    let mut view = Running::start(b.kv.clone(), options(&cluster));
+    view.until("a complete view", |u| u.complete).await;
+    view.take();
+    let restored = next_epoch(&cluster);
+    let at = put_cluster(&*b.kv, &restored).await;
+    let update = view.until("the acceptance", |u| u.accepted.is_some()).await;
+    assert_eq!(update.accepted, Some(restored));
+    assert!(update.complete && update.trust.is_trusted() && has(&update.snapshot, "a"));
+    assert_eq!((update.snapshot.revision, view.take().1), (at, 0));
+    view.stop().await;
+}
+
+async fn what_was_accepted_while_the_agent_was_away_is_told_from_the_view_before(b: Backend) {
+    let cluster = cluster();
+    let (saved, _, _folder) = saved(&b, &cluster).await;
+    let restored = next_epoch(&cluster);
+    delete(&*b.kv, &manifest("a")).await;
+    put_cluster(&*b.kv, &restored).await;
+    // The start protocol may have noted the new epoch already.
+    for known in [&cluster, &restored] {
+        let options = ViewOptions {
+            saved: Some(saved.clone()),
+            held: true,
+            ..options(known)
+        };
+        let mut view = Running::start(b.kv.clone(), options);
+        let first = view.until("the saved one", |_| true).await;
+        assert!(has(&first.snapshot, "a") && !first.trust.is_trusted());
+        let update = view.until("a complete view", |u| u.complete).await;
+        assert_eq!(update.accepted.as_ref(), Some(&restored));
+        assert!(!has(&update.snapshot, "a") && update.trust.is_trusted());
+        view.stop().await;
+    }
+}
+
+async fn most_manifests_may_not_go_where_history_is_compacted(b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    let name = |i: i32| format!("c{i}");
+    for i in 0..8 {
+        put(&*b.kv, &manifest(&name(i)), MANIFEST).await;
+    }
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("view");
+    let with_file = ViewOptions {
+        file: Some(file.clone()),
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), with_file);
+    view.until("a complete view", |u| u.complete).await;
+    view.stop().await;
+    let mut last = 0;
+    for i in 0..6 {
+        last = delete(&*b.kv, &manifest(&name(i))).await;
+    }
+    b.compact(last).await;
+    let options = ViewOptions {
+        saved: SavedView::load(&file).expect("reads"),
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let gone = Reason::ManifestsGone { known: 8, left: 2 };
+    let update = view
+        .until("distrust", |u| distrusts(u, |r| *r == gone))
+        .await;
+    assert!(!gone.is_shared() && !update.complete);
+    assert_eq!(update.snapshot.containers.size(), 8);
+    // Four of them are put back.
+    for i in 0..4 {
+        put(&*b.kv, &manifest(&name(i)), MANIFEST).await;
+    }
+    let update = view.until("trust", |u| u.complete).await;
+    assert!(update.trust.is_trusted());
+    assert_eq!(update.snapshot.containers.size(), 6);
+    view.stop().await;
+}
+
+async fn a_user_may_delete_all_apps(mut b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    let fill = async |b: &Backend| {
+        for i in 0..8 {
+            put(&*b.kv, &manifest(&format!("c{i}")), MANIFEST).await;
+        }
+    };
+    let empty = async |b: &Backend| {
+        let all = vec![Op::Delete(KeyRange::prefix("/apps/"))];
+        txn(&*b.kv, all).await.expect("deletes");
+    };
+    fill(&b).await;
+    let mut view = Running::start(b.kv.clone(), options(&cluster));
+    view.until("a complete view", |u| u.complete).await;
+    empty(&b).await;
+    let update = view
+        .until("nothing", |u| u.snapshot.containers.is_empty())
+        .await;
+    assert!(update.trust.is_trusted() && update.complete);
+    // Also while the view is cut off: its history is still there.
+    fill(&b).await;
+    view.until("all", |u| u.snapshot.containers.size() == 8)
+        .await;
+    view.take();
+    b.restart();
+    wait_for("etcd", || async { txn(&*b.kv, Vec::new()).await.ok() }).await;
+    empty(&b).await;
+    let update = view
+        .until("nothing", |u| {
+            assert!(u.trust.is_trusted(), "{:?}", u.trust);
+            u.complete && u.snapshot.containers.is_empty()
+        })
+        .await;
+    assert!(update.trust.is_trusted());
+    assert_eq!(view.take().1, 0, "no list");
+    view.stop().await;
+}
+
+async fn a_view_of_many_pages_is_proven_at_each_connect(mut b: Backend) {
+    let cluster = cluster();
+    put_cluster(&*b.kv, &cluster).await;
+    let puts = |from: i32| {
+        let put = |i: i32| Op::put(manifest(&format!("c{i}")), MANIFEST);
+        (from..from + 100).map(put).collect::<Vec<_>>()
+    };
+    for from in [0, 100, 200] {
+        txn(&*b.kv, puts(from)).await.expect("puts");
+    }
+    let options = ViewOptions {
+        page: 7,
+        ..options(&cluster)
+    };
+    let mut view = Running::start(b.kv.clone(), options);
+    let first = view.until("a complete view", |u| u.complete).await;
+    assert_eq!(first.snapshot.containers.size(), 300);
+    view.take();
+    b.restart();
+    let at = put(&*b.kv, &manifest("new"), MANIFEST).await;
+    let update = view
+        .until("the new one", |u| u.complete && has(&u.snapshot, "new"))
+        .await;
+    assert_eq!(update.snapshot.revision, at);
+    assert_eq!(view.take(), (vec!["shop/new".to_owned()], 0));
+    view.stop().await;
+}
+
 async fn a_view_below_the_own_record_is_not_complete(b: Backend) {
     let cluster = cluster();
     put_cluster(&*b.kv, &cluster).await;
@@ -472,7 +815,7 @@ async fn a_restored_etcd_is_not_believed_until_it_is_the_old_one_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_history_that_is_another_one_is_found_by_the_next_list() {
+async fn a_history_that_is_another_one_is_found_by_a_list_where_it_is_compacted() {
     let (kv, _, mut view) = on_memory().await;
     let old = kv.with(|etcd| etcd.clone());
     put(&kv, &manifest("b"), MANIFEST).await;
