@@ -75,10 +75,9 @@ pub fn unit(unit: &Unit) -> Result<String, ConfigError> {
 
 const AGENT_STOP_RULES: &str = "\
 Stopping the agent stops no container: it says that it will be back and ends
-within a second. Its containers run on unattended, and its slots wait for it:
-in this version no other host takes them over.
-To take this host out for good: systemctl disable --now dokkaa, then
-docker rm -f $(docker ps -aq --filter label=dokkaa.cluster)";
+within a second. Its slots wait for it for the restart grace (30 s); then other
+hosts take them over, while its containers run on unattended until it is back.
+To take this host out for good: dokkaa leave";
 
 const UP_STOP_RULES: &str = "\
 Stopping it stops no container: the next start goes on with those that run.
@@ -88,7 +87,7 @@ const SERVICE: &str = "\
 KillMode=mixed
 TimeoutStopSec=10
 TimeoutStartSec=5min
-Restart=always
+Restart=on-failure
 RestartSec=1
 LimitNOFILE=1048576
 OOMScoreAdjust=-500
