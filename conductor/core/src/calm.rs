@@ -2,7 +2,9 @@
 //! wait while a host is in hold.
 //!
 //! The memory of one reader: what it has seen since it began to look. Nothing
-//! here is written to etcd, so that each host judges by what it has seen itself.
+//! here is written to etcd, so each host judges by what it has seen itself, and
+//! one that has just started knows nothing of before: a host that was missing
+//! then counts as lost now.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use manifests::HostName;
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
 
-/// The live hosts have settled when nothing has changed for so long …
+/// The live hosts have settled when they have been the same for so long …
 const SETTLED: Duration = Duration::from_secs(30);
 /// … and nobody waits longer than this.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -25,9 +27,10 @@ pub struct Calm {
     live: Vec<HostName>,
     /// Since when the live hosts are these.
     since: Millis,
-    missing: BTreeMap<HostName, Millis>,
     members: usize,
-    /// Too many are missing, since then.
+    /// Members that are not live, and since when that has been seen.
+    missing: BTreeMap<HostName, Millis>,
+    /// When too many were missing, and another one went.
     braked: Option<Millis>,
     accepted: Option<Millis>,
     hold: Option<HostName>,
@@ -36,53 +39,55 @@ pub struct Calm {
 impl Calm {
     /// Takes a complete snapshot in.
     pub fn observe(&mut self, snapshot: &Snapshot, now: Millis) {
-        let live: Vec<HostName> = snapshot.live().map(|(name, _)| name.clone()).collect();
-        if live != self.live {
-            self.live = live;
+        // What has settled stays so, whatever is seen next.
+        self.braked = self.braked.filter(|began| now < self.settled_at(*began));
+        self.accepted = self.accepted.filter(|began| now < self.settled_at(*began));
+
+        if !snapshot.live().map(|(name, _)| name).eq(&self.live) {
+            self.live = snapshot.live().map(|(name, _)| name.clone()).collect();
             self.since = now;
         }
-        self.missing.retain(|name, _| {
-            let member = snapshot.hosts.get(name).is_some_and(|h| h.member.is_some());
-            member && !snapshot.is_live(name)
-        });
+        let known = std::mem::take(&mut self.missing);
         self.members = 0;
+        let mut another = false;
         for (name, host) in &snapshot.hosts {
             if host.member.is_none() {
                 continue;
             }
             self.members += 1;
             if host.record.is_none() {
-                self.missing.entry(name.clone()).or_insert(now);
+                let since = known.get(name).copied();
+                another |= since.is_none();
+                self.missing.insert(name.clone(), since.unwrap_or(now));
             }
         }
+        if another && self.too_many_missing(now).is_some() {
+            self.braked.get_or_insert(now);
+        }
         self.hold = snapshot.in_hold().cloned();
-        self.judge(now);
     }
 
     /// A restore was accepted: the hosts come back one after the other.
     pub fn accepted(&mut self, now: Millis) {
         self.accepted = Some(now);
-        self.since = now;
     }
 
     /// A restore was accepted, and the hosts are not back yet.
     pub fn restoring(&self, now: Millis) -> bool {
-        self.accepted.is_some_and(|since| !self.settled(since, now))
+        self.is_unsettled(self.accepted, now)
     }
 
     /// Whether a slot of a lost host may be taken over now; why not, for people.
     pub fn taking_over(&self, now: Millis) -> Result<(), String> {
         self.placing(now)?;
-        match self.braked {
-            Some(since) if !self.settled(since, now) => {
-                let missing = self.counted_missing(now);
-                Err(format!(
-                    "{missing} of {} hosts are missing at once: nothing is taken over until the others have settled",
-                    self.members
-                ))
-            }
-            _ => Ok(()),
+        if self.is_unsettled(self.braked, now)
+            && let Some((missing, members)) = self.too_many_missing(now)
+        {
+            return Err(format!(
+                "{missing} of {members} hosts are missing at once: nothing is taken over until the others have settled"
+            ));
         }
+        Ok(())
     }
 
     /// Whether a slot may be given to a host now; why not, for people.
@@ -92,39 +97,43 @@ impl Calm {
                 "{host} is in hold: it distrusts its etcd, so nothing is moved"
             ));
         }
-        match self.accepted {
-            Some(since) if !self.settled(since, now) => {
-                Err("a restore was accepted: nothing is placed until the hosts are back".to_owned())
-            }
-            _ => Ok(()),
+        if self.restoring(now) {
+            return Err(
+                "a restore was accepted: nothing is placed until the hosts are back".to_owned(),
+            );
         }
+        Ok(())
     }
 
     /// When an answer may change by time alone.
     pub fn next_change(&self, now: Millis) -> Option<Millis> {
-        [self.braked, self.accepted]
+        let settled = [self.braked, self.accepted]
             .into_iter()
             .flatten()
-            .map(|since| (self.since + SETTLED).min(since + LONGEST))
-            .filter(|at| *at > now)
-            .min()
+            .map(|began| self.settled_at(began));
+        let forgotten = self.missing.values().map(|since| *since + FORGOTTEN);
+        let forgotten = forgotten.filter(|_| self.is_unsettled(self.braked, now));
+        settled.chain(forgotten).filter(|at| *at > now).min()
     }
 
-    fn settled(&self, since: Millis, now: Millis) -> bool {
-        now >= self.since + SETTLED || now >= since + LONGEST
+    /// When that which began then is over, if the live hosts stay as they are.
+    fn settled_at(&self, began: Millis) -> Millis {
+        (began.max(self.since) + SETTLED).min(began + LONGEST)
     }
 
-    fn counted_missing(&self, now: Millis) -> usize {
-        let counts = |since: &&Millis| now < **since + FORGOTTEN;
-        self.missing.values().filter(counts).count()
+    fn is_unsettled(&self, began: Option<Millis>, now: Millis) -> bool {
+        began.is_some_and(|began| now < self.settled_at(began))
     }
 
-    fn judge(&mut self, now: Millis) {
-        let missing = self.counted_missing(now);
-        if missing > (self.members / 4).max(1) {
-            self.braked.get_or_insert(now);
-        } else {
-            self.braked = None;
-        }
+    /// How many are missing, of how many: if that is more than one, and more than a quarter. Who is forgotten is
+    /// neither.
+    fn too_many_missing(&self, now: Millis) -> Option<(usize, usize)> {
+        let forgotten = |since: &&Millis| now >= **since + FORGOTTEN;
+        let forgotten = self.missing.values().filter(forgotten).count();
+        let (missing, members) = (self.missing.len() - forgotten, self.members - forgotten);
+        (missing > (members / 4).max(1)).then_some((missing, members))
     }
 }
+
+#[cfg(test)]
+mod tests;
