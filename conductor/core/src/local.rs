@@ -307,7 +307,8 @@ impl Local {
                 let slot = self.slots.entry(slot.clone()).or_default();
                 slot.moved = now;
                 slot.trouble.reason.clone_from(reason);
-                slot.trouble.fault = *fault;
+                // Another instance gets another port: no other host is needed for that.
+                slot.trouble.fault = if *doomed { Fault::Passing } else { *fault };
             }
             Outcome::Done { slot } => {
                 self.busy.remove(&Work::Slot(slot.clone()));

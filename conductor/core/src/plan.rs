@@ -449,8 +449,7 @@ fn hand_over(
         let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
             continue;
         };
-        // While a new version is being decided, a handover would only be given up again.
-        let (Some(manifest), Some(Target::Decided { rev, .. }), Some(view)) = (
+        let (Some(manifest), Some(target), Some(view)) = (
             &container.manifest,
             target::placed_anew(container),
             container.slots.get(&placed.slot.slot),
@@ -459,6 +458,14 @@ fn hand_over(
         };
         let Owner::Live(claim) = inputs.snapshot.owner(view) else {
             continue;
+        };
+        let rev = match target {
+            Target::Decided { rev, .. } => rev,
+            Target::Undecided { .. } if !target.outdates(container, claim.manifest_rev) => {
+                claim.manifest_rev
+            }
+            // While a new version is being decided, a handover would only be given up again.
+            Target::Undecided { .. } => continue,
         };
         let work = Work::Slot(placed.slot.clone());
         if !plan.is_my_turn(inputs, &work, &placed.order) || inputs.is_writing(&work) {

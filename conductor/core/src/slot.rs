@@ -195,7 +195,7 @@ fn wanted(
                 // It may be running in a moment.
                 return Out::says("starting", None);
             }
-            if let Some(out) = ctx.gives_up_unfit(&target) {
+            if let Some(out) = ctx.gives_up_start() {
                 return out;
             }
             let doomed = ctx.is_doomed(current);

@@ -132,6 +132,15 @@ impl<'a> Ctx<'a> {
         self.releases_unfit(trouble.reason.clone())
     }
 
+    /// As `gives_up_unfit`, for an instance that was made and does not start here.
+    pub(super) fn gives_up_start(&self) -> Option<Out> {
+        let trouble = &self.memory?.trouble;
+        if trouble.fault != Fault::Host {
+            return None;
+        }
+        self.releases_unfit(trouble.reason.clone())
+    }
+
     /// Gives the slot up where nothing that was begun for it has ended for long.
     pub(super) fn gives_up_stalled(&self, reason: &str) -> Option<Out> {
         let moved = self.memory?.moved;
