@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use axum::http::header::HOST;
 use axum::http::{Request, Response, StatusCode};
 use bytes::Bytes;
-use futures_util::stream;
+use conductor_core::events::Wanted;
+use futures_util::StreamExt;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -20,17 +21,14 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::identity::Identity;
-use super::routes::{HEARTBEAT, Said};
+use super::stream::{self, Broken};
 use super::table::Table;
 use super::tls;
-use crate::ndjson;
 use crate::v1::types::{ApiError, LogOptions, Reasons};
-use crate::v1::{LogStream, LogsError, Peers};
+use crate::v1::{EventStream, LogStream, LogsError, Peers};
 
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
-/// Three heartbeats.
-const SILENCE: Duration = HEARTBEAT.saturating_mul(3);
 /// Largest answer that is not a stream.
 const LARGEST: usize = 4 << 20;
 
@@ -65,7 +63,7 @@ enum AskError {
 }
 
 /// Ends the connection's task with the question.
-struct Connection(JoinHandle<()>);
+pub(super) struct Connection(JoinHandle<()>);
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -159,15 +157,40 @@ impl Peers for Client {
                 return Err(LogsError::Engine(text));
             }
         }
-        Ok(lines(Lines {
-            body: response.into_body(),
-            reader: ndjson::Reader::default(),
-            read: Vec::new().into_iter(),
-            table: self.table.clone(),
+        let lines = stream::decode(
+            response.into_body(),
+            connection,
+            self.table.clone(),
             fingerprint,
-            ended: false,
-            _connection: connection,
-        }))
+        );
+        Ok(Box::pin(lines.map(|line| {
+            line.map_err(|broken| match broken {
+                Broken::There(why) => LogsError::Engine(why),
+                Broken::Lost(why) => LogsError::Unreachable(why),
+            })
+        })))
+    }
+
+    async fn events(&self, host: &HostName, wanted: &Wanted) -> Result<EventStream, String> {
+        let path = format!("/peer/v1/events?{}", events_query(wanted));
+        let asked = self.ask(host, &path).await;
+        let (response, connection, fingerprint) = asked.map_err(|e| e.to_string())?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err("its agent is older and tells none".to_owned()),
+            status => return Err(format!("it answered {status}")),
+        }
+        let events = stream::decode(
+            response.into_body(),
+            connection,
+            self.table.clone(),
+            fingerprint,
+        );
+        Ok(Box::pin(events.map(|event| {
+            event.map_err(|broken| match broken {
+                Broken::There(why) | Broken::Lost(why) => why,
+            })
+        })))
     }
 }
 
@@ -198,59 +221,17 @@ fn query(options: &LogOptions) -> String {
     query
 }
 
-struct Lines {
-    body: Incoming,
-    reader: ndjson::Reader<Said>,
-    read: std::vec::IntoIter<Said>,
-    table: Arc<Table>,
-    fingerprint: String,
-    ended: bool,
-    _connection: Connection,
-}
-
-fn lines(lines: Lines) -> LogStream {
-    Box::pin(stream::unfold(lines, async |mut lines| {
-        if lines.ended {
-            return None;
-        }
-        let said = lines.next().await?;
-        let record = match said {
-            Ok(Said::Record(record)) => Ok(record),
-            Ok(Said::Error(error)) => {
-                lines.ended = true;
-                Err(LogsError::Engine(error))
-            }
-            Err(why) => {
-                lines.ended = true;
-                Err(LogsError::Unreachable(why))
-            }
-        };
-        Some((record, lines))
-    }))
-}
-
-impl Lines {
-    async fn next(&mut self) -> Option<Result<Said, String>> {
-        loop {
-            if let Some(said) = self.read.next() {
-                return Some(Ok(said));
-            }
-            let frame = tokio::select! {
-                frame = tokio::time::timeout(SILENCE, self.body.frame()) => frame,
-                () = self.table.forgotten(&self.fingerprint) => {
-                    return Some(Err("its record has gone".to_owned()));
-                }
-            };
-            let data = match frame {
-                Err(_) => return Some(Err("it has fallen silent".to_owned())),
-                Ok(None) => return None,
-                Ok(Some(Err(error))) => return Some(Err(format!("connection lost: {error}"))),
-                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            };
-            match self.reader.push(&data) {
-                Ok(read) => self.read = read.into_iter(),
-                Err(error) => return Some(Err(error.to_string())),
-            }
-        }
+fn events_query(wanted: &Wanted) -> String {
+    use std::fmt::Write as _;
+    let mut query = format!("follow={}", wanted.follow);
+    if let Some(app) = &wanted.app {
+        let _ = write!(query, "&app={app}");
     }
+    if let Some(container) = &wanted.container {
+        let _ = write!(query, "&container={container}");
+    }
+    if let Some(after) = wanted.after {
+        let _ = write!(query, "&after={after}");
+    }
+    query
 }

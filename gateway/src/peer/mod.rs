@@ -13,6 +13,7 @@ mod client;
 mod identity;
 mod routes;
 mod server;
+mod stream;
 mod table;
 mod tls;
 

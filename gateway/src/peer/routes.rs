@@ -1,46 +1,38 @@
-//! What agents ask of each other: what only this host knows, and its containers' lines.
+//! What agents ask of each other: what only this host knows, and its containers' lines, and what happened there.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use futures_util::{StreamExt, stream};
+use conductor_core::events::Wanted;
 use manifests::{AppName, ContainerId, ContainerName};
-use serde::{Deserialize, Serialize};
 
-use crate::ndjson;
+use super::stream;
 use crate::v1::types::{ApiError, LogOptions, Reasons};
-use crate::v1::{Facilities, LogRecord, LogStream, LogsError};
-
-/// An empty line after this much silence; the caller gives up after three.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// One line of a log stream between agents.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Said {
-    /// A line of the container.
-    Record(LogRecord),
-    /// The engine broke off.
-    Error(String),
-}
+use crate::v1::{Facilities, LogsError};
 
 /// What the peer door serves.
 pub fn router(facilities: Arc<dyn Facilities>) -> Router {
     Router::new()
         .route("/peer/v1/reasons", get(reasons))
         .route("/peer/v1/logs/{app}/{container}/{slot}", get(logs))
+        .route("/peer/v1/events", get(events))
         .with_state(facilities)
 }
 
 async fn reasons(State(facilities): State<Arc<dyn Facilities>>) -> Json<Reasons> {
     Json(facilities.reasons())
+}
+
+async fn events(
+    State(facilities): State<Arc<dyn Facilities>>,
+    Query(wanted): Query<Wanted>,
+) -> Response {
+    Body::from_stream(stream::encode(facilities.events(wanted))).into_response()
 }
 
 async fn logs(
@@ -50,7 +42,7 @@ async fn logs(
 ) -> Response {
     let slot = ContainerId::new(app, container).slot(slot);
     match facilities.local_logs(&slot, &options).await {
-        Ok(lines) => Body::from_stream(encode(lines)).into_response(),
+        Ok(lines) => Body::from_stream(stream::encode(lines)).into_response(),
         Err(error) => {
             let status = match &error {
                 LogsError::NotFound => StatusCode::NOT_FOUND,
@@ -68,21 +60,4 @@ async fn logs(
             (status, Json(body)).into_response()
         }
     }
-}
-
-fn encode(lines: LogStream) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> + Send {
-    stream::unfold(lines, async |mut lines| {
-        let line = match tokio::time::timeout(HEARTBEAT, lines.next()).await {
-            Err(_) => b"\n".to_vec(),
-            Ok(None) => return None,
-            Ok(Some(record)) => {
-                let said = match record {
-                    Ok(record) => Said::Record(record),
-                    Err(error) => Said::Error(error.to_string()),
-                };
-                ndjson::line(&said).expect("records always serialize")
-            }
-        };
-        Some((Ok(Bytes::from(line)), lines))
-    })
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor_core::events::{Happened, Kind, Wanted};
 use conductor_core::records::Peer;
 use futures_util::StreamExt;
 use manifests::{ContainerId, HostName, SlotId};
@@ -296,6 +297,28 @@ async fn lines_come_through_and_errors_keep_their_meaning() {
     };
     let lines = client.logs(&h2(), &slot(), &tail).await.unwrap();
     assert_eq!(lines.count().await, 1);
+}
+
+#[tokio::test]
+async fn events_come_through_and_go_on_behind_the_last_one() {
+    let house = House::open().await;
+    for at in 1..=3 {
+        house
+            .asked
+            .happens(at, Happened::of_slot(&slot(), Kind::Exited, "exit code 1"));
+    }
+    house.asked.happens(4, Happened::here(Kind::EngineBack, ""));
+    let wanted = Wanted {
+        app: Some("shop".parse().unwrap()),
+        container: Some("web".parse().unwrap()),
+        after: Some(1),
+        follow: false,
+    };
+    let events = house.client().events(&h2(), &wanted).await.unwrap();
+    let ids: Vec<i64> = events.map(|event| event.unwrap().id).collect().await;
+    assert_eq!(ids, [2, 3]);
+    let unknown = house.client().events(&"h9".parse().unwrap(), &wanted).await;
+    assert!(unknown.is_err_and(|why| why.contains("no peer door")));
 }
 
 #[tokio::test]

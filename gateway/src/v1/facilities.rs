@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use conductor_core::events::{Event, Wanted};
 use conductor_core::{Directory, Snapshot};
 use futures_util::Stream;
 use manifests::{HostName, SlotId};
@@ -38,6 +39,9 @@ pub struct LogRecord {
 
 /// Lines in the order in which they were written.
 pub type LogStream = Pin<Box<dyn Stream<Item = Result<LogRecord, LogsError>> + Send>>;
+
+/// Events of one host, oldest first; or why there are no more of them, for people.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event, String>> + Send>>;
 
 /// Why there are no lines.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +75,9 @@ pub trait Facilities: Send + Sync + 'static {
     /// What this host knows and does not write to etcd.
     fn reasons(&self) -> Reasons;
 
+    /// What happened on this host. Without `follow` the stream ends.
+    fn events(&self, wanted: Wanted) -> EventStream;
+
     /// Lines of a slot's container on this host, oldest first. Lines up to `options.since` may be given too; they are
     /// dropped later. Without `follow`, and when the container ends, the stream ends.
     async fn local_logs(&self, slot: &SlotId, options: &LogOptions)
@@ -82,6 +89,9 @@ pub trait Facilities: Send + Sync + 'static {
 pub trait Peers: Send + Sync + 'static {
     /// What that host knows and does not write to etcd; or why it could not be asked, for people.
     async fn reasons(&self, host: &HostName) -> Result<Reasons, String>;
+
+    /// `Facilities::events` of that host; or why it could not be asked, for people.
+    async fn events(&self, host: &HostName, wanted: &Wanted) -> Result<EventStream, String>;
 
     /// `Facilities::local_logs` of that host.
     async fn logs(

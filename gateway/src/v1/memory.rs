@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use conductor_core::events::{Event, Happened, Wanted};
 use conductor_core::observed::Observed;
 use conductor_core::records::{
     Capacity, Claim, Cluster, Data, HostRecord, HostState, Member, Peer, Phase, SlotState, Status,
@@ -19,7 +20,9 @@ use store::kv::{KeyRange, Range, Txn};
 use store::memory::MemKv;
 use tokio::sync::watch;
 
-use super::facilities::{Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError};
+use super::facilities::{
+    EventStream, Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError,
+};
 use super::types::{LogOptions, Reasons};
 
 /// An agent that sees an etcd in memory and runs nothing.
@@ -31,7 +34,7 @@ struct Inner {
     host: HostName,
     kv: MemKv,
     said: Mutex<Said>,
-    /// Counts changes of the logs.
+    /// Counts changes of the logs and events.
     logged: watch::Sender<u64>,
 }
 
@@ -45,6 +48,7 @@ struct Said {
     observed: Observed,
     volumes: BTreeSet<String>,
     logs: BTreeMap<SlotId, Log>,
+    events: Vec<Event>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -240,6 +244,36 @@ impl MemAgent {
         self.0.logged.send_modify(|changes| *changes += 1);
     }
 
+    /// Something happens on this host at a time; its event's id is that time.
+    pub fn happens(&self, at: i64, what: Happened) {
+        self.said().events.push(Event {
+            id: at,
+            at,
+            times: 1,
+            what,
+        });
+        self.0.logged.send_modify(|changes| *changes += 1);
+    }
+
+    /// The next event that is wanted; waits for one.
+    async fn next_event(
+        self,
+        mut wanted: Wanted,
+    ) -> Option<(Result<Event, String>, (Self, Wanted))> {
+        let mut changes = self.0.logged.subscribe();
+        loop {
+            changes.borrow_and_update();
+            let next = self.said().events.iter().find(|e| wanted.takes(e)).cloned();
+            if let Some(event) = next {
+                wanted.after = Some(event.id);
+                return Some((Ok(event), (self, wanted)));
+            }
+            if !wanted.follow || changes.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+
     fn said(&self) -> MutexGuard<'_, Said> {
         self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -324,6 +358,12 @@ impl Facilities for MemAgent {
     async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
         self.said().volumes.remove(name);
         Ok(())
+    }
+
+    fn events(&self, wanted: Wanted) -> EventStream {
+        Box::pin(stream::unfold((self.clone(), wanted), |(agent, wanted)| {
+            agent.next_event(wanted)
+        }))
     }
 
     async fn local_logs(

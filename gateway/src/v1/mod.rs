@@ -6,6 +6,7 @@
 //! peer door, where a host that does not answer is a notice and not an error.
 //! The endpoints are listed in `docs/api.md`.
 
+mod events;
 pub mod facilities;
 mod logs;
 mod manifest;
@@ -31,7 +32,7 @@ use manifests::{AppName, ContainerId, ContainerName, HostName, SlotId};
 use serde::Deserialize;
 use store::kv::{KeyRange, Range};
 
-pub use facilities::{Facilities, LogRecord, LogStream, LogsError, Peers, Seen};
+pub use facilities::{EventStream, Facilities, LogRecord, LogStream, LogsError, Peers, Seen};
 use reply::{Asked, Failure, Named, Reply};
 use rows::{Filter, Sources};
 use types::{ClusterStatus, Hosts, Reasons, Slots, Why};
@@ -55,6 +56,7 @@ pub fn router(api: Api) -> Router {
         .route("/hosts", get(hosts))
         .route("/status", get(status))
         .route("/why/{app}/{container}", get(explain))
+        .route("/events", get(events::events))
         .route("/logs/{app}/{container}", get(logs::of_container))
         .route("/logs/{app}/{container}/{slot}", get(logs::of_slot))
         .route(

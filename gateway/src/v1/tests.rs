@@ -11,17 +11,19 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
+use conductor_core::events::{Happened, Kind, Wanted};
 use conductor_core::records::Phase;
 use http_body_util::BodyExt;
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use store::memory::MemKv;
 use tower::ServiceExt;
 
 use super::memory::MemAgent;
-use super::types::{LogEvent, LogOptions, LogSource, Reasons};
-use super::{Api, Facilities, LogRecord, LogStream, LogsError, Peers, router};
+use super::types::{EventLine, LogEvent, LogOptions, LogSource, Reasons};
+use super::{Api, EventStream, Facilities, LogRecord, LogStream, LogsError, Peers, router};
 use crate::ndjson;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -47,12 +49,30 @@ impl Peers for Others {
         slot: &SlotId,
         options: &LogOptions,
     ) -> Result<LogStream, LogsError> {
-        use futures_util::StreamExt;
         let agent = self
             .agents
             .get(host)
             .ok_or_else(|| LogsError::Unreachable("connection refused".to_owned()))?;
         let lines = agent.local_logs(slot, options).await?;
+        let lost = LogsError::Unreachable("connection lost".to_owned());
+        Ok(self.may_break(lines, lost))
+    }
+
+    async fn events(&self, host: &HostName, wanted: &Wanted) -> Result<EventStream, String> {
+        let agent = self.agents.get(host).ok_or("connection refused")?;
+        Ok(self.may_break(agent.events(wanted.clone()), "connection lost".to_owned()))
+    }
+}
+
+type Lines<T, E> = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<T, E>> + Send>>;
+
+impl Others {
+    fn may_break<T: Send + 'static, E: Send + 'static>(
+        &self,
+        lines: Lines<T, E>,
+        lost: E,
+    ) -> Lines<T, E> {
+        use futures_util::StreamExt;
         let broken = self
             .breaks
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -60,11 +80,10 @@ impl Peers for Others {
             })
             .is_ok();
         if !broken {
-            return Ok(lines);
+            return lines;
         }
-        let lost = LogsError::Unreachable("connection lost".to_owned());
         let end = futures_util::stream::once(std::future::ready(Err(lost)));
-        Ok(Box::pin(lines.take(1).chain(end)))
+        Box::pin(lines.take(1).chain(end))
     }
 }
 
@@ -137,7 +156,11 @@ impl Door {
         lines
     }
 
-    async fn stream(&self, path: &str) -> Stream {
+    async fn stream(&self, path: &str) -> Stream<LogEvent> {
+        self.stream_of(path).await
+    }
+
+    async fn stream_of<T: DeserializeOwned>(&self, path: &str) -> Stream<T> {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = self.ask(request).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -149,22 +172,28 @@ impl Door {
     }
 }
 
-struct Stream {
+struct Stream<T> {
     body: Body,
-    reader: ndjson::Reader<LogEvent>,
-    read: std::vec::IntoIter<LogEvent>,
+    reader: ndjson::Reader<T>,
+    read: std::vec::IntoIter<T>,
 }
 
-impl Stream {
+impl Stream<LogEvent> {
     async fn next(&mut self) -> Option<String> {
+        self.next_line(|event| match event {
+            LogEvent::Line(line) => format!("{}/{} {}", line.host, line.slot, line.line),
+            LogEvent::Notice(notice) => format!("({notice})"),
+        })
+        .await
+    }
+}
+
+impl<T: DeserializeOwned> Stream<T> {
+    async fn next_line(&mut self, text: impl Fn(T) -> String) -> Option<String> {
         tokio::time::timeout(LONG, async {
             loop {
-                match self.read.next() {
-                    Some(LogEvent::Line(line)) => {
-                        return Some(format!("{}/{} {}", line.host, line.slot, line.line));
-                    }
-                    Some(LogEvent::Notice(notice)) => return Some(format!("({notice})")),
-                    None => {}
+                if let Some(line) = self.read.next() {
+                    return Some(text(line));
                 }
                 let data = self.body.frame().await?.unwrap().into_data().unwrap();
                 self.read = self.reader.push(&data).unwrap().into_iter();
@@ -572,4 +601,112 @@ async fn raw_lines_are_for_people() {
         .unwrap();
     let body = door.ask(request).await.into_body().collect().await.unwrap();
     assert_eq!(body.to_bytes(), "2023-11-14T22:13:20Z h1/0 | hello\n");
+}
+
+fn ready(slot: u32) -> Happened {
+    Happened::of_slot(&web().slot(slot), Kind::Ready, "")
+}
+
+impl Door {
+    async fn events(&self, path: &str) -> Vec<String> {
+        let mut events = self.follow_events(path).await;
+        let mut lines = Vec::new();
+        while let Some(line) = events.next_line(event_text).await {
+            lines.push(line);
+        }
+        lines
+    }
+
+    async fn follow_events(&self, path: &str) -> Stream<EventLine> {
+        self.stream_of(&format!("/events?{path}")).await
+    }
+}
+
+fn event_text(line: EventLine) -> String {
+    match line {
+        EventLine::Event(event) => {
+            format!(
+                "{} {} {}",
+                event.host,
+                event.what.subject(),
+                event.what.kind
+            )
+        }
+        EventLine::Notice(notice) => format!("({notice})"),
+    }
+}
+
+#[tokio::test]
+async fn events_of_all_hosts_come_in_order_of_time() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    two_slots(&door.agent);
+    for at in 0..50 {
+        door.agent.happens(2 * at + 1, ready(0));
+        h2.happens(2 * at + 2, ready(1));
+    }
+    h2.happens(200, Happened::here(Kind::EngineBack, ""));
+    let lines = door.events("app=shop").await;
+    let expected: Vec<&str> = ["h1 shop/web/0 ready", "h2 shop/web/1 ready"].repeat(50);
+    assert_eq!(lines, expected);
+    let since = jiff::Timestamp::from_millisecond(99).unwrap();
+    let lines = door.events(&format!("since={since}")).await;
+    let last = [
+        "h1 shop/web/0 ready",
+        "h2 shop/web/1 ready",
+        "h2  engine-back",
+    ];
+    assert_eq!(lines, last, "the time itself included");
+    assert_eq!(door.events("local=true").await.len(), 50);
+    assert!(door.events("app=shop&container=db").await.is_empty());
+    let (status, body) = door.send("GET", "/events?since=yesterday", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    let (status, body) = door.send("GET", "/events?container=web", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+}
+
+#[tokio::test]
+async fn a_host_that_tells_no_events_is_a_line_and_not_an_error() {
+    let door = alone();
+    two_slots(&door.agent);
+    let member = json!({"id": "00000000-0000-0000-0000-000000000003"});
+    let h3 = Key::Member("h3".parse().unwrap());
+    door.agent.put(&h3, member.to_string().as_bytes());
+    door.agent.happens(1, ready(0));
+    let mut lines = door.events("").await;
+    lines.sort();
+    let expected = [
+        "(host h2 unreachable: connection refused)",
+        "(host h3 unreachable: it is missing)",
+        "h1 shop/web/0 ready",
+    ];
+    assert_eq!(lines, expected);
+    // Before the first view its own are known all the same.
+    door.agent.set_blind(true);
+    assert_eq!(door.events("").await, ["h1 shop/web/0 ready"]);
+}
+
+#[tokio::test]
+async fn followed_events_go_on_after_a_lost_connection_without_one_twice() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 2);
+    two_slots(&door.agent);
+    for at in 1..=4 {
+        h2.happens(at, ready(at as u32));
+    }
+    let mut events = door.follow_events("follow=true").await;
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let line = events.next_line(event_text).await.unwrap();
+        if !line.starts_with('(') {
+            seen.push(line);
+        }
+    }
+    let expected: Vec<_> = (1..=4).map(|n| format!("h2 shop/web/{n} ready")).collect();
+    assert_eq!(seen, expected);
+    h2.happens(9, ready(9));
+    let next = events.next_line(event_text).await;
+    assert_eq!(next.as_deref(), Some("h2 shop/web/9 ready"));
 }

@@ -435,6 +435,32 @@ pub struct LogLine {
     pub line: String,
 }
 
+/// One line of `events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventLine {
+    /// Something that happened.
+    Event(HostEvent),
+    /// Something about the answer itself: a host that is not reached. For stderr.
+    Notice(String),
+}
+
+/// Something that happened on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEvent {
+    /// When, RFC 3339, by its host's clock. Of repeats, when they were told.
+    pub time: jiff::Timestamp,
+    /// Rises with each event of its host.
+    pub id: i64,
+    /// On which host.
+    pub host: HostName,
+    /// How often since the one like it before.
+    pub times: u32,
+    /// What.
+    #[serde(flatten)]
+    pub what: conductor_core::events::Happened,
+}
+
 /// Where a line was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,182 @@
+//! `events`: what happened on every host, merged by time.
+//!
+//! Each host keeps its own events; this door asks the others by the peer door.
+//! Invariant: of one host no event is given out twice, also after a lost
+//! connection: reading goes on behind the last id.
+
+use std::collections::BTreeSet;
+
+use axum::extract::State;
+use axum::response::Response;
+use conductor_core::events::{Event, Wanted};
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use manifests::{AppName, ContainerName, HostName};
+use serde::Deserialize;
+
+use super::Api;
+use super::facilities::EventStream;
+use super::merge::{self, Out, RETRY_FIRST, RETRY_LAST, Sources, Told};
+use super::reply::{Asked, Failure};
+use super::types::{EventLine, HostEvent};
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct EventsQuery {
+    app: Option<AppName>,
+    container: Option<ContainerName>,
+    since: Option<String>,
+    #[serde(default)]
+    follow: bool,
+    /// Only those of this host.
+    #[serde(default)]
+    local: bool,
+}
+
+/// `GET events`.
+pub(super) async fn events(
+    State(api): State<Api>,
+    Asked(query): Asked<EventsQuery>,
+) -> Result<Response, Failure> {
+    if query.container.is_some() && query.app.is_none() {
+        return Err(Failure::bad("container: needs app too"));
+    }
+    let since = query.since.as_deref();
+    let since = since.map(|text| merge::since(text, Timestamp::now()));
+    let since = since.transpose().map_err(Failure::bad)?;
+    let request = Request {
+        api,
+        local: query.local,
+        wanted: Wanted {
+            app: query.app,
+            container: query.container,
+            // Ids are near the time, and the time itself is wanted too.
+            after: since.map(|since| since.as_millisecond() - 1),
+            follow: query.follow,
+        },
+    };
+    merge::answer(request, query.follow, "application/x-ndjson", |told| {
+        merge::ndjson(told.map(|told| match told {
+            Told::Line(event) => EventLine::Event(event),
+            Told::Notice(notice) => EventLine::Notice(notice),
+        }))
+    })
+}
+
+/// What was asked for.
+#[derive(Clone)]
+struct Request {
+    api: Api,
+    local: bool,
+    wanted: Wanted,
+}
+
+impl Sources for Request {
+    type Key = HostName;
+    type Line = HostEvent;
+
+    /// This host, all live ones, and the members that should be.
+    fn wanted(&self) -> Option<BTreeSet<HostName>> {
+        let mut hosts = BTreeSet::from([self.api.facilities.host()]);
+        if !self.local
+            && let Some(seen) = self.api.facilities.snapshot()
+        {
+            let there = seen.snapshot.hosts.iter();
+            let there = there.filter(|(_, host)| host.record.is_some() || host.member.is_some());
+            hosts.extend(there.map(|(name, _)| name.clone()));
+        }
+        Some(hosts)
+    }
+
+    fn read(
+        &self,
+        host: HostName,
+        out: Out<HostEvent>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let source = Source {
+            api: self.api.clone(),
+            wanted: self.wanted.clone(),
+            host,
+            out,
+        };
+        source.run()
+    }
+
+    fn time(event: &HostEvent) -> Timestamp {
+        event.time
+    }
+}
+
+/// Reads one host.
+struct Source {
+    api: Api,
+    /// Behind which event, as far as it was read.
+    wanted: Wanted,
+    host: HostName,
+    out: Out<HostEvent>,
+}
+
+impl Source {
+    async fn run(mut self) {
+        let mut retry = RETRY_FIRST;
+        loop {
+            let before = self.wanted.after;
+            let ended = match self.open().await {
+                Ok(events) => self.pass_on(events).await,
+                Err(why) => Err(why),
+            };
+            if self.wanted.after != before {
+                retry = RETRY_FIRST;
+                self.out.over();
+            }
+            if let Err(why) = ended {
+                let text = format!("host {} unreachable: {why}", self.host);
+                self.out.notice(text).await;
+            }
+            if !self.wanted.follow {
+                return;
+            }
+            tokio::select! {
+                () = self.out.closed() => return,
+                () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_LAST),
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<EventStream, String> {
+        if self.host == self.api.facilities.host() {
+            return Ok(self.api.facilities.events(self.wanted.clone()));
+        }
+        self.api
+            .reach(&self.host)?
+            .events(&self.host, &self.wanted)
+            .await
+    }
+
+    /// Until the stream ends, or nobody reads any more.
+    async fn pass_on(&mut self, mut events: EventStream) -> Result<(), String> {
+        loop {
+            let event = tokio::select! {
+                () = self.out.closed() => return Ok(()),
+                event = events.next() => event,
+            };
+            let Some(event) = event else { return Ok(()) };
+            let Event {
+                id,
+                at,
+                times,
+                what,
+            } = event?;
+            self.wanted.after = Some(id);
+            let event = HostEvent {
+                time: Timestamp::from_millisecond(at).unwrap_or_default(),
+                id,
+                host: self.host.clone(),
+                times,
+                what,
+            };
+            if !self.out.line(event).await {
+                return Ok(());
+            }
+        }
+    }
+}
