@@ -7,7 +7,7 @@ use std::time::Duration;
 use conductor::engine::Listing;
 use conductor::observing::Observing;
 use conductor_core::local::LOST;
-use conductor_core::observed::Readiness;
+use conductor_core::observed::{EngineState, Readiness};
 use conductor_core::plan::Inputs;
 use conductor_core::records::Version;
 use conductor_core::snapshot::{Desired, Snapshot};
@@ -15,6 +15,7 @@ use conductor_core::{Local, Millis, Outcome, Trust, Write, plan};
 use manifests::keys::Key;
 use manifests::{ContainerId, InstanceId};
 use store::claims;
+use store::host::HostStatus;
 use store::kv::{KvError, Range, WatchReply};
 use store::memory::WatchId;
 use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions, ViewUpdate};
@@ -47,6 +48,8 @@ pub struct Process {
     pub host: HostLife,
     /// All else, once it has joined.
     pub agent: Option<Box<Agent>>,
+    /// How the host stands, as was told last.
+    said: String,
 }
 
 /// What a joined agent knows and has under way.
@@ -60,6 +63,9 @@ pub struct Agent {
     pub local: Local,
     /// The engine as it knows it.
     pub observing: Observing,
+    /// All was planned once.
+    entered: bool,
+    floor: i64,
     stream: Option<Stream>,
     asking: bool,
     looks: BTreeMap<InstanceId, i64>,
@@ -82,9 +88,17 @@ struct Stream {
 impl Process {
     /// Its view follows etcd and may be acted on.
     pub fn sees_all(&self) -> bool {
-        self.agent
-            .as_ref()
-            .is_some_and(|agent| agent.trust() == Trust::Full)
+        self.trust() == Trust::Full
+    }
+
+    /// How far its view may be trusted: not before this host has joined and the view has seen it.
+    pub fn trust(&self) -> Trust {
+        match &self.agent {
+            Some(agent) if self.host.is_member() && agent.revision() >= self.host.floor() => {
+                agent.trust()
+            }
+            _ => Trust::RestartsOnly,
+        }
     }
 
     /// A stream is there, and nothing of it is on its way.
@@ -108,6 +122,10 @@ impl Agent {
             Some(seen) if seen.trust.is_trusted() && seen.complete && !seen.stale => Trust::Full,
             _ => Trust::RestartsOnly,
         }
+    }
+
+    fn revision(&self) -> i64 {
+        self.snapshot().map_or(0, |snapshot| snapshot.revision)
     }
 
     /// What it believes etcd says.
@@ -135,51 +153,70 @@ impl World {
         let session = Uuid::from_u128(0x5e55_0000 + u128::from(id));
         let now = self.clock(machine);
         self.tell(machine, || format!("agent starts, session {id}"));
+        let host = self.host_life(machine, session);
+        let (seed, rules) = (self.dice.roll(), self.rules);
         let at = &mut self.machines[machine];
         at.witness.sessions.insert(session);
         at.witness.restarted();
+        let agent = at.disk.cluster.clone().map(|cluster| {
+            let mut options = ViewOptions::new(cluster, at.disk.view.clone(), None);
+            options.held = at.disk.hold.is_some();
+            options.seed = seed;
+            options.rules = rules;
+            Box::new(Agent {
+                view: View::new(&options, now),
+                seen: None,
+                local: Local::default(),
+                observing: Observing::default(),
+                entered: false,
+                floor: 0,
+                stream: None,
+                asking: false,
+                looks: BTreeMap::new(),
+                wake: None,
+                retry_writes_at: None,
+                replan_at: None,
+                next_list: now,
+                next_save: now + SAVE,
+                saved: (0, 0),
+            })
+        });
         at.process = Some(Process {
             id,
-            host: HostLife::new(session, now),
-            agent: None,
+            host,
+            agent,
+            said: String::new(),
         });
-        self.join(machine);
+        self.drive_host(machine);
+        self.tick(machine);
     }
 
-    /// The record is in etcd: the rest of the agent starts, or the view has to reach it.
-    pub fn joined(&mut self, machine: usize, revision: i64) {
-        if let Some(agent) = self.agent(machine) {
-            agent.view.floor(revision);
-            self.drive(machine);
-            return;
-        }
-        let now = self.clock(machine);
-        let (seed, rules) = (self.dice.roll(), self.rules);
-        let at = &mut self.machines[machine];
-        let (Some(process), Some(cluster)) = (&mut at.process, at.disk.cluster.clone()) else {
+    /// How the host stands: the view has to reach its record, and one that can't join ends.
+    pub fn host_stands(&mut self, machine: usize, floor: i64, status: &HostStatus) {
+        let Some(process) = &mut self.machines[machine].process else {
             return;
         };
-        let mut options = ViewOptions::new(cluster, at.disk.view.clone(), None);
-        options.seed = seed;
-        options.rules = rules;
-        let mut view = View::new(&options, now);
-        view.floor(revision);
-        process.agent = Some(Box::new(Agent {
-            view,
-            seen: None,
-            local: Local::default(),
-            observing: Observing::default(),
-            stream: None,
-            asking: false,
-            looks: BTreeMap::new(),
-            wake: None,
-            retry_writes_at: None,
-            replan_at: None,
-            next_list: now,
-            next_save: now + SAVE,
-            saved: (0, 0),
-        }));
-        self.tick(machine);
+        if let Some(agent) = &mut process.agent
+            && agent.floor != floor
+        {
+            agent.floor = floor;
+            agent.view.floor(floor);
+            self.drive(machine);
+        }
+        let Some(process) = &mut self.machines[machine].process else {
+            return;
+        };
+        let text = format!("{status:?}");
+        if self.trace.is_on() && process.said != text {
+            process.said.clone_from(&text);
+            self.tell(machine, || format!("host: {text}"));
+        }
+        if matches!(status, HostStatus::Failed(_) | HostStatus::Left) {
+            self.tell(machine, || format!("the agent ends: {status:?}"));
+            let at = &mut self.machines[machine];
+            at.process = None;
+            at.gone = true;
+        }
     }
 
     /// Time passes.
@@ -259,6 +296,7 @@ impl World {
 
     /// Carries out what the view asks for, and hears what it says.
     pub fn drive(&mut self, machine: usize) {
+        let life = self.life;
         let Some(agent) = self.agent(machine) else {
             return;
         };
@@ -266,7 +304,7 @@ impl World {
         let request = match agent.view.step() {
             ViewStep::Follow => {
                 if agent.view.take_progress_request()
-                    && let Some(stream) = &agent.stream
+                    && let Some(stream) = agent.stream.as_ref().filter(|s| s.life == life)
                 {
                     let watch = stream.watch;
                     self.etcd.progress(watch);
@@ -277,9 +315,9 @@ impl World {
             _ if agent.asking => None,
             ViewStep::Read => {
                 wait = agent.view.pause();
-                let watch = agent.stream.take().map(|stream| stream.watch);
-                if let Some(watch) = watch {
-                    self.etcd.cancel(watch);
+                let stream = agent.stream.take().filter(|s| s.life == life);
+                if let Some(stream) = stream {
+                    self.etcd.cancel(stream.watch);
                 }
                 Some(Request::Range(Range::key(Key::Cluster)))
             }
@@ -310,26 +348,25 @@ impl World {
             return;
         };
         let before = agent.trust();
-        let revision = update.snapshot.revision;
-        let trusted = update.trust.is_trusted() && update.complete;
-        agent.seen = Some(update);
+        agent.seen = Some(update.clone());
         let after = agent.trust();
-        if let Some(seen) = agent.seen.as_ref().filter(|_| after == Trust::Full) {
-            agent.local.see(&seen.snapshot, now);
+        if update.accepted.is_some() {
+            agent.local.calm.accepted(now);
+        }
+        if after == Trust::Full {
+            agent.local.see(&update.snapshot, now);
+            self.machines[machine].witness.sees(&update.snapshot, now);
         }
         if before != after {
             self.tell(machine, || {
-                let agent = self_agent_text(after);
-                format!("sees {revision}: {agent}")
+                let so = trust_text(after);
+                format!(
+                    "sees {}: {so} ({:?})",
+                    update.snapshot.revision, update.trust
+                )
             });
         }
-        if trusted {
-            let name = self.machines[machine].host.name.clone();
-            let record = self
-                .agent(machine)
-                .and_then(|agent| agent.snapshot()?.record(&name).cloned());
-            self.observe_record(machine, revision, record.as_ref());
-        }
+        self.record_follows(machine, &update);
         self.wake(machine);
     }
 
@@ -565,7 +602,7 @@ impl World {
         let Some(process) = self.machines[machine].process.as_mut() else {
             return;
         };
-        let foreign = process.host.foreign;
+        let (trusted, same_boot) = (process.trust(), process.host.same_boot);
         let Some(agent) = &mut process.agent else {
             return;
         };
@@ -580,10 +617,15 @@ impl World {
         agent.replan_at = agent.replan_at.filter(|at| *at > now);
         let retry = agent.retry_writes_at.filter(|at| now < *at);
         agent.retry_writes_at = retry;
-        let trust = if foreign || retry.is_some() {
-            Trust::RestartsOnly
-        } else {
-            agent.trust()
+        agent.entered |= trusted == Trust::Full;
+        let up = agent.observing.observed().engine == EngineState::Up;
+        if !agent.entered && !same_boot {
+            // The machine was down: others may have its slots.
+            return;
+        }
+        let trust = match retry {
+            Some(_) => Trust::RestartsOnly,
+            None => trusted,
         };
         let mut next = vec![now + PULSE];
         next.extend(retry);
@@ -595,6 +637,7 @@ impl World {
         let wait = self.really(machine, wait).max(1);
         self.wake_in(machine, wait);
         self.follow_running(machine);
+        self.record_says(machine, up);
     }
 
     fn plan(&mut self, machine: usize, trust: Trust, idle: bool, now: Millis) -> Option<Millis> {
@@ -747,7 +790,7 @@ impl World {
     }
 }
 
-fn self_agent_text(trust: Trust) -> &'static str {
+fn trust_text(trust: Trust) -> &'static str {
     match trust {
         Trust::Full => "etcd is followed",
         Trust::RestartsOnly => "etcd is not to be acted on",

@@ -78,6 +78,9 @@ impl World {
             if machine.process.is_none() {
                 return Some(format!("the agent of {name} does not run"));
             }
+            if !truth.is_live(name) {
+                return Some(format!("{name} has no record"));
+            }
             if !machine.sees_all() {
                 return Some(format!("{name} does not follow etcd"));
             }
@@ -87,9 +90,6 @@ impl World {
             }
         }
         for (id, container) in &truth.containers {
-            if container.manifest.is_none() && !container.slots.is_empty() {
-                return Some(format!("slots of {id} are left, and it has no manifest"));
-            }
             for (number, view) in &container.slots {
                 let slot = id.slot(*number);
                 if view.next.is_some() {

@@ -1,6 +1,6 @@
 //! What survives an agent: its machine's disk, as a value.
 
-use conductor_core::records::Cluster;
+use conductor_core::records::{Cluster, Hold};
 use store::host::Disk as Identity;
 use store::view::SavedView;
 use uuid::Uuid;
@@ -12,6 +12,8 @@ pub struct Disk {
     pub identity: Identity,
     /// The cluster that it belongs to.
     pub cluster: Option<Cluster>,
+    /// Why it is in hold.
+    pub hold: Option<Hold>,
     /// The view that was saved last.
     pub view: Option<SavedView>,
     /// The one before: a machine that loses power may find that again.
@@ -22,13 +24,9 @@ impl Disk {
     /// Of a machine that belongs to the cluster.
     pub fn new(id: Uuid, cluster: &Cluster) -> Self {
         Self {
-            identity: Identity {
-                id,
-                boot_id: String::new(),
-                session: None,
-                before: None,
-            },
+            identity: Identity::new(id),
             cluster: Some(cluster.clone()),
+            hold: None,
             view: None,
             former_view: None,
         }

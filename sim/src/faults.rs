@@ -1,16 +1,14 @@
 //! What happens to a cluster: users and operators who change their minds, and everything that can fail.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use conductor_core::Millis;
 use conductor_core::records::{Availability, Cluster};
 use manifests::keys::{APPS, Key};
-use store::kv::{KeyRange, Op, Txn};
+use store::host::Stop;
+use store::kv::Op;
 use store::memory::MemEtcd;
 use uuid::Uuid;
 
-use crate::host::TTL;
 use crate::network::Net;
 use crate::scenario::Scenario;
 use crate::world::{Event, World};
@@ -132,8 +130,8 @@ pub enum Fault {
     EtcdBack,
     /// The operator accepts what etcd is now.
     Accept,
-    /// A process tries to join again.
-    JoinAgain(usize, u64),
+    /// A user wants something for the first time.
+    FirstPut(&'static str),
 }
 
 const CONTAINERS: [&str; 3] = ["shop/web", "shop/db", "mail/in"];
@@ -141,8 +139,15 @@ const CONTAINERS: [&str; 3] = ["shop/web", "shop/db", "mail/in"];
 impl World {
     /// The first manifests, and the first fault.
     pub fn begin(&mut self) {
+        // In calm all hosts are there before anything is wanted, else perhaps not.
+        let soonest = if self.scenario == Scenario::Calm {
+            2_000
+        } else {
+            0
+        };
         for id in CONTAINERS.into_iter().take(self.scenario.containers()) {
-            self.put_manifest(id, true);
+            let wait = soonest + self.dice.below(1_000);
+            self.after(0, 0, wait, Event::Ordered(Fault::FirstPut(id)));
         }
         self.fault_soon();
     }
@@ -150,7 +155,7 @@ impl World {
     fn fault_soon(&mut self) {
         let most = *self.dice.of(&[100, 1_500, 4_000, 12_000]).unwrap_or(&1_500);
         // The first ones wait until there is something to harm.
-        let first = if self.now == 0 { 1_500 } else { 0 };
+        let first = if self.now == 0 { 2_500 } else { 0 };
         let wait = first + self.dice.below(most);
         self.after(0, 0, wait, Event::Fault);
     }
@@ -187,12 +192,12 @@ impl World {
                 );
             }
             Kind::GracefulRestart => {
-                self.say_goodbye(machine, true);
+                self.say_goodbye(machine, Stop::Restart);
                 self.kill(machine);
                 self.start_after(machine, soon);
             }
             Kind::Shutdown => {
-                self.say_goodbye(machine, false);
+                self.say_goodbye(machine, Stop::Shutdown);
                 self.power_off(machine);
                 self.after(machine, 0, late, Event::Ordered(Fault::Powered(machine)));
             }
@@ -253,7 +258,7 @@ impl World {
                 let lease = self.machines[machine]
                     .process
                     .as_ref()
-                    .and_then(|p| p.host.lease);
+                    .and_then(|p| p.host.lease());
                 if let Some(lease) = lease {
                     let _ = self.etcd.lease_revoke(lease);
                     self.committed(None);
@@ -326,9 +331,7 @@ impl World {
 
     /// What was ordered happens.
     pub fn happens(&mut self, fault: Fault) {
-        if !matches!(fault, Fault::JoinAgain(..)) {
-            self.trace.say(self.now, "fault", || format!("{fault:?}"));
-        }
+        self.trace.say(self.now, "fault", || format!("{fault:?}"));
         match fault {
             Fault::Reconnected(machine) => {
                 self.machines[machine].net = Net::WHOLE;
@@ -347,15 +350,11 @@ impl World {
                     self.stream_soon(machine);
                 }
             }
+            Fault::FirstPut(id) => self.put_manifest(id, true),
             Fault::Accept => {
                 self.cluster.epoch += 1;
                 let put = Op::put_json(Key::Cluster, &self.cluster);
                 self.write(vec![put]);
-            }
-            Fault::JoinAgain(machine, process) => {
-                if self.process(machine) == Some(process) {
-                    self.join(machine);
-                }
             }
         }
     }
@@ -464,22 +463,28 @@ impl World {
             "start_timeout": "10s",
             "stop_timeout": "2s",
         });
-        if !dice.one_in(5) {
-            manifest["services"] = serde_json::json!({"http": 80});
-        }
-        if self.scenario == Scenario::StopFirst || dice.one_in(12) {
-            let shared = serde_json::json!([{"source": crate::engine::SHARED, "target": "/data", "external": true}]);
-            match dice.below(if self.scenario == Scenario::StopFirst {
-                9
-            } else {
-                3
-            }) {
-                3.. => manifest["volumes"] = shared,
-                0 => manifest["volumes"] = serde_json::json!(["data:/data"]),
-                _ => {
-                    manifest["services"] = serde_json::json!({"http": {"port": 80, "host_port": 8_000 + dice.below(2)}})
-                }
+        // What a container is like stays so: two that learn to want one port of a host are the user's mistake.
+        let most = if self.scenario == Scenario::StopFirst {
+            8
+        } else {
+            14
+        };
+        let likeness = *self
+            .likeness
+            .entry(id.to_owned())
+            .or_insert_with(|| dice.below(most));
+        match likeness {
+            0 => manifest["volumes"] = serde_json::json!(["data:/data"]),
+            1 => {
+                manifest["services"] =
+                    serde_json::json!({"http": {"port": 80, "host_port": 8_000 + id.len()}})
             }
+            2..7 if self.scenario == Scenario::StopFirst => {
+                let shared = serde_json::json!([{"source": crate::engine::SHARED, "target": "/data", "external": true}]);
+                manifest["volumes"] = shared;
+            }
+            2 | 3 => {}
+            _ => manifest["services"] = serde_json::json!({"http": 80}),
         }
         let strange = self.scenario != Scenario::Calm && !first && dice.one_in(6);
         if strange {
@@ -564,16 +569,5 @@ impl World {
                 self.write(vec![Op::put(key, better.into_bytes())]);
             }
         }
-    }
-
-    /// A lease that nobody renews has ended by then.
-    pub fn longest_lease(&self) -> Millis {
-        Millis(self.now) + TTL + Duration::from_secs(30)
-    }
-
-    /// Deletes keys by hand.
-    pub fn delete(&mut self, keys: KeyRange) {
-        let _ = self.etcd.txn(&Txn::new(vec![], vec![Op::Delete(keys)]));
-        self.committed(None);
     }
 }

@@ -1,355 +1,382 @@
-//! The host's record and its lease.
+//! The host's record and its lease: the real machine, its steps carried out by events.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use conductor_core::records::{Capacity, HostRecord, HostState, Member, Versions};
-use conductor_core::snapshot::{Change, Rev, Snapshot};
-use conductor_core::{Millis, Rule};
-use manifests::keys::{self, Key};
-use store::host::{OtherName, Start, decide, decide_other};
-use store::kv::{Compare, KeyRange, KvError, Op, OpReply, Relation, Target, Txn};
+use conductor_core::Millis;
+use conductor_core::records::{Cluster, Hold, HostRecord};
+use store::host::{Facts, HostAnswer, HostMachine, HostOptions, HostStatus, HostStep, Stop};
+use store::kv::KvError;
+use store::view::{Known, Reason, Trust, ViewUpdate};
 use uuid::Uuid;
 
-use crate::network::{Answered, Asker, Reply, Request};
+use crate::network::{Answered, Asker, Reply, Request, unavailable};
 use crate::world::{Event, Machine, World};
 
 /// Time to live of a lease.
-pub const TTL: Duration = Duration::from_secs(6);
+const TTL: Duration = Duration::from_secs(6);
 /// How long the record of a stopped agent stays.
-pub const GRACE: Duration = Duration::from_secs(30);
-/// Pause before another try.
-const AGAIN: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(30);
 
-/// How the record of one process is.
+/// The record of one process.
 #[derive(Debug)]
 pub struct HostLife {
-    /// This process.
-    pub session: Uuid,
-    /// The lease, if there is one.
-    pub lease: Option<i64>,
-    /// Revision of the record; 0: not there as far as known.
-    pub modified: i64,
-    /// Somebody else writes this record.
-    pub foreign: bool,
-    phase: Phase,
-    began: Millis,
-    cluster: Vec<u8>,
+    machine: HostMachine,
+    /// A step is not answered yet.
+    asking: bool,
+    /// The lease that is kept alive.
+    kept: Option<i64>,
+    wake: Option<u64>,
+    inbox: Inputs,
+    fed: Inputs,
+    /// The process before this one ran in the same boot of the machine.
+    pub same_boot: bool,
 }
 
-#[derive(Debug)]
-enum Phase {
-    /// Reads what decides.
-    Reading,
-    /// Has decided on this, and wants a lease.
-    Granting(Box<Snapshot>),
-    /// Writes the record.
-    Putting,
-    /// The record is there.
-    Live,
+/// What the view tells the machine; each is fed when it is another than before.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Inputs {
+    engine: Option<bool>,
+    observed: Option<(i64, Option<(Uuid, i64)>)>,
+    hold: Option<Option<Hold>>,
+    accepted: Option<Cluster>,
+    leave: bool,
 }
 
 impl HostLife {
-    /// Of a process that begins now.
-    pub fn new(session: Uuid, now: Millis) -> Self {
-        Self {
-            session,
-            lease: None,
-            modified: 0,
-            foreign: false,
-            phase: Phase::Reading,
-            began: now,
-            cluster: Vec::new(),
-        }
+    /// How the host stands.
+    pub fn status(&self) -> &HostStatus {
+        self.machine.status()
     }
 
-    /// The record is in etcd.
-    pub fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Live)
+    /// Revision at which the record was put anew last.
+    pub fn floor(&self) -> i64 {
+        self.machine.floor()
+    }
+
+    /// The lease that is kept alive.
+    pub fn lease(&self) -> Option<i64> {
+        self.machine.lease().map(|lease| lease.id)
+    }
+
+    /// It has joined, and nobody else writes in its name.
+    pub fn is_member(&self) -> bool {
+        matches!(self.status(), HostStatus::Live(_) | HostStatus::Lost)
     }
 }
 
 impl World {
-    /// Begins to join, or to put a lost record again.
-    pub fn join(&mut self, machine: usize) {
-        let name = &self.machines[machine].host.name;
-        let own = Key::HostRecord(name.clone());
-        let read = Txn::new(
-            vec![],
-            vec![
-                Op::Get(KeyRange::key(Key::Cluster.to_string())),
-                Op::Get(KeyRange::prefix(keys::MEMBERS)),
-                Op::Get(KeyRange::prefix(keys::HOSTS)),
-                Op::Get(KeyRange::key(own.to_string())),
-            ],
-        );
-        if let Some(process) = &mut self.machines[machine].process {
-            process.host.phase = Phase::Reading;
+    /// The record of a process that starts now.
+    pub fn host_life(&mut self, machine: usize, session: Uuid) -> HostLife {
+        let now = self.clock(machine);
+        let rules = self.rules;
+        let at = &self.machines[machine];
+        let facts = Facts {
+            disk: at.disk.identity.clone(),
+            cluster: at.disk.cluster.clone(),
+            hold: at.disk.hold.clone(),
+            boot_id: boot_id(at.boot),
+            session,
+            new_cluster: Uuid::from_u128(0xc3),
+        };
+        let options = HostOptions {
+            name: at.host.name.clone(),
+            ttl: TTL,
+            restart_grace: GRACE,
+            labelled_containers: !at.engine.containers(self.cluster.id).is_empty(),
+            saved: at.disk.view.as_ref().map(|view| Known {
+                cluster: view.cluster.clone(),
+                revision: view.revision,
+            }),
+            rules,
+        };
+        HostLife {
+            same_boot: facts.disk.boot_id == facts.boot_id,
+            machine: HostMachine::new(options, record(at), facts, now),
+            asking: false,
+            kept: None,
+            wake: None,
+            inbox: Inputs::default(),
+            fed: Inputs::default(),
         }
-        self.later(
-            machine,
-            Duration::ZERO,
-            Event::Send(Asker::Host, Request::Txn(read)),
-        );
     }
 
-    fn join_again(&mut self, machine: usize) {
-        let ms = self.really(machine, AGAIN);
-        if let Some(process) = &self.machines[machine].process {
-            let id = process.id;
-            self.after(
-                machine,
-                id,
-                ms,
-                Event::Ordered(crate::faults::Fault::JoinAgain(machine, id)),
-            );
+    fn life(&mut self, machine: usize) -> Option<&mut HostLife> {
+        self.machines[machine].process.as_mut().map(|p| &mut p.host)
+    }
+
+    /// Takes from an update of the view what concerns the record.
+    pub fn record_follows(&mut self, machine: usize, update: &ViewUpdate) {
+        let name = self.machines[machine].host.name.clone();
+        let Some(life) = self.life(machine) else {
+            return;
+        };
+        let inbox = &mut life.inbox;
+        if let Some(cluster) = &update.accepted {
+            inbox.accepted = Some(cluster.clone());
+        }
+        match &update.trust {
+            Trust::Distrust(Reason::Held) => {}
+            Trust::Distrust(reason) => {
+                inbox.hold = Some(Some(Hold {
+                    reason: reason.to_string(),
+                    shared: reason.is_shared(),
+                }));
+            }
+            Trust::Trusted if update.complete => {
+                inbox.hold = Some(None);
+                let record = update
+                    .snapshot
+                    .record(&name)
+                    .map(|r| (r.session, r.modified));
+                inbox.observed = Some((update.snapshot.revision, record));
+            }
+            Trust::Trusted => {}
+        }
+        self.drive_host(machine);
+    }
+
+    /// What the engine shows goes into the record.
+    pub fn record_says(&mut self, machine: usize, engine: bool) {
+        let Some(life) = self.life(machine) else {
+            return;
+        };
+        if life.inbox.engine != Some(engine) {
+            life.inbox.engine = Some(engine);
+            self.drive_host(machine);
         }
     }
 
-    /// The lease or the record is gone.
-    pub fn record_lost(&mut self, machine: usize) {
-        self.tell(machine, || "its record is gone: puts a new one".to_owned());
-        if let Some(process) = &mut self.machines[machine].process {
-            process.host.lease = None;
-            process.host.phase = Phase::Reading;
+    /// The operator wants the host to leave, and it has nothing left.
+    pub fn record_leaves(&mut self, machine: usize) {
+        if let Some(life) = self.life(machine) {
+            life.inbox.leave = true;
+            self.drive_host(machine);
         }
-        self.join(machine);
+    }
+
+    /// Carries out what the machine says, as far as it needs no answer.
+    pub fn drive_host(&mut self, machine: usize) {
+        let now = self.clock(machine);
+        loop {
+            let at = &mut self.machines[machine];
+            let wanted = record(at);
+            let Some(process) = &mut at.process else {
+                return;
+            };
+            let life = &mut process.host;
+            if life.asking {
+                return;
+            }
+            let step = match life.machine.next(now) {
+                HostStep::Wait(_) => {
+                    life.feed(wanted, now);
+                    life.machine.next(now)
+                }
+                step => step,
+            };
+            match step {
+                HostStep::Note(note) => {
+                    let mut facts = life.machine.facts().clone();
+                    facts.note(&note);
+                    at.disk.identity = facts.disk;
+                    at.disk.cluster = facts.cluster;
+                    at.disk.hold = facts.hold;
+                    life.machine.answer(HostAnswer::Noted(Ok(())), now);
+                }
+                HostStep::Ask(txn) => {
+                    life.asking = true;
+                    self.send(machine, Asker::Host, Request::Txn(txn));
+                }
+                HostStep::Grant(ttl) => {
+                    life.asking = true;
+                    self.send(machine, Asker::Host, Request::Grant(ttl));
+                }
+                HostStep::Wait(until) => {
+                    self.publish_host(machine);
+                    if let Some(until) = until {
+                        self.wake_host(machine, until - now);
+                    }
+                    return;
+                }
+            }
+            self.publish_host(machine);
+        }
+    }
+
+    fn wake_host(&mut self, machine: usize, span: Duration) {
+        let at = self.now + self.really(machine, span).max(1);
+        let Some(process) = &mut self.machines[machine].process else {
+            return;
+        };
+        let id = process.id;
+        if process
+            .host
+            .wake
+            .is_none_or(|wake| at < wake || wake <= self.now)
+        {
+            process.host.wake = Some(at);
+            let wait = at - self.now;
+            self.after(machine, id, wait, Event::HostWake);
+        }
+    }
+
+    /// The time has come that the machine waits for.
+    pub fn host_wakes(&mut self, machine: usize) {
+        let now = self.now;
+        if let Some(life) = self.life(machine)
+            && life.wake == Some(now)
+        {
+            life.wake = None;
+            self.drive_host(machine);
+        }
+    }
+
+    /// Others hear how the record is.
+    fn publish_host(&mut self, machine: usize) {
+        let Some(life) = self.life(machine) else {
+            return;
+        };
+        let lease = life.lease();
+        if lease != life.kept {
+            life.kept = lease;
+            if let Some(lease) = lease {
+                self.later(machine, TTL / 5, Event::KeepAlive(lease));
+            }
+        }
+        let Some(life) = self.life(machine) else {
+            return;
+        };
+        let (floor, status) = (life.floor(), life.status().clone());
+        self.host_stands(machine, floor, &status);
     }
 
     /// An answer for the record.
     pub fn host_answered(&mut self, machine: usize, answer: Answered) {
         let now = self.clock(machine);
-        let rules = self.rules;
-        let cluster = self.cluster.clone();
-        let at = &mut self.machines[machine];
-        let Some(process) = &mut at.process else {
+        let Some(life) = self.life(machine) else {
             return;
         };
-        let life = &mut process.host;
-        match (std::mem::replace(&mut life.phase, Phase::Reading), answer) {
-            (Phase::Reading, Ok(Reply::Txn(reply))) => {
-                let mut seen = Snapshot::default();
-                let mut changes = Vec::new();
-                for reply in reply.replies {
-                    let OpReply::Get(kvs) = reply else { continue };
-                    for kv in kvs {
-                        if kv.key == Key::Cluster.to_string() {
-                            life.cluster.clone_from(&kv.value);
-                        }
-                        changes.push(Change::Put {
-                            key: kv.key,
-                            value: kv.value,
-                            modified: kv.modified,
-                            created: kv.created,
-                        });
-                    }
-                }
-                seen.apply(changes, reply.revision);
-                let known = at.disk.cluster.as_ref();
-                let same = seen.cluster.as_ref().map(|c| &c.value) == known;
-                let record = seen.record(&at.host.name);
-                let boot = boot_id(at.boot);
-                let decided = decide(
-                    record.map(|r| &r.value),
-                    &at.disk.identity,
-                    &boot,
-                    now - life.began,
-                    TTL + GRACE,
-                );
-                let ours = record.is_none_or(|r| r.session == life.session);
-                let decided = if ours || !rules.has(Rule::OwnRecord) {
-                    Start::GoOn
-                } else {
-                    decided
-                };
-                let identity = &at.disk.identity;
-                let is_clone = seen
-                    .live()
-                    .filter(|(name, r)| **name != at.host.name && r.id == identity.id)
-                    .any(|(_, r)| decide_other(r, identity) == OtherName::Clone);
-                if !same || (life.modified == 0 && decided == Start::Wait) {
-                    self.join_again(machine);
-                } else if is_clone || decided == Start::Exit {
-                    self.tell(machine, || {
-                        "another machine lives under this name or identity: exits".to_owned()
-                    });
-                    self.machines[machine].process = None;
-                    self.machines[machine].gone = true;
-                } else if decided == Start::Wait {
-                    life.foreign = true;
-                    self.tell(machine, || "somebody else writes its record".to_owned());
-                } else {
-                    life.phase = Phase::Granting(Box::new(seen));
-                    self.send(machine, Asker::Host, Request::Grant(TTL));
-                }
-            }
-            (Phase::Granting(seen), Ok(Reply::Granted(lease, _))) => {
-                life.lease = Some(lease);
-                life.phase = Phase::Putting;
-                let identity = &mut at.disk.identity;
-                if identity.session != Some(life.session) {
-                    identity.before = identity.session.replace(life.session);
-                }
-                identity.boot_id = boot_id(at.boot);
-                let txn = put_record(at, &seen, lease, cluster.epoch);
-                self.send(machine, Asker::Host, Request::Txn(txn));
-            }
-            (Phase::Putting, Ok(Reply::Txn(reply))) if reply.succeeded => {
-                life.phase = Phase::Live;
-                life.modified = reply.revision;
-                at.disk.identity.before = None;
-                let each = TTL / 5;
-                self.tell(machine, || format!("is live at {}", reply.revision));
-                self.joined(machine, reply.revision);
-                self.later(machine, each, Event::KeepAlive);
-            }
-            _ => self.join_again(machine),
-        }
+        life.asking = false;
+        life.machine.answer(host_answer(answer), now);
+        self.drive_host(machine);
     }
 
     /// Renews the lease.
-    pub fn keep_alive(&mut self, machine: usize) {
-        let Some(process) = &self.machines[machine].process else {
-            return;
-        };
-        if let Some(lease) = process.host.lease.filter(|_| process.host.is_live()) {
+    pub fn keep_alive(&mut self, machine: usize, lease: i64) {
+        if self
+            .life(machine)
+            .is_some_and(|life| life.kept == Some(lease))
+        {
             self.send(machine, Asker::KeepAlive(lease), Request::KeepAlive(lease));
         }
     }
 
     /// An answer to a keep-alive.
     pub fn kept(&mut self, machine: usize, lease: i64, answer: Answered) {
-        let Some(process) = &self.machines[machine].process else {
+        let Some(life) = self.life(machine).filter(|life| life.kept == Some(lease)) else {
             return;
         };
-        if process.host.lease != Some(lease) || !process.host.is_live() {
-            return;
-        }
         match answer {
             Ok(Reply::Kept(revision)) => {
-                self.later(machine, TTL / 5, Event::KeepAlive);
+                self.later(machine, TTL / 5, Event::KeepAlive(lease));
                 self.seen(machine, revision);
             }
-            Err(KvError::LeaseNotFound) => self.record_lost(machine),
-            _ => self.later(machine, Duration::from_millis(100), Event::KeepAlive),
+            Err(KvError::LeaseNotFound) => {
+                life.machine.lease_lost(lease);
+                self.drive_host(machine);
+            }
+            _ => self.later(machine, Duration::from_millis(100), Event::KeepAlive(lease)),
         }
     }
 
-    /// A complete view shows this record of the machine's own.
-    pub fn observe_record(
-        &mut self,
-        machine: usize,
-        revision: i64,
-        record: Option<&Rev<HostRecord>>,
-    ) {
-        let Some(process) = &mut self.machines[machine].process else {
+    /// The agent says good-bye, within a second whatever etcd does.
+    pub fn say_goodbye(&mut self, machine: usize, how: Stop) {
+        let now = self.clock(machine);
+        let net = self.machines[machine].net;
+        let heard = net.there && net.back && !self.away;
+        let Some(life) = self.life(machine) else {
             return;
         };
-        let life = &mut process.host;
-        if !life.is_live() {
-            return;
-        }
-        match record {
-            Some(r) if r.session != life.session => life.foreign |= r.modified > life.modified,
-            Some(_) => {}
-            None if revision > life.modified => self.record_lost(machine),
-            None => {}
-        }
-    }
-
-    /// The agent says good-bye, if etcd hears it; `back` soon, or not.
-    pub fn say_goodbye(&mut self, machine: usize, back: bool) {
-        let at = &self.machines[machine];
-        let heard = at.net.there && !self.away;
-        let Some(process) = at.process.as_ref().filter(|p| heard && p.host.is_live()) else {
-            return;
-        };
-        let key = Key::HostRecord(at.host.name.clone());
-        let session = process.host.session;
-        let own = self
-            .truth
-            .now
-            .record(&at.host.name)
-            .filter(|r| r.session == session);
-        let Some(own) = own.cloned() else { return };
-        let guard = Compare::modified(&key, own.modified);
-        let ops = if back {
-            let (lease, _) = self.etcd.lease_grant(GRACE);
-            let record = HostRecord {
-                state: HostState::Restarting,
-                ..own.value
+        life.machine.stop(how);
+        while let Some(life) = self
+            .life(machine)
+            .filter(|life| life.machine.stopped().is_none())
+        {
+            let request = match life.machine.next(now) {
+                HostStep::Ask(txn) => Request::Txn(txn),
+                HostStep::Grant(ttl) => Request::Grant(ttl),
+                HostStep::Note(_) | HostStep::Wait(_) => return,
             };
-            vec![Op::Put {
-                key: key.to_string(),
-                value: serde_json::to_vec(&record).expect("records always serialize"),
-                lease,
-            }]
-        } else {
-            vec![Op::delete(&key)]
-        };
-        let _ = self.etcd.txn(&Txn::new(vec![guard], ops));
-        self.committed(None);
+            let before = self.truth.now.clone();
+            let answer = if heard {
+                self.ask(&request)
+            } else {
+                Err(unavailable())
+            };
+            self.committed(Some((machine, &Asker::Host, before)));
+            if let Some(life) = self.life(machine) {
+                life.machine.answer(host_answer(answer), now);
+            }
+        }
+    }
+}
+
+impl HostLife {
+    fn feed(&mut self, wanted: HostRecord, now: Millis) {
+        let inbox = self.inbox.clone();
+        let fed = std::mem::replace(&mut self.fed, inbox);
+        let inputs = &self.fed;
+        if inputs.engine != fed.engine {
+            self.machine.want(wanted, now);
+        }
+        if let Some(cluster) = inputs
+            .accepted
+            .as_ref()
+            .filter(|_| inputs.accepted != fed.accepted)
+        {
+            self.machine.accept(cluster.clone());
+        }
+        if let Some(hold) = inputs.hold.as_ref().filter(|_| inputs.hold != fed.hold) {
+            self.machine.hold(hold.clone(), now);
+        }
+        if let Some((revision, record)) = inputs.observed
+            && (inputs.observed != fed.observed)
+        {
+            self.machine.observed(revision, record);
+        }
+        if inputs.leave {
+            self.inbox.leave = false;
+            self.fed.leave = false;
+            self.machine.leave();
+        }
+    }
+}
+
+fn host_answer(answer: Answered) -> HostAnswer {
+    match answer {
+        Ok(Reply::Granted(lease, ttl)) => HostAnswer::Granted(Ok((lease, ttl))),
+        Ok(Reply::Txn(reply)) => HostAnswer::Asked(Ok(reply)),
+        Ok(_) => HostAnswer::Asked(Err(unavailable())),
+        Err(error) => HostAnswer::Asked(Err(error)),
     }
 }
 
 /// The name of a boot.
-pub fn boot_id(boot: u64) -> String {
+fn boot_id(boot: u64) -> String {
     format!("boot-{boot}")
 }
 
-fn put_record(at: &Machine, seen: &Snapshot, lease: i64, epoch: u64) -> Txn {
-    let name = &at.host.name;
-    let host = seen.hosts.get(name);
-    let member = host.and_then(|h| h.member.as_ref());
-    let id = at.disk.identity.id;
-    let record = HostRecord {
-        id,
-        session: at.process.as_ref().map_or(id, |p| p.host.session),
-        epoch,
-        state: HostState::Up,
-        addr: at.host.surroundings.host_ip,
-        peer: None,
-        labels: BTreeMap::new(),
-        capacity: Capacity::default(),
-        versions: Versions {
-            agent: String::new(),
-            placement: at.placement.clone(),
-        },
-        foreign: 0,
-        engine: true,
-        disk: None,
-        disk_full: false,
-        hold: None,
-        problems: Vec::new(),
-    };
-    let cluster = at
-        .process
-        .as_ref()
-        .map(|p| p.host.cluster.clone())
-        .unwrap_or_default();
-    let same_cluster = Compare::new(
-        KeyRange::key(Key::Cluster.to_string()),
-        Relation::Equal,
-        Target::Value(cluster),
-    );
-    let mut txn = Txn::new(
-        vec![
-            same_cluster,
-            Compare::modified(
-                Key::HostRecord(name.clone()),
-                seen.record(name).map_or(0, |r| r.modified),
-            ),
-            Compare::modified(Key::Member(name.clone()), member.map_or(0, |m| m.modified)),
-        ],
-        vec![Op::Put {
-            key: Key::HostRecord(name.clone()).to_string(),
-            value: serde_json::to_vec(&record).expect("records always serialize"),
-            lease,
-        }],
-    );
-    if member.is_none_or(|m| m.id != id) {
-        txn.then
-            .push(Op::put_json(Key::Member(name.clone()), &Member { id }));
-    }
-    txn
+/// What the record of a machine should say.
+fn record(at: &Machine) -> HostRecord {
+    let engine = at.process.as_ref().and_then(|p| p.host.inbox.engine);
+    serde_json::from_value(serde_json::json!({
+        "id": at.disk.identity.id,
+        "session": at.disk.identity.id,
+        "epoch": 0,
+        "state": "up",
+        "addr": at.host.surroundings.host_ip,
+        "versions": {"agent": "", "placement": at.placement},
+        "engine": engine.unwrap_or(true),
+    }))
+    .expect("a record")
 }

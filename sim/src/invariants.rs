@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use conductor_core::observed::{EngineState, ObservedContainer};
-use conductor_core::records::Phase;
+use conductor_core::records::{Availability, HostState, Phase};
 use conductor_core::snapshot::{SlotView, Snapshot, Successor};
-use conductor_core::{Millis, Plan, Step, Trust, Write};
+use conductor_core::{Millis, Plan, Step, Trust, Work, Write};
 use manifests::keys::Key;
 use manifests::{HostName, InstanceId, SlotId};
 use store::kv::Event as Told;
@@ -33,6 +33,7 @@ pub struct Witness {
     illegitimate: BTreeMap<InstanceId, Millis>,
     live: Vec<HostName>,
     live_since: Millis,
+    missing: BTreeSet<HostName>,
     missing_since: Option<Millis>,
 }
 
@@ -41,29 +42,38 @@ impl Witness {
     pub fn restarted(&mut self) {
         self.illegitimate.clear();
         self.live.clear();
+        self.missing.clear();
         self.missing_since = None;
     }
 
-    fn sees(&mut self, snapshot: &Snapshot, now: Millis) {
+    /// Its agent sees this, and may act on it.
+    pub fn sees(&mut self, snapshot: &Snapshot, now: Millis) {
+        if self.missing_since.is_some() && !self.is_braked(now) {
+            self.missing_since = None;
+        }
         let live: Vec<HostName> = snapshot.live().map(|(name, _)| name.clone()).collect();
         if live != self.live {
             self.live = live;
             self.live_since = now;
         }
-        let members = snapshot.hosts.iter().filter(|(_, h)| h.member.is_some());
-        let (all, missing) = members.fold((0, 0), |(all, missing), (_, host)| {
-            (all + 1, missing + usize::from(host.record.is_none()))
-        });
-        if missing > (all / 4).max(1) {
-            self.missing_since.get_or_insert(now);
-        } else {
+        let members = || snapshot.hosts.iter().filter(|(_, h)| h.member.is_some());
+        let missing: BTreeSet<HostName> = members()
+            .filter(|(_, h)| h.record.is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        let too_many = missing.len() > (members().count() / 4).max(1);
+        if !too_many {
             self.missing_since = None;
+        } else if !missing.is_subset(&self.missing) {
+            self.missing_since.get_or_insert(now);
         }
+        self.missing = missing;
     }
 
     fn is_braked(&self, now: Millis) -> bool {
-        self.missing_since
-            .is_some_and(|since| now < self.live_since + SETTLED && now < since + LONGEST)
+        self.missing_since.is_some_and(|since| {
+            now < self.live_since.max(since) + SETTLED && now < since + LONGEST
+        })
     }
 }
 
@@ -104,7 +114,8 @@ pub fn planned(
             )
         });
     }
-    machine.witness.sees(view, now);
+    // Who leaves the cluster ends also what can't go elsewhere.
+    let leaves = view.availability(name) == Availability::Leave;
     for step in &plan.steps {
         let Some((slot, instance)) = ends(step) else {
             continue;
@@ -119,7 +130,11 @@ pub fn planned(
         }
         let stopped_for_another =
             matches!(step, Step::Stop { .. }) && yields(view, slot, name, instance);
-        if named(view, slot, name, instance) && is_wanted(view, slot) && !stopped_for_another {
+        if named(view, slot, name, instance)
+            && is_wanted(view, slot)
+            && !leaves
+            && !stopped_for_another
+        {
             return Some(format!(
                 "{name} does {}, though it is the slot's",
                 step_text(step)
@@ -157,6 +172,7 @@ pub fn planned(
             view.slot(&c.owner.slot).is_some_and(|s| s.claim.is_some())
                 || !is_wanted(view, &c.owner.slot)
         })
+        .filter(|c| !agent.local.orphans.contains_key(&c.owner.instance))
         .map(|c| &c.owner.instance)
         .collect();
     let remembered = &mut machine.witness.illegitimate;
@@ -332,7 +348,9 @@ fn record_written(
     let was = before.record(name)?;
     let at = &world.machines[machine];
     let own = at.witness.sessions.contains(&was.session);
-    (!own).then(|| {
+    // A stopped agent's machine may have been moved, disk and all: nobody can tell.
+    let moved = was.state == HostState::Restarting && at.disk.identity.id == was.id;
+    (!own && !moved).then(|| {
         format!(
             "machine {machine} ({}) overwrites the record {name} of another machine",
             at.host.name
@@ -462,9 +480,97 @@ impl Change<'_> {
 
 // === words ===
 
-/// A write in one line, with its guards.
+/// A write in one line, with the revisions that its guards compare.
 pub fn write_text(write: &Write) -> String {
-    format!("{write:?}")
+    let of = match write.work() {
+        Work::Slot(slot) => slot.to_string(),
+        Work::Container(container) => container.to_string(),
+    };
+    let guards = match write {
+        Write::Claim {
+            claim,
+            manifest,
+            next,
+            ..
+        } => format!(
+            "{} (manifest {manifest}, void next {next:?})",
+            claim.instance
+        ),
+        Write::TakeOver {
+            claim,
+            held,
+            lost,
+            manifest,
+            next,
+            ..
+        } => format!(
+            "{} (from {lost}, claim {held}, manifest {manifest}, void next {next:?})",
+            claim.instance
+        ),
+        Write::Retake {
+            claim,
+            held,
+            seen,
+            next,
+            ..
+        } => format!(
+            "{} (claim {held}, state {seen}, next {next})",
+            claim.instance
+        ),
+        Write::Next {
+            next,
+            held,
+            manifest,
+            void,
+            ..
+        } => format!(
+            "{} (claim {held}, manifest {manifest}, void next {void:?})",
+            next.instance
+        ),
+        Write::Promote {
+            claim,
+            held,
+            manifest,
+            next,
+            over,
+            ..
+        } => format!(
+            "{} (claim {held}, manifest {manifest}, next {next}, over {over:?})",
+            claim.instance
+        ),
+        Write::DeleteNext {
+            seen, void, unfit, ..
+        } => format!("(next {seen}, void {void:?}, unfit {})", unfit.is_some()),
+        Write::DeleteUnwanted {
+            held,
+            manifest,
+            lost,
+            ..
+        } => format!("of {lost} (claim {held}, manifest {manifest})"),
+        Write::NewInstance { claim, held, .. } => {
+            format!(
+                "{} at {} (claim {held})",
+                claim.instance, claim.manifest_rev
+            )
+        }
+        Write::Release { held, .. } => format!("(claim {held})"),
+        Write::State {
+            state, held, seen, ..
+        } => format!(
+            "{:?} of {} (claim {held}, state {seen})",
+            state.state, state.instance
+        ),
+        Write::TakeBack {
+            held, seen, next, ..
+        } => format!("(claim {held}, state {seen}, void next {next:?})"),
+        Write::Version { rev, manifest, .. } => format!("{rev} (manifest {manifest})"),
+        Write::Good { rev, seen, .. } => format!("{rev} (version {seen})"),
+        Write::Status { status, held, .. } => format!("{} (claim {held})", status.progress),
+        Write::Fit { seen, .. } => format!("(unfit {seen})"),
+        Write::Rollout { manifest, seen, .. } => format!("(manifest {manifest}, rollout {seen})"),
+        Write::Prune { .. } | Write::Sweep { .. } => String::new(),
+    };
+    format!("{} {of} {guards}", write.kind())
 }
 
 /// A step in one line.

@@ -18,6 +18,11 @@ impl Trace {
         }
     }
 
+    /// Somebody reads it.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// One line: when, who, what.
     pub fn say(&mut self, now: u64, who: &str, what: impl FnOnce() -> String) {
         if self.on {

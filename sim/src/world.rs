@@ -28,6 +28,8 @@ use crate::trace::Trace;
 
 /// A call without an answer is given up after this.
 const DEADLINE: u64 = 5_000;
+/// A keep-alive after this.
+const SHORT_DEADLINE: u64 = 1_200;
 /// Host clocks begin here: a first moment must not look like no time at all.
 const BEGIN: u64 = 1_000_000;
 
@@ -39,7 +41,9 @@ pub enum Event {
     /// Time passes for an agent.
     Tick,
     /// A lease is to be renewed.
-    KeepAlive,
+    KeepAlive(i64),
+    /// A time has come that the record waits for.
+    HostWake,
     /// An agent asks the network to carry this.
     Send(Asker, Request),
     /// A call reaches etcd.
@@ -169,6 +173,8 @@ pub struct World {
     pub latency: u64,
     /// Claims that were won by a retake, by their revision.
     pub retaken: BTreeMap<SlotId, i64>,
+    /// What users' containers are like, by name.
+    pub likeness: BTreeMap<String, u64>,
     queue: BTreeMap<(u64, u64), Due>,
     order: u64,
     names: u64,
@@ -210,6 +216,7 @@ impl World {
             changed_at: 0,
             latency,
             retaken: BTreeMap::new(),
+            likeness: BTreeMap::new(),
             queue: BTreeMap::new(),
             order: 0,
             names: 0,
@@ -343,7 +350,8 @@ impl World {
                 self.pass(machine);
             }
             Event::Tick => self.tick(machine),
-            Event::KeepAlive => self.keep_alive(machine),
+            Event::KeepAlive(lease) => self.keep_alive(machine, lease),
+            Event::HostWake => self.host_wakes(machine),
             Event::Stream => self.stream(machine),
             Event::Stepped(report) => self.stepped(machine, *report),
             Event::Sight(docker_id) => self.sight(machine, &docker_id),
@@ -394,12 +402,17 @@ impl World {
     }
 
     fn unanswered(&mut self, machine: usize, process: u64, asker: Asker, sent: u64) {
-        let wait = (sent + DEADLINE).saturating_sub(self.now);
+        let patience = match asker {
+            Asker::KeepAlive(_) => SHORT_DEADLINE,
+            Asker::View | Asker::Writes { .. } | Asker::Host => DEADLINE,
+        };
+        let wait = (sent + patience).saturating_sub(self.now);
         let none = Event::Answer(asker, Err(unavailable()));
         self.after(machine, process, wait, none);
     }
 
-    fn ask(&mut self, request: &Request) -> Answered {
+    /// Etcd carries a request out.
+    pub fn ask(&mut self, request: &Request) -> Answered {
         let etcd = &mut self.etcd;
         Ok(match request {
             Request::Txn(txn) => Reply::Txn(etcd.txn(txn)?),
