@@ -17,6 +17,8 @@ pub const CLAIMS: &str = "/claims/";
 pub const APPS: &str = "/apps/";
 /// Members of the cluster.
 pub const MEMBERS: &str = "/dokkaa/members/";
+/// Settings of the operator.
+pub const CONFIG: &str = "/dokkaa/config/";
 /// Host records and what else hosts and operators say of hosts.
 pub const HOSTS: &str = "/hosts/";
 /// Status of slots, outside the watched range.
@@ -143,6 +145,11 @@ pub fn claims_of(container: &ContainerId) -> String {
 /// The slots of one container; ends with a slash.
 pub fn slots_of(container: &ContainerId) -> String {
     format!("{CLAIMS}{container}/slots/")
+}
+
+/// What is said of one host: its record, availability, labels and unfit marks; ends with a slash.
+pub fn host(host: &HostName) -> String {
+    format!("{HOSTS}{host}/")
 }
 
 /// The manifests of one app; ends with a slash.

@@ -213,6 +213,12 @@ impl SlotId {
             slot => format!("{app}---{container}---{slot}"),
         }
     }
+
+    /// Docker's name of one of its volumes: `<app>---<container>---<slot>---<name>`.
+    pub fn volume_name(&self, name: &str) -> String {
+        let ContainerId { app, container } = &self.container;
+        format!("{app}---{container}---{}---{name}", self.slot)
+    }
 }
 
 impl fmt::Display for SlotId {
@@ -275,6 +281,8 @@ mod tests {
         assert_eq!(container.slot(0).docker_name(), "dummy---nginx");
         assert_eq!(container.slot(7).docker_name(), "dummy---nginx---7");
         assert_eq!(container.slot(7).to_string(), "dummy/nginx/7");
+        let volume = container.slot(0).volume_name("data");
+        assert_eq!(volume, "dummy---nginx---0---data");
         assert!("dummy".parse::<ContainerId>().is_err());
         assert!("a/b/c".parse::<ContainerId>().is_err());
     }

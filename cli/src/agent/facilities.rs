@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use conductor::engine::{Engine, LogChunk, LogOptions as EngineLogs, OutputStream};
+use conductor::engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs, OutputStream};
 use conductor::published::Published;
-use conductor_core::observed::{ContainerState, ObservedContainer};
+use conductor_core::observed::{ContainerState, Observed, ObservedContainer};
+use conductor_core::records::Cluster;
 use futures_util::StreamExt;
-use gateway::v1::facilities::{Facilities, LogRecord, LogStream, LogsError, Seen};
+use gateway::v1::facilities::{
+    Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError,
+};
 use gateway::v1::types::{LinkFailure, LogOptions, LogSource, Reasons};
 use manifests::{HostName, SlotId};
 
@@ -71,6 +74,26 @@ impl Facilities for Agent {
             waiting: self.published.waiting.load().as_ref().clone(),
             links,
         }
+    }
+
+    fn cluster(&self) -> Option<Cluster> {
+        let seen = self.published.seen.load();
+        let cluster = seen.as_ref().as_ref()?.snapshot.cluster.as_ref()?;
+        Some(cluster.value.clone())
+    }
+
+    fn observed(&self) -> Observed {
+        self.published.observed.load().as_ref().clone()
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
+        self.engine
+            .remove_volume(name)
+            .await
+            .map_err(|error| match error {
+                EngineError::Conflict(why) => VolumeError::InUse(why),
+                error => VolumeError::Engine(error.to_string()),
+            })
     }
 
     async fn local_logs(

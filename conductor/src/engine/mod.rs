@@ -377,6 +377,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Removes it with its anonymous volumes, killing it first if `force`. Nothing if it is gone.
     async fn remove(&self, docker_id: &str, force: bool) -> Result<(), EngineError>;
 
+    /// Removes a volume that no container has. Nothing if it does not exist.
+    async fn remove_volume(&self, name: &str) -> Result<(), EngineError>;
+
     /// Gives it another name.
     async fn rename(&self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError>;
 

@@ -127,8 +127,7 @@ fn mounts(input: &SpecInput<'_>) -> Vec<Mount> {
 
 /// Docker's name of a slot's volume: `<app>---<container>---<slot>---<name>`.
 pub fn volume_name(slot: &SlotId, name: &str) -> String {
-    let id = &slot.container;
-    format!("{}---{}---{}---{name}", id.app, id.container, slot.slot)
+    slot.volume_name(name)
 }
 
 #[cfg(test)]

@@ -253,6 +253,10 @@ impl Engine for Docker {
         self.note("remove", slot, removed)
     }
 
+    async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.engine.remove_volume(name).await
+    }
+
     async fn rename(&self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
         let renamed = self.engine.rename(docker_id, name).await;
         self.note("rename", self.slot(docker_id), renamed)

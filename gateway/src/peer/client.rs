@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::http::header::HOST;
-use axum::http::{Request, Response, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use conductor_core::events::Wanted;
 use futures_util::StreamExt;
@@ -16,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use manifests::{HostName, SlotId};
 use rustls::pki_types::ServerName;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -24,11 +25,13 @@ use super::identity::Identity;
 use super::stream::{self, Broken};
 use super::table::Table;
 use super::tls;
-use crate::v1::types::{ApiError, LogOptions, Reasons};
-use crate::v1::{EventStream, LogStream, LogsError, Peers};
+use crate::v1::types::{ApiError, HoldReport, LogOptions, Reasons};
+use crate::v1::{EventStream, LogStream, LogsError, Peers, VolumeError};
 
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
+/// What the other side has to do first: an engine may take its time.
+const WORK: Duration = Duration::from_secs(20);
 /// Largest answer that is not a stream.
 const LARGEST: usize = 4 << 20;
 
@@ -79,6 +82,7 @@ impl Client {
 
     async fn ask(
         &self,
+        method: Method,
         host: &HostName,
         path: &str,
     ) -> Result<(Response<Incoming>, Connection, String), AskError> {
@@ -104,27 +108,36 @@ impl Client {
             // What goes wrong is seen by who awaits the answer.
             let _ = connection.await;
         }));
-        let request = Request::get(path)
+        let within = if method == Method::GET { ANSWER } else { WORK };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(HOST, door.addr.to_string())
             .body(Empty::<Bytes>::new())
             .expect("paths of names and numbers are legal");
-        let response = tokio::time::timeout(ANSWER, sender.send_request(request))
+        let response = tokio::time::timeout(within, sender.send_request(request))
             .await
             .map_err(silent)?
             .map_err(AskError::Http)?;
         Ok((response, task, door.fingerprint))
     }
 
-    async fn read_reasons(&self, host: &HostName) -> Result<Reasons, AskError> {
-        let (response, connection, _) = self.ask(host, "/peer/v1/reasons").await?;
+    /// A whole answer.
+    async fn answer(&self, method: Method, host: &HostName, path: &str) -> Result<Bytes, AskError> {
+        let (response, connection, _) = self.ask(method, host, path).await?;
         let status = response.status();
         let body = tokio::time::timeout(ANSWER, whole(response))
             .await
             .map_err(|_| AskError::Body("no end of its answer".into()))??;
         drop(connection);
-        if status != StatusCode::OK {
+        if !status.is_success() {
             return Err(AskError::Refused(status, error_text(&body)));
         }
+        Ok(body)
+    }
+
+    async fn read<T: DeserializeOwned>(&self, host: &HostName, path: &str) -> Result<T, AskError> {
+        let body = self.answer(Method::GET, host, path).await?;
         serde_json::from_slice(&body).map_err(AskError::Unreadable)
     }
 }
@@ -132,7 +145,28 @@ impl Client {
 #[async_trait]
 impl Peers for Client {
     async fn reasons(&self, host: &HostName) -> Result<Reasons, String> {
-        self.read_reasons(host).await.map_err(|e| e.to_string())
+        let answer = self.read(host, "/peer/v1/reasons").await;
+        answer.map_err(|e| e.to_string())
+    }
+
+    async fn hold(&self, host: &HostName) -> Result<HoldReport, String> {
+        let answer = self.read(host, "/peer/v1/hold").await;
+        answer.map_err(|e| e.to_string())
+    }
+
+    async fn remove_volume(
+        &self,
+        host: &HostName,
+        slot: &SlotId,
+        volume: &str,
+    ) -> Result<(), VolumeError> {
+        let path = format!("/peer/v1/volumes/{slot}/{volume}");
+        match self.answer(Method::DELETE, host, &path).await {
+            Ok(_) => Ok(()),
+            Err(AskError::Refused(StatusCode::CONFLICT, why)) => Err(VolumeError::InUse(why)),
+            Err(AskError::Refused(StatusCode::BAD_GATEWAY, why)) => Err(VolumeError::Engine(why)),
+            Err(error) => Err(VolumeError::Unreachable(error.to_string())),
+        }
     }
 
     async fn logs(
@@ -143,8 +177,10 @@ impl Peers for Client {
     ) -> Result<LogStream, LogsError> {
         let unreachable = |error: AskError| LogsError::Unreachable(error.to_string());
         let path = format!("/peer/v1/logs/{slot}?{}", query(options));
-        let (response, connection, fingerprint) =
-            self.ask(host, &path).await.map_err(unreachable)?;
+        let (response, connection, fingerprint) = self
+            .ask(Method::GET, host, &path)
+            .await
+            .map_err(unreachable)?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(LogsError::NotFound),
@@ -173,7 +209,7 @@ impl Peers for Client {
 
     async fn events(&self, host: &HostName, wanted: &Wanted) -> Result<EventStream, String> {
         let path = format!("/peer/v1/events?{}", events_query(wanted));
-        let asked = self.ask(host, &path).await;
+        let asked = self.ask(Method::GET, host, &path).await;
         let (response, connection, fingerprint) = asked.map_err(|e| e.to_string())?;
         match response.status() {
             StatusCode::OK => {}

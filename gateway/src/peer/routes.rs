@@ -6,26 +6,61 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use axum::{Json, Router};
 use conductor_core::events::Wanted;
 use manifests::{AppName, ContainerId, ContainerName};
 
 use super::stream;
 use crate::v1::types::{ApiError, LogOptions, Reasons};
-use crate::v1::{Facilities, LogsError};
+use crate::v1::{Facilities, LogsError, VolumeError, hold, volumes};
 
 /// What the peer door serves.
 pub fn router(facilities: Arc<dyn Facilities>) -> Router {
     Router::new()
         .route("/peer/v1/reasons", get(reasons))
+        .route("/peer/v1/hold", get(held))
         .route("/peer/v1/logs/{app}/{container}/{slot}", get(logs))
+        .route(
+            "/peer/v1/volumes/{app}/{container}/{slot}/{volume}",
+            delete(remove_volume),
+        )
         .route("/peer/v1/events", get(events))
         .with_state(facilities)
 }
 
 async fn reasons(State(facilities): State<Arc<dyn Facilities>>) -> Json<Reasons> {
     Json(facilities.reasons())
+}
+
+async fn held(State(facilities): State<Arc<dyn Facilities>>) -> Response {
+    match hold::report(facilities.as_ref()).await {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+async fn remove_volume(
+    State(facilities): State<Arc<dyn Facilities>>,
+    Path((app, container, slot, volume)): Path<(AppName, ContainerName, u32, String)>,
+) -> Response {
+    let slot = ContainerId::new(app, container).slot(slot);
+    match volumes::remove_here(facilities.as_ref(), &slot, &volume).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(VolumeError::InUse(why)) => failure(StatusCode::CONFLICT, why),
+        Err(VolumeError::Engine(why) | VolumeError::Unreachable(why)) => {
+            failure(StatusCode::BAD_GATEWAY, why)
+        }
+    }
+}
+
+fn failure(status: StatusCode, error: String) -> Response {
+    let body = ApiError {
+        error,
+        problems: Vec::new(),
+        revision: None,
+    };
+    (status, Json(body)).into_response()
 }
 
 async fn events(
@@ -52,12 +87,7 @@ async fn logs(
                 LogsError::Engine(why) => why,
                 other => other.to_string(),
             };
-            let body = ApiError {
-                error,
-                problems: Vec::new(),
-                revision: None,
-            };
-            (status, Json(body)).into_response()
+            failure(status, error)
         }
     }
 }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use conductor_core::events::{Event, Wanted};
+use conductor_core::observed::Observed;
+use conductor_core::records::Cluster;
 use conductor_core::{Directory, Snapshot};
 use futures_util::Stream;
 use manifests::{HostName, SlotId};
 use serde::{Deserialize, Serialize};
 
-use super::types::{LogOptions, LogSource, Reasons};
+use super::types::{HoldReport, LogOptions, LogSource, Reasons};
 
 /// The last complete view of etcd. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -57,6 +59,20 @@ pub enum LogsError {
     Unreachable(String),
 }
 
+/// Why a volume was not removed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeError {
+    /// A container has it; which, for people.
+    #[error("{0}")]
+    InUse(String),
+    /// The engine did not answer, or refused.
+    #[error("the engine: {0}")]
+    Engine(String),
+    /// The host was not reached; why.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+}
+
 /// The agent, as the API sees it.
 #[async_trait]
 pub trait Facilities: Send + Sync + 'static {
@@ -78,6 +94,15 @@ pub trait Facilities: Send + Sync + 'static {
     /// What happened on this host. Without `follow` the stream ends.
     fn events(&self, wanted: Wanted) -> EventStream;
 
+    /// The cluster that this agent is of, and the epoch that it lives in, whatever etcd says now.
+    fn cluster(&self) -> Option<Cluster>;
+
+    /// What the engine of this host shows.
+    fn observed(&self) -> Observed;
+
+    /// Removes a volume by Docker's name. One that does not exist is removed.
+    async fn remove_volume(&self, name: &str) -> Result<(), VolumeError>;
+
     /// Lines of a slot's container on this host, oldest first. Lines up to `options.since` may be given too; they are
     /// dropped later. Without `follow`, and when the container ends, the stream ends.
     async fn local_logs(&self, slot: &SlotId, options: &LogOptions)
@@ -92,6 +117,17 @@ pub trait Peers: Send + Sync + 'static {
 
     /// `Facilities::events` of that host; or why it could not be asked, for people.
     async fn events(&self, host: &HostName, wanted: &Wanted) -> Result<EventStream, String>;
+
+    /// What that host would do if etcd as it is now were accepted; or why it could not be asked, for people.
+    async fn hold(&self, host: &HostName) -> Result<HoldReport, String>;
+
+    /// Removes a volume of a slot, by its name in the manifest, on that host.
+    async fn remove_volume(
+        &self,
+        host: &HostName,
+        slot: &SlotId,
+        volume: &str,
+    ) -> Result<(), VolumeError>;
 
     /// `Facilities::local_logs` of that host.
     async fn logs(

@@ -1,4 +1,10 @@
 //! Manifests: read from etcd itself, written by compare-and-swap, never unless valid.
+//!
+//! Where a container has no manifest but is claimed all the same (an orphan of
+//! an accepted restore), removing it means its claims: who has them then stops
+//! what runs, in order.
+
+use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -8,7 +14,7 @@ use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use manifests::keys::{self, Key};
 use manifests::{AppName, ContainerId, ContainerName};
-use store::kv::{KeyRange, KeyValue, Range, Relation, Target};
+use store::kv::{KeyRange, KeyValue, Range, RangeReply, Relation, Target};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
 
 use super::Api;
@@ -129,9 +135,38 @@ pub(super) async fn delete(
             containers: vec![id],
         }));
     }
-    match first_read(&reply) {
-        Some(kv) => Err(Failure::precondition(kv.modified)),
-        None => Err(Failure::no_container(&id)),
+    if let Some(kv) = first_read(&reply) {
+        return Err(Failure::precondition(kv.modified));
+    }
+    release_claims(&api, &id).await?;
+    Ok(Json(Removed {
+        containers: vec![id],
+    }))
+}
+
+/// Takes the slots of a container without a manifest from whoever has them, as they were seen.
+async fn release_claims(api: &Api, id: &ContainerId) -> Result<(), Failure> {
+    let slots = KeyRange::prefix(&keys::slots_of(id));
+    let reply = api
+        .facilities
+        .kv()
+        .range(Range::new(slots.clone()))
+        .await
+        .map_err(|error| Failure::etcd_read(&error))?;
+    let claimed = |kv: &KeyValue| matches!(Key::parse(&kv.key), Some(Key::Claim(_)));
+    if !reply.kvs.iter().any(claimed) {
+        return Err(Failure::no_container(id));
+    }
+    let unchanged = Compare::new(
+        slots.clone(),
+        Relation::Less,
+        Target::Modified(reply.revision + 1),
+    );
+    let guards = vec![Compare::absent(Key::Manifest(id.clone())), unchanged];
+    if api.write(guards, vec![Op::Delete(slots)]).await? {
+        Ok(())
+    } else {
+        Err(Failure::changed())
     }
 }
 
@@ -141,21 +176,31 @@ pub(super) async fn delete_app(
     Named(app): Named<AppName>,
 ) -> Reply<Removed> {
     let kv = api.facilities.kv();
-    let reply = kv
-        .range(Range::new(KeyRange::prefix(&keys::app(&app))))
-        .await
-        .map_err(|error| Failure::etcd_read(&error))?;
-    let containers: Vec<ContainerId> = reply
-        .kvs
-        .iter()
-        .filter_map(|kv| match Key::parse(&kv.key)? {
-            Key::Manifest(id) => Some(id),
-            _ => None,
+    let read = async |prefix: String| {
+        kv.range(Range {
+            keys_only: true,
+            ..Range::new(KeyRange::prefix(&prefix))
         })
-        .collect();
-    if containers.is_empty() {
+        .await
+        .map_err(|error| Failure::etcd_read(&error))
+    };
+    let (manifests, claims) = tokio::try_join!(
+        read(keys::app(&app)),
+        read(format!("{}{app}/", keys::CLAIMS))
+    )?;
+    let containers: BTreeSet<ContainerId> = named(&manifests, |key| match key {
+        Key::Manifest(id) => Some(id),
+        _ => None,
+    });
+    let claimed = named(&claims, |key| match key {
+        Key::Claim(slot) => Some(slot.container),
+        _ => None,
+    });
+    let orphans: Vec<ContainerId> = claimed.difference(&containers).cloned().collect();
+    if containers.is_empty() && orphans.is_empty() {
         return Err(Failure::not_found(format!("there is no app {app}")));
     }
+    let mut containers: Vec<ContainerId> = containers.into_iter().collect();
     for some in containers.chunks(DELETIONS) {
         let deletions = some
             .iter()
@@ -165,7 +210,17 @@ pub(super) async fn delete_app(
             .await
             .map_err(|error| Failure::etcd_write(&error))?;
     }
+    for id in &orphans {
+        release_claims(&api, id).await?;
+    }
+    containers.extend(orphans);
+    containers.sort();
     Ok(Json(Removed { containers }))
+}
+
+fn named(reply: &RangeReply, of: impl Fn(Key) -> Option<ContainerId>) -> BTreeSet<ContainerId> {
+    let keys = reply.kvs.iter().filter_map(|kv| Key::parse(&kv.key));
+    keys.filter_map(of).collect()
 }
 
 fn first_read(reply: &TxnReply) -> Option<&KeyValue> {

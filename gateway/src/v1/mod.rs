@@ -1,13 +1,17 @@
 //! dokkaa's own API, `/dokkaa/v1/…`: what the CLI asks of any agent.
 //!
-//! It shows what its agent sees of the cluster, and writes manifests. It never
-//! decides: what can be computed from a snapshot is computed by the core's pure
+//! It shows what its agent sees of the cluster, and writes what users and
+//! operators want of it. It never decides: what can be computed from a snapshot is computed by the core's pure
 //! functions, and what only another host knows is asked of that host by the
 //! peer door, where a host that does not answer is a notice and not an error.
 //! The endpoints are listed in `docs/api.md`.
 
+pub mod backup;
 mod events;
 pub mod facilities;
+pub mod hold;
+mod hosts;
+pub mod list;
 mod logs;
 mod manifest;
 pub mod memory;
@@ -16,6 +20,7 @@ pub mod overview;
 mod reply;
 pub mod rows;
 pub mod types;
+pub mod volumes;
 pub mod why;
 
 use std::collections::BTreeMap;
@@ -23,16 +28,20 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::Uri;
-use axum::routing::get;
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use conductor_core::records::Status;
 use futures_util::future::join_all;
 use manifests::keys::Key;
 use manifests::{AppName, ContainerId, ContainerName, HostName, SlotId};
 use serde::Deserialize;
-use store::kv::{KeyRange, Range};
+use store::kv::{KeyRange, Range, Txn};
+use store::{Compare, Op};
 
-pub use facilities::{EventStream, Facilities, LogRecord, LogStream, LogsError, Peers, Seen};
+pub use facilities::{
+    EventStream, Facilities, LogRecord, LogStream, LogsError, Peers, Seen, VolumeError,
+};
+use list::List;
 use reply::{Asked, Failure, Named, Reply};
 use rows::{Filter, Sources};
 use types::{ClusterStatus, Hosts, Reasons, Slots, Why};
@@ -54,15 +63,22 @@ pub fn router(api: Api) -> Router {
     Router::new()
         .route("/slots", get(slots))
         .route("/hosts", get(hosts))
+        .route("/hosts/{host}", get(hosts::detail).delete(hosts::remove))
+        .route("/hosts/{host}/availability", put(hosts::availability))
+        .route("/hosts/{host}/labels", patch(hosts::labels))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/{app}/{container}/{slot}", delete(volumes::remove))
+        .route("/pins/{app}/{container}/{slot}", delete(volumes::release))
+        .route("/backup", get(backup::backup))
+        .route("/restore", post(backup::restore))
+        .route("/hold", get(hold::own))
+        .route("/accept", get(hold::look).post(hold::accept))
         .route("/status", get(status))
         .route("/why/{app}/{container}", get(explain))
         .route("/events", get(events::events))
         .route("/logs/{app}/{container}", get(logs::of_container))
         .route("/logs/{app}/{container}/{slot}", get(logs::of_slot))
-        .route(
-            "/manifests/{app}",
-            axum::routing::delete(manifest::delete_app),
-        )
+        .route("/manifests/{app}", delete(manifest::delete_app))
         .route(
             "/manifests/{app}/{container}",
             get(manifest::read)
@@ -81,14 +97,19 @@ struct SlotsQuery {
     container: Option<ContainerName>,
 }
 
+impl Asked<SlotsQuery> {
+    fn filter(self) -> Result<Filter, Failure> {
+        match (self.0.app, self.0.container) {
+            (None, None) => Ok(Filter::All),
+            (Some(app), None) => Ok(Filter::App(app)),
+            (Some(app), Some(container)) => Ok(Filter::Container(ContainerId::new(app, container))),
+            (None, Some(_)) => Err(Failure::bad("container: needs app too")),
+        }
+    }
+}
+
 async fn slots(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Slots> {
-    let Asked(SlotsQuery { app, container }) = query;
-    let filter = match (app, container) {
-        (None, None) => Filter::All,
-        (Some(app), None) => Filter::App(app),
-        (Some(app), Some(container)) => Filter::Container(ContainerId::new(app, container)),
-        (None, Some(_)) => return Err(Failure::bad("container: needs app too")),
-    };
+    let filter = query.filter()?;
     let seen = api.seen()?;
     let mut notices = Vec::new();
     let statuses = api.statuses(&seen, &filter, &mut notices).await;
@@ -133,9 +154,15 @@ async fn status(State(api): State<Api>) -> Reply<ClusterStatus> {
     )))
 }
 
+#[derive(Debug, Default, Deserialize)]
+struct WhyQuery {
+    slot: Option<u32>,
+}
+
 async fn explain(
     State(api): State<Api>,
     Named((app, container)): Named<(AppName, ContainerName)>,
+    Asked(WhyQuery { slot }): Asked<WhyQuery>,
 ) -> Reply<Why> {
     let id = ContainerId::new(app, container);
     let seen = api.seen()?;
@@ -143,15 +170,21 @@ async fn explain(
     let filter = Filter::Container(id.clone());
     let statuses = api.statuses(&seen, &filter, &mut notices).await;
     let answers = api.all_answers(&seen, &mut notices).await;
-    why::why(sources(&seen, &statuses, &answers), &seen.directory, &id)
-        .map(|why| {
-            Json(Why {
-                stale: seen.stale,
-                notices,
-                ..why
-            })
-        })
-        .ok_or_else(|| Failure::no_container(&id))
+    let mut why = why::why(sources(&seen, &statuses, &answers), &seen.directory, &id)
+        .ok_or_else(|| Failure::no_container(&id))?;
+    if let Some(number) = slot {
+        why.slots.retain(|slot| slot.row.slot == Some(number));
+        if why.slots.is_empty() {
+            return Err(Failure::not_found(format!(
+                "there is no slot {id}/{number}"
+            )));
+        }
+    }
+    Ok(Json(Why {
+        stale: seen.stale,
+        notices,
+        ..why
+    }))
 }
 
 fn sources<'a>(
@@ -183,6 +216,21 @@ impl Api {
             Some(_) => Err("it is missing".to_owned()),
             None => Err("this agent has no peer door".to_owned()),
         }
+    }
+
+    /// etcd as it is now.
+    async fn list(&self) -> Result<List, Failure> {
+        List::read(self.facilities.kv().as_ref())
+            .await
+            .map_err(|error| Failure::etcd_read(&error))
+    }
+
+    /// Whether the guards held, and it was written.
+    async fn write(&self, guards: Vec<Compare>, ops: Vec<Op>) -> Result<bool, Failure> {
+        let reply = self.facilities.kv().txn(Txn::new(guards, ops)).await;
+        reply
+            .map(|reply| reply.succeeded)
+            .map_err(|error| Failure::etcd_write(&error))
     }
 
     /// What this host knows: enough for a list.

@@ -24,24 +24,29 @@ pub fn hosts(snapshot: &Snapshot) -> Vec<HostRow> {
         .collect()
 }
 
-fn host(snapshot: &Snapshot, name: &HostName, view: &HostView, slots: Option<u32>) -> HostRow {
+pub(super) fn host(
+    snapshot: &Snapshot,
+    name: &HostName,
+    view: &HostView,
+    slots: Option<u32>,
+) -> HostRow {
     let mut row = HostRow {
         host: name.clone(),
         state: "missing".to_owned(),
-        availability: match view.availability() {
-            Availability::Active => "active",
-            Availability::Pause => "pause",
-            Availability::Drain => "drain",
-            Availability::Leave => "leave",
-        }
-        .to_owned(),
+        availability: availability(view.availability()).to_owned(),
         addr: None,
         slots: slots.unwrap_or_default(),
         foreign: 0,
         cpu_millis: 0,
         memory: 0,
+        disk: None,
+        engine: None,
         agent: None,
-        labels: BTreeMap::new(),
+        labels: view
+            .labels()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         problems: Vec::new(),
     };
     let Some(record) = &view.record else {
@@ -59,11 +64,14 @@ fn host(snapshot: &Snapshot, name: &HostName, view: &HostView, slots: Option<u32
     row.foreign = record.foreign;
     row.cpu_millis = record.capacity.cpu_millis;
     row.memory = record.capacity.memory;
+    row.disk = record.disk;
+    row.engine = Some(record.engine);
     row.agent = Some(record.versions.agent.clone());
-    row.labels.clone_from(&record.labels);
     if record.state == HostState::Hold {
-        row.problems
-            .push("it distrusts its etcd and changes nothing".to_owned());
+        row.problems.push(match &record.hold {
+            Some(hold) => format!("in hold, it changes nothing: {}", hold.reason),
+            None => "it distrusts its etcd and changes nothing".to_owned(),
+        });
     }
     if !record.engine {
         row.problems
@@ -81,6 +89,16 @@ fn host(snapshot: &Snapshot, name: &HostName, view: &HostView, slots: Option<u32
         }
     }
     row
+}
+
+/// As it is written and printed.
+fn availability(availability: Availability) -> &'static str {
+    match availability {
+        Availability::Active => "active",
+        Availability::Pause => "pause",
+        Availability::Drain => "drain",
+        Availability::Leave => "leave",
+    }
 }
 
 /// The agent that answers, as far as the snapshot does not say it.

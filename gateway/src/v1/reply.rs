@@ -1,7 +1,8 @@
 //! Answers of the API: JSON, and failures as JSON too.
 
 use axum::Json;
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
@@ -43,6 +44,21 @@ impl Failure {
 
     pub(super) fn no_container(id: &ContainerId) -> Self {
         Self::not_found(format!("there is no container {id}"))
+    }
+
+    /// It is not so, or not so any more, that this can be done.
+    pub(super) fn conflict(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, error)
+    }
+
+    /// Somebody else wrote in between.
+    pub(super) fn changed() -> Self {
+        Self::conflict("it was changed by somebody else at the same time; look again")
+    }
+
+    /// Another part of the agent, or another host, could not do it.
+    pub(super) fn gateway(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, error)
     }
 
     pub(super) fn method() -> Self {
@@ -91,7 +107,7 @@ impl Failure {
         match error {
             KvError::Unavailable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("{text}; whether the manifest was written is not known"),
+                format!("{text}; whether it was written is not known"),
             ),
             _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
         }
@@ -116,6 +132,23 @@ pub(super) struct Named<T>(pub(super) T);
 /// A query; one that can't be read is said in JSON.
 #[derive(Debug)]
 pub(super) struct Asked<T>(pub(super) T);
+
+/// A JSON body, whatever its content type says; one that can't be read is said in JSON.
+#[derive(Debug)]
+pub(super) struct Sent<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let body = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| Failure::new(rejection.status(), rejection.body_text()))?;
+        serde_json::from_slice(&body)
+            .map(Self)
+            .map_err(|error| Failure::bad(format!("the body: {error}")))
+    }
+}
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
     type Rejection = Failure;

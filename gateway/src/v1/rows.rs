@@ -263,6 +263,13 @@ fn claimed_row(
         (Some(Phase::Unready), _) => SlotStatus::Unready,
         (None, None) => SlotStatus::Starting,
     };
+    if view.manifest.is_none() && progress == Some(SlotStatus::Orphan) {
+        row.status = SlotStatus::Orphan;
+        row.reason = Some(format!(
+            "it has no manifest: `dokkaa rm {id}` stops it, a new manifest takes it up"
+        ));
+        return Some(row);
+    }
     row.reason = match row.status {
         SlotStatus::Ready => ready_reason(view, &row),
         _ => own.and_then(|s| s.reason.clone()).or_else(|| said.cloned()),
@@ -344,6 +351,7 @@ fn progress_status(progress: &str) -> SlotStatus {
         "pulling" => SlotStatus::Pulling,
         "waiting" => SlotStatus::Waiting,
         "failed" => SlotStatus::Failed,
+        "orphan" => SlotStatus::Orphan,
         _ => SlotStatus::Starting,
     }
 }
@@ -358,6 +366,7 @@ fn default_reason(row: &SlotRow) -> &'static str {
         SlotStatus::Waiting => "its host has not said what it waits for",
         SlotStatus::Failed => "its host has not said why",
         SlotStatus::Lost => "its host is missing",
+        SlotStatus::Orphan => "it has no manifest",
         SlotStatus::Invalid => "its manifest is invalid",
         SlotStatus::Ready => "",
     }

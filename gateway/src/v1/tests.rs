@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod operator;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,8 +24,10 @@ use store::memory::MemKv;
 use tower::ServiceExt;
 
 use super::memory::MemAgent;
-use super::types::{EventLine, LogEvent, LogOptions, LogSource, Reasons};
-use super::{Api, EventStream, Facilities, LogRecord, LogStream, LogsError, Peers, router};
+use super::types::{EventLine, HoldReport, LogEvent, LogOptions, LogSource, Reasons};
+use super::{
+    Api, EventStream, Facilities, LogRecord, LogStream, LogsError, Peers, VolumeError, router,
+};
 use crate::ndjson;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -41,6 +45,24 @@ impl Peers for Others {
     async fn reasons(&self, host: &HostName) -> Result<Reasons, String> {
         let agent = self.agents.get(host).ok_or("connection refused")?;
         Ok(agent.reasons())
+    }
+
+    async fn hold(&self, host: &HostName) -> Result<HoldReport, String> {
+        let agent = self.agents.get(host).ok_or("connection refused")?;
+        super::hold::report(agent).await.map_err(|e| e.to_string())
+    }
+
+    async fn remove_volume(
+        &self,
+        host: &HostName,
+        slot: &SlotId,
+        volume: &str,
+    ) -> Result<(), VolumeError> {
+        let agent = self
+            .agents
+            .get(host)
+            .ok_or_else(|| VolumeError::Unreachable("connection refused".to_owned()))?;
+        super::volumes::remove_here(agent, slot, volume).await
     }
 
     async fn logs(

@@ -2,11 +2,15 @@
 //!
 //! Fields are only ever added. Readers ignore what they do not know.
 
+mod operator;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName, SlotId};
 use serde::{Deserialize, Serialize};
+
+pub use operator::*;
 
 /// What is wrong, in the body of every answer that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +47,8 @@ pub enum SlotStatus {
     Stopped,
     /// Its host is not live.
     Lost,
+    /// Kept after an accepted restore, though it has no manifest.
+    Orphan,
     /// Of a container without slots: its manifest can't be run.
     Invalid,
 }
@@ -60,6 +66,7 @@ impl SlotStatus {
             Self::Leaving => "leaving",
             Self::Stopped => "stopped",
             Self::Lost => "lost",
+            Self::Orphan => "orphan",
             Self::Invalid => "invalid",
         }
     }
@@ -203,7 +210,7 @@ pub struct HostRow {
     pub host: HostName,
     /// `up`, `restarting`, `hold`, `missing`.
     pub state: String,
-    /// `active`, `pause`, `drain`.
+    /// `active`, `pause`, `drain`, `leave`.
     pub availability: String,
     /// Where its services are published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,10 +226,16 @@ pub struct HostRow {
     /// Memory in bytes; 0 if unknown.
     #[serde(default)]
     pub memory: u64,
+    /// How full the disk of its Docker Engine is, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u8>,
+    /// Its Docker Engine answers; none if its agent does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<bool>,
     /// Version of its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// The operator's labels.
+    /// Its labels: those that its agent was started with, and over them the operator's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// What does not work there, and what it does not take.

@@ -5,7 +5,7 @@ use conductor_core::placement;
 use conductor_core::records::Phase;
 use conductor_core::snapshot::Desired;
 use conductor_core::target::Target;
-use manifests::{ContainerId, Manifest};
+use manifests::{ContainerId, Manifest, SlotId};
 
 use super::rows::{Filter, Sources, container_row, merge};
 use super::types::{SlotRow, Why, WhyEndpoint, WhyHost, WhyLink, WhySlot};
@@ -49,9 +49,10 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
         found.push(WhyHost {
             host: owner.clone(),
             eligible: true,
-            reason: match said(owner) {
-                Some(why) => format!("has it: {why}"),
-                None => "has it".to_owned(),
+            reason: match (said(owner), pinned(sources, &slot)) {
+                (Some(why), _) => format!("has it: {why}"),
+                (None, Some(volumes)) => format!("has it, and its data ({volumes})"),
+                (None, None) => "has it".to_owned(),
             },
         });
     }
@@ -75,10 +76,14 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
     }
     for (host, reason) in &placed.refused {
         if Some(host) != owner {
+            let reason = match said(host) {
+                Some(why) if why != reason => format!("{reason}; {why}"),
+                _ => reason.clone(),
+            };
             found.push(WhyHost {
                 host: host.clone(),
                 eligible: false,
-                reason: reason.clone(),
+                reason,
             });
         }
     }
@@ -96,6 +101,12 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
         });
     found.extend(missing);
     found
+}
+
+/// The local volumes that keep the slot where it is.
+fn pinned(sources: Sources<'_>, slot: &SlotId) -> Option<String> {
+    let data = sources.snapshot.slot(slot)?.data.as_ref()?;
+    Some(data.volumes.join(", "))
 }
 
 fn links(

@@ -432,6 +432,17 @@ impl Engine for DockerEngine {
         }
     }
 
+    async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        let removed = self
+            .call(Operation::Other, WRITE, |docker| async move {
+                docker
+                    .remove_volume(name, None::<query::RemoveVolumeOptions>)
+                    .await
+            })
+            .await;
+        absent(removed).map(drop)
+    }
+
     async fn rename(&self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
         let renamed = self
             .call(Operation::Other, READ, |docker| async move {

@@ -229,6 +229,10 @@ impl Engine for MemEngine {
         self.world(|world, now| world.remove(docker_id, force, now))
     }
 
+    async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.world(|world, _| world.remove_volume(name))
+    }
+
     async fn rename(&self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
         self.world(|world, _| world.rename(docker_id, name))
     }

@@ -509,6 +509,26 @@ impl World {
         Ok(())
     }
 
+    /// Removes a volume.
+    pub fn remove_volume(&mut self, name: &str) -> Result<(), EngineError> {
+        self.ping()?;
+        let mounts = |cell: &&Cell| {
+            let mut volumes = cell.spec.mounts.iter().map(|mount| &mount.source);
+            volumes.any(|source| match source {
+                MountSource::Volume { name: has, .. } | MountSource::External(has) => has == name,
+                MountSource::Path(_) => false,
+            })
+        };
+        if let Some(cell) = self.containers.values().find(mounts) {
+            return Err(EngineError::Conflict(format!(
+                "remove {name}: volume is in use - [{}]",
+                cell.name
+            )));
+        }
+        self.volumes.remove(name);
+        Ok(())
+    }
+
     /// Gives a container another name.
     pub fn rename(&mut self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
         self.ping()?;

@@ -1,0 +1,315 @@
+//! `backup` and `restore`: what users and operators put into a cluster, as one JSON document.
+//!
+//! What agents write is not in it: it follows from the manifests and from what
+//! runs. A restore is decided by one pure function on a fresh list, and its
+//! writes are guarded by that list; done again, it writes what is missing and
+//! nothing else. Where etcd has lost its cluster key, that is written last:
+//! agents that wait in hold take it for the word to go on, and by then every
+//! manifest has to be there.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use conductor_core::records::Cluster;
+use manifests::ContainerId;
+use manifests::keys::{CONFIG, Key};
+use serde::Deserialize;
+use serde_json::Value;
+use store::kv::KeyValue;
+use store::{Compare, Op};
+
+use super::Api;
+use super::hold::highest_epoch;
+use super::list::List;
+use super::reply::{Asked, Failure, Reply, Sent};
+use super::types::{BACKUP_VERSION, Backup, RestoreReport, Restored, RestoredKey};
+
+/// Writes of one transaction; etcd takes 128 operations and 1.5 MiB by default.
+const WRITES: usize = 100;
+const BYTES: usize = 1 << 19;
+
+/// `GET backup`.
+pub(super) async fn backup(State(api): State<Api>) -> Reply<Backup> {
+    Ok(Json(of(&api.list().await?)))
+}
+
+/// What is to be kept of a list. Pure.
+pub fn of(list: &List) -> Backup {
+    let mut backup = Backup {
+        version: BACKUP_VERSION,
+        cluster: list.snapshot.cluster.as_ref().map(|c| c.value.clone()),
+        manifests: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        availability: BTreeMap::new(),
+        config: BTreeMap::new(),
+    };
+    for kv in &list.kvs {
+        match Key::parse(&kv.key) {
+            Some(Key::Manifest(id)) => {
+                backup.manifests.insert(id.to_string(), manifest(&kv.value));
+            }
+            None => {
+                if let Some(name) = kv.key.strip_prefix(CONFIG) {
+                    let value = String::from_utf8_lossy(&kv.value).into_owned();
+                    backup.config.insert(name.to_owned(), value);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    for (host, view) in &list.snapshot.hosts {
+        if let Some(labels) = &view.labels {
+            backup.labels.insert(host.clone(), labels.value.clone());
+        }
+        if let Some(availability) = &view.availability {
+            backup.availability.insert(host.clone(), availability.value);
+        }
+    }
+    backup
+}
+
+/// A manifest as it stands in a backup.
+fn manifest(text: &[u8]) -> Value {
+    match serde_json::from_slice(text) {
+        Ok(value @ Value::Object(_)) => value,
+        _ => Value::String(String::from_utf8_lossy(text).into_owned()),
+    }
+}
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct RestoreQuery {
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What says something else is overwritten.
+    #[serde(default)]
+    pub overwrite: bool,
+    /// The backup is of another cluster: only its manifests are wanted.
+    #[serde(default)]
+    pub new_cluster: bool,
+    /// This is a part, and more follow: the cluster key is not written yet.
+    #[serde(default)]
+    pub more: bool,
+    /// The revision at which what would be overwritten was looked at: what changed since is kept.
+    pub seen: Option<i64>,
+}
+
+/// `POST restore`.
+pub(super) async fn restore(
+    State(api): State<Api>,
+    Asked(query): Asked<RestoreQuery>,
+    Sent(backup): Sent<Backup>,
+) -> Reply<RestoreReport> {
+    let list = api.list().await?;
+    let own = api.facilities.cluster();
+    let plan = plan(&backup, &list, own.as_ref(), query).map_err(Failure::conflict)?;
+    if !query.dry_run {
+        api.carry_out(&plan, &list).await?;
+    }
+    Ok(Json(RestoreReport {
+        keys: plan.keys,
+        cluster: plan.cluster,
+        hold: api.facilities.hold(),
+        revision: list.snapshot.revision,
+        written: !query.dry_run,
+    }))
+}
+
+/// What a restore does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// By key.
+    pub keys: Vec<RestoredKey>,
+    /// What is written, and over which revision; 0 is none.
+    pub writes: Vec<(String, Vec<u8>, i64)>,
+    /// The cluster key, written last.
+    pub cluster: Option<Cluster>,
+}
+
+/// What restoring `backup` into etcd as it is means; `own` is the cluster of the agent that is asked. Pure.
+pub fn plan(
+    backup: &Backup,
+    list: &List,
+    own: Option<&Cluster>,
+    query: RestoreQuery,
+) -> Result<Plan, String> {
+    if backup.version != BACKUP_VERSION {
+        return Err(format!(
+            "the backup is of version {}; this agent reads {BACKUP_VERSION}",
+            backup.version
+        ));
+    }
+    let mut plan = Plan {
+        keys: Vec::new(),
+        writes: Vec::new(),
+        cluster: cluster(backup, list, own, query)?,
+    };
+    for (name, value) in &backup.manifests {
+        plan.manifest(name, value, list, query)?;
+    }
+    if query.new_cluster {
+        return Ok(plan);
+    }
+    let labels = backup
+        .labels
+        .iter()
+        .map(|(host, labels)| (Key::Labels(host.clone()).to_string(), json(labels)));
+    let availability = backup
+        .availability
+        .iter()
+        .map(|(host, wanted)| (Key::Availability(host.clone()).to_string(), json(wanted)));
+    let config = backup
+        .config
+        .iter()
+        .map(|(name, value)| (format!("{CONFIG}{name}"), value.clone().into_bytes()));
+    for (key, value) in labels.chain(availability).chain(config) {
+        let same = list.get(&key).is_some_and(|now| now.value == value);
+        plan.key(list.get(&key), key, value, same, query);
+    }
+    Ok(plan)
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records always serialize")
+}
+
+/// The cluster key to write, if etcd has none; or why this backup is not for this etcd.
+fn cluster(
+    backup: &Backup,
+    list: &List,
+    own: Option<&Cluster>,
+    query: RestoreQuery,
+) -> Result<Option<Cluster>, String> {
+    let now = list.snapshot.cluster.as_ref().map(|now| &now.value);
+    let Some(then) = &backup.cluster else {
+        return match now {
+            Some(_) if query.new_cluster => Ok(None),
+            _ => {
+                Err("the backup names no cluster: --new-cluster restores its manifests".to_owned())
+            }
+        };
+    };
+    match (now, own) {
+        (Some(_), _) if query.new_cluster => Ok(None),
+        (None, _) if query.new_cluster => Err(
+            "etcd has no cluster yet, so --new-cluster is not it: start an agent that makes one, or leave the flag out \
+             to give etcd the backup's cluster back"
+                .to_owned(),
+        ),
+        (Some(other), _) | (None, Some(other)) if other.id != then.id => Err(format!(
+            "the backup is of cluster {}, this is cluster {}: --new-cluster restores its manifests only",
+            then.id, other.id
+        )),
+        (Some(_), _) => Ok(None),
+        (None, _) if query.more => Ok(None),
+        (None, own) => {
+            let epochs = highest_epoch(&list.snapshot).chain(own.map(|own| own.epoch));
+            let epoch = epochs.fold(then.epoch, u64::max) + 1;
+            Ok(Some(Cluster { id: then.id, epoch }))
+        }
+    }
+}
+
+impl Plan {
+    fn manifest(
+        &mut self,
+        name: &str,
+        value: &Value,
+        list: &List,
+        query: RestoreQuery,
+    ) -> Result<(), String> {
+        let id: ContainerId = name
+            .parse()
+            .map_err(|error| format!("manifests: `{name}` is no app/container: {error}"))?;
+        let key = Key::Manifest(id).to_string();
+        let text = match value {
+            Value::String(text) => text.clone(),
+            value => format!("{value:#}\n"),
+        };
+        let now = list.get(&key);
+        if now.is_some_and(|now| manifest(&now.value) == *value) {
+            self.key(now, key, text.into_bytes(), true, query);
+        } else if let Err(problems) = manifests::parse::lenient(text.as_bytes()) {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            self.keys.push(RestoredKey {
+                key,
+                what: Restored::Invalid,
+                why: Some(problems.join("; ")),
+            });
+        } else {
+            self.key(now, key, text.into_bytes(), false, query);
+        }
+        Ok(())
+    }
+
+    fn key(
+        &mut self,
+        now: Option<&KeyValue>,
+        key: String,
+        value: Vec<u8>,
+        same: bool,
+        query: RestoreQuery,
+    ) {
+        let (what, why) = match now {
+            _ if same => (Restored::Same, None),
+            None => (Restored::Added, None),
+            Some(now) if query.seen.is_some_and(|seen| now.modified > seen) => (
+                Restored::Kept,
+                Some("it was changed since it was shown".to_owned()),
+            ),
+            Some(_) if query.overwrite => (Restored::Replaced, None),
+            Some(_) => (
+                Restored::Kept,
+                Some("it says something else now; --overwrite takes the backup's".to_owned()),
+            ),
+        };
+        if matches!(what, Restored::Added | Restored::Replaced) {
+            let over = now.map_or(0, |now| now.modified);
+            self.writes.push((key.clone(), value, over));
+        }
+        self.keys.push(RestoredKey { key, what, why });
+    }
+}
+
+impl Api {
+    /// Batches, each guarded by what it writes over and by the cluster key as it was listed.
+    async fn carry_out(&self, plan: &Plan, list: &List) -> Result<(), Failure> {
+        let cluster = list.snapshot.cluster.as_ref().map_or(0, |c| c.modified);
+        let fresh = || {
+            (
+                vec![Compare::modified(Key::Cluster, cluster)],
+                Vec::new(),
+                0,
+            )
+        };
+        let (mut guards, mut ops, mut bytes) = fresh();
+        for (key, value, over) in &plan.writes {
+            if ops.len() == WRITES || (bytes > 0 && bytes + value.len() > BYTES) {
+                self.write_batch(guards, ops).await?;
+                (guards, ops, bytes) = fresh();
+            }
+            guards.push(Compare::modified(key, *over));
+            ops.push(Op::put(key, value.clone()));
+            bytes += value.len();
+        }
+        if let Some(cluster) = &plan.cluster {
+            ops.push(Op::put_json(Key::Cluster, cluster));
+        }
+        if ops.is_empty() {
+            return Ok(());
+        }
+        self.write_batch(guards, ops).await
+    }
+
+    async fn write_batch(&self, guards: Vec<Compare>, ops: Vec<Op>) -> Result<(), Failure> {
+        if self.write(guards, ops).await? {
+            Ok(())
+        } else {
+            Err(Failure::conflict(
+                "somebody else wrote at the same time, and the rest was not restored; restore again",
+            ))
+        }
+    }
+}

@@ -1,0 +1,619 @@
+//! What operators do: hosts, volumes, backups, the end of a hold.
+
+use conductor_core::observed::{
+    ContainerState, Observed, ObservedContainer, Ownership, PublishedPorts, Running,
+};
+use conductor_core::records::{Cluster, HostRecord, HostState};
+use store::kv::{KeyRange, Range};
+use uuid::Uuid;
+
+use super::*;
+use crate::v1::hold::hold_report;
+use crate::v1::memory::instance;
+
+fn db() -> ContainerId {
+    "shop/db".parse().unwrap()
+}
+
+fn host(name: &str) -> HostName {
+    name.parse().unwrap()
+}
+
+const DB: &str = r#"{"image": "a", "scale": 1, "volumes": ["data:/data"]}"#;
+const ID: Uuid = Uuid::from_u128(7);
+
+/// The keys of an etcd in memory, and their values.
+fn keys(kv: &MemKv) -> BTreeMap<String, String> {
+    let range = Range::new(KeyRange::prefix("/"));
+    let reply = kv.with(|etcd| etcd.range(&range)).unwrap();
+    reply
+        .kvs
+        .into_iter()
+        .map(|kv| (kv.key, String::from_utf8(kv.value).unwrap()))
+        .collect()
+}
+
+fn change_record(agent: &MemAgent, name: &str, change: impl FnOnce(&mut HostRecord)) {
+    let seen = agent.snapshot().unwrap();
+    let mut record = seen.snapshot.record(&host(name)).unwrap().value.clone();
+    change(&mut record);
+    let value = serde_json::to_vec(&record).unwrap();
+    agent.put(&Key::HostRecord(host(name)), &value);
+}
+
+/// A running container of the instance that `MemAgent::claim` gives the slot on that host.
+fn running(slot: &SlotId, on: &str) -> ObservedContainer {
+    ObservedContainer {
+        docker_id: format!("{slot}-{on}"),
+        name: slot.docker_name(),
+        owner: Ownership {
+            cluster: ID,
+            slot: slot.clone(),
+            instance: instance(slot, on),
+            manifest_hash: String::new(),
+            host_hash: String::new(),
+        },
+        state: ContainerState::Running(Running {
+            pid: 1,
+            started_at: 0,
+            health: None,
+        }),
+        addr: None,
+        ports: PublishedPorts::new(),
+        check: None,
+        image: String::new(),
+        image_id: String::new(),
+        created_at: 0,
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_paused_and_activated() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    door.agent.put_member("h1");
+    door.agent.put_member("h2");
+    let path = "/hosts/h1/availability";
+    let (status, body) = door.send("PUT", path, r#"{"availability":"pause"}"#).await;
+    assert_eq!((status, &body["changed"]), (StatusCode::OK, &json!(true)));
+    assert_eq!(
+        door.get("/hosts").await["hosts"][0]["availability"],
+        "pause"
+    );
+    let (status, body) = door.send("PUT", path, r#"{"availability":"pause"}"#).await;
+    assert_eq!((status, &body["changed"]), (StatusCode::OK, &json!(false)));
+    door.send("PUT", path, r#"{"availability":"active"}"#).await;
+    assert!(!keys(door.agent.mem_kv()).contains_key("/hosts/h1/availability"));
+
+    let (status, body) = door
+        .send(
+            "PUT",
+            "/hosts/h9/availability",
+            r#"{"availability":"pause"}"#,
+        )
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(body["error"], "there is no host h9; there is h1, h2");
+    let (status, _) = door.send("PUT", path, r#"{"availability":"away"}"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn the_operators_labels_win_over_those_an_agent_was_started_with() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    change_record(&door.agent, "h1", |record| {
+        record.labels = [("zone", "a"), ("disk", "hdd")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+    });
+    let label = async |body: &str| door.send("PATCH", "/hosts/h1/labels", body).await.1;
+    let body = label(r#"{"disk": "ssd", "gpu": "yes", "zone": null}"#).await;
+    assert_eq!(body["labels"], json!({"disk": "ssd", "gpu": "yes"}));
+    assert_eq!(
+        door.get("/hosts").await["hosts"][0]["labels"],
+        body["labels"]
+    );
+    assert_eq!(
+        keys(door.agent.mem_kv())["/hosts/h1/labels"],
+        r#"{"disk":"ssd","gpu":"yes","zone":null}"#
+    );
+    assert_eq!(label(r#"{"gpu": "yes"}"#).await["changed"], false);
+    label(r#"{"gpu": null}"#).await;
+    assert_eq!(
+        keys(door.agent.mem_kv())["/hosts/h1/labels"],
+        r#"{"disk":"ssd","zone":null}"#,
+        "what nobody else says need not be hidden"
+    );
+    let (status, _) = door
+        .send("PATCH", "/hosts/h1/labels", r#"{"a b": "c"}"#)
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_label_that_is_taken_away_leaves_no_key_behind() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    for body in [r#"{"gpu": "yes"}"#, r#"{"gpu": null}"#] {
+        let (status, _) = door.send("PATCH", "/hosts/h1/labels", body).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+    assert!(!keys(door.agent.mem_kv()).contains_key("/hosts/h1/labels"));
+}
+
+#[tokio::test]
+async fn a_host_that_is_gone_is_forgotten_with_its_data_and_nothing_else() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    let revision = door.agent.put_manifest(&db(), DB);
+    let member = door.agent.put_member("h2");
+    door.agent.claim(&db().slot(0), "h2", revision);
+    for number in 0..250 {
+        door.agent.put_data(&db().slot(number), "h2", &["data"]);
+    }
+    door.agent.put_data(&web().slot(0), "h1", &["data"]);
+    door.agent
+        .put(&Key::Availability(host("h2")), br#""pause""#);
+    door.agent.put(&Key::Labels(host("h2")), br#"{"a":"b"}"#);
+    door.agent.put(
+        &Key::Unfit(host("h2"), db()),
+        br#"{"manifest_rev":1,"reason":"x"}"#,
+    );
+
+    let (status, body) = door.send("DELETE", "/hosts/h1", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(body["error"].as_str().unwrap().contains("dokkaa leave h1"));
+
+    let detail = door.get("/hosts/h2").await;
+    assert_eq!(
+        (&detail["live"], &detail["member"]),
+        (&json!(false), &json!(member))
+    );
+    assert_eq!(detail["data"].as_array().unwrap().len(), 250);
+    let (status, _) = door.send("DELETE", "/hosts/h2?member=1", "").await;
+    assert_eq!(status, StatusCode::CONFLICT, "another membership was shown");
+    assert!(keys(door.agent.mem_kv()).contains_key("/dokkaa/members/h2"));
+
+    let (status, body) = door
+        .send("DELETE", &format!("/hosts/h2?member={member}"), "")
+        .await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(body["data"].as_array().unwrap().len(), 250);
+    let left = keys(door.agent.mem_kv());
+    assert!(left.keys().all(|key| !key.contains("h2")), "{left:?}");
+    assert!(left.contains_key("/claims/shop/web/data/0"));
+    assert!(
+        left.contains_key("/claims/shop/db/slots/0"),
+        "others take it over"
+    );
+    let (status, _) = door.send("DELETE", "/hosts/h2", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_host_shows_what_can_go_elsewhere_and_what_can_not() {
+    let door = alone();
+    let revision = two_slots(&door.agent);
+    door.agent.put_manifest(&db(), DB);
+    door.agent.claim(&db().slot(0), "h1", revision);
+    door.agent.put_data(&db().slot(0), "h1", &["data"]);
+    let detail = door.get("/hosts/h1").await;
+    assert_eq!(detail["slots"][0]["slot"]["container"]["container"], "db");
+    assert_eq!(detail["slots"][0]["stuck"], "its data is on h1 (data)");
+    assert_eq!(detail["slots"][1]["stuck"], Value::Null);
+    door.agent
+        .put(&Key::Availability(host("h2")), br#""pause""#);
+    let detail = door.get("/hosts/h1").await;
+    assert_eq!(
+        detail["slots"][1]["stuck"],
+        "no other host is eligible: h2: it is paused"
+    );
+}
+
+#[tokio::test]
+async fn volumes_are_listed_with_where_they_are_and_whether_that_is_there() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    door.agent.put_member("h2");
+    let revision = door.agent.put_manifest(&db(), DB);
+    door.agent.claim(&db().slot(0), "h1", revision);
+    door.agent.put_data(&db().slot(0), "h1", &["log", "data"]);
+    door.agent.put_data(&db().slot(1), "h2", &["data"]);
+    door.agent.put_data(&web().slot(0), "h3", &["data"]);
+    let all = door.get("/volumes").await;
+    let row = |at: usize| {
+        let row = &all["volumes"][at];
+        let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
+        [
+            text("docker"),
+            text("host"),
+            text("presence"),
+            row["wanted"].to_string(),
+        ]
+        .join(" ")
+    };
+    assert_eq!(row(0), "shop---db---0---data h1 live true");
+    assert_eq!(row(1), "shop---db---0---log h1 live true");
+    assert_eq!(row(2), "shop---db---1---data h2 missing false");
+    assert_eq!(row(3), "shop---web---0---data h3 gone false");
+    assert_eq!(all["volumes"][0]["claimed_by"], "h1");
+    let some = door.get("/volumes?app=shop&container=web").await;
+    assert_eq!(some["volumes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_pin_is_released_only_where_it_would_not_come_back() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    let revision = door.agent.put_manifest(&db(), DB);
+    let slot = db().slot(0);
+    door.agent.claim(&slot, "h1", revision);
+    door.agent.put_data(&slot, "h1", &["data"]);
+    let (status, body) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(body["error"].as_str().unwrap().contains("dokkaa leave h1"));
+    door.agent
+        .put(&Key::Availability(host("h1")), br#""leave""#);
+    let (status, body) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    assert_eq!((status, &body["removed"]), (StatusCode::OK, &json!(false)));
+    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    // Of a machine that nobody remembers, too.
+    door.agent.put_data(&slot, "h3", &["data"]);
+    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn data_goes_where_no_container_has_it_any_more() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    for name in ["h1", "h2"] {
+        door.agent.put_host(name, None);
+    }
+    let revision = door.agent.put_manifest(&db(), DB);
+    for (number, agent) in [(0, &door.agent), (1, &h2)] {
+        let slot = db().slot(number);
+        let name = agent.host();
+        let volume = slot.volume_name("data");
+        let path = format!("/volumes/{slot}");
+        agent.add_volume(&volume);
+        door.agent.put_data(&slot, name.as_str(), &["data"]);
+        door.agent.claim(&slot, name.as_str(), revision);
+        let (status, body) = door.send("DELETE", &path, "").await;
+        assert_eq!(status, StatusCode::CONFLICT, "{body}");
+        door.agent.delete(&Key::Claim(slot.clone()));
+        agent.set_observed(Observed::new([running(&slot, name.as_str())], 0));
+        let (status, body) = door.send("DELETE", &path, "").await;
+        assert_eq!(status, StatusCode::CONFLICT);
+        assert!(
+            body["error"].as_str().unwrap().contains("still exists"),
+            "{body}"
+        );
+        assert_eq!(agent.volumes(), [volume]);
+        agent.set_observed(Observed::default());
+        let (status, body) = door.send("DELETE", &path, "").await;
+        assert_eq!((status, &body["removed"]), (StatusCode::OK, &json!(true)));
+        assert!(agent.volumes().is_empty());
+        assert!(!keys(&kv).contains_key(&Key::Data(slot).to_string()));
+    }
+    door.agent.put_member("h3");
+    door.agent.put_data(&db().slot(0), "h3", &["data"]);
+    let (status, body) = door.send("DELETE", "/volumes/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(
+        body["error"]
+            .as_str()
+            .unwrap()
+            .contains("on h3, which is missing")
+    );
+    assert!(keys(&kv).contains_key("/claims/shop/db/data/0"));
+}
+
+/// A cluster with everything that a backup holds.
+fn told(agent: &MemAgent) {
+    agent.put_host("h1", None);
+    put_cluster(agent, ID, 3);
+    agent.put_manifest(&web(), "{\n\"image\":\n\"a\"}");
+    agent.put_manifest(&db(), DB);
+    agent.put(&Key::Manifest("shop/bad".parse().unwrap()), b"garbage");
+    agent.put(&Key::Availability(host("h1")), br#""pause""#);
+    agent.put(&Key::Labels(host("h1")), br#"{"a":"b","c":null}"#);
+    agent.mem_kv().with(|etcd| {
+        let put = store::Op::put("/dokkaa/config/x/y", "1");
+        etcd.txn(&store::Txn::new(Vec::new(), vec![put])).unwrap();
+    });
+}
+
+fn put_cluster(agent: &MemAgent, id: Uuid, epoch: u64) -> i64 {
+    let value = serde_json::to_vec(&Cluster { id, epoch }).unwrap();
+    agent.put(&Key::Cluster, &value)
+}
+
+#[tokio::test]
+async fn a_backup_is_put_back_into_an_etcd_that_was_emptied() {
+    let before = alone();
+    told(&before.agent);
+    let backup = before.get("/backup").await;
+    assert_eq!(backup["dokkaa_backup"], 1);
+    assert_eq!(backup["manifests"]["shop/web"], json!({"image": "a"}));
+    assert_eq!(backup["manifests"]["shop/bad"], "garbage");
+    assert_eq!(backup["config"], json!({"x/y": "1"}));
+    let text = backup.to_string();
+
+    let after = alone();
+    after.agent.set_cluster(Some(Cluster { id: ID, epoch: 5 }));
+    let (status, looked) = after.send("POST", "/restore?dry_run=true", &text).await;
+    assert_eq!(status, StatusCode::OK, "{looked}");
+    assert!(keys(after.agent.mem_kv()).is_empty(), "only looked at");
+    assert_eq!(looked["cluster"], json!({"id": ID, "epoch": 6}));
+    // A part writes no cluster key: the agents are not to go on yet.
+    let (_, part) = after.send("POST", "/restore?more=true", &text).await;
+    assert_eq!(part["cluster"], Value::Null);
+    assert!(!keys(after.agent.mem_kv()).contains_key("/dokkaa/cluster"));
+    let (status, done) = after.send("POST", "/restore", &text).await;
+    assert_eq!(status, StatusCode::OK, "{done}");
+    let found = keys(after.agent.mem_kv());
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        [
+            "/apps/shop/db/manifest",
+            "/apps/shop/web/manifest",
+            "/dokkaa/cluster",
+            "/dokkaa/config/x/y",
+            "/hosts/h1/availability",
+            "/hosts/h1/labels",
+        ]
+    );
+    assert_eq!(found["/hosts/h1/labels"], r#"{"a":"b","c":null}"#);
+    let (_, again) = after.send("POST", "/restore", &text).await;
+    assert_eq!(again["cluster"], Value::Null);
+    let what: Vec<&str> = again["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(what, ["invalid", "same", "same", "same", "same", "same"]);
+    assert_eq!(keys(after.agent.mem_kv()), found);
+}
+
+#[tokio::test]
+async fn what_says_something_else_is_kept_unless_it_is_to_be_overwritten() {
+    let door = alone();
+    told(&door.agent);
+    door.agent.set_cluster(Some(Cluster { id: ID, epoch: 3 }));
+    let backup = door.get("/backup").await.to_string();
+    let other = r#"{"image": "b"}"#;
+    let revision = door.agent.put_manifest(&web(), other);
+    let cluster = keys(door.agent.mem_kv())["/dokkaa/cluster"].clone();
+    let restore = async |query: &str| {
+        let (_, body) = door
+            .send("POST", &format!("/restore{query}"), &backup)
+            .await;
+        let keys = body["keys"].as_array().unwrap().clone();
+        let of_web = |key: &&Value| key["key"] == "/apps/shop/web/manifest";
+        keys.iter().find(of_web).unwrap()["what"].clone()
+    };
+    assert_eq!(restore("").await, "kept");
+    assert_eq!(
+        restore(&format!("?overwrite=true&seen={}", revision - 1)).await,
+        "kept"
+    );
+    assert_eq!(keys(door.agent.mem_kv())["/apps/shop/web/manifest"], other);
+    assert_eq!(
+        restore(&format!("?overwrite=true&seen={revision}")).await,
+        "replaced"
+    );
+    assert_eq!(
+        keys(door.agent.mem_kv())["/apps/shop/web/manifest"],
+        "{\n  \"image\": \"a\"\n}\n"
+    );
+    assert_eq!(keys(door.agent.mem_kv())["/dokkaa/cluster"], cluster);
+}
+
+#[tokio::test]
+async fn a_backup_of_another_cluster_brings_its_manifests_only_and_only_when_asked() {
+    let before = alone();
+    told(&before.agent);
+    let backup = before.get("/backup").await.to_string();
+    let door = alone();
+    door.agent.set_cluster(Some(Cluster {
+        id: Uuid::from_u128(8),
+        epoch: 1,
+    }));
+    // Neither into its etcd nor, where that is empty, into one that its agents wait for.
+    for _ in 0..2 {
+        let (status, body) = door.send("POST", "/restore", &backup).await;
+        assert_eq!(status, StatusCode::CONFLICT);
+        assert!(
+            body["error"].as_str().unwrap().contains("--new-cluster"),
+            "{body}"
+        );
+        put_cluster(&door.agent, Uuid::from_u128(8), 1);
+    }
+    let (status, body) = door
+        .send("POST", "/restore?new_cluster=true", &backup)
+        .await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(
+        keys(door.agent.mem_kv()).keys().collect::<Vec<_>>(),
+        [
+            "/apps/shop/db/manifest",
+            "/apps/shop/web/manifest",
+            "/dokkaa/cluster"
+        ]
+    );
+    let newer = backup.replace("\"dokkaa_backup\":1", "\"dokkaa_backup\":2");
+    let (status, _) = door.send("POST", "/restore", &newer).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let (status, _) = door.send("POST", "/restore", "{}").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[test]
+fn a_host_stops_what_etcd_gives_to_others_and_keeps_what_it_does_not_know() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let agent = MemAgent::new("h1", MemKv::new());
+    let revision = agent.put_manifest(&web(), r#"{"image": "a", "scale": 5}"#);
+    agent.claim(&web().slot(0), "h1", revision);
+    agent.claim(&web().slot(1), "h2", revision);
+    let claim = serde_json::json!({"host": "h1", "instance": "newer", "manifest_rev": revision});
+    agent.put(&Key::Claim(web().slot(3)), claim.to_string().as_bytes());
+    agent.put(&Key::Manifest("shop/bad".parse().unwrap()), b"garbage");
+    let bad: ContainerId = "shop/bad".parse().unwrap();
+    let slots = [
+        web().slot(0), // claimed by this host
+        web().slot(1), // claimed by another
+        web().slot(2), // claimed by nobody
+        web().slot(3), // claimed for another instance
+        web().slot(7), // not below the scale
+        db().slot(0),  // without a manifest
+        bad.slot(0),   // with one that can't be read
+    ];
+    let mut ended = running(&db().slot(1), "h1");
+    ended.state = ContainerState::Exited(conductor_core::observed::Exit::default());
+    let containers = slots.iter().map(|slot| running(slot, "h1"));
+    let observed = Observed::new(containers.chain([ended]), 0);
+    let report = hold_report(&agent.snapshot().unwrap().snapshot, &observed, &host("h1"));
+    let stops: Vec<String> = report
+        .would_stop
+        .iter()
+        .map(|stop| format!("{}: {}", stop.slot, stop.why))
+        .collect();
+    assert_eq!(
+        stops,
+        [
+            "shop/web/1: etcd gives the slot to h2",
+            "shop/web/3: etcd gives the slot to another instance on this host",
+            "shop/web/7: the manifest wants 5 slots only",
+        ]
+    );
+    assert_eq!(report.orphans, [db().slot(0)]);
+}
+
+#[tokio::test]
+async fn an_acceptance_shows_every_host_and_raises_the_epoch_above_all() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    for name in ["h1", "h2", "h3"] {
+        door.agent.put_host(name, None);
+    }
+    let own = |epoch| Some(Cluster { id: ID, epoch });
+    door.agent.set_cluster(own(4));
+    h2.set_cluster(own(6));
+    let (status, body) = door.send("GET", "/accept", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(
+        body["error"]
+            .as_str()
+            .unwrap()
+            .contains("nothing to accept")
+    );
+
+    h2.set_hold(Some("etcd went back in time"));
+    h2.set_observed(Observed::new([running(&db().slot(0), "h2")], 0));
+    let looked = door.get("/accept").await;
+    assert_eq!(looked["cluster"], json!({"id": ID, "epoch": 7}));
+    assert_eq!(looked["revision"], 0);
+    assert_eq!(
+        looked["hosts"][1]["report"]["held"],
+        "etcd went back in time"
+    );
+    assert_eq!(looked["hosts"][1]["report"]["orphans"][0]["slot"], 0);
+    assert_eq!(
+        looked["notices"],
+        json!(["host h3 does not answer: connection refused"])
+    );
+    let revision = put_cluster(&door.agent, ID, 2);
+    let (status, _) = door.send("POST", "/accept?revision=0", "").await;
+    assert_eq!(status, StatusCode::CONFLICT, "it is not what was shown");
+    let path = format!("/accept?revision={revision}");
+    let (status, body) = door.send("POST", &path, "").await;
+    assert_eq!((status, &body["accepted"]), (StatusCode::OK, &json!(true)));
+    let cluster: Value = serde_json::from_str(&keys(&kv)["/dokkaa/cluster"]).unwrap();
+    assert_eq!(cluster, json!({"id": ID, "epoch": 7}));
+    put_cluster(&door.agent, Uuid::from_u128(9), 1);
+    let (status, body) = door.send("GET", "/accept", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(body["error"].as_str().unwrap().contains("another cluster"));
+}
+
+#[tokio::test]
+async fn hosts_say_why_they_are_in_hold() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    change_record(&door.agent, "h1", |record| {
+        record.state = HostState::Hold;
+        record.disk = Some(87);
+        record.hold = Some(conductor_core::records::Hold {
+            reason: "the epoch is an older one".to_owned(),
+            shared: true,
+        });
+    });
+    let row = &door.get("/hosts").await["hosts"][0];
+    assert_eq!((&row["state"], &row["disk"]), (&json!("hold"), &json!(87)));
+    assert_eq!(
+        row["problems"][0],
+        "in hold, it changes nothing: the epoch is an older one"
+    );
+}
+
+#[tokio::test]
+async fn an_orphan_is_shown_as_one_and_removed_by_its_name() {
+    let door = alone();
+    two_slots(&door.agent);
+    door.agent.claim(&db().slot(2), "h1", 1);
+    door.agent.put_state(&db().slot(2), "h1", Phase::Ready, &[]);
+    door.agent.put_status(&db().slot(2), "h1", |status| {
+        status.progress = "orphan".to_owned();
+    });
+    let row = &door.get("/slots?app=shop&container=db").await["slots"][0];
+    assert_eq!(
+        (&row["slot"], &row["status"]),
+        (&json!(2), &json!("orphan"))
+    );
+    assert!(
+        row["reason"]
+            .as_str()
+            .unwrap()
+            .contains("dokkaa rm shop/db")
+    );
+    let (status, body) = door.send("DELETE", "/manifests/shop/db", "").await;
+    assert_eq!(
+        (status, &body["containers"][0]["container"]),
+        (StatusCode::OK, &json!("db"))
+    );
+    let left = keys(door.agent.mem_kv());
+    let claims = |key: &&String| key.starts_with("/claims/shop/db/");
+    assert_eq!(left.keys().find(claims), None);
+    assert!(left.contains_key("/claims/shop/web/slots/0"));
+    let (status, _) = door.send("DELETE", "/manifests/shop/db", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    // With the whole app, too.
+    door.agent.claim(&db().slot(0), "h1", 1);
+    let (status, body) = door.send("DELETE", "/manifests/shop", "").await;
+    assert_eq!(
+        (status, body["containers"].as_array().unwrap().len()),
+        (StatusCode::OK, 2)
+    );
+    assert!(!keys(door.agent.mem_kv()).contains_key("/claims/shop/db/slots/0"));
+}
+
+#[tokio::test]
+async fn why_may_be_asked_of_one_slot() {
+    let door = alone();
+    two_slots(&door.agent);
+    door.agent.put_data(&web().slot(1), "h2", &["data"]);
+    let why = door.get("/why/shop/web?slot=1").await;
+    assert_eq!(why["slots"].as_array().unwrap().len(), 1);
+    let hosts = why["slots"][0]["hosts"].as_array().unwrap();
+    assert_eq!(hosts[0]["reason"], "has it, and its data (data)");
+    assert_eq!(hosts[1]["reason"], "the slot's data is on h2");
+    let (status, _) = door.send("GET", "/why/shop/web?slot=9", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
