@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use conductor::allocation::Allocation;
 use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineInfo};
-use conductor::images::{Images, PullSettings};
+use conductor::images::{Images, PullSettings, RECORD};
 use conductor::ports::PortRange;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
@@ -484,6 +484,7 @@ impl Running {
                 docker_config: config.docker_config.clone(),
                 at_once: PULLS_AT_ONCE,
                 jitter: PULL_JITTER,
+                record: Some(dir.path().join(RECORD)),
             },
         );
         let range = format!("{}-{}", config.port_range.start(), config.port_range.end());

@@ -3,28 +3,39 @@
 //! What a name means is decided once for all hosts: a digest, or (where the
 //! image is in no registry) `local:` and an id. A pull of one image happens
 //! once at a time, few images at a time, with this host's credentials as they
-//! are at that moment. Nothing is ever removed.
+//! are at that moment. What was pulled is remembered, and removed (`collect`)
+//! when the disk is too full and nobody needs it.
+
+pub mod collect;
+mod record;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use conductor_core::records::LOCAL;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use manifests::image::Reference;
 use manifests::manifest::Pull;
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep};
 
 use crate::credentials;
 use crate::engine::{Engine, EngineError, HostFault, Image, PullProgress};
-
-/// In a version: the image is known by its id on the host that decided, and by its name elsewhere.
-pub const LOCAL: &str = "local:";
+use record::Record;
 
 /// Progress of a pull is logged at most so often.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// File of the state directory that keeps which images were pulled.
+pub const RECORD: &str = "images.json";
+
+/// A registry that wants us to come back later and does not say when is left alone for so long.
+const PAUSE: Duration = Duration::from_secs(30);
+/// No registry is left alone for longer, whatever it says.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// How images come to this host.
 #[derive(Debug, Clone)]
@@ -36,6 +47,8 @@ pub struct PullSettings {
     /// A pull of an image that was decided on elsewhere begins after a random part of this: the other hosts begin
     /// theirs at the same moment.
     pub jitter: Duration,
+    /// The file that keeps which images were pulled; without one that is forgotten with the process.
+    pub record: Option<PathBuf>,
 }
 
 /// What a version's image is.
@@ -70,6 +83,11 @@ struct Inner {
     slots: Semaphore,
     running: Mutex<BTreeMap<String, Running>>,
     progress: Mutex<BTreeMap<String, PullProgress>>,
+    /// Registries that want us to come back later, and when.
+    paused: Mutex<BTreeMap<String, Instant>>,
+    record: Record,
+    /// Told when a pull finds no room on the disk.
+    no_room: Notify,
 }
 
 impl Images {
@@ -78,10 +96,13 @@ impl Images {
         Self {
             shared: Arc::new(Inner {
                 slots: Semaphore::new(settings.at_once.max(1)),
+                record: Record::open(settings.record.clone()),
                 engine,
                 settings,
                 running: Mutex::default(),
                 progress: Mutex::default(),
+                paused: Mutex::default(),
+                no_room: Notify::new(),
             }),
         }
     }
@@ -110,6 +131,7 @@ impl Images {
                 (Err(error), _) => return Err(error),
             },
         };
+        self.shared.record.use_now(&image.id);
         let digest = match pull {
             Pull::Never => None,
             Pull::Missing | Pull::Always => digest(&image, &parsed),
@@ -129,7 +151,9 @@ impl Images {
     ) -> Result<Source, EngineError> {
         let Some(id) = decided.strip_prefix(LOCAL) else {
             let reference = reference(name, decided)?;
-            if self.shared.engine.image(&reference).await?.is_none() {
+            if let Some(image) = self.shared.engine.image(&reference).await? {
+                self.shared.record.use_now(&image.id);
+            } else {
                 sleep(part_of(self.shared.settings.jitter)).await;
                 self.pull(&reference).await?;
             }
@@ -146,6 +170,7 @@ impl Images {
                 error => missing(name, &error.to_string()),
             })?,
         };
+        self.shared.record.use_now(&here.id);
         Ok(Source {
             reference: name.to_owned(),
             note: (here.id != id).then(|| {
@@ -209,7 +234,10 @@ async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<(), EngineEr
         .await
         .map_err(|_| EngineError::Engine("the agent ends".to_owned()))?;
     let config = &shared.settings.docker_config;
-    let registry = parse(&reference)?.registry().to_owned();
+    let name = parse(&reference)?;
+    let registry = name.registry().to_owned();
+    shared.heed_pause(&registry)?;
+    let before = shared.engine.image(&reference).await?;
     let credentials = credentials::lookup(config, &registry)
         .await
         .unwrap_or_else(|error| {
@@ -241,14 +269,70 @@ async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<(), EngineEr
     all.unwrap_or_else(PoisonError::into_inner)
         .remove(&reference);
     match &result {
-        Ok(()) => tracing::info!(
-            image = reference,
-            seconds = begun.elapsed().as_secs_f32(),
-            "pulled"
-        ),
-        Err(error) => tracing::warn!(image = reference, %error, "not pulled"),
+        Ok(()) => {
+            tracing::info!(
+                image = reference,
+                seconds = begun.elapsed().as_secs_f32(),
+                "pulled"
+            );
+            shared.remember(&name, before).await;
+        }
+        Err(error) => {
+            tracing::warn!(image = reference, %error, "not pulled");
+            shared.learn(registry, error);
+        }
     }
     result
+}
+
+impl Inner {
+    /// Refuses in the registry's place while it wants to be left alone.
+    fn heed_pause(&self, registry: &str) -> Result<(), EngineError> {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        paused.retain(|_, until| *until > now);
+        match paused.get(registry) {
+            None => Ok(()),
+            Some(until) => {
+                let left = *until - now;
+                Err(EngineError::RateLimited {
+                    retry_after: Some(left),
+                    message: format!(
+                        "{registry} has had too many requests; it is asked again in {:.0} s",
+                        left.as_secs_f64().ceil()
+                    ),
+                })
+            }
+        }
+    }
+
+    /// What a failed pull says about those to come.
+    fn learn(&self, registry: String, error: &EngineError) {
+        match error {
+            EngineError::RateLimited { retry_after, .. } => {
+                let pause = retry_after.unwrap_or(PAUSE).min(LONGEST_PAUSE);
+                let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+                paused.insert(registry, Instant::now() + pause);
+            }
+            EngineError::HostFault {
+                fault: HostFault::NoSpace,
+                ..
+            } => self.no_room.notify_one(),
+            _ => {}
+        }
+    }
+
+    /// Notes what was pulled, unless it is an image that was here before and is somebody else's.
+    async fn remember(&self, name: &Reference, before: Option<Image>) {
+        // Without an answer it is not noted, and stays for ever.
+        let Ok(Some(image)) = self.engine.image(&name.familiar()).await else {
+            return;
+        };
+        let is_new = before.is_none_or(|before| before.id != image.id);
+        if is_new || self.record.is_known(&image.id) {
+            self.record.add(image.id, name.familiar());
+        }
+    }
 }
 
 /// What the engine is asked for once `decided` is decided for `name`: the one digest of its repository, or the name.

@@ -9,6 +9,7 @@
 pub mod backoff;
 pub mod calm;
 pub mod directory;
+pub mod disk;
 pub mod events;
 pub mod local;
 pub mod observed;

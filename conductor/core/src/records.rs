@@ -51,6 +51,10 @@ pub struct SlotState {
     pub ports: BTreeMap<ServiceName, u16>,
 }
 
+/// How the image of a version begins that is no digest: the image is known by its id on the host that decided, and by
+/// its name elsewhere.
+pub const LOCAL: &str = "local:";
+
 /// `…/versions/<mod revision>`: a valid manifest as it was, and its decided image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {

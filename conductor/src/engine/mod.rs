@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, ObservedContainer, Ownership, PublishedPorts};
 use futures_util::Stream;
 use manifests::InstanceId;
@@ -217,7 +218,7 @@ pub enum MountSource {
 }
 
 /// A container to be made, without a choice left.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CreateSpec {
     /// Its name.
     pub name: String,
@@ -363,6 +364,16 @@ pub trait Engine: Send + Sync + 'static {
 
     /// An image on this host, by any name of it; none if it is not here.
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError>;
+
+    /// All images on this host that have a name or are not part of another one.
+    async fn images(&self) -> Result<Vec<LocalImage>, EngineError>;
+
+    /// Takes an image its names, and with the last of them removes it; `false` if something still needs it. Nothing if
+    /// it is gone.
+    async fn remove_image(&self, image: &LocalImage) -> Result<bool, EngineError>;
+
+    /// How full the file system is on which it keeps images and containers; none where this process can't see it.
+    async fn disk_usage(&self) -> Result<Option<DiskUsage>, EngineError>;
 
     /// Makes a container, and its volumes, and gives Docker's id.
     async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError>;

@@ -4,6 +4,7 @@
 )]
 
 use super::*;
+use crate::engine::Operation;
 use crate::engine::memory::{MemEngine, Published};
 
 const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -28,6 +29,7 @@ fn images(engine: &MemEngine) -> Images {
             docker_config: PathBuf::from("/nonexistent"),
             at_once: 2,
             jitter: Duration::ZERO,
+            record: None,
         },
     )
 }
@@ -155,4 +157,61 @@ async fn concurrent_pulls_of_one_image_are_one_and_an_abandoned_one_is_begun_ane
 async fn a_bad_name_is_the_manifests_fault() {
     let failed = images(&engine()).decide("No Image", Pull::Missing).await;
     assert!(matches!(failed, Err(EngineError::BadRequest(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_wants_a_pause_gets_it_for_all_its_images() {
+    let engine = engine();
+    let images = images(&engine);
+    let limited = |retry_after| EngineError::RateLimited {
+        retry_after,
+        message: "toomanyrequests".to_owned(),
+    };
+    for (said, pause) in [
+        (Some(Duration::from_secs(90)), 90),
+        (None, PAUSE.as_secs()),
+        (Some(Duration::from_secs(1 << 30)), LONGEST_PAUSE.as_secs()),
+    ] {
+        let before = pulls(&engine);
+        engine.world(|world, _| world.failures.push((Operation::Pull, limited(said))));
+        let failed = images.decide("team/other:1", Pull::Missing).await;
+        assert_eq!(failed.unwrap_err(), limited(said));
+        tokio::time::advance(Duration::from_secs(pause - 1)).await;
+        let refused = images.decide("team/app:1", Pull::Always).await.unwrap_err();
+        assert!(refused.to_string().contains("again in 1 s"), "{refused}");
+        assert_eq!(pulls(&engine), before + 1);
+        let elsewhere = images.decide("example.com/app:1", Pull::Missing).await;
+        assert!(matches!(elsewhere, Err(EngineError::NotFound(_))));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let decided = images.decide("team/app:1", Pull::Always).await.unwrap();
+        assert_eq!(decided.image, DIGEST);
+        engine.world(|world, _| world.images.clear());
+    }
+}
+
+#[tokio::test]
+async fn what_this_agent_pulled_is_remembered_and_nothing_else() {
+    let engine = engine();
+    let images = images(&engine);
+    let known = || {
+        let pulled = images.shared.record.pulled().into_iter();
+        let names = pulled.map(|(id, image)| (id, image.names.into_iter().collect::<Vec<_>>()));
+        names.collect::<Vec<_>>()
+    };
+    // It was here before.
+    engine
+        .world(|world, _| world.pull("team/app:1", None))
+        .unwrap();
+    images.decide("team/app:1", Pull::Always).await.unwrap();
+    assert_eq!(known(), []);
+    engine.world(|world, _| world.images.clear());
+    images
+        .ensure("team/app:1", DIGEST, Pull::Missing)
+        .await
+        .unwrap();
+    let digest = format!("team/app@{DIGEST}");
+    let one = "sha256:one".to_owned();
+    assert_eq!(known(), [(one.clone(), vec![digest.clone()])]);
+    images.decide("team/app:1", Pull::Always).await.unwrap();
+    assert_eq!(known(), [(one, vec!["team/app:1".to_owned(), digest])]);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use conductor::allocation::Allocation;
 use conductor::engine::memory::{MemEngine, Program, Published as InRegistry};
-use conductor::images::{Images, PullSettings};
+use conductor::images::{Images, PullSettings, RECORD};
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
 use conductor_core::Host as ThisHost;
@@ -439,6 +439,7 @@ impl Agent {
             docker_config: dir.path().join("no-logins"),
             at_once: 3,
             jitter: Duration::from_millis(100),
+            record: Some(dir.path().join(RECORD)),
         };
         let images = Images::new(self.docker.clone(), settings);
         let range = "20000-20999".parse().expect("a range");

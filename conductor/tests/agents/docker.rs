@@ -11,6 +11,7 @@ use conductor::engine::{
     Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
     Image, Listening, Listing, LogOptions, LogStream, Named, OnProgress,
 };
+use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use manifests::SlotId;
 use tokio::sync::{mpsc, watch};
@@ -224,6 +225,18 @@ impl Engine for Docker {
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
         self.engine.image(name).await
+    }
+
+    async fn images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        self.engine.images().await
+    }
+
+    async fn remove_image(&self, image: &LocalImage) -> Result<bool, EngineError> {
+        self.engine.remove_image(image).await
+    }
+
+    async fn disk_usage(&self) -> Result<Option<DiskUsage>, EngineError> {
+        self.engine.disk_usage().await
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 
 use conductor::engine::{LogOptions, SpecInput, spec};
@@ -160,6 +161,25 @@ async fn a_healthcheck_counts_before_docker_has_a_verdict() {
                 Err(why)
             }
             Err(error) => panic!("{error}"),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_is_as_full_as_df_says() {
+    let lab = Lab::docker().await;
+    let root = lab.engine.info().await.expect("an answer").data_root;
+    wait_for(|| async {
+        let shown = Command::new("df").args(["--output=pcent", &root]).output();
+        let shown = String::from_utf8(shown.expect("df").stdout).expect("text");
+        let usage = lab.engine.disk_usage().await.expect("an answer");
+        let percent = usage.expect("the engine is on this machine").percent();
+        // Others write meanwhile.
+        if shown.contains(&format!(" {percent}%")) {
+            Ok(())
+        } else {
+            Err((shown, percent))
         }
     })
     .await;

@@ -3,24 +3,31 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
+use bollard::models::ContainerConfig;
 use bollard::query_parameters as query;
-use conductor::engine::memory::Published;
-use conductor::engine::{Credentials, EngineError, HostFault};
-use conductor::images::{Images, PullSettings};
+use conductor::engine::memory::Published as InRegistry;
+use conductor::engine::{CreateSpec, Credentials, EngineError, HostFault};
+use conductor::images::{Images, PullSettings, RECORD, collect, reference};
+use conductor::{Published, Seen};
+use conductor_core::Snapshot;
+use conductor_core::disk::{DiskLimits, LocalImage, PulledImages};
 use futures_util::StreamExt as _;
 use manifests::manifest::Pull;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Lab, apart, docker, everywhere, wait_for};
+use crate::harness::{Does, Lab, apart, docker, everywhere, wait_for};
 
 everywhere!(
     a_pull_without_the_login_is_refused_and_with_it_goes_well,
     an_image_that_the_registry_lacks_is_not_found,
     a_tag_becomes_a_digest_and_the_digest_is_enough,
     a_registry_that_has_gone_is_made_do_without,
+    an_image_that_this_agent_pulled_and_nobody_needs_makes_room,
 );
 
 const USER: &str = "puller";
@@ -34,7 +41,7 @@ struct Registry<'a> {
 }
 
 impl<'a> Registry<'a> {
-    /// Has the lab's image as `team/app:1`.
+    /// Has an image like the lab's as `team/app:1`.
     async fn start(lab: &'a Lab) -> Self {
         let mut registry = Self {
             lab,
@@ -46,11 +53,11 @@ impl<'a> Registry<'a> {
             let server = registry.address.to_string();
             twin.world(|world, _| {
                 world.registry_away = false;
-                let published = Published {
-                    id: "sha256:battery".to_owned(),
+                let published = InRegistry {
+                    id: "sha256:pulled".to_owned(),
                     digest: format!("sha256:{}", "a".repeat(64)),
                     needs: Some(login(&server)),
-                    ..Published::default()
+                    ..InRegistry::default()
                 };
                 world.registry.insert(registry.image(), published);
             });
@@ -98,12 +105,17 @@ impl<'a> Registry<'a> {
 
     async fn push(&self) {
         let docker = docker();
-        let tag = query::TagImageOptions {
+        let container = self.lab.create(&self.lab.spec("app", Does::Runs)).await;
+        let commit = query::CommitContainerOptions {
+            container: Some(container.clone()),
             repo: Some(format!("{}/team/app", self.address)),
             tag: Some("1".to_owned()),
+            ..query::CommitContainerOptions::default()
         };
-        let tagged = docker.tag_image(&self.lab.image, Some(tag)).await;
-        tagged.expect("tagged");
+        let image = docker.commit_container(commit, ContainerConfig::default());
+        image.await.expect("an image of its own");
+        let removed = self.lab.engine.remove(&container, false).await;
+        removed.expect("removed");
         let credentials = DockerCredentials {
             username: Some(USER.to_owned()),
             password: Some(PASSWORD.to_owned()),
@@ -149,8 +161,14 @@ impl<'a> Registry<'a> {
                 docker_config: self.config(logged_in),
                 at_once: 2,
                 jitter: Duration::ZERO,
+                record: Some(self.record()),
             },
         )
+    }
+
+    /// Where the images write down what they pulled.
+    fn record(&self) -> PathBuf {
+        self.folder.path().join(RECORD)
     }
 
     /// It is gone, and answers nobody any more.
@@ -289,4 +307,78 @@ async fn a_registry_that_has_gone_is_made_do_without(lab: Lab) {
         ),
         "{away:?}"
     );
+}
+
+async fn an_image_that_this_agent_pulled_and_nobody_needs_makes_room(lab: Lab) {
+    let registry = Registry::start(&lab).await;
+    let image = registry.image();
+    let decided = registry.images(true).decide(&image, Pull::Missing).await;
+    let reference = reference(&image, &decided.expect("decided").image).expect("a reference");
+    let all = || async { lab.engine.images().await.expect("a list") };
+    let named = |all: Vec<LocalImage>, name: &str| {
+        let mut found = all.into_iter();
+        found.find(|image| image.names.iter().any(|n| n == name))
+    };
+    let pulled = named(all().await, &image).expect("it is here");
+    assert!(pulled.names.contains(&reference), "{pulled:?}");
+
+    // The record, as it will be when the image has not been used for a while.
+    let record = registry.record();
+    let mut written: PulledImages = wait_for(|| async {
+        let written = std::fs::read(&record).map_err(|e| e.to_string())?;
+        serde_json::from_slice(&written).map_err(|e| e.to_string())
+    })
+    .await;
+    assert_eq!(written.keys().collect::<Vec<_>>(), [&pulled.id]);
+    for image in written.values_mut() {
+        image.used = 0;
+    }
+    std::fs::write(&record, serde_json::to_vec(&written).expect("JSON")).expect("written");
+
+    let spec = CreateSpec {
+        image: reference,
+        ..lab.spec("web", Does::Runs)
+    };
+    let container = lab.create(&spec).await;
+    let seen = named(all().await, &image).expect("it is here");
+    assert!(seen.used);
+    // Nobody looked before it was made.
+    assert_eq!(lab.engine.remove_image(&pulled).await, Ok(false));
+    assert!(named(all().await, &image).is_some());
+    lab.engine.remove(&container, false).await.expect("removed");
+
+    let published = Arc::new(Published::default());
+    published.seen.store(Arc::new(Some(Seen {
+        snapshot: Snapshot::default(),
+        stale: false,
+        distrust: None,
+    })));
+    let limits = DiskLimits {
+        collect: 0,
+        full: 100,
+    };
+    let stop = CancellationToken::new();
+    let collecting = collect::run(
+        registry.images(true),
+        published,
+        limits,
+        |report| assert!(report.percent.is_some(), "the disk is this machine's"),
+        stop.clone(),
+    );
+    let gone = async {
+        wait_for(|| async {
+            match named(all().await, &image) {
+                None => Ok(()),
+                Some(image) => Err(image),
+            }
+        })
+        .await;
+        stop.cancel();
+    };
+    tokio::join!(collecting, gone);
+    let left = all().await;
+    assert!(left.iter().all(|image| image.id != pulled.id));
+    // Nobody pulled the lab's own.
+    assert!(named(left, &lab.image).is_some());
+    assert_eq!(lab.engine.remove_image(&pulled).await, Ok(true));
 }

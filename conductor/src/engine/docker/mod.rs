@@ -4,6 +4,7 @@
 //! of the connection; connects anew by itself. Holds no state of containers.
 
 mod address;
+mod disk;
 mod events;
 mod network;
 mod pull;
@@ -22,9 +23,10 @@ use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::query_parameters as query;
 use bollard::{Docker, container::LogOutput, models};
+use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use futures_util::{StreamExt, stream};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OnceCell, mpsc};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -71,6 +73,8 @@ struct Shared {
 struct Client {
     docker: Docker,
     version: ApiVersion,
+    /// Where it keeps images and containers, once it was asked.
+    folders: Arc<OnceCell<Vec<PathBuf>>>,
 }
 
 impl DockerEngine {
@@ -119,7 +123,11 @@ impl DockerEngine {
             *request.uri_mut() = version::in_version(request.uri(), version);
             request
         });
-        Ok(Client { docker, version })
+        Ok(Client {
+            docker,
+            version,
+            folders: Arc::default(),
+        })
     }
 
     /// The next call agrees on a version again.
@@ -368,6 +376,63 @@ impl Engine for DockerEngine {
             })
             .await;
         Ok(absent(shown)?.map(translate::image))
+    }
+
+    async fn images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        let images = self
+            .call(Operation::Other, WRITE, |docker| async move {
+                docker.list_images(None::<query::ListImagesOptions>).await
+            })
+            .await?;
+        let containers = self
+            .call(Operation::Other, READ, |docker| async move {
+                let options = query::ListContainersOptions {
+                    all: true,
+                    ..query::ListContainersOptions::default()
+                };
+                docker.list_containers(Some(options)).await
+            })
+            .await?;
+        let used: BTreeSet<String> = containers.into_iter().filter_map(|c| c.image_id).collect();
+        let images = images.into_iter();
+        Ok(images
+            .map(|image| translate::local_image(image, &used))
+            .collect())
+    }
+
+    async fn remove_image(&self, image: &LocalImage) -> Result<bool, EngineError> {
+        let names = match image.names.as_slice() {
+            [] => std::slice::from_ref(&image.id),
+            names => names,
+        };
+        for name in names {
+            let removed = self
+                .call(Operation::Other, WRITE, |docker| async move {
+                    let options = None::<query::RemoveImageOptions>;
+                    docker.remove_image(name, options, None).await
+                })
+                .await;
+            match absent(removed) {
+                Err(EngineError::Conflict(_)) => return Ok(false),
+                other => other.map(drop)?,
+            }
+        }
+        Ok(true)
+    }
+
+    async fn disk_usage(&self) -> Result<Option<DiskUsage>, EngineError> {
+        let known = self.client().await?.folders;
+        let folders = known
+            .get_or_try_init(|| async {
+                let info = self
+                    .call(Operation::Other, READ, |docker| async move {
+                        docker.info().await
+                    })
+                    .await?;
+                Ok::<_, EngineError>(disk::folders(&info))
+            })
+            .await?;
+        disk::usage(folders.clone()).await
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError> {

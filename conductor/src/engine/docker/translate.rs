@@ -2,11 +2,12 @@
 //!
 //! Tolerant of what an engine leaves out or adds: what can't be read counts as absent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bollard::models;
+use conductor_core::disk::LocalImage;
 use conductor_core::observed::{
     Check, ContainerPort, ContainerState, Exit, Health, ObservedContainer, Ownership,
     PublishedPorts, Running,
@@ -239,6 +240,16 @@ pub(super) fn image(shown: models::ImageInspect) -> Image {
         healthcheck: test
             .is_some_and(|test| !matches!(test.first().map(String::as_str), None | Some("NONE"))),
         exposed: config.exposed_ports.unwrap_or_default(),
+    }
+}
+
+pub(super) fn local_image(shown: models::ImageSummary, used: &BTreeSet<String>) -> LocalImage {
+    let names = shown.repo_tags.into_iter().chain(shown.repo_digests);
+    LocalImage {
+        // What has no name is shown as `<none>:<none>` by some engines.
+        names: names.filter(|name| !name.starts_with("<none>")).collect(),
+        used: used.contains(&shown.id),
+        id: shown.id,
     }
 }
 

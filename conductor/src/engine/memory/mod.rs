@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, ObservedContainer};
 use futures_util::stream;
 use tokio::sync::{Notify, mpsc};
@@ -208,6 +209,19 @@ impl Engine for MemEngine {
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
         self.world(|world, _| world.image(name))
+    }
+
+    async fn images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        self.world(|world, _| world.list_images())
+    }
+
+    async fn remove_image(&self, image: &LocalImage) -> Result<bool, EngineError> {
+        self.world(|world, _| world.remove_image(image))
+    }
+
+    async fn disk_usage(&self) -> Result<Option<DiskUsage>, EngineError> {
+        self.ping().await?;
+        Ok(self.world(|world, _| world.disk))
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError> {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{
     Check, ContainerPort, ContainerState, Exit, Health, LABEL_CLUSTER, ObservedContainer,
     Ownership, Running,
@@ -106,6 +107,10 @@ pub struct World {
     pub taken: BTreeSet<SocketAddr>,
     /// Addresses of this host; empty: any will do.
     pub addresses: BTreeSet<IpAddr>,
+    /// How full the disk is; none: it can't be seen.
+    pub disk: Option<DiskUsage>,
+    /// What each image takes of it.
+    pub image_bytes: u64,
     /// The next of these operations fail so, in this order.
     pub failures: Vec<(Operation, EngineError)>,
     /// Pulls that were begun.
@@ -136,6 +141,11 @@ impl World {
             volumes: BTreeMap::new(),
             taken: BTreeSet::new(),
             addresses: BTreeSet::new(),
+            disk: Some(DiskUsage {
+                used: 10 << 30,
+                available: 90 << 30,
+            }),
+            image_bytes: 100 << 20,
             failures: Vec::new(),
             pulls: 0,
             starts: 0,
@@ -262,6 +272,46 @@ impl World {
     pub fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
         self.ping()?;
         Ok(self.find_image(name).cloned())
+    }
+
+    /// All images, in the order of their ids.
+    pub fn list_images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        self.ping()?;
+        let mut all: BTreeMap<&str, LocalImage> = BTreeMap::new();
+        for (name, image) in &self.images {
+            let shown = all.entry(&image.id).or_insert_with(|| LocalImage {
+                id: image.id.clone(),
+                names: Vec::new(),
+                used: self.is_used(&image.id),
+            });
+            for name in std::iter::once(name).chain(&image.repo_digests) {
+                if !shown.names.contains(name) {
+                    shown.names.push(name.clone());
+                }
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    fn is_used(&self, image_id: &str) -> bool {
+        let mut containers = self.containers.values();
+        containers.any(|cell| cell.image_id == image_id)
+    }
+
+    /// Removes an image; `false` if a container is made from it.
+    pub fn remove_image(&mut self, image: &LocalImage) -> Result<bool, EngineError> {
+        self.ping()?;
+        if self.is_used(&image.id) {
+            return Ok(false);
+        }
+        let before = self.images.len();
+        self.images.retain(|_, here| here.id != image.id);
+        if let Some(disk) = self.disk.as_mut().filter(|_| self.images.len() < before) {
+            let freed = self.image_bytes.min(disk.used);
+            disk.used -= freed;
+            disk.available += freed;
+        }
+        Ok(true)
     }
 
     fn find_image(&self, name: &str) -> Option<&Image> {
