@@ -532,6 +532,9 @@ pub(crate) struct AgentArgs {
     /// Ports on --host-ip at which services are published [env: DOKKAA_PORT_RANGE] [default: 20000-29999]
     #[arg(long, value_name = "FIRST-LAST", help_heading = "Docker")]
     pub(crate) port_range: Option<String>,
+    /// Who may connect to those ports: peers (this machine and the hosts of the cluster; the agent keeps iptables rules) or open (whoever reaches --host-ip) [env: DOKKAA_INSTANCE_PORTS] [default: peers]
+    #[arg(long, value_name = "peers|open", help_heading = "Docker")]
+    pub(crate) instance_ports: Option<String>,
 
     /// Address at which the other hosts reach this one [env: HOST_IP] [default: that of the default route]
     #[arg(long, value_name = "IP", help_heading = "This host")]
@@ -588,6 +591,11 @@ free one (the log says which), or off. A flag wins over its variable.
 SIGTERM ends the agent and leaves its containers running. For --restart-grace the
 other hosts show this one as restarting, then as missing; its slots wait for it:
 in this version no other host takes them over.
+
+Docker publishes ports past a host's firewall, so the agent closes --port-range on
+--host-ip itself, with an iptables chain DOKKAA: who connects from neither this
+machine nor a host of the cluster is dropped. What the world is to reach gets a
+host_port in its manifest. --instance-ports open takes the rules away.
 
 Between hosts only --peer-listen, --port-range and etcd are needed, and nothing
 from the world. From a laptop: ssh -L 4001:127.0.0.1:4001 <host>.";

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use conductor::firewall::{InstancePorts, is_global};
 use manifests::HostName;
 
 use crate::args::AgentArgs;
@@ -45,6 +46,8 @@ pub(crate) struct AgentConfig {
     pub(crate) bridge: String,
     /// Published ports.
     pub(crate) port_range: RangeInclusive<u16>,
+    /// Who may connect to them.
+    pub(crate) instance_ports: InstancePorts,
     /// Where the other hosts reach this one.
     pub(crate) host_ip: IpAddr,
     /// Name in the cluster.
@@ -185,12 +188,6 @@ pub(crate) fn agent(
             format!("`{host_ip}` is no address of one host"),
         ));
     }
-    if is_global(host_ip) {
-        warnings.push(format!(
-            "--host-ip {host_ip} is reachable from the internet, and so are the published ports of services: close --port-range in the firewall"
-        ));
-    }
-
     let name = match read.text(args.name.as_ref(), "name", "DOKKAA_NAME") {
         Given { text: None, .. } => {
             let name = machine.hostname.to_ascii_lowercase();
@@ -212,6 +209,25 @@ pub(crate) fn agent(
         warnings.push(format!(
             "--port-range {}-{} overlaps the kernel's ephemeral ports {}-{} (net.ipv4.ip_local_port_range): a port may be taken by an outgoing connection",
             port_range.start(), port_range.end(), ephemeral.start(), ephemeral.end()
+        ));
+    }
+
+    let instance_ports = match read.text(
+        args.instance_ports.as_ref(),
+        "instance-ports",
+        "DOKKAA_INSTANCE_PORTS",
+    ) {
+        Given { text: None, .. } => InstancePorts::default(),
+        given => given.read(|text| match text {
+            "peers" => Ok(InstancePorts::Peers),
+            "open" => Ok(InstancePorts::Open),
+            other => Err(format!("`{other}` is neither peers nor open")),
+        })?,
+    };
+    if instance_ports == InstancePorts::Open && is_global(host_ip) {
+        warnings.push(format!(
+            "--instance-ports open: --host-ip {host_ip} is reachable from the internet, and so are the published ports {}-{} of services",
+            port_range.start(), port_range.end()
         ));
     }
 
@@ -293,6 +309,7 @@ pub(crate) fn agent(
             .text(args.bridge.as_ref(), "bridge", "DOKKAA_BRIDGE")
             .or("bridge"),
         port_range,
+        instance_ports,
         host_ip,
         name,
         labels: labels(&args.labels, read)?,
@@ -590,28 +607,6 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .checked_mul(millis)
         .map(Duration::from_millis)
         .ok_or_else(wrong)
-}
-
-/// Routable on the internet, as far as the address alone says.
-fn is_global(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            let benchmark = a == 198 && (b == 18 || b == 19);
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_documentation()
-                || shared
-                || benchmark)
-        }
-        IpAddr::V6(ip) => {
-            // 2000::/3 without the documentation prefix.
-            let [first, second, ..] = ip.segments();
-            first & 0xe000 == 0x2000 && !(first == 0x2001 && second == 0x0db8)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! `dokkaa down`: ends what `dokkaa up` started, and nothing else.
 //!
-//! The agent first, then its etcd, then this cluster's containers. Manifests
-//! and volumes stay, so that the next `up` brings everything back. Processes
-//! are known by pid file and start time, containers by their cluster's label.
+//! The agent first, then its etcd, then this cluster's containers, then the
+//! firewall rules that closed their ports. Manifests and volumes stay, so that
+//! the next `up` brings everything back. Processes are known by pid file and
+//! start time, containers by their cluster's label.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use conductor::engine::Engine;
+use conductor::firewall;
 use futures_util::{TryStreamExt, stream};
 use store::host::StateDir;
 use uuid::Uuid;
@@ -75,6 +77,12 @@ pub(crate) async fn run<E: Engine>(
             .await
             .context("not every container of this cluster could be removed")?;
         say(&format!("{removed} containers removed"));
+    }
+    match firewall::remove().await {
+        Ok(true) => say("firewall rules removed"),
+        Ok(false) => {}
+        // Who may not change them could not set them either.
+        Err(error) => say_error(&crate::chain(&error)),
     }
     if args.purge {
         purge(state_dir, &args.log_file)?;
@@ -151,6 +159,10 @@ fn purge(state_dir: &Path, log_file: &Path) -> anyhow::Result<()> {
 
 fn say(text: &str) {
     let _unread = writeln!(io::stdout().lock(), "{text}");
+}
+
+fn say_error(text: &str) {
+    let _unread = writeln!(io::stderr().lock(), "{text}");
 }
 
 #[cfg(test)]

@@ -93,9 +93,12 @@ pub struct Setup {
     pub every: Duration,
 }
 
-/// Whether the rules can be set here: tries a chain that nothing jumps to. For the start on an address that the world
-/// reaches, where an agent that can't close its ports does not run.
-pub async fn check(host_ip: IpAddr) -> Result<(), FirewallError> {
+/// Whether an agent may start: the instances' ports are to be open, the world does not get to the address, or the rules
+/// can be set. That is tried with a chain that nothing leads to.
+pub async fn check(instance_ports: InstancePorts, host_ip: IpAddr) -> Result<(), FirewallError> {
+    if instance_ports == InstancePorts::Open || !is_global(host_ip) {
+        return Ok(());
+    }
     let tables = Iptables::of(host_ip);
     let (set, unset) = trial(host_ip);
     let tried = async {
@@ -107,8 +110,8 @@ pub async fn check(host_ip: IpAddr) -> Result<(), FirewallError> {
         .map_err(|source| FirewallError::Close { host_ip, source })
 }
 
-/// Keeps the rules until it is stopped, and leaves them then. Where the ports are open to all, removes what an earlier
-/// start left, and ends.
+/// Keeps the rules until it is stopped, and leaves them then. Where the ports are open to all, only removes what an
+/// earlier start left.
 pub async fn run(setup: Setup, stop: CancellationToken) {
     // Nothing from outside comes to a loopback address.
     if setup.instance_ports == InstancePorts::Open || setup.host_ip.is_loopback() {
@@ -119,7 +122,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
             Ok(false) => {}
             Err(error) => debug!(error = %crate::chain(&error), "no rules could be looked for"),
         }
-        return;
+        // Who follows the problems does so until the end.
+        return stop.cancelled().await;
     }
     let mut revision = setup.published.revision.subscribe();
     let mut tick = tokio::time::interval(setup.every);
@@ -332,4 +336,26 @@ fn docker_bridges(interfaces: &str) -> BTreeSet<String> {
         .filter(|name| matches!(*name, "docker0" | "docker_gwbridge") || is_network(name))
         .map(ToOwned::to_owned)
         .collect()
+}
+
+/// Routable on the internet, as far as the address alone says.
+pub fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let benchmark = a == 198 && (b == 18 || b == 19);
+            !(ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_documentation()
+                || shared
+                || benchmark)
+        }
+        IpAddr::V6(ip) => {
+            // 2000::/3 without the documentation prefix.
+            let [first, second, ..] = ip.segments();
+            first & 0xe000 == 0x2000 && !(first == 0x2001 && second == 0x0db8)
+        }
+    }
 }

@@ -49,6 +49,7 @@ fn nothing_given_gives_the_defaults() {
     assert_eq!(config.peer_listen, [addr("10.0.0.7:4003")]);
     assert_eq!(config.metrics_listen, [addr("127.0.0.1:4002")]);
     assert_eq!(config.port_range, 20_000..=29_999);
+    assert_eq!(config.instance_ports, InstancePorts::Peers);
     assert_eq!(config.lease_ttl, Duration::from_secs(6));
     assert_eq!(config.restart_grace, Duration::from_secs(30));
     assert_eq!(config.log_format, LogFormat::Text);
@@ -215,9 +216,23 @@ fn without_a_default_route_the_address_must_be_given() {
         .to_string();
     assert!(text.starts_with("--host-ip: this machine has no default route"));
     assert!(error(&["--host-ip", "0.0.0.0"]).contains("no address of one host"));
+}
+
+#[test]
+fn ports_that_the_world_is_let_to_are_warned_of() {
+    let warnings = |args: &[&str]| read(args, &[]).unwrap().warnings;
+    assert_eq!(warnings(&["--host-ip", "8.8.8.8"]), Vec::<String>::new());
     assert_eq!(
-        read(&["--host-ip", "8.8.8.8"], &[]).unwrap().warnings.len(),
-        1
+        warnings(&["--instance-ports", "open"]),
+        Vec::<String>::new()
+    );
+    let open = warnings(&["--host-ip", "8.8.8.8", "--instance-ports", "open"]);
+    assert!(open[0].contains("reachable from the internet"), "{open:?}");
+    let config = read(&[], &[("DOKKAA_INSTANCE_PORTS", "open")]).unwrap();
+    assert_eq!(config.instance_ports, InstancePorts::Open);
+    assert_eq!(
+        error(&["--instance-ports", "closed"]),
+        "--instance-ports: `closed` is neither peers nor open"
     );
 }
 

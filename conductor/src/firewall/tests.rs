@@ -353,18 +353,64 @@ async fn an_open_host_loses_what_an_earlier_start_left() {
     })
     .await;
     assert!(host.sh("iptables -S").contains(CHAIN));
-    host.run(move || run(open, CancellationToken::new())).await;
+    let stop = CancellationToken::new();
+    stop.cancel();
+    host.run(move || run(open, stop)).await;
     assert!(!host.sh("iptables -S").contains(CHAIN));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whether_rules_can_be_set_is_tried_and_leaves_nothing() {
     let host = Space::new();
-    for (ip, tables) in [(HOST, "iptables -S"), ("fd00::1", "ip6tables -S")] {
+    for (ip, tables) in [("8.8.8.8", "iptables -S"), ("2600::1", "ip6tables -S")] {
         let before = host.sh(tables);
         let ip: IpAddr = ip.parse().expect("an address");
-        host.run(move || check(ip)).await.expect("rules can be set");
+        let tried = host.run(move || check(InstancePorts::Peers, ip)).await;
+        tried.expect("rules can be set");
         assert_eq!(host.sh(tables), before);
+    }
+}
+
+/// A chain of the name that is tried, of another kind, is in the way as a missing permission is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_the_world_is_refused_where_no_rules_can_be_set() {
+    let host = Space::new();
+    host.sh("iptables -N DOKKAA-TRIAL && iptables -A INPUT -j DOKKAA-TRIAL");
+    let try_it = |ports, ip: &'static str| {
+        let ip: IpAddr = ip.parse().expect("an address");
+        host.run(move || check(ports, ip))
+    };
+    let refused = try_it(InstancePorts::Peers, "8.8.8.8").await;
+    let text = crate::chain(&refused.expect_err("the chain is in use"));
+    assert!(
+        text.contains("--instance-ports open") && text.contains("iptables-restore failed"),
+        "{text}"
+    );
+    for (ports, ip) in [
+        (InstancePorts::Open, "8.8.8.8"),
+        (InstancePorts::Peers, "10.0.0.1"),
+    ] {
+        try_it(ports, ip).await.expect("nothing is tried");
+    }
+}
+
+#[test]
+fn what_the_world_routes_to_is_told_by_the_address() {
+    let is_global = |text: &str| super::is_global(text.parse().expect("an address"));
+    for inside in [
+        "10.0.0.1",
+        "172.17.0.1",
+        "127.0.0.1",
+        "100.64.0.1",
+        "198.18.0.1",
+        "fd00::1",
+        "::1",
+        "2001:db8::1",
+    ] {
+        assert!(!is_global(inside), "{inside}");
+    }
+    for world in ["8.8.8.8", "172.32.0.1", "2600::1"] {
+        assert!(is_global(world), "{world}");
     }
 }
 
