@@ -1,10 +1,13 @@
 //! Wires the agent: the one file that knows all its parts.
 //!
-//! Order of the start: state directory, engine, listeners, etcd, the cluster,
-//! then everything at once. Order of the stop: the conductor, then the record,
-//! then the rest; containers run on.
+//! Order of the start: state directory, listeners, engine, then everything at
+//! once, on the saved view; the host joins the cluster behind that. Only a first
+//! start, which knows no cluster yet, waits for etcd. Order of the stop: the
+//! conductor, then the record, then the rest; containers run on.
 
+mod events;
 mod facilities;
+mod leaving;
 mod reachable;
 mod signals;
 
@@ -16,19 +19,21 @@ use std::time::Duration;
 use anyhow::Context;
 use conductor::allocation::Allocation;
 use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineInfo};
+use conductor::events::Journal;
 use conductor::images::{Images, PullSettings, RECORD};
+use conductor::orphans::Orphans;
 use conductor::ports::PortRange;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
-use conductor_core::Host;
+use conductor_core::{Host, Rules};
 use conductor_core::directory::Callers;
 use conductor_core::observed::Surroundings;
-use conductor_core::records::{Capacity, HostRecord, HostState, Peer, Versions};
+use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
 use gateway::{door, peer, v1, v2};
 use store::Kv;
 use store::etcd::EtcdKv;
-use store::host::{HostOptions, HostStatus, JoinError, KvFactory, StateDir, Stop};
-use store::view::{SavedView, ViewInputs, ViewOptions, run_view, updates};
+use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Stop, Waiting};
+use store::view::{Known, SavedView, ViewInputs, ViewOptions, run_view, updates};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,9 +43,10 @@ use crate::config::{AgentConfig, DnsListen};
 use crate::metrics;
 use crate::up::Bound;
 use facilities::Agent;
+use leaving::Leaving;
 use signals::{Signal, Signals};
 
-/// Time between two tries while the engine or etcd does not answer at the start.
+/// Time between two tries while the engine does not answer at the start.
 const RETRY: Duration = Duration::from_secs(1);
 /// Pulls at a time: more share one line.
 const PULLS_AT_ONCE: usize = 3;
@@ -74,18 +80,54 @@ pub(crate) async fn run(
         asked = ask_engine(engine, &config) => asked?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let joined = tokio::select! {
-        joined = join(&config, &dir, &asked, &bound) => joined?,
+    let mut begun = begin(&config, &dir, &asked, &bound)?;
+    // A first start has nothing to go on with before it has met its cluster.
+    let cluster = tokio::select! {
+        cluster = begun.cluster() => cluster?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let agent = Running::start(&config, &dir, asked, bound, joined).await?;
+    let agent = Running::start(&config, &dir, asked, bound, begun, cluster).await?;
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     ready(agent.bound.clone());
     info!("the agent is ready");
 
-    let signal = signals.next().await;
-    agent.stop(signal).await;
-    Ok(ExitCode::SUCCESS)
+    let mut status = agent.host.status();
+    let ended = tokio::select! {
+        signal = signals.next() => Ended::Signal(signal),
+        ended = ended(&mut status) => ended,
+    };
+    agent.stop(&ended).await;
+    match ended {
+        Ended::Signal(_) | Ended::Left => Ok(ExitCode::SUCCESS),
+        Ended::Failed(error) => Err(error.into()),
+    }
+}
+
+/// What ends an agent.
+enum Ended {
+    /// Somebody stops it.
+    Signal(Signal),
+    /// The host is no member any more, as the operator wanted.
+    Left,
+    /// The host can't be in the cluster.
+    Failed(Misconfigured),
+}
+
+/// Waits until the host has ended by itself.
+async fn ended(status: &mut watch::Receiver<HostStatus>) -> Ended {
+    loop {
+        match &*status.borrow_and_update() {
+            HostStatus::Left => return Ended::Left,
+            HostStatus::Failed(error) => {
+                return Ended::Failed(Misconfigured(crate::chain(error)));
+            }
+            _ => {}
+        }
+        if status.changed().await.is_err() {
+            // It is stopped by us alone.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// What the engine said at the start.
@@ -182,20 +224,42 @@ fn addresses(listeners: &[tokio::net::TcpListener]) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// A host that has joined, and what the rest of the start needs.
-struct Joined {
+/// A host that begins to join, and what the rest of the start needs.
+struct Begun {
     host: store::host::Host,
     kv: Arc<dyn Kv>,
     identity: Option<Arc<peer::Identity>>,
     saved: Option<SavedView>,
+    doors: CancellationToken,
+    tasks: JoinSet<()>,
 }
 
-async fn join(
+impl Begun {
+    /// The cluster that the host belongs to: known from an earlier start, or met.
+    async fn cluster(&mut self) -> Result<Cluster, Misconfigured> {
+        let (mut cluster, mut status) = (self.host.cluster(), self.host.status());
+        tokio::select! {
+            Ok(known) = cluster.wait_for(Option::is_some) => {
+                if let Some(known) = known.clone() {
+                    return Ok(known);
+                }
+            }
+            ended = ended(&mut status) => {
+                if let Ended::Failed(error) = ended {
+                    return Err(error);
+                }
+            }
+        }
+        Err(Misconfigured("the host has ended before it has met a cluster".to_owned()))
+    }
+}
+
+fn begin(
     config: &AgentConfig,
     dir: &Arc<StateDir>,
     asked: &Asked,
     listeners: &Listeners,
-) -> anyhow::Result<Joined> {
+) -> anyhow::Result<Begun> {
     let identity = match addresses(&listeners.peer).first() {
         None => None,
         Some(_) => Some(Arc::new(
@@ -242,6 +306,7 @@ async fn join(
         foreign: 0,
         engine: true,
         disk: None,
+        disk_full: false,
         hold: None,
         problems: Vec::new(),
     };
@@ -250,60 +315,36 @@ async fn join(
         ttl: config.lease_ttl,
         restart_grace: config.restart_grace,
         labelled_containers: asked.labelled && !config.own_etcd,
-        saved_revision: saved.as_ref().map_or(0, |saved| saved.revision),
+        saved: saved.as_ref().map(|saved| Known {
+            cluster: saved.cluster.clone(),
+            revision: saved.revision,
+        }),
+        rules: Rules::default(),
     };
-    let mut said = String::new();
-    loop {
-        let joined = store::host::join(
-            kv.clone(),
-            connect.clone(),
-            dir.clone(),
-            options.clone(),
-            record.clone(),
-        )
-        .await;
-        match joined {
-            Ok(host) => {
-                info!(
-                    name = %host.name(),
-                    cluster = %host.cluster().id,
-                    "joined the cluster"
-                );
-                return Ok(Joined {
-                    host,
-                    kv,
-                    identity,
-                    saved,
-                });
-            }
-            Err(error) if error.is_final() => {
-                return Err(Misconfigured(crate::chain(&error)).into());
-            }
-            Err(error) => {
-                let text = crate::chain(&error);
-                if text != said {
-                    match &error {
-                        JoinError::Kv(_) => warn!(
-                            etcd = ?config.etcd.endpoints,
-                            error = %text,
-                            "waiting for etcd; is --etcd right, and does it run?"
-                        ),
-                        _ => {
-                            error!(error = %text, "can't join the cluster; nothing is changed, and it is tried again");
-                        }
-                    }
-                    said = text;
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
+    let host = store::host::Host::start(kv.clone(), connect, dir.clone(), options, record)
+        .context("no thread for the lease")?;
+    let doors = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(report_status(
+        host.status(),
+        config.etcd.endpoints.clone(),
+        doors.clone(),
+    ));
+    Ok(Begun {
+        host,
+        kv,
+        identity,
+        saved,
+        doors,
+        tasks,
+    })
 }
 
 /// The agent at work.
 struct Running {
     bound: Bound,
     host: Arc<store::host::Host>,
+    restart_grace: Duration,
     work: CancellationToken,
     doors: CancellationToken,
     conductor: tokio::task::JoinHandle<()>,
@@ -316,30 +357,48 @@ impl Running {
         dir: &Arc<StateDir>,
         asked: Asked,
         listeners: Listeners,
-        joined: Joined,
+        begun: Begun,
+        cluster: Cluster,
     ) -> anyhow::Result<Self> {
-        let Joined {
+        let Begun {
             host,
             kv,
             identity,
             saved,
-        } = joined;
+            doors,
+            mut tasks,
+        } = begun;
         let engine = asked.engine;
         let host = Arc::new(host);
-        let published = Arc::new(Published::default());
-        let (work, doors) = (CancellationToken::new(), CancellationToken::new());
-        let mut tasks = JoinSet::new();
+        let (journal, writer) = Journal::open(dir.path());
+        let published = Arc::new(Published::new(journal.clone()));
+        let work = CancellationToken::new();
+
+        tasks.spawn(events::keep(
+            journal,
+            writer,
+            host.status(),
+            doors.clone(),
+        ));
 
         // === the view ===
         let (sender, view) = updates();
-        let cluster = host.cluster().clone();
-        let options = ViewOptions::new(cluster.clone(), saved, Some(dir.view_file()));
+        let options = ViewOptions {
+            held: dir.hold().is_some(),
+            ..ViewOptions::new(cluster.clone(), saved, Some(dir.view_file()))
+        };
         let inputs = ViewInputs {
             seen: host.seen(),
             floor: host.floor(),
         };
         tasks.spawn(run_view(kv.clone(), options, inputs, sender, doors.clone()));
-        tasks.spawn(report_status(host.status(), doors.clone()));
+        let leaving = Leaving {
+            host: host.clone(),
+            published: published.clone(),
+            engine: engine.clone(),
+            cluster: cluster.id,
+        };
+        tasks.spawn(leaving.watch(doors.clone()));
 
         // === DNS and links, which containers reach at the bridge's gateway ===
         let gateway = asked.bridge.gateway;
@@ -504,12 +563,15 @@ impl Running {
                 steps,
                 look_again: look_again_out,
                 record: host.clone(),
+                orphans: Orphans::open(dir.path())
+                    .map_err(|e| Misconfigured(crate::chain(&e)))?,
             },
             work.clone(),
         ));
         Ok(Self {
             bound,
             host,
+            restart_grace: config.restart_grace,
             work,
             doors,
             conductor,
@@ -518,9 +580,10 @@ impl Running {
     }
 
     /// The conductor first, so that nothing is done in this host's name after its record says that it is away.
-    async fn stop(self, signal: Signal) {
+    async fn stop(self, ended: &Ended) {
         let Self {
             host,
+            restart_grace,
             work,
             doors,
             conductor,
@@ -538,19 +601,25 @@ impl Running {
         })
         .await;
         tasks.shutdown().await;
-        let how = if signal == Signal::Terminate && signals::machine_goes_down().await {
-            Stop::Shutdown
-        } else {
-            Stop::Restart
+        let how = match ended {
+            Ended::Signal(Signal::Terminate) if signals::machine_goes_down().await => {
+                Stop::Shutdown
+            }
+            _ => Stop::Restart,
         };
-        if let Some(host) = Arc::into_inner(host) {
-            let stopped = host.stop(how).await;
-            info!(
-                ?stopped,
-                "stopped; containers run on unattended until the agent is started again"
-            );
-        } else {
+        let Some(host) = Arc::into_inner(host) else {
             warn!("stopped in the middle of something: the record ends with its lease");
+            return;
+        };
+        let stopped = host.stop(how).await;
+        match ended {
+            Ended::Signal(_) => info!(
+                ?stopped,
+                "stopped; containers run on. If the agent is not back in {} s, other hosts take its slots over, while the containers here run on unattended until it is back. To take this host out for good: dokkaa leave",
+                restart_grace.as_secs()
+            ),
+            Ended::Left => info!("this host has left the cluster; nothing of it runs here"),
+            Ended::Failed(_) => info!("stopped; containers run on unattended"),
         }
     }
 }
@@ -639,13 +708,33 @@ async fn report_problems(
     }
 }
 
-async fn report_status(mut status: watch::Receiver<HostStatus>, stop: CancellationToken) {
+/// Says how the host stands, whenever that changes.
+async fn report_status(
+    mut status: watch::Receiver<HostStatus>,
+    etcd: Vec<String>,
+    stop: CancellationToken,
+) {
     loop {
         match &*status.borrow_and_update() {
+            HostStatus::Joining(Waiting::Begun) => {}
+            HostStatus::Joining(Waiting::Etcd(error)) => warn!(
+                ?etcd,
+                error,
+                "waiting for etcd; is --etcd right, and does it run? What runs here is looked after meanwhile"
+            ),
+            HostStatus::Joining(why @ Waiting::Record(_)) => info!("{why}"),
+            HostStatus::Joining(why) => error!(
+                error = %why,
+                "can't join the cluster; nothing is changed, and it is tried again"
+            ),
             HostStatus::Live(revision) => info!(revision, "this host's record is in etcd"),
             HostStatus::Lost => {
                 warn!("this host's record has ended, or etcd does not answer; it is put again");
             }
+            HostStatus::Held(reason) => error!(
+                reason,
+                "in hold: nothing is stopped, claimed or moved; crashed containers are restarted"
+            ),
             HostStatus::Distrusted => error!(
                 "etcd's cluster is not the one that this host belongs to: nothing is written"
             ),
@@ -653,6 +742,9 @@ async fn report_status(mut status: watch::Receiver<HostStatus>, stop: Cancellati
                 %session,
                 "another process writes this host's record: its identity runs twice. This agent writes nothing any more; stop one of them"
             ),
+            // It ends the agent, which says so.
+            HostStatus::Failed(_) => {}
+            HostStatus::Left => info!("this host is no member of the cluster any more"),
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -113,6 +113,10 @@ fn lacks(sources: &Sources) -> Vec<String> {
     }
     match &*sources.status.borrow() {
         HostStatus::Live(_) => {}
+        HostStatus::Joining(why) => lacks.push(format!("this host has not joined yet: {why}")),
+        HostStatus::Held(reason) => lacks.push(format!("this host is in hold: {reason}")),
+        HostStatus::Failed(error) => lacks.push(error.to_string()),
+        HostStatus::Left => lacks.push("this host has left the cluster".to_owned()),
         HostStatus::Lost => lacks.push("this host's record is not in etcd".to_owned()),
         HostStatus::Distrusted => lacks.push("etcd holds another cluster".to_owned()),
         HostStatus::Foreign(_) => lacks.push("this host's identity runs twice".to_owned()),

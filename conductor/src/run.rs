@@ -110,10 +110,6 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         again_out,
         stop.clone(),
     ));
-    let mut local = Local::default();
-    for (slot, status) in writes::statuses(setup.kv.as_ref(), setup.record.name()).await {
-        local.resume(slot, status);
-    }
     let looks = Looks::new(
         setup.engine.clone(),
         events_in.clone(),
@@ -124,9 +120,11 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         directory: Directory::default(),
         trust: Trust::RestartsOnly,
         known: false,
+        entered: false,
+        resumed: false,
         observing: Observing::default(),
         begun: BTreeMap::new(),
-        local,
+        local: Local::default(),
         looks,
         ended: BTreeSet::new(),
         told: BTreeMap::new(),
@@ -174,6 +172,10 @@ struct State {
     trust: Trust,
     /// A view was seen.
     known: bool,
+    /// All was planned once, with this host's record in etcd.
+    entered: bool,
+    /// What an earlier agent of this host said of its slots was asked for.
+    resumed: bool,
     observing: Observing,
     begun: BTreeMap<Look, Seq>,
     local: Local,
@@ -233,6 +235,9 @@ impl Loop {
             while let Ok(sighting) = sightings.try_recv() {
                 self.sighting(sighting);
             }
+            if !self.state.resumed && self.trust() == Trust::Full {
+                self.resume().await;
+            }
             let before = self.setup.record.clock().now();
             self.state.replan_at = self.state.replan_at.filter(|at| *at > before);
             let planned = self.plan(before);
@@ -248,7 +253,32 @@ impl Loop {
         self.tasks.shutdown().await;
     }
 
+    /// Takes up what an earlier agent of this host said of its slots, before anything is said of them.
+    async fn resume(&mut self) {
+        self.state.resumed = true;
+        let Setup { kv, record, .. } = &self.setup;
+        for (slot, status) in writes::statuses(kv.as_ref(), record.name()).await {
+            self.state.local.resume(slot, status);
+        }
+    }
+
+    /// How far the view may be trusted: not before this host has joined and the view has seen it, and not while somebody
+    /// else writes in its name, or etcd is not the one that it knows.
+    fn trust(&self) -> Trust {
+        let record = &self.setup.record;
+        let is_member = matches!(
+            *record.status().borrow(),
+            HostStatus::Live(_) | HostStatus::Lost
+        );
+        if is_member && self.state.snapshot.revision >= *record.floor().borrow() {
+            self.state.trust
+        } else {
+            Trust::RestartsOnly
+        }
+    }
+
     fn view(&mut self, update: ViewUpdate) {
+        self.setup.record.follow(&update);
         let state = &mut self.state;
         let trusted = update.trust.is_trusted();
         let trust = if trusted && update.complete && !update.stale {
@@ -286,10 +316,6 @@ impl Loop {
         } else {
             state.directory.update(&state.snapshot, &update.touched);
         }
-        self.setup.record.observe(
-            state.snapshot.revision,
-            state.snapshot.record(self.setup.record.name()),
-        );
         let published = &self.setup.published;
         published.directory.store(Arc::new(state.directory.clone()));
         published.seen.store(Arc::new(Some(Seen {
@@ -457,11 +483,15 @@ impl Loop {
             return None;
         }
         state.local.observe(state.observing.observed(), now);
-        if matches!(
-            *self.setup.record.status().borrow(),
-            HostStatus::Foreign(_) | HostStatus::Distrusted
-        ) {
-            // Somebody else writes in this host's name, or this is not the etcd that it knows.
+        let trust = self.trust();
+        let state = &mut self.state;
+        state.entered |= trust == Trust::Full;
+        if !state.entered && !self.setup.record.same_boot() {
+            // The machine was down: others may have its slots.
+            self.after_plan();
+            return None;
+        }
+        if trust != state.trust {
             let trust = std::mem::replace(&mut state.trust, Trust::RestartsOnly);
             let planned = self.plan_once(now);
             self.state.trust = trust;

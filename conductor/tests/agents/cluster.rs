@@ -11,16 +11,16 @@ use conductor::engine::memory::{MemEngine, Program, Published as InRegistry};
 use conductor::images::{Images, PullSettings, RECORD};
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
-use conductor_core::Host as ThisHost;
 use conductor_core::observed::{ContainerState, ObservedContainer, Surroundings};
 use conductor_core::records::{Capacity, HostRecord, HostState, Phase, Versions};
 use conductor_core::snapshot::{Change, Desired, Snapshot};
+use conductor_core::{Host as ThisHost, Rules};
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
-use store::host::{Clock, Host, HostOptions, StateDir, Stop, join_simulated};
+use store::host::{Clock, Host, HostOptions, HostStatus, StateDir, StateDirError, Stop};
 use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
-use store::view::{SavedView, ViewInputs, ViewOptions, run_view, updates};
+use store::view::{Known, SavedView, ViewInputs, ViewOptions, run_view, updates};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -371,7 +371,7 @@ impl Cluster {
 impl Agent {
     /// Starts the agent as `dokkaa` does, and returns when its host is live.
     pub(crate) async fn start(&mut self) {
-        let dir = Arc::new(StateDir::open(self.disk.path()).expect("an own directory"));
+        let dir = self.dir().await;
         let saved = SavedView::load(&dir.view_file()).expect("readable");
         // An address of its own on loopback: ports are probed there.
         let number = self.name.as_str().as_bytes()[0];
@@ -381,26 +381,32 @@ impl Agent {
             ttl: store::host::DEFAULT_TTL,
             restart_grace: store::host::DEFAULT_RESTART_GRACE,
             labelled_containers: !self.docker.containers().is_empty(),
-            saved_revision: saved.as_ref().map_or(0, |saved| saved.revision),
+            saved: saved.as_ref().map(|saved| Known {
+                cluster: saved.cluster.clone(),
+                revision: saved.revision,
+            }),
+            rules: Rules::default(),
         };
         let record = record(dir.machine(), host_ip);
         let kv: Arc<dyn Kv> = self.wire.clone();
-        let host = loop {
-            let joined = join_simulated(
-                kv.clone(),
-                self.clock,
-                dir.clone(),
-                options.clone(),
-                record.clone(),
-            )
-            .await;
-            match joined {
-                Ok(host) => break Arc::new(host),
-                Err(error) => assert!(!error.is_final(), "{error}"),
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        };
+        let host = Host::start_simulated(kv.clone(), self.clock, dir.clone(), options, record);
+        let host = Arc::new(host.expect("a task needs nothing"));
+        let mut status = host.status();
+        let joined = status.wait_for(|status| !matches!(status, HostStatus::Joining(_)));
+        let joined = joined.await.expect("the host lives").clone();
+        assert!(!matches!(joined, HostStatus::Failed(_)), "{joined:?}");
         self.running = Some(self.work(kv, &dir, host, saved, host_ip));
+    }
+
+    /// The lock of an agent that was killed lives until its tasks have ended.
+    async fn dir(&self) -> Arc<StateDir> {
+        loop {
+            match StateDir::open(self.disk.path()) {
+                Ok(dir) => return Arc::new(dir),
+                Err(StateDirError::Locked(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     fn work(
@@ -411,11 +417,12 @@ impl Agent {
         saved: Option<SavedView>,
         host_ip: IpAddr,
     ) -> Running {
-        let cluster = host.cluster().clone();
+        let cluster = host.cluster().borrow().clone().expect("it has joined");
         let (work, view) = (CancellationToken::new(), CancellationToken::new());
         let (sender, updates) = updates();
         let options = ViewOptions {
             seed: u64::from(self.name.as_str().as_bytes()[0]),
+            held: dir.hold().is_some(),
             ..ViewOptions::new(cluster.clone(), saved, Some(dir.view_file()))
         };
         let inputs = ViewInputs {
@@ -513,6 +520,7 @@ fn record(id: Uuid, addr: IpAddr) -> HostRecord {
         foreign: 0,
         engine: true,
         disk: None,
+        disk_full: false,
         hold: None,
         problems: Vec::new(),
     }

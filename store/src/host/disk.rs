@@ -1,7 +1,9 @@
-//! What a host keeps on its own disk: which machine it is, its sessions, its cluster, its last view.
+//! What a host keeps on its own disk: which machine it is, its sessions, its cluster, whether it is in hold, its last
+//! view.
 //!
 //! One process at a time: `StateDir` holds a lock. Every file is written whole
-//! and renamed. Nothing here is read by another host.
+//! and renamed. Nothing here is read by another host. `Facts` is the content as
+//! a value, and `Note` a change of it.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use conductor_core::records::Cluster;
+use conductor_core::records::{Cluster, Hold};
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -48,9 +50,10 @@ pub struct Disk {
 }
 
 impl Disk {
-    fn new_machine() -> Self {
+    /// A machine on which nothing ran yet.
+    pub fn new(id: Uuid) -> Self {
         Self {
-            id: Uuid::new_v4(),
+            id,
             boot_id: String::new(),
             session: None,
             before: None,
@@ -60,6 +63,56 @@ impl Disk {
     /// The session is one of this machine's processes.
     pub fn knows(&self, session: Uuid) -> bool {
         self.session == Some(session) || self.before == Some(session)
+    }
+
+    /// The one that was there stays beside the new one.
+    fn note_session(&mut self, session: Uuid, boot_id: &str) {
+        if self.session != Some(session) {
+            self.before = self.session.replace(session);
+        }
+        boot_id.clone_into(&mut self.boot_id);
+    }
+}
+
+/// What a host notes on its disk, each before the write to etcd that it protects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// This process's session is about to be written to etcd.
+    Session,
+    /// It is in etcd: the one before does not count any more.
+    SessionWritten,
+    /// The cluster that this host belongs to.
+    Cluster(Cluster),
+    /// The host is in hold, or not any more.
+    Hold(Option<Hold>),
+}
+
+/// What is known before etcd is asked: the disk's content, and which process this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Which machine, and its sessions.
+    pub disk: Disk,
+    /// The cluster that this host belongs to.
+    pub cluster: Option<Cluster>,
+    /// Why it is in hold.
+    pub hold: Option<Hold>,
+    /// The boot that this process runs in.
+    pub boot_id: String,
+    /// This process.
+    pub session: Uuid,
+    /// What a cluster is called that this process makes.
+    pub new_cluster: Uuid,
+}
+
+impl Facts {
+    /// What the disk holds after this note.
+    pub fn note(&mut self, note: &Note) {
+        match note {
+            Note::Session => self.disk.note_session(self.session, &self.boot_id),
+            Note::SessionWritten => self.disk.before = None,
+            Note::Cluster(cluster) => self.cluster = Some(cluster.clone()),
+            Note::Hold(hold) => self.hold.clone_from(hold),
+        }
     }
 }
 
@@ -72,6 +125,7 @@ pub struct StateDir {
     session: Uuid,
     disk: Mutex<Disk>,
     cluster: Mutex<Option<Cluster>>,
+    hold: Mutex<Option<Hold>>,
     _lock: File,
 }
 
@@ -108,12 +162,13 @@ impl StateDir {
         let disk = if let Some(disk) = read(&path.join("host.json"))? {
             disk
         } else {
-            let disk = Disk::new_machine();
+            let disk = Disk::new(Uuid::new_v4());
             write(&path.join("host.json"), &disk)?;
             disk
         };
         Ok(Self {
             cluster: Mutex::new(read(&path.join("cluster.json"))?),
+            hold: Mutex::new(read(&path.join("hold.json"))?),
             path: path.to_owned(),
             same_boot: disk.boot_id == boot_id,
             boot_id: boot_id.to_owned(),
@@ -165,6 +220,44 @@ impl StateDir {
         Ok(())
     }
 
+    /// Why this host is in hold; none if it is not.
+    pub fn hold(&self) -> Option<Hold> {
+        lock(&self.hold).clone()
+    }
+
+    /// Notes that this host is in hold, or is not any more.
+    pub fn note_hold(&self, hold: Option<&Hold>) -> Result<(), StateDirError> {
+        let path = self.path.join("hold.json");
+        match hold {
+            Some(hold) => write(&path, hold)?,
+            None => remove(&path)?,
+        }
+        *lock(&self.hold) = hold.cloned();
+        Ok(())
+    }
+
+    /// What is known before etcd is asked.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            disk: self.disk(),
+            cluster: self.cluster(),
+            hold: self.hold(),
+            boot_id: self.boot_id.clone(),
+            session: self.session,
+            new_cluster: Uuid::new_v4(),
+        }
+    }
+
+    /// Carries out a note.
+    pub fn note(&self, note: &Note) -> Result<(), StateDirError> {
+        match note {
+            Note::Session => self.note_session(),
+            Note::SessionWritten => self.session_is_written(),
+            Note::Cluster(cluster) => self.note_cluster(cluster),
+            Note::Hold(hold) => self.note_hold(hold.as_ref()),
+        }
+    }
+
     /// This process.
     pub fn session(&self) -> Uuid {
         self.session
@@ -172,12 +265,7 @@ impl StateDir {
 
     /// Notes this process's session, before it is written to etcd; the one that was there stays beside it.
     pub fn note_session(&self) -> Result<(), StateDirError> {
-        self.change(|disk, boot_id| {
-            if disk.session != Some(self.session) {
-                disk.before = disk.session.replace(self.session);
-            }
-            boot_id.clone_into(&mut disk.boot_id);
-        })
+        self.change(|disk, boot_id| disk.note_session(self.session, boot_id))
     }
 
     /// The newest session is in etcd: the one before does not count any more.
@@ -190,7 +278,7 @@ impl StateDir {
 
     /// Makes this another machine than it was: for a copied disk.
     pub fn reset_id(&self) -> Result<Uuid, StateDirError> {
-        self.change(|disk, _| *disk = Disk::new_machine())?;
+        self.change(|disk, _| *disk = Disk::new(Uuid::new_v4()))?;
         Ok(self.machine())
     }
 
@@ -237,4 +325,13 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StateDirError> {
         Ok(())
     };
     write().map_err(|source| StateDirError::Io(path.to_owned(), source))
+}
+
+fn remove(path: &Path) -> Result<(), StateDirError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StateDirError::Io(path.to_owned(), error))
+        }
+        _ => Ok(()),
+    }
 }

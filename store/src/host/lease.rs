@@ -26,11 +26,13 @@ pub fn boottime() -> Millis {
     Millis((now.tv_sec as u64) * 1_000 + (now.tv_nsec as u64) / 1_000_000)
 }
 
-/// A lease and the time to live that was granted.
+/// A lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lease {
-    pub(super) id: i64,
-    pub(super) ttl: Duration,
+pub struct Lease {
+    /// Which.
+    pub id: i64,
+    /// The time to live that was granted.
+    pub ttl: Duration,
 }
 
 /// What the thread has seen.
@@ -76,13 +78,8 @@ pub(super) struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(super) fn start(
-        keeper: Keeper,
-        clock: Clock,
-        gate: Gate,
-        lease: Lease,
-    ) -> std::io::Result<Self> {
-        let (lease_sender, lease_receiver) = watch::channel(Some(lease));
+    pub(super) fn start(keeper: Keeper, clock: Clock, gate: Gate) -> std::io::Result<Self> {
+        let (lease_sender, lease_receiver) = watch::channel(None);
         let (report_sender, report) = watch::channel(LeaseReport {
             renewed: clock.now(),
             lost: None,
@@ -167,8 +164,9 @@ impl Keeping {
         let answer = tokio::time::timeout(each, kv.lease_keep_alive(id)).await;
         match answer {
             Ok(Ok((_, seen))) => {
+                // It goes down when a restored etcd was accepted; a member that is behind is the reader's to ignore.
                 self.revision
-                    .send_if_modified(|now| std::mem::replace(now, seen.max(*now)) < seen);
+                    .send_if_modified(|now| std::mem::replace(now, seen) != seen);
                 // It lives from when etcd said so, which is not before it was asked.
                 self.report.send_modify(|r| r.renewed = asked);
                 each

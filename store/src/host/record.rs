@@ -21,11 +21,11 @@ pub(super) struct RecordKeeper {
 }
 
 impl RecordKeeper {
-    /// A record that is in etcd as it is wanted.
-    pub(super) fn new(written: HostRecord, now: Millis) -> Self {
+    /// A record that is not in etcd yet.
+    pub(super) fn new(wanted: HostRecord, now: Millis) -> Self {
         Self {
-            wanted: written.clone(),
-            written: Some(written),
+            wanted,
+            written: None,
             changed_at: now,
         }
     }
@@ -50,6 +50,13 @@ impl RecordKeeper {
     /// It is not in etcd any more.
     pub(super) fn lost(&mut self) {
         self.written = None;
+    }
+
+    /// What is written says of state, hold and epoch what is wanted.
+    pub(super) fn says_what_counts(&self) -> bool {
+        let counts = |record: &HostRecord| (record.state, record.hold.clone(), record.epoch);
+        let written = self.written.as_ref();
+        written.is_some_and(|written| counts(written) == counts(&self.wanted))
     }
 
     /// When it is to be written; none if it is as wanted.

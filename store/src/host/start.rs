@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use conductor_core::records::{Cluster, HostRecord, HostState};
 use conductor_core::snapshot::Rev;
-use uuid::Uuid;
 
 use super::disk::Disk;
 use crate::view::{FirstRead, Known, Reason, Trust, check};
@@ -65,6 +64,8 @@ pub fn decide_other(record: &HostRecord, disk: &Disk) -> OtherName {
 pub enum ClusterStart {
     /// It is the known one, or the first one that this host meets.
     Use(Cluster),
+    /// The known one after an accepted restore: the same id, a higher epoch.
+    Accept(Cluster),
     /// There is none, and nothing speaks against making one; the transaction has guards of its own.
     Create,
     /// Change nothing.
@@ -93,6 +94,9 @@ pub fn decide_cluster(
     revision: i64,
 ) -> ClusterStart {
     match (facts.known, found) {
+        (Some(known), Some(found)) if found.id == known.id && found.epoch > known.epoch => {
+            ClusterStart::Accept(found.value.clone())
+        }
         (Some(known), found) => {
             let known = Known {
                 cluster: known.clone(),
@@ -115,14 +119,6 @@ pub fn decide_cluster(
             ClusterStart::Missing("other hosts have records in this etcd")
         }
         (None, None) => ClusterStart::Create,
-    }
-}
-
-/// A new cluster.
-pub(super) fn new_cluster() -> Cluster {
-    Cluster {
-        id: Uuid::new_v4(),
-        epoch: 1,
     }
 }
 

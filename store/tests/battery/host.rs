@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::Millis;
-use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Member, Versions};
+use conductor_core::records::{
+    Availability, Capacity, Cluster, Hold, HostRecord, HostState, Member, Versions,
+};
 use conductor_core::snapshot::Rev;
+use conductor_core::{Millis, Rules};
 use store::Op;
 use store::host::{
-    Host, HostOptions, HostStatus, JoinError, StateDir, StateDirError, Stop, Stopped, boottime,
-    join,
+    Host, HostOptions, HostStatus, JoinError, StateDir, StateDirError, Stop, Stopped, Waiting,
+    boottime,
 };
-use store::kv::{Kv, KvError, Range};
+use store::kv::{Kv, Range};
 use store::memory::MemKv;
-use store::view::Reason;
+use store::view::Known;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -25,11 +27,14 @@ use crate::harness::{Backend, both, delete, get, put, txn, wait_for};
 
 both!(
     the_first_host_makes_the_cluster_and_the_second_joins_it,
-    an_emptied_etcd_gets_nothing_from_a_host_that_knows_a_cluster,
+    a_host_that_knows_a_cluster_is_in_hold_on_an_emptied_etcd,
     no_new_cluster_is_made_where_members_are,
     no_new_cluster_is_made_by_a_host_with_labelled_containers,
     an_etcd_with_another_cluster_gets_nothing,
-    an_etcd_below_the_saved_view_gets_nothing,
+    an_etcd_below_the_saved_view_begins_a_hold_that_only_the_view_ends,
+    a_hold_is_written_at_once_and_anew_after_the_loss_of_the_lease,
+    an_accepted_restore_puts_record_and_member_anew,
+    a_host_that_is_to_leave_takes_its_keys_away,
     after_a_stop_the_record_says_restarting_and_the_next_process_goes_on_at_once,
     after_a_kill_in_the_same_boot_the_next_process_goes_on_at_once,
     after_a_reboot_the_record_of_the_killed_process_is_waited_for,
@@ -93,26 +98,75 @@ impl Machine {
         Arc::new(StateDir::open_in_boot(&self.path(), &self.boot).expect("opens"))
     }
 
-    async fn try_join(&self, b: &Backend, name: &str) -> Result<Host, JoinError> {
-        self.join_as(b, options(name)).await
-    }
-
-    async fn join_as(&self, b: &Backend, options: HostOptions) -> Result<Host, JoinError> {
-        // The lock of a process that has just ended may live a moment longer.
-        let dir = wait_for("the state directory", || async {
+    /// The directory of a process that has just ended, whose lock may live a moment longer.
+    async fn dir_again(&self) -> Arc<StateDir> {
+        wait_for("the state directory", || async {
             match StateDir::open_in_boot(&self.path(), &self.boot) {
                 Ok(dir) => Some(Arc::new(dir)),
                 Err(StateDirError::Locked(_)) => None,
                 Err(error) => panic!("{error}"),
             }
         })
-        .await;
-        join(b.kv.clone(), b.factory(), dir, options, facts()).await
+        .await
+    }
+
+    async fn begin(&self, b: &Backend, options: HostOptions) -> Host {
+        let dir = self.dir_again().await;
+        Host::start(b.kv.clone(), b.factory(), dir, options, facts()).expect("starts")
+    }
+
+    /// A host that has come to this.
+    async fn until(
+        &self,
+        b: &Backend,
+        options: HostOptions,
+        wanted: impl Fn(&HostStatus) -> bool,
+    ) -> Host {
+        let host = self.begin(b, options).await;
+        until(&mut host.status(), wanted).await;
+        host
+    }
+
+    async fn join_as(&self, b: &Backend, options: HostOptions) -> Host {
+        self.until(b, options, is_live).await
     }
 
     async fn join(&self, b: &Backend, name: &str) -> Host {
-        self.try_join(b, name).await.expect("joins")
+        self.join_as(b, options(name)).await
     }
+
+    /// A host that can't join.
+    async fn refused(&self, b: &Backend, options: HostOptions) -> JoinError {
+        let failed = |status: &HostStatus| matches!(status, HostStatus::Failed(_));
+        let host = self.until(b, options, failed).await;
+        match &*host.status().borrow() {
+            HostStatus::Failed(error) => error.clone(),
+            status => panic!("{status:?}"),
+        }
+    }
+}
+
+fn is_live(status: &HostStatus) -> bool {
+    matches!(status, HostStatus::Live(_))
+}
+
+fn is_held(status: &HostStatus) -> bool {
+    matches!(status, HostStatus::Held(_))
+}
+
+fn finds_no_cluster(status: &HostStatus) -> bool {
+    matches!(status, HostStatus::Joining(Waiting::NoCluster(_)))
+}
+
+fn known(epoch: u64) -> Cluster {
+    Cluster {
+        id: Uuid::new_v4(),
+        epoch,
+    }
+}
+
+async fn revision(kv: &dyn Kv) -> i64 {
+    kv.range(Range::key("/")).await.expect("reads").revision
 }
 
 fn options(name: &str) -> HostOptions {
@@ -121,7 +175,8 @@ fn options(name: &str) -> HostOptions {
         ttl: TTL,
         restart_grace: Duration::from_secs(20),
         labelled_containers: false,
-        saved_revision: 0,
+        saved: None,
+        rules: Rules::default(),
     }
 }
 
@@ -156,10 +211,10 @@ async fn the_first_host_makes_the_cluster_and_the_second_joins_it(b: Backend) {
     let (first, second) = (Machine::new(), Machine::new());
     let one = first.join(&b, "h1").await;
     let two = second.join(&b, "h2").await;
-    assert_eq!(one.cluster(), two.cluster());
+    assert_eq!(*one.cluster().borrow(), *two.cluster().borrow());
     let there = get(&*b.kv, "/dokkaa/cluster").await.expect("is there");
     let there: Cluster = serde_json::from_str(&there).expect("a cluster");
-    assert_eq!(&there, one.cluster());
+    assert_eq!(Some(there), *one.cluster().borrow());
     for (host, name) in [(&one, "h1"), (&two, "h2")] {
         let record = record(&*b.kv, name).await.expect("is there");
         assert_eq!(record.session, host.session());
@@ -183,31 +238,29 @@ fn first_cluster(path: &Path) -> Option<Cluster> {
     serde_json::from_slice(&json).ok()
 }
 
-async fn an_emptied_etcd_gets_nothing_from_a_host_that_knows_a_cluster(b: Backend) {
+async fn a_host_that_knows_a_cluster_is_in_hold_on_an_emptied_etcd(b: Backend) {
     let machine = Machine::new();
-    let known = Cluster {
-        id: Uuid::new_v4(),
-        epoch: 1,
-    };
-    machine.dir().note_cluster(&known).expect("notes");
-    let before = put(&*b.kv, "/outside", "1").await;
-    let error = machine.try_join(&b, "h1").await.expect_err("refused");
-    assert!(matches!(
-        error,
-        JoinError::Distrust(Reason::ClusterMissing(id)) if id == known.id
-    ));
-    assert!(!error.is_final());
-    let now = b.kv.range(Range::key("/")).await.expect("reads").revision;
-    assert_eq!(now, before, "nothing was written");
+    machine.dir().note_cluster(&known(1)).expect("notes");
+    let at = put(&*b.kv, "/outside", "1").await;
+    let host = machine.until(&b, options("h1"), is_held).await;
+    let written = wait_for("the record", || record(&*b.kv, "h1")).await;
+    assert_eq!(written.state, HostState::Hold);
+    let hold = written.hold.clone().expect("it says why");
+    assert!(hold.reason.contains("/dokkaa/cluster is missing") && hold.shared);
+    assert_eq!(revision(&*b.kv).await, at + 1, "nothing else is written");
+    let mut floor = host.floor();
+    let floor = floor.wait_for(|floor| *floor != 0).await;
+    assert_eq!(*floor.expect("the host lives"), written.modified);
+    drop(host);
+    assert_eq!(machine.dir_again().await.hold(), Some(hold));
 }
 
 async fn no_new_cluster_is_made_where_members_are(b: Backend) {
     let at = put(&*b.kv, "/dokkaa/members/h9", "{}").await;
-    let error = Machine::new().try_join(&b, "h1").await;
-    let error = error.expect_err("refused");
-    assert!(matches!(error, JoinError::NoCluster(_)), "{error}");
-    let now = b.kv.range(Range::key("/")).await.expect("reads").revision;
-    assert_eq!(now, at);
+    let machine = Machine::new();
+    let host = machine.until(&b, options("h1"), finds_no_cluster).await;
+    assert_eq!(*host.cluster().borrow(), None);
+    assert_eq!(revision(&*b.kv).await, at);
 }
 
 async fn no_new_cluster_is_made_by_a_host_with_labelled_containers(b: Backend) {
@@ -215,49 +268,148 @@ async fn no_new_cluster_is_made_by_a_host_with_labelled_containers(b: Backend) {
         labelled_containers: true,
         ..options("h1")
     };
-    let error = Machine::new().join_as(&b, options.clone()).await;
-    let error = error.expect_err("refused");
-    assert!(matches!(error, JoinError::NoCluster(_)), "{error}");
+    let machine = Machine::new();
+    let waiting = machine.until(&b, options, finds_no_cluster).await;
     // One that is there is taken.
-    let first = Machine::new();
-    let host = first.join(&b, "h2").await;
-    let other = Machine::new();
-    let joined = other.join_as(&b, options).await.expect("joins");
-    assert_eq!(joined.cluster(), host.cluster());
+    let host = Machine::new().join(&b, "h2").await;
+    until(&mut waiting.status(), is_live).await;
+    assert_eq!(*waiting.cluster().borrow(), *host.cluster().borrow());
 }
 
 async fn an_etcd_with_another_cluster_gets_nothing(b: Backend) {
     let machine = Machine::new();
-    let known = Cluster {
-        id: Uuid::new_v4(),
-        epoch: 1,
-    };
-    machine.dir().note_cluster(&known).expect("notes");
-    let other = Cluster {
-        id: Uuid::new_v4(),
-        epoch: 1,
-    };
-    let put = Op::put_json("/dokkaa/cluster", &other);
+    let ours = known(1);
+    machine.dir().note_cluster(&ours).expect("notes");
+    // However high its epoch is.
+    let put = Op::put_json("/dokkaa/cluster", &known(7));
     let before = txn(&*b.kv, vec![put]).await.expect("puts").revision;
-    let error = machine.try_join(&b, "h1").await.expect_err("refused");
-    assert!(matches!(
-        error,
-        JoinError::Distrust(Reason::OtherCluster { .. })
-    ));
-    let now = b.kv.range(Range::key("/")).await.expect("reads").revision;
-    assert_eq!(now, before);
-    assert_eq!(first_cluster(&machine.path()), Some(known));
+    let host = machine
+        .until(&b, options("h1"), |s| *s == HostStatus::Distrusted)
+        .await;
+    assert_eq!(revision(&*b.kv).await, before);
+    assert_eq!(first_cluster(&machine.path()), Some(ours.clone()));
+    // It is tried again: it was the wrong etcd.
+    let put = Op::put_json("/dokkaa/cluster", &ours);
+    txn(&*b.kv, vec![put]).await.expect("puts");
+    until(&mut host.status(), is_live).await;
 }
 
-async fn an_etcd_below_the_saved_view_gets_nothing(b: Backend) {
+async fn an_etcd_below_the_saved_view_begins_a_hold_that_only_the_view_ends(b: Backend) {
     let machine = Machine::new();
-    drop(machine.join(&b, "h1").await);
+    let host = machine.join(&b, "h1").await;
+    let cluster = host.cluster().borrow().clone().expect("it has joined");
+    drop(host);
     let options = HostOptions {
-        saved_revision: 1_000_000,
+        saved: Some(Known {
+            cluster,
+            revision: 1_000_000,
+        }),
         ..options("h1")
     };
-    let error = machine.join_as(&b, options).await.expect_err("refused");
-    assert!(matches!(error, JoinError::Distrust(Reason::Rewound { .. })));
+    let host = machine.until(&b, options, is_held).await;
+    wait_for("the record", || async {
+        let record = record(&*b.kv, "h1").await?;
+        (record.state == HostState::Hold).then_some(())
+    })
+    .await;
+    host.stop(Stop::Restart).await;
+    // The next process has it from its disk, and ends it when its view has passed all checks.
+    let host = machine.begin(&b, self::options("h1")).await;
+    assert!(is_held(&host.status().borrow()));
+    wait_for("the record of the next process", || async {
+        let record = record(&*b.kv, "h1").await?;
+        (record.session == host.session() && record.state == HostState::Hold).then_some(())
+    })
+    .await;
+    host.hold(None);
+    until(&mut host.status(), is_live).await;
+    let record = record(&*b.kv, "h1").await.expect("is there");
+    assert_eq!((record.state, record.hold.clone()), (HostState::Up, None));
+    drop(host);
+    assert_eq!(machine.dir_again().await.hold(), None);
+}
+
+async fn a_hold_is_written_at_once_and_anew_after_the_loss_of_the_lease(b: Backend) {
+    let machine = Machine::new();
+    let host = machine.join(&b, "h1").await;
+    delete(&*b.kv, "/dokkaa/cluster").await;
+    delete(&*b.kv, "/dokkaa/members/h1").await;
+    let hold = Hold {
+        reason: "most manifests are gone".to_owned(),
+        shared: false,
+    };
+    host.hold(Some(hold.clone()));
+    let in_hold = || async {
+        let record = record(&*b.kv, "h1").await?;
+        (record.hold.as_ref() == Some(&hold)).then_some(record.created)
+    };
+    let first = wait_for("the record", in_hold).await;
+    let lease = lease_of(&*b.kv, "h1").await;
+    b.kv.lease_revoke(lease).await.expect("revokes");
+    let second = wait_for("another record", in_hold).await;
+    assert!(second > first);
+    for key in ["/dokkaa/cluster", "/dokkaa/members/h1"] {
+        assert_eq!(get(&*b.kv, key).await, None);
+    }
+}
+
+async fn an_accepted_restore_puts_record_and_member_anew(b: Backend) {
+    let machine = Machine::new();
+    let host = machine.join(&b, "h1").await;
+    let cluster = host.cluster().borrow().clone().expect("it has joined");
+    delete(&*b.kv, "/dokkaa/cluster").await;
+    delete(&*b.kv, "/dokkaa/members/h1").await;
+    host.hold(Some(Hold {
+        reason: "the cluster's key is gone".to_owned(),
+        shared: true,
+    }));
+    until(&mut host.status(), is_held).await;
+    let accepted = Cluster {
+        epoch: 2,
+        ..cluster
+    };
+    let put = Op::put_json("/dokkaa/cluster", &accepted);
+    txn(&*b.kv, vec![put]).await.expect("puts");
+    host.accept(accepted.clone());
+    until(&mut host.status(), is_live).await;
+    let written = record(&*b.kv, "h1").await.expect("is there");
+    assert_eq!((written.state, written.epoch), (HostState::Up, 2));
+    assert!(member(&*b.kv, "h1").await.is_some());
+    assert_eq!(*host.cluster().borrow(), Some(accepted.clone()));
+    drop(host);
+    let dir = machine.dir_again().await;
+    assert_eq!((dir.cluster(), dir.hold()), (Some(accepted.clone()), None));
+    drop(dir);
+    // One that did not run meanwhile accepts it at its start.
+    let put = Op::put_json(
+        "/dokkaa/cluster",
+        &Cluster {
+            epoch: 3,
+            ..accepted
+        },
+    );
+    txn(&*b.kv, vec![put]).await.expect("puts");
+    let host = machine.join(&b, "h1").await;
+    let epoch = host.cluster().borrow().as_ref().map(|c| c.epoch);
+    assert_eq!(epoch, Some(3));
+}
+
+async fn a_host_that_is_to_leave_takes_its_keys_away(b: Backend) {
+    let (machine, other) = (Machine::new(), Machine::new());
+    let (host, stays) = (machine.join(&b, "h1").await, other.join(&b, "h2").await);
+    let leave = Op::put_json("/hosts/h1/availability", &Availability::Leave);
+    txn(&*b.kv, vec![leave]).await.expect("puts");
+    host.leave();
+    until(&mut host.status(), |s| *s == HostStatus::Left).await;
+    for key in [
+        "/hosts/h1/record",
+        "/hosts/h1/availability",
+        "/dokkaa/members/h1",
+    ] {
+        assert_eq!(get(&*b.kv, key).await, None, "{key}");
+    }
+    assert_eq!(host.stop(Stop::Restart).await, Stopped::NotNoted);
+    assert!(is_live(&stays.status().borrow()));
 }
 
 async fn after_a_stop_the_record_says_restarting_and_the_next_process_goes_on_at_once(b: Backend) {
@@ -289,9 +441,9 @@ async fn after_a_kill_in_the_same_boot_the_next_process_goes_on_at_once(b: Backe
         ttl: Duration::from_secs(60),
         ..options("h1")
     };
-    drop(machine.join_as(&b, options.clone()).await.expect("joins"));
+    drop(machine.join_as(&b, options.clone()).await);
     let killed = record(&*b.kv, "h1").await.expect("is still there");
-    let host = machine.join_as(&b, options).await.expect("joins");
+    let host = machine.join_as(&b, options).await;
     let back = record(&*b.kv, "h1").await.expect("is there");
     assert_eq!(back.created, killed.created, "it never went away");
     assert_eq!(back.session, host.session());
@@ -321,9 +473,8 @@ async fn a_name_that_another_machine_lives_under_is_not_taken(b: Backend) {
         restart_grace: Duration::from_millis(500),
         ..options("h1")
     };
-    let error = second.join_as(&b, options).await.expect_err("refused");
+    let error = second.refused(&b, options).await;
     assert!(matches!(error, JoinError::NameTaken { .. }), "{error}");
-    assert!(error.is_final());
     let record = record(&*b.kv, "h1").await.expect("is there");
     assert_eq!(record.session, host.session());
     assert_eq!(*host.status().borrow(), HostStatus::Live(record.modified));
@@ -343,12 +494,11 @@ async fn a_copied_state_directory_is_found(b: Backend) {
     )
     .expect("copies");
     let host = original.join(&b, "h1").await;
-    let error = copy.try_join(&b, "h2").await.expect_err("refused");
+    let error = copy.refused(&b, options("h2")).await;
     assert!(matches!(error, JoinError::Clone { .. }), "{error}");
-    assert!(error.is_final());
     assert_eq!(record(&*b.kv, "h2").await.map(|r| r.id), None);
     // With an identity of its own it is a host like any other.
-    let dir = copy.dir();
+    let dir = copy.dir_again().await;
     dir.reset_id().expect("resets");
     drop(dir);
     let other = copy.join(&b, "h2").await;
@@ -449,7 +599,7 @@ async fn another_session_on_the_record_ends_all_writing(b: Backend) {
     host.observe(at, Some(&there));
     let mut status = host.status();
     until(&mut status, |s| *s == HostStatus::Foreign(other.session)).await;
-    host.update_record(|record| record.state = HostState::Hold);
+    host.update_record(|record| record.engine = false);
     assert_eq!(host.stop(Stop::Restart).await, Stopped::NotNoted);
     let record = record(&*b.kv, "h1").await.expect("is there");
     assert_eq!((record.modified, record.session), (at, other.session));
@@ -479,6 +629,7 @@ async fn a_change_of_state_is_written_at_once_and_of_the_rest_when_it_holds(b: B
     host.update_record(|record| {
         record.id = Uuid::new_v4();
         record.session = Uuid::new_v4();
+        record.state = HostState::Hold;
     });
     host.update_record(|record| record.engine = false);
     let mut status = host.status();
@@ -486,6 +637,7 @@ async fn a_change_of_state_is_written_at_once_and_of_the_rest_when_it_holds(b: B
     let written = record(&*b.kv, "h1").await.expect("is there");
     assert!(!written.engine);
     assert_eq!((written.foreign, written.session), (0, host.session()));
+    assert_eq!(written.state, HostState::Up, "that is not the caller's");
     host.update_record(|record| record.foreign = 5);
     until(&mut status, |s| *s == HostStatus::Live(before + 2)).await;
     let written = record(&*b.kv, "h1").await.expect("is there");
@@ -508,7 +660,7 @@ async fn when_the_clusters_key_changes_the_record_is_not_written(b: Backend) {
     };
     let json = serde_json::to_string(&other).expect("serializes");
     put(&*b.kv, "/dokkaa/cluster", &json).await;
-    host.update_record(|record| record.state = HostState::Hold);
+    host.update_record(|record| record.engine = false);
     let mut status = host.status();
     until(&mut status, |s| *s == HostStatus::Distrusted).await;
     let record = record(&*b.kv, "h1").await.expect("is there");
@@ -522,20 +674,24 @@ async fn when_the_clusters_key_changes_the_record_is_not_written(b: Backend) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_ends_in_time_when_etcd_does_not_answer() {
-    let kv = MemKv::new();
-    let machine = Machine::new();
+fn start(kv: &MemKv, machine: &Machine) -> Host {
     let factory = kv.clone();
-    let host = join(
+    Host::start(
         Arc::new(kv.clone()),
         Arc::new(move || Arc::new(factory.clone())),
         machine.dir(),
         options("h1"),
         facts(),
     )
-    .await
-    .expect("joins");
+    .expect("starts")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_in_time_when_etcd_does_not_answer() {
+    let kv = MemKv::new();
+    let machine = Machine::new();
+    let host = start(&kv, &machine);
+    until(&mut host.status(), is_live).await;
     kv.set_unavailable(true);
     let started = Instant::now();
     assert_eq!(host.stop(Stop::Restart).await, Stopped::NotNoted);
@@ -546,36 +702,19 @@ async fn a_stop_ends_in_time_when_etcd_does_not_answer() {
 async fn a_record_whose_answer_was_lost_is_known_again() {
     let kv = MemKv::new();
     let machine = Machine::new();
-    let dir = machine.dir();
-    let factory = kv.clone();
-    let join = || {
-        let factory = factory.clone();
-        join(
-            Arc::new(kv.clone()),
-            Arc::new(move || Arc::new(factory.clone())),
-            dir.clone(),
-            options("h1"),
-            facts(),
-        )
-    };
-    // First the cluster's key, then the record: both happen, neither answer arrives.
+    kv.set_unavailable(true);
+    let host = start(&kv, &machine);
+    let away = |s: &HostStatus| matches!(s, HostStatus::Joining(Waiting::Etcd(_)));
+    until(&mut host.status(), away).await;
+    // The cluster's key is written, and the answer is lost.
     kv.lose_next_answer();
-    for _ in 0..2 {
-        let error = join().await.expect_err("no answer");
-        assert!(matches!(error, JoinError::Kv(KvError::Unavailable(_))));
-        kv.lose_next_answer();
-    }
-    let written = record(&kv, "h1").await.expect("it was written");
-    kv.with(|_| ());
-    // The third try goes on at once: the session on the record is the one on disk.
-    let error = join().await.expect_err("no answer");
-    assert!(matches!(error, JoinError::Kv(KvError::Unavailable(_))));
-    let host = join().await.expect("joins");
-    let now = record(&kv, "h1").await.expect("is there");
-    assert_eq!(
-        (now.session, now.created),
-        (host.session(), written.created)
-    );
+    kv.set_unavailable(false);
+    wait_for("the cluster's key", || get(&kv, "/dokkaa/cluster")).await;
+    // And so is the record, if the time is enough to lose it: it is this process's own in any case.
+    kv.lose_next_answer();
+    until(&mut host.status(), is_live).await;
+    let written = record(&kv, "h1").await.expect("is there");
+    assert_eq!(written.session, host.session());
 }
 
 #[test]
