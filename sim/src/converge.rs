@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use conductor_core::observed::ObservedContainer;
 use conductor_core::placement;
-use conductor_core::records::Phase;
+use conductor_core::records::{HostState, Phase};
 use conductor_core::snapshot::{Desired, SlotView, Snapshot};
 use conductor_core::target::Target;
 use manifests::{HostName, SlotId};
@@ -78,8 +78,10 @@ impl World {
             if machine.process.is_none() {
                 return Some(format!("the agent of {name} does not run"));
             }
-            if !truth.is_live(name) {
-                return Some(format!("{name} has no record"));
+            let epoch = truth.cluster.as_ref().map(|c| c.epoch);
+            let record = truth.record(name);
+            if !record.is_some_and(|r| Some(r.epoch) == epoch && r.state == HostState::Up && r.engine) {
+                return Some(format!("{name} has no record, or it does not say what it should"));
             }
             if !machine.sees_all() {
                 return Some(format!("{name} does not follow etcd"));

@@ -393,12 +393,18 @@ impl World {
         if self.machines.len() > 6 {
             return;
         }
-        let number = if self.dice.one_in(2) {
+        let same_name = self.dice.one_in(2);
+        let number = if same_name {
             machine
         } else {
             self.machines.len()
         };
-        let disk = self.machines[machine].disk.clone();
+        let mut disk = self.machines[machine].disk.clone();
+        if !same_name {
+            // An older copy. One with the newest session, under another name, looks like a machine that was renamed.
+            disk.identity.session = None;
+            disk.identity.before = None;
+        }
         let id = self.machines[machine].host.id;
         let copy = self.add_machine(number);
         let at = &mut self.machines[copy];
@@ -458,6 +464,7 @@ impl World {
             "image": format!("good:{}", 1 + dice.below(3)),
             "scale": match self.scenario {
                 Scenario::OneSlot | Scenario::StopFirst | Scenario::Drain => 1,
+                Scenario::Calm => 1 + dice.below(7),
                 _ => 1 + dice.below(3),
             },
             "start_timeout": "10s",

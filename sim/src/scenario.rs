@@ -90,8 +90,8 @@ impl Scenario {
     /// How many containers users want at first.
     pub fn containers(self) -> usize {
         match self {
-            Self::OneSlot | Self::Drain | Self::StopFirst => 1,
-            Self::Calm | Self::Copies | Self::Restore => 2,
+            Self::Calm | Self::OneSlot | Self::Drain | Self::StopFirst => 1,
+            Self::Copies | Self::Restore => 2,
             Self::Mixed | Self::MassLoss | Self::Versions => 3,
         }
     }
