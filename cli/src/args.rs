@@ -92,6 +92,9 @@ pub(crate) enum UserCommand {
     /// Print the output of containers, from whichever host
     #[command(after_help = LOGS_EXAMPLES)]
     Logs(LogsArgs),
+    /// Tell what happened: starts, ends, moves, troubles, on all hosts
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events(EventsArgs),
     /// Remove an app or a container; volumes stay
     #[command(after_help = RM_EXAMPLES)]
     Rm(RmArgs),
@@ -174,6 +177,16 @@ const LOGS_EXAMPLES: &str = "Examples:
   dokkaa logs --previous shop/web/0     the instance before this one
 
 A host that does not answer is one line on stderr, not an error.";
+
+const EVENTS_EXAMPLES: &str = "Examples:
+  dokkaa events                         the last hour, all hosts, in order of time
+  dokkaa events shop/web --since 2d
+  dokkaa events -f shop                 the last hour of an app, and on
+  dokkaa events -o json | jq 'select(.kind == \"exited\")'
+
+Each host keeps its own events, at most 10 MB of them; what is repeated within a
+minute is one line with how often. A host that does not answer is one line on
+stderr, not an error.";
 
 const RM_EXAMPLES: &str = "Examples:
   dokkaa rm shop/web
@@ -360,6 +373,29 @@ pub(crate) struct LogsArgs {
     /// Of the instance that ended last instead of the present one
     #[arg(short, long, conflicts_with = "follow")]
     pub(crate) previous: bool,
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only of this app, or of this container
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Option<Selection>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only what is newer than a time (RFC 3339) or than so long ago (`10m`, `2d`)
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(crate) since: String,
+    /// Only of the host whose agent answers
+    #[arg(long)]
+    pub(crate) local: bool,
     /// The format.
     #[command(flatten)]
     pub(crate) output: OutputArgs,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use conductor::engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs, OutputStream};
 use conductor::published::Published;
+use conductor_core::events::Wanted;
 use conductor_core::observed::{ContainerState, Observed, ObservedContainer};
 use conductor_core::records::Cluster;
 use futures_util::StreamExt;
 use gateway::v1::facilities::{
-    Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError,
+    EventStream, Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError,
 };
 use gateway::v1::types::{LinkFailure, LogOptions, LogSource, Reasons};
 use manifests::{HostName, SlotId};
@@ -94,6 +95,10 @@ impl Facilities for Agent {
                 EngineError::Conflict(why) => VolumeError::InUse(why),
                 error => VolumeError::Engine(error.to_string()),
             })
+    }
+
+    fn events(&self, wanted: Wanted) -> EventStream {
+        Box::pin(self.published.events.read(wanted).map(Ok))
     }
 
     async fn local_logs(

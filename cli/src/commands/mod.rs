@@ -8,11 +8,13 @@ mod apply;
 mod client;
 mod edit;
 mod error;
+mod events;
 mod files;
 mod lists;
 mod logs;
 mod output;
 mod remove;
+mod stream;
 mod validate;
 mod wait;
 mod why;
@@ -36,6 +38,7 @@ pub(crate) async fn run(command: UserCommand) -> Result<(), CommandError> {
         UserCommand::Hosts(args) => lists::hosts(&args).await,
         UserCommand::Status(args) => lists::status(&args).await,
         UserCommand::Logs(args) => logs::run(&args).await,
+        UserCommand::Events(args) => events::run(&args).await,
         UserCommand::Rm(args) => remove::run(&args).await,
         UserCommand::Why(args) => why::run(&args).await,
         UserCommand::Completion(args) => completion(&args),

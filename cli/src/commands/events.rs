@@ -1,0 +1,141 @@
+//! `events`: what happened, a line each, and on after a lost connection without one twice.
+
+use std::collections::BTreeMap;
+
+use gateway::v1::types::{EventLine, HostEvent};
+use jiff::Timestamp;
+use manifests::HostName;
+
+use super::client::Client;
+use super::error::CommandError;
+use super::output;
+use super::stream::{self, Reading, escape};
+use crate::args::{EventsArgs, Format, Selection};
+
+/// A host that was not heard when the connection was lost may tell of a moment before: from there on it is asked again.
+const OVERLAP_MS: i64 = 60_000;
+/// Narrowest columns: host, what it is about, kind. They grow with what comes.
+const COLUMNS: [usize; 3] = [8, 16, 10];
+
+pub(super) async fn run(args: &EventsArgs) -> Result<(), CommandError> {
+    let client = Client::new(&args.client)?;
+    let mut reading = Events {
+        args,
+        last: BTreeMap::new(),
+        columns: COLUMNS,
+    };
+    let within = args.client.answer_within();
+    stream::read(&client, args.follow, within, &mut reading).await
+}
+
+struct Events<'a> {
+    args: &'a EventsArgs,
+    /// Id of the last event of each host.
+    last: BTreeMap<HostName, i64>,
+    columns: [usize; 3],
+}
+
+impl Reading for Events<'_> {
+    type Line = EventLine;
+
+    fn path(&self) -> String {
+        use std::fmt::Write as _;
+        let mut path = format!(
+            "events?follow={}&local={}",
+            self.args.follow, self.args.local
+        );
+        match &self.args.of {
+            None => {}
+            Some(Selection::App(app)) => {
+                let _ = write!(path, "&app={app}");
+            }
+            Some(Selection::Container(id)) => {
+                let _ = write!(path, "&app={}&container={}", id.app, id.container);
+            }
+        }
+        // Ids are near the time.
+        let last = self.last.values().min();
+        let since = last.and_then(|id| Timestamp::from_millisecond(id - OVERLAP_MS).ok());
+        let _ = match since {
+            Some(since) => write!(path, "&since={since}"),
+            None => write!(path, "&since={}", escape(&self.args.since)),
+        };
+        path
+    }
+
+    fn take(&mut self, line: EventLine) -> Result<(), CommandError> {
+        let event = match line {
+            EventLine::Event(event) => event,
+            EventLine::Notice(notice) => {
+                output::note(&format!("({notice})"));
+                return Ok(());
+            }
+        };
+        let last = self.last.entry(event.host.clone()).or_insert(i64::MIN);
+        if event.id <= *last {
+            return Ok(());
+        }
+        *last = event.id;
+        match self.args.output.format {
+            Format::Json => output::json_line(&event),
+            Format::Table => output::print(&row(&event, &mut self.columns)),
+        }
+    }
+}
+
+/// One line, in columns that are as wide as the widest so far.
+fn row(event: &HostEvent, columns: &mut [usize; 3]) -> String {
+    let what = &event.what;
+    let of = match what.subject() {
+        host if host.is_empty() => "-".to_owned(),
+        subject => subject,
+    };
+    let cells = [event.host.to_string(), of, what.kind.to_string()];
+    let mut line = format!("{:.3}", event.time);
+    for (cell, width) in cells.iter().zip(columns) {
+        *width = cell.len().max(*width);
+        line.push_str(&format!("  {cell:width$}", width = *width));
+    }
+    let mut message = output::one_line(&what.message);
+    if event.times > 1 {
+        message.push_str(&format!(" ({} times)", event.times));
+    }
+    format!(
+        "{}\n",
+        format!("{line}  {}", message.trim_start()).trim_end()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use conductor_core::events::{Happened, Kind};
+    use manifests::ContainerId;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_aligned_and_never_two() {
+        let slot = "shop/web".parse::<ContainerId>().unwrap().slot(0);
+        let event = |what, times| HostEvent {
+            time: Timestamp::from_millisecond(1_700_000_000_123).unwrap(),
+            id: 1,
+            host: "h1".parse().unwrap(),
+            times,
+            what,
+        };
+        let mut columns = COLUMNS;
+        let exited = Happened::of_slot(&slot, Kind::Exited, "exit\ncode 1");
+        assert_eq!(
+            row(&event(exited, 4), &mut columns),
+            "2023-11-14T22:13:20.123Z  h1        shop/web/0        exited      exit code 1 (4 times)\n"
+        );
+        let back = Happened::here(Kind::EngineUnresponsive, "");
+        assert_eq!(
+            row(&event(back, 1), &mut columns),
+            "2023-11-14T22:13:20.123Z  h1        -                 engine-unresponsive\n"
+        );
+        assert_eq!(columns[2], "engine-unresponsive".len());
+    }
+}
