@@ -402,9 +402,16 @@ pub trait Kv: Send + Sync + 'static {
     /// Ends a lease and deletes its keys.
     async fn lease_revoke(&self, lease: i64) -> Result<(), KvError>;
 
+    /// Reads a range at the endpoint that streams go to, and nowhere else: what a watch there goes on from.
+    async fn range_at_stream(&self, range: Range) -> Result<RangeReply, KvError> {
+        self.range(range).await
+    }
+
+    /// The endpoint that streams go to: another number once they go elsewhere.
+    fn stream_endpoint(&self) -> u64 {
+        0
+    }
+
     /// The endpoint that streams go to is distrusted: the next watch goes to another one, if there is one.
     fn avoid_stream_endpoint(&self) {}
-
-    /// The endpoint that calls go to is distrusted: the next call goes to another one, if there is one.
-    fn avoid_call_endpoint(&self) {}
 }

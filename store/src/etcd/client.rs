@@ -118,6 +118,11 @@ impl Clients {
         self.give_up_generation(generation);
     }
 
+    /// Which endpoint is in use; counts those given up.
+    pub(super) fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
     fn give_up_generation(&self, generation: u64) {
         let mut state = self.state();
         if state.generation == generation {

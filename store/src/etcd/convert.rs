@@ -1,10 +1,13 @@
 //! Our values to etcd's, and back.
 
-use etcd_client::proto::{PbEvent, PbKeyValue, PbTxnOpResponse, PbTxnResponse, PbWatchResponse};
+use etcd_client::proto::{
+    PbEvent, PbKeyValue, PbRangeResponse, PbTxnOpResponse, PbTxnResponse, PbWatchResponse,
+};
 use etcd_client::{CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp, WatchOptions};
 
 use crate::kv::{
-    Compare, Event, KeyRange, KeyValue, Op, OpReply, Range, Relation, Target, Txn, TxnReply,
+    Compare, Event, KeyRange, KeyValue, Op, OpReply, Range, RangeReply, Relation, Target, Txn,
+    TxnReply,
 };
 
 pub(super) fn txn(txn: Txn) -> etcd_client::Txn {
@@ -98,6 +101,15 @@ pub(super) fn key_value(kv: PbKeyValue) -> KeyValue {
         modified: kv.mod_revision,
         version: kv.version,
         lease: kv.lease,
+    }
+}
+
+pub(super) fn range_reply(reply: PbRangeResponse, revision: i64) -> RangeReply {
+    RangeReply {
+        kvs: reply.kvs.into_iter().map(key_value).collect(),
+        revision,
+        more: reply.more,
+        count: reply.count,
     }
 }
 

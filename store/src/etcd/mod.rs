@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use client::{Attempt, Clients};
 use etcd_client::proto::PbResponseHeader;
-use etcd_client::{ConnectOptions, LeaseKeepAliveStream, LeaseKeeper};
+use etcd_client::{ConnectOptions, GetResponse, LeaseKeepAliveStream, LeaseKeeper};
 pub use options::{EtcdOptions, EtcdOptionsError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -84,22 +84,23 @@ impl EtcdKv {
         })
     }
 
-    /// One call at the endpoint in use, until the deadline.
+    /// One call at the endpoint in use of these, until the deadline.
     async fn once<T, F: Answer<T>>(
         &self,
+        clients: &Clients,
         deadline: Instant,
         call: impl FnOnce(Attempt) -> F,
     ) -> Result<T, KvError> {
         let mut used = None;
         let result = tokio::time::timeout_at(deadline, async {
-            let attempt = self.calls.attempt().await?;
+            let attempt = clients.attempt().await?;
             used = Some(attempt.clone());
             call(attempt.clone())
                 .await
-                .map_err(|error| self.calls.failed(&attempt, error))
+                .map_err(|error| clients.failed(&attempt, error))
         })
         .await;
-        result.unwrap_or_else(|_| Err(self.calls.late(used.as_ref())))
+        result.unwrap_or_else(|_| Err(clients.late(used.as_ref())))
     }
 
     /// A call that may be made twice: at each endpoint in turn, until the deadline.
@@ -108,7 +109,7 @@ impl EtcdKv {
         let mut tries = 0;
         loop {
             tries += 1;
-            let result = self.once(deadline, &call).await;
+            let result = self.once(&self.calls, deadline, &call).await;
             let Err(KvError::Unavailable(_)) = &result else {
                 return result;
             };
@@ -165,6 +166,17 @@ trait Answer<T>: Future<Output = Result<T, etcd_client::Error>> + Send {}
 
 impl<T, F: Future<Output = Result<T, etcd_client::Error>> + Send> Answer<T> for F {}
 
+/// Reads a range.
+fn get(attempt: Attempt, range: &Range) -> impl Answer<GetResponse> + use<> {
+    let options = convert::get_options(range);
+    let start = range.keys.start.clone();
+    async move {
+        let kv = attempt.client.kv_client();
+        let mut kv = kv.max_decoding_message_size(MAX_MESSAGE);
+        kv.get(start, Some(options)).await
+    }
+}
+
 /// Gives the streams' endpoint up unless it is told that all went well: also when the call is dropped halfway.
 struct OrGiveUp<'a>(Option<&'a Clients>);
 
@@ -181,7 +193,7 @@ impl Kv for EtcdKv {
     async fn txn(&self, txn: Txn) -> Result<TxnReply, KvError> {
         let txn = convert::txn(txn);
         let reply = self
-            .once(self.deadline(), |attempt| async move {
+            .once(&self.calls, self.deadline(), |attempt| async move {
                 let kv = attempt.client.kv_client();
                 kv.max_decoding_message_size(MAX_MESSAGE).txn(txn).await
             })
@@ -192,25 +204,18 @@ impl Kv for EtcdKv {
     }
 
     async fn range(&self, range: Range) -> Result<RangeReply, KvError> {
-        let reply = self
-            .anywhere(|attempt| {
-                let options = convert::get_options(&range);
-                let start = range.keys.start.clone();
-                async move {
-                    let kv = attempt.client.kv_client();
-                    let mut kv = kv.max_decoding_message_size(MAX_MESSAGE);
-                    kv.get(start, Some(options)).await
-                }
-            })
-            .await?;
+        let reply = self.anywhere(|attempt| get(attempt, &range)).await?;
         let mut reply = reply.0;
         let revision = self.header(reply.header.take());
-        Ok(RangeReply {
-            kvs: reply.kvs.into_iter().map(convert::key_value).collect(),
-            revision,
-            more: reply.more,
-            count: reply.count,
-        })
+        Ok(convert::range_reply(reply, revision))
+    }
+
+    async fn range_at_stream(&self, range: Range) -> Result<RangeReply, KvError> {
+        let call = |attempt| get(attempt, &range);
+        let reply = self.once(&self.streams, self.deadline(), call).await?;
+        let mut reply = reply.0;
+        let revision = reply.header.take().map_or(0, |header| header.revision);
+        Ok(convert::range_reply(reply, revision))
     }
 
     async fn watch(&self, keys: KeyRange, from: i64, previous: bool) -> Result<Watch, KvError> {
@@ -292,7 +297,7 @@ impl Kv for EtcdKv {
         self.streams.give_up_present();
     }
 
-    fn avoid_call_endpoint(&self) {
-        self.calls.give_up_present();
+    fn stream_endpoint(&self) -> u64 {
+        self.streams.generation()
     }
 }

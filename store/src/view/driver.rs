@@ -36,6 +36,7 @@ pub async fn run_view(
         kv,
         out,
         stream: None,
+        endpoint: 0,
         trust: Trust::Trusted,
         saved: options
             .saved
@@ -99,6 +100,8 @@ struct Driver {
     kv: Arc<dyn Kv>,
     out: UpdateSender,
     stream: Option<Watch>,
+    /// Where the first read of this connect went.
+    endpoint: u64,
     /// What was logged last.
     trust: Trust,
     /// Epoch and revision of what is on disk.
@@ -140,6 +143,12 @@ impl Driver {
 
     async fn carry_out(&mut self, step: Step) -> Answer {
         match self.ask(step).await {
+            // What is proven of one etcd says nothing of another, whatever their own ids say: those that were set up
+            // alike, or restored with the same token, have the same.
+            Ok(_) if self.kv.stream_endpoint() != self.endpoint => {
+                debug!("etcd's endpoint has changed on the way");
+                Answer::Failed
+            }
             Ok(answer) => {
                 if matches!(answer, Answer::Opened) {
                     self.failing = false;
@@ -162,14 +171,14 @@ impl Driver {
 
     async fn ask(&mut self, step: Step) -> Result<Answer, KvError> {
         match step {
-            Step::Read => {
+            Step::Read { avoid } => {
                 self.stream = None;
                 tokio::time::sleep(self.view.pause()).await;
-                if !self.trust.is_trusted() {
-                    // Another endpoint may be the right one.
-                    self.kv.avoid_call_endpoint();
+                if avoid {
+                    self.kv.avoid_stream_endpoint();
                 }
-                let reply = self.kv.range(Range::key(Key::Cluster)).await?;
+                self.endpoint = self.kv.stream_endpoint();
+                let reply = self.kv.range_at_stream(Range::key(Key::Cluster)).await?;
                 let cluster: Option<Cluster> = reply
                     .kvs
                     .first()
@@ -179,11 +188,8 @@ impl Driver {
                     revision: reply.revision,
                 }))
             }
-            Step::Range(range) => Ok(Answer::Page(self.kv.range(range).await?)),
-            Step::Watch { from, avoid } => {
-                if avoid {
-                    self.kv.avoid_stream_endpoint();
-                }
+            Step::Range(range) => Ok(Answer::Page(self.kv.range_at_stream(range).await?)),
+            Step::Watch { from } => {
                 self.stream = Some(self.kv.watch(watched(), from, false).await?);
                 Ok(Answer::Opened)
             }

@@ -44,16 +44,18 @@ pub(super) fn watched() -> KeyRange {
 /// What the driver does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Read `/dokkaa/cluster`, linearizable, after `View::pause`.
-    Read,
+    /// Drop the stream, if there is one, and after `View::pause` read `/dokkaa/cluster`, linearizable. All steps up to
+    /// the watch go to the same endpoint.
+    Read {
+        /// To another endpoint than before, if there is one.
+        avoid: bool,
+    },
     /// Read this range.
     Range(Range),
-    /// Drop the stream, if there is one, and open a new one.
+    /// Open a stream.
     Watch {
         /// First revision.
         from: i64,
-        /// At another endpoint, if there is one.
-        avoid: bool,
     },
     /// Pass on what the stream says, keep-alive revisions, and the time.
     Follow,
@@ -241,7 +243,9 @@ impl View {
     /// What to do next.
     pub fn step(&self) -> Step {
         match &self.phase {
-            Phase::Reading => Step::Read,
+            Phase::Reading => Step::Read {
+                avoid: self.avoid || !self.trust.is_trusted(),
+            },
             Phase::Proving { next, .. } => Step::Range(Range {
                 revision: self.snapshot.revision,
                 limit: self.page,
@@ -261,7 +265,6 @@ impl View {
             }),
             Phase::Opening => Step::Watch {
                 from: self.snapshot.revision + 1,
-                avoid: self.avoid,
             },
             Phase::Following => Step::Follow,
         }

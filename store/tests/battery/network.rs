@@ -277,6 +277,7 @@ async fn when_one_endpoint_hangs_the_other_is_used() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_finds_the_endpoint_that_is_its_cluster_and_finds_it_again() {
+    // Set up alike: etcd's own cluster ids are the same, so nothing but the keys tells them apart.
     let (etcd, stranger) = (RealEtcd::start(), RealEtcd::start());
     let proxy = Proxy::to(etcd.address()).await;
     let (ours, other) = (cluster(), cluster());

@@ -119,9 +119,13 @@ fn changed(keys: &[(&str, i64)], count: i64) -> Answer {
     })
 }
 
+fn reads(view: &View) -> bool {
+    matches!(view.step(), Step::Read { .. })
+}
+
 fn cut(view: &mut View, now: Millis) {
     view.answer(Answer::Reply(WatchReply::Closed("cut".into())), now);
-    assert_eq!(view.step(), Step::Read);
+    assert!(reads(view));
 }
 
 /// The range that is to be read now.
@@ -180,7 +184,7 @@ fn names(view: &View) -> Vec<String> {
 /// A view that follows, with the manifests `a` and `b`, at revision 10.
 fn following() -> View {
     let mut view = View::new(&ViewOptions::new(cluster(), None, None), Millis(0));
-    assert_eq!(view.step(), Step::Read);
+    assert!(reads(&view));
     view.answer(read(10), Millis(0));
     assert!(is_list(&view));
     let kvs = vec![
@@ -189,13 +193,7 @@ fn following() -> View {
         kv("/dokkaa/cluster", 2),
     ];
     view.answer(page(kvs, 10, false), Millis(0));
-    assert_eq!(
-        view.step(),
-        Step::Watch {
-            from: 11,
-            avoid: false
-        }
-    );
+    assert_eq!(view.step(), Step::Watch { from: 11 });
     view.answer(Answer::Opened, Millis(0));
     assert_eq!(view.step(), Step::Follow);
     let update = view.take_update().expect("an update");
@@ -283,7 +281,7 @@ fn a_deletion_that_compaction_took_away_is_found_by_a_list() {
     view.tick(Millis(5 * SECOND));
     assert_eq!(view.step(), Step::Follow);
     view.tick(Millis(12 * SECOND));
-    assert_eq!(view.step(), Step::Read);
+    assert!(reads(&view));
     view.answer(read(20), Millis(12 * SECOND));
     view.answer(history(), Millis(12 * SECOND));
     assert!(is_list(&view));
@@ -298,7 +296,7 @@ fn nothing_that_changed_is_complete_at_once() {
     cut(&mut view, Millis(SECOND));
     view.answer(read(10), Millis(SECOND));
     view.answer(history(), Millis(SECOND));
-    assert!(matches!(view.step(), Step::Watch { from: 11, .. }));
+    assert!(matches!(view.step(), Step::Watch { from: 11 }));
     view.answer(Answer::Opened, Millis(SECOND));
     assert!(complete(&mut view));
 }
@@ -315,17 +313,11 @@ fn behind_for_two_seconds_asks_then_changes_the_stream_then_lists() {
     view.tick(Millis(3 * SECOND));
     assert!(view.take_update().is_some_and(|update| update.stale));
     view.tick(Millis(4 * SECOND));
-    assert_eq!(view.step(), Step::Read);
+    assert_eq!(view.step(), Step::Read { avoid: true });
     view.answer(read(30), Millis(4 * SECOND));
     view.answer(history(), Millis(4 * SECOND));
     view.answer(changed(&[], 3), Millis(4 * SECOND));
-    assert_eq!(
-        view.step(),
-        Step::Watch {
-            from: 11,
-            avoid: true
-        }
-    );
+    assert_eq!(view.step(), Step::Watch { from: 11 });
     view.answer(Answer::Opened, Millis(4 * SECOND));
     assert!(
         view.take_progress_request(),
@@ -394,7 +386,7 @@ fn a_view_that_is_not_in_etcds_history_is_not_resumed() {
             view.answer(read(now_at), Millis(0));
             view.answer(page(bare(keys), now_at, false), Millis(0));
             assert_eq!(reason(&mut view).as_ref(), Some(wanted));
-            assert_eq!(view.step(), Step::Read);
+            assert!(reads(&view));
             assert!(!view.pause().is_zero());
             assert_eq!((names(&view).len(), view.position()), (2, (1, 10)));
         }
@@ -412,7 +404,7 @@ fn history_is_compared_page_by_page() {
     assert!(is_proof(&view, 10));
     assert_eq!(range(&view).keys.start, format!("{b}\0").as_bytes());
     view.answer(page(bare(&[("/dokkaa/cluster", 2)]), 10, false), Millis(0));
-    assert!(matches!(view.step(), Step::Watch { from: 11, .. }));
+    assert!(matches!(view.step(), Step::Watch { from: 11 }));
 
     // The second page has not what is on it in the view.
     let mut view = following();
@@ -440,7 +432,7 @@ fn keys_that_are_nobodys_prove_nothing() {
         ("/dokkaa/cluster", 2),
     ];
     view.answer(page(bare(&keys), 10, false), Millis(0));
-    assert!(matches!(view.step(), Step::Watch { from: 11, .. }));
+    assert!(matches!(view.step(), Step::Watch { from: 11 }));
 }
 
 #[test]
@@ -453,6 +445,8 @@ fn distrust_ends_only_when_all_has_been_checked_up_to_the_first_read() {
         found: 9,
     };
     assert_eq!(reason(&mut view), Some(rewound.clone()));
+    // Another endpoint may be the right one.
+    assert_eq!(view.step(), Step::Read { avoid: true });
     // Restored, and further than the view by now.
     view.answer(read(20), Millis(0));
     assert!(view.take_update().is_none(), "the first read is no proof");
@@ -476,7 +470,7 @@ fn an_etcd_that_fails_in_the_middle_of_the_proof_is_asked_again() {
     cut(&mut view, Millis(0));
     view.answer(read(20), Millis(0));
     view.answer(Answer::Failed, Millis(0));
-    assert_eq!(view.step(), Step::Read);
+    assert!(reads(&view));
     assert!(reason(&mut view).is_none());
 }
 
@@ -568,7 +562,7 @@ fn a_list_out_of_an_unbroken_stream_may_miss_what_it_wants() {
         view.answer(Answer::Opened, Millis(0));
         view.take_update();
         view.tick(Millis(70 * SECOND));
-        assert_eq!(view.step(), Step::Read);
+        assert!(reads(&view));
         assert!(view.pause().is_zero());
         view.answer(read(100), Millis(70 * SECOND));
         assert!(is_list(&view), "no proof: the stream was whole");
