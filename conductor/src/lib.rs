@@ -23,6 +23,7 @@ pub mod images;
 mod looks;
 pub mod netns;
 pub mod observing;
+pub mod orphans;
 pub mod ports;
 pub mod published;
 pub mod reachability;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use manifests::{ContainerId, InstanceId, SlotId};
+use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
 use crate::calm::Calm;
@@ -92,7 +93,7 @@ impl Mark {
 }
 
 /// An instance that was kept though nobody wants it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Orphan {
     /// Of which slot.
     pub slot: SlotId,
@@ -330,6 +331,45 @@ impl Local {
         let of = |slot: &SlotId| slot.container == *container;
         for (_, memory) in self.slots.iter_mut().filter(|(slot, _)| of(slot)) {
             memory.moved = now;
+        }
+    }
+
+    /// Notes that a restore was accepted: what runs here and has no manifest any more is kept until somebody removes it
+    /// by name. `before` is what was known until then, for what the versions said.
+    pub fn accept(
+        &mut self,
+        before: &Snapshot,
+        restored: &Snapshot,
+        observed: &Observed,
+        now: Millis,
+    ) {
+        self.calm.accepted(now);
+        // Revisions of the former history say nothing about this one.
+        self.written.clear();
+        self.lost.clear();
+        for (instance, container) in &observed.containers {
+            let slot = &container.owner.slot;
+            let has_manifest = |snapshot: &Snapshot| {
+                let view = snapshot.containers.get(&slot.container);
+                view.is_some_and(|view| view.manifest.is_some())
+            };
+            if has_manifest(restored) {
+                continue;
+            }
+            let made_from = before.containers.get(&slot.container).and_then(|view| {
+                view.versions
+                    .iter()
+                    .rfind(|(_, v)| v.hash.as_ref() == Some(&container.owner.manifest_hash))
+            });
+            self.orphans.insert(
+                instance.clone(),
+                Orphan {
+                    slot: slot.clone(),
+                    rev: made_from.map_or(0, |(rev, _)| *rev),
+                    version: made_from.map(|(_, version)| version.version.clone()),
+                    claimed: false,
+                },
+            );
         }
     }
 

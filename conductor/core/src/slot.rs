@@ -109,8 +109,15 @@ impl<'a> Own<'a> {
 }
 
 fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Out {
+    // What was asked to stop is no crash.
+    let asked_to_stop = ctx
+        .view
+        .current_state()
+        .is_some_and(|s| matches!(s.state, Phase::Leaving | Phase::Stopped));
     match current {
-        Some(container) if matches!(container.state, ContainerState::Exited(_)) => {
+        Some(container)
+            if matches!(container.state, ContainerState::Exited(_)) && !asked_to_stop =>
+        {
             restart(ctx, container)
         }
         _ => Out::says("unchanged", None),

@@ -255,9 +255,16 @@ pub(super) fn yields(
     };
     let out = Out::says("leaving", Some("another host takes it".to_owned()));
     let Some(running) = current.filter(|c| c.running().is_some()) else {
-        return Some(match state.state {
-            Phase::Stopped => out,
-            _ => out.write(says(Phase::Stopped)),
+        // A start that is under way may have it running in a moment.
+        let starting = ctx
+            .inputs
+            .local
+            .busy
+            .contains(&Work::Slot(ctx.slot.clone()));
+        return Some(if starting || state.state == Phase::Stopped {
+            out
+        } else {
+            out.write(says(Phase::Stopped))
         });
     };
     if state.state == Phase::Ready {
