@@ -313,7 +313,13 @@ impl World {
                 None
             }
             _ if agent.asking => None,
-            ViewStep::Read => {
+            ViewStep::Read { avoid } => {
+                if avoid {
+                    self.machines[machine].silent = false;
+                }
+                let Some(agent) = self.agent(machine) else {
+                    return;
+                };
                 wait = agent.view.pause();
                 let stream = agent.stream.take().filter(|s| s.life == life);
                 if let Some(stream) = stream {
@@ -322,12 +328,7 @@ impl World {
                 Some(Request::Range(Range::key(Key::Cluster)))
             }
             ViewStep::Range(range) => Some(Request::Range(range)),
-            ViewStep::Watch { from, avoid } => {
-                if avoid {
-                    self.machines[machine].silent = false;
-                }
-                Some(Request::Watch(from))
-            }
+            ViewStep::Watch { from } => Some(Request::Watch(from)),
         };
         if let Some(request) = request {
             if let Some(agent) = self.agent(machine) {
@@ -352,6 +353,8 @@ impl World {
         let after = agent.trust();
         if update.accepted.is_some() {
             agent.local.calm.accepted(now);
+            agent.local.written.clear();
+            agent.local.lost.clear();
         }
         if after == Trust::Full {
             agent.local.see(&update.snapshot, now);
@@ -405,7 +408,7 @@ impl World {
         };
         agent.asking = false;
         let answer = match answer {
-            Ok(Reply::Range(reply)) if agent.view.step() == ViewStep::Read => {
+            Ok(Reply::Range(reply)) if matches!(agent.view.step(), ViewStep::Read { .. }) => {
                 Answer::Read(FirstRead {
                     cluster: reply
                         .kvs
@@ -577,11 +580,13 @@ impl World {
         }
     }
 
-    /// Looks at every running instance again soon.
+    /// Looks at every running instance again soon, and at the engine.
     pub fn look_again(&mut self, machine: usize) {
+        let now = self.clock(machine);
         let Some(agent) = self.agent(machine) else {
             return;
         };
+        agent.next_list = now;
         let looks: Vec<(InstanceId, i64)> =
             agent.looks.iter().map(|(i, at)| (i.clone(), *at)).collect();
         for (instance, started_at) in looks {

@@ -14,32 +14,37 @@ use crate::world::World;
 
 /// All is as wanted within this virtual time.
 const LONGEST: u64 = 900_000;
-/// It is looked at when nothing has changed for so long …
-const STILL: u64 = 4_000;
-/// … and it stays so for this long.
+/// It has to be so for this long …
+const STILL: u64 = 8_000;
+/// … and then nothing is written for this long.
 const QUIET: u64 = 20_000;
 
 impl World {
     /// Runs on without faults until all is as wanted, and nobody writes any more.
     pub fn converge(&mut self) {
         self.heal();
+        if self.machines.iter().all(|machine| machine.gone) {
+            return;
+        }
         let end = self.now + LONGEST;
-        let mut asked_at = 0;
+        let (mut asked_at, mut well_since) = (0, None);
         loop {
             if !self.step() {
                 return;
             }
-            let still = self.now.saturating_sub(self.changed_at) >= STILL;
-            if !still || asked_at + 1_000 > self.now {
+            if asked_at + 1_000 > self.now {
                 continue;
             }
             asked_at = self.now;
             let lacks = self.lacks();
-            if lacks.is_none() {
+            let well = *well_since.get_or_insert(self.now);
+            if lacks.is_some() {
+                well_since = None;
+            } else if self.now >= well + STILL {
                 break;
             }
             if self.now >= end {
-                let lacks = lacks.unwrap_or_default();
+                let lacks = lacks.unwrap_or_else(|| "it comes and goes".to_owned());
                 self.forbid(format!("15 minutes after the last fault: {lacks}"));
                 return;
             }
@@ -74,6 +79,9 @@ impl World {
             let name = &machine.host.name;
             if machine.gone {
                 continue;
+            }
+            if truth.hosts.get(name).is_some_and(|host| !host.unfit.is_empty()) {
+                return Some(format!("a mark of {name} is left"));
             }
             if machine.process.is_none() {
                 return Some(format!("the agent of {name} does not run"));

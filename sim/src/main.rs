@@ -96,7 +96,7 @@ fn main() -> anyhow::Result<ExitCode> {
     writeln!(out, "faults: {}", counts.join(", "))?;
     let mut failures = played.failures;
     failures.sort();
-    for (seed, violation) in failures.iter().take(20) {
+    for (seed, violation) in failures.iter().take(40) {
         writeln!(out, "seed {seed}: {violation}")?;
     }
     let Some((seed, _)) = failures.first() else {

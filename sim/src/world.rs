@@ -313,7 +313,7 @@ impl World {
     /// Lets the next thing happen. False when something must not have.
     pub fn step(&mut self) -> bool {
         let Some(((at, _), due)) = self.queue.pop_first() else {
-            self.violation = Some("nothing happens any more".to_owned());
+            // Every host has left, or was told to end.
             return false;
         };
         self.now = self.now.max(at);
