@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conductor_core::directory::{Caller, Callers, ServiceId};
+use conductor_core::events;
 use conductor_core::local::{LOST, Outcome};
 use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::plan::{Inputs, Write};
@@ -318,13 +319,25 @@ impl Loop {
         }
         let published = &self.setup.published;
         published.directory.store(Arc::new(state.directory.clone()));
+        let distrust = match update.trust {
+            store::view::Trust::Trusted => None,
+            store::view::Trust::Distrust(reason) => Some(reason.to_string()),
+        };
+        let before = published.seen.load();
+        let before = before.as_ref().as_ref();
+        let epoch = |snapshot: &Snapshot| snapshot.cluster.as_ref().map(|c| c.value.epoch);
+        let known = before.and_then(|seen| epoch(&seen.snapshot));
+        let restored = known.zip(epoch(&state.snapshot));
+        published.events.tell(events::of_hold(
+            before.and_then(|seen| seen.distrust.as_deref()),
+            distrust.as_deref(),
+        ));
+        let restored = restored.and_then(|(before, now)| events::of_epoch(before, now));
+        published.events.tell(restored);
         published.seen.store(Arc::new(Some(Seen {
             snapshot: state.snapshot.clone(),
             stale: trust != Trust::Full,
-            distrust: match update.trust {
-                store::view::Trust::Trusted => None,
-                store::view::Trust::Distrust(reason) => Some(reason.to_string()),
-            },
+            distrust,
         })));
         published
             .revision
@@ -389,6 +402,8 @@ impl Loop {
                 ) {
                     count(&self.setup.published.counters.pull_failures);
                 }
+                let happened = events::of_outcome(&outcome);
+                self.setup.published.events.tell(happened);
                 self.state.local.record(&outcome, now);
             }
             Event::Progress(work, text) => {
@@ -429,6 +444,8 @@ impl Loop {
                         continue;
                     };
                     state.local.wrote(&write, held, revision, seen, now);
+                    let happened = events::of_write(&write).filter(|_| held);
+                    self.setup.published.events.tell(happened);
                     if !held {
                         count(&self.setup.published.counters.writes_lost);
                         tracing::debug!(kind = write.kind(), work = ?write.work(), "a write's guard did not hold");
@@ -675,7 +692,11 @@ impl Loop {
             }
             changed
         });
-        if **published.observed.load() != *observed {
+        let before = published.observed.load();
+        if **before != *observed {
+            let since = published.events.began();
+            let happened = events::of_observed(&before, observed, &state.local, since);
+            published.events.tell(happened);
             published.observed.store(Arc::new(observed.clone()));
         }
         let (foreign, engine) = (observed.foreign, observed.engine == EngineState::Up);
