@@ -110,7 +110,11 @@ impl Pack {
         }
         let carries = self.txns.iter().map(|(position, _)| *position).collect();
         if !rules.has(Rule::NestedBatch) {
-            let then = self.txns.into_iter().flat_map(|(_, txn)| txn.then).collect();
+            let then = self
+                .txns
+                .into_iter()
+                .flat_map(|(_, txn)| txn.then)
+                .collect();
             return Batch {
                 txn: Txn::new(Vec::new(), then),
                 carries,

@@ -371,15 +371,6 @@ fn put_rollout(container: &ContainerId, manifest: i64, rollout: i64, new: &Rollo
     )
 }
 
-/// Takes the note of a given-up update away, as seen.
-pub fn clear_rollout(container: &ContainerId, rollout: i64) -> Txn {
-    let key = Key::Rollout(container.clone());
-    Txn::new(
-        vec![Compare::modified(&key, rollout)],
-        vec![Op::delete(&key)],
-    )
-}
-
 /// Deletes what is left of a container that has neither manifest nor slots. Data stays.
 fn delete_remains(container: &ContainerId) -> Txn {
     let claims = keys::claims_of(container);

@@ -1,13 +1,11 @@
 //! The transactions by which slots change hands, carried out.
 
+use conductor_core::Rules;
 use conductor_core::records::{Claim, Data, Phase, Rollout, SlotState, Status, Unfit, Version};
+use conductor_core::write::{Over, VoidNext, Write};
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, InstanceId, SlotId};
-use store::claims::{
-    FreeSlot, NewInstance, NextSeen, batch, claim_free, clear_rollout, clear_unfit, delete_remains,
-    delete_unwanted, mark_good, new_instance, prune_versions, put_rollout, put_state, put_status,
-    put_unfit, put_version, release, release_unfit,
-};
+use store::claims::Batch;
 use store::kv::{KeyRange, Kv, OpReply, Range, Txn, TxnReply};
 use store::{Compare, Op};
 use uuid::Uuid;
@@ -25,6 +23,11 @@ both!(
     a_state_is_written_over_the_one_that_was_seen_only,
     a_release_with_its_mark_is_one_transaction,
     the_claim_of_a_live_host_is_not_garbage,
+    a_slot_is_taken_over_only_from_a_host_that_is_not_live,
+    a_handover_ends_with_a_promotion_and_its_state,
+    an_unready_promotion_needs_a_lost_or_a_stopped_holder,
+    a_retake_forbids_what_it_has_not_seen,
+    stopped_is_taken_back_with_the_void_next,
     a_version_is_decided_once_and_the_loser_reads_it,
     a_version_becomes_good_and_old_ones_go,
     a_rollout_is_noted_for_the_manifest_that_was_seen,
@@ -77,14 +80,116 @@ async fn put_manifest(kv: &dyn Kv) -> i64 {
     put(kv, &manifest("web"), r#"{"image": "nginx"}"#).await
 }
 
-fn free<'a>(slot: &'a SlotId, claim: &'a Claim, manifest: i64) -> FreeSlot<'a> {
-    FreeSlot {
-        slot,
-        claim,
+fn txn_of(write: &Write) -> Txn {
+    store::claims::txn(write, Rules::default())
+}
+
+fn batch(txns: Vec<Txn>) -> Vec<Batch> {
+    store::claims::batch(txns, Rules::default())
+}
+
+fn claims(number: u32, claim: &Claim, manifest: i64) -> Txn {
+    claims_over(number, claim, manifest, None)
+}
+
+fn claims_over(number: u32, claim: &Claim, manifest: i64, next: Option<VoidNext>) -> Txn {
+    txn_of(&Write::Claim {
+        slot: slot(number),
+        claim: claim.clone(),
         manifest,
-        next: &NextSeen::Absent,
+        next,
         data: None,
-    }
+    })
+}
+
+fn takes_over(from: &str, held: i64, claim: &Claim, next: Option<VoidNext>) -> Txn {
+    txn_of(&Write::TakeOver {
+        slot: slot(0),
+        claim: claim.clone(),
+        held,
+        lost: host(from),
+        manifest: claim.manifest_rev,
+        next,
+        data: None,
+    })
+}
+
+fn begins(held: i64, next: &Claim, void: Option<VoidNext>) -> Txn {
+    txn_of(&Write::Next {
+        slot: slot(0),
+        next: next.clone(),
+        held,
+        manifest: next.manifest_rev,
+        void,
+    })
+}
+
+fn promotes(held: i64, next: i64, claim: &Claim, over: Over) -> Txn {
+    let ready = over == Over::Ready;
+    txn_of(&Write::Promote {
+        slot: slot(0),
+        claim: claim.clone(),
+        held,
+        manifest: claim.manifest_rev,
+        next,
+        over,
+        state: ready.then(|| state(claim, Phase::Ready)),
+        data: None,
+    })
+}
+
+fn drops_next(seen: i64, void: Option<&str>) -> Txn {
+    txn_of(&Write::DeleteNext {
+        slot: slot(0),
+        seen,
+        void: void.map(host),
+        unfit: None,
+    })
+}
+
+fn retakes(claim: &Claim, held: i64, seen: i64, next: i64) -> Txn {
+    txn_of(&Write::Retake {
+        slot: slot(0),
+        claim: claim.clone(),
+        state: state(claim, Phase::Ready),
+        held,
+        seen,
+        next,
+    })
+}
+
+fn says(state: &SlotState, held: i64, seen: i64) -> Txn {
+    txn_of(&Write::State {
+        slot: slot(0),
+        state: state.clone(),
+        held,
+        seen,
+    })
+}
+
+fn tells(status: &Status, held: i64) -> Txn {
+    txn_of(&Write::Status {
+        slot: slot(0),
+        status: status.clone(),
+        held,
+    })
+}
+
+fn releases(held: i64, unfit: Option<&Unfit>) -> Txn {
+    txn_of(&Write::Release {
+        slot: slot(0),
+        held,
+        unfit: unfit.map(|unfit| (host("h1"), unfit.clone())),
+    })
+}
+
+fn decides(rev: i64, image: &str) -> Txn {
+    txn_of(&Write::Version {
+        container: web(),
+        rev,
+        manifest: rev,
+        version: version(image),
+    })
 }
 
 async fn run(kv: &dyn Kv, txn: Txn) -> TxnReply {
@@ -116,25 +221,17 @@ async fn owner(kv: &dyn Kv, slot: &SlotId) -> Option<HostName> {
 async fn a_free_slot_is_claimed_once(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let (mine, theirs) = (claim("h1", 0, at), claim("h2", 0, at));
-    wins(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
-    loses(&*b.kv, claim_free(free(&slot(0), &theirs, at))).await;
+    wins(&*b.kv, claims(0, &mine, at)).await;
+    loses(&*b.kv, claims(0, &theirs, at)).await;
     assert_eq!(owner(&*b.kv, &slot(0)).await, Some(host("h1")));
 }
 
 async fn a_claim_on_a_manifest_that_changed_fails(b: Backend) {
     let old = put_manifest(&*b.kv).await;
     let new = put_manifest(&*b.kv).await;
-    loses(
-        &*b.kv,
-        claim_free(free(&slot(0), &claim("h1", 0, old), old)),
-    )
-    .await;
+    loses(&*b.kv, claims(0, &claim("h1", 0, old), old)).await;
     delete(&*b.kv, &manifest("web")).await;
-    loses(
-        &*b.kv,
-        claim_free(free(&slot(0), &claim("h1", 0, new), new)),
-    )
-    .await;
+    loses(&*b.kv, claims(0, &claim("h1", 0, new), new)).await;
     assert_eq!(owner(&*b.kv, &slot(0)).await, None);
 }
 
@@ -146,46 +243,40 @@ async fn a_void_next_goes_with_the_claim_and_a_live_one_forbids_it(b: Backend) {
         .expect("puts")
         .revision;
     let mine = claim("h1", 0, at);
-    loses(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
-    let seen = NextSeen::Void {
-        modified: next,
-        host: host("h2"),
-    };
-    let slot0 = slot(0);
-    let taking = || FreeSlot {
-        next: &seen,
-        ..free(&slot0, &mine, at)
+    loses(&*b.kv, claims(0, &mine, at)).await;
+    let void = || {
+        Some(VoidNext {
+            modified: next,
+            host: host("h2"),
+        })
     };
     put(&*b.kv, "/hosts/h2/record", "{}").await;
-    loses(&*b.kv, claim_free(taking())).await;
+    loses(&*b.kv, claims_over(0, &mine, at, void())).await;
+    loses(&*b.kv, drops_next(next, Some("h2"))).await;
     delete(&*b.kv, "/hosts/h2/record").await;
-    wins(&*b.kv, claim_free(taking())).await;
+    wins(&*b.kv, claims_over(0, &mine, at, void())).await;
     assert_eq!(read::<Claim>(&*b.kv, next_key).await, None);
 }
 
 async fn a_claim_takes_away_what_the_former_owner_said(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let first = claim("h1", 0, at);
-    let own = wins(&*b.kv, claim_free(free(&slot(0), &first, at))).await;
-    wins(
-        &*b.kv,
-        put_state(&slot(0), own, 0, &state(&first, Phase::Ready)),
-    )
-    .await;
-    wins(&*b.kv, put_status(&slot(0), own, &status(&first))).await;
+    let own = wins(&*b.kv, claims(0, &first, at)).await;
+    wins(&*b.kv, says(&state(&first, Phase::Ready), own, 0)).await;
+    wins(&*b.kv, tells(&status(&first), own)).await;
     let second = claim("h1", 1, at);
-    let change = NewInstance {
-        slot: &slot(0),
-        new: &second,
-        claim: own,
+    let change = txn_of(&Write::NewInstance {
+        slot: slot(0),
+        claim: second.clone(),
+        held: own,
         data: None,
-    };
-    let now = wins(&*b.kv, new_instance(change.clone())).await;
-    loses(&*b.kv, new_instance(change)).await;
+    });
+    let now = wins(&*b.kv, change.clone()).await;
+    loses(&*b.kv, change).await;
     assert_eq!(read::<SlotState>(&*b.kv, Key::State(slot(0))).await, None);
     assert_eq!(read::<Status>(&*b.kv, Key::Status(slot(0))).await, None);
-    wins(&*b.kv, put_status(&slot(0), now, &status(&second))).await;
-    wins(&*b.kv, release(&slot(0), now)).await;
+    wins(&*b.kv, tells(&status(&second), now)).await;
+    wins(&*b.kv, releases(now, None)).await;
     assert_eq!(owner(&*b.kv, &slot(0)).await, None);
     assert_eq!(read::<Status>(&*b.kv, Key::Status(slot(0))).await, None);
 }
@@ -198,38 +289,38 @@ async fn a_claim_notes_where_the_data_is(b: Backend) {
         host_id: Uuid::new_v4(),
         volumes: vec!["db".into()],
     };
-    let slot0 = slot(0);
-    let with = |modified: i64| FreeSlot {
-        data: Some((&data, modified)),
-        ..free(&slot0, &mine, at)
+    let with = |seen: i64| {
+        txn_of(&Write::Claim {
+            slot: slot(0),
+            claim: mine.clone(),
+            manifest: at,
+            next: None,
+            data: Some((data.clone(), seen)),
+        })
     };
-    loses(&*b.kv, claim_free(with(7))).await;
-    wins(&*b.kv, claim_free(with(0))).await;
+    loses(&*b.kv, with(7)).await;
+    wins(&*b.kv, with(0)).await;
     assert_eq!(read(&*b.kv, Key::Data(slot(0))).await, Some(data.clone()));
 }
 
 async fn only_the_owner_writes_in_the_owners_name(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let mine = claim("h1", 0, at);
-    let old = wins(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
-    wins(&*b.kv, release(&slot(0), old)).await;
+    let old = wins(&*b.kv, claims(0, &mine, at)).await;
+    wins(&*b.kv, releases(old, None)).await;
     let theirs = claim("h2", 0, at);
-    let new = wins(&*b.kv, claim_free(free(&slot(0), &theirs, at))).await;
-    loses(
-        &*b.kv,
-        put_state(&slot(0), old, 0, &state(&mine, Phase::Ready)),
-    )
-    .await;
-    loses(&*b.kv, put_status(&slot(0), old, &status(&mine))).await;
-    loses(&*b.kv, release(&slot(0), old)).await;
-    wins(&*b.kv, put_status(&slot(0), new, &status(&theirs))).await;
+    let new = wins(&*b.kv, claims(0, &theirs, at)).await;
+    loses(&*b.kv, says(&state(&mine, Phase::Ready), old, 0)).await;
+    loses(&*b.kv, tells(&status(&mine), old)).await;
+    loses(&*b.kv, releases(old, None)).await;
+    wins(&*b.kv, tells(&status(&theirs), new)).await;
 }
 
 async fn a_state_is_written_over_the_one_that_was_seen_only(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let mine = claim("h1", 0, at);
-    let own = wins(&*b.kv, claim_free(free(&slot(0), &mine, at))).await;
-    let put = |seen: i64, phase: Phase| put_state(&slot(0), own, seen, &state(&mine, phase));
+    let own = wins(&*b.kv, claims(0, &mine, at)).await;
+    let put = |seen: i64, phase: Phase| says(&state(&mine, phase), own, seen);
     let first = wins(&*b.kv, put(0, Phase::Unready)).await;
     loses(&*b.kv, put(0, Phase::Ready)).await;
     wins(&*b.kv, put(first, Phase::Ready)).await;
@@ -239,37 +330,136 @@ async fn a_state_is_written_over_the_one_that_was_seen_only(b: Backend) {
 
 async fn a_release_with_its_mark_is_one_transaction(b: Backend) {
     let at = put_manifest(&*b.kv).await;
-    let own = wins(&*b.kv, claim_free(free(&slot(0), &claim("h1", 0, at), at))).await;
+    let own = wins(&*b.kv, claims(0, &claim("h1", 0, at), at)).await;
     let unfit = Unfit {
         manifest_rev: at,
         reason: "port 80 is taken".into(),
     };
-    loses(
-        &*b.kv,
-        release_unfit(&slot(0), own + 1, &host("h1"), &unfit),
-    )
-    .await;
+    loses(&*b.kv, releases(own + 1, Some(&unfit))).await;
     let key = || Key::Unfit(host("h1"), web());
     assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
-    let marked = wins(&*b.kv, release_unfit(&slot(0), own, &host("h1"), &unfit)).await;
-    assert_eq!(read(&*b.kv, key()).await, Some(unfit.clone()));
-    loses(&*b.kv, put_unfit(&host("h1"), &web(), 0, &unfit)).await;
-    loses(&*b.kv, clear_unfit(&host("h1"), &web(), marked - 1)).await;
-    wins(&*b.kv, clear_unfit(&host("h1"), &web(), marked)).await;
+    let marked = wins(&*b.kv, releases(own, Some(&unfit))).await;
+    assert_eq!(read(&*b.kv, key()).await, Some(unfit));
+    let fit = |seen: i64| {
+        txn_of(&Write::Fit {
+            container: web(),
+            host: host("h1"),
+            seen,
+        })
+    };
+    loses(&*b.kv, fit(marked - 1)).await;
+    wins(&*b.kv, fit(marked)).await;
     assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
 }
 
 async fn the_claim_of_a_live_host_is_not_garbage(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let theirs = claim("h2", 0, at);
-    let own = wins(&*b.kv, claim_free(free(&slot(0), &theirs, at))).await;
+    let own = wins(&*b.kv, claims(0, &theirs, at)).await;
     put(&*b.kv, "/hosts/h2/record", "{}").await;
     delete(&*b.kv, &manifest("web")).await;
-    let garbage = || delete_unwanted(&slot(0), own, 0, &host("h2"));
+    let garbage = || {
+        txn_of(&Write::DeleteUnwanted {
+            slot: slot(0),
+            held: own,
+            manifest: 0,
+            lost: host("h2"),
+        })
+    };
     loses(&*b.kv, garbage()).await;
     delete(&*b.kv, "/hosts/h2/record").await;
     wins(&*b.kv, garbage()).await;
     assert_eq!(owner(&*b.kv, &slot(0)).await, None);
+}
+
+async fn a_slot_is_taken_over_only_from_a_host_that_is_not_live(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let theirs = claim("h2", 0, at);
+    let held = wins(&*b.kv, claims(0, &theirs, at)).await;
+    wins(&*b.kv, says(&state(&theirs, Phase::Ready), held, 0)).await;
+    put(&*b.kv, "/hosts/h2/record", "{}").await;
+    let mine = claim("h1", 0, at);
+    loses(&*b.kv, takes_over("h2", held, &mine, None)).await;
+    delete(&*b.kv, "/hosts/h2/record").await;
+    loses(&*b.kv, takes_over("h2", held - 1, &mine, None)).await;
+    wins(&*b.kv, takes_over("h2", held, &mine, None)).await;
+    assert_eq!(owner(&*b.kv, &slot(0)).await, Some(host("h1")));
+    assert_eq!(read::<SlotState>(&*b.kv, Key::State(slot(0))).await, None);
+    loses(&*b.kv, takes_over("h2", held, &claim("h3", 0, at), None)).await;
+}
+
+async fn a_handover_ends_with_a_promotion_and_its_state(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let held = wins(&*b.kv, claims(0, &claim("h1", 0, at), at)).await;
+    let next = claim("h2", 0, at);
+    let begun = wins(&*b.kv, begins(held, &next, None)).await;
+    loses(&*b.kv, begins(held, &claim("h3", 0, at), None)).await;
+    loses(&*b.kv, promotes(held, begun - 1, &next, Over::Ready)).await;
+    wins(&*b.kv, promotes(held, begun, &next, Over::Ready)).await;
+    assert_eq!(owner(&*b.kv, &slot(0)).await, Some(host("h2")));
+    assert_eq!(read::<Claim>(&*b.kv, Key::Next(slot(0))).await, None);
+    let now: Option<SlotState> = read(&*b.kv, Key::State(slot(0))).await;
+    assert_eq!(now, Some(state(&next, Phase::Ready)));
+}
+
+async fn an_unready_promotion_needs_a_lost_or_a_stopped_holder(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let mine = claim("h1", 0, at);
+    put(&*b.kv, "/hosts/h1/record", "{}").await;
+    let held = wins(&*b.kv, claims(0, &mine, at)).await;
+    let ready = wins(&*b.kv, says(&state(&mine, Phase::Ready), held, 0)).await;
+    let next = claim("h2", 0, at);
+    let begun = wins(&*b.kv, begins(held, &next, None)).await;
+    let lost = || promotes(held, begun, &next, Over::Lost(host("h1")));
+    loses(&*b.kv, lost()).await;
+    let stopped = wins(&*b.kv, says(&state(&mine, Phase::Stopped), held, ready)).await;
+    let over = |seen: i64| promotes(held, begun, &next, Over::Stopped(seen, host("h1")));
+    loses(&*b.kv, over(ready)).await;
+    wins(&*b.kv, over(stopped)).await;
+    assert_eq!(read::<SlotState>(&*b.kv, Key::State(slot(0))).await, None);
+    loses(&*b.kv, lost()).await;
+}
+
+async fn a_retake_forbids_what_it_has_not_seen(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let theirs = claim("h2", 0, at);
+    let held = wins(&*b.kv, claims(0, &theirs, at)).await;
+    let unready = wins(&*b.kv, says(&state(&theirs, Phase::Unready), held, 0)).await;
+    let begun = wins(&*b.kv, begins(held, &claim("h3", 0, at), None)).await;
+    let mine = claim("h1", 0, at);
+    loses(&*b.kv, retakes(&mine, held, unready, 0)).await;
+    loses(&*b.kv, retakes(&mine, held, 0, begun)).await;
+    wins(&*b.kv, retakes(&mine, held, unready, begun)).await;
+    let now: Option<SlotState> = read(&*b.kv, Key::State(slot(0))).await;
+    assert_eq!(now, Some(state(&mine, Phase::Ready)));
+    assert_eq!(read::<Claim>(&*b.kv, Key::Next(slot(0))).await, None);
+}
+
+async fn stopped_is_taken_back_with_the_void_next(b: Backend) {
+    let at = put_manifest(&*b.kv).await;
+    let mine = claim("h1", 0, at);
+    let held = wins(&*b.kv, claims(0, &mine, at)).await;
+    let stopped = wins(&*b.kv, says(&state(&mine, Phase::Stopped), held, 0)).await;
+    let begun = wins(&*b.kv, begins(held, &claim("h2", 0, at), None)).await;
+    let takes_back = |next: Option<VoidNext>| {
+        txn_of(&Write::TakeBack {
+            slot: slot(0),
+            state: state(&mine, Phase::Unready),
+            held,
+            seen: stopped,
+            next,
+        })
+    };
+    let void = VoidNext {
+        modified: begun,
+        host: host("h2"),
+    };
+    put(&*b.kv, "/hosts/h2/record", "{}").await;
+    loses(&*b.kv, takes_back(None)).await;
+    loses(&*b.kv, takes_back(Some(void.clone()))).await;
+    delete(&*b.kv, "/hosts/h2/record").await;
+    wins(&*b.kv, takes_back(Some(void))).await;
+    assert_eq!(read::<Claim>(&*b.kv, Key::Next(slot(0))).await, None);
 }
 
 fn version(image: &str) -> Version {
@@ -282,8 +472,8 @@ fn version(image: &str) -> Version {
 
 async fn a_version_is_decided_once_and_the_loser_reads_it(b: Backend) {
     let at = put_manifest(&*b.kv).await;
-    wins(&*b.kv, put_version(&web(), at, &version("sha256:a"))).await;
-    let reply = run(&*b.kv, put_version(&web(), at, &version("sha256:b"))).await;
+    wins(&*b.kv, decides(at, "sha256:a")).await;
+    let reply = run(&*b.kv, decides(at, "sha256:b")).await;
     assert!(!reply.succeeded);
     let [OpReply::Get(kvs)] = reply.replies.as_slice() else {
         panic!("{reply:?}");
@@ -293,18 +483,30 @@ async fn a_version_is_decided_once_and_the_loser_reads_it(b: Backend) {
     // Only for the manifest as it is.
     let new = put_manifest(&*b.kv).await;
     delete(&*b.kv, &manifest("web")).await;
-    loses(&*b.kv, put_version(&web(), new, &version("sha256:c"))).await;
+    loses(&*b.kv, decides(new, "sha256:c")).await;
 }
 
 async fn a_version_becomes_good_and_old_ones_go(b: Backend) {
     let at = put_manifest(&*b.kv).await;
-    let written = wins(&*b.kv, put_version(&web(), at, &version("sha256:a"))).await;
-    let good = wins(&*b.kv, mark_good(&web(), at, written, &version("sha256:a"))).await;
-    loses(&*b.kv, mark_good(&web(), at, written, &version("sha256:a"))).await;
+    let written = wins(&*b.kv, decides(at, "sha256:a")).await;
+    let becomes_good = txn_of(&Write::Good {
+        container: web(),
+        rev: at,
+        version: version("sha256:a"),
+        seen: written,
+    });
+    let prune = |seen: i64| {
+        txn_of(&Write::Prune {
+            container: web(),
+            versions: vec![(at, seen)],
+        })
+    };
+    let good = wins(&*b.kv, becomes_good.clone()).await;
+    loses(&*b.kv, becomes_good).await;
     let now: Option<Version> = read(&*b.kv, Key::Version(web(), at)).await;
     assert!(now.is_some_and(|v| v.good && v.image == "sha256:a"));
-    loses(&*b.kv, prune_versions(&web(), &[(at, written)])).await;
-    wins(&*b.kv, prune_versions(&web(), &[(at, good)])).await;
+    loses(&*b.kv, prune(written)).await;
+    wins(&*b.kv, prune(good)).await;
     assert_eq!(read::<Version>(&*b.kv, Key::Version(web(), at)).await, None);
 }
 
@@ -316,26 +518,32 @@ async fn a_rollout_is_noted_for_the_manifest_that_was_seen(b: Backend) {
         slot: 0,
         reason: "exit code 1".into(),
     };
-    loses(&*b.kv, put_rollout(&web(), at - 1, 0, &rollout)).await;
-    let noted = wins(&*b.kv, put_rollout(&web(), at, 0, &rollout)).await;
-    loses(&*b.kv, put_rollout(&web(), at, 0, &rollout)).await;
-    loses(&*b.kv, clear_rollout(&web(), noted - 1)).await;
-    wins(&*b.kv, clear_rollout(&web(), noted)).await;
-    assert_eq!(read::<Rollout>(&*b.kv, Key::Rollout(web())).await, None);
+    let note = |manifest: i64| {
+        txn_of(&Write::Rollout {
+            container: web(),
+            rollout: rollout.clone(),
+            manifest,
+            seen: 0,
+        })
+    };
+    loses(&*b.kv, note(at - 1)).await;
+    wins(&*b.kv, note(at)).await;
+    loses(&*b.kv, note(at)).await;
+    assert_eq!(read(&*b.kv, Key::Rollout(web())).await, Some(rollout));
 }
 
 async fn remains_go_only_when_nothing_is_left(b: Backend) {
     let at = put_manifest(&*b.kv).await;
-    let own = wins(&*b.kv, claim_free(free(&slot(0), &claim("h1", 0, at), at))).await;
-    wins(&*b.kv, put_version(&web(), at, &version("sha256:a"))).await;
+    let own = wins(&*b.kv, claims(0, &claim("h1", 0, at), at)).await;
+    wins(&*b.kv, decides(at, "sha256:a")).await;
     put(&*b.kv, "/claims/shop/web/data/0", "{}").await;
     // A container whose name only begins the same.
     put(&*b.kv, "/claims/shop/web2/versions/5", "{}").await;
-    loses(&*b.kv, delete_remains(&web())).await;
+    loses(&*b.kv, txn_of(&Write::Sweep { container: web() })).await;
     delete(&*b.kv, &manifest("web")).await;
-    loses(&*b.kv, delete_remains(&web())).await;
-    wins(&*b.kv, release(&slot(0), own)).await;
-    wins(&*b.kv, delete_remains(&web())).await;
+    loses(&*b.kv, txn_of(&Write::Sweep { container: web() })).await;
+    wins(&*b.kv, releases(own, None)).await;
+    wins(&*b.kv, txn_of(&Write::Sweep { container: web() })).await;
     let left = b.kv.range(Range::new(KeyRange::prefix("/claims/"))).await;
     let left: Vec<String> = left
         .expect("reads")
@@ -352,10 +560,8 @@ async fn remains_go_only_when_nothing_is_left(b: Backend) {
 async fn losers_in_a_batch_fail_alone(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let taken = claim("h2", 2, at);
-    wins(&*b.kv, claim_free(free(&slot(2), &taken, at))).await;
-    let claims: Vec<Txn> = (0..5)
-        .map(|i| claim_free(free(&slot(i), &claim("h1", i, at), at)))
-        .collect();
+    wins(&*b.kv, claims(2, &taken, at)).await;
+    let claims: Vec<Txn> = (0..5).map(|i| claims(i, &claim("h1", i, at), at)).collect();
     let batches = batch(claims);
     assert_eq!(batches.len(), 1);
     let reply = run(&*b.kv, batches[0].txn.clone()).await;
@@ -375,7 +581,7 @@ async fn losers_in_a_batch_fail_alone(b: Backend) {
 async fn a_hundred_and_fifty_claims_take_two_transactions(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let claims: Vec<Txn> = (0..150)
-        .map(|i| claim_free(free(&slot(i), &claim("h1", i, at), at)))
+        .map(|i| claims(i, &claim("h1", i, at), at))
         .collect();
     let batches = batch(claims);
     assert_eq!(batches.len(), 2);
