@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::disk::StateDir;
 use super::lease::{Gate, KeepAlive, Keeper, LeaseReport};
-use super::machine::{HostAnswer, HostMachine, HostStep};
+use super::machine::{HostAnswer, HostMachine, HostStep, Word};
 use super::{Clock, HostOptions, HostStatus, KvFactory, Stop, Stopped};
 use crate::kv::Kv;
 use crate::view::{Reason, Trust, ViewUpdate};
@@ -43,7 +43,7 @@ pub struct Host {
 struct Inputs {
     wanted: HostRecord,
     observed: Option<Observed>,
-    hold: Option<Option<Hold>>,
+    word: Word,
     accepted: Option<Cluster>,
     leave: bool,
 }
@@ -99,7 +99,7 @@ impl Host {
         let fed = Inputs {
             wanted: record.clone(),
             observed: None,
-            hold: None,
+            word: Word::Nothing,
             accepted: None,
             leave: false,
         };
@@ -241,9 +241,10 @@ impl Host {
 
     /// The view distrusts etcd, and why; or (none) it has seen all of it and trusts it.
     pub fn hold(&self, hold: Option<Hold>) {
+        let word = Word::from(hold);
         self.inputs.send_if_modified(|inputs| {
-            let differs = inputs.hold.as_ref() != Some(&hold);
-            inputs.hold = Some(hold);
+            let differs = inputs.word != word;
+            inputs.word = word;
             differs
         });
     }
@@ -346,10 +347,12 @@ impl Driver {
         {
             self.machine.accept(cluster.clone());
         }
-        if let Some(hold) = &inputs.hold
-            && inputs.hold != fed.hold
-        {
-            self.machine.hold(hold.clone(), now);
+        if inputs.word != fed.word {
+            let hold = match &inputs.word {
+                Word::Distrusts(hold) => Some(hold.clone()),
+                Word::Trusts | Word::Nothing => None,
+            };
+            self.machine.hold(hold, now);
         }
         if let Some(Observed { revision, record }) = inputs.observed
             && inputs.observed != fed.observed

@@ -80,6 +80,23 @@ enum Judged {
     Leave(Txn),
 }
 
+/// The view's last word on etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    /// It has not said anything yet.
+    Nothing,
+    /// It has seen all of it, and trusts it.
+    Trusts,
+    /// It distrusts it.
+    Distrusts(Hold),
+}
+
+impl From<Option<Hold>> for Word {
+    fn from(hold: Option<Hold>) -> Self {
+        hold.map_or(Self::Trusts, Self::Distrusts)
+    }
+}
+
 /// The record in etcd as this process wrote it.
 #[derive(Debug)]
 struct Placed {
@@ -111,8 +128,7 @@ pub struct HostMachine {
     judged: Option<Judged>,
     /// The epoch in which this process put its record last.
     joined: Option<u64>,
-    /// The view's last word: whether, and why, etcd is distrusted.
-    told: Option<Option<Hold>>,
+    told: Word,
     /// Why the own reads say that etcd is distrusted.
     found: Option<Hold>,
     /// When to look again at what is found and the view does not find.
@@ -141,7 +157,7 @@ impl HostMachine {
             anew: true,
             judged: None,
             joined: None,
-            told: facts.hold.clone().map(Some),
+            told: facts.hold.clone().map_or(Word::Nothing, Word::Distrusts),
             found: None,
             look_again: None,
             learnt: None,
@@ -202,13 +218,13 @@ impl HostMachine {
     pub fn observed(&mut self, revision: i64, record: Option<(Uuid, i64)>) {
         let Some(placed) = &self.placed else { return };
         match record {
-            Some((session, modified)) => {
-                if session != self.facts.session && modified > placed.modified {
-                    self.reconsider();
-                }
+            Some((session, modified))
+                if session != self.facts.session && modified > placed.modified =>
+            {
+                self.reconsider();
             }
             None if revision > placed.modified => self.lost(),
-            None => {}
+            _ => {}
         }
     }
 
@@ -222,11 +238,12 @@ impl HostMachine {
 
     /// The view distrusts etcd, and why; or it trusts it, having seen all of it.
     pub fn hold(&mut self, hold: Option<Hold>, now: Millis) {
-        if self.told.as_ref() == Some(&hold) {
+        let told = Word::from(hold);
+        if self.told == told {
             return;
         }
         let before = self.held().cloned();
-        self.told = Some(hold);
+        self.told = told;
         if self.held() != before.as_ref() || self.found.is_some() {
             self.reconsider();
             self.refresh(now);
@@ -401,7 +418,7 @@ impl HostMachine {
             (_, HostAnswer::Noted(Ok(()))) => {}
             (_, HostAnswer::Noted(Err(why))) => self.failed(Waiting::Disk(why), now),
             (Asked::Put { lease, .. }, HostAnswer::Asked(Err(KvError::LeaseNotFound))) => {
-                self.lease_lost(lease)
+                self.lease_lost(lease);
             }
             (Asked::Change(_), HostAnswer::Asked(Err(KvError::LeaseNotFound))) => {
                 self.lease = None;
@@ -491,7 +508,7 @@ impl HostMachine {
             && known.epoch < cluster.epoch
         {
             // Another history, and the operator has said that it counts.
-            self.told = Some(None);
+            self.told = Word::Trusts;
             self.found = None;
         }
         self.facts.note(note);
@@ -526,7 +543,7 @@ impl HostMachine {
         };
         match decide_cluster(facts, found, seen.snapshot.revision) {
             ClusterStart::Use(cluster) if known.as_ref() == Some(&cluster) => {
-                if self.told == Some(None) {
+                if self.told == Word::Trusts {
                     self.found = None;
                 }
             }
@@ -646,8 +663,8 @@ impl HostMachine {
     /// Why the host is in hold.
     fn held(&self) -> Option<&Hold> {
         match &self.told {
-            Some(Some(hold)) => Some(hold),
-            Some(None) | None => self.found.as_ref(),
+            Word::Distrusts(hold) => Some(hold),
+            Word::Trusts | Word::Nothing => self.found.as_ref(),
         }
     }
 
@@ -686,7 +703,7 @@ impl HostMachine {
     /// The record is as it should be.
     fn stands(&mut self, now: Millis) {
         self.failures = 0;
-        let doubt = self.found.is_some() && self.told == Some(None);
+        let doubt = self.found.is_some() && self.told == Word::Trusts;
         self.look_again = doubt.then(|| now + DOUBT);
         match (self.held(), &self.placed) {
             (None, Some(placed)) => self.set(HostStatus::Live(placed.modified)),
