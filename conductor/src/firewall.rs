@@ -129,7 +129,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     let mut tick = tokio::time::interval(setup.every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut keeper = Keeper::new(&setup);
-    keeper.clear_other_family().await;
+    keeper.take_over().await;
     loop {
         let changed = tokio::select! {
             () = stop.cancelled() => return,
@@ -184,6 +184,8 @@ struct Keeper<'a> {
     setup: &'a Setup,
     /// None before the first view of etcd: what an earlier start set stands until then.
     wanted: Option<Wanted>,
+    /// Who was let in last, maybe by an earlier start.
+    known: BTreeSet<IpAddr>,
     /// The chain as this machine's program prints it, which differs between versions.
     as_shown: Vec<String>,
     /// These rules were set once: where they are not now, somebody else took them away.
@@ -196,6 +198,7 @@ impl<'a> Keeper<'a> {
             tables: Iptables::of(setup.host_ip),
             setup,
             wanted: None,
+            known: BTreeSet::new(),
             as_shown: Vec::new(),
             is_set: false,
         }
@@ -208,11 +211,12 @@ impl<'a> Keeper<'a> {
             return false;
         };
         let interfaces = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-        let now = wanted(self.setup, seen, &interfaces, self.wanted.as_ref());
+        let now = wanted(self.setup, seen, &interfaces, &self.known);
         if self.wanted.as_ref() == Some(&now) {
             return false;
         }
         self.as_shown = rules(&now);
+        self.known.clone_from(&now.peers);
         self.wanted = Some(now);
         self.is_set = false;
         true
@@ -266,8 +270,14 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    /// An earlier start may have had an address of the other family.
-    async fn clear_other_family(&self) {
+    /// What an earlier start left: those whom it knew stay known, and the rules of an address of the other family go.
+    async fn take_over(&mut self) {
+        match self.tables.shown().await {
+            Ok(shown) => self.known = shown.peers(),
+            Err(error) => {
+                debug!(error = %crate::chain(&error), "what an earlier start left can't be read");
+            }
+        }
         if let Err(error) = remove_of(Family::of(self.setup.host_ip).other()).await {
             debug!(error = %crate::chain(&error), "no rules of the other family could be looked for");
         }
@@ -275,11 +285,11 @@ impl<'a> Keeper<'a> {
 }
 
 /// What the rules are to say. From a view that is old or not believed nobody is shut out whom an earlier one let in.
-fn wanted(setup: &Setup, seen: &Seen, interfaces: &str, before: Option<&Wanted>) -> Wanted {
+fn wanted(setup: &Setup, seen: &Seen, interfaces: &str, known: &BTreeSet<IpAddr>) -> Wanted {
     let mut peers = addresses(&seen.snapshot);
     peers.retain(|peer| peer.is_ipv4() == setup.host_ip.is_ipv4());
     if seen.stale || seen.distrust.is_some() {
-        peers.extend(before.iter().flat_map(|before| &before.peers));
+        peers.extend(known);
     }
     let mut bridges = docker_bridges(interfaces);
     bridges.insert(setup.bridge.clone());

@@ -105,6 +105,17 @@ impl Shown {
         shown
     }
 
+    /// Who is let in by address.
+    pub(super) fn peers(&self) -> BTreeSet<IpAddr> {
+        let rules = self.chain.iter().flatten();
+        rules
+            .filter_map(|rule| {
+                let (_, source) = rule.split_once(" -s ")?;
+                source.split(['/', ' ']).next()?.parse().ok()
+            })
+            .collect()
+    }
+
     /// The jumps that there must be, each once. Docker keeps its DOCKER-USER ahead of all its rules, and what is in it;
     /// where it has none, or nothing leads there, ours goes straight ahead of what is forwarded.
     fn wanted_jumps(&self) -> [String; 2] {
@@ -283,6 +294,13 @@ mod tests {
             removal(&Shown::read(&format!("{DOCKERS}{ours}"))).expect("something to remove"),
             "*filter\n-D INPUT -j DOKKAA\n-D DOCKER-USER -j DOKKAA\n-F DOKKAA\n-X DOKKAA\nCOMMIT\n"
         );
+    }
+
+    #[test]
+    fn who_was_let_in_is_read_from_the_chain() {
+        let chain = format!("{DOCKERS}{}\n", rules(&wanted()).join("\n"));
+        assert_eq!(Shown::read(&chain).peers(), wanted().peers);
+        assert_eq!(Shown::read(DOCKERS).peers(), BTreeSet::new());
     }
 
     #[test]

@@ -330,6 +330,19 @@ async fn only_who_is_named_reaches_an_instance() {
         "nothing is written"
     );
 
+    // Started while etcd is away, with nothing to go by but what stands.
+    publish(&published, seen(&[("h1", HOST)], true));
+    let away = setup(&published, &again);
+    site.host
+        .run(move || async move {
+            let mut keeper = Keeper::new(&away);
+            keeper.take_over().await;
+            assert!(keeper.follow());
+            keeper.keep().await;
+        })
+        .await;
+    assert_eq!(site.reach(PEER).await, [true; 3]);
+
     assert!(site.host.run(remove).await.expect("removed"));
     assert!(!site.host.run(remove).await.expect("nothing to remove"));
     let restored = before.replace("-A DOCKER-USER -j RETURN\n", "");
@@ -421,7 +434,7 @@ fn what_is_wanted_follows_records_and_claims() {
     let interfaces =
         "Inter-|   Receive\n    lo: 1\n docker0: 2\nbr-0123456789ab: 3\nbr-lan: 4\n eth0: 5\n";
     let hosts = [("h1", HOST), ("h2", PEER), ("h3", "fd00::3")];
-    let first = wanted(&setup, &seen(&hosts, false), interfaces, None);
+    let first = wanted(&setup, &seen(&hosts, false), interfaces, &BTreeSet::new());
     let ips = |texts: &[&str]| -> BTreeSet<IpAddr> {
         texts
             .iter()
@@ -435,14 +448,14 @@ fn what_is_wanted_follows_records_and_claims() {
 
     // While etcd is away the last known hosts stay, and new ones come.
     let alone = [("h1", HOST), ("h3", STRANGER)];
-    let old = wanted(&setup, &seen(&alone, true), interfaces, Some(&first));
+    let old = wanted(&setup, &seen(&alone, true), interfaces, &first.peers);
     assert_eq!(old.peers, ips(&[HOST, PEER, STRANGER]));
-    let back = wanted(&setup, &seen(&alone, false), interfaces, Some(&old));
+    let back = wanted(&setup, &seen(&alone, false), interfaces, &old.peers);
     assert_eq!(back.peers, ips(&[HOST, STRANGER]));
     let distrusted = Seen {
         distrust: Some("another cluster".to_owned()),
         ..seen(&[], false)
     };
-    let kept = wanted(&setup, &distrusted, interfaces, Some(&back));
+    let kept = wanted(&setup, &distrusted, interfaces, &back.peers);
     assert_eq!(kept.peers, back.peers);
 }
