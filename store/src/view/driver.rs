@@ -51,7 +51,7 @@ pub async fn run_view(
     inputs.seen.mark_changed();
     inputs.floor.mark_changed();
     loop {
-        driver.publish();
+        driver.publish(&options).await;
         let step = driver.view.step();
         if step == Step::Follow {
             let Some(stream) = driver.stream.as_mut() else {
@@ -110,10 +110,15 @@ struct Driver {
 }
 
 impl Driver {
-    fn publish(&mut self) {
+    async fn publish(&mut self, options: &ViewOptions) {
         let Some(update) = self.view.take_update() else {
             return;
         };
+        if !update.trust.is_trusted() {
+            // Whoever hears of a hold finds the view before it on disk: an older one may be part of a history that
+            // this one is not part of.
+            self.save(options).await;
+        }
         if update.trust != self.trust {
             match &update.trust {
                 Trust::Trusted => info!("etcd is the known one again"),

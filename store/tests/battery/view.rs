@@ -503,7 +503,13 @@ async fn an_accepted_restore_is_what_counts_from_then_on(mut b: Backend) {
     };
     let (mut view, backup) = with_backup(&b, with_file).await;
     restore(&mut b, &mut view, Some(&backup)).await;
-    view.until("distrust", |u| !u.trust.is_trusted()).await;
+    let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
+    let saved = SavedView::load(&file).expect("reads").expect("is there");
+    assert_eq!(saved.cluster, cluster);
+    assert_eq!(
+        saved.revision, update.snapshot.revision,
+        "the view before the hold is on disk, whatever happens to the agent"
+    );
     view.take();
     let restored = next_epoch(&cluster);
     put_cluster(&*b.kv, &restored).await;
