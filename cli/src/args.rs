@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use manifests::{AppName, ContainerId};
+use manifests::{AppName, ContainerId, HostName, SlotId};
 
 use crate::cloud_config::CloudConfigArgs;
 use crate::down::DownArgs;
@@ -83,9 +83,30 @@ pub(crate) enum UserCommand {
     /// List every slot: where it is, how it is, and why it waits
     #[command(after_help = PS_EXAMPLES)]
     Ps(PsArgs),
-    /// List the hosts
-    #[command(after_help = HOSTS_EXAMPLES)]
-    Hosts(ListArgs),
+    /// List the hosts: what each has, and what is wrong there
+    #[command(after_help = HOSTS_EXAMPLES, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+    Hosts(HostsArgs),
+    /// Let a host keep its slots and give it no others
+    #[command(after_help = PAUSE_EXAMPLES)]
+    Pause(HostArgs),
+    /// Give a host slots again, after `pause` and `leave`
+    #[command(after_help = ACTIVATE_EXAMPLES)]
+    Activate(HostArgs),
+    /// Take a host out of the cluster for good: its slots go to others first
+    #[command(after_help = LEAVE_EXAMPLES)]
+    Leave(LeaveArgs),
+    /// Set and take away labels of a host
+    #[command(after_help = LABEL_EXAMPLES)]
+    Label(LabelArgs),
+    /// List local volumes: which slot is kept where by its data
+    #[command(after_help = VOLUMES_EXAMPLES, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+    Volumes(VolumesArgs),
+    /// Write what this cluster was told to a file
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup(BackupArgs),
+    /// Put a backup back, or end a hold
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore(RestoreArgs),
     /// Show how the cluster is, in a few lines
     #[command(after_help = STATUS_EXAMPLES)]
     Status(ListArgs),
@@ -95,7 +116,7 @@ pub(crate) enum UserCommand {
     /// Tell what happened: starts, ends, moves, troubles, on all hosts
     #[command(after_help = EVENTS_EXAMPLES)]
     Events(EventsArgs),
-    /// Remove an app or a container; volumes stay
+    /// Remove an app or a container; volumes stay, unless --volumes
     #[command(after_help = RM_EXAMPLES)]
     Rm(RmArgs),
     /// Explain a container: each slot, each host's reason, each link
@@ -164,7 +185,91 @@ const PS_EXAMPLES: &str = "Examples:
 
 const HOSTS_EXAMPLES: &str = "Examples:
   dokkaa hosts
-  dokkaa hosts -o json | jq -r '.hosts[] | select(.state == \"missing\").host'";
+  dokkaa hosts -o json | jq -r '.hosts[] | select(.state == \"missing\").host'
+  dokkaa hosts rm h3                    forget a host that will not come back
+
+A host that is missing keeps its data and perhaps its containers; others have
+taken its slots over, but for those with a local volume. `hosts rm` gives that
+data up, so it lists the slots and asks. A host that is live leaves instead:
+dokkaa leave.";
+
+const HOSTS_RM_EXAMPLES: &str = "Examples:
+  dokkaa hosts rm h3
+  dokkaa hosts rm h3 --yes              without a question";
+
+const PAUSE_EXAMPLES: &str = "Examples:
+  dokkaa pause h2                       before a look at what is wrong there
+  dokkaa activate h2                    takes it back
+
+What runs there runs on. To get it away: dokkaa leave.";
+
+const ACTIVATE_EXAMPLES: &str = "Examples:
+  dokkaa activate h2";
+
+const LEAVE_EXAMPLES: &str = "Examples:
+  dokkaa leave                          the host whose agent answers
+  dokkaa leave h3
+  dokkaa leave h3 --yes --no-wait       without a question; it goes on by itself
+
+Each slot runs on another host before it stops here. A slot with a local volume
+can't: it waits until the host is back, or until `dokkaa volumes release` lets go
+of its data. Then the host is no member any more, and its agent ends.
+Ctrl-C ends the display only; dokkaa activate takes the host back.
+
+It ends with 0 when the host has left, with 4 when somebody took it back, with 5
+after --timeout.";
+
+const LABEL_EXAMPLES: &str = "Examples:
+  dokkaa label h1 disk=ssd zone=a
+  dokkaa label h1 zone-                 NAME- takes a label away
+
+They win over those that the agent was started with (--label), and outlive its
+restarts. Manifests name them in placement.constraints.";
+
+const VOLUMES_EXAMPLES: &str = "Examples:
+  dokkaa volumes
+  dokkaa volumes shop -o json
+  dokkaa volumes release shop/db/0      the slot may start elsewhere, without its data
+  dokkaa volumes rm shop/db/0           delete the data of a slot that is not there any more
+
+A slot with a local volume runs on the host that has it and nowhere else, as long
+as that host is a member. Data on a host that is missing or gone is named here,
+too: nothing is forgotten by itself.";
+
+const RELEASE_EXAMPLES: &str = "Examples:
+  dokkaa volumes release shop/db/0
+
+The data stays where it is, under Docker's name for it; dokkaa forgets it. The
+slot starts on any host with an empty volume. While it runs on a host that does
+not leave, it would be kept there at once again: then this is refused.";
+
+const VOLUMES_RM_EXAMPLES: &str = "Examples:
+  dokkaa rm shop/db && dokkaa volumes rm shop/db/0
+
+Only while no container of the slot exists, and only on a host that is live.";
+
+const BACKUP_EXAMPLES: &str = "Examples:
+  dokkaa backup cluster.json
+  dokkaa backup | jq -r '.manifests | keys[]'
+
+One JSON document: manifests, labels and availability of hosts, settings, the id
+of the cluster. Not what runs where: the hosts know that. The same cluster gives
+the same text. Manifests may hold passwords: the file is its owner's only.";
+
+const RESTORE_EXAMPLES: &str = "Examples:
+  dokkaa restore cluster.json --dry-run     what it would write
+  dokkaa restore cluster.json               what is there and differs stays
+  dokkaa restore cluster.json --overwrite   the backup wins
+  dokkaa restore cluster.json --new-cluster the manifests only, into another cluster
+  dokkaa restore --accept                   end a hold with etcd as it is
+
+Into an etcd that was lost and is empty, on the machines of the cluster: agents are
+in hold and what runs runs on; the manifests are written, then the cluster key,
+then they go on, and containers are found again. Done twice, it writes nothing.
+
+Into an etcd that went back in time (a snapshot was restored), agents are in hold,
+too: restore what is missing, then --accept. It shows host by host what would
+stop, and asks.";
 
 const STATUS_EXAMPLES: &str = "Examples:
   dokkaa status
@@ -190,10 +295,15 @@ stderr, not an error.";
 
 const RM_EXAMPLES: &str = "Examples:
   dokkaa rm shop/web
-  dokkaa rm shop --yes                  the whole app, without a question";
+  dokkaa rm shop --yes                  the whole app, without a question
+  dokkaa rm shop/db --volumes           and its data, when it has stopped
+
+What was kept after a restore without a manifest (an orphan) is removed by its
+name, too.";
 
 const WHY_EXAMPLES: &str = "Examples:
   dokkaa why shop/web
+  dokkaa why shop/web/2                 one slot: each host, and why not there
   dokkaa why shop/web -o json";
 
 const COMPLETION_EXAMPLES: &str = "Examples:
@@ -341,7 +451,7 @@ pub(crate) struct PsArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// `dokkaa hosts`, `dokkaa status`.
+/// `dokkaa status`, and how `dokkaa hosts` lists.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// The format.
@@ -410,6 +520,163 @@ pub(crate) struct RmArgs {
     /// Which app, or which container of it
     #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
     pub(crate) of: Selection,
+    /// Delete the data of its local volumes, too, when its containers have gone
+    #[arg(long)]
+    pub(crate) volumes: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa hosts`.
+#[derive(Debug, Args)]
+pub(crate) struct HostsArgs {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub(crate) action: Option<HostsAction>,
+    /// How to list.
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+/// What is done with the list of hosts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostsAction {
+    /// Forget a host that is not there any more, and the data it has
+    #[command(after_help = HOSTS_RM_EXAMPLES)]
+    Rm(HostsRmArgs),
+}
+
+/// `dokkaa hosts rm`.
+#[derive(Debug, Args)]
+pub(crate) struct HostsRmArgs {
+    /// Which
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa pause`, `dokkaa activate`.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// Which
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa leave`.
+#[derive(Debug, Args)]
+pub(crate) struct LeaveArgs {
+    /// Which [default: the one whose agent answers]
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Option<HostName>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Do not wait until it has left
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa label`.
+#[derive(Debug, Args)]
+pub(crate) struct LabelArgs {
+    /// Which host
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+    /// Labels: `disk=ssd`, `zone-`
+    #[arg(required = true, value_name = "NAME=VALUE|NAME-", value_parser = label)]
+    pub(crate) changes: Vec<(String, Option<String>)>,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa volumes`.
+#[derive(Debug, Args)]
+pub(crate) struct VolumesArgs {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub(crate) action: Option<VolumesAction>,
+    /// Only of this app, or only of this container
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Option<Selection>,
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// What is done with local volumes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumesAction {
+    /// Let a slot start on any host, without its data
+    #[command(after_help = RELEASE_EXAMPLES)]
+    Release(PinArgs),
+    /// Delete the data of a slot
+    #[command(after_help = VOLUMES_RM_EXAMPLES)]
+    Rm(PinArgs),
+}
+
+/// `dokkaa volumes release`, `dokkaa volumes rm`.
+#[derive(Debug, Args)]
+pub(crate) struct PinArgs {
+    /// Which slot
+    #[arg(value_name = "APP/CONTAINER/SLOT", value_parser = slot)]
+    pub(crate) slot: SlotId,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Where to [default: standard output]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa restore`.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup, `-` for standard input
+    #[arg(value_name = "FILE", required_unless_present = "accept")]
+    pub(crate) file: Option<PathBuf>,
+    /// Let agents in hold go on with etcd as it is
+    #[arg(long, conflicts_with_all = ["file", "overwrite", "new_cluster", "dry_run"])]
+    pub(crate) accept: bool,
+    /// Overwrite what says something else now
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// The backup is of another cluster: take its manifests only
+    #[arg(long)]
+    pub(crate) new_cluster: bool,
+    /// Only show what would be written
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
@@ -421,9 +688,9 @@ pub(crate) struct RmArgs {
 /// `dokkaa why`.
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// Which
-    #[arg(value_name = "APP/CONTAINER", value_parser = container)]
-    pub(crate) container: ContainerId,
+    /// Which container, or which slot of it
+    #[arg(value_name = "APP/CONTAINER[/SLOT]", value_parser = source)]
+    pub(crate) of: (ContainerId, Option<u32>),
     /// The format.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -486,6 +753,25 @@ fn source(text: &str) -> Result<(ContainerId, Option<u32>), String> {
         }
         _ => Ok((container(text)?, None)),
     }
+}
+
+fn slot(text: &str) -> Result<SlotId, String> {
+    match source(text)? {
+        (id, Some(number)) => Ok(id.slot(number)),
+        (_, None) => Err("expected app/container/slot, such as `shop/db/0`".to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = match (text.split_once('='), text.strip_suffix('-')) {
+        (Some((name, value)), _) => (name, Some(value.to_owned())),
+        (None, Some(name)) => (name, None),
+        (None, None) => ("", None),
+    };
+    if name.is_empty() {
+        return Err("expected name=value, or name- to take it away".to_owned());
+    }
+    Ok((name.to_owned(), value))
 }
 
 fn scale(text: &str) -> Result<(ContainerId, u32), String> {
@@ -552,7 +838,7 @@ pub(crate) struct AgentArgs {
     /// Time after which a host that is silent counts as lost, at least 5s [env: DOKKAA_LEASE_TTL] [default: 6s]
     #[arg(long, value_name = "TIME", help_heading = "etcd")]
     pub(crate) lease_ttl: Option<String>,
-    /// Time for which a stopped agent's host says that it is back soon; missing behind that [env: DOKKAA_RESTART_GRACE] [default: 30s]
+    /// Time for which the slots of a stopped agent wait for it; then other hosts take them over [env: DOKKAA_RESTART_GRACE] [default: 30s]
     #[arg(long, value_name = "TIME", help_heading = "etcd")]
     pub(crate) restart_grace: Option<String>,
 
@@ -624,9 +910,9 @@ const AGENT_EXAMPLES: &str = "Examples:
 The --…-listen flags take a list of ip:port separated by commas, port 0 for any
 free one (the log says which), or off. A flag wins over its variable.
 
-SIGTERM ends the agent and leaves its containers running. For --restart-grace the
-other hosts show this one as restarting, then as missing; its slots wait for it:
-in this version no other host takes them over.
+SIGTERM ends the agent and leaves its containers running. For --restart-grace its
+slots wait for it; then other hosts take them over, while its containers run on
+unattended until it is back. To take a host out for good: dokkaa leave.
 
 Docker publishes ports past a host's firewall, so the agent closes --port-range on
 --host-ip itself, with an iptables chain DOKKAA: who connects from neither this
@@ -650,14 +936,28 @@ mod tests {
 
     #[test]
     fn every_command_but_version_shows_examples() {
-        for command in Cli::command().get_subcommands_mut() {
+        fn look(command: &mut clap::Command) {
             let name = command.get_name().to_owned();
             if name == "version" {
-                continue;
+                return;
             }
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{name}");
+            command.get_subcommands_mut().for_each(look);
         }
+        Cli::command().get_subcommands_mut().for_each(look);
+    }
+
+    #[test]
+    fn labels_and_slots_of_volumes() {
+        let set = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+        assert_eq!(label("disk=ssd").unwrap(), set("disk", "ssd"));
+        assert_eq!(label("a=b-").unwrap(), set("a", "b-"));
+        assert_eq!(label("a=").unwrap(), set("a", ""));
+        assert_eq!(label("disk-").unwrap(), ("disk".to_owned(), None));
+        assert!(label("disk").is_err() && label("=x").is_err() && label("-").is_err());
+        assert_eq!(slot("shop/db/3").unwrap().to_string(), "shop/db/3");
+        assert!(slot("shop/db").is_err() && slot("shop/db/x").is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use manifests::ContainerId;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -21,6 +22,8 @@ use crate::args::{ClientArgs, Selection};
 /// Largest answer that is not a stream.
 const LARGEST: usize = 256 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
+/// How often what goes on by itself is looked at.
+pub(crate) const LOOK: Duration = Duration::from_millis(500);
 
 /// A door.
 #[derive(Debug, Clone)]
@@ -85,14 +88,7 @@ impl Client {
 
     /// Slots and containers of a selection.
     pub(crate) async fn slots(&self, of: Option<&Selection>) -> Result<Slots, CommandError> {
-        let path = match of {
-            None => "slots".to_owned(),
-            Some(Selection::App(app)) => format!("slots?app={app}"),
-            Some(Selection::Container(id)) => {
-                format!("slots?app={}&container={}", id.app, id.container)
-            }
-        };
-        self.get(&path).await
+        self.get(&selected("slots", of)).await
     }
 
     /// A manifest as it stands.
@@ -104,6 +100,28 @@ impl Client {
     /// Asks and reads the whole answer.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
         Ok(self.send(Method::GET, path, &[], Bytes::new()).await?)
+    }
+
+    /// Deletes, and reads the whole answer.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
+        Ok(self.try_delete(path).await?)
+    }
+
+    /// Deletes; what is not there is told apart.
+    pub(crate) async fn try_delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
+        self.send(Method::DELETE, path, &[], Bytes::new()).await
+    }
+
+    /// Sends a value, and reads the whole answer.
+    pub(crate) async fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        value: &impl Serialize,
+    ) -> Result<T, CommandError> {
+        let body =
+            serde_json::to_vec(value).map_err(|error| CommandError::Failed(error.to_string()))?;
+        Ok(self.send(method, path, &[], body.into()).await?)
     }
 
     /// Any request; reads the whole answer.
@@ -200,6 +218,17 @@ impl Client {
         CommandError::Unreached {
             addr: self.addr.clone(),
             why,
+        }
+    }
+}
+
+/// The path of a list, of a selection only.
+pub(crate) fn selected(list: &str, of: Option<&Selection>) -> String {
+    match of {
+        None => list.to_owned(),
+        Some(Selection::App(app)) => format!("{list}?app={app}"),
+        Some(Selection::Container(id)) => {
+            format!("{list}?app={}&container={}", id.app, id.container)
         }
     }
 }

@@ -146,8 +146,8 @@ pub(super) async fn hosts(args: &ListArgs) -> Result<(), CommandError> {
     let rows = hosts.hosts.iter().map(host_cells).collect();
     output::print(&output::table(
         &[
-            "HOST", "STATE", "ADDR", "SLOTS", "FOREIGN", "CPUS", "MEMORY", "AGENT", "LABELS",
-            "PROBLEMS",
+            "HOST", "STATE", "ADDR", "SLOTS", "FOREIGN", "CPUS", "MEMORY", "DISK", "AGENT",
+            "LABELS", "PROBLEMS",
         ],
         rows,
     ))
@@ -170,6 +170,7 @@ fn host_cells(row: &HostRow) -> Vec<String> {
             millis => format!("{}", millis as f64 / 1_000.0),
         },
         output::size(row.memory),
+        or_dash(row.disk.map(|percent| format!("{percent} %"))),
         or_dash(row.agent.as_ref()),
         if labels.is_empty() {
             "-".to_owned()

@@ -1,58 +1,73 @@
-//! `rm`: manifests go; the hosts stop what runs of them. Volumes stay.
+//! `rm`: manifests go; the hosts stop what runs of them. Volumes stay, unless they are to go, too.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
-use bytes::Bytes;
 use gateway::v1::types::Removed;
-use hyper::Method;
 
-use super::client::Client;
+use super::client::{Client, Refusal};
 use super::error::CommandError;
-use super::output;
+use super::{ask, output, volumes};
 use crate::args::{RmArgs, Selection};
 
 pub(super) async fn run(args: &RmArgs) -> Result<(), CommandError> {
-    if !args.yes && !io::stdin().is_terminal() {
-        return Err(CommandError::Usage(
-            "there is no terminal to ask on; add --yes".to_owned(),
-        ));
-    }
+    ask::possible(args.yes)?;
     let client = Client::new(&args.client)?;
-    if !args.yes && !confirm(&client, &args.of).await? {
-        return Err(CommandError::Failed("nothing was removed".to_owned()));
+    let data = if args.volumes {
+        volumes::by_slot(&client, &args.of).await?.len()
+    } else {
+        0
+    };
+    if !args.yes {
+        confirm(&client, &args.of, args.volumes, data).await?;
     }
-    let path = format!("manifests/{}", args.of);
-    let removed: Removed = client
-        .send(Method::DELETE, &path, &[], Bytes::new())
-        .await?;
-    for id in &removed.containers {
-        output::print(&format!("{id} removed\n"))?;
+    match client.try_delete(&format!("manifests/{}", args.of)).await {
+        Ok(removed) => {
+            let removed: Removed = removed;
+            for id in &removed.containers {
+                output::print(&format!("{id} removed\n"))?;
+            }
+        }
+        // The manifest went before; what is left is data.
+        Err(Refusal::NotFound(_)) if data > 0 => {}
+        Err(refusal) => return Err(refusal.into()),
+    }
+    if args.volumes {
+        return volumes::remove_all(&client, &args.of, args.client.converged_within()).await;
     }
     Ok(())
 }
 
-async fn confirm(client: &Client, of: &Selection) -> Result<bool, CommandError> {
+async fn confirm(
+    client: &Client,
+    of: &Selection,
+    volumes: bool,
+    data: usize,
+) -> Result<(), CommandError> {
     let found = client.slots(Some(of)).await?;
+    let running = found.slots.iter().filter(|row| row.host.is_some());
     let names: Vec<String> = found
         .containers
         .iter()
-        .filter(|row| row.revision.is_some())
+        .filter(|row| {
+            let claimed = running.clone().any(|slot| slot.id() == row.id());
+            row.revision.is_some() || claimed
+        })
         .map(|row| row.id().to_string())
         .collect();
-    if names.is_empty() {
+    if names.is_empty() && data == 0 {
         return Err(CommandError::Failed(format!("there is no {of}")));
     }
-    let running = found.slots.iter().filter(|row| row.host.is_some()).count();
-    let mut terminal = io::stderr().lock();
-    let asked = write!(
-        terminal,
-        "remove {} ({running} running; volumes stay)? [y/N] ",
+    let kept = if volumes {
+        format!("the data of {data} slots is deleted")
+    } else {
+        "volumes stay".to_owned()
+    };
+    let what = if names.is_empty() {
+        of.to_string()
+    } else {
         names.join(", ")
+    };
+    ask::confirm(
+        false,
+        &format!("remove {what} ({} running; {kept})?", running.count()),
+        "nothing was removed",
     )
-    .and_then(|()| terminal.flush());
-    let mut answer = String::new();
-    asked
-        .and_then(|()| io::stdin().lock().read_line(&mut answer))
-        .map_err(|error| CommandError::Failed(error.to_string()))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -9,7 +9,9 @@ use crate::args::{Format, WhyArgs};
 
 pub(super) async fn run(args: &WhyArgs) -> Result<(), CommandError> {
     let client = Client::new(&args.client)?;
-    let why: Why = client.get(&format!("why/{}", args.container)).await?;
+    let (container, slot) = &args.of;
+    let query = slot.map_or(String::new(), |slot| format!("?slot={slot}"));
+    let why: Why = client.get(&format!("why/{container}{query}")).await?;
     if args.output.format == Format::Json {
         return output::json(&why);
     }

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{Client, Identity, Table, router, serve};
 use crate::v1::memory::MemAgent;
 use crate::v1::types::{LogOptions, LogSource};
-use crate::v1::{Facilities, LogRecord, LogsError, Peers};
+use crate::v1::{Facilities, LogRecord, LogsError, Peers, VolumeError};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -319,6 +319,30 @@ async fn events_come_through_and_go_on_behind_the_last_one() {
     assert_eq!(ids, [2, 3]);
     let unknown = house.client().events(&"h9".parse().unwrap(), &wanted).await;
     assert!(unknown.is_err_and(|why| why.contains("no peer door")));
+}
+
+#[tokio::test]
+async fn a_hold_is_told_and_volumes_are_removed_across_hosts() {
+    let house = House::open().await;
+    let client = house.client();
+    house.asked.set_hold(Some("etcd went back in time"));
+    let report = client.hold(&h2()).await.unwrap();
+    assert_eq!(report.held.as_deref(), Some("etcd went back in time"));
+    let volume = slot().volume_name("data_1.x");
+    house.asked.add_volume(&volume);
+    house.asked.add_volume("other");
+    client
+        .remove_volume(&h2(), &slot(), "data_1.x")
+        .await
+        .unwrap();
+    assert_eq!(house.asked.volumes(), ["other"]);
+    house.remove_record("h2");
+    house.update(false);
+    let error = client.remove_volume(&h2(), &slot(), "data_1.x").await;
+    assert!(
+        matches!(error, Err(VolumeError::Unreachable(_))),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

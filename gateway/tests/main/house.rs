@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use gateway::door::{self, DoorConfig};
+use gateway::v1::{self, Api};
 use gateway::v2::{self, V2};
 use store::kv::Kv;
 use store::memory::MemKv;
@@ -33,12 +34,22 @@ impl House {
     }
 
     pub(crate) async fn with(kv: Arc<dyn Kv>, config: DoorConfig) -> Self {
+        Self::open(kv, config, Router::new()).await
+    }
+
+    /// With dokkaa's own API, too.
+    pub(crate) async fn of(api: Api) -> Self {
+        let kv = api.facilities.kv();
+        Self::open(kv, DoorConfig::default(), v1::router(api)).await
+    }
+
+    async fn open(kv: Arc<dyn Kv>, config: DoorConfig, v1: Router) -> Self {
         let any = "127.0.0.1:0".parse().expect("an address");
         let listeners = door::bind(&[any]).await.expect("a port");
         let address = listeners[0].local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let v2 = V2::new(kv, "h1", shutdown.clone());
-        let router = door::routes(v2::router(v2), Router::new());
+        let router = door::routes(v2::router(v2), v1);
         let served = tokio::spawn(door::serve(listeners, config, router, shutdown.clone()));
         Self {
             client: Client::new(address),

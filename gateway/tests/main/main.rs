@@ -7,5 +7,6 @@ mod example_keys;
 mod example_waits;
 mod house;
 mod on_etcd;
+mod operator;
 mod races;
 mod stream;

@@ -1,0 +1,34 @@
+//! The question before something that is not taken back easily.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use super::error::CommandError;
+use super::output;
+
+/// There is a terminal to ask on, or nothing to ask.
+pub(super) fn possible(yes: bool) -> Result<(), CommandError> {
+    if yes || io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(CommandError::Usage(
+        "there is no terminal to ask on; add --yes".to_owned(),
+    ))
+}
+
+/// Asks, unless `--yes` said it all; `otherwise` is what a no means.
+pub(super) fn confirm(yes: bool, question: &str, otherwise: &str) -> Result<(), CommandError> {
+    if yes {
+        return Ok(());
+    }
+    let mut terminal = io::stderr().lock();
+    let asked =
+        write!(terminal, "{} [y/N] ", output::one_line(question)).and_then(|()| terminal.flush());
+    let mut answer = String::new();
+    asked
+        .and_then(|()| io::stdin().lock().read_line(&mut answer))
+        .map_err(|error| CommandError::Failed(error.to_string()))?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CommandError::Failed(otherwise.to_owned())),
+    }
+}

@@ -1,0 +1,300 @@
+//! `backup` and `restore`: what a cluster was told, as a file and back.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use gateway::v1::types::{Acceptance, Backup, HoldReport, RestoreReport, Restored};
+use hyper::Method;
+use serde_json::Value;
+
+use super::client::Client;
+use super::error::CommandError;
+use super::{ask, files, lists, output};
+use crate::args::{BackupArgs, RestoreArgs};
+
+/// A door takes bodies up to 1 MiB.
+const PART: usize = 1 << 19;
+
+pub(super) async fn backup(args: &BackupArgs) -> Result<(), CommandError> {
+    let backup: Backup = Client::new(&args.client)?.get("backup").await?;
+    let Some(path) = args.file.as_ref().filter(|path| path.as_os_str() != "-") else {
+        return output::json(&backup);
+    };
+    let text = serde_json::to_string_pretty(&backup)
+        .map_err(|error| CommandError::Failed(error.to_string()))?;
+    replace(path, &(text + "\n"))
+        .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
+    output::print(&format!(
+        "{}: {} manifests\n",
+        path.display(),
+        backup.manifests.len()
+    ))
+}
+
+/// The file is whole, or as it was. Manifests may hold passwords, so it is its owner's only.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&partial, path)
+}
+
+pub(super) async fn restore(args: &RestoreArgs) -> Result<(), CommandError> {
+    match &args.file {
+        Some(file) => from_file(args, file).await,
+        None => accept(args).await,
+    }
+}
+
+async fn from_file(args: &RestoreArgs, file: &Path) -> Result<(), CommandError> {
+    if !args.dry_run {
+        ask::possible(args.yes)?;
+    }
+    let client = Client::new(&args.client)?;
+    let source = files::read(file)?;
+    let backup: Backup = serde_json::from_slice(&source.text).map_err(|error| {
+        CommandError::Usage(format!("{}: it is no backup: {error}", source.name))
+    })?;
+    let parts = parts(backup);
+    let looked = send(&client, args, &parts, "&dry_run=true").await?;
+    show(&looked);
+    if !looked.changes() {
+        output::print("there is nothing to restore\n")?;
+    } else if args.dry_run {
+        output::note("nothing was written");
+    } else {
+        ask::confirm(args.yes, "restore this?", "nothing was restored")?;
+        let seen = format!("&seen={}", looked.revision);
+        let done = send(&client, args, &parts, &seen).await?;
+        output::print(&format!("restored: {}\n", done.counts()))?;
+        if let Some(cluster) = &done.cluster {
+            output::print(&format!(
+                "etcd is cluster {} again, epoch {}\n",
+                cluster.id, cluster.epoch
+            ))?;
+        }
+    }
+    if let (Some(why), None) = (&looked.hold, &looked.cluster) {
+        output::note(&format!(
+            "this agent is in hold ({why}): when all is there again, `dokkaa restore --accept` ends it"
+        ));
+    }
+    let invalid: Vec<String> = looked
+        .keys(Restored::Invalid)
+        .map(|(key, why)| format!(" {key}: {why}"))
+        .collect();
+    if invalid.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::Invalid {
+        of: source.name,
+        problems: invalid,
+    })
+}
+
+/// What several answers say together.
+#[derive(Debug, Default)]
+struct Reports {
+    keys: Vec<gateway::v1::types::RestoredKey>,
+    cluster: Option<conductor_core::records::Cluster>,
+    hold: Option<String>,
+    revision: i64,
+}
+
+impl Reports {
+    fn add(&mut self, report: RestoreReport) {
+        self.keys.extend(report.keys);
+        self.cluster = report.cluster.or(self.cluster.take());
+        self.hold = report.hold.or(self.hold.take());
+        if self.revision == 0 {
+            self.revision = report.revision;
+        }
+    }
+
+    fn changes(&self) -> bool {
+        let written = |what| matches!(what, Restored::Added | Restored::Replaced);
+        self.cluster.is_some() || self.keys.iter().any(|key| written(key.what))
+    }
+
+    fn keys(&self, what: Restored) -> impl Iterator<Item = (&str, &str)> {
+        let keys = self.keys.iter().filter(move |key| key.what == what);
+        keys.map(|key| (key.key.as_str(), key.why.as_deref().unwrap_or_default()))
+    }
+
+    fn counts(&self) -> String {
+        let mut counts: BTreeMap<Restored, usize> = BTreeMap::new();
+        for key in &self.keys {
+            *counts.entry(key.what).or_default() += 1;
+        }
+        let parts: Vec<String> = counts
+            .iter()
+            .map(|(what, n)| format!("{n} {what}"))
+            .collect();
+        parts.join(", ")
+    }
+}
+
+async fn send(
+    client: &Client,
+    args: &RestoreArgs,
+    parts: &[Backup],
+    more: &str,
+) -> Result<Reports, CommandError> {
+    let mut reports = Reports::default();
+    for (at, part) in parts.iter().enumerate() {
+        let path = format!(
+            "restore?overwrite={}&new_cluster={}&more={}{more}",
+            args.overwrite,
+            args.new_cluster,
+            at + 1 < parts.len()
+        );
+        reports.add(client.send_json(Method::POST, &path, part).await?);
+    }
+    Ok(reports)
+}
+
+/// What a door takes at once; the settings are in the last, with which the cluster key is written.
+fn parts(backup: Backup) -> Vec<Backup> {
+    let empty = Backup {
+        manifests: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        availability: BTreeMap::new(),
+        config: BTreeMap::new(),
+        ..backup.clone()
+    };
+    let mut parts = Vec::new();
+    let mut manifests: BTreeMap<String, Value> = BTreeMap::new();
+    let mut size = 0;
+    for (name, manifest) in backup.manifests {
+        let length = name.len() + manifest.to_string().len();
+        if size > 0 && size + length > PART {
+            parts.push(Backup {
+                manifests: std::mem::take(&mut manifests),
+                ..empty.clone()
+            });
+            size = 0;
+        }
+        size += length;
+        manifests.insert(name, manifest);
+    }
+    parts.push(Backup {
+        manifests,
+        ..empty.clone()
+    });
+    parts.push(Backup {
+        labels: backup.labels,
+        availability: backup.availability,
+        config: backup.config,
+        ..empty
+    });
+    parts
+}
+
+fn show(reports: &Reports) {
+    for key in reports.keys.iter().filter(|key| key.what != Restored::Same) {
+        let why = key
+            .why
+            .as_ref()
+            .map_or(String::new(), |why| format!(": {why}"));
+        output::note(&format!(
+            "{:8} {}{}",
+            key.what,
+            key.key,
+            output::one_line(&why)
+        ));
+    }
+    output::note(&reports.counts());
+    if let Some(cluster) = &reports.cluster {
+        output::note(&format!(
+            "etcd has lost its cluster key: last of all it becomes {}, epoch {}, and agents in hold go on",
+            cluster.id, cluster.epoch
+        ));
+    }
+}
+
+async fn accept(args: &RestoreArgs) -> Result<(), CommandError> {
+    ask::possible(args.yes)?;
+    let client = Client::new(&args.client)?;
+    let looked: Acceptance = client.get("accept").await?;
+    lists::tell(false, &looked.notices);
+    for host in &looked.hosts {
+        output::note(&verdict(host.host.as_str(), &host.report));
+        for stop in &host.report.would_stop {
+            output::note(&format!("  {} stops: {}", stop.slot, stop.why));
+        }
+        for orphan in &host.report.orphans {
+            output::note(&format!(
+                "  {orphan} has no manifest: kept until `dokkaa rm {}`",
+                orphan.container
+            ));
+        }
+    }
+    ask::confirm(
+        args.yes,
+        &format!(
+            "go on with etcd as it is, as epoch {}?",
+            looked.cluster.epoch
+        ),
+        "nothing was accepted",
+    )?;
+    let path = format!("accept?revision={}", looked.revision);
+    let accepted: Acceptance = client.send_json(Method::POST, &path, &()).await?;
+    output::print(&format!("accepted: epoch {}\n", accepted.cluster.epoch))
+}
+
+fn verdict(host: &str, report: &HoldReport) -> String {
+    let held = match &report.held {
+        Some(why) => format!("in hold: {}", output::one_line(why)),
+        None => "not in hold".to_owned(),
+    };
+    let does = match (report.would_stop.len(), report.orphans.len()) {
+        (0, 0) => "nothing stops".to_owned(),
+        (stops, 0) => format!("{stops} stop"),
+        (0, orphans) => format!("nothing stops, {orphans} have no manifest"),
+        (stops, orphans) => format!("{stops} stop, {orphans} have no manifest"),
+    };
+    format!("{host} ({held}): {does}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_large_backup_goes_in_parts_that_a_door_takes() {
+        let manifests = (0..40)
+            .map(|n| (format!("shop/c{n}"), json!({"image": "x".repeat(100_000)})))
+            .collect();
+        let backup = Backup {
+            version: 1,
+            cluster: None,
+            manifests,
+            labels: BTreeMap::new(),
+            availability: BTreeMap::new(),
+            config: [("x".to_owned(), "1".to_owned())].into(),
+        };
+        let whole = backup.clone();
+        let parts = parts(backup);
+        assert!(parts.len() >= 5, "{}", parts.len());
+        let mut together = BTreeMap::new();
+        for part in &parts {
+            assert!(serde_json::to_vec(part).is_ok_and(|body| body.len() < 1 << 20));
+            together.extend(part.manifests.clone());
+        }
+        assert_eq!(together, whole.manifests);
+        let config = |part: &Backup| part.config.clone();
+        assert_eq!(parts.last().map(config), Some(whole.config));
+    }
+}

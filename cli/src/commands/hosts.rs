@@ -1,0 +1,187 @@
+//! `pause`, `activate`, `leave`, `label` and `hosts rm`: what the operator wants of hosts.
+
+use conductor_core::records::{Availability, Labels};
+use gateway::v1::types::{
+    ClusterStatus, HostData, HostDetail, HostRemoved, HostSettings, Hosts, WantedAvailability,
+};
+use hyper::Method;
+use manifests::HostName;
+use tokio::time::{Instant, sleep};
+
+use super::client::{Client, LOOK};
+use super::error::CommandError;
+use super::{ask, output};
+use crate::args::{HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
+
+pub(super) async fn pause(args: &HostArgs) -> Result<(), CommandError> {
+    let client = Client::new(&args.client)?;
+    let host = &args.host;
+    want(&client, host, Availability::Pause).await?;
+    output::print(&format!(
+        "{host} is paused: it keeps its slots and gets no others\n"
+    ))
+}
+
+pub(super) async fn activate(args: &HostArgs) -> Result<(), CommandError> {
+    let client = Client::new(&args.client)?;
+    want(&client, &args.host, Availability::Active).await?;
+    output::print(&format!("{} is active\n", args.host))
+}
+
+async fn want(
+    client: &Client,
+    host: &HostName,
+    availability: Availability,
+) -> Result<HostSettings, CommandError> {
+    let path = format!("hosts/{host}/availability");
+    let body = WantedAvailability { availability };
+    client.send_json(Method::PUT, &path, &body).await
+}
+
+pub(super) async fn label(args: &LabelArgs) -> Result<(), CommandError> {
+    let client = Client::new(&args.client)?;
+    let changes: Labels = args.changes.iter().cloned().collect();
+    let path = format!("hosts/{}/labels", args.host);
+    let settings: HostSettings = client.send_json(Method::PATCH, &path, &changes).await?;
+    let labels: Vec<String> = settings
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    output::print(&format!("{} {}\n", args.host, labels.join(",")))
+}
+
+pub(super) async fn remove(args: &HostsRmArgs) -> Result<(), CommandError> {
+    ask::possible(args.yes)?;
+    let client = Client::new(&args.client)?;
+    let host = &args.host;
+    let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
+    if detail.live {
+        return Err(CommandError::Failed(format!(
+            "{host} is live: `dokkaa leave {host}` takes it out of the cluster"
+        )));
+    }
+    if !detail.slots.is_empty() {
+        output::note(&format!(
+            "what {host} still has goes to other hosts: {}",
+            slots(detail.slots.iter().map(|slot| slot.slot.to_string()))
+        ));
+    }
+    if !detail.data.is_empty() {
+        output::note(&format!(
+            "these slots give up their data on {host} and begin anew elsewhere:"
+        ));
+        detail.data.iter().for_each(note_data);
+    }
+    ask::confirm(
+        args.yes,
+        &format!("forget {host}?"),
+        &format!("{host} was not forgotten"),
+    )?;
+    let path = format!("hosts/{host}?member={}", detail.member);
+    let removed: HostRemoved = client.delete(&path).await?;
+    let given_up = match removed.data.len() {
+        0 => String::new(),
+        1 => "; the data of 1 slot is given up".to_owned(),
+        n => format!("; the data of {n} slots is given up"),
+    };
+    output::print(&format!("{host} is forgotten{given_up}\n"))
+}
+
+fn note_data(data: &HostData) {
+    output::note(&format!("  {}: {}", data.slot, data.volumes.join(", ")));
+}
+
+fn slots(names: impl Iterator<Item = String>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+pub(super) async fn leave(args: &LeaveArgs) -> Result<(), CommandError> {
+    ask::possible(args.yes)?;
+    let client = Client::new(&args.client)?;
+    let own = client.get::<ClusterStatus>("status").await?.host;
+    let host = args.host.as_ref().unwrap_or(&own);
+    let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
+    if !detail.live {
+        return Err(CommandError::Failed(format!(
+            "{host} is missing, so it gives nothing away: others take its slots over; \
+             `dokkaa hosts rm {host}` forgets it"
+        )));
+    }
+    show_leaving(host, &detail);
+    ask::confirm(
+        args.yes,
+        &format!("take {host} out of the cluster?"),
+        &format!("{host} stays"),
+    )?;
+    want(&client, host, Availability::Leave).await?;
+    output::print(&format!("{host} leaves\n"))?;
+    if args.no_wait {
+        return Ok(());
+    }
+    output::note(&format!(
+        "Ctrl-C only ends this display; `dokkaa activate {host}` takes it back"
+    ));
+    follow(&client, host, *host == own, &args.client).await
+}
+
+fn show_leaving(host: &HostName, detail: &HostDetail) {
+    let (stuck, free): (Vec<_>, Vec<_>) = detail.slots.iter().partition(|s| s.stuck.is_some());
+    if !free.is_empty() {
+        output::note(&format!(
+            "from {host} to other hosts: {}",
+            slots(free.iter().map(|slot| slot.slot.to_string()))
+        ));
+    }
+    if !stuck.is_empty() {
+        output::note(&format!(
+            "these can't go elsewhere now, and wait until {host} is back, another host can take them, or \
+             `dokkaa volumes release` lets go of their data:"
+        ));
+    }
+    for slot in stuck {
+        let why = slot.stuck.as_deref().unwrap_or_default();
+        output::note(&format!("  {}: {}", slot.slot, output::one_line(why)));
+    }
+}
+
+/// Until the host has gone, which its agent brings about itself.
+async fn follow(
+    client: &Client,
+    host: &HostName,
+    own: bool,
+    args: &crate::args::ClientArgs,
+) -> Result<(), CommandError> {
+    let within = args.converged_within();
+    let end = Instant::now() + within;
+    let mut left = None;
+    loop {
+        let hosts: Hosts = match client.get("hosts").await {
+            Ok(hosts) => hosts,
+            // Its own agent is the one that answered, and had nothing left.
+            Err(CommandError::Unreached { .. }) if own && left == Some(0) => {
+                return output::print(&format!("{host} has left: its agent has ended\n"));
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(row) = hosts.hosts.iter().find(|row| row.host == *host) else {
+            return output::print(&format!("{host} has left\n"));
+        };
+        if row.availability != "leave" {
+            return Err(CommandError::NotConverged(format!(
+                "{host} does not leave any more: somebody has set it to {}",
+                row.availability
+            )));
+        }
+        if left.replace(row.slots) != Some(row.slots) {
+            output::note(&format!("{host}: {} slots left", row.slots));
+        }
+        if Instant::now() >= end {
+            return Err(CommandError::TimedOut(format!(
+                "{host} still has {} slots after {within:?}; it goes on leaving, and `dokkaa activate {host}` takes it back",
+                row.slots
+            )));
+        }
+        sleep(LOOK).await;
+    }
+}

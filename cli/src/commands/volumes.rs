@@ -1,0 +1,181 @@
+//! `volumes`: local volumes, what they pin where, and how that ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use gateway::v1::types::{PinReleased, Presence, VolumeRow, Volumes};
+use manifests::{ContainerId, SlotId};
+use tokio::time::{Instant, sleep};
+
+use super::client::{Client, LOOK};
+use super::error::CommandError;
+use super::{ask, lists, output};
+use crate::args::{Format, PinArgs, Selection, VolumesAction, VolumesArgs};
+
+pub(super) async fn run(args: &VolumesArgs) -> Result<(), CommandError> {
+    match &args.action {
+        Some(VolumesAction::Release(pin)) => release(pin).await,
+        Some(VolumesAction::Rm(pin)) => remove(pin).await,
+        None => list(args).await,
+    }
+}
+
+async fn list(args: &VolumesArgs) -> Result<(), CommandError> {
+    let volumes = of(&Client::new(&args.client)?, args.of.as_ref()).await?;
+    if args.output.format == Format::Json {
+        return output::json(&volumes);
+    }
+    lists::tell(volumes.stale, &[]);
+    let rows = volumes.volumes.iter().map(cells).collect();
+    output::print(&output::table(
+        &[
+            "APP",
+            "CONTAINER",
+            "SLOT",
+            "VOLUME",
+            "HOST",
+            "HOST IS",
+            "SLOT IS",
+            "DOCKER",
+        ],
+        rows,
+    ))
+}
+
+async fn of(client: &Client, of: Option<&Selection>) -> Result<Volumes, CommandError> {
+    client.get(&super::client::selected("volumes", of)).await
+}
+
+fn cells(row: &VolumeRow) -> Vec<String> {
+    let slot = match (&row.claimed_by, row.wanted) {
+        (Some(host), true) => format!("on {host}"),
+        (Some(host), false) => format!("on {host}, not wanted"),
+        (None, true) => "waiting".to_owned(),
+        (None, false) => "not wanted".to_owned(),
+    };
+    vec![
+        row.app.to_string(),
+        row.container.to_string(),
+        row.slot.to_string(),
+        row.volume.clone(),
+        row.host.to_string(),
+        row.presence.to_string(),
+        slot,
+        row.docker.clone(),
+    ]
+}
+
+async fn release(args: &PinArgs) -> Result<(), CommandError> {
+    ask::possible(args.yes)?;
+    let client = Client::new(&args.client)?;
+    let slot = &args.slot;
+    for row in rows_of(&client, slot).await? {
+        output::note(&format!(
+            "stays behind on {} ({}): {}",
+            row.host, row.presence, row.docker
+        ));
+    }
+    ask::confirm(
+        args.yes,
+        &format!("let {slot} run without this data?"),
+        "nothing was released",
+    )?;
+    let released: PinReleased = client.delete(&format!("pins/{slot}")).await?;
+    output::print(&format!("{slot} is no longer kept on {}\n", released.host))
+}
+
+async fn remove(args: &PinArgs) -> Result<(), CommandError> {
+    ask::possible(args.yes)?;
+    let client = Client::new(&args.client)?;
+    let slot = &args.slot;
+    for row in rows_of(&client, slot).await? {
+        output::note(&format!("to be deleted on {}: {}", row.host, row.docker));
+    }
+    ask::confirm(
+        args.yes,
+        &format!("delete the data of {slot}?"),
+        "nothing was deleted",
+    )?;
+    let removed: PinReleased = client.delete(&format!("volumes/{slot}")).await?;
+    output::print(&deleted(&removed))
+}
+
+fn deleted(removed: &PinReleased) -> String {
+    format!(
+        "{}: {} deleted on {}\n",
+        removed.slot,
+        removed.volumes.join(", "),
+        removed.host
+    )
+}
+
+async fn rows_of(client: &Client, slot: &SlotId) -> Result<Vec<VolumeRow>, CommandError> {
+    let selection = Selection::Container(slot.container.clone());
+    let mut rows = of(client, Some(&selection)).await?.volumes;
+    rows.retain(|row| row.slot == slot.slot);
+    if rows.is_empty() {
+        return Err(CommandError::Failed(format!(
+            "{slot} has no local volume anywhere"
+        )));
+    }
+    Ok(rows)
+}
+
+/// The volumes of a selection, by slot.
+pub(super) async fn by_slot(
+    client: &Client,
+    selection: &Selection,
+) -> Result<BTreeMap<SlotId, Vec<VolumeRow>>, CommandError> {
+    let mut slots: BTreeMap<SlotId, Vec<VolumeRow>> = BTreeMap::new();
+    for row in of(client, Some(selection)).await?.volumes {
+        let id = ContainerId::new(row.app.clone(), row.container.clone());
+        slots.entry(id.slot(row.slot)).or_default().push(row);
+    }
+    Ok(slots)
+}
+
+/// Deletes the data of everything selected, each as soon as its containers have gone.
+pub(super) async fn remove_all(
+    client: &Client,
+    selection: &Selection,
+    within: Duration,
+) -> Result<(), CommandError> {
+    let end = Instant::now() + within;
+    let mut away = BTreeSet::new();
+    loop {
+        let mut why = None;
+        for (slot, rows) in by_slot(client, selection).await? {
+            let Some(row) = rows.first() else { continue };
+            if row.presence != Presence::Live {
+                away.insert(format!(
+                    "the data of {slot} is on {}, which is {}: `dokkaa volumes release {slot}` gives it up",
+                    row.host, row.presence
+                ));
+                continue;
+            }
+            if let Some(host) = &row.claimed_by {
+                why = Some(format!("{host} still has {slot}"));
+                continue;
+            }
+            match client
+                .delete::<PinReleased>(&format!("volumes/{slot}"))
+                .await
+            {
+                Ok(removed) => output::print(&deleted(&removed))?,
+                Err(error @ CommandError::Failed(_)) => why = Some(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(why) = why else { break };
+        if Instant::now() >= end {
+            return Err(CommandError::TimedOut(why));
+        }
+        sleep(LOOK).await;
+    }
+    if away.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::Failed(
+        away.into_iter().collect::<Vec<_>>().join("\n"),
+    ))
+}

@@ -1,0 +1,179 @@
+//! Operators' requests on a real etcd: what only that refuses, and guards over ranges.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use conductor_core::events::Wanted;
+use conductor_core::observed::Observed;
+use conductor_core::records::Cluster;
+use dokkaa_tests::etcd::{Etcd, EtcdOptions};
+use gateway::v1::facilities::EventStream;
+use gateway::v1::memory::MemAgent;
+use gateway::v1::types::{LogOptions, Reasons};
+use gateway::v1::{Api, Facilities, LogStream, LogsError, Seen, VolumeError};
+use manifests::{HostName, SlotId};
+use serde_json::{Value, json};
+use store::Kv;
+use store::etcd::EtcdKv;
+use store::memory::MemKv;
+
+use crate::client::Ask;
+use crate::house::House;
+
+/// An agent that runs nothing, over a real etcd.
+struct OnEtcd {
+    agent: MemAgent,
+    kv: Arc<EtcdKv>,
+}
+
+#[async_trait]
+impl Facilities for OnEtcd {
+    fn host(&self) -> HostName {
+        self.agent.host()
+    }
+
+    fn snapshot(&self) -> Option<Seen> {
+        self.agent.snapshot()
+    }
+
+    fn hold(&self) -> Option<String> {
+        self.agent.hold()
+    }
+
+    fn kv(&self) -> Arc<dyn Kv> {
+        self.kv.clone()
+    }
+
+    fn reasons(&self) -> Reasons {
+        self.agent.reasons()
+    }
+
+    fn events(&self, wanted: Wanted) -> EventStream {
+        self.agent.events(wanted)
+    }
+
+    fn cluster(&self) -> Option<Cluster> {
+        self.agent.cluster()
+    }
+
+    fn observed(&self) -> Observed {
+        self.agent.observed()
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
+        self.agent.remove_volume(name).await
+    }
+
+    async fn local_logs(
+        &self,
+        slot: &SlotId,
+        options: &LogOptions,
+    ) -> Result<LogStream, LogsError> {
+        self.agent.local_logs(slot, options).await
+    }
+}
+
+async fn house() -> (House, Etcd) {
+    let etcd = Etcd::start(&EtcdOptions::default()).expect("an etcd");
+    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([etcd.url()])).expect("its options");
+    let facilities = Arc::new(OnEtcd {
+        agent: MemAgent::new("h1", MemKv::new()),
+        kv: Arc::new(kv),
+    });
+    let api = Api {
+        facilities,
+        peers: None,
+    };
+    (House::of(api).await, etcd)
+}
+
+const ID: &str = "00000000-0000-0000-0000-000000000007";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
+    let (house, etcd) = house().await;
+    let padding = "x".repeat(2_000);
+    let manifests: serde_json::Map<String, Value> = (0..300)
+        .map(|n| {
+            let manifest = json!({"image": "a", "env": {"PADDING": padding}});
+            (format!("shop/c{n}"), manifest)
+        })
+        .collect();
+    let backup = json!({
+        "dokkaa_backup": 1,
+        "cluster": {"id": ID, "epoch": 3},
+        "manifests": manifests,
+        "labels": {"h1": {"disk": "ssd"}},
+        "availability": {"h1": "pause"},
+        "config": {"x": "1"},
+    });
+    let restore = async || {
+        let ask = Ask::new("POST", "/dokkaa/v1/restore").form(&backup.to_string());
+        let answer = house.client.send(ask).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
+    };
+    let first = restore().await;
+    assert_eq!(first["cluster"], json!({"id": ID, "epoch": 4}));
+    assert_eq!(etcd.list("/apps/").expect("a list").len(), 300);
+    let revision = etcd.revision().expect("a revision");
+    let again = restore().await;
+    assert_eq!(again["cluster"], Value::Null);
+    assert_eq!(
+        etcd.revision().expect("a revision"),
+        revision,
+        "nothing was written"
+    );
+    let answer = house.client.get("/dokkaa/v1/backup").await.json();
+    assert_eq!(answer["cluster"]["epoch"], 4);
+    for part in ["manifests", "labels", "availability", "config"] {
+        assert_eq!(answer[part], backup[part], "{part}");
+    }
+    // The v2 door lets none of that in.
+    for key in [
+        "dokkaa/cluster",
+        "dokkaa/config/x",
+        "hosts/h1/labels",
+        "hosts/h1/availability",
+    ] {
+        let put = house
+            .client
+            .put(&format!("/v2/keys/{key}"), "value=1")
+            .await;
+        assert_eq!(put.status, 403, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_much_data_is_forgotten() {
+    let (house, etcd) = house().await;
+    let member = json!({"id": ID}).to_string();
+    etcd.put("/dokkaa/members/h2", &member).expect("a write");
+    etcd.put("/hosts/h2/labels", r#"{"a":"b"}"#)
+        .expect("a write");
+    for number in 0..130 {
+        let data = json!({"host": "h2", "host_id": ID, "volumes": ["data"]});
+        etcd.put(&format!("/claims/shop/db/data/{number}"), &data.to_string())
+            .expect("a write");
+    }
+    let answer = house.client.delete("/dokkaa/v1/hosts/h2").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(etcd.list("/").expect("a list"), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_claims_of_an_orphan_are_released_unless_there_is_a_manifest() {
+    let (house, etcd) = house().await;
+    let claim = json!({"host": "h1", "instance": "i", "manifest_rev": 1}).to_string();
+    for key in ["slots/0", "slots/1", "slots/0.state", "data/0"] {
+        etcd.put(&format!("/claims/shop/web/{key}"), &claim)
+            .expect("a write");
+    }
+    let answer = house.client.delete("/dokkaa/v1/manifests/shop/web").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let left = etcd.list("/claims/").expect("a list");
+    let keys: Vec<&str> = left.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["/claims/shop/web/data/0"]);
+    let answer = house.client.delete("/dokkaa/v1/manifests/shop/web").await;
+    assert_eq!(answer.status, 404, "{}", answer.body);
+}
