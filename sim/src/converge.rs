@@ -8,6 +8,7 @@ use conductor_core::records::{HostState, Phase};
 use conductor_core::snapshot::{Desired, SlotView, Snapshot};
 use conductor_core::target::Target;
 use manifests::{HostName, SlotId};
+use store::host::HostStatus;
 
 use crate::scenario::Scenario;
 use crate::world::World;
@@ -36,6 +37,7 @@ impl World {
                 continue;
             }
             asked_at = self.now;
+            self.switch_off_doubles();
             let lacks = self.lacks();
             let well = *well_since.get_or_insert(self.now);
             if lacks.is_some() {
@@ -71,6 +73,18 @@ impl World {
         }
     }
 
+    /// Of two machines with one identity the operator switches off the one that says so.
+    fn switch_off_doubles(&mut self) {
+        let copies = self.machines.iter().any(|m| m.witness.copied);
+        for machine in 0..self.machines.len() {
+            let process = self.machines[machine].process.as_ref();
+            if process.is_some_and(|p| matches!(p.host.status(), HostStatus::Foreign(_))) && copies {
+                self.machines[machine].gone = true;
+                self.power_off(machine);
+            }
+        }
+    }
+
     /// What is not as wanted.
     fn lacks(&self) -> Option<String> {
         let truth = &self.truth.now;
@@ -93,6 +107,13 @@ impl World {
             }
             if !machine.sees_all() {
                 return Some(format!("{name} does not follow etcd"));
+            }
+            for container in machine.engine.containers(self.cluster.id) {
+                let slot = &container.owner.slot;
+                let claim = truth.slot(slot).and_then(|s| s.claim.as_ref());
+                if container.running().is_none() && claim.is_none_or(|c| c.host != *name) {
+                    return Some(format!("{} is left on {name}", container.owner.instance));
+                }
             }
             for container in machine.engine.running(self.cluster.id) {
                 let of = running.entry(container.owner.slot.clone()).or_default();

@@ -370,7 +370,8 @@ impl World {
         self.after(machine, 0, wait, Event::Start);
     }
 
-    fn power_off(&mut self, machine: usize) {
+    /// A machine goes down.
+    pub fn power_off(&mut self, machine: usize) {
         self.kill(machine);
         let now = self.wall();
         let at = &mut self.machines[machine];
@@ -394,11 +395,7 @@ impl World {
             return;
         }
         let same_name = self.dice.one_in(2);
-        let number = if same_name {
-            machine
-        } else {
-            self.machines.len()
-        };
+        let name = self.machines[machine].host.name.clone();
         let mut disk = self.machines[machine].disk.clone();
         if !same_name {
             // An older copy. One with the newest session, under another name, looks like a machine that was renamed.
@@ -406,8 +403,11 @@ impl World {
             disk.identity.before = None;
         }
         let id = self.machines[machine].host.id;
-        let copy = self.add_machine(number);
+        let copy = self.add_machine(self.machines.len());
         let at = &mut self.machines[copy];
+        if same_name {
+            at.host.name = name;
+        }
         at.disk = disk;
         at.host.id = id;
         at.boot = 1_000 + copy as u64;
