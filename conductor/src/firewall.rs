@@ -54,7 +54,7 @@ pub enum InstancePorts {
 pub enum FirewallError {
     /// They can't be closed.
     #[error(
-        "whoever reaches {host_ip} reaches the instances' ports on it, because they can't be closed to all but the cluster's hosts; --instance-ports open accepts that"
+        "the instances' ports on {host_ip} can't be closed to all but the cluster's hosts (--instance-ports open accepts that)"
     )]
     Close {
         /// The address that they are published on.

@@ -407,6 +407,39 @@ async fn an_address_of_the_world_is_refused_where_no_rules_can_be_set() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_t_be_set_is_a_problem_that_ends_when_it_can() {
+    let host = Space::new();
+    let published = Arc::new(Published::default());
+    publish(&published, seen(&BOTH, false));
+    let setup = setup(&published, &Arc::default());
+    let told = setup.problem.subscribe();
+    host.run(move || async move {
+        let mut keeper = Keeper::new(&setup);
+        keeper.follow();
+        let right = keeper.wanted.clone().expect("wanted");
+        let too_long = BTreeSet::from(["an-interface-of-a-long-name".to_owned()]);
+        keeper.wanted = Some(Wanted {
+            bridges: too_long,
+            ..right.clone()
+        });
+        keeper.keep().await;
+        let problem = told.borrow().clone().expect("a problem");
+        let parts = [
+            "10.98.0.1",
+            "iptables-restore failed",
+            "--instance-ports open",
+        ];
+        assert!(parts.iter().all(|part| problem.contains(part)), "{problem}");
+        assert!(!problem.contains('\n'), "{problem}");
+        keeper.wanted = Some(right);
+        keeper.keep().await;
+        assert_eq!(*told.borrow(), None);
+    })
+    .await;
+    assert!(forwards(&host.sh("iptables -S"), "FORWARD"));
+}
+
 #[test]
 fn what_the_world_routes_to_is_told_by_the_address() {
     let is_global = |text: &str| super::is_global(text.parse().expect("an address"));
