@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::RealEtcd;
-use crate::view::{cluster, put_cluster};
+use crate::view::{Running, cluster, put_cluster};
 
 /// Few keys, so that they meet.
 fn key() -> impl Strategy<Value = String> {
@@ -340,6 +340,75 @@ fn a_view_is_what_a_list_says_whatever_happens_to_its_stream() {
             })
             .await
         })
+    });
+    if let Err(error) = checked {
+        panic!("{error}");
+    }
+}
+
+/// A view has followed `before` and `lost`; then etcd is restored to where it was after `before`, and `after` happens.
+async fn restored(before: &[Txn], lost: &[Txn], after: &[Txn]) -> Result<(), TestCaseError> {
+    let kv = MemKv::new();
+    let mut known = cluster();
+    put_cluster(&kv, &known).await;
+    for txn in before {
+        kv.txn(txn.clone()).await.ok();
+    }
+    let backup = kv.with(|etcd| etcd.clone());
+    for txn in lost {
+        kv.txn(txn.clone()).await.ok();
+    }
+    // Nothing else writes this key, so that the view is part of no other history.
+    let last = Txn::new(Vec::new(), vec![Op::put("/apps/end/end/manifest", "1")]);
+    kv.txn(last).await.expect("runs");
+    let seen = listed(&kv).await;
+    let options = ViewOptions {
+        page: 3,
+        ..ViewOptions::new(known.clone(), None, None)
+    };
+    let mut view = Running::start(Arc::new(kv.clone()), options);
+    view.until("all", |u| u.complete).await;
+    kv.set_unavailable(true);
+    view.until("the end of it", |u| !u.complete).await;
+    kv.with(|etcd| *etcd = backup);
+    kv.set_unavailable(false);
+    for txn in after {
+        // Longer than the longest pause: it is looked at whenever something has happened.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        if let Some(update) = view.unread() {
+            prop_assert!(!update.complete && !update.trust.is_trusted());
+            prop_assert_eq!(&update.snapshot, &seen);
+        }
+        kv.txn(txn.clone()).await.ok();
+    }
+    known.epoch += 1;
+    let at = put_cluster(&kv, &known).await;
+    let update = view
+        .until("the acceptance", |u| {
+            u.complete && u.snapshot.revision >= at
+        })
+        .await;
+    prop_assert_eq!(update.accepted, Some(known));
+    prop_assert_eq!(update.snapshot, listed(&kv).await);
+    view.stop().await;
+    Ok(())
+}
+
+#[test]
+fn no_history_but_the_one_it_has_followed_reaches_a_view_before_it_is_accepted() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 100,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let txns = |most| vec(any_txn(), 0..most);
+    let checked = runner.run(&(txns(10), txns(10), txns(20)), |(before, lost, after)| {
+        runtime.block_on(restored(&before, &lost, &after))
     });
     if let Err(error) = checked {
         panic!("{error}");

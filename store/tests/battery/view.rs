@@ -127,6 +127,11 @@ impl Running {
         waited.unwrap_or_else(|_| panic!("waited in vain for {what}; last {last:?}"))
     }
 
+    /// What it has said and nobody has read yet.
+    pub(crate) fn unread(&mut self) -> Option<ViewUpdate> {
+        self.updates.try_next()
+    }
+
     /// What was touched, and how many resyncs there were, since the last call.
     fn take(&mut self) -> (Vec<String>, usize) {
         let touched = std::mem::take(&mut self.touched);
