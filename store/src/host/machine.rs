@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::disk::{Facts, Note};
 use super::lease::Lease;
 use super::record::RecordKeeper;
-use super::start::{ClusterFacts, ClusterStart, Start, decide, decide_cluster};
-use super::txn::{self, Entry, Seen};
+use super::start::{ClusterFacts, ClusterStart, Start, decide, decide_cluster, decide_other};
+use super::txn::{self, Blocked, Entry, Seen};
 use super::{HostOptions, HostStatus, JoinError, Stop, Stopped, Waiting, longest_wait};
 use crate::kv::{KvError, Op, OpReply, Txn, TxnReply};
 use crate::view::Reason;
@@ -140,6 +140,8 @@ pub struct HostMachine {
     asked: Option<Asked>,
     /// A record that is not ours is seen since then.
     foreign_since: Option<Millis>,
+    /// Since when a record under another name may be of this machine's copy.
+    other_since: Option<Millis>,
     not_before: Millis,
     failures: u32,
 }
@@ -165,6 +167,7 @@ impl HostMachine {
             stopping: None,
             asked: None,
             foreign_since: None,
+            other_since: None,
             not_before: now,
             failures: 0,
             facts,
@@ -628,14 +631,27 @@ impl HostMachine {
                     return;
                 }
             }
-            match Entry::full(seen, name, &self.facts.disk) {
+            let since = *self.other_since.get_or_insert(now);
+            let judge = |record: &HostRecord| {
+                let facts = &self.facts;
+                let limit = longest_wait(&self.options);
+                decide_other(record, &facts.disk, &facts.boot_id, now - since, limit)
+            };
+            match Entry::full(seen, name, &self.facts.disk, judge) {
                 Ok(entry) => entry,
-                Err(other) => {
+                Err(Blocked::Waits(addr)) => {
+                    self.waits(Waiting::Record(addr));
+                    self.not_before = now + LOOK;
+                    return;
+                }
+                Err(Blocked::Clone(other)) => {
                     self.set(HostStatus::Failed(JoinError::Clone { other }));
                     return;
                 }
             }
         };
+        self.other_since = None;
+        let name = &self.options.name;
         let own = seen.modified(&Key::HostRecord(name.clone()));
         let is_placed = self.placed.as_ref().is_some_and(|placed| {
             placed.modified == own
@@ -736,6 +752,7 @@ impl HostMachine {
 
     fn failed(&mut self, why: Waiting, now: Millis) {
         // While nothing is seen, nobody can be waited for.
+        self.other_since = None;
         self.foreign_since = None;
         self.waits(why);
         self.pause(now);

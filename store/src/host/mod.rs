@@ -30,9 +30,7 @@ pub use disk::{Disk, Facts, Note, StateDir, StateDirError};
 pub use driver::Host;
 pub use lease::{Gate, Lease, LeaseReport, boottime};
 pub use machine::{HostAnswer, HostMachine, HostStep};
-pub use start::{
-    ClusterFacts, ClusterStart, OtherName, Start, decide, decide_cluster, decide_other,
-};
+pub use start::{ClusterFacts, ClusterStart, Start, decide, decide_cluster, decide_other};
 
 use crate::kv::Kv;
 use crate::view::Known;

@@ -41,21 +41,20 @@ pub fn decide(
     }
 }
 
-/// What to do about another live record that names this machine's UUID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OtherName {
-    /// An earlier process of ours, before the machine was renamed: delete it.
-    Renamed,
-    /// Two machines have one identity.
-    Clone,
-}
-
-/// Judges a live record under another name with this machine's UUID.
-pub fn decide_other(record: &HostRecord, disk: &Disk) -> OtherName {
+/// Judges a live record under another name with this machine's UUID: `GoOn` if an earlier process of ours had it before
+/// the machine was renamed, and it may be deleted; `Exit` if two machines have one identity.
+pub fn decide_other(
+    record: &HostRecord,
+    disk: &Disk,
+    boot_id: &str,
+    waited: Duration,
+    limit: Duration,
+) -> Start {
     if disk.knows(record.session) {
-        OtherName::Renamed
+        // The original of a copied disk has that session too: it is told apart as under the own name.
+        decide(Some(record), disk, boot_id, waited, limit)
     } else {
-        OtherName::Clone
+        Start::Exit
     }
 }
 

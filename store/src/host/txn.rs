@@ -1,5 +1,7 @@
 //! The transactions of a host's life, and what the read before them shows.
 
+use std::net::IpAddr;
+
 use std::collections::BTreeMap;
 
 use conductor_core::records::{Availability, Cluster, HostRecord, Member};
@@ -8,7 +10,7 @@ use manifests::HostName;
 use manifests::keys::{self, Key};
 
 use super::disk::Disk;
-use super::start::{OtherName, decide_other};
+use super::start::Start;
 use crate::kv::{Compare, KeyRange, KeyValue, Op, OpReply, Relation, Target, Txn, TxnReply};
 
 /// Everything that decides, at one revision.
@@ -90,6 +92,14 @@ pub(super) fn create(cluster: &Cluster) -> Txn {
     }
 }
 
+/// Why the record can't be put now.
+pub(super) enum Blocked {
+    /// A record under another name may be this machine's or a copy's: its end is waited for. Its address.
+    Waits(IpAddr),
+    /// The host of this name has this machine's identity.
+    Clone(HostName),
+}
+
 /// What a put of the record compares, and what it writes beside it.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -112,9 +122,14 @@ impl Entry {
         }
     }
 
-    /// With the member's key, and without what this machine left under other names; the name of another live host with
-    /// this machine's identity is an error.
-    pub(super) fn full(seen: &Seen, name: &HostName, disk: &Disk) -> Result<Self, HostName> {
+    /// With the member's key, and without what this machine left under other names. `judge` says what to do about
+    /// another live record with this machine's identity.
+    pub(super) fn full(
+        seen: &Seen,
+        name: &HostName,
+        disk: &Disk,
+        judge: impl Fn(&HostRecord) -> Start,
+    ) -> Result<Self, Blocked> {
         let mut entry = Self::record_alone(seen, name);
         let own = Key::Member(name.clone());
         entry.guards.push(seen.as_seen(&own));
@@ -133,8 +148,10 @@ impl Entry {
             .filter(|(other, _)| *other != name)
         {
             let record = host.record.as_ref().filter(|r| r.id == disk.id);
-            if record.is_some_and(|record| decide_other(record, disk) == OtherName::Clone) {
-                return Err(other.clone());
+            match record.map(|record| (judge(record), record.addr)) {
+                None | Some((Start::GoOn, _)) => {}
+                Some((Start::Wait, addr)) => return Err(Blocked::Waits(addr)),
+                Some((Start::Exit, _)) => return Err(Blocked::Clone(other.clone())),
             }
             if host.member.as_ref().is_some_and(|m| m.id == disk.id) {
                 entry.take_away(seen, &Key::Member(other.clone()));

@@ -76,9 +76,16 @@ fn the_start_protocol_goes_on_only_for_an_earlier_process_of_this_machine() {
 fn a_record_under_another_name_is_ours_only_with_our_session() {
     let ours = Uuid::new_v4();
     let disk = disk(Some(ours), None);
-    let of = |session: Uuid| decide_other(&record(session, HostState::Up), &disk);
-    assert_eq!(of(ours), OtherName::Renamed);
-    assert_eq!(of(Uuid::new_v4()), OtherName::Clone);
+    let of = |session: Uuid, state: HostState, boot: &str, waited: u64| {
+        let waited = Duration::from_secs(waited);
+        decide_other(&record(session, state), &disk, boot, waited, LIMIT)
+    };
+    assert_eq!(of(ours, HostState::Up, "this", 0), Start::GoOn);
+    assert_eq!(of(ours, HostState::Restarting, "other", 0), Start::GoOn);
+    // It may be the original of a copied disk.
+    assert_eq!(of(ours, HostState::Up, "other", 0), Start::Wait);
+    assert_eq!(of(ours, HostState::Up, "other", 36), Start::Exit);
+    assert_eq!(of(Uuid::new_v4(), HostState::Up, "this", 0), Start::Exit);
 }
 
 #[test]
