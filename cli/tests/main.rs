@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use conductor_core::events::{Happened, Kind};
 use conductor_core::records::Phase;
 use gateway::v1::memory::MemAgent;
 use gateway::v1::types::LogSource;
@@ -535,6 +536,43 @@ fn followed_logs_go_on_as_lines_come() {
     assert_eq!(lines.next().unwrap().unwrap(), "first");
     door.agent.log(&web().slot(0), [record(1, "second")]);
     assert_eq!(lines.next().unwrap().unwrap(), "second");
+}
+
+#[test]
+fn events_are_a_line_each_and_json_for_programs() {
+    let door = Door::open();
+    let now = jiff::Timestamp::now().as_millisecond();
+    let exited = Happened::of_slot(&web().slot(0), Kind::Exited, "exit code 1");
+    door.agent.happens(now - 7_200_000, exited.clone());
+    door.agent.happens(now - 2_000, exited);
+    door.agent
+        .happens(now - 1_000, Happened::here(Kind::EngineBack, ""));
+    let ended = door.run(&["events"]).with(0);
+    let lines: Vec<&str> = ended.out.lines().collect();
+    let [first, last] = lines.as_slice() else {
+        panic!("those of the last hour: {lines:?}");
+    };
+    assert!(
+        first.ends_with("  h1        shop/web/0        exited      exit code 1"),
+        "{first}"
+    );
+    assert!(
+        last.ends_with("  h1        -                 engine-back"),
+        "{last}"
+    );
+    let ended = door
+        .run(&["events", "shop/web", "--since", "1d", "-o", "json"])
+        .with(0);
+    let events: Vec<Value> = ended
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(events.len(), 2, "{}", ended.err);
+    assert_eq!(events[0]["kind"], "exited");
+    assert_eq!(events[0]["container"], "web");
+    let ended = door.run(&["events", "--since", "yesterday"]).with(1);
+    assert!(ended.err.contains("10m"), "{}", ended.err);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod containers;
 mod doors;
+mod events;
 mod firewall;
 mod links;
 mod registry;
