@@ -20,7 +20,9 @@ pub enum OrphansError {
     #[error("{0} can't be read or written")]
     Io(PathBuf, #[source] std::io::Error),
     /// It is not what it should be.
-    #[error("{0} is damaged; without it containers that an accepted restore kept would be stopped, so move it away only if there are none")]
+    #[error(
+        "{0} is damaged; without it containers that an accepted restore kept would be stopped, so move it away only if there are none"
+    )]
     Damaged(PathBuf, #[source] serde_json::Error),
 }
 

@@ -99,6 +99,8 @@ impl EngineError {
             };
         }
         match operation {
+            // It was here a moment ago: somebody has removed it since, and another try pulls it.
+            Operation::Create if lower.contains("no such image") => Self::Conflict(text),
             Operation::Pull if has(NO_LOGIN) || status == 401 || status == 403 => Self::Auth(text),
             Operation::Pull if has(NO_SUCH_IMAGE) || status == 404 => Self::NotFound(text),
             Operation::Pull if has(BAD_IMAGE) || status == 400 => Self::BadRequest(text),
@@ -311,7 +313,7 @@ mod tests {
             format!("driver failed programming external connectivity on endpoint x (4ae): {rest}")
         };
         let table: &[(Operation, u16, String, &str)] = &[
-            (Create, 404, "No such image: nosuch:1".into(), "not-found"),
+            (Create, 404, "No such image: nosuch:1".into(), "conflict"),
             (Create, 400, "invalid reference format: repository name must be lowercase".into(), "bad-request"),
             (Create, 400, "No command specified".into(), "bad-request"),
             (Create, 400, "invalid mount config for type \"bind\": bind source path does not exist: /no".into(), "Mount"),

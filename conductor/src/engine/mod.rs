@@ -375,7 +375,8 @@ pub trait Engine: Send + Sync + 'static {
     /// How full the file system is on which it keeps images and containers; none where this process can't see it.
     async fn disk_usage(&self) -> Result<Option<DiskUsage>, EngineError>;
 
-    /// Makes a container, and its volumes, and gives Docker's id.
+    /// Makes a container, and its volumes, and gives Docker's id. An image that is not here is a conflict: it was here
+    /// before, or nobody would ask.
     async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError>;
 
     /// Starts its process; nothing if one runs.

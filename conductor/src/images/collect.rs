@@ -126,9 +126,16 @@ impl<F: Fn(DiskReport)> Collector<F> {
             if !one && !self.is_too_full(usage) {
                 break;
             }
-            if !self.engine().remove_image(image).await? {
-                tracing::debug!(image = name(image), "still in use");
-                continue;
+            match self.engine().remove_image(image).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::debug!(image = name(image), "not removed: still in use");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(image = name(image), %error, "not removed, though room is needed");
+                    break;
+                }
             }
             one = false;
             let before = usage;

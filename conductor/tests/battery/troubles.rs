@@ -13,7 +13,7 @@ everywhere!(
     an_address_of_another_machine_is_the_hosts_fault,
     a_mount_that_is_missing_is_the_hosts_fault_and_is_not_made,
     a_command_that_does_not_exist_is_the_manifests_fault,
-    an_image_that_is_not_here_is_not_found,
+    an_image_that_has_gone_is_worth_another_try,
     a_registry_that_is_not_reached_is_the_hosts_fault,
     an_image_is_shown_by_tag_and_id,
 );
@@ -115,12 +115,12 @@ async fn a_command_that_does_not_exist_is_the_manifests_fault(lab: Lab) {
     );
 }
 
-async fn an_image_that_is_not_here_is_not_found(lab: Lab) {
+async fn an_image_that_has_gone_is_worth_another_try(lab: Lab) {
     let mut spec = lab.spec("web", Does::Runs);
     spec.image = format!("dokkaa-battery-nosuch-{}:1", lab.cluster.simple());
     let failed = lab.engine.create(&spec).await;
     assert!(
-        matches!(failed, Err(EngineError::NotFound(_))),
+        matches!(failed, Err(EngineError::Conflict(_))),
         "{failed:?}"
     );
     assert_eq!(lab.engine.image(&spec.image).await, Ok(None));

@@ -397,7 +397,7 @@ impl World {
             ));
         }
         let Some(image) = self.find_image(&spec.image).cloned() else {
-            return Err(EngineError::NotFound(format!(
+            return Err(EngineError::Conflict(format!(
                 "No such image: {}",
                 spec.image
             )));
