@@ -211,9 +211,9 @@ const LEAVE_EXAMPLES: &str = "Examples:
   dokkaa leave h3
   dokkaa leave h3 --yes --no-wait       without a question; it goes on by itself
 
-Each slot runs on another host before it stops here. A slot with a local volume
-can't: it waits until the host is back, or until `dokkaa volumes release` lets go
-of its data. Then the host is no member any more, and its agent ends.
+Each slot runs on another host before it stops here. Slots with a local volume
+can't: they end last, and wait until the host is back or `dokkaa volumes release`
+lets go of their data. Then the host is no member any more, and its agent ends.
 Ctrl-C ends the display only; dokkaa activate takes the host back.
 
 It ends with 0 when the host has left, with 4 when somebody took it back, with 5

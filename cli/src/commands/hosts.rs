@@ -1,8 +1,11 @@
 //! `pause`, `activate`, `leave`, `label` and `hosts rm`: what the operator wants of hosts.
 
+use std::time::Duration;
+
 use conductor_core::records::{Availability, Labels};
 use gateway::v1::types::{
-    ClusterStatus, HostData, HostDetail, HostRemoved, HostSettings, Hosts, WantedAvailability,
+    ClusterStatus, HostData, HostDetail, HostRemoved, HostSettings, HostSlot, Hosts,
+    WantedAvailability,
 };
 use hyper::Method;
 use manifests::HostName;
@@ -12,6 +15,9 @@ use super::client::{Client, LOOK};
 use super::error::CommandError;
 use super::{ask, output};
 use crate::args::{HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
+
+/// An agent that leaves has ended when it was silent for so long.
+const ENDED: Duration = Duration::from_secs(5);
 
 pub(super) async fn pause(args: &HostArgs) -> Result<(), CommandError> {
     let client = Client::new(&args.client)?;
@@ -127,22 +133,31 @@ pub(super) async fn leave(args: &LeaveArgs) -> Result<(), CommandError> {
 
 fn show_leaving(host: &HostName, detail: &HostDetail) {
     let (stuck, free): (Vec<_>, Vec<_>) = detail.slots.iter().partition(|s| s.stuck.is_some());
+    let has_data = |slot: &&&HostSlot| detail.data.iter().any(|data| data.slot == slot.slot);
+    let (kept, late): (Vec<_>, Vec<_>) = stuck.iter().partition(has_data);
     if !free.is_empty() {
         output::note(&format!(
             "from {host} to other hosts: {}",
             slots(free.iter().map(|slot| slot.slot.to_string()))
         ));
     }
-    if !stuck.is_empty() {
+    if !kept.is_empty() {
         output::note(&format!(
-            "these can't go elsewhere now, and wait until {host} is back, another host can take them, or \
-             `dokkaa volumes release` lets go of their data:"
+            "these end with {host}, and wait until it is back or `dokkaa volumes release` lets go of their data:"
         ));
+        kept.into_iter().for_each(|slot| note_stuck(slot));
     }
-    for slot in stuck {
-        let why = slot.stuck.as_deref().unwrap_or_default();
-        output::note(&format!("  {}: {}", slot.slot, output::one_line(why)));
+    if !late.is_empty() {
+        output::note(&format!(
+            "nobody can take these now; {host} does not leave before somebody can, or they are removed:"
+        ));
+        late.into_iter().for_each(|slot| note_stuck(slot));
     }
+}
+
+fn note_stuck(slot: &HostSlot) {
+    let why = slot.stuck.as_deref().unwrap_or_default();
+    output::note(&format!("  {}: {}", slot.slot, output::one_line(why)));
 }
 
 /// Until the host has gone, which its agent brings about itself.
@@ -155,15 +170,21 @@ async fn follow(
     let within = args.converged_within();
     let end = Instant::now() + within;
     let mut left = None;
+    let mut answered = Instant::now();
     loop {
         let hosts: Hosts = match client.get("hosts").await {
             Ok(hosts) => hosts,
-            // Its own agent is the one that answered, and had nothing left.
-            Err(CommandError::Unreached { .. }) if own && left == Some(0) => {
-                return output::print(&format!("{host} has left: its agent has ended\n"));
+            // The agent that answers is the one that is to end; one that only restarts is back soon.
+            Err(CommandError::Unreached { .. }) if own => {
+                if answered.elapsed() >= ENDED {
+                    return output::print(&format!("{host} has left: its agent has ended\n"));
+                }
+                sleep(LOOK).await;
+                continue;
             }
             Err(error) => return Err(error),
         };
+        answered = Instant::now();
         let Some(row) = hosts.hosts.iter().find(|row| row.host == *host) else {
             return output::print(&format!("{host} has left\n"));
         };
