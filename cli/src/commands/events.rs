@@ -1,6 +1,7 @@
 //! `events`: what happened, a line each, and on after a lost connection without one twice.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use gateway::v1::types::{EventLine, HostEvent};
 use jiff::Timestamp;
@@ -39,7 +40,6 @@ impl Reading for Events<'_> {
     type Line = EventLine;
 
     fn path(&self) -> String {
-        use std::fmt::Write as _;
         let mut path = format!(
             "events?follow={}&local={}",
             self.args.follow, self.args.local
@@ -94,11 +94,11 @@ fn row(event: &HostEvent, columns: &mut [usize; 3]) -> String {
     let mut line = format!("{:.3}", event.time);
     for (cell, width) in cells.iter().zip(columns) {
         *width = cell.len().max(*width);
-        line.push_str(&format!("  {cell:width$}", width = *width));
+        let _ = write!(line, "  {cell:width$}", width = *width);
     }
     let mut message = output::one_line(&what.message);
     if event.times > 1 {
-        message.push_str(&format!(" ({} times)", event.times));
+        let _ = write!(message, " ({} times)", event.times);
     }
     format!(
         "{}\n",
