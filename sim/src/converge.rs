@@ -85,6 +85,11 @@ impl World {
         }
     }
 
+    fn is_wanted(&self, slot: &SlotId) -> bool {
+        let container = self.truth.now.containers.get(&slot.container);
+        container.is_some_and(|c| c.is_wanted(slot.slot))
+    }
+
     /// What is not as wanted.
     fn lacks(&self) -> Option<String> {
         let truth = &self.truth.now;
@@ -111,7 +116,8 @@ impl World {
             for container in machine.engine.containers(self.cluster.id) {
                 let slot = &container.owner.slot;
                 let claim = truth.slot(slot).and_then(|s| s.claim.as_ref());
-                if container.running().is_none() && claim.is_none_or(|c| c.host != *name) {
+                let elsewhere = claim.map_or(!self.is_wanted(slot), |c| c.host != *name);
+                if container.running().is_none() && elsewhere {
                     return Some(format!("{} is left on {name}", container.owner.instance));
                 }
             }
