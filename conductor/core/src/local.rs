@@ -538,7 +538,9 @@ impl Local {
                 unfit: Some((_, unfit)),
                 ..
             } => {
+                // The next try here begins anew.
                 self.slots.remove(slot);
+                self.images.remove(&slot.container);
                 let mark = self.unfit.entry(slot.container.clone()).or_default();
                 if mark.rev != unfit.manifest_rev {
                     *mark = Mark::default();

@@ -47,6 +47,9 @@ pub struct Disk {
     /// The one before, until it is known that the newest one is in etcd.
     #[serde(default)]
     pub before: Option<Uuid>,
+    /// The boot in which that one was noted.
+    #[serde(default)]
+    pub before_boot_id: String,
 }
 
 impl Disk {
@@ -57,6 +60,7 @@ impl Disk {
             boot_id: String::new(),
             session: None,
             before: None,
+            before_boot_id: String::new(),
         }
     }
 
@@ -65,10 +69,18 @@ impl Disk {
         self.session == Some(session) || self.before == Some(session)
     }
 
+    /// The session was noted in this boot of the machine. A copy of the disk in another machine knows the session too,
+    /// but not the boot.
+    pub fn is_of_boot(&self, session: Uuid, boot_id: &str) -> bool {
+        (self.session == Some(session) && self.boot_id == boot_id)
+            || (self.before == Some(session) && self.before_boot_id == boot_id)
+    }
+
     /// The one that was there stays beside the new one.
     fn note_session(&mut self, session: Uuid, boot_id: &str) {
         if self.session != Some(session) {
             self.before = self.session.replace(session);
+            self.before_boot_id = std::mem::take(&mut self.boot_id);
         }
         boot_id.clone_into(&mut self.boot_id);
     }

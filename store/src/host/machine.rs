@@ -584,8 +584,20 @@ impl HostMachine {
             let epoch = self.facts.cluster.as_ref().map(|c| c.epoch);
             // After a restore it may be an old record of our own, come back from the backup.
             if self.joined.is_some() && self.joined == epoch && self.held().is_none() {
-                self.set(HostStatus::Foreign(record.session));
-                return;
+                if record.modified >= self.floor {
+                    self.set(HostStatus::Foreign(record.session));
+                    return;
+                }
+                // It is older than what this process wrote: not a second process, but a history that went back.
+                let reason = Reason::Rewound {
+                    known: self.floor,
+                    found: record.modified,
+                };
+                self.found = Some(Hold {
+                    reason: reason.to_string(),
+                    shared: reason.is_shared(),
+                });
+                self.refresh(now);
             }
             if self.options.rules.has(Rule::OwnRecord) {
                 let since = *self.foreign_since.get_or_insert(now);

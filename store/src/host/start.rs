@@ -30,9 +30,8 @@ pub fn decide(
     let Some(record) = record else {
         return Start::GoOn;
     };
-    let ours = disk.knows(record.session);
-    // A copy of the disk in another machine has the session too, but not the boot.
-    if ours && (record.state == HostState::Restarting || disk.boot_id == boot_id) {
+    let ended = record.state == HostState::Restarting && disk.knows(record.session);
+    if ended || disk.is_of_boot(record.session, boot_id) {
         Start::GoOn
     } else if waited < limit {
         Start::Wait

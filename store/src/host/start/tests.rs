@@ -44,6 +44,7 @@ fn disk(session: Option<Uuid>, before: Option<Uuid>) -> Disk {
         boot_id: "this".into(),
         session,
         before,
+        before_boot_id: "this".into(),
     }
 }
 
