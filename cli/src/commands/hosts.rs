@@ -133,8 +133,8 @@ pub(super) async fn leave(args: &LeaveArgs) -> Result<(), CommandError> {
 
 fn show_leaving(host: &HostName, detail: &HostDetail) {
     let (stuck, free): (Vec<_>, Vec<_>) = detail.slots.iter().partition(|s| s.stuck.is_some());
-    let has_data = |slot: &&&HostSlot| detail.data.iter().any(|data| data.slot == slot.slot);
-    let (kept, late): (Vec<_>, Vec<_>) = stuck.iter().partition(has_data);
+    let has_data = |slot: &&HostSlot| detail.data.iter().any(|data| data.slot == slot.slot);
+    let (kept, late): (Vec<&HostSlot>, Vec<_>) = stuck.into_iter().partition(has_data);
     if !free.is_empty() {
         output::note(&format!(
             "from {host} to other hosts: {}",
@@ -145,19 +145,21 @@ fn show_leaving(host: &HostName, detail: &HostDetail) {
         output::note(&format!(
             "these end with {host}, and wait until it is back or `dokkaa volumes release` lets go of their data:"
         ));
-        kept.into_iter().for_each(|slot| note_stuck(slot));
+        note_stuck(&kept);
     }
     if !late.is_empty() {
         output::note(&format!(
             "nobody can take these now; {host} does not leave before somebody can, or they are removed:"
         ));
-        late.into_iter().for_each(|slot| note_stuck(slot));
+        note_stuck(&late);
     }
 }
 
-fn note_stuck(slot: &HostSlot) {
-    let why = slot.stuck.as_deref().unwrap_or_default();
-    output::note(&format!("  {}: {}", slot.slot, output::one_line(why)));
+fn note_stuck(stuck: &[&HostSlot]) {
+    for slot in stuck {
+        let why = slot.stuck.as_deref().unwrap_or_default();
+        output::note(&format!("  {}: {}", slot.slot, output::one_line(why)));
+    }
 }
 
 /// Until the host has gone, which its agent brings about itself.

@@ -300,9 +300,23 @@ async fn volumes_outlive_their_container(lab: Lab) {
         lab.engine.remove(&id, true).await.expect("removed");
     }
     // It is still there: it can be used as one that must exist.
-    spec.mounts = vec![mount(MountSource::External(name))];
+    spec.mounts = vec![mount(MountSource::External(name.clone()))];
     let id = lab.run(&spec).await;
+    // It goes when no container has it, and is not missed then.
+    let refused = lab.engine.remove_volume(&name).await;
+    assert!(
+        matches!(refused, Err(EngineError::Conflict(_))),
+        "{refused:?}"
+    );
     lab.engine.remove(&id, true).await.expect("removed");
+    for _ in 0..2 {
+        lab.engine.remove_volume(&name).await.expect("removed");
+    }
+    let gone = lab.engine.create(&spec).await;
+    assert!(
+        matches!(gone, Err(EngineError::HostFault { .. })),
+        "{gone:?}"
+    );
 }
 
 async fn an_engine_says_what_it_is(lab: Lab) {
