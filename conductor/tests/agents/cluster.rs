@@ -9,6 +9,7 @@ use std::time::Duration;
 use conductor::allocation::Allocation;
 use conductor::engine::memory::{MemEngine, Program, Published as InRegistry};
 use conductor::images::{Images, PullSettings, RECORD};
+use conductor::orphans::Orphans;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
 use conductor_core::observed::{ContainerState, ObservedContainer, Surroundings};
@@ -49,6 +50,8 @@ pub(crate) struct Agent {
     pub(crate) wire: Arc<Wire>,
     pub(crate) docker: Arc<Docker>,
     disk: TempDir,
+    /// How often the machine was started.
+    boots: u32,
     clock: Clock,
     running: Option<Running>,
 }
@@ -124,6 +127,7 @@ impl Cluster {
             wire: Arc::new(Wire::new(self.kv.clone())),
             docker: Arc::new(Docker::new(name, engine, self.journal.clone())),
             disk: TempDir::new().expect("a directory"),
+            boots: 1,
             clock,
             running: None,
         }
@@ -369,8 +373,17 @@ impl Cluster {
 }
 
 impl Agent {
-    /// Starts the agent as `dokkaa` does, and returns when its host is live.
+    /// Starts the agent, and returns when its host is live.
     pub(crate) async fn start(&mut self) {
+        self.begin().await;
+        let mut status = self.running.as_ref().expect("it runs").host.status();
+        let joined = status.wait_for(|status| !matches!(status, HostStatus::Joining(_)));
+        let joined = joined.await.expect("the host lives").clone();
+        assert!(!matches!(joined, HostStatus::Failed(_)), "{joined:?}");
+    }
+
+    /// Starts the agent as `dokkaa` does: on what its disk has, and if it has never met a cluster, when it has.
+    pub(crate) async fn begin(&mut self) {
         let dir = self.dir().await;
         let saved = SavedView::load(&dir.view_file()).expect("readable");
         // An address of its own on loopback: ports are probed there.
@@ -391,17 +404,15 @@ impl Agent {
         let kv: Arc<dyn Kv> = self.wire.clone();
         let host = Host::start_simulated(kv.clone(), self.clock, dir.clone(), options, record);
         let host = Arc::new(host.expect("a task needs nothing"));
-        let mut status = host.status();
-        let joined = status.wait_for(|status| !matches!(status, HostStatus::Joining(_)));
-        let joined = joined.await.expect("the host lives").clone();
-        assert!(!matches!(joined, HostStatus::Failed(_)), "{joined:?}");
+        let met = host.cluster().wait_for(Option::is_some).await.is_ok();
+        assert!(met, "the host lives");
         self.running = Some(self.work(kv, &dir, host, saved, host_ip));
     }
 
     /// The lock of an agent that was killed lives until its tasks have ended.
     async fn dir(&self) -> Arc<StateDir> {
         loop {
-            match StateDir::open(self.disk.path()) {
+            match StateDir::open_in_boot(self.disk.path(), &self.boots.to_string()) {
                 Ok(dir) => return Arc::new(dir),
                 Err(StateDirError::Locked(_)) => tokio::task::yield_now().await,
                 Err(error) => panic!("{error}"),
@@ -417,7 +428,7 @@ impl Agent {
         saved: Option<SavedView>,
         host_ip: IpAddr,
     ) -> Running {
-        let cluster = host.cluster().borrow().clone().expect("it has joined");
+        let cluster = host.cluster().borrow().clone().expect("it has met one");
         let (work, view) = (CancellationToken::new(), CancellationToken::new());
         let (sender, updates) = updates();
         let options = ViewOptions {
@@ -463,6 +474,7 @@ impl Agent {
             steps,
             look_again: asked,
             record: host.clone(),
+            orphans: Orphans::open(dir.path()).expect("a note that can be read"),
         };
         Running {
             host,
@@ -500,6 +512,25 @@ impl Agent {
         // They are gone when their tasks say so; why does not matter.
         let _ = (&mut running.conductor).await;
         let _ = (&mut running.viewing).await;
+    }
+}
+
+impl Agent {
+    /// The machine loses its power, and is on again: nothing runs on it.
+    pub(crate) async fn reboot(&mut self) {
+        self.kill().await;
+        for container in self.docker.containers() {
+            if container.running().is_some() {
+                self.docker.crash(&container.owner.slot);
+            }
+        }
+        self.boots += 1;
+    }
+
+    /// Containers of ours that run.
+    pub(crate) fn runs(&self) -> usize {
+        let containers = self.docker.containers();
+        containers.iter().filter(|c| c.running().is_some()).count()
     }
 }
 

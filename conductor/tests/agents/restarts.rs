@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use conductor_core::directory::ServiceId;
+use conductor_core::records::{Cluster as Accepted, HostState};
+use manifests::keys::Key;
+use store::kv::{Op, Txn};
+
 use crate::agents::cluster::{Cluster, manifest, slot};
 
 #[tokio::test(start_paused = true)]
@@ -154,4 +159,109 @@ async fn a_kill_in_the_middle_of_a_deploy_or_an_update_leaves_no_second_containe
         };
         assert!(runs(&first), "after {calls}: {names:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_starts_without_etcd_looks_after_what_runs() {
+    let mut cluster = Cluster::of(2).await;
+    cluster.put("shop/web", &manifest("app:1", 4));
+    cluster.wait_as_wanted("shop/web").await;
+    let before = cluster.quiet().await;
+    let a = cluster.agent_mut("a");
+    a.stop().await;
+    a.wire.cut(true);
+    let crashed = a.docker.containers().remove(0).owner.slot;
+    a.docker.crash(&crashed);
+    a.begin().await;
+    let runs = |c: &Cluster| match c.agent("a").runs() {
+        2 => Ok(()),
+        runs => Err(format!("{runs} run")),
+    };
+    cluster.wait("what has crashed runs again", runs).await;
+    // Names go on being answered for, from the view on disk.
+    let directory = cluster.agent("a").published().directory.load();
+    let web = ServiceId {
+        app: "shop".parse().expect("a name"),
+        service: "http".parse().expect("a name"),
+    };
+    assert_eq!(directory.serving(&web).len(), 4);
+    let calls = cluster.journal.calls().len();
+    cluster.agent("a").wire.cut(false);
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()));
+    assert_eq!(cluster.journal.calls().len(), calls);
+    let claims = cluster.history(before).keys();
+    let changes_hands = |key: &&Key| matches!(key, Key::Claim(_) | Key::Next(_));
+    let changed: Vec<_> = claims.iter().filter(changes_hands).collect();
+    assert!(changed.is_empty(), "{changed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reboot_nothing_is_started_before_etcd_has_said_whose_it_is() {
+    let mut cluster = Cluster::of(2).await;
+    cluster.put("shop/web", &manifest("app:1", 4));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    let a = cluster.agent_mut("a");
+    a.reboot().await;
+    a.wire.cut(true);
+    a.begin().await;
+    cluster.pass(Duration::from_secs(60)).await;
+    assert_eq!(cluster.agent("a").runs(), 0);
+    cluster.agent("a").wire.cut(false);
+    cluster.wait_as_wanted("shop/web").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_etcd_is_held_until_the_operator_accepts_it() {
+    let mut cluster = Cluster::of(2).await;
+    cluster.put("shop/web", &manifest("app:1", 4));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    let backup = cluster.kv.with(|etcd| etcd.clone());
+    cluster.put("shop/db", &manifest("app:1", 2));
+    cluster.wait_as_wanted("shop/db").await;
+    cluster.quiet().await;
+    let calls = cluster.journal.calls().len();
+    cluster.kv.with(|etcd| {
+        *etcd = backup;
+        etcd.close_watches("restored");
+    });
+    let states = |c: &Cluster| -> Vec<HostState> {
+        let snapshot = c.snapshot();
+        snapshot.live().map(|(_, record)| record.state).collect()
+    };
+    let held = |c: &Cluster| match states(c) {
+        states if states == [HostState::Hold; 2] => Ok(()),
+        states => Err(format!("{states:?}")),
+    };
+    cluster.wait("all are in hold", held).await;
+    // Also across a restart, and however long it lasts.
+    cluster.agent_mut("a").kill().await;
+    cluster.agent_mut("a").begin().await;
+    cluster.pass(Duration::from_secs(120)).await;
+    assert_eq!(held(&cluster), Ok(()));
+    assert_eq!(cluster.journal.calls().len(), calls, "nothing is changed");
+    let known = cluster
+        .snapshot()
+        .cluster
+        .expect("it is in the backup")
+        .value;
+    let accepted = Accepted {
+        epoch: known.epoch + 1,
+        ..known
+    };
+    let accept = Txn::new(vec![], vec![Op::put_json(Key::Cluster, &accepted)]);
+    let reply = cluster.kv.with(|etcd| etcd.txn(&accept));
+    assert!(reply.is_ok());
+    let up = |c: &Cluster| match states(c) {
+        states if states == [HostState::Up; 2] => Ok(()),
+        states => Err(format!("{states:?}")),
+    };
+    cluster.wait("all are up again", up).await;
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()));
+    assert_eq!(cluster.journal.calls().len(), calls, "what runs is kept");
 }

@@ -118,6 +118,8 @@ struct Stopping {
 pub struct HostMachine {
     options: HostOptions,
     facts: Facts,
+    /// The highest revision that was met while etcd was trusted, in this epoch.
+    met: i64,
     keeper: RecordKeeper,
     status: HostStatus,
     floor: i64,
@@ -151,6 +153,7 @@ impl HostMachine {
     pub fn new(options: HostOptions, record: HostRecord, facts: Facts, now: Millis) -> Self {
         let mut machine = Self {
             options,
+            met: 0,
             keeper: RecordKeeper::new(record, now),
             status: HostStatus::Joining(Waiting::Begun),
             floor: 0,
@@ -219,6 +222,7 @@ impl HostMachine {
     /// A trusted, complete view at `revision` shows the own record with this session and revision, or none: heals a
     /// lost one, finds a second process.
     pub fn observed(&mut self, revision: i64, record: Option<(Uuid, i64)>) {
+        self.met = self.met.max(revision);
         let Some(placed) = &self.placed else { return };
         match record {
             Some((session, modified))
@@ -511,6 +515,7 @@ impl HostMachine {
             && known.epoch < cluster.epoch
         {
             // Another history, and the operator has said that it counts.
+            self.met = 0;
             self.told = Word::Trusts;
             self.found = None;
         }
@@ -540,12 +545,13 @@ impl HostMachine {
         }
         let facts = ClusterFacts {
             known: known.as_ref(),
-            saved_revision: self.saved_revision(),
+            saved_revision: self.known_revision(),
             labelled_containers: self.options.labelled_containers,
             live_records: seen.snapshot.live().next().is_some(),
         };
         match decide_cluster(facts, found, seen.snapshot.revision) {
             ClusterStart::Use(cluster) if known.as_ref() == Some(&cluster) => {
+                self.met = self.met.max(seen.snapshot.revision);
                 if self.told == Word::Trusts {
                     self.found = None;
                 }
@@ -680,12 +686,12 @@ impl HostMachine {
 
     // === what follows ===
 
-    /// Of an earlier epoch nothing counts.
-    fn saved_revision(&self) -> i64 {
+    /// The lowest revision that etcd can be at. Of an earlier epoch nothing counts.
+    fn known_revision(&self) -> i64 {
         let cluster = self.facts.cluster.as_ref();
         let saved = self.options.saved.as_ref();
         let saved = saved.filter(|saved| Some(&saved.cluster) == cluster);
-        saved.map_or(0, |saved| saved.revision)
+        saved.map_or(0, |saved| saved.revision).max(self.met)
     }
 
     /// Why the host is in hold.
@@ -734,7 +740,10 @@ impl HostMachine {
         let doubt = self.found.is_some() && self.told == Word::Trusts;
         self.look_again = doubt.then(|| now + DOUBT);
         match (self.held(), &self.placed) {
-            (None, Some(placed)) => self.set(HostStatus::Live(placed.modified)),
+            (None, Some(placed)) => {
+                self.met = self.met.max(placed.modified);
+                self.set(HostStatus::Live(placed.modified));
+            }
             (Some(hold), _) => self.set(HostStatus::Held(hold.reason.clone())),
             (None, None) => {}
         }

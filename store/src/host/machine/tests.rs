@@ -632,6 +632,29 @@ fn a_start_on_an_etcd_that_went_back_begins_in_hold_and_so_does_the_next() {
 }
 
 #[test]
+fn an_etcd_that_goes_back_under_a_running_host_gets_no_record_but_one_in_hold() {
+    let mut world = World::new();
+    let mut node = world.joined("a");
+    let backup = world.etcd.clone();
+    for n in 0..5 {
+        world.put("/apps/x/y/manifest", &n);
+    }
+    // The view has seen it all; then the backup comes back, and with it the end of the lease.
+    node.machine.hold(None, world.now);
+    let ours = Some((node.disk.session, node.machine.floor()));
+    node.machine.observed(world.etcd.revision(), ours);
+    world.etcd = backup;
+    let lease = node.machine.lease().expect("a lease");
+    world.etcd.lease_revoke(lease.id).expect("revokes");
+    let held = |world: &World| world.record("a").is_none_or(|r| r.state == HostState::Hold);
+    for _ in 0..40 {
+        world.pass(&mut [&mut node], TICK);
+        assert!(held(&world));
+    }
+    assert!(node.is_held() && world.record("a").is_some());
+}
+
+#[test]
 fn a_hold_is_noted_while_etcd_is_away() {
     let mut world = World::new();
     let mut node = world.joined("a");
