@@ -1,0 +1,319 @@
+//! Hosts are lost and come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use dokkaa_tests::agent::AgentOptions;
+use dokkaa_tests::engine::Container;
+use dokkaa_tests::host::Host;
+use dokkaa_tests::{Lab, wait_for};
+use serde_json::{Value, json};
+
+use super::{App, CAP, Cluster, client, resolved, web, with};
+
+/// A lost host's record ends, its slots are taken over, and others are ready.
+const FAILOVER: Duration = Duration::from_secs(30);
+
+/// Six slots of a service on three hosts, and a client on each.
+fn served(cluster: &Cluster, name: &str) -> App {
+    let app = cluster.app(name);
+    app.put("web", &with(web("served"), "scale", json!(6)));
+    app.put("asker", &with(client("web", "WEB"), "scale", json!(3)));
+    app.ready("web", 6);
+    app.ready("asker", 3);
+    for host in cluster.lab.hosts() {
+        let all = host.containers(name).expect("containers");
+        assert_eq!(all.len(), 3, "{}: {all:#?}", host.name());
+    }
+    app
+}
+
+/// Waits until no claim of the app names the host, and what took its slots over
+/// is ready; the host's door is not asked.
+#[track_caller]
+fn taken_over(app: &App, container: &str, scale: usize, lost: &Host) {
+    wait_for(&format!("{} to be replaced", lost.name()), FAILOVER, || {
+        let claims = app.claims(container);
+        let rows = app.rows(container)?;
+        let good = |slot: u64, host: &str| {
+            host != lost.name()
+                && rows
+                    .iter()
+                    .any(|row| row.slot == Some(slot) && row.host == host && row.status == "ready")
+        };
+        let all = claims
+            .iter()
+            .all(|(slot, claim)| good(u64::from(*slot), host_of(claim)));
+        if claims.len() == scale && all {
+            Ok(())
+        } else {
+            Err(format!("{claims:#?} {rows:#?}"))
+        }
+    });
+}
+
+fn host_of(claim: &Value) -> &str {
+    claim["host"].as_str().unwrap_or_default()
+}
+
+/// What there is of the app on a host is exactly what the claims name.
+#[track_caller]
+fn nothing_left(app: &App, host: &Host) {
+    let what = format!("{} to have what it claims and nothing else", host.name());
+    wait_for(&what, CAP, || {
+        let found = host
+            .containers(&app.name)
+            .map_err(|error| format!("{error:#}"))?;
+        let found: BTreeSet<(String, bool)> = found
+            .iter()
+            .map(|one| (one.label("instance").to_owned(), one.runs()))
+            .collect();
+        let wanted: BTreeSet<(String, bool)> = ["web", "asker"]
+            .iter()
+            .flat_map(|container| app.claims(container).into_values())
+            .filter(|claim| host_of(claim) == host.name())
+            .map(|claim| (claim["instance"].as_str().unwrap_or_default().to_owned(), true))
+            .collect();
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(format!("{found:?} instead of {wanted:?}"))
+        }
+    });
+}
+
+/// The live hosts' addresses are all that DNS on them says.
+#[track_caller]
+fn announced(app: &App, hosts: &[&Host]) {
+    let wanted: BTreeSet<String> = hosts.iter().map(|host| host.address().to_string()).collect();
+    wait_for(&format!("DNS to say {wanted:?}"), CAP, || {
+        for host in hosts {
+            let at = host
+                .gateway()
+                .map(|gateway| format!("@{gateway}"))
+                .map_err(|error| format!("{error:#}"))?;
+            let said: BTreeSet<String> = host
+                .dig(&[&at, &app.domain("web"), "A"])
+                .map_err(|error| format!("{error:#}"))?
+                .into_iter()
+                .collect();
+            if said != wanted {
+                return Err(format!("{}: {said:?}", host.name()));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// The slot number of the client that is on a host.
+#[track_caller]
+fn asker_on(app: &App, host: &Host) -> usize {
+    app.running("asker")
+        .iter()
+        .position(|(on, _)| on.name() == host.name())
+        .expect("a client there")
+}
+
+#[track_caller]
+fn fetched(app: &App, host: &Host) {
+    let what = format!("pages for the client on {}", host.name());
+    wait_for(&what, CAP, || app.fetches("asker", asker_on(app, host), "WEB", 12));
+}
+
+fn ids(containers: &[Container]) -> BTreeSet<String> {
+    containers.iter().map(|one| one.id.clone()).collect()
+}
+
+#[test]
+fn the_slots_of_a_host_without_power_run_elsewhere() {
+    let cluster = Cluster::alone();
+    let app = served(&cluster, "powerless");
+    let lost = cluster.lab.host(3);
+    let live = [cluster.lab.host(1), cluster.lab.host(2)];
+    let before = ids(&lost.containers(&app.name).expect("containers"));
+
+    let cut = Instant::now();
+    lost.power_off().expect("power off");
+    taken_over(&app, "web", 6, lost);
+    taken_over(&app, "asker", 3, lost);
+    announced(&app, &live);
+    for host in live {
+        fetched(&app, host);
+    }
+    assert!(cut.elapsed() < FAILOVER * 2, "{:?}", cut.elapsed());
+
+    // It is back: nothing of what it had is started, and nothing of it stays.
+    let back = super::now();
+    lost.power_on().expect("power on");
+    lost.start_agent(&AgentOptions::default()).expect("start");
+    app.ready("web", 6);
+    app.ready("asker", 3);
+    nothing_left(&app, lost);
+    let started: Vec<_> = lost
+        .engine()
+        .events(back, super::now())
+        .expect("events")
+        .into_iter()
+        .filter(|event| event.action == "start" && before.contains(&event.id))
+        .collect();
+    assert!(started.is_empty(), "{started:?}");
+    for host in live {
+        fetched(&app, host);
+    }
+}
+
+#[test]
+fn a_host_whose_agent_stays_away_is_replaced_while_its_containers_run() {
+    let cluster = Cluster::alone();
+    let app = served(&cluster, "unattended");
+    let lost = cluster.lab.host(2);
+    let before = lost.containers(&app.name).expect("containers");
+    lost.kill_agent().expect("kill");
+    taken_over(&app, "web", 6, lost);
+    taken_over(&app, "asker", 3, lost);
+    assert_eq!(lost.containers(&app.name).expect("containers"), before);
+    announced(&app, &[cluster.lab.host(1), cluster.lab.host(3)]);
+
+    lost.start_agent(&AgentOptions::default()).expect("start");
+    app.ready("web", 6);
+    app.ready("asker", 3);
+    nothing_left(&app, lost);
+}
+
+#[test]
+fn a_host_that_is_cut_off_is_doubled_only_while_it_is() {
+    let cluster = Cluster::alone();
+    let app = served(&cluster, "islanded");
+    let lost = cluster.lab.host(3);
+    let before = lost.containers(&app.name).expect("containers");
+    lost.unplug().expect("unplug");
+    taken_over(&app, "web", 6, lost);
+    taken_over(&app, "asker", 3, lost);
+    announced(&app, &[cluster.lab.host(1), cluster.lab.host(2)]);
+    // The island lives on with what it knows.
+    assert_eq!(lost.containers(&app.name).expect("containers"), before);
+    let own = before
+        .iter()
+        .find(|one| one.label("container") == "asker")
+        .expect("a client");
+    wait_for("a page on the island", CAP, || {
+        lost.docker(&[
+            "exec",
+            &own.id,
+            "sh",
+            "-c",
+            "timeout 5 wget -q -O - http://$SERVICE_WEB_ADDR:$SERVICE_WEB_PORT/",
+        ])
+        .map_err(|error| format!("{error:#}"))
+    });
+
+    lost.plug().expect("plug");
+    app.ready("web", 6);
+    app.ready("asker", 3);
+    nothing_left(&app, lost);
+    for host in [cluster.lab.host(1), cluster.lab.host(2)] {
+        fetched(&app, host);
+    }
+}
+
+/// The first host back is not given what the others have.
+#[test]
+fn after_a_power_cut_of_everything_each_host_takes_up_its_own() {
+    let cluster = Cluster::alone();
+    let app = served(&cluster, "blackout");
+    let claims = |app: &App| ["web", "asker"].map(|container| app.claims(container));
+    let before = claims(&app);
+    for host in cluster.lab.hosts() {
+        host.power_off().expect("power off");
+    }
+    wait_for("the end of all records", CAP, || no_record(cluster.lab));
+    for host in cluster.lab.hosts() {
+        host.power_on().expect("power on");
+        host.start_agent(&AgentOptions::default()).expect("start");
+        if host.name() == "h1" {
+            let why = "2 of 3 hosts are missing at once";
+            app.row("web", "braked", |row| row.reason.contains(why));
+        }
+        assert_eq!(claims(&app), before);
+    }
+    app.ready("web", 6);
+    app.ready("asker", 3);
+    assert_eq!(claims(&app), before);
+    for host in cluster.lab.hosts() {
+        nothing_left(&app, host);
+        fetched(&app, host);
+    }
+}
+
+fn no_record(lab: &Lab) -> Result<(), String> {
+    let records: Vec<String> = lab
+        .etcd()
+        .list("/hosts/")
+        .map_err(|error| format!("{error:#}"))?
+        .into_iter()
+        .map(|(key, _)| key)
+        .filter(|key| key.ends_with("/record"))
+        .collect();
+    if records.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{records:?}"))
+    }
+}
+
+/// Nothing but the record is written, once as it goes and once as it is back.
+#[test]
+fn a_restart_within_the_grace_costs_two_writes() {
+    let cluster = Cluster::alone();
+    let app = served(&cluster, "graced");
+    let host = cluster.lab.host(2);
+    let revision = || cluster.lab.etcd().revision().expect("revision");
+    let all = || -> BTreeMap<String, String> {
+        cluster
+            .lab
+            .etcd()
+            .list("/")
+            .expect("etcd")
+            .into_iter()
+            .filter(|(key, _)| !key.ends_with("/h2/record"))
+            .collect()
+    };
+    wait_for("the last status", CAP, || {
+        let said = cluster.lab.etcd().list("/status/graced/").expect("etcd");
+        let ready = |status: &String| status.contains(r#""progress":"ready""#);
+        if said.len() == 9 && said.iter().all(|(_, status)| ready(status)) {
+            Ok(())
+        } else {
+            Err(format!("{said:#?}"))
+        }
+    });
+    let (before, keys) = (revision(), all());
+    host.stop_agent().expect("stop");
+    host.start_agent(&AgentOptions::default()).expect("start");
+    app.ready("web", 6);
+    assert_eq!(revision(), before + 2);
+
+    // Longer than any lease lives: what counts is that it said goodbye.
+    let stopped = Instant::now();
+    host.stop_agent().expect("stop");
+    wait_for("ten seconds", CAP, || {
+        assert_eq!(revision(), before + 3);
+        if stopped.elapsed() > Duration::from_secs(10) {
+            Ok(())
+        } else {
+            Err("not yet")
+        }
+    });
+    host.start_agent(&AgentOptions::default()).expect("start");
+    app.ready("web", 6);
+    app.ready("asker", 3);
+    assert_eq!(revision(), before + 4);
+    assert_eq!(all(), keys);
+    let addresses: Vec<String> = cluster
+        .lab
+        .hosts()
+        .iter()
+        .map(|host| host.address().to_string())
+        .collect();
+    resolved(cluster.lab, &app.domain("web"), "A", &addresses);
+}
