@@ -139,7 +139,7 @@ fn without_etcd_containers_and_names_stay() {
     let name = app.domain("web");
     assert_eq!(host.dig(&[&at, &name, "A"]).expect("dig").len(), 3);
     host.docker(&["kill", &container.id]).expect("kill");
-    wait_for("it to be started again", CAP, || {
+    let runs_again = || {
         let running = host
             .containers(&app.name)
             .map_err(|error| error.to_string())?;
@@ -151,7 +151,22 @@ fn without_etcd_containers_and_names_stay() {
         } else {
             Err(format!("{running:?}"))
         }
-    });
+    };
+    wait_for("it to be started again", CAP, runs_again);
+    // Also by an agent that starts without etcd: it has the view on its disk.
+    host.stop_agent().expect("stop");
+    host.docker(&["kill", &container.id]).expect("kill");
+    host.launch_agent(&AgentOptions::default()).expect("start");
+    wait_for("it to be started by the next agent", CAP, runs_again);
+    let names = || {
+        let found = host.dig(&[&at, &name, "A"]).map_err(|e| e.to_string())?;
+        if found.len() == 3 {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    };
+    wait_for("names to be answered again", CAP, names);
     host.plug().expect("plug");
     wait_for("h3 to see etcd again", CAP, || ready(" 1"));
     app.ready("web", 3);
