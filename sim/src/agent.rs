@@ -11,7 +11,7 @@ use conductor_core::observed::{EngineState, Readiness};
 use conductor_core::plan::Inputs;
 use conductor_core::records::Version;
 use conductor_core::snapshot::{Desired, Snapshot};
-use conductor_core::{Local, Millis, Outcome, Trust, Write, plan};
+use conductor_core::{Local, Millis, Outcome, Rule, Rules, Trust, Work, Write, plan};
 use manifests::keys::Key;
 use manifests::{ContainerId, InstanceId};
 use store::claims;
@@ -63,6 +63,11 @@ pub struct Agent {
     pub local: Local,
     /// The engine as it knows it.
     pub observing: Observing,
+    /// The revision of the first read of this connect.
+    pub first_read: i64,
+    /// Own writes that were answered, by what they were about: their revision.
+    pub answered: BTreeMap<Work, i64>,
+    rules: Rules,
     /// All was planned once.
     entered: bool,
     floor: i64,
@@ -120,6 +125,8 @@ impl Agent {
     pub fn trust(&self) -> Trust {
         match &self.seen {
             Some(seen) if seen.trust.is_trusted() && seen.complete && !seen.stale => Trust::Full,
+            // The loop alone obeys it.
+            Some(seen) if !seen.trust.is_trusted() && !self.rules.has(Rule::Hold) => Trust::Full,
             _ => Trust::RestartsOnly,
         }
     }
@@ -168,6 +175,9 @@ impl World {
                 seen: None,
                 local: Local::default(),
                 observing: Observing::default(),
+                first_read: 0,
+                answered: BTreeMap::new(),
+                rules,
                 entered: false,
                 floor: 0,
                 stream: None,
@@ -355,6 +365,7 @@ impl World {
             agent.local.calm.accepted(now);
             agent.local.written.clear();
             agent.local.lost.clear();
+            agent.answered.clear();
         }
         if after == Trust::Full {
             agent.local.see(&update.snapshot, now);
@@ -407,6 +418,9 @@ impl World {
             return;
         };
         agent.asking = false;
+        if let (ViewStep::Read { .. }, Ok(Reply::Range(reply))) = (agent.view.step(), &answer) {
+            agent.first_read = reply.revision;
+        }
         let answer = match answer {
             Ok(Reply::Range(reply)) if matches!(agent.view.step(), ViewStep::Read { .. }) => {
                 Answer::Read(FirstRead {
@@ -480,6 +494,9 @@ impl World {
             match held {
                 Some(held) => {
                     agent.local.wrote(write, *held, revision, seen, now);
+                    if *held && !matches!(write, Write::Status { .. }) {
+                        agent.answered.insert(write.work(), revision);
+                    }
                     if !held {
                         let again = now + LOST;
                         let at = agent.replan_at.get_or_insert(again);

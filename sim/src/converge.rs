@@ -78,7 +78,8 @@ impl World {
         let copies = self.machines.iter().any(|m| m.witness.copied);
         for machine in 0..self.machines.len() {
             let process = self.machines[machine].process.as_ref();
-            if process.is_some_and(|p| matches!(p.host.status(), HostStatus::Foreign(_))) && copies {
+            if process.is_some_and(|p| matches!(p.host.status(), HostStatus::Foreign(_))) && copies
+            {
                 self.machines[machine].gone = true;
                 self.power_off(machine);
             }
@@ -99,7 +100,11 @@ impl World {
             if machine.gone {
                 continue;
             }
-            if truth.hosts.get(name).is_some_and(|host| !host.unfit.is_empty()) {
+            if truth
+                .hosts
+                .get(name)
+                .is_some_and(|host| !host.unfit.is_empty())
+            {
                 return Some(format!("a mark of {name} is left"));
             }
             if machine.process.is_none() {
@@ -107,8 +112,12 @@ impl World {
             }
             let epoch = truth.cluster.as_ref().map(|c| c.epoch);
             let record = truth.record(name);
-            if !record.is_some_and(|r| Some(r.epoch) == epoch && r.state == HostState::Up && r.engine) {
-                return Some(format!("{name} has no record, or it does not say what it should"));
+            if !record
+                .is_some_and(|r| Some(r.epoch) == epoch && r.state == HostState::Up && r.engine)
+            {
+                return Some(format!(
+                    "{name} has no record, or it does not say what it should"
+                ));
             }
             if !machine.sees_all() {
                 return Some(format!("{name} does not follow etcd"));

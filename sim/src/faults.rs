@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use conductor_core::records::{Availability, Cluster};
+use manifests::SlotId;
 use manifests::keys::{APPS, Key};
 use store::host::Stop;
 use store::kv::Op;
@@ -118,7 +119,7 @@ impl Kind {
 }
 
 /// What follows from what happened, later.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
     /// The network of a machine is whole again.
     Reconnected(usize),
@@ -130,9 +131,34 @@ pub enum Fault {
     EtcdBack,
     /// The operator accepts what etcd is now.
     Accept,
+    /// Something happens to those who have to do with a slot that is changing hands.
+    Amid(SlotId),
     /// A user wants something for the first time.
     FirstPut(&'static str),
 }
+
+/// While a host is to get a slot.
+const AMID_HANDOVER: &[(u64, Kind)] = &[
+    (6, Kind::LoseLease),
+    (3, Kind::Kill),
+    (3, Kind::PowerLoss),
+    (2, Kind::Scale),
+    (2, Kind::Delete),
+    (2, Kind::Put),
+    (2, Kind::Drain),
+    (2, Kind::Activate),
+    (2, Kind::CutOff),
+];
+
+/// When a host has just taken a slot over.
+const AMID_TAKEOVER: &[(u64, Kind)] = &[
+    (6, Kind::Drain),
+    (3, Kind::Sick),
+    (3, Kind::ContainerEnds),
+    (2, Kind::LoseLease),
+    (2, Kind::Kill),
+    (1, Kind::Activate),
+];
 
 const CONTAINERS: [&str; 3] = ["shop/web", "shop/db", "mail/in"];
 
@@ -174,6 +200,79 @@ impl World {
             .say(self.now, "fault", || format!("{kind:?} (host {name})"));
         self.strike(kind, machine);
         self.fault_soon();
+    }
+
+    /// A slot is changing hands: a good moment for something to happen.
+    pub fn tempt(&mut self, slot: SlotId) {
+        let tempting = self.stormy && self.faults_left > 0 && self.scenario != Scenario::Calm;
+        if tempting && self.dice.one_in(2) {
+            let most = *self.dice.of(&[10, 60, 400, 2_000]).unwrap_or(&60);
+            let wait = self.dice.below(most);
+            self.after(0, 0, wait, Event::Ordered(Fault::Amid(slot)));
+        }
+    }
+
+    fn strike_amid(&mut self, slot: &SlotId) {
+        if !self.stormy || self.faults_left == 0 {
+            return;
+        }
+        let Some(view) = self.truth.now.slot(slot) else {
+            return;
+        };
+        let owner = view.claim.as_ref().map(|c| c.host.clone());
+        let next = view.next.as_ref().map(|n| n.host.clone());
+        let incoming = next.is_some();
+        let Some(name) = (if self.dice.one_in(4) {
+            owner.or(next)
+        } else {
+            next.or(owner)
+        }) else {
+            return;
+        };
+        let Some(machine) = self.machines.iter().position(|m| m.host.name == name) else {
+            return;
+        };
+        self.faults_left -= 1;
+        let kind = *self
+            .dice
+            .weighted(if incoming {
+                AMID_HANDOVER
+            } else {
+                AMID_TAKEOVER
+            })
+            .unwrap_or(&Kind::LoseLease);
+        *self.exercised.entry(kind).or_default() += 1;
+        self.trace.say(self.now, "fault", || {
+            format!("amid a change of {slot}: {kind:?} (host {name})")
+        });
+        let id = slot.container.to_string();
+        match kind {
+            Kind::Put => self.put_manifest(&id, false),
+            Kind::Delete => self.write(vec![Op::delete(format!("{APPS}{id}/manifest"))]),
+            Kind::Scale => self.rescale(&id, 0),
+            kind => self.strike(kind, machine),
+        }
+        if !incoming {
+            self.everybody_back();
+        }
+        if self.dice.one_in(2) {
+            self.tempt(slot.clone());
+        }
+    }
+
+    /// Those who were cut off are back in a moment.
+    fn everybody_back(&mut self) {
+        for machine in 0..self.machines.len() {
+            if self.machines[machine].net != Net::WHOLE {
+                let wait = self.dice.below(1_500);
+                self.after(
+                    machine,
+                    0,
+                    wait,
+                    Event::Ordered(Fault::Reconnected(machine)),
+                );
+            }
+        }
     }
 
     fn strike(&mut self, kind: Kind, machine: usize) {
@@ -351,6 +450,7 @@ impl World {
                 }
             }
             Fault::FirstPut(id) => self.put_manifest(id, true),
+            Fault::Amid(slot) => self.strike_amid(&slot),
             Fault::Accept => {
                 self.cluster.epoch += 1;
                 let put = Op::put_json(Key::Cluster, &self.cluster);
@@ -509,6 +609,11 @@ impl World {
 
     fn scale(&mut self) {
         let id = self.some_container();
+        let scale = self.dice.below(4);
+        self.rescale(id, scale);
+    }
+
+    fn rescale(&mut self, id: &str, scale: u64) {
         let key = format!("{APPS}{id}/manifest");
         let found = self.etcd.range(&store::kv::Range::key(&key));
         let Some(kv) = found.ok().and_then(|reply| reply.kvs.into_iter().next()) else {
@@ -517,7 +622,7 @@ impl World {
         let Ok(mut manifest) = serde_json::from_slice::<serde_json::Value>(&kv.value) else {
             return;
         };
-        manifest["scale"] = serde_json::json!(self.dice.below(4));
+        manifest["scale"] = serde_json::json!(scale);
         self.write(vec![Op::put_json(key, &manifest)]);
     }
 
@@ -540,6 +645,10 @@ impl World {
             at.engine.heal();
             if at.gone {
                 self.power_off(machine);
+                continue;
+            }
+            if !at.powered && self.lost_for_good == Some(machine) {
+                at.gone = true;
                 continue;
             }
             if !at.powered {

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use conductor_core::observed::{EngineState, ObservedContainer};
+use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::records::{Availability, HostState, Phase};
 use conductor_core::snapshot::{SlotView, Snapshot, Successor};
+use conductor_core::target::Target;
 use conductor_core::{Millis, Plan, Step, Trust, Work, Write};
 use manifests::keys::Key;
 use manifests::{HostName, InstanceId, SlotId};
 use store::kv::Event as Told;
 use uuid::Uuid;
 
+use crate::agent::Agent;
 use crate::network::Asker;
 use crate::world::{Machine, Truth, World};
 
@@ -114,6 +116,44 @@ pub fn planned(
             )
         });
     }
+    let distrusted = agent
+        .seen
+        .as_ref()
+        .is_some_and(|seen| !seen.trust.is_trusted());
+    if distrusted && (!plan.writes.is_empty() || plan.steps.iter().any(|step| ends(step).is_some()))
+    {
+        return Some(format!(
+            "{name} changes something, though it distrusts etcd: {plan}"
+        ));
+    }
+    let caught_up = truth.history.range(..=agent.first_read).next_back();
+    if !plan.is_idle() && caught_up.is_some_and(|(needed, _)| view.revision < *needed) {
+        return Some(format!(
+            "{name} plans {plan} from a view at {}, and its first read was at {}",
+            view.revision, agent.first_read
+        ));
+    }
+    let works = plan.writes.iter().map(|write| (write.work(), write.kind()));
+    let works = works.chain(plan.steps.iter().map(|step| (step.work(), step.kind())));
+    for (work, kind) in works {
+        if agent
+            .answered
+            .get(&work)
+            .is_some_and(|own| *own > view.revision)
+        {
+            return Some(format!(
+                "{name} plans {kind} from a view at {}, below its own last write on it",
+                view.revision
+            ));
+        }
+    }
+    for step in &plan.steps {
+        if let Some(why) = starts_what_has_stopped(view, name, step)
+            .or_else(|| ends_what_is_better(view, agent, name, step))
+        {
+            return Some(format!("{name} does {}, {why}", step_text(step)));
+        }
+    }
     // Who leaves the cluster ends also what can't go elsewhere.
     let leaves = view.availability(name) == Availability::Leave;
     for step in &plan.steps {
@@ -152,6 +192,14 @@ pub fn planned(
                 write_text(write)
             ));
         }
+        if let Write::Promote { slot, .. } = write
+            && (!is_wanted(view, slot) || view.availability(name) != Availability::Active)
+        {
+            return Some(format!(
+                "{name} writes {}, and the handover is not wanted any more",
+                write_text(write)
+            ));
+        }
         if matches!(write, Write::TakeOver { .. }) && machine.witness.is_braked(now) {
             return Some(format!(
                 "{name} writes {} while too many hosts are missing",
@@ -186,6 +234,60 @@ pub fn planned(
         }
     }
     None
+}
+
+/// Who has said that it has stopped starts again only after it has taken that back.
+fn starts_what_has_stopped(view: &Snapshot, name: &HostName, step: &Step) -> Option<&'static str> {
+    let Step::Start { slot, instance, .. } = step else {
+        return None;
+    };
+    let slot = view.slot(slot)?;
+    let own = slot
+        .claim
+        .as_ref()
+        .is_some_and(|c| c.host == *name && c.instance == *instance);
+    let stopped = slot
+        .current_state()
+        .is_some_and(|s| s.state == Phase::Stopped);
+    (own && stopped).then_some("though it has said that it has stopped")
+}
+
+/// A copy that is ready is not ended for an owner's that is not.
+fn ends_what_is_better(
+    view: &Snapshot,
+    agent: &Agent,
+    name: &HostName,
+    step: &Step,
+) -> Option<&'static str> {
+    let Step::Stop { slot, instance, .. } = step else {
+        return None;
+    };
+    let container = view.containers.get(&slot.container)?;
+    let owned = container.slots.get(&slot.slot)?;
+    let other = owned
+        .claim
+        .as_ref()
+        .filter(|c| c.host != *name && view.is_live(&c.host));
+    let unready = owned
+        .current_state()
+        .is_some_and(|s| s.state != Phase::Ready);
+    let observed = agent.observing.observed();
+    let copy = observed.containers.get(instance)?;
+    let current = Target::of(container).is_some_and(|target| {
+        let version = container
+            .versions
+            .iter()
+            .rfind(|(_, v)| v.hash.as_ref() == Some(&copy.owner.manifest_hash));
+        version.is_some_and(|(rev, _)| !target.outdates(container, *rev))
+    });
+    let better = current
+        && other.is_some()
+        && unready
+        && owned.next.is_none()
+        && container.is_wanted(slot.slot)
+        && observed.readiness(instance) == &Readiness::Ready
+        && !view.availability(name).gives_away();
+    better.then_some("which is ready, and the owner's is not")
 }
 
 /// A claim of what this host runs moves nothing.

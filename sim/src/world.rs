@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use conductor_core::records::Cluster;
+use conductor_core::records::{Cluster, Phase};
 use conductor_core::snapshot::{Change, Snapshot};
 use conductor_core::{Host, Millis, Rules, Step};
 use manifests::keys::{Key, WATCH_END, WATCH_START};
@@ -173,6 +173,8 @@ pub struct World {
     pub latency: u64,
     /// Claims that were won by a retake, by their revision.
     pub retaken: BTreeMap<SlotId, i64>,
+    /// A machine that does not come back, if it has no power when the faults end.
+    pub lost_for_good: Option<usize>,
     /// What users' containers are like, by name.
     pub likeness: BTreeMap<String, u64>,
     queue: BTreeMap<(u64, u64), Due>,
@@ -195,6 +197,7 @@ impl World {
         let _ = etcd.txn(&made);
         let truth = Truth::of(&mut etcd);
         let latency = *dice.of(&[4, 20, 300]).unwrap_or(&20);
+        let lost_for_good = dice.one_in(2).then(|| dice.below(hosts as u64) as usize);
         let mut world = Self {
             now: 0,
             dice,
@@ -216,6 +219,7 @@ impl World {
             changed_at: 0,
             latency,
             retaken: BTreeMap::new(),
+            lost_for_good,
             likeness: BTreeMap::new(),
             queue: BTreeMap::new(),
             order: 0,
@@ -463,9 +467,30 @@ impl World {
                 self.forbid(harm);
             }
         }
+        self.tempt_by(&told);
         for machine in 0..self.machines.len() {
             self.stream_soon(machine);
         }
+    }
+
+    /// A handover that begins, a holder that has stopped, a slot that has another owner.
+    fn tempt_by(&mut self, told: &[Told]) {
+        for event in told {
+            let Told::Put { now, .. } = event else {
+                continue;
+            };
+            match Key::parse(&now.key) {
+                Some(Key::Next(slot)) => self.tempt(slot),
+                Some(Key::Claim(slot)) if now.created != now.modified => self.tempt(slot),
+                Some(Key::State(slot)) if self.has_stopped(&slot) => self.tempt(slot),
+                _ => {}
+            }
+        }
+    }
+
+    fn has_stopped(&self, slot: &SlotId) -> bool {
+        let state = self.truth.now.slot(slot).and_then(|s| s.state.as_ref());
+        state.is_some_and(|state| state.state == Phase::Stopped)
     }
 
     fn tell_events(&mut self, told: &[Told]) {
