@@ -160,7 +160,8 @@ impl World {
                 }
                 let outdated = view.claim.as_ref().zip(Target::of(container)).is_some_and(
                     |(claim, target)| {
-                        target.outdates(container, claim.manifest_rev)
+                        truth.is_live(&claim.host)
+                            && target.outdates(container, claim.manifest_rev)
                             && !target.was_given_up(container)
                     },
                 );

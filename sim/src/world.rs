@@ -97,6 +97,8 @@ pub struct Machine {
     pub net: Net,
     /// How fast its clock runs, in millionths.
     pub rate: u64,
+    /// What its network takes longer than others', one way.
+    pub lag: u64,
     /// Its stream says nothing, though it is open.
     pub silent: bool,
     /// Events of its engine are lost.
@@ -242,6 +244,11 @@ impl World {
             .expect("a letter is a host's name");
         let id = Uuid::from_u128(0x1000 + machine as u128);
         let rate = 1_000_000 + self.dice.between(0, 60_000) - 30_000;
+        let lag = if self.scenario == Scenario::Calm {
+            0
+        } else {
+            *self.dice.of(&[0, 0, 0, 40, 700]).unwrap_or(&0)
+        };
         self.machines.push(Machine {
             host: Host {
                 name,
@@ -255,6 +262,7 @@ impl World {
             process: None,
             net: Net::WHOLE,
             rate,
+            lag,
             silent: false,
             deaf: false,
             idle: false,
@@ -377,12 +385,22 @@ impl World {
 
     // === the network ===
 
+    /// How long something takes one way.
+    fn hop(&mut self, machine: usize) -> u64 {
+        let lag = if self.stormy {
+            self.machines[machine].lag
+        } else {
+            0
+        };
+        1 + self.dice.below(self.latency) + self.dice.below(lag)
+    }
+
     /// A call sets out, unless the network swallows it.
     pub fn send(&mut self, machine: usize, asker: Asker, request: Request) {
         let Some(process) = self.process(machine) else {
             return;
         };
-        let wait = 1 + self.dice.below(self.latency);
+        let wait = self.hop(machine);
         let sent = self.now;
         self.after(machine, process, wait, Event::Arrive(asker, request, sent));
     }
@@ -401,7 +419,7 @@ impl World {
             self.unanswered(machine, process, asker, sent);
             return;
         }
-        let wait = 1 + self.dice.below(self.latency);
+        let wait = self.hop(machine);
         self.after(machine, process, wait, Event::Answer(asker, answer));
     }
 
@@ -509,7 +527,7 @@ impl World {
 
     /// The stream of a machine will bring what waits for it.
     pub fn stream_soon(&mut self, machine: usize) {
-        let wait = 1 + self.dice.below(self.latency);
+        let wait = self.hop(machine);
         let at = &mut self.machines[machine];
         let flows = at.net.streams && !at.silent && !self.away;
         let Some(process) = &mut at.process else {
