@@ -25,10 +25,10 @@ use conductor::orphans::Orphans;
 use conductor::ports::PortRange;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
-use conductor_core::{Host, Rules};
 use conductor_core::directory::Callers;
 use conductor_core::observed::Surroundings;
 use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
+use conductor_core::{Host, Rules};
 use gateway::{door, peer, v1, v2};
 use store::Kv;
 use store::etcd::EtcdKv;
@@ -250,7 +250,9 @@ impl Begun {
                 }
             }
         }
-        Err(Misconfigured("the host has ended before it has met a cluster".to_owned()))
+        Err(Misconfigured(
+            "the host has ended before it has met a cluster".to_owned(),
+        ))
     }
 }
 
@@ -374,12 +376,7 @@ impl Running {
         let published = Arc::new(Published::new(journal.clone()));
         let work = CancellationToken::new();
 
-        tasks.spawn(events::keep(
-            journal,
-            writer,
-            host.status(),
-            doors.clone(),
-        ));
+        tasks.spawn(events::keep(journal, writer, host.status(), doors.clone()));
 
         // === the view ===
         let (sender, view) = updates();
@@ -563,8 +560,7 @@ impl Running {
                 steps,
                 look_again: look_again_out,
                 record: host.clone(),
-                orphans: Orphans::open(dir.path())
-                    .map_err(|e| Misconfigured(crate::chain(&e)))?,
+                orphans: Orphans::open(dir.path()).map_err(|e| Misconfigured(crate::chain(&e)))?,
             },
             work.clone(),
         ));
@@ -716,7 +712,8 @@ async fn report_status(
 ) {
     loop {
         match &*status.borrow_and_update() {
-            HostStatus::Joining(Waiting::Begun) => {}
+            // A failure ends the agent, which says so.
+            HostStatus::Joining(Waiting::Begun) | HostStatus::Failed(_) => {}
             HostStatus::Joining(Waiting::Etcd(error)) => warn!(
                 ?etcd,
                 error,
@@ -742,8 +739,6 @@ async fn report_status(
                 %session,
                 "another process writes this host's record: its identity runs twice. This agent writes nothing any more; stop one of them"
             ),
-            // It ends the agent, which says so.
-            HostStatus::Failed(_) => {}
             HostStatus::Left => info!("this host is no member of the cluster any more"),
         }
         tokio::select! {
