@@ -87,6 +87,11 @@ impl Agent {
         self.process.signal(signal)
     }
 
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.poll_exit().is_none()
+    }
+
     /// Its process id, as seen on the machine.
     pub fn pid(&self) -> u32 {
         self.process.pid()

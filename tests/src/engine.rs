@@ -5,9 +5,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::http::{self, Answer, Target};
@@ -16,10 +18,12 @@ use crate::process::Process;
 
 const START_CAP: Duration = Duration::from_secs(60);
 
-/// A running dockerd.
+/// A dockerd.
 #[derive(Debug)]
 pub struct Engine {
-    process: Process,
+    process: Mutex<Process>,
+    node: Arc<Node>,
+    arguments: Vec<String>,
     socket: PathBuf,
 }
 
@@ -82,33 +86,67 @@ impl Container {
 
 impl Engine {
     /// Starts dockerd in a node, its control groups below `cgroup`.
-    pub fn start(node: &Node, cgroup: &str, insecure_registry: &str) -> anyhow::Result<Self> {
+    pub fn start(node: &Arc<Node>, cgroup: &str, insecure_registry: &str) -> anyhow::Result<Self> {
         let socket = node.folder().join("docker.sock");
-        let mut command = node.command("dockerd");
-        command
-            .args(["--data-root", "/var/lib/docker"])
-            .args(["--exec-root", "/run/docker"])
-            .args(["--pidfile", "/run/docker.pid"])
+        let unix = format!("unix://{}", socket.display());
+        let arguments = [
+            ["--data-root", "/var/lib/docker"],
+            ["--exec-root", "/run/docker"],
+            ["--pidfile", "/run/docker.pid"],
             // Where programs of the node look for it, and where we do.
-            .args(["--host", "unix:///run/docker.sock"])
-            .args(["--host", &format!("unix://{}", socket.display())])
-            .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
-            .args(["--cgroup-parent", cgroup])
-            .args(["--insecure-registry", insecure_registry]);
-        let process = node.start("dockerd", command)?;
-        Ok(Self { process, socket })
+            ["--host", "unix:///run/docker.sock"],
+            ["--host", &unix],
+            ["--exec-opt", "native.cgroupdriver=cgroupfs"],
+            ["--cgroup-parent", cgroup],
+            ["--insecure-registry", insecure_registry],
+        ];
+        let arguments: Vec<String> = arguments.concat().into_iter().map(str::to_owned).collect();
+        Ok(Self {
+            process: Mutex::new(launch(node, &arguments, &[])?),
+            node: Arc::clone(node),
+            arguments,
+            socket,
+        })
+    }
+
+    /// Starts dockerd again after its end, with more arguments, and waits
+    /// until it answers.
+    pub fn start_again(&self, more: &[&str]) -> anyhow::Result<()> {
+        // What another process has under the old one's number is not dockerd.
+        self.node.sh("rm -f /run/docker.pid")?;
+        *self.process() = launch(&self.node, &self.arguments, more)?;
+        self.wait_ready()
     }
 
     /// Waits until it answers.
-    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let socket = self.socket.clone();
-        self.process
+    pub fn wait_ready(&self) -> anyhow::Result<()> {
+        let target = Target::Unix(self.socket.clone());
+        self.process()
             .wait_while_running("its first answer", START_CAP, || {
-                http::request(&Target::Unix(socket.clone()), "GET", "/_ping", &[], b"")
+                http::request(&target, "GET", "/_ping", &[], b"")
                     .and_then(Answer::ok)
                     .map_err(|error| format!("{error:#}"))
             })?;
         Ok(())
+    }
+
+    /// Sends dockerd a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process().signal(signal)
+    }
+
+    /// Kills dockerd; its containers run on.
+    pub fn kill(&self) -> anyhow::Result<()> {
+        self.process().kill()
+    }
+
+    /// Whether dockerd runs, frozen or not.
+    pub fn runs(&self) -> bool {
+        self.process().poll_exit().is_none()
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its socket, as seen on the machine.
@@ -116,14 +154,9 @@ impl Engine {
         &self.socket
     }
 
-    /// dockerd itself.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
     /// What it has logged.
     pub fn log(&self) -> String {
-        self.process.log()
+        self.process().log()
     }
 
     /// One request to its API.
@@ -256,4 +289,10 @@ impl Engine {
         self.call("DELETE", &format!("/containers/{id}?force=1"), None)?;
         Ok(())
     }
+}
+
+fn launch(node: &Node, arguments: &[String], more: &[&str]) -> anyhow::Result<Process> {
+    let mut command = node.command("dockerd");
+    command.args(arguments).args(more);
+    node.start("dockerd", command)
 }

@@ -1,23 +1,29 @@
-//! A real etcd of one member, on a free port, gone when dropped.
+//! A real etcd, alone on a free port or one member of several, gone when
+//! dropped.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::http::{self, Answer, Target};
 use crate::needs;
 use crate::node::Node;
-use crate::process::{Process, Ran};
+use crate::process::{Process, Ran, Started};
 use crate::tls::{Authority, Issued};
 
 const START_CAP: Duration = Duration::from_secs(30);
+
+/// Members of a cluster have a network of their own, and must know each
+/// other's port before they start.
+const PEER_PORT: u16 = 12_380;
 
 /// How to run it.
 #[derive(Debug, Clone, Default)]
@@ -28,16 +34,30 @@ pub struct EtcdOptions {
     pub tls: bool,
 }
 
-/// A running etcd.
+/// An etcd.
 #[derive(Debug)]
 pub struct Etcd {
-    process: Process,
+    process: Mutex<Process>,
     address: SocketAddr,
     socket: PathBuf,
-    node: Option<Arc<Node>>,
+    member: Member,
     certificates: Option<Certificates>,
     /// Removed after the process has ended.
     folder: tempfile::TempDir,
+}
+
+/// What an etcd is started with, each time.
+#[derive(Debug)]
+struct Member {
+    name: String,
+    ip: String,
+    peer_url: String,
+    /// `--initial-cluster`.
+    members: String,
+    v2: bool,
+    /// The files of the authority, the certificate and the key.
+    tls: Option<[String; 3]>,
+    node: Option<Arc<Node>>,
 }
 
 /// What a client of an etcd with TLS needs.
@@ -53,63 +73,66 @@ impl Etcd {
     /// Starts an etcd on the machine's loopback.
     pub fn start(options: &EtcdOptions) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("dokkaa-etcd-").tempdir()?;
-        Self::start_at(options, None, "127.0.0.1", folder)
+        let mut etcd = Self::launch(options, Member::alone(options, None, "127.0.0.1"), folder)?;
+        etcd.wait_ready()?;
+        Ok(etcd)
     }
 
     /// Starts an etcd inside a node, at one of its addresses.
     pub fn start_in(options: &EtcdOptions, node: &Arc<Node>, ip: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("etcd-")
-            .tempdir_in(node.folder())?;
-        Self::start_at(options, Some(Arc::clone(node)), ip, folder)
+        let folder = Self::folder_in(node)?;
+        let member = Member::alone(options, Some(Arc::clone(node)), ip);
+        let mut etcd = Self::launch(options, member, folder)?;
+        etcd.wait_ready()?;
+        Ok(etcd)
     }
 
-    fn start_at(
+    /// Starts one cluster inside a node, a member at each of these addresses.
+    pub fn cluster_in(
         options: &EtcdOptions,
-        node: Option<Arc<Node>>,
-        ip: &str,
+        node: &Arc<Node>,
+        ips: &[String],
+    ) -> anyhow::Result<Vec<Self>> {
+        let url = |ip: &String| format!("http://{ip}:{PEER_PORT}");
+        let members: Vec<String> = ips
+            .iter()
+            .enumerate()
+            .map(|(number, ip)| format!("m{}={}", number + 1, url(ip)))
+            .collect();
+        let mut all = Vec::new();
+        for (number, ip) in ips.iter().enumerate() {
+            let member = Member {
+                name: format!("m{}", number + 1),
+                peer_url: url(ip),
+                members: members.join(","),
+                ..Member::alone(options, Some(Arc::clone(node)), ip)
+            };
+            all.push(Self::launch(options, member, Self::folder_in(node)?)?);
+        }
+        // None has a leader before there is a majority.
+        for etcd in &mut all {
+            etcd.wait_ready()?;
+        }
+        Ok(all)
+    }
+
+    fn folder_in(node: &Node) -> anyhow::Result<tempfile::TempDir> {
+        Ok(tempfile::Builder::new()
+            .prefix("etcd-")
+            .tempdir_in(node.folder())?)
+    }
+
+    fn launch(
+        options: &EtcdOptions,
+        mut member: Member,
         folder: tempfile::TempDir,
     ) -> anyhow::Result<Self> {
         needs::check(&[needs::ETCD])?;
-        let scheme = if options.tls { "https" } else { "http" };
-        let client_url = format!("{scheme}://{ip}:0");
-        let peer_url = "http://127.0.0.1:0";
-        // The JSON gateway of an etcd on port 0 dials port 0 and fails, that of
-        // a unix socket works; it is for the harness only.
-        let socket = folder.path().join("gateway:1");
-        let listen = format!("{client_url},unix://gateway:1");
-        let data = folder.path().join("data").display().to_string();
-        let initial = format!("default={peer_url}");
-        let mut words = vec![
-            "etcd",
-            "--data-dir",
-            &data,
-            "--listen-client-urls",
-            &listen,
-            "--advertise-client-urls",
-            &client_url,
-            "--listen-peer-urls",
-            peer_url,
-            "--initial-advertise-peer-urls",
-            peer_url,
-            "--initial-cluster",
-            &initial,
-        ];
-        if options.v2 {
-            words.push("--enable-v2");
-        }
-        let mut files = Vec::new();
         let certificates = if options.tls {
             let authority = Authority::new(&folder.path().join("tls"))?;
-            let server = authority.issue("etcd", &[ip, "127.0.0.1"])?;
-            files = [
-                authority.certificate(),
-                server.certificate.clone(),
-                server.key.clone(),
-            ]
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
+            let server = authority.issue("etcd", &[&member.ip, "127.0.0.1"])?;
+            let files = [authority.certificate(), server.certificate, server.key];
+            member.tls = Some(files.map(|path| path.display().to_string()));
             Some(Certificates {
                 authority: authority.certificate(),
                 client: authority.issue("client", &[])?,
@@ -117,41 +140,115 @@ impl Etcd {
         } else {
             None
         };
-        if let [authority, certificate, key] = files.as_slice() {
-            words.push("--client-cert-auth");
-            for (flag, file) in [
-                ("--trusted-ca-file", authority),
-                ("--cert-file", certificate),
-                ("--key-file", key),
-            ] {
-                words.extend([flag, file.as_str()]);
-            }
-        }
-        let log = folder.path().join("log");
-        let mut process = if let Some(node) = &node {
-            let mut command = node.command("sh");
-            command
-                .args(["-c", "cd \"$1\" && shift && exec \"$@\"", "etcd"])
-                .arg(folder.path())
-                .args(&words);
-            Process::start("etcd", command, crate::process::Started::ByFork, &log)?
-        } else {
-            Process::leashed("etcd", &words, folder.path(), &log)?
-        };
-        let address = process.wait_log("its client address", START_CAP, served_address)?;
-        process.wait_while_running("its gateway", START_CAP, || {
-            http::request(&Target::Unix(socket.clone()), "GET", "/health", &[], b"")
-                .and_then(Answer::ok)
-                .map_err(|error| format!("{error:#}"))
-        })?;
         Ok(Self {
-            process,
-            address,
-            socket,
-            node,
+            process: Mutex::new(member.launch(folder.path(), 0)?),
+            // Known when it is ready.
+            address: SocketAddr::new(member.ip.parse()?, 0),
+            // The JSON gateway of an etcd on port 0 dials port 0 and fails, that
+            // of a unix socket works; it is for the harness only.
+            socket: folder.path().join("gateway:1"),
+            member,
             certificates,
             folder,
         })
+    }
+
+    fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let address = self
+            .process()
+            .wait_log("its client address", START_CAP, served_address)?;
+        self.address = address;
+        self.wait_answer("/health")
+    }
+
+    fn wait_answer(&self, path: &str) -> anyhow::Result<()> {
+        let target = Target::Unix(self.socket.clone());
+        self.process()
+            .wait_while_running("its gateway", START_CAP, || {
+                http::request(&target, "GET", path, &[], b"")
+                    .and_then(Answer::ok)
+                    .map_err(|error| format!("{error:#}"))
+            })?;
+        Ok(())
+    }
+
+    /// Kills it.
+    pub fn kill(&self) -> anyhow::Result<()> {
+        self.process().kill()
+    }
+
+    /// Starts it again after its end, at the same address and on the data that
+    /// it has. It may have to wait for other members before it serves.
+    pub fn start_again(&self) -> anyhow::Result<()> {
+        // Else the socket of the one before is taken for this one's.
+        std::fs::remove_file(&self.socket).ok();
+        *self.process() = self
+            .member
+            .launch(self.folder.path(), self.address.port())?;
+        self.wait_answer("/version")
+    }
+
+    /// Takes all its data away and starts it again, as a new cluster with the
+    /// same token.
+    pub fn start_empty(&self) -> anyhow::Result<()> {
+        self.kill()?;
+        std::fs::remove_dir_all(self.data())?;
+        self.start_again()?;
+        self.wait_answer("/health")
+    }
+
+    /// Saves what it has to a file.
+    pub fn save(&self, snapshot: &Path) -> anyhow::Result<()> {
+        self.etcdctl(&["snapshot", "save", &snapshot.display().to_string()])?;
+        Ok(())
+    }
+
+    /// Starts it again with what a file has, as `etcdctl snapshot restore` does
+    /// it: with the same token.
+    pub fn restore(&self, snapshot: &Path) -> anyhow::Result<()> {
+        self.kill()?;
+        let data = self.data();
+        std::fs::remove_dir_all(&data)?;
+        self.etcdctl(&[
+            "snapshot",
+            "restore",
+            &snapshot.display().to_string(),
+            "--data-dir",
+            &data.display().to_string(),
+            "--name",
+            &self.member.name,
+            "--initial-cluster",
+            &self.member.members,
+            "--initial-advertise-peer-urls",
+            &self.member.peer_url,
+        ])?;
+        self.start_again()?;
+        self.wait_answer("/health")
+    }
+
+    /// Forgets the history of all keys up to now.
+    pub fn compact(&self) -> anyhow::Result<()> {
+        let revision = self.revision()?;
+        self.etcdctl(&["compact", &revision.to_string()])?;
+        Ok(())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process().signal(signal)
+    }
+
+    /// Whether it runs, frozen or not.
+    pub fn runs(&self) -> bool {
+        self.process().poll_exit().is_none()
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     /// Where clients reach it.
@@ -174,11 +271,6 @@ impl Etcd {
         self.certificates.as_ref()
     }
 
-    /// The process: its id, its log, signals.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
-
     /// Where it keeps its data.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -186,12 +278,12 @@ impl Etcd {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.process.pid()
+        self.process().pid()
     }
 
     /// Runs etcdctl (API version 3) against it.
     pub fn etcdctl(&self, words: &[&str]) -> anyhow::Result<String> {
-        let mut command = match &self.node {
+        let mut command = match &self.member.node {
             Some(node) => node.command("etcdctl"),
             None => Command::new("etcdctl"),
         };
@@ -262,6 +354,70 @@ impl Etcd {
         )?
         .ok()?
         .json()
+    }
+}
+
+impl Member {
+    /// The only member of its cluster.
+    fn alone(options: &EtcdOptions, node: Option<Arc<Node>>, ip: &str) -> Self {
+        let peer_url = "http://127.0.0.1:0".to_owned();
+        Self {
+            name: "default".to_owned(),
+            ip: ip.to_owned(),
+            members: format!("default={peer_url}"),
+            peer_url,
+            v2: options.v2,
+            tls: None,
+            node,
+        }
+    }
+
+    /// Starts it with its data in `folder`, for clients on `port`.
+    fn launch(&self, folder: &Path, port: u16) -> anyhow::Result<Process> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client_url = format!("{scheme}://{}:{port}", self.ip);
+        let listen = format!("{client_url},unix://gateway:1");
+        let data = folder.join("data").display().to_string();
+        let mut words = vec![
+            "etcd",
+            "--name",
+            &self.name,
+            "--data-dir",
+            &data,
+            "--listen-client-urls",
+            &listen,
+            "--advertise-client-urls",
+            &client_url,
+            "--listen-peer-urls",
+            &self.peer_url,
+            "--initial-advertise-peer-urls",
+            &self.peer_url,
+            "--initial-cluster",
+            &self.members,
+        ];
+        if self.v2 {
+            words.push("--enable-v2");
+        }
+        if let Some([authority, certificate, key]) = &self.tls {
+            words.push("--client-cert-auth");
+            for (flag, file) in [
+                ("--trusted-ca-file", authority),
+                ("--cert-file", certificate),
+                ("--key-file", key),
+            ] {
+                words.extend([flag, file.as_str()]);
+            }
+        }
+        let log = folder.join("log");
+        let Some(node) = &self.node else {
+            return Process::leashed("etcd", &words, folder, &log);
+        };
+        let mut command = node.command("sh");
+        command
+            .args(["-c", "cd \"$1\" && shift && exec \"$@\"", "etcd"])
+            .arg(folder)
+            .args(&words);
+        Process::start("etcd", command, Started::ByFork, &log)
     }
 }
 

@@ -7,12 +7,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::Signal;
 
 use crate::agent::{Agent, AgentOptions};
 use crate::engine::{Container, Engine};
 use crate::http::{self, Answer, Target};
 use crate::node::Node;
 use crate::process::{Process, Ran, read_lossy};
+
+/// What a power cut takes with it besides the processes, of what a node has
+/// and a machine would not: mounts of containers, interfaces, rules of the
+/// packet filter and what lies in `/run`.
+const POWER_CUT: &str = r#"
+keeper=$(cat /run/keeper)
+while :; do
+    others=
+    for process in /proc/[0-9]*; do
+        case ${process#/proc/} in
+        1 | "$keeper" | $$) ;;
+        *) others="$others ${process#/proc/}" ;;
+        esac
+    done
+    [ -n "$others" ] || break
+    kill -9 $others
+done 2>/dev/null
+awk '$2 ~ "^/(var/lib|run)/docker/" { print $2 }' /proc/mounts | sort -r |
+    while read -r mount; do umount -l "$mount"; done
+rm -rf /run/docker*
+ip link delete docker0
+for table in filter nat mangle raw; do iptables -t $table -F; iptables -t $table -X; done
+nft flush ruleset
+exit 0
+"#;
+
+/// A machine that was started again has another boot id.
+const POWER_ON: &str = "
+cat /proc/sys/kernel/random/uuid >/run/boot_id
+mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
+";
 
 /// A host. Fields are dropped in order: agent, engine, node.
 #[derive(Debug)]
@@ -223,6 +255,40 @@ impl Host {
     /// The agent, if one runs.
     pub fn agent(&self) -> MutexGuard<'_, Option<Agent>> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts what does not run of engine and agent, lets go on what is
+    /// frozen, and puts the cable in.
+    pub fn heal(&self, options: &AgentOptions) -> anyhow::Result<()> {
+        self.plug()?;
+        if self.engine.runs() {
+            self.engine.signal(Signal::CONT)?;
+        } else {
+            self.engine.start_again(&[])?;
+        }
+        let running = self.agent().as_mut().is_some_and(Agent::runs);
+        if running {
+            return Ok(());
+        }
+        self.start_agent(options)
+    }
+
+    /// Takes the power away: the cable is dead, every process is killed, those
+    /// in containers too. What is on disk stays.
+    pub fn power_off(&self) -> anyhow::Result<()> {
+        self.unplug()?;
+        // Those which wait for them say so when they are killed.
+        drop(self.run(&["sh", "-c", POWER_CUT])?);
+        *self.agent() = None;
+        self.engine.kill()
+    }
+
+    /// Gives the power back: the machine boots, and its engine with it. The
+    /// agent is to be started.
+    pub fn power_on(&self) -> anyhow::Result<()> {
+        self.sh(POWER_ON)?;
+        self.plug()?;
+        self.engine.start_again(&[])
     }
 
     /// What the host's agents have logged so far.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::Signal;
 
 use crate::agent::AgentOptions;
 use crate::binary;
@@ -56,6 +57,9 @@ pub struct LabOptions {
     pub agents: Option<AgentOptions>,
     /// How to run etcd.
     pub etcd: EtcdOptions,
+    /// How many members etcd has: one on the switch's address, or several, each
+    /// on an address of its own.
+    pub members: usize,
 }
 
 impl Default for LabOptions {
@@ -65,6 +69,7 @@ impl Default for LabOptions {
             images: true,
             agents: Some(AgentOptions::default()),
             etcd: EtcdOptions::default(),
+            members: 1,
         }
     }
 }
@@ -74,7 +79,7 @@ impl Default for LabOptions {
 pub struct Lab {
     hosts: Vec<Host>,
     resolver: Resolver,
-    etcd: Etcd,
+    etcd: Vec<Etcd>,
     switch: Arc<Node>,
     folder: Folder,
 }
@@ -107,10 +112,11 @@ impl Lab {
         for number in 1..=options.hosts {
             wired.push(wire(&folder, &switch, number)?);
         }
-        let etcd = Etcd::start_in(&options.etcd, &switch, &SWITCH.to_string())?;
+        let etcd = start_etcd(options, &switch)?;
+        let urls: Vec<String> = etcd.iter().map(Etcd::url).collect();
         let resolver = Resolver::start(&switch, SWITCH)?;
         let mut hosts = Vec::new();
-        for (node, mut engine, address, cable) in wired {
+        for (node, engine, address, cable) in wired {
             engine.wait_ready()?;
             if let Some(binary) = &binary {
                 node.sh(&format!(
@@ -125,7 +131,7 @@ impl Lab {
                 address,
                 cable,
                 binary: binary.clone(),
-                etcd: etcd.url(),
+                etcd: urls.join(","),
             }));
         }
         if let Some(archive) = &archive {
@@ -167,9 +173,26 @@ impl Lab {
             .with_context(|| format!("no host {name} in this lab"))
     }
 
-    /// The etcd on the switch.
+    /// The etcd on the switch, or its first member.
     pub fn etcd(&self) -> &Etcd {
+        &self.etcd[0]
+    }
+
+    /// All members of the etcd.
+    pub fn members(&self) -> &[Etcd] {
         &self.etcd
+    }
+
+    /// Makes everything run again that was cut off, frozen or killed.
+    pub fn heal(&self, agents: &AgentOptions) -> anyhow::Result<()> {
+        for etcd in &self.etcd {
+            if etcd.runs() {
+                etcd.signal(Signal::CONT)?;
+            } else {
+                etcd.start_again()?;
+            }
+        }
+        each(&self.hosts, |host| host.heal(agents)).map(drop)
     }
 
     /// The switch, for what else is to run beside the hosts.
@@ -192,10 +215,11 @@ impl Lab {
         Registry::start(&self.switch, &SWITCH.to_string())
     }
 
-    /// The containers of an app on all hosts, each with its host.
+    /// The containers of an app on all hosts whose engine runs, each with its
+    /// host.
     pub fn containers(&self, app: &str) -> anyhow::Result<Vec<(&Host, Container)>> {
         let mut all = Vec::new();
-        for host in &self.hosts {
+        for host in self.hosts.iter().filter(|host| host.engine().runs()) {
             for container in host.containers(app)? {
                 all.push((host, container));
             }
@@ -246,7 +270,7 @@ fn wire(
     let last = u8::try_from(10 + number).context("too many hosts")?;
     let address = Ipv4Addr::new(10, 99, 0, last);
     let cidr = format!("{address}/24");
-    let node = Node::new(&name, &folder.path().join(&name), &cidr)?;
+    let node = Arc::new(Node::new(&name, &folder.path().join(&name), &cidr)?);
     let cable = format!("cable{number}");
     // Both ends are born inside: the machine itself never sees them.
     let mut link = Command::new("ip");
@@ -263,7 +287,25 @@ fn wire(
     write_enter(&node)?;
     let cgroup = format!("/{}/{name}", folder.name);
     let engine = Engine::start(&node, &cgroup, NETWORK)?;
-    Ok((Arc::new(node), engine, address, cable))
+    Ok((node, engine, address, cable))
+}
+
+/// Starts the etcd, on addresses of the switch.
+fn start_etcd(options: &LabOptions, switch: &Arc<Node>) -> anyhow::Result<Vec<Etcd>> {
+    if options.members == 1 {
+        return Ok(vec![Etcd::start_in(
+            &options.etcd,
+            switch,
+            &SWITCH.to_string(),
+        )?]);
+    }
+    let ips: Vec<String> = (2..2 + options.members)
+        .map(|last| format!("10.99.0.{last}"))
+        .collect();
+    for ip in &ips {
+        switch.sh(&format!("ip addr add {ip}/24 dev br0"))?;
+    }
+    Etcd::cluster_in(&options.etcd, switch, &ips)
 }
 
 /// A script in the lab's folder that enters a node: `on-h1 [COMMAND]`.

@@ -186,7 +186,16 @@ impl Process {
         if self.poll_exit().is_some() {
             bail!("{} has ended already", self.name);
         }
+        if signal == Signal::CONT {
+            self.wake_child();
+        }
         kill_process(self.pid, signal).with_context(|| format!("signal {}", self.name))
+    }
+
+    /// `nsenter` stops with the program that it waits for, but does not go on
+    /// with it, nor end with it.
+    fn wake_child(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).ok();
     }
 
     /// Waits for its end; the time that took is given too.
@@ -208,6 +217,7 @@ impl Process {
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if self.poll_exit().is_none() {
             kill_process(self.pid, Signal::KILL).ok();
+            self.wake_child();
             self.wait_exit()?;
         }
         Ok(())

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dokkaa_tests::etcd::EtcdOptions;
 use dokkaa_tests::images::{BUSYBOX, NGINX, UBUNTU, WELCOME};
 use dokkaa_tests::{Lab, LabOptions, lab, resolver, wait_for};
 
@@ -18,7 +17,7 @@ fn hosts_are_machines_of_their_own_on_one_network() {
         hosts: 2,
         images: true,
         agents: None,
-        etcd: EtcdOptions::default(),
+        ..LabOptions::default()
     })
     .expect("a lab");
     let (one, two) = (lab.host(1), lab.host(2));
@@ -89,7 +88,7 @@ fn a_registry_asks_for_the_password() {
         hosts: 2,
         images: true,
         agents: None,
-        etcd: EtcdOptions::default(),
+        ..LabOptions::default()
     })
     .expect("a lab");
     let registry = lab.registry().expect("a registry");

@@ -189,15 +189,17 @@ fn waiting_reason(sources: Sources<'_>, slot: &SlotId, placed: Option<&Unclaimed
     if let Some(why) = placed.and_then(placement::why_waiting) {
         return why;
     }
-    let said = sources
-        .answers
-        .iter()
-        .find_map(|(host, reasons)| Some((host, reasons.waiting.get(slot)?)));
-    match (said, placed.and_then(|p| p.order.first())) {
+    match (said_waiting(sources, slot), placed.and_then(|p| p.order.first())) {
         (Some((host, why)), _) => format!("{host}: {why}"),
         (None, Some(host)) => format!("{host} is about to claim it"),
         (None, None) => "about to be claimed".to_owned(),
     }
+}
+
+/// What the first host that says so waits for with this slot.
+fn said_waiting<'a>(sources: Sources<'a>, slot: &SlotId) -> Option<(&'a HostName, &'a String)> {
+    let mut answers = sources.answers.iter();
+    answers.find_map(|(host, reasons)| Some((host, reasons.waiting.get(slot)?)))
 }
 
 fn claimed_row(
@@ -244,10 +246,14 @@ fn claimed_row(
     if record.is_none() {
         row.status = SlotStatus::Lost;
         row.age_seconds = None;
-        row.reason = Some(format!(
+        let mut reason = format!(
             "host {} is missing; its containers may still run there",
             claim.host
-        ));
+        );
+        if let Some((_, why)) = said_waiting(sources, &slot_id) {
+            reason = format!("{reason}; {why}");
+        }
+        row.reason = Some(reason);
         return Some(row);
     }
     let said = sources

@@ -4,7 +4,6 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use dokkaa_tests::agent::AgentOptions;
-use dokkaa_tests::etcd::EtcdOptions;
 use dokkaa_tests::{Lab, LabOptions};
 
 const USAGE: &str = "usage: lab [--hosts N] [--without-agents] [-- AGENT ARGUMENTS]";
@@ -49,9 +48,8 @@ fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<LabOpt
     }
     Ok(LabOptions {
         hosts,
-        images: true,
         agents,
-        etcd: EtcdOptions::default(),
+        ..LabOptions::default()
     })
 }
 

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Command;
 
 use dokkaa_tests::agent::AgentOptions;
-use dokkaa_tests::etcd::EtcdOptions;
 use dokkaa_tests::host::Host;
 use dokkaa_tests::node::Node;
 use dokkaa_tests::process::Ran;
@@ -147,7 +146,7 @@ fn down_takes_the_rules_away() {
         hosts: 1,
         images: true,
         agents: None,
-        etcd: EtcdOptions::default(),
+        ..LabOptions::default()
     })
     .expect("a lab");
     let host = lab.host(1);

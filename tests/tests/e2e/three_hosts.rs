@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use dokkaa_tests::etcd::EtcdOptions;
 use dokkaa_tests::process::Ran;
 use dokkaa_tests::{Lab, LabOptions, binary, wait_for};
 
@@ -41,7 +40,7 @@ fn the_page_makes_a_cluster_with_tls() {
         hosts: 3,
         images: true,
         agents: None,
-        etcd: EtcdOptions::default(),
+        ..LabOptions::default()
     })
     .expect("a lab");
     let folder = lab.folder().join("workplace");
