@@ -20,11 +20,11 @@ use anyhow::Context;
 use conductor::allocation::Allocation;
 use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineInfo};
 use conductor::events::Journal;
-use conductor::images::{Images, PullSettings, RECORD};
+use conductor::images::{Images, PullSettings, RECORD, collect};
 use conductor::orphans::Orphans;
 use conductor::ports::PortRange;
 use conductor::steps::Steps;
-use conductor::{Published, Setup};
+use conductor::{Published, Setup, firewall};
 use conductor_core::directory::Callers;
 use conductor_core::observed::Surroundings;
 use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
@@ -70,6 +70,9 @@ pub(crate) async fn run(
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    firewall::check(config.instance_ports, config.host_ip)
+        .await
+        .map_err(|e| Misconfigured(crate::chain(&e)))?;
     let mut signals = Signals::new().context("can't wait for signals")?;
     let dir =
         Arc::new(StateDir::open(&config.state_dir).map_err(|e| Misconfigured(crate::chain(&e)))?);
@@ -430,6 +433,21 @@ impl Running {
                 let _ = look_again.try_send(());
             }
         });
+        let (closed, closed_out) = watch::channel(None);
+        tasks.spawn(firewall::run(
+            firewall::Setup {
+                instance_ports: config.instance_ports,
+                host: host.name().clone(),
+                host_ip: config.host_ip,
+                range: config.port_range.clone(),
+                bridge: asked.bridge.interface.clone(),
+                published: published.clone(),
+                again: Arc::default(),
+                problem: closed,
+                every: firewall::RECHECK,
+            },
+            doors.clone(),
+        ));
         let (blocked, blocked_out) = watch::channel(None);
         tasks.spawn(reachable::watch(
             reachable::Way {
@@ -446,7 +464,7 @@ impl Running {
             host.clone(),
             names.problems.clone(),
             links.problems.clone(),
-            blocked_out,
+            [blocked_out, closed_out],
             doors.clone(),
         ));
 
@@ -543,6 +561,19 @@ impl Running {
                 record: Some(dir.path().join(RECORD)),
             },
         );
+        let record = host.clone();
+        tasks.spawn(collect::run(
+            images.clone(),
+            published.clone(),
+            config.disk_limits,
+            move |disk| {
+                record.update_record(|record| {
+                    record.disk = disk.percent;
+                    record.disk_full = disk.full;
+                });
+            },
+            doors.clone(),
+        ));
         let range = format!("{}-{}", config.port_range.start(), config.port_range.end());
         let range: PortRange = range
             .parse()
@@ -679,7 +710,7 @@ async fn report_problems(
     host: Arc<store::host::Host>,
     mut dns: watch::Receiver<Vec<listen::Problem>>,
     mut links: watch::Receiver<Vec<listen::Problem>>,
-    mut blocked: watch::Receiver<Option<String>>,
+    [mut blocked, mut closed]: [watch::Receiver<Option<String>>; 2],
     stop: CancellationToken,
 ) {
     loop {
@@ -694,12 +725,14 @@ async fn report_problems(
             })
             .collect();
         problems.extend(blocked.borrow_and_update().clone());
+        problems.extend(closed.borrow_and_update().clone());
         host.update_record(|record| record.problems = problems);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = dns.changed() => if changed.is_err() { return },
             changed = links.changed() => if changed.is_err() { return },
             changed = blocked.changed() => if changed.is_err() { return },
+            changed = closed.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use conductor::firewall::{InstancePorts, is_global};
+use conductor_core::disk::DiskLimits;
 use manifests::HostName;
 
 use crate::args::AgentArgs;
@@ -74,6 +75,7 @@ pub(crate) struct AgentConfig {
     pub(crate) lease_ttl: Duration,
     /// Time that slots stay after the agent was stopped.
     pub(crate) restart_grace: Duration,
+    pub(crate) disk_limits: DiskLimits,
     /// How the log is written.
     pub(crate) log_format: LogFormat,
     /// What is logged.
@@ -293,6 +295,14 @@ pub(crate) fn agent(
         Given { text: None, .. } => Duration::from_secs(30),
         given => given.read(duration)?,
     };
+    let disk_limits = match read.text(
+        args.disk_limits.as_ref(),
+        "disk-limits",
+        "DOKKAA_DISK_LIMITS",
+    ) {
+        Given { text: None, .. } => DiskLimits::default(),
+        given => given.read(percents)?,
+    };
 
     Ok(AgentConfig {
         etcd,
@@ -326,6 +336,7 @@ pub(crate) fn agent(
         insecure,
         lease_ttl,
         restart_grace,
+        disk_limits,
         log_format: match read.text(args.log_format.as_ref(), "log-format", "DOKKAA_LOG_FORMAT") {
             Given { text: None, .. } => LogFormat::Text,
             given => given.read(|text| match text {
@@ -590,6 +601,22 @@ fn truth(text: &str) -> Result<bool, String> {
 }
 
 /// A time with a unit: `500ms`, `6s`, `2m`, `1h`.
+/// Two limits in percent, the lower one first.
+fn percents(text: &str) -> Result<DiskLimits, String> {
+    let read = |text: &str| {
+        text.trim()
+            .parse::<u8>()
+            .ok()
+            .filter(|n| (1..=100).contains(n))
+    };
+    match text.split_once(',').map(|(a, b)| (read(a), read(b))) {
+        Some((Some(collect), Some(full))) if collect <= full => Ok(DiskLimits { collect, full }),
+        _ => Err(format!(
+            "`{text}` is not two percentages, the lower one first, such as 85,95"
+        )),
+    }
+}
+
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong =
         || format!("`{text}` is not a time; expected a number and ms, s, m or h, such as `30s`");

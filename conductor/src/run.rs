@@ -28,9 +28,10 @@ use crate::engine::Engine;
 use crate::following::{Look, Sighting};
 use crate::looks::Looks;
 use crate::observing::{Observing, Seq};
+use crate::orphans::Orphans;
 use crate::published::{Published, Seen, count};
 use crate::steps::Steps;
-use crate::{following, writes};
+use crate::{chain, following, writes};
 
 /// Events that wait for the loop. It never waits for those who send them, so a full channel only slows them down.
 const EVENTS: usize = 1_024;
@@ -61,6 +62,8 @@ pub struct Setup {
     pub look_again: mpsc::Receiver<()>,
     /// This host's record: told that the loop lives, and what the engine shows.
     pub record: Arc<store::host::Host>,
+    /// What an accepted restore left without a manifest.
+    pub orphans: Orphans,
 }
 
 /// What reaches the loop.
@@ -125,7 +128,11 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         resumed: false,
         observing: Observing::default(),
         begun: BTreeMap::new(),
-        local: Local::default(),
+        local: Local {
+            orphans: setup.orphans.kept().clone(),
+            ..Local::default()
+        },
+        before: None,
         looks,
         ended: BTreeSet::new(),
         told: BTreeMap::new(),
@@ -177,6 +184,8 @@ struct State {
     entered: bool,
     /// What an earlier agent of this host said of its slots was asked for.
     resumed: bool,
+    /// What was known before a restore was accepted, until what runs here has been looked through.
+    before: Option<Snapshot>,
     observing: Observing,
     begun: BTreeMap<Look, Seq>,
     local: Local,
@@ -304,7 +313,17 @@ impl Loop {
         }
         state.trust = trust;
         state.known = true;
-        state.snapshot = update.snapshot;
+        let before = std::mem::replace(&mut state.snapshot, update.snapshot);
+        if let Some(cluster) = &update.accepted {
+            tracing::warn!(
+                epoch = cluster.epoch,
+                "a restore was accepted: what runs here without a manifest is kept, and nothing is placed before the hosts are back"
+            );
+            state.before.get_or_insert(before);
+            if let Err(error) = self.setup.orphans.accepted() {
+                tracing::error!(error = %chain(&error), "what the restore leaves can't be noted");
+            }
+        }
         if trust == Trust::Full {
             let now = self.setup.record.clock().now();
             state.local.see(&state.snapshot, now);
@@ -500,7 +519,11 @@ impl Loop {
             return None;
         }
         state.local.observe(state.observing.observed(), now);
-        let trust = self.trust();
+        let trust = if self.looks_through(now) {
+            self.trust()
+        } else {
+            Trust::RestartsOnly
+        };
         let state = &mut self.state;
         state.entered |= trust == Trust::Full;
         if !state.entered && !self.setup.record.same_boot() {
@@ -525,6 +548,30 @@ impl Loop {
             state.retry_writes_at = None;
         }
         self.plan_once(now)
+    }
+
+    /// Looks through what runs here when a restore was accepted. Until that is on disk nothing else is planned: whoever
+    /// does not know what was kept would stop it.
+    fn looks_through(&mut self, now: Millis) -> bool {
+        let state = &mut self.state;
+        let orphans = &mut self.setup.orphans;
+        if state.trust == Trust::Full && (orphans.is_accepted() || state.before.is_some()) {
+            let before = state.before.clone().unwrap_or_default();
+            let observed = state.observing.observed();
+            state.local.accept(&before, &state.snapshot, observed, now);
+        } else if orphans.is_accepted() {
+            return false;
+        }
+        match orphans.keep(&state.local.orphans) {
+            Ok(()) => {
+                state.before = None;
+                true
+            }
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "what an accepted restore left can't be noted; only crashed containers are restarted");
+                false
+            }
+        }
     }
 
     fn plan_once(&mut self, now: Millis) -> Option<Millis> {

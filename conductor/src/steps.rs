@@ -274,6 +274,14 @@ impl Steps {
         let Err(error) = started else {
             return self.look(slot, docker_id, Ok(())).await;
         };
+        if let EngineError::NotFound(_) = error {
+            // Somebody removed it (`docker system prune` takes what does not run): another one is made.
+            return Report {
+                outcome: Outcome::Done { slot },
+                container: None,
+                gone: Some(docker_id.to_owned()),
+            };
+        }
         // Docker notes a failed start on the container; the loop is to see that too.
         let container = self.engine.inspect(docker_id).await.ok().flatten();
         Report {

@@ -52,6 +52,7 @@ fn nothing_given_gives_the_defaults() {
     assert_eq!(config.instance_ports, InstancePorts::Peers);
     assert_eq!(config.lease_ttl, Duration::from_secs(6));
     assert_eq!(config.restart_grace, Duration::from_secs(30));
+    assert_eq!(config.disk_limits, DiskLimits::default());
     assert_eq!(config.log_format, LogFormat::Text);
     assert!(config.labels.is_empty() && !config.insecure);
     assert_eq!(config.warnings, Vec::<String>::new());
