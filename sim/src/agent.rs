@@ -21,6 +21,7 @@ use store::memory::WatchId;
 use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions, ViewUpdate};
 use uuid::Uuid;
 
+use crate::disk::Disk;
 use crate::engine::Report;
 use crate::host::HostLife;
 use crate::invariants;
@@ -63,6 +64,8 @@ pub struct Agent {
     pub local: Local,
     /// The engine as it knows it.
     pub observing: Observing,
+    /// What was known before a restore was accepted, until what runs here has been looked through.
+    before: Option<Snapshot>,
     /// The revision of the first read of this connect.
     pub first_read: i64,
     /// Own writes that were answered, by what they were about: their revision.
@@ -131,6 +134,22 @@ impl Agent {
         }
     }
 
+    /// Looks through what runs here when a restore was accepted; nothing is planned before that is noted.
+    fn looks_through(&mut self, disk: &mut Disk, now: Millis) -> bool {
+        let Some(seen) = &self.seen else { return false };
+        if self.trust() == Trust::Full && (disk.accepted || self.before.is_some()) {
+            let before = self.before.take().unwrap_or_default();
+            let observed = self.observing.observed();
+            self.local.accept(&before, &seen.snapshot, observed, now);
+            self.answered.clear();
+        } else if disk.accepted {
+            return false;
+        }
+        disk.accepted = false;
+        disk.orphans.clone_from(&self.local.orphans);
+        true
+    }
+
     fn revision(&self) -> i64 {
         self.snapshot().map_or(0, |snapshot| snapshot.revision)
     }
@@ -173,8 +192,12 @@ impl World {
             Box::new(Agent {
                 view: View::new(&options, now),
                 seen: None,
-                local: Local::default(),
+                local: Local {
+                    orphans: at.disk.orphans.clone(),
+                    ..Local::default()
+                },
                 observing: Observing::default(),
+                before: None,
                 first_read: 0,
                 answered: BTreeMap::new(),
                 rules,
@@ -359,14 +382,16 @@ impl World {
             return;
         };
         let before = agent.trust();
-        agent.seen = Some(update.clone());
+        let known = agent.seen.replace(update.clone());
         let after = agent.trust();
         if update.accepted.is_some() {
-            agent.local.calm.accepted(now);
-            agent.local.written.clear();
-            agent.local.lost.clear();
-            agent.answered.clear();
+            let known = known.map(|seen| seen.snapshot).unwrap_or_default();
+            agent.before.get_or_insert(known);
+            self.machines[machine].disk.accepted = true;
         }
+        let Some(agent) = self.agent(machine) else {
+            return;
+        };
         if after == Trust::Full {
             agent.local.see(&update.snapshot, now);
             self.machines[machine].witness.sees(&update.snapshot, now);
@@ -621,7 +646,8 @@ impl World {
     pub fn pass(&mut self, machine: usize) {
         let now = self.clock(machine);
         let (real, idle) = (self.now, self.machines[machine].idle);
-        let Some(process) = self.machines[machine].process.as_mut() else {
+        let at = &mut self.machines[machine];
+        let Some(process) = at.process.as_mut() else {
             return;
         };
         let (trusted, same_boot) = (process.trust(), process.host.same_boot);
@@ -639,6 +665,11 @@ impl World {
         agent.replan_at = agent.replan_at.filter(|at| *at > now);
         let retry = agent.retry_writes_at.filter(|at| now < *at);
         agent.retry_writes_at = retry;
+        let trusted = if agent.looks_through(&mut at.disk, now) {
+            trusted
+        } else {
+            Trust::RestartsOnly
+        };
         agent.entered |= trusted == Trust::Full;
         let up = agent.observing.observed().engine == EngineState::Up;
         if !agent.entered && !same_boot {

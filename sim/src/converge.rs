@@ -1,13 +1,13 @@
 //! When the faults have ended: within a bounded time all is as wanted, and then nobody writes anything any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conductor_core::observed::ObservedContainer;
 use conductor_core::placement;
 use conductor_core::records::{HostState, Phase};
 use conductor_core::snapshot::{Desired, SlotView, Snapshot};
 use conductor_core::target::Target;
-use manifests::{HostName, SlotId};
+use manifests::{HostName, InstanceId, SlotId};
 use store::host::HostStatus;
 
 use crate::scenario::Scenario;
@@ -86,6 +86,16 @@ impl World {
         }
     }
 
+    fn orphans(&self) -> BTreeSet<InstanceId> {
+        let agents = self
+            .machines
+            .iter()
+            .filter_map(|m| m.process.as_ref()?.agent.as_ref());
+        agents
+            .flat_map(|agent| agent.local.orphans.keys().cloned())
+            .collect()
+    }
+
     fn is_wanted(&self, slot: &SlotId) -> bool {
         let container = self.truth.now.containers.get(&slot.container);
         container.is_some_and(|c| c.is_wanted(slot.slot))
@@ -135,13 +145,22 @@ impl World {
                 of.push((name.clone(), container));
             }
         }
+        // What an accepted restore left without a manifest is kept until somebody removes it.
+        let orphans = self.orphans();
+        running.retain(|_, here| {
+            here.retain(|(_, container)| !orphans.contains(&container.owner.instance));
+            !here.is_empty()
+        });
         for (id, container) in &truth.containers {
             for (number, view) in &container.slots {
                 let slot = id.slot(*number);
                 if view.next.is_some() {
                     return Some(format!("a handover of {slot} is left"));
                 }
-                if view.claim.is_some() && !container.is_wanted(*number) {
+                let claim = view.claim.as_ref();
+                if claim.is_some_and(|c| !orphans.contains(&c.instance))
+                    && !container.is_wanted(*number)
+                {
                     return Some(format!("the claim of {slot} is left, which is not wanted"));
                 }
             }

@@ -1,6 +1,10 @@
 //! What survives an agent: its machine's disk, as a value.
 
+use std::collections::BTreeMap;
+
+use conductor_core::local::Orphan;
 use conductor_core::records::{Cluster, Hold};
+use manifests::InstanceId;
 use store::host::Disk as Identity;
 use store::view::SavedView;
 use uuid::Uuid;
@@ -14,6 +18,10 @@ pub struct Disk {
     pub cluster: Option<Cluster>,
     /// Why it is in hold.
     pub hold: Option<Hold>,
+    /// A restore was accepted, and what runs here has not been looked through yet.
+    pub accepted: bool,
+    /// What an accepted restore left without a manifest.
+    pub orphans: BTreeMap<InstanceId, Orphan>,
     /// The view that was saved last.
     pub view: Option<SavedView>,
     /// The one before: a machine that loses power may find that again.
@@ -27,6 +35,8 @@ impl Disk {
             identity: Identity::new(id),
             cluster: Some(cluster.clone()),
             hold: None,
+            accepted: false,
+            orphans: BTreeMap::new(),
             view: None,
             former_view: None,
         }

@@ -126,8 +126,13 @@ pub fn planned(
             "{name} changes something, though it distrusts etcd: {plan}"
         ));
     }
-    let caught_up = truth.history.range(..=agent.first_read).next_back();
-    if !plan.is_idle() && caught_up.is_some_and(|(needed, _)| view.revision < *needed) {
+    let read = truth.history.range(..=agent.first_read).next_back();
+    // A restore may have a higher revision and the same content.
+    let behind = read.is_some_and(|(revision, then)| {
+        view.revision < *revision
+            && (view.containers != then.containers || view.hosts != then.hosts)
+    });
+    if !plan.is_idle() && behind {
         return Some(format!(
             "{name} plans {plan} from a view at {}, and its first read was at {}",
             view.revision, agent.first_read
@@ -561,6 +566,7 @@ impl Change<'_> {
             && let Successor::Live(was) = self.before.successor(self.was)
             && theirs(&was.host)
             && !self.is_retake()
+            && !self.is_unwanted()
         {
             return Some("overwrites or deletes the handover to a live host");
         }
@@ -572,6 +578,11 @@ impl Change<'_> {
             return Some("gives the slot another owner and leaves a handover from the former one");
         }
         None
+    }
+
+    /// Neither is wanted any more, and the owner is lost.
+    fn is_unwanted(&self) -> bool {
+        self.was.claim.is_some() && self.is.claim.is_none() && self.is.next.is_none()
     }
 
     /// Left to the check of two retakes in a row.
