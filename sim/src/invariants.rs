@@ -141,11 +141,8 @@ pub fn planned(
     let works = plan.writes.iter().map(|write| (write.work(), write.kind()));
     let works = works.chain(plan.steps.iter().map(|step| (step.work(), step.kind())));
     for (work, kind) in works {
-        if agent
-            .answered
-            .get(&work)
-            .is_some_and(|own| *own > view.revision)
-        {
+        let own = agent.answered.get(&work).copied();
+        if matches!(work, Work::Slot(_)) && own.is_some_and(|own| own > view.revision) {
             return Some(format!(
                 "{name} plans {kind} from a view at {}, below its own last write on it",
                 view.revision
