@@ -11,7 +11,7 @@ use manifests::{HostName, InstanceId, SlotId};
 use store::host::HostStatus;
 
 use crate::scenario::Scenario;
-use crate::world::World;
+use crate::world::{Machine, World};
 
 /// All is as wanted within this virtual time.
 const LONGEST: u64 = 900_000;
@@ -105,6 +105,17 @@ impl World {
     fn lacks(&self) -> Option<String> {
         let truth = &self.truth.now;
         let mut running: BTreeMap<SlotId, Vec<(HostName, ObservedContainer)>> = BTreeMap::new();
+        for (name, record) in truth.live() {
+            let of = |m: &&Machine| m.witness.sessions.contains(&record.session);
+            if self
+                .machines
+                .iter()
+                .find(of)
+                .is_none_or(|m| m.process.is_none())
+            {
+                return Some(format!("the record of {name} has not ended"));
+            }
+        }
         for machine in &self.machines {
             let name = &machine.host.name;
             if machine.gone {
