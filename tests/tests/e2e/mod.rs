@@ -8,8 +8,10 @@ mod cli;
 mod containers;
 mod doors;
 mod events;
+mod failover;
 mod firewall;
 mod links;
+mod operator;
 mod registry;
 mod restart;
 mod scale;
@@ -17,11 +19,13 @@ mod three_hosts;
 mod tutorial;
 mod update;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::engine::Container;
 use dokkaa_tests::host::Host;
 use dokkaa_tests::http::Answer;
@@ -224,6 +228,30 @@ impl App {
         })
     }
 
+    /// The claims of a container by slot, as they stand in etcd.
+    #[track_caller]
+    fn claims(&self, container: &str) -> BTreeMap<u32, Value> {
+        self.lab
+            .etcd()
+            .list(&format!("/claims/{}/{container}/slots/", self.name))
+            .expect("etcd")
+            .into_iter()
+            .filter_map(|(key, value)| {
+                let slot = key.rsplit('/').next()?.parse().ok()?;
+                Some((slot, serde_json::from_str(&value).expect("a claim")))
+            })
+            .collect()
+    }
+
+    /// A client of it fetches so many pages one after the other.
+    fn fetches(&self, client: &str, slot: usize, variable: &str, times: u32) -> Result<(), String> {
+        let fetch = format!(
+            "timeout 2 wget -q -O - http://$SERVICE_{variable}_ADDR:$SERVICE_{variable}_PORT/"
+        );
+        let script = format!("for i in $(seq {times}); do {fetch} || exit 1; done");
+        self.exec(client, slot, &["sh", "-c", &script]).map(drop)
+    }
+
     /// Waits until nothing of a container runs.
     #[track_caller]
     fn gone(&self, container: &str) {
@@ -271,6 +299,9 @@ impl Drop for App {
     fn drop(&mut self) {
         if std::thread::panicking() {
             report(&self.diagnosis());
+            if let Err(error) = self.lab.heal(&AgentOptions::default()) {
+                report(&format!("the lab can't be healed: {error:#}"));
+            }
         }
         let path = format!("/v2/keys/apps/{}?recursive=true", self.name);
         let answer = self.lab.host(1).door("DELETE", &path, &[], "");
