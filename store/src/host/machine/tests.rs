@@ -655,6 +655,25 @@ fn an_etcd_that_goes_back_under_a_running_host_gets_no_record_but_one_in_hold() 
 }
 
 #[test]
+fn a_hold_that_is_told_while_the_record_is_put_is_written_after_it() {
+    let mut world = World::new();
+    let mut node = world.node("a");
+    let put = loop {
+        match node.machine.next(world.now) {
+            HostStep::Ask(txn) if node.machine.lease().is_some() => break txn,
+            _ => world.step(&mut node, true),
+        };
+    };
+    let reply = world.etcd.txn(&put);
+    node.machine.hold(Some(hold("restored")), world.now);
+    node.machine.answer(HostAnswer::Asked(reply), world.now);
+    assert_eq!(world.record("a").map(|r| r.state), Some(HostState::Up));
+    world.settle(&mut node);
+    assert_eq!(world.record("a").map(|r| r.state), Some(HostState::Hold));
+    assert!(node.is_held());
+}
+
+#[test]
 fn a_hold_is_noted_while_etcd_is_away() {
     let mut world = World::new();
     let mut node = world.joined("a");
@@ -783,7 +802,7 @@ fn a_running_host_accepts_what_its_view_has_met() {
 fn an_own_record_from_the_backup_is_waited_for_and_is_no_second_process() {
     let mut world = World::new();
     let first = world.joined("a");
-    let backup = world.etcd.clone();
+    let (backup, older) = (world.etcd.clone(), first.disk.session);
     let mut node = world.restart(first, "boot");
     world.settle(&mut node);
     let accepted = Cluster {
@@ -794,7 +813,8 @@ fn an_own_record_from_the_backup_is_waited_for_and_is_no_second_process() {
     world.put(Key::Cluster, &accepted);
     node.machine.accept(accepted);
     world.settle(&mut node);
-    assert!(!matches!(node.machine.status(), HostStatus::Foreign(_)));
+    assert_eq!(world.record("a").map(|r| r.session), Some(older));
+    assert_ne!(node.machine.status(), &HostStatus::Foreign(older));
     world.pass(&mut [&mut node], TTL + Duration::from_secs(1));
     assert!(node.is_live(), "{:?}", node.machine.status());
     assert_eq!(
