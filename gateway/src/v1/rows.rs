@@ -189,7 +189,10 @@ fn waiting_reason(sources: Sources<'_>, slot: &SlotId, placed: Option<&Unclaimed
     if let Some(why) = placed.and_then(placement::why_waiting) {
         return why;
     }
-    match (said_waiting(sources, slot), placed.and_then(|p| p.order.first())) {
+    match (
+        said_waiting(sources, slot),
+        placed.and_then(|p| p.order.first()),
+    ) {
         (Some((host, why)), _) => format!("{host}: {why}"),
         (None, Some(host)) => format!("{host} is about to claim it"),
         (None, None) => "about to be claimed".to_owned(),

@@ -45,28 +45,33 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
             .get(host)
             .and_then(|reasons| reasons.waiting.get(&slot))
     };
-    if let Some(owner) = &row.host {
+    let owner = row.host.as_ref();
+    let has_live_owner = owner.is_some_and(|owner| sources.snapshot.is_live(owner));
+    if let Some(owner) = owner {
+        let has = match pinned(sources, &slot) {
+            Some(volumes) => format!("has it, and its data ({volumes})"),
+            None => "has it".to_owned(),
+        };
         found.push(WhyHost {
             host: owner.clone(),
-            eligible: true,
-            reason: match (said(owner), pinned(sources, &slot)) {
-                (Some(why), _) => format!("has it: {why}"),
-                (None, Some(volumes)) => format!("has it, and its data ({volumes})"),
-                (None, None) => "has it".to_owned(),
+            eligible: has_live_owner,
+            reason: match said(owner) {
+                _ if !has_live_owner => format!("{has}, but is missing"),
+                Some(why) => format!("{has}: {why}"),
+                None => has,
             },
         });
     }
     let Some(placed) = placement::explain(sources.snapshot, &slot) else {
         return found;
     };
-    let owner = row.host.as_ref();
     let eligible = placed.order.iter().filter(|host| Some(*host) != owner);
     for (at, host) in eligible.enumerate() {
-        let reason = match (said(host), owner, at) {
+        let reason = match (said(host), has_live_owner, at) {
             (Some(why), ..) => why.clone(),
-            (None, Some(_), _) => "could take it".to_owned(),
-            (None, None, 0) => "is to take it".to_owned(),
-            (None, None, _) => "could take it; another comes first".to_owned(),
+            (None, true, _) => "could take it".to_owned(),
+            (None, false, 0) => "is to take it".to_owned(),
+            (None, false, _) => "could take it; another comes first".to_owned(),
         };
         found.push(WhyHost {
             host: host.clone(),

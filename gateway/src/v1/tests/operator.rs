@@ -605,6 +605,31 @@ async fn an_orphan_is_shown_as_one_and_removed_by_its_name() {
 }
 
 #[tokio::test]
+async fn why_tells_of_a_lost_slot_who_is_to_take_it_and_what_holds_that_up() {
+    let door = alone();
+    let revision = two_slots(&door.agent);
+    door.agent.claim(&web().slot(1), "h3", revision);
+    let reasons = async || {
+        let why = door.get("/why/shop/web?slot=1").await;
+        let hosts = why["slots"][0]["hosts"].as_array().unwrap().clone();
+        let text = |host: &Value| host["reason"].as_str().unwrap().to_owned();
+        hosts.iter().map(text).collect::<Vec<String>>()
+    };
+    let told = reasons().await;
+    assert_eq!(told[0], "has it, but is missing");
+    assert_eq!(told[1], "is to take it");
+    door.agent.set_reasons(Reasons {
+        waiting: BTreeMap::from([(web().slot(1), "3 of 5 hosts are missing".to_owned())]),
+        links: Vec::new(),
+    });
+    assert!(
+        reasons()
+            .await
+            .contains(&"3 of 5 hosts are missing".to_owned())
+    );
+}
+
+#[tokio::test]
 async fn why_may_be_asked_of_one_slot() {
     let door = alone();
     two_slots(&door.agent);
