@@ -3,8 +3,8 @@
 //!
 //! The memory of one reader: what it has seen since it began to look. Nothing
 //! here is written to etcd, so each host judges by what it has seen itself, and
-//! one that has just started knows nothing of before: a host that was missing
-//! then counts as lost now.
+//! one that has just started knows nothing of before: hosts that it finds
+//! missing may be about to come back, as it did.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,13 +24,15 @@ const FORGOTTEN: Duration = Duration::from_secs(3_600);
 /// What a reader has seen of the hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Calm {
+    /// It has looked before.
+    began: bool,
     live: Vec<HostName>,
     /// Since when the live hosts are these.
     since: Millis,
     members: usize,
     /// Members that are not live, and since when that has been seen.
     missing: BTreeMap<HostName, Millis>,
-    /// When too many were missing, and another one went.
+    /// When too many were missing, and another one went; or at the first look, when any was.
     braked: Option<Millis>,
     accepted: Option<Millis>,
     hold: Option<HostName>,
@@ -61,7 +63,8 @@ impl Calm {
                 self.missing.insert(name.clone(), since.unwrap_or(now));
             }
         }
-        if another && self.too_many_missing(now).is_some() {
+        let first = !std::mem::replace(&mut self.began, true);
+        if another && (first || self.too_many_missing(now)) {
             self.braked.get_or_insert(now);
         }
         self.hold = snapshot.in_hold().cloned();
@@ -80,11 +83,11 @@ impl Calm {
     /// Whether a slot of a lost host may be taken over now; why not, for people.
     pub fn taking_over(&self, now: Millis) -> Result<(), String> {
         self.placing(now)?;
-        if self.is_unsettled(self.braked, now)
-            && let Some((missing, members)) = self.too_many_missing(now)
-        {
+        let (missing, members) = self.counted(now);
+        // Who comes back one by one is waited for, down to the last.
+        if self.is_unsettled(self.braked, now) && missing > 0 {
             return Err(format!(
-                "{missing} of {members} hosts are missing at once: nothing is taken over until the others have settled"
+                "{missing} of {members} hosts are missing: nothing is taken over until the others have settled"
             ));
         }
         Ok(())
@@ -125,13 +128,17 @@ impl Calm {
         began.is_some_and(|began| now < self.settled_at(began))
     }
 
-    /// How many are missing, of how many: if that is more than one, and more than a quarter. Who is forgotten is
-    /// neither.
-    fn too_many_missing(&self, now: Millis) -> Option<(usize, usize)> {
+    /// How many are missing, of how many. Who is forgotten is neither.
+    fn counted(&self, now: Millis) -> (usize, usize) {
         let forgotten = |since: &&Millis| now >= **since + FORGOTTEN;
         let forgotten = self.missing.values().filter(forgotten).count();
-        let (missing, members) = (self.missing.len() - forgotten, self.members - forgotten);
-        (missing > (members / 4).max(1)).then_some((missing, members))
+        (self.missing.len() - forgotten, self.members - forgotten)
+    }
+
+    /// More than one, and more than a quarter.
+    fn too_many_missing(&self, now: Millis) -> bool {
+        let (missing, members) = self.counted(now);
+        missing > (members / 4).max(1)
     }
 }
 

@@ -1,7 +1,7 @@
 //! One host's engine: it writes down every call that changes something, and a test takes its events away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(crate) struct Call {
 pub(crate) struct Journal {
     engines: Mutex<Vec<MemEngine>>,
     calls: Mutex<Vec<Call>>,
+    /// A host may be lost, and then its slots run there and elsewhere until it is back.
+    hosts_are_lost: AtomicBool,
     /// How many calls there were.
     length: watch::Sender<usize>,
 }
@@ -39,6 +41,10 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn calls(&self) -> Vec<Call> {
         lock(&self.calls).clone()
+    }
+
+    pub(crate) fn hosts_are_lost(&self) {
+        self.hosts_are_lost.store(true, Ordering::Relaxed);
     }
 
     /// Waits until there were so many calls.
@@ -69,7 +75,8 @@ impl Journal {
     fn note(&self, host: &str, what: &'static str, slot: Option<SlotId>, succeeded: bool) {
         let running = self.running();
         let twice: Vec<_> = running.iter().filter(|(_, n)| **n > 1).collect();
-        assert!(twice.is_empty(), "after {what} on {host}: {twice:?}");
+        let may = self.hosts_are_lost.load(Ordering::Relaxed);
+        assert!(may || twice.is_empty(), "after {what} on {host}: {twice:?}");
         lock(&self.calls).push(Call {
             host: host.to_owned(),
             what,

@@ -58,6 +58,7 @@ impl Dice {
 async fn history(seed: u64) {
     let mut dice = Dice(seed);
     let mut cluster = Cluster::of(HOSTS.len()).await;
+    cluster.journal.hosts_are_lost();
     for _ in 0..COMMANDS {
         something_happens(&mut cluster, &mut dice).await;
         let pause = if dice.below(4) == 0 { 20_000 } else { 1_500 };
