@@ -146,7 +146,9 @@ impl World {
             for container in machine.engine.containers(self.cluster.id) {
                 let slot = &container.owner.slot;
                 let claim = truth.slot(slot).and_then(|s| s.claim.as_ref());
-                let elsewhere = claim.map_or(!self.is_wanted(slot), |c| c.host != *name);
+                let elsewhere = claim.map_or(!self.is_wanted(slot), |c| {
+                    c.host != *name && truth.is_live(&c.host)
+                });
                 if container.running().is_none() && elsewhere {
                     return Some(format!("{} is left on {name}", container.owner.instance));
                 }
@@ -195,7 +197,12 @@ impl World {
                             && !target.was_given_up(container)
                     },
                 );
-                if outdated {
+                // One whose host is lost for good, data and all, holds up those after it.
+                let waits = container.slots.range(..number).any(|(_, lower)| {
+                    let claim = lower.claim.as_ref();
+                    claim.is_some_and(|c| !truth.is_live(&c.host))
+                });
+                if outdated && !waits {
                     return Some(format!("{slot} runs an old version"));
                 }
             }
