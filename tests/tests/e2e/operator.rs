@@ -30,7 +30,10 @@ fn data_on_another_host_is_deleted_when_its_slot_has_gone() {
     let row = &list["volumes"][0];
     let name = "keeping---db---0---data";
     assert_eq!(row["docker"], name, "{list}");
-    assert_eq!((&row["host"], &row["presence"]), (&json!(on.name()), &json!("live")));
+    assert_eq!(
+        (&row["host"], &row["presence"]),
+        (&json!(on.name()), &json!("live"))
+    );
     let exists = || {
         let all = on.docker(&["volume", "ls", "-q"]).expect("volumes");
         all.lines().any(|line| line == name)
@@ -55,7 +58,11 @@ fn a_label_decides_where_a_container_runs() {
     app.row("web", "refused everywhere", |row| {
         row.status == "waiting" && row.reason.contains("operated")
     });
-    dokkaa(cluster.lab.host(1), &["label", host.name(), "operated=yes"], 0);
+    dokkaa(
+        cluster.lab.host(1),
+        &["label", host.name(), "operated=yes"],
+        0,
+    );
     let running = app.ready("web", 1);
     assert_eq!(running[0].0.name(), host.name());
     let why = dokkaa(cluster.lab.host(3), &["why", "labelled/web/0"], 0);
