@@ -502,7 +502,6 @@ impl Loop {
         let write = Write::Version {
             container,
             rev,
-            manifest: rev,
             version: conductor_core::records::Version {
                 manifest: json.as_ref().clone(),
                 image,

@@ -29,7 +29,7 @@ use crate::network::{Answered, Asker, Reply, Request};
 use crate::world::{Event, World};
 
 /// How often an agent looks at the time.
-const TICK: Duration = Duration::from_millis(1_000);
+const TICK: Duration = Duration::from_secs(1);
 /// The loop passes at least this often.
 const PULSE: Duration = Duration::from_secs(5);
 /// A changed view is saved this often.
@@ -516,22 +516,18 @@ impl World {
             let Some(agent) = self.agent(machine) else {
                 return;
             };
-            match held {
-                Some(held) => {
-                    agent.local.wrote(write, *held, revision, seen, now);
-                    if *held && !matches!(write, Write::Status { .. }) {
-                        agent.answered.insert(write.work(), revision);
-                    }
-                    if !held {
-                        let again = now + LOST;
-                        let at = agent.replan_at.get_or_insert(again);
-                        *at = (*at).min(again);
-                    }
-                }
-                None => {
-                    agent.local.not_written(write);
-                    agent.retry_writes_at = Some(now + WRITE_RETRY);
-                }
+            let Some(held) = held else {
+                agent.local.not_written(write);
+                agent.retry_writes_at = Some(now + WRITE_RETRY);
+                continue;
+            };
+            agent.local.wrote(write, *held, revision, seen, now);
+            if !held {
+                let again = now + LOST;
+                let at = agent.replan_at.get_or_insert(again);
+                *at = (*at).min(again);
+            } else if !matches!(write, Write::Status { .. }) {
+                agent.answered.insert(write.work(), revision);
             }
         }
         self.wake(machine);
@@ -797,7 +793,6 @@ impl World {
         let write = Write::Version {
             container,
             rev,
-            manifest: rev,
             version: Version {
                 manifest: json.as_ref().clone(),
                 image,

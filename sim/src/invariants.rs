@@ -83,7 +83,7 @@ impl Witness {
 pub fn takes(write: &Write) -> bool {
     matches!(
         write,
-        Write::Claim { .. } | Write::TakeOver { .. } | Write::Next { .. }
+        Write::Claim { .. } | Write::Keep { .. } | Write::TakeOver { .. } | Write::Next { .. }
     )
 }
 
@@ -295,7 +295,9 @@ fn ends_what_is_better(
 /// A claim of what this host runs moves nothing.
 fn runs_it<'a>(mut containers: impl Iterator<Item = &'a ObservedContainer>, write: &Write) -> bool {
     match write {
-        Write::Claim { claim, .. } => containers.any(|c| c.owner.instance == claim.instance),
+        Write::Claim { claim, .. } | Write::Keep { claim, .. } => {
+            containers.any(|c| c.owner.instance == claim.instance)
+        }
         _ => false,
     }
 }
@@ -673,7 +675,10 @@ pub fn write_text(write: &Write) -> String {
         Write::TakeBack {
             held, seen, next, ..
         } => format!("(claim {held}, state {seen}, void next {next:?})"),
-        Write::Version { rev, manifest, .. } => format!("{rev} (manifest {manifest})"),
+        Write::Version { rev, .. } => format!("{rev} (manifest {rev})"),
+        Write::Keep { claim, cluster, .. } => {
+            format!("{} (no manifest, epoch {})", claim.instance, cluster.epoch)
+        }
         Write::Good { rev, seen, .. } => format!("{rev} (version {seen})"),
         Write::Status { status, held, .. } => format!("{} (claim {held})", status.progress),
         Write::Fit { seen, .. } => format!("(unfit {seen})"),

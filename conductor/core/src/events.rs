@@ -307,6 +307,9 @@ pub fn of_write(write: &Write) -> Option<Happened> {
     let missing = |host: &HostName| format!("{host} is missing; ");
     Some(match write {
         Write::Claim { slot, claim, .. } => claimed(slot, Kind::Claimed, claim, ""),
+        Write::Keep { slot, claim, .. } => {
+            claimed(slot, Kind::Claimed, claim, "kept without a manifest, ")
+        }
         Write::TakeOver {
             slot, claim, lost, ..
         } => claimed(slot, Kind::TakenOver, claim, &missing(lost)).from(lost),

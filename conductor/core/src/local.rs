@@ -58,6 +58,8 @@ pub struct Local {
     pub pending: BTreeMap<Work, Millis>,
     /// Containers that this host has said it can't run.
     pub unfit: BTreeMap<ContainerId, Mark>,
+    /// This process has seen a trusted, complete snapshot.
+    pub has_seen: bool,
     /// What has been seen of the hosts.
     pub calm: Calm,
     /// Instances that were kept without a manifest when a restore was accepted.
@@ -375,6 +377,7 @@ impl Local {
 
     /// Notes what a trusted, complete snapshot shows.
     pub fn see(&mut self, snapshot: &Snapshot, now: Millis) {
+        self.has_seen = true;
         self.calm.observe(snapshot, now);
         self.written.retain(|_, own| *own > snapshot.revision);
         self.orphans.retain(|instance, orphan| {
@@ -412,6 +415,7 @@ impl Local {
                     if memory.running_since.is_none() || memory.started_at != running.started_at {
                         memory.running_since = Some(now);
                         memory.started_at = running.started_at;
+                        memory.stopping = false;
                     }
                     if let Some(since) = memory.running_since {
                         memory.backoff.lived(since, now);
@@ -476,8 +480,13 @@ impl Local {
                 memory.status_now = Some((status.clone(), now));
             }
         }
-        self.busy
-            .extend(plan.steps.iter().map(crate::plan::Step::work));
+        for step in &plan.steps {
+            if let crate::plan::Step::Stop { instance, .. } = step {
+                let memory = self.instances.entry(instance.clone()).or_default();
+                memory.stopping = true;
+            }
+            self.busy.insert(step.work());
+        }
         self.writing
             .extend(plan.writes.iter().map(crate::plan::Write::work));
     }

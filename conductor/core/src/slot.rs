@@ -22,8 +22,8 @@ use crate::records::{Claim, Phase, SlotState, Status};
 use crate::snapshot::{ContainerView, Rev, SlotView};
 use crate::target::Target;
 use ctx::{Ctx, Out};
-use handover::yields;
 pub(crate) use handover::{Incoming, incoming};
+use handover::{stops_first, yields};
 use leave::{retire_all, tidy};
 use replace::{give_up, replacement};
 pub(crate) use returned::{Rest, not_own};
@@ -109,19 +109,22 @@ impl<'a> Own<'a> {
 }
 
 fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Out {
+    let Some(container) = current.filter(|c| matches!(c.state, ContainerState::Exited(_))) else {
+        return Out::says("unchanged", None);
+    };
     // What was asked to stop is no crash.
-    let asked_to_stop = ctx
-        .view
-        .current_state()
-        .is_some_and(|s| matches!(s.state, Phase::Leaving | Phase::Stopped));
-    match current {
-        Some(container)
-            if matches!(container.state, ContainerState::Exited(_)) && !asked_to_stop =>
-        {
-            restart(ctx, container)
-        }
-        _ => Out::says("unchanged", None),
+    let asked_to_stop = ctx.instance(container).is_some_and(|m| m.stopping)
+        || ctx
+            .view
+            .current_state()
+            .is_some_and(|s| matches!(s.state, Phase::Leaving | Phase::Stopped));
+    // An earlier process may have stopped it for a handover, and the saved view does not know that.
+    let may_be_handed_over =
+        !ctx.inputs.local.has_seen && stops_first(ctx.container, ctx.claim.manifest_rev);
+    if asked_to_stop || may_be_handed_over {
+        return Out::says("unchanged", None);
     }
+    restart(ctx, container)
 }
 
 fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -> Out {

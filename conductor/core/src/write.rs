@@ -6,7 +6,7 @@
 use manifests::{ContainerId, HostName, SlotId};
 
 use crate::local::Work;
-use crate::records::{Claim, Data, Next, Rollout, SlotState, Status, Unfit, Version};
+use crate::records::{Claim, Cluster, Data, Next, Rollout, SlotState, Status, Unfit, Version};
 
 /// A `.next` whose host is not live, as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +39,24 @@ pub enum Write {
         slot: SlotId,
         /// What is written.
         claim: Claim,
-        /// MOD(manifest); 0 for what is kept without one.
+        /// MOD(manifest).
         manifest: i64,
         /// A void `.next`.
         next: Option<VoidNext>,
         /// The slot's data, if it has local volumes and they are not noted so, and MOD(data); 0 if there is none.
         data: Option<(Data, i64)>,
+    },
+    /// Claims a slot for what is kept without a manifest: neither claim, `.next` nor manifest, and the cluster's key, since
+    /// all that is absent holds in any etcd.
+    Keep {
+        /// The slot.
+        slot: SlotId,
+        /// What is written.
+        claim: Claim,
+        /// Its version, if etcd has lost it: absent.
+        version: Option<Version>,
+        /// `/dokkaa/cluster` as it was seen.
+        cluster: Cluster,
     },
     /// Takes a slot over from a host that is not live: MOD(claim), no record of that host, the rest as for a claim.
     TakeOver {
@@ -190,10 +202,8 @@ pub enum Write {
     Version {
         /// Whose.
         container: ContainerId,
-        /// Its key, which is MOD(manifest) unless there is none.
+        /// Its key, which is MOD(manifest).
         rev: i64,
-        /// MOD(manifest); 0 for what is kept without one.
-        manifest: i64,
         /// What is written.
         version: Version,
     },
@@ -247,6 +257,7 @@ impl Write {
     pub fn work(&self) -> Work {
         match self {
             Self::Claim { slot, .. }
+            | Self::Keep { slot, .. }
             | Self::TakeOver { slot, .. }
             | Self::Retake { slot, .. }
             | Self::Next { slot, .. }
@@ -271,6 +282,7 @@ impl Write {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Claim { .. } => "claim",
+            Self::Keep { .. } => "keep",
             Self::TakeOver { .. } => "take-over",
             Self::Retake { .. } => "retake",
             Self::Next { .. } => "next",

@@ -14,7 +14,7 @@ use manifests::{ContainerId, HostName, SlotId};
 
 pub use batch::{Batch, batch};
 
-use crate::kv::{Compare, KeyRange, Op, Txn};
+use crate::kv::{Compare, KeyRange, Op, Relation, Target, Txn};
 
 /// The transaction that a planned write is, by these rules.
 pub fn txn(write: &Write, rules: Rules) -> Txn {
@@ -36,6 +36,33 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
             txn.then.extend(delete_former(slot));
             replace_void(&mut txn, slot, next.as_ref(), rules);
             note_data(&mut txn, slot, data.as_ref());
+            txn
+        }
+        Write::Keep {
+            slot,
+            claim,
+            version,
+            cluster,
+        } => {
+            let mut txn = Txn::new(
+                vec![
+                    Compare::modified(Key::Claim(slot.clone()), 0),
+                    Compare::absent(Key::Manifest(slot.container.clone())),
+                    Compare::absent(Key::Next(slot.clone())),
+                    Compare::new(
+                        KeyRange::key(Key::Cluster.to_string()),
+                        Relation::Equal,
+                        Target::Value(json(cluster)),
+                    ),
+                ],
+                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
+            );
+            txn.then.extend(delete_former(slot));
+            if let Some(version) = version {
+                let key = Key::Version(slot.container.clone(), claim.manifest_rev);
+                txn.guards.push(Compare::absent(&key));
+                txn.then.push(Op::put_json(&key, version));
+            }
             txn
         }
         Write::TakeOver {
@@ -151,10 +178,7 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
                     own(slot, *held),
                     manifest_as_seen(&slot.container, *manifest),
                 ],
-                vec![
-                    Op::delete(Key::Claim(slot.clone())),
-                    Op::delete(Key::Next(slot.clone())),
-                ],
+                vec![Op::delete(Key::Claim(slot.clone()))],
             );
             if rules.has(Rule::GarbageGuard) {
                 let record = Key::HostRecord(lost.clone());
@@ -214,9 +238,8 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
         Write::Version {
             container,
             rev,
-            manifest,
             version,
-        } => put_version(container, *rev, *manifest, version),
+        } => put_version(container, *rev, version),
         Write::Good {
             container,
             rev,
@@ -326,10 +349,10 @@ fn put_state(slot: &SlotId, state: &SlotState, held: i64, seen: i64, rules: Rule
 }
 
 /// Writes a version, the first time; a loser reads what is there.
-fn put_version(container: &ContainerId, rev: i64, manifest: i64, version: &Version) -> Txn {
+fn put_version(container: &ContainerId, rev: i64, version: &Version) -> Txn {
     let key = Key::Version(container.clone(), rev);
     Txn {
-        guards: vec![Compare::absent(&key), manifest_as_seen(container, manifest)],
+        guards: vec![Compare::absent(&key), manifest_as_seen(container, rev)],
         then: vec![Op::put_json(&key, version)],
         otherwise: vec![Op::Get(KeyRange::key(key.to_string()))],
     }
@@ -385,6 +408,11 @@ fn delete_remains(container: &ContainerId) -> Txn {
             Op::Delete(KeyRange::prefix(&format!("{claims}updating/"))),
         ],
     )
+}
+
+/// As agents write it.
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records always serialize")
 }
 
 fn own(slot: &SlotId, claim: i64) -> Compare {

@@ -1,8 +1,7 @@
 //! The transactions of a host's life, and what the read before them shows.
 
-use std::net::IpAddr;
-
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use conductor_core::records::{Availability, Cluster, HostRecord, Member};
 use conductor_core::snapshot::{Change, Snapshot};
@@ -189,13 +188,15 @@ pub(super) fn leave(seen: &Seen, name: &HostName, disk: &Disk) -> Option<Txn> {
         return None;
     }
     let mut entry = Entry::record_alone(seen, name);
-    if host.record.is_some() {
-        entry.also.push(Op::delete(Key::HostRecord(name.clone())));
-    }
     if host.member.as_ref().is_some_and(|m| m.id == disk.id) {
         entry.take_away(seen, &Key::Member(name.clone()));
     }
-    entry.take_away(seen, &Key::Availability(name.clone()));
+    entry
+        .guards
+        .push(seen.as_seen(&Key::Availability(name.clone())));
+    // With what the operator and the host have said of it.
+    let of_host = keys::host(name);
+    entry.also.push(Op::Delete(KeyRange::prefix(&of_host)));
     Some(Txn::new(entry.guards, entry.also))
 }
 

@@ -187,7 +187,6 @@ fn decides(rev: i64, image: &str) -> Txn {
     txn_of(&Write::Version {
         container: web(),
         rev,
-        manifest: rev,
         version: version(image),
     })
 }

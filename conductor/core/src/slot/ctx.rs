@@ -9,7 +9,7 @@ use crate::observed::{ContainerPort, ObservedContainer, Readiness};
 use crate::plan::{Inputs, Plan, Step, Write, data};
 use crate::records::{Availability, Claim, Phase, SlotState, Status, Unfit};
 use crate::rules::Rule;
-use crate::snapshot::{ContainerView, Desired, Rev, SlotView, Successor};
+use crate::snapshot::{ContainerView, Desired, Owner, Rev, SlotView, Successor};
 use crate::target::{Target, placed_anew};
 
 /// Running this long without being ready is told to others: a second, and the time that a look at it takes.
@@ -266,7 +266,10 @@ impl<'a> Ctx<'a> {
     /// One slot at a time, in order of number: every lower slot is ready on the new version, or not placed.
     pub(super) fn my_turn(&self, target: &Target<'_>) -> Result<(), String> {
         for (number, slot) in self.container.slots.range(..self.slot.slot) {
-            let Some(claim) = &slot.claim else { continue };
+            // What a lost host has is not placed.
+            let Owner::Live(claim) = self.inputs.snapshot.owner(slot) else {
+                continue;
+            };
             if !self.container.is_wanted(*number) {
                 continue;
             }
@@ -288,7 +291,7 @@ impl<'a> Ctx<'a> {
             .iter()
             .filter(|(number, slot)| {
                 **number != self.slot.slot
-                    && slot.claim.is_some()
+                    && matches!(self.inputs.snapshot.owner(slot), Owner::Live(_))
                     && self.container.is_wanted(**number)
             })
             .all(|(_, slot)| {

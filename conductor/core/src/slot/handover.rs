@@ -214,7 +214,7 @@ impl Incoming<'_> {
 }
 
 /// Two instances of this version may not run side by side, wherever they are: they would write to the same volumes.
-fn stops_first(container: &ContainerView, rev: i64) -> bool {
+pub(super) fn stops_first(container: &ContainerView, rev: i64) -> bool {
     container.manifest_of(rev).is_some_and(|manifest| {
         manifest
             .volumes

@@ -213,7 +213,6 @@ impl Returned<'_> {
         Some(Write::Version {
             container: self.slot.container.clone(),
             rev,
-            manifest: rev,
             version: Version {
                 manifest: json.as_ref().clone(),
                 image,
@@ -252,23 +251,14 @@ fn keeps_orphan(
         (!orphan.claimed).then_some((c, orphan))
     })?;
     let known = container.is_some_and(|c| c.versions.contains_key(&orphan.rev));
-    match &orphan.version {
-        Some(version) if !known => Some(Write::Version {
-            container: slot.container.clone(),
-            rev: orphan.rev,
-            manifest: 0,
-            version: version.clone(),
-        }),
-        _ => Some(Write::Claim {
-            slot: slot.clone(),
-            claim: Claim {
-                host: inputs.host.name.clone(),
-                instance: kept.owner.instance.clone(),
-                manifest_rev: orphan.rev,
-            },
-            manifest: 0,
-            next: None,
-            data: None,
-        }),
-    }
+    Some(Write::Keep {
+        slot: slot.clone(),
+        claim: Claim {
+            host: inputs.host.name.clone(),
+            instance: kept.owner.instance.clone(),
+            manifest_rev: orphan.rev,
+        },
+        version: orphan.version.clone().filter(|_| !known),
+        cluster: inputs.snapshot.cluster.as_ref()?.value.clone(),
+    })
 }

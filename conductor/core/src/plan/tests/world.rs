@@ -308,6 +308,11 @@ impl World {
                     && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
                     && self.next_is(slot, next.as_ref())
             }
+            Write::Keep { slot, .. } => {
+                self.modified(&Key::Claim(slot.clone())) == 0
+                    && self.modified(&Key::Manifest(slot.container.clone())) == 0
+                    && self.next_is(slot, None)
+            }
             Write::TakeOver {
                 slot,
                 held,
@@ -401,13 +406,8 @@ impl World {
                 host,
                 seen,
             } => self.modified(&Key::Unfit(host.clone(), container.clone())) == *seen,
-            Write::Version {
-                container,
-                rev,
-                manifest,
-                ..
-            } => {
-                self.modified(&Key::Manifest(container.clone())) == *manifest
+            Write::Version { container, rev, .. } => {
+                self.modified(&Key::Manifest(container.clone())) == *rev
                     && self.modified(&Key::Version(container.clone(), *rev)) == 0
             }
             Write::Good {
@@ -474,6 +474,18 @@ impl World {
                 } = write
                 {
                     self.json(&Key::State(slot.clone()), state);
+                }
+            }
+            Write::Keep {
+                slot,
+                claim,
+                version,
+                ..
+            } => {
+                self.json(&Key::Claim(slot.clone()), claim);
+                if let Some(version) = version {
+                    let key = Key::Version(slot.container.clone(), claim.manifest_rev);
+                    self.json(&key, version);
                 }
             }
             Write::Retake {
@@ -580,7 +592,6 @@ impl World {
                 let write = Write::Version {
                     container: container.clone(),
                     rev,
-                    manifest: rev,
                     version: crate::records::Version {
                         manifest: json.as_ref().clone(),
                         image: image.clone(),
@@ -909,6 +920,7 @@ fn describe(write: &Write) -> String {
     let kind = write.kind();
     match write {
         Write::Claim { slot, claim, .. }
+        | Write::Keep { slot, claim, .. }
         | Write::TakeOver { slot, claim, .. }
         | Write::Retake { slot, claim, .. }
         | Write::Next {
