@@ -250,6 +250,18 @@ impl World {
             Kind::Put => self.put_manifest(&id, false),
             Kind::Delete => self.write(vec![Op::delete(format!("{APPS}{id}/manifest"))]),
             Kind::Scale => self.rescale(&id, 0),
+            // It does not come back, and nobody wants what it was to have any more, or not there.
+            Kind::PowerLoss if incoming && self.dice.one_in(2) => {
+                self.power_off(machine);
+                self.lost_for_good = Some(machine);
+                if self.dice.one_in(2) {
+                    self.rescale(&id, 0);
+                } else {
+                    for other in 0..self.machines.len() {
+                        self.make(other, Availability::Active);
+                    }
+                }
+            }
             kind => self.strike(kind, machine),
         }
         if !incoming {
@@ -408,7 +420,7 @@ impl World {
                 self.after(machine, 0, late, Event::Ordered(Fault::EngineBack(machine)));
             }
             Kind::ContainerEnds | Kind::Sick | Kind::DockerRm => {
-                self.strike_container(kind, machine)
+                self.strike_container(kind, machine);
             }
             Kind::CopyDisk => self.copy_disk(machine),
             Kind::Idle => self.machines[machine].idle = true,
@@ -584,7 +596,7 @@ impl World {
             0 => manifest["volumes"] = serde_json::json!(["data:/data"]),
             1 => {
                 manifest["services"] =
-                    serde_json::json!({"http": {"port": 80, "host_port": 8_000 + id.len()}})
+                    serde_json::json!({"http": {"port": 80, "host_port": 8_000 + id.len()}});
             }
             2..7 if self.scenario == Scenario::StopFirst => {
                 let shared = serde_json::json!([{"source": crate::engine::SHARED, "target": "/data", "external": true}]);

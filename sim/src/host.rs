@@ -37,9 +37,16 @@ pub struct HostLife {
 struct Inputs {
     engine: Option<bool>,
     observed: Option<(i64, Option<(Uuid, i64)>)>,
-    hold: Option<Option<Hold>>,
+    belief: Option<Belief>,
     accepted: Option<Cluster>,
     leave: bool,
+}
+
+/// What the view thinks of etcd.
+#[derive(Debug, Clone, PartialEq)]
+enum Belief {
+    Trusted,
+    Distrusted(Hold),
 }
 
 impl HostLife {
@@ -117,13 +124,13 @@ impl World {
         match &update.trust {
             Trust::Distrust(Reason::Held) => {}
             Trust::Distrust(reason) => {
-                inbox.hold = Some(Some(Hold {
+                inbox.belief = Some(Belief::Distrusted(Hold {
                     reason: reason.to_string(),
                     shared: reason.is_shared(),
                 }));
             }
             Trust::Trusted if update.complete => {
-                inbox.hold = Some(None);
+                inbox.belief = Some(Belief::Trusted);
                 let record = update
                     .snapshot
                     .record(&name)
@@ -336,8 +343,12 @@ impl HostLife {
         {
             self.machine.accept(cluster.clone());
         }
-        if let Some(hold) = inputs.hold.as_ref().filter(|_| inputs.hold != fed.hold) {
-            self.machine.hold(hold.clone(), now);
+        if inputs.belief != fed.belief {
+            match &inputs.belief {
+                Some(Belief::Trusted) => self.machine.hold(None, now),
+                Some(Belief::Distrusted(hold)) => self.machine.hold(Some(hold.clone()), now),
+                None => {}
+            }
         }
         if let Some((revision, record)) = inputs.observed
             && (inputs.observed != fed.observed)

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use conductor_core::{Rule, Rules};
 use sim::{Exercised, Options, Scenario, simulate};
 
@@ -63,20 +63,13 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(seed) = arguments.seed {
         let ended = simulate(seed, &options);
         write!(out, "{}", ended.trace)?;
-        return Ok(match ended.violation {
-            Some(violation) => {
-                writeln!(out, "\nseed {seed}: {violation}")?;
-                ExitCode::FAILURE
-            }
-            None => {
-                writeln!(
-                    out,
-                    "\nseed {seed}: nothing is wrong, after {} s",
-                    ended.lasted / 1_000
-                )?;
-                ExitCode::SUCCESS
-            }
-        });
+        if let Some(violation) = ended.violation {
+            writeln!(out, "\nseed {seed}: {violation}")?;
+            return Ok(ExitCode::FAILURE);
+        }
+        let lasted = ended.lasted / 1_000;
+        writeln!(out, "\nseed {seed}: nothing is wrong, after {lasted} s")?;
+        return Ok(ExitCode::SUCCESS);
     }
     let begun = Instant::now();
     let played = play(&arguments, &options);
@@ -112,17 +105,18 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn replay(seed: u64, arguments: &Arguments) -> String {
-    let mut text = format!(
+    let scenario = arguments.scenario.and_then(|s| s.to_possible_value());
+    let scenario = scenario.map(|s| format!("SCENARIO={}", s.get_name()));
+    let without = arguments.without.map(|rule| format!("WITHOUT={rule:?}"));
+    let of = format!(
         "make sim SEED={seed} HOSTS={} STEPS={}",
         arguments.hosts, arguments.steps
     );
-    if let Some(scenario) = arguments.scenario {
-        text += &format!(" SCENARIO={}", format!("{scenario:?}").to_lowercase());
-    }
-    if let Some(rule) = arguments.without {
-        text += &format!(" WITHOUT={rule:?}");
-    }
-    text
+    let words: Vec<String> = [Some(of), scenario, without]
+        .into_iter()
+        .flatten()
+        .collect();
+    words.join(" ")
 }
 
 #[derive(Default)]
