@@ -194,7 +194,9 @@ impl World {
         self.faults_left -= 1;
         let kind = self.scenario.draw(&mut self.dice);
         *self.exercised.entry(kind).or_default() += 1;
-        let machine = self.dice.below(self.machines.len() as u64) as usize;
+        let machine = self
+            .some_owner()
+            .unwrap_or_else(|| self.dice.below(self.machines.len() as u64) as usize);
         let name = self.machines[machine].host.name.clone();
         self.trace
             .say(self.now, "fault", || format!("{kind:?} (host {name})"));
@@ -287,9 +289,25 @@ impl World {
         }
     }
 
+    /// The owner of the one slot that all is about.
+    fn some_owner(&self) -> Option<usize> {
+        let about = self.scenario == Scenario::Returns;
+        let (_, container) = self.truth.now.containers.iter().next().filter(|_| about)?;
+        let claim = container
+            .slots
+            .values()
+            .find_map(|slot| slot.claim.as_ref())?;
+        self.machines.iter().position(|m| m.host.name == claim.host)
+    }
+
     fn strike(&mut self, kind: Kind, machine: usize) {
         let soon = self.dice.between(100, 4_000);
-        let late = self.dice.between(1_000, 25_000);
+        let latest = if self.scenario == Scenario::Returns {
+            90_000
+        } else {
+            25_000
+        };
+        let late = self.dice.between(1_000, latest);
         match kind {
             Kind::Kill => {
                 self.kill(machine);
@@ -575,7 +593,7 @@ impl World {
         let mut manifest = serde_json::json!({
             "image": format!("good:{}", 1 + dice.below(3)),
             "scale": match self.scenario {
-                Scenario::OneSlot | Scenario::StopFirst | Scenario::Drain => 1,
+                Scenario::OneSlot | Scenario::Returns | Scenario::StopFirst | Scenario::Drain => 1,
                 Scenario::Calm => 1 + dice.below(7),
                 _ => 1 + dice.below(3),
             },
@@ -604,6 +622,10 @@ impl World {
             }
             2 | 3 => {}
             _ => manifest["services"] = serde_json::json!({"http": 80}),
+        }
+        if self.scenario == Scenario::Returns {
+            manifest["command"] = serde_json::json!(["late"]);
+            manifest["services"] = serde_json::json!({"http": 80});
         }
         let strange = self.scenario != Scenario::Calm && !first && dice.one_in(6);
         if strange {

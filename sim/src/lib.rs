@@ -73,7 +73,8 @@ pub fn simulate(seed: u64, options: &Options) -> Ended {
     let mut world = World::new(seed, hosts, scenario, options.rules, options.traced);
     world.begin();
     while world.violation.is_none() && world.steps < options.steps {
-        let idle = world.faults_left == 0 && world.now > world.changed_at.max(3_000) + 8_000;
+        let idle =
+            world.faults_left == 0 && world.now > world.changed_at.max(3_000) + scenario.patience();
         if idle || !world.step() {
             break;
         }

@@ -12,6 +12,8 @@ pub enum Scenario {
     Mixed,
     /// One slot; hosts that die, come back and are cut off.
     OneSlot,
+    /// One slot that is slow to get ready, and hosts that lose it and come back with what they still run.
+    Returns,
     /// Hosts are drained while they and others crash.
     Drain,
     /// Slots whose handover is stop-first.
@@ -46,10 +48,11 @@ const AGENTS: Weights = &[
 
 impl Scenario {
     /// All of them; seeds take them in turn.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Calm,
         Self::Mixed,
         Self::OneSlot,
+        Self::Returns,
         Self::Drain,
         Self::StopFirst,
         Self::MassLoss,
@@ -67,6 +70,7 @@ impl Scenario {
     pub fn faults(self) -> u32 {
         match self {
             Self::Calm => 0,
+            Self::Returns => 5,
             Self::OneSlot | Self::Drain | Self::StopFirst => 8,
             Self::MassLoss | Self::Restore | Self::Copies => 10,
             Self::Mixed | Self::Versions => 16,
@@ -82,6 +86,7 @@ impl Scenario {
     pub fn hosts(self, asked: usize, dice: &mut Dice) -> usize {
         match self {
             Self::OneSlot => asked.min(2 + dice.below(2) as usize),
+            Self::Returns => asked + 1,
             Self::MassLoss => asked + 2,
             _ => asked,
         }
@@ -90,9 +95,17 @@ impl Scenario {
     /// How many containers users want at first.
     pub fn containers(self) -> usize {
         match self {
-            Self::Calm | Self::OneSlot | Self::Drain | Self::StopFirst => 1,
+            Self::Calm | Self::OneSlot | Self::Returns | Self::Drain | Self::StopFirst => 1,
             Self::Copies | Self::Restore => 2,
             Self::Mixed | Self::MassLoss | Self::Versions => 3,
+        }
+    }
+
+    /// How long nothing has to happen until the faults count as over.
+    pub fn patience(self) -> u64 {
+        match self {
+            Self::Returns => 40_000,
+            _ => 8_000,
         }
     }
 
@@ -101,6 +114,7 @@ impl Scenario {
         let weights: Weights = match self {
             Self::Calm | Self::Mixed => Kind::ALL,
             Self::OneSlot => AGENTS,
+            Self::Returns => &[(6, Kind::CutOff), (2, Kind::LoseLease), (1, Kind::Kill)],
             Self::Drain => &[
                 (8, Kind::Drain),
                 (4, Kind::Activate),
