@@ -527,8 +527,8 @@ impl World {
         let same_name = self.dice.one_in(2);
         let name = self.machines[machine].host.name.clone();
         let mut disk = self.machines[machine].disk.clone();
-        if !same_name {
-            // An older copy. One with the newest session, under another name, looks like a machine that was renamed.
+        if !same_name && self.dice.one_in(2) {
+            // An older copy.
             disk.identity.session = None;
             disk.identity.before = None;
         }

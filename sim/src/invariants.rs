@@ -36,6 +36,7 @@ pub struct Witness {
     live: Vec<HostName>,
     live_since: Millis,
     missing: BTreeSet<HostName>,
+    has_looked: bool,
     missing_since: Option<Millis>,
 }
 
@@ -45,6 +46,7 @@ impl Witness {
         self.illegitimate.clear();
         self.live.clear();
         self.missing.clear();
+        self.has_looked = false;
         self.missing_since = None;
     }
 
@@ -63,10 +65,12 @@ impl Witness {
             .filter(|(_, h)| h.record.is_none())
             .map(|(name, _)| name.clone())
             .collect();
+        // Whoever has just begun to look does not know how many went at once.
+        let first = !std::mem::replace(&mut self.has_looked, true);
         let too_many = missing.len() > (members().count() / 4).max(1);
-        if !too_many {
+        if missing.is_empty() {
             self.missing_since = None;
-        } else if !missing.is_subset(&self.missing) {
+        } else if !missing.is_subset(&self.missing) && (first || too_many) {
             self.missing_since.get_or_insert(now);
         }
         self.missing = missing;
@@ -565,7 +569,6 @@ impl Change<'_> {
             && let Successor::Live(was) = self.before.successor(self.was)
             && theirs(&was.host)
             && !self.is_retake()
-            && !self.is_unwanted()
         {
             return Some("overwrites or deletes the handover to a live host");
         }
@@ -577,11 +580,6 @@ impl Change<'_> {
             return Some("gives the slot another owner and leaves a handover from the former one");
         }
         None
-    }
-
-    /// Neither is wanted any more, and the owner is lost.
-    fn is_unwanted(&self) -> bool {
-        self.was.claim.is_some() && self.is.claim.is_none() && self.is.next.is_none()
     }
 
     /// Left to the check of two retakes in a row.
