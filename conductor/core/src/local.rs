@@ -355,7 +355,15 @@ impl Local {
                 let view = snapshot.containers.get(&slot.container);
                 view.is_some_and(|view| view.manifest.is_some())
             };
-            if has_manifest(restored) {
+            let had_it = before
+                .slot(slot)
+                .and_then(|view| view.claim.as_ref())
+                .is_some_and(|claim| claim.instance == *instance);
+            let another_runs = observed
+                .of_slot(slot)
+                .any(|other| other.owner.instance != *instance && other.running().is_some());
+            let counts = container.running().is_some() || (had_it && !another_runs);
+            if has_manifest(restored) || !counts {
                 continue;
             }
             let made_from = before.containers.get(&slot.container).and_then(|view| {

@@ -82,7 +82,7 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
     for (host, reason) in &placed.refused {
         if Some(host) != owner {
             let reason = match said(host) {
-                Some(why) if why != reason => format!("{reason}; {why}"),
+                Some(why) if !why.contains(reason.as_str()) => format!("{reason}; {why}"),
                 _ => reason.clone(),
             };
             found.push(WhyHost {
