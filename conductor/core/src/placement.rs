@@ -5,14 +5,16 @@
 //! container, then rendezvous hash; its test vectors are fixed for ever,
 //! because agents of different releases must agree.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use manifests::manifest::{Protocol, VolumeSource};
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::records::{Availability, HostRecord, HostState};
-use crate::snapshot::{ContainerView, Desired, Owner, Snapshot, Successor};
+use crate::records::{Availability, Data, HostRecord, HostState};
+use crate::snapshot::{ContainerView, Desired, HostView, Owner, Snapshot, Successor};
 
 /// The placement rules that this code knows. All agents use the highest that every live host knows.
 ///
@@ -28,6 +30,13 @@ pub struct Unclaimed {
     pub order: Vec<HostName>,
     /// Every other host and why not, by name.
     pub refused: Vec<(HostName, String)>,
+}
+
+impl Unclaimed {
+    /// How many come before this host; none if it may not take it.
+    pub(crate) fn turn_of(&self, host: &HostName) -> Option<usize> {
+        self.order.iter().position(|one| one == host)
+    }
 }
 
 /// The rules by which all agents place: the highest version that every live host knows, this one included.
@@ -48,24 +57,33 @@ pub fn version(snapshot: &Snapshot) -> u32 {
 /// Places every unclaimed slot of the snapshot, in order of container and number, each on top of those before.
 pub fn unclaimed(snapshot: &Snapshot) -> Vec<Unclaimed> {
     let mut found = Vec::new();
+    each_unclaimed(snapshot, |placed| found.push(placed.unclaimed()));
+    found
+}
+
+/// As `unclaimed`, for who asks each slot for little.
+pub(crate) fn each_unclaimed(snapshot: &Snapshot, mut visit: impl FnMut(&Placed<'_>)) {
     let mut load: Option<Load<'_>> = None;
     for (id, container) in &snapshot.containers {
         let Some(scale) = container.scale() else {
             continue;
         };
+        let mut group: Option<Group<'_>> = None;
         for number in 0..scale {
             if !snapshot.is_unclaimed(container.slots.get(&number)) {
                 continue;
             }
             let load = load.get_or_insert_with(|| Load::of(snapshot));
-            let placed = place(snapshot, load, id, container, number);
-            if let Some(host) = placed.order.first() {
-                load.add(host, &placed.slot, wanted(container));
+            let group = group.get_or_insert_with(|| Group::of(load, id, container));
+            let placed = Placed::of(load, group, number);
+            visit(&placed);
+            if let Some(host) = placed.first() {
+                let slot = placed.slot;
+                load.add(host, &slot, group.wanted);
+                group.same[host] += 1;
             }
-            found.push(placed);
         }
     }
-    found
 }
 
 /// The next slot of each host that gives away what it has, and who should have it. One at a time and host: the next
@@ -98,20 +116,20 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Unclaimed> {
         }
     }
     let mut load = Load::of(snapshot);
+    let mut groups: BTreeMap<&ContainerId, Group<'_>> = BTreeMap::new();
     let mut found = Vec::new();
     for (_, slots) in slots.into_iter().filter(|(host, _)| !busy.contains(host)) {
-        let placed = slots
-            .into_iter()
-            .map(|(id, container, number)| {
-                let placed = place(snapshot, &load, id, container, number);
-                (placed, wanted(container))
-            })
-            .find(|(placed, _)| !placed.order.is_empty());
-        if let Some((placed, manifest)) = placed {
-            if let Some(host) = placed.order.first() {
-                load.add(host, &placed.slot, manifest);
-            }
+        for (id, container, number) in slots {
+            let group = groups
+                .entry(id)
+                .or_insert_with(|| Group::of(&load, id, container));
+            let placed = Placed::of(&load, group, number);
+            let Some(host) = placed.first() else { continue };
+            let placed = placed.unclaimed();
+            load.add(host, &placed.slot, group.wanted);
+            group.same[host] += 1;
             found.push(placed);
+            break;
         }
     }
     found
@@ -120,13 +138,9 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Unclaimed> {
 /// Where one slot could go, as if nobody had it: for `why`.
 pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Unclaimed> {
     let container = snapshot.containers.get(&slot.container)?;
-    Some(place(
-        snapshot,
-        &Load::of(snapshot),
-        &slot.container,
-        container,
-        slot.slot,
-    ))
+    let load = Load::of(snapshot);
+    let group = Group::of(&load, &slot.container, container);
+    Some(Placed::of(&load, &group, slot.slot).unclaimed())
 }
 
 /// Why a slot that nobody has stays so, in one line; none if some host may take it.
@@ -145,88 +159,290 @@ pub fn why_waiting(placed: &Unclaimed) -> Option<String> {
     Some(format!("no host is eligible: {}", reasons.join("; ")))
 }
 
-/// How much each host has, from one snapshot.
-#[derive(Default)]
+/// How much each live host has, from one snapshot. A host is known by its position here.
 struct Load<'a> {
     /// The rules by which it is weighed.
     version: u32,
-    hosts: BTreeMap<HostName, HostLoad<'a>>,
-    same: BTreeMap<(HostName, ContainerId), u32>,
-    ports: BTreeMap<(HostName, u16, Protocol), SlotId>,
+    /// By name.
+    hosts: Vec<HostLoad<'a>>,
 }
 
 /// What one host has, and what it is.
-#[derive(Default)]
 struct HostLoad<'a> {
+    name: &'a HostName,
+    view: &'a HostView,
+    record: &'a HostRecord,
+    labels: BTreeMap<&'a str, &'a str>,
     containers: u32,
     cpu_millis: u64,
     memory: u64,
-    labels: BTreeMap<&'a str, &'a str>,
+    ports: BTreeMap<(u16, Protocol), SlotId>,
 }
 
 impl<'a> Load<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
+        let live = |(name, view): (&'a HostName, &'a Arc<HostView>)| {
+            let record = view.record.as_ref()?;
+            Some(HostLoad {
+                name,
+                view,
+                record,
+                labels: view.labels(),
+                containers: record.foreign,
+                cpu_millis: 0,
+                memory: 0,
+                ports: BTreeMap::new(),
+            })
+        };
         let mut load = Self {
             version: version(snapshot),
-            ..Self::default()
+            hosts: snapshot.hosts.iter().filter_map(live).collect(),
         };
-        for (host, record) in snapshot.live() {
-            let view = snapshot.hosts.get(host);
-            load.hosts.insert(
-                host.clone(),
-                HostLoad {
-                    containers: record.foreign,
-                    labels: view.map(|view| view.labels()).unwrap_or_default(),
-                    ..HostLoad::default()
-                },
-            );
-        }
         for (id, container) in &snapshot.containers {
             for (number, slot) in &container.slots {
-                // What a lost host has is nobody's load.
-                let both = [&slot.claim, &slot.next].into_iter().flatten();
-                for claim in both.filter(|claim| snapshot.is_live(&claim.host)) {
-                    let manifest = container.manifest_of(claim.manifest_rev);
-                    load.add(&claim.host, &id.slot(*number), manifest.map(AsRef::as_ref));
+                for claim in [&slot.claim, &slot.next].into_iter().flatten() {
+                    // What a lost host has is nobody's load.
+                    if let Some(host) = load.position(&claim.host) {
+                        let manifest = container.manifest_of(claim.manifest_rev);
+                        load.add(host, &id.slot(*number), manifest.map(AsRef::as_ref));
+                    }
                 }
             }
         }
         load
     }
 
-    fn add(&mut self, host: &HostName, slot: &SlotId, manifest: Option<&Manifest>) {
-        let of_host = self.hosts.entry(host.clone()).or_default();
-        of_host.containers += 1;
-        if let Some(manifest) = manifest {
-            of_host.cpu_millis += u64::from(manifest.cpu_millis.unwrap_or_default());
-            of_host.memory += manifest.memory.unwrap_or_default();
-        }
-        let same = (host.clone(), slot.container.clone());
-        *self.same.entry(same).or_default() += 1;
-        for service in manifest.into_iter().flat_map(|m| m.services.values()) {
+    fn position(&self, host: &HostName) -> Option<usize> {
+        self.hosts.binary_search_by(|one| one.name.cmp(host)).ok()
+    }
+
+    fn add(&mut self, host: usize, slot: &SlotId, manifest: Option<&Manifest>) {
+        let host = &mut self.hosts[host];
+        host.containers += 1;
+        let Some(manifest) = manifest else { return };
+        host.cpu_millis += u64::from(manifest.cpu_millis.unwrap_or_default());
+        host.memory += manifest.memory.unwrap_or_default();
+        for service in manifest.services.values() {
             if let Some(port) = service.host_port {
-                let at = (host.clone(), port, service.protocol);
-                self.ports.insert(at, slot.clone());
+                host.ports.insert((port, service.protocol), slot.clone());
             }
         }
     }
+}
 
-    fn same(&self, host: &HostName, id: &ContainerId) -> u32 {
-        let key = (host.clone(), id.clone());
-        self.same.get(&key).copied().unwrap_or_default()
-    }
+/// One container, on all live hosts.
+struct Group<'a> {
+    id: &'a ContainerId,
+    container: &'a ContainerView,
+    wanted: Option<&'a Manifest>,
+    /// Why a host gets none of it, whatever it has.
+    refused: Vec<Option<String>>,
+    /// How many of it each host has.
+    same: Vec<u32>,
+}
 
-    fn label(&self, host: &HostName, label: &str) -> Option<&'a str> {
-        self.hosts.get(host)?.labels.get(label).copied()
-    }
-
-    /// How many of the container are on hosts with each value of the label; hosts without it are one group.
-    fn by_label(&self, id: &ContainerId, label: &str) -> BTreeMap<Option<&'a str>, u32> {
-        let mut groups = BTreeMap::new();
-        for host in self.hosts.keys() {
-            *groups.entry(self.label(host, label)).or_default() += self.same(host, id);
+impl<'a> Group<'a> {
+    fn of(load: &Load<'_>, id: &'a ContainerId, container: &'a ContainerView) -> Self {
+        let wanted = wanted(container);
+        let mut same = vec![0; load.hosts.len()];
+        for slot in container.slots.values() {
+            for claim in [&slot.claim, &slot.next].into_iter().flatten() {
+                if let Some(host) = load.position(&claim.host) {
+                    same[host] += 1;
+                }
+            }
         }
-        groups
+        let refused = |host| unsuitable(host, id, container, wanted);
+        Self {
+            id,
+            container,
+            wanted,
+            refused: load.hosts.iter().map(refused).collect(),
+            same,
+        }
+    }
+
+    /// How many of it are where each host is, by the label's value; hosts without it are one group.
+    fn spread(&self, load: &Load<'_>, label: &str) -> Vec<u32> {
+        let mut groups: BTreeMap<Option<&str>, u32> = BTreeMap::new();
+        let values: Vec<Option<&str>> = load
+            .hosts
+            .iter()
+            .map(|host| host.labels.get(label).copied())
+            .collect();
+        for (value, same) in values.iter().zip(&self.same) {
+            *groups.entry(*value).or_default() += same;
+        }
+        values.iter().map(|value| groups[value]).collect()
+    }
+}
+
+/// A slot, and who may take it. What costs more is computed when it is asked for.
+pub(crate) struct Placed<'p> {
+    pub(crate) slot: SlotId,
+    load: &'p Load<'p>,
+    group: &'p Group<'p>,
+    data: Option<&'p Data>,
+    /// For the hash.
+    key: String,
+    eligible: Vec<Eligible>,
+}
+
+/// How good a host is for a slot, before the hash: the least is the best.
+#[derive(Clone, Copy)]
+struct Eligible {
+    /// Of the container, where the host is, if it is to be spread.
+    group: u32,
+    all: u32,
+    same: u32,
+    host: usize,
+}
+
+impl Eligible {
+    fn rank(self) -> (u32, u32, u32) {
+        (self.group, self.all, self.same)
+    }
+}
+
+impl<'p> Placed<'p> {
+    fn of(load: &'p Load<'p>, group: &'p Group<'p>, number: u32) -> Self {
+        let slot = group.id.slot(number);
+        let view = group.container.slots.get(&number);
+        let mut placed = Self {
+            key: slot.to_string(),
+            slot,
+            load,
+            group,
+            data: view.and_then(|view| view.data.as_ref()).map(|d| &d.value),
+            eligible: Vec::with_capacity(load.hosts.len()),
+        };
+        let spread = group
+            .wanted
+            .and_then(|manifest| manifest.placement.spread.as_deref())
+            .filter(|_| load.version >= 2)
+            .map(|label| group.spread(load, label));
+        for (host, of_host) in load.hosts.iter().enumerate() {
+            if group.refused[host].is_none() && placed.refusal(host).is_none() {
+                placed.eligible.push(Eligible {
+                    group: spread.as_ref().map_or(0, |spread| spread[host]),
+                    all: of_host.containers,
+                    same: group.same[host],
+                    host,
+                });
+            }
+        }
+        placed
+    }
+
+    /// Who should have it.
+    fn first(&self) -> Option<usize> {
+        let best = self.eligible.iter().map(|one| one.rank()).min()?;
+        let best = |one: &&Eligible| one.rank() == best;
+        let mut best = self.eligible.iter().filter(best).map(|one| one.host);
+        let (first, second) = (best.next()?, best.next());
+        if second.is_none() {
+            return Some(first);
+        }
+        let others = second.into_iter().chain(best);
+        std::iter::once(first)
+            .chain(others)
+            .min_by_key(|host| (Reverse(self.hash(*host)), *host))
+    }
+
+    /// How many come before this host; none if it may not take it.
+    pub(crate) fn turn_of(&self, host: &HostName) -> Option<usize> {
+        let host = self.load.position(host)?;
+        let own = self.eligible.iter().find(|one| one.host == host)?;
+        let mut hash = None;
+        let before = |one: &&Eligible| match one.rank().cmp(&own.rank()) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal if one.host == host => false,
+            Ordering::Equal => {
+                let own = *hash.get_or_insert_with(|| self.hash(host));
+                (Reverse(self.hash(one.host)), one.host) < (Reverse(own), host)
+            }
+        };
+        Some(self.eligible.iter().filter(before).count())
+    }
+
+    /// Why it stays as it is; none if some host may take it.
+    pub(crate) fn why_waiting(&self) -> Option<String> {
+        if self.eligible.is_empty() {
+            why_waiting(&self.unclaimed())
+        } else {
+            None
+        }
+    }
+
+    /// All that can be said of it.
+    fn unclaimed(&self) -> Unclaimed {
+        let mut order = self.eligible.clone();
+        order.sort_by_cached_key(|one| (one.rank(), Reverse(self.hash(one.host)), one.host));
+        let name = |host: usize| self.load.hosts[host].name.clone();
+        let refused = |host: usize| {
+            let why = self.group.refused[host].clone();
+            Some((name(host), why.or_else(|| self.refusal(host))?))
+        };
+        Unclaimed {
+            slot: self.slot.clone(),
+            order: order.into_iter().map(|one| name(one.host)).collect(),
+            refused: (0..self.load.hosts.len()).filter_map(refused).collect(),
+        }
+    }
+
+    fn hash(&self, host: usize) -> u64 {
+        rendezvous(&self.key, self.load.hosts[host].name.as_str())
+    }
+
+    /// Why this host can't take this slot with what it has now.
+    fn refusal(&self, host: usize) -> Option<String> {
+        let same = self.group.same[host];
+        let host = &self.load.hosts[host];
+        if let Some(data) = self.data
+            && data.host_id != host.record.id
+        {
+            return Some(format!("the slot's data is on {}", data.host));
+        }
+        let wanted = self.group.wanted?;
+        if let Some(most) = wanted.placement.max_per_host
+            && same >= most
+        {
+            return Some(format!("it has {most} of it already (max_per_host)"));
+        }
+        let capacity = &host.record.capacity;
+        if let (Some(asks), total @ 1..) = (wanted.cpu_millis, capacity.cpu_millis) {
+            let free = total.saturating_sub(host.cpu_millis);
+            if u64::from(asks) > free {
+                return Some(format!(
+                    "{} of {} cpus are free, {} are asked for",
+                    cpus(free),
+                    cpus(total),
+                    cpus(u64::from(asks))
+                ));
+            }
+        }
+        if let (Some(asks), total @ 1..) = (wanted.memory, capacity.memory) {
+            let free = total.saturating_sub(host.memory);
+            if asks > free {
+                return Some(format!(
+                    "{} MiB of {} MiB memory are free, {} MiB are asked for",
+                    free >> 20,
+                    total >> 20,
+                    asks.div_ceil(1 << 20)
+                ));
+            }
+        }
+        for service in wanted.services.values() {
+            let Some(port) = service.host_port else {
+                continue;
+            };
+            let holder = host.ports.get(&(port, service.protocol));
+            if let Some(holder) = holder.filter(|holder| **holder != self.slot) {
+                return Some(format!("host port {port} is taken by {holder}"));
+            }
+        }
+        None
     }
 }
 
@@ -235,48 +451,6 @@ fn wanted(container: &ContainerView) -> Option<&Manifest> {
     match &container.manifest.as_ref()?.value {
         Desired::Valid { manifest, .. } => Some(manifest),
         Desired::Invalid { .. } => None,
-    }
-}
-
-fn place(
-    snapshot: &Snapshot,
-    load: &Load<'_>,
-    id: &ContainerId,
-    container: &ContainerView,
-    number: u32,
-) -> Unclaimed {
-    let slot = id.slot(number);
-    let mut eligible = Vec::new();
-    let mut refused = Vec::new();
-    for (host, _) in snapshot.live() {
-        match refusal(snapshot, load, &slot, container, host) {
-            None => eligible.push(host.clone()),
-            Some(why) => refused.push((host.clone(), why)),
-        }
-    }
-    let key = slot.to_string();
-    let spread = wanted(container)
-        .and_then(|m| m.placement.spread.as_deref())
-        .filter(|_| load.version >= 2);
-    let groups = spread.map(|label| (label, load.by_label(id, label)));
-    eligible.sort_by_cached_key(|host| {
-        let group = groups.as_ref().and_then(|(label, groups)| {
-            let value = load.label(host, label);
-            groups.get(&value).copied()
-        });
-        let all = load.hosts.get(host).map_or(0, |load| load.containers);
-        (
-            group,
-            all,
-            load.same(host, id),
-            std::cmp::Reverse(rendezvous(&key, host.as_str())),
-            host.clone(),
-        )
-    });
-    Unclaimed {
-        slot,
-        order: eligible,
-        refused,
     }
 }
 
@@ -289,107 +463,44 @@ pub fn rendezvous(slot: &str, host: &str) -> u64 {
     xxh3_64(&text)
 }
 
-/// Why this live host can't take the slot; none if it can.
-fn refusal(
-    snapshot: &Snapshot,
-    load: &Load<'_>,
-    slot: &SlotId,
+/// Why this live host gets none of a container, whatever it has; none if it may.
+fn unsuitable(
+    host: &HostLoad<'_>,
+    id: &ContainerId,
     container: &ContainerView,
-    host: &HostName,
+    wanted: Option<&Manifest>,
 ) -> Option<String> {
-    let view = snapshot.hosts.get(host)?;
-    let record = view.record.as_ref()?;
-    match record.state {
+    match host.record.state {
         HostState::Up => {}
         HostState::Restarting => return Some("its agent restarts".to_owned()),
         HostState::Hold => return Some("it is in hold: it distrusts its etcd".to_owned()),
     }
-    match view.availability() {
+    match host.view.availability() {
         Availability::Active => {}
         Availability::Pause => return Some("it is paused".to_owned()),
         Availability::Drain => return Some("it is drained".to_owned()),
         Availability::Leave => return Some("it leaves the cluster".to_owned()),
     }
-    if !record.engine {
+    if !host.record.engine {
         return Some("its Docker Engine does not answer".to_owned());
     }
-    if record.disk_full {
-        let used = record.disk.unwrap_or(100);
+    if host.record.disk_full {
+        let used = host.record.disk.unwrap_or(100);
         return Some(format!("disk {used} %"));
     }
     let manifest = container.manifest.as_ref()?;
-    if let Some(unfit) = view.unfit.get(&slot.container)
+    if let Some(unfit) = host.view.unfit.get(id)
         && unfit.manifest_rev == manifest.modified
     {
         return Some(format!("unfit: {}", unfit.reason));
     }
-    if let Some(data) = container
-        .slots
-        .get(&slot.slot)
-        .and_then(|s| s.data.as_ref())
-        && data.host_id != record.id
-    {
-        return Some(format!("the slot's data is on {}", data.host));
-    }
-    let wanted = wanted(container)?;
-    if let Some(why) = unsuitable(load, record, wanted, &slot.container, host) {
-        return Some(why);
-    }
-    for service in wanted.services.values() {
-        let Some(port) = service.host_port else {
-            continue;
-        };
-        let holder = load.ports.get(&(host.clone(), port, service.protocol));
-        if let Some(holder) = holder.filter(|holder| *holder != slot) {
-            return Some(format!("host port {port} is taken by {holder}"));
-        }
-    }
-    None
-}
-
-/// What the manifest asks for that this host does not have, or not any more.
-fn unsuitable(
-    load: &Load<'_>,
-    record: &HostRecord,
-    wanted: &Manifest,
-    id: &ContainerId,
-    host: &HostName,
-) -> Option<String> {
-    for constraint in &wanted.placement.constraints {
-        let value = load.label(host, &constraint.label);
+    for constraint in &wanted?.placement.constraints {
+        let value = host.labels.get(constraint.label.as_str()).copied();
         if (value == Some(constraint.value.as_str())) != constraint.equal {
             let has = value.map_or_else(|| "is not set".to_owned(), |v| format!("is {v}"));
             return Some(format!(
                 "{constraint} is asked for, and {} {has}",
                 constraint.label
-            ));
-        }
-    }
-    if let Some(most) = wanted.placement.max_per_host
-        && load.same(host, id) >= most
-    {
-        return Some(format!("it has {most} of it already (max_per_host)"));
-    }
-    let used = load.hosts.get(host);
-    if let (Some(asks), total @ 1..) = (wanted.cpu_millis, record.capacity.cpu_millis) {
-        let free = total.saturating_sub(used.map_or(0, |used| used.cpu_millis));
-        if u64::from(asks) > free {
-            return Some(format!(
-                "{} of {} cpus are free, {} are asked for",
-                cpus(free),
-                cpus(total),
-                cpus(u64::from(asks))
-            ));
-        }
-    }
-    if let (Some(asks), total @ 1..) = (wanted.memory, record.capacity.memory) {
-        let free = total.saturating_sub(used.map_or(0, |used| used.memory));
-        if asks > free {
-            return Some(format!(
-                "{} MiB of {} MiB memory are free, {} MiB are asked for",
-                free >> 20,
-                total >> 20,
-                asks.div_ceil(1 << 20)
             ));
         }
     }

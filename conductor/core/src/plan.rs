@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::local::{Local, Work};
 use crate::observed::{EngineState, Observed, ObservedContainer, Surroundings};
-use crate::placement::{self, local_volumes, why_waiting};
+use crate::placement::{self, local_volumes};
 use crate::records::{Claim, Data, Status};
 use crate::rules::{Rule, Rules};
 use crate::slot;
@@ -179,16 +179,16 @@ impl Plan {
         self.writes.iter().any(|w| w.work() == work) || self.steps.iter().any(|s| s.work() == work)
     }
 
-    /// Whether this host is the one to do it now: the first in order at once, the second when it has been left undone
+    /// Whether this host, before which so many come, is the one to do it now: the first in order at once, the second when it has been left undone
     /// for two seconds, the third after four …, so that a host that lives and never acts holds up nothing.
     pub(crate) fn is_my_turn(
         &mut self,
         inputs: &Inputs<'_>,
         work: &Work,
-        order: &[HostName],
+        turn: Option<usize>,
     ) -> bool {
         self.pending.insert(work.clone());
-        let Some(turn) = order.iter().position(|host| *host == inputs.host.name) else {
+        let Some(turn) = turn else {
             return false;
         };
         let since = inputs.local.pending.get(work).copied();
@@ -359,36 +359,37 @@ fn claim(
     plan: &mut Plan,
     fresh: &mut dyn FnMut() -> InstanceId,
 ) {
-    for placed in placement::unclaimed(inputs.snapshot) {
+    placement::each_unclaimed(inputs.snapshot, |placed| {
         if settled.contains(&placed.slot) {
-            continue;
+            return;
         }
-        if let Some(reason) = why_waiting(&placed) {
+        if let Some(reason) = placed.why_waiting() {
             plan.waiting.insert(placed.slot.clone(), reason);
-            continue;
+            return;
         }
         let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
-            continue;
+            return;
         };
         let none = SlotView::default();
         let view = container.slots.get(&placed.slot.slot).unwrap_or(&none);
         let owner = inputs.snapshot.owner(view);
         if let Err(reason) = inputs.may_place(owner) {
             plan.requeue_with(inputs.local.calm.next_change(inputs.now));
-            plan.waiting.insert(placed.slot, reason);
-            continue;
+            plan.waiting.insert(placed.slot.clone(), reason);
+            return;
         }
         let work = Work::Slot(placed.slot.clone());
-        if !plan.is_my_turn(inputs, &work, &placed.order) || inputs.is_writing(&work) {
-            continue;
+        let turn = placed.turn_of(&inputs.host.name);
+        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) {
+            return;
         }
         let (Some(manifest), Some(target)) = (&container.manifest, target::placed_anew(container))
         else {
             plan.waiting.insert(
-                placed.slot,
+                placed.slot.clone(),
                 "its manifest is not valid, and there is no earlier one".to_owned(),
             );
-            continue;
+            return;
         };
         let claim = Claim {
             host: inputs.host.name.clone(),
@@ -396,12 +397,13 @@ fn claim(
             manifest_rev: target.rev(),
         };
         let data = data(inputs.host, Some(view), target.manifest());
+        let slot = placed.slot.clone();
         let modified = manifest.modified;
         // A void `.next` goes with the claim.
         plan.writes.retain(|w| w.work() != work);
         plan.writes
-            .extend(take(inputs, placed.slot, view, claim, modified, data));
-    }
+            .extend(take(inputs, slot, view, claim, modified, data));
+    });
 }
 
 /// Claims a slot that nobody has, or takes it over from a lost host; none from a live one.
@@ -468,7 +470,8 @@ fn hand_over(
             Target::Undecided { .. } => continue,
         };
         let work = Work::Slot(placed.slot.clone());
-        if !plan.is_my_turn(inputs, &work, &placed.order) || inputs.is_writing(&work) {
+        let turn = placed.turn_of(&inputs.host.name);
+        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) {
             continue;
         }
         plan.writes.push(Write::Next {

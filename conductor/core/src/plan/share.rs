@@ -1,6 +1,6 @@
 //! What slots and hosts share: versions, remains, claims of lost hosts for what nobody wants, marks.
 
-use manifests::{ContainerId, HostName};
+use manifests::ContainerId;
 
 use super::{Inputs, Plan, Write};
 use crate::local::Work;
@@ -32,7 +32,7 @@ pub(super) fn container(
                 .slots
                 .values()
                 .any(|s| s.state.is_some() || s.next.is_some());
-        if remains && plan.is_my_turn(inputs, &work, &anybody(inputs)) {
+        if remains && plan.is_my_turn(inputs, &work, turn(inputs)) {
             plan.writes.push(Write::Sweep {
                 container: id.clone(),
             });
@@ -70,7 +70,7 @@ fn left_by_lost_hosts(
         }
         let slot = id.slot(*number);
         let work = Work::Slot(slot.clone());
-        if !plan.is_my_turn(inputs, &work, &anybody(inputs)) || inputs.is_writing(&work) {
+        if !plan.is_my_turn(inputs, &work, turn(inputs)) || inputs.is_writing(&work) {
             continue;
         }
         match (lost.filter(|_| unwanted), void) {
@@ -124,12 +124,11 @@ pub(super) fn marks(inputs: &Inputs<'_>, plan: &mut Plan) {
     }
 }
 
-/// Every host that may clear away what is nobody's.
-fn anybody(inputs: &Inputs<'_>) -> Vec<HostName> {
+/// How many come before this host of those that may clear away what is nobody's; none if it may not.
+fn turn(inputs: &Inputs<'_>) -> Option<usize> {
     inputs
         .snapshot
         .live()
         .filter(|(_, record)| record.state == HostState::Up)
-        .map(|(name, _)| name.clone())
-        .collect()
+        .position(|(name, _)| *name == inputs.host.name)
 }
