@@ -540,7 +540,6 @@ impl World {
         }
         at.disk = disk;
         at.host.id = id;
-        at.boot = 1_000 + copy as u64;
         at.witness.copied = true;
     }
 

@@ -256,7 +256,8 @@ impl World {
                 surroundings: surroundings(machine),
             },
             powered: true,
-            boot: 1,
+            // No two machines have one boot.
+            boot: machine as u64 * 1_000,
             disk: Disk::new(id, &self.cluster),
             engine: Engine::default(),
             process: None,
