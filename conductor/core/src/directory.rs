@@ -4,13 +4,13 @@
 //! Immutable to readers: a change makes a new root that shares the rest, and
 //! costs the services it touches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use manifests::manifest::Protocol;
 use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName, SlotId};
-use rpds::RedBlackTreeMapSync;
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use crate::records::Phase;
 use crate::snapshot::{Desired, Snapshot, Touched};
@@ -73,26 +73,46 @@ pub struct Caller {
 pub type Callers = BTreeMap<IpAddr, Caller>;
 
 /// All endpoints of one service, by container and slot.
-pub type Endpoints = BTreeMap<(ContainerName, u32), Endpoint>;
+pub type Endpoints = RedBlackTreeMapSync<(ContainerName, u32), Endpoint>;
 
 /// The table.
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     /// The revision of the snapshot that it was made from.
     pub revision: i64,
-    services: RedBlackTreeMapSync<ServiceId, Arc<Endpoints>>,
-    /// Which containers offer a service, with an endpoint or (not yet) without.
-    offered_by: RedBlackTreeMapSync<ServiceId, Arc<BTreeSet<ContainerName>>>,
-    /// Which services a container stands in, to take it out again.
-    by_container: RedBlackTreeMapSync<ContainerId, Arc<Vec<ServiceId>>>,
+    services: RedBlackTreeMapSync<ServiceId, Service>,
+    /// Which services a container's manifest names, to take it out again.
+    named: RedBlackTreeMapSync<ContainerId, Arc<[ServiceId]>>,
+    /// Where a slot has endpoints, to take it out again.
+    slots: RedBlackTreeMapSync<SlotId, Standing>,
+    /// The slots that have endpoints, by host.
+    hosts: RedBlackTreeMapSync<HostName, RedBlackTreeSetSync<SlotId>>,
+}
+
+/// What is known of a service.
+#[derive(Debug, Clone, Default)]
+struct Service {
+    /// By the manifests of so many containers, whether anything of them runs or not.
+    named: usize,
+    endpoints: Endpoints,
+}
+
+/// Where a slot stands in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Standing {
+    host: HostName,
+    services: Arc<[ServiceId]>,
 }
 
 impl Directory {
     /// Made anew from a whole snapshot.
     pub fn new(snapshot: &Snapshot) -> Self {
         let mut directory = Self::default();
-        for id in snapshot.containers.keys() {
-            directory.refresh(snapshot, id);
+        for (id, container) in &snapshot.containers {
+            directory.name(snapshot, id);
+            for number in container.slots.keys() {
+                directory.place(snapshot, &id.slot(*number));
+            }
         }
         directory.revision = snapshot.revision;
         directory
@@ -101,39 +121,36 @@ impl Directory {
     /// Follows a snapshot in what was touched.
     pub fn update(&mut self, snapshot: &Snapshot, touched: &Touched) {
         for id in &touched.containers {
-            self.refresh(snapshot, id);
+            self.name(snapshot, id);
         }
-        if !touched.hosts.is_empty() {
-            // Whether a host is live decides over its endpoints.
-            let there: Vec<ContainerId> = snapshot
-                .containers
-                .iter()
-                .filter(|(id, c)| {
-                    !touched.containers.contains(id)
-                        && c.slots.values().any(|s| {
-                            s.claim
-                                .as_ref()
-                                .is_some_and(|claim| touched.hosts.contains(&claim.host))
-                        })
-                })
-                .map(|(id, _)| id.clone())
-                .collect();
-            for id in &there {
-                self.refresh(snapshot, id);
+        for slot in &touched.slots {
+            self.place(snapshot, slot);
+        }
+        // A version says which transport a port has.
+        for id in &touched.versions {
+            for slot in self.slots_of(id) {
+                self.place(snapshot, &slot);
+            }
+        }
+        // Whether a host is live decides over its endpoints.
+        for host in &touched.hosts {
+            let there = self.hosts.get(host).cloned().unwrap_or_default();
+            for slot in &there {
+                self.place(snapshot, slot);
             }
         }
         self.revision = snapshot.revision;
     }
 
     /// All endpoints of a service, ready or not; empty if it is offered and no instance runs yet, none if nobody offers it.
-    pub fn endpoints(&self, service: &ServiceId) -> Option<&Arc<Endpoints>> {
-        self.services.get(service)
+    pub fn endpoints(&self, service: &ServiceId) -> Option<&Endpoints> {
+        self.services.get(service).map(|known| &known.endpoints)
     }
 
     /// The endpoints that new connections may go to: ready ones on live hosts; where none of those is left, the ready
     /// ones of missing hosts.
     pub fn serving(&self, service: &ServiceId) -> Vec<&Endpoint> {
-        let Some(endpoints) = self.services.get(service) else {
+        let Some(endpoints) = self.endpoints(service) else {
             return Vec::new();
         };
         let ready = || endpoints.values().filter(|e| e.is_ready());
@@ -146,105 +163,159 @@ impl Directory {
     }
 
     /// Every service, by name.
-    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<Endpoints>)> {
-        self.services.iter()
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Endpoints)> {
+        self.services
+            .iter()
+            .map(|(id, service)| (id, &service.endpoints))
     }
 
-    fn refresh(&mut self, snapshot: &Snapshot, id: &ContainerId) {
-        let new = endpoints_of(snapshot, id);
-        let mut named: Vec<ServiceId> = new.keys().cloned().collect();
-        if let Some(old) = self.by_container.get(id) {
-            for service in old.iter().filter(|s| !new.contains_key(s)) {
-                named.push(service.clone());
-            }
-        }
-        for service in named {
-            let mut offered_by = self
-                .offered_by
-                .get(&service)
-                .map(|o| o.as_ref().clone())
-                .unwrap_or_default();
-            let mut all = self
+    fn slots_of(&self, id: &ContainerId) -> Vec<SlotId> {
+        let all = id.slot(0)..=id.slot(u32::MAX);
+        self.slots
+            .range(all)
+            .map(|(slot, _)| slot.clone())
+            .collect()
+    }
+
+    /// Which services the manifest of a container names.
+    fn name(&mut self, snapshot: &Snapshot, id: &ContainerId) {
+        let container = snapshot.containers.get(id);
+        let manifest = container.and_then(|container| container.manifest.as_ref());
+        let new: Arc<[ServiceId]> = match manifest.map(|manifest| &manifest.value) {
+            Some(Desired::Valid { manifest, .. }) => manifest
                 .services
-                .get(&service)
-                .map(|e| e.as_ref().clone())
-                .unwrap_or_default();
-            all.retain(|(container, _), _| *container != id.container);
-            if let Some(ours) = new.get(&service) {
-                all.extend(
-                    ours.iter()
-                        .map(|e| ((e.container.clone(), e.slot), e.clone())),
-                );
-                offered_by.insert(id.container.clone());
-            } else {
-                offered_by.remove(&id.container);
-            }
-            if offered_by.is_empty() {
-                self.services.remove_mut(&service);
-                self.offered_by.remove_mut(&service);
-            } else {
-                self.services.insert_mut(service.clone(), Arc::new(all));
-                self.offered_by.insert_mut(service, Arc::new(offered_by));
-            }
+                .keys()
+                .map(|service| of_app(id, service))
+                .collect(),
+            Some(Desired::Invalid(_)) | None => [].into(),
+        };
+        let old = self.named.get(id).cloned().unwrap_or_default();
+        if new == old {
+            return;
+        }
+        for service in new.iter() {
+            self.change(service, |known| known.named += 1);
+        }
+        for service in old.iter() {
+            self.change(service, |known| known.named -= 1);
         }
         if new.is_empty() {
-            self.by_container.remove_mut(id);
+            self.named.remove_mut(id);
         } else {
-            self.by_container
-                .insert_mut(id.clone(), Arc::new(new.into_keys().collect()));
+            self.named.insert_mut(id.clone(), new);
+        }
+    }
+
+    /// Puts a slot where it stands now.
+    fn place(&mut self, snapshot: &Snapshot, slot: &SlotId) {
+        let new = endpoints_of(snapshot, slot);
+        let at = (slot.container.container.clone(), slot.slot);
+        let old = self.slots.get(slot).cloned();
+        let stands = new.first().map(|(_, endpoint)| Standing {
+            host: endpoint.host.clone(),
+            services: new.iter().map(|(service, _)| service.clone()).collect(),
+        });
+        for (service, endpoint) in new {
+            let known = self.endpoints(&service).and_then(|known| known.get(&at));
+            if known != Some(&endpoint) {
+                self.change(&service, |known| {
+                    known.endpoints.insert_mut(at.clone(), endpoint);
+                });
+            }
+        }
+        if old == stands {
+            return;
+        }
+        let services = stands.iter().flat_map(|stands| stands.services.iter());
+        let services: Vec<&ServiceId> = services.collect();
+        if let Some(old) = &old {
+            for service in old.services.iter().filter(|old| !services.contains(old)) {
+                self.change(service, |known| {
+                    known.endpoints.remove_mut(&at);
+                });
+            }
+            self.stands(&old.host, slot, false);
+        }
+        match stands {
+            Some(stands) => {
+                self.stands(&stands.host, slot, true);
+                self.slots.insert_mut(slot.clone(), stands);
+            }
+            None => {
+                self.slots.remove_mut(slot);
+            }
+        }
+    }
+
+    /// Notes whether a slot has endpoints on a host.
+    fn stands(&mut self, host: &HostName, slot: &SlotId, there: bool) {
+        let mut slots = self.hosts.get(host).cloned().unwrap_or_default();
+        if there {
+            slots.insert_mut(slot.clone());
+        } else {
+            slots.remove_mut(slot);
+        }
+        if slots.is_empty() {
+            self.hosts.remove_mut(host);
+        } else {
+            self.hosts.insert_mut(host.clone(), slots);
+        }
+    }
+
+    /// Changes a service; one that nobody offers any more is gone.
+    fn change(&mut self, service: &ServiceId, change: impl FnOnce(&mut Service)) {
+        let mut known = self.services.get(service).cloned().unwrap_or_default();
+        change(&mut known);
+        if known.named == 0 && known.endpoints.is_empty() {
+            self.services.remove_mut(service);
+        } else {
+            self.services.insert_mut(service.clone(), known);
         }
     }
 }
 
-fn endpoints_of(snapshot: &Snapshot, id: &ContainerId) -> BTreeMap<ServiceId, Vec<Endpoint>> {
-    let mut found: BTreeMap<ServiceId, Vec<Endpoint>> = BTreeMap::new();
+fn of_app(id: &ContainerId, service: &ServiceName) -> ServiceId {
+    ServiceId {
+        app: id.app.clone(),
+        service: service.clone(),
+    }
+}
+
+/// The endpoints of a slot: all on one host.
+fn endpoints_of(snapshot: &Snapshot, slot: &SlotId) -> Vec<(ServiceId, Endpoint)> {
+    let id = &slot.container;
     let Some(container) = snapshot.containers.get(id) else {
-        return found;
+        return Vec::new();
     };
-    if let Some(Desired::Valid { manifest, .. }) = container.manifest.as_ref().map(|m| &m.value) {
-        for service in manifest.services.keys() {
-            found.insert(
-                ServiceId {
-                    app: id.app.clone(),
-                    service: service.clone(),
-                },
-                Vec::new(),
-            );
-        }
-    }
-    for (number, slot) in &container.slots {
-        let (Some(claim), Some(state)) = (&slot.claim, slot.current_state()) else {
-            continue;
+    let Some(view) = container.slots.get(&slot.slot) else {
+        return Vec::new();
+    };
+    let (Some(claim), Some(state)) = (&view.claim, view.current_state()) else {
+        return Vec::new();
+    };
+    let version = container.versions.get(&claim.manifest_rev);
+    let services = version
+        .and_then(|version| version.manifest.as_ref())
+        .map(|manifest| &manifest.services);
+    let live = snapshot.is_live(&claim.host);
+    let endpoint = |(service, port): (&ServiceName, &u16)| {
+        let protocol = services
+            .and_then(|services| services.get(service))
+            .map_or(Protocol::Tcp, |service| service.protocol);
+        let endpoint = Endpoint {
+            container: id.container.clone(),
+            slot: slot.slot,
+            instance: claim.instance.clone(),
+            host: claim.host.clone(),
+            addr: state.addr,
+            port: *port,
+            protocol,
+            phase: state.state,
+            live,
         };
-        let protocols = container
-            .versions
-            .get(&claim.manifest_rev)
-            .and_then(|v| v.manifest.as_ref())
-            .map(|m| &m.services);
-        for (service, port) in &state.ports {
-            let protocol = protocols
-                .and_then(|services| services.get(service))
-                .map_or(Protocol::Tcp, |s| s.protocol);
-            found
-                .entry(ServiceId {
-                    app: id.app.clone(),
-                    service: service.clone(),
-                })
-                .or_default()
-                .push(Endpoint {
-                    container: id.container.clone(),
-                    slot: *number,
-                    instance: claim.instance.clone(),
-                    host: claim.host.clone(),
-                    addr: state.addr,
-                    port: *port,
-                    protocol,
-                    phase: state.state,
-                    live: snapshot.is_live(&claim.host),
-                });
-        }
-    }
-    found
+        (of_app(id, service), endpoint)
+    };
+    state.ports.iter().map(endpoint).collect()
 }
 
 #[cfg(test)]
@@ -298,7 +369,10 @@ mod tests {
                 .iter()
                 .map(|e| e.port)
                 .collect();
-            (directory.endpoints(&service()).map(|e| e.len()), serving)
+            (
+                directory.endpoints(&service()).map(Endpoints::size),
+                serving,
+            )
         };
         let touched = put(&mut snapshot, "/hosts/h1/record", RECORD);
         assert_eq!(step(&snapshot, touched), (None, vec![]));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::keys::Key;
-use manifests::{ContainerId, HostName};
+use manifests::{ContainerId, HostName, SlotId};
 use rpds::RedBlackTreeMapSync;
 use serde::de::DeserializeOwned;
 
@@ -64,6 +64,10 @@ pub enum Change {
 pub struct Touched {
     /// Containers (manifest, claims, states, versions …).
     pub containers: BTreeSet<ContainerId>,
+    /// Of these, the slots (claim, state …).
+    pub slots: BTreeSet<SlotId>,
+    /// Of these, those of which a version was.
+    pub versions: BTreeSet<ContainerId>,
     /// Hosts (record, availability, membership).
     pub hosts: BTreeSet<HostName>,
     /// The cluster key.
@@ -74,6 +78,8 @@ impl Touched {
     /// Adds what `other` touched.
     pub fn extend(&mut self, other: Self) {
         self.containers.extend(other.containers);
+        self.slots.extend(other.slots);
+        self.versions.extend(other.versions);
         self.hosts.extend(other.hosts);
         self.cluster |= other.cluster;
     }
@@ -166,9 +172,9 @@ pub struct ContainerView {
     /// What the user wants; none if only remains are left.
     pub manifest: Option<Rev<Desired>>,
     /// Its slots, by number.
-    pub slots: BTreeMap<u32, SlotView>,
-    /// Its versions, by key, each with its manifest parsed (`Err` if this agent can't read it).
-    pub versions: BTreeMap<i64, Rev<ParsedVersion>>,
+    pub slots: RedBlackTreeMapSync<u32, SlotView>,
+    /// Its versions, by key, each with its manifest parsed (none if this agent can't read it).
+    pub versions: RedBlackTreeMapSync<i64, Rev<ParsedVersion>>,
     /// An update that was given up.
     pub rollout: Option<Rev<Rollout>>,
 }
@@ -383,32 +389,21 @@ impl Snapshot {
         let Some(key) = Key::parse(&key) else { return };
         match key {
             Key::Manifest(id) => self.container(id, touched, |c| c.manifest = put.map(desired)),
-            Key::Claim(slot) => {
-                self.container(slot.container, touched, |c| {
-                    set_slot(c, slot.slot, |s| s.claim = put.and_then(json));
+            Key::Claim(slot) => self.slot_of(slot, touched, |s| s.claim = put.and_then(json)),
+            Key::State(slot) => self.slot_of(slot, touched, |s| s.state = put.and_then(json)),
+            Key::Next(slot) => self.slot_of(slot, touched, |s| s.next = put.and_then(json)),
+            Key::Data(slot) => self.slot_of(slot, touched, |s| s.data = put.and_then(json)),
+            Key::Version(id, rev) => {
+                touched.versions.insert(id.clone());
+                self.container(id, touched, |c| {
+                    match put.and_then(json::<Version>).map(parse_version) {
+                        Some(version) => c.versions.insert_mut(rev, version),
+                        None => {
+                            c.versions.remove_mut(&rev);
+                        }
+                    }
                 });
             }
-            Key::State(slot) => {
-                self.container(slot.container, touched, |c| {
-                    set_slot(c, slot.slot, |s| s.state = put.and_then(json));
-                });
-            }
-            Key::Next(slot) => {
-                self.container(slot.container, touched, |c| {
-                    set_slot(c, slot.slot, |s| s.next = put.and_then(json));
-                });
-            }
-            Key::Data(slot) => {
-                self.container(slot.container, touched, |c| {
-                    set_slot(c, slot.slot, |s| s.data = put.and_then(json));
-                });
-            }
-            Key::Version(id, rev) => self.container(id, touched, |c| {
-                match put.and_then(json::<Version>).map(parse_version) {
-                    Some(version) => c.versions.insert(rev, version),
-                    None => c.versions.remove(&rev),
-                };
-            }),
             Key::Rollout(id) => {
                 self.container(id, touched, |c| c.rollout = put.and_then(json));
             }
@@ -442,26 +437,36 @@ impl Snapshot {
         touched: &mut Touched,
         change: impl FnOnce(&mut ContainerView),
     ) {
-        let mut view = self
-            .containers
-            .get(&id)
-            .map(|c| c.as_ref().clone())
-            .unwrap_or_default();
-        change(&mut view);
-        if view.is_empty() {
-            self.containers.remove_mut(&id);
-        } else {
-            self.containers.insert_mut(id.clone(), Arc::new(view));
+        if !self.containers.contains_key(&id) {
+            self.containers.insert_mut(id.clone(), Arc::default());
+        }
+        if let Some(view) = self.containers.get_mut(&id) {
+            let view = Arc::make_mut(view);
+            change(view);
+            if view.is_empty() {
+                self.containers.remove_mut(&id);
+            }
         }
         touched.containers.insert(id);
     }
 
+    fn slot_of(&mut self, slot: SlotId, touched: &mut Touched, change: impl FnOnce(&mut SlotView)) {
+        self.container(slot.container.clone(), touched, |container| {
+            let known = container.slots.get(&slot.slot);
+            let mut view = known.cloned().unwrap_or_default();
+            change(&mut view);
+            if view.is_empty() {
+                container.slots.remove_mut(&slot.slot);
+            } else {
+                container.slots.insert_mut(slot.slot, view);
+            }
+        });
+        touched.slots.insert(slot);
+    }
+
     fn host(&mut self, name: HostName, touched: &mut Touched, change: impl FnOnce(&mut HostView)) {
-        let mut view = self
-            .hosts
-            .get(&name)
-            .map(|h| h.as_ref().clone())
-            .unwrap_or_default();
+        let known = self.hosts.get(&name);
+        let mut view = known.map(|h| h.as_ref().clone()).unwrap_or_default();
         change(&mut view);
         if view.is_empty() {
             self.hosts.remove_mut(&name);
@@ -469,14 +474,6 @@ impl Snapshot {
             self.hosts.insert_mut(name.clone(), Arc::new(view));
         }
         touched.hosts.insert(name);
-    }
-}
-
-fn set_slot(container: &mut ContainerView, slot: u32, change: impl FnOnce(&mut SlotView)) {
-    let view = container.slots.entry(slot).or_default();
-    change(view);
-    if view.is_empty() {
-        container.slots.remove(&slot);
     }
 }
 

@@ -119,7 +119,7 @@ async fn without_etcd_crashed_containers_are_restarted_and_nothing_else_is_done(
         assert_eq!(done, [("start", Some(&first))], "after {away} s");
         // Who asks the directory still gets all of them.
         let directory = cluster.agent("a").published().directory.load_full();
-        let endpoints: usize = directory.services().map(|(_, all)| all.len()).sum();
+        let endpoints: usize = directory.services().map(|(_, all)| all.size()).sum();
         assert_eq!(endpoints, 6);
 
         cluster.kv.set_unavailable(false);
