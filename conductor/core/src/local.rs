@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::calm::Calm;
 use crate::observed::{ContainerState, Observed};
 use crate::plan::Plan;
-use crate::records::{Status, Version};
+use crate::records::{Phase, Status, Version};
 use crate::rules::{Rule, Rules};
 use crate::snapshot::Snapshot;
 use crate::time::Millis;
@@ -139,6 +139,8 @@ pub struct SlotMemory {
     pub before: Option<(InstanceId, u32)>,
     /// This host has it, or a pull, create or start for it has ended, since.
     pub moved: Millis,
+    /// That it is stopped for a handover was sent to etcd and not answered: others may have read it.
+    pub may_say_stopped: bool,
 }
 
 /// What is remembered of an instance.
@@ -575,6 +577,11 @@ impl Local {
                     memory.minted = Some(claim.instance.clone());
                 }
             }
+            Write::State { slot, .. } | Write::TakeBack { slot, .. } => {
+                if let Some(memory) = self.slots.get_mut(slot) {
+                    memory.may_say_stopped = false;
+                }
+            }
             Write::Status { slot, status, .. } => {
                 let memory = self.slots.entry(slot.clone()).or_default();
                 memory.status = Some(status.clone());
@@ -585,6 +592,11 @@ impl Local {
 
     /// Notes that a write could not be asked of etcd at all; whether it happened, the view will show.
     pub fn not_written(&mut self, write: &crate::plan::Write) {
+        if let crate::plan::Write::State { slot, state, .. } = write
+            && state.state == Phase::Stopped
+        {
+            self.slots.entry(slot.clone()).or_default().may_say_stopped = true;
+        }
         self.writing.remove(&write.work());
     }
 

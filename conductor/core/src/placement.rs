@@ -235,6 +235,10 @@ struct Group<'a> {
     id: &'a ContainerId,
     container: &'a ContainerView,
     wanted: Option<&'a Manifest>,
+    /// Ports that it must have of its host.
+    ports: Vec<(u16, Protocol)>,
+    /// Whether a host may take it depends on what it has.
+    is_choosy: bool,
     /// Why a host gets none of it, whatever it has.
     refused: Vec<Option<String>>,
     /// How many of it each host has.
@@ -253,10 +257,22 @@ impl<'a> Group<'a> {
             }
         }
         let refused = |host| unsuitable(host, id, container, wanted);
+        let ports: Vec<(u16, Protocol)> = wanted
+            .into_iter()
+            .flat_map(|manifest| manifest.services.values())
+            .filter_map(|service| Some((service.host_port?, service.protocol)))
+            .collect();
+        let counts = |wanted: &Manifest| {
+            wanted.placement.max_per_host.is_some()
+                || wanted.cpu_millis.is_some()
+                || wanted.memory.is_some()
+        };
         Self {
             id,
             container,
             wanted,
+            is_choosy: wanted.is_some_and(counts) || !ports.is_empty(),
+            ports,
             refused: load.hosts.iter().map(refused).collect(),
             same,
         }
@@ -322,7 +338,8 @@ impl<'p> Placed<'p> {
             .filter(|_| load.version >= 2)
             .map(|label| group.spread(load, label));
         for (host, of_host) in load.hosts.iter().enumerate() {
-            if group.refused[host].is_none() && placed.refusal(host).is_none() {
+            let depends = group.is_choosy || placed.data.is_some();
+            if group.refused[host].is_none() && !(depends && placed.refusal(host).is_some()) {
                 placed.eligible.push(Eligible {
                     group: spread.as_ref().map_or(0, |spread| spread[host]),
                     all: of_host.containers,
@@ -433,11 +450,8 @@ impl<'p> Placed<'p> {
                 ));
             }
         }
-        for service in wanted.services.values() {
-            let Some(port) = service.host_port else {
-                continue;
-            };
-            let holder = host.ports.get(&(port, service.protocol));
+        for (port, protocol) in &self.group.ports {
+            let holder = host.ports.get(&(*port, *protocol));
             if let Some(holder) = holder.filter(|holder| **holder != self.slot) {
                 return Some(format!("host port {port} is taken by {holder}"));
             }
@@ -456,11 +470,18 @@ fn wanted(container: &ContainerView) -> Option<&Manifest> {
 
 /// XXH3-64 of `<app>/<container>/<slot>\0<host>`: the highest wins.
 pub fn rendezvous(slot: &str, host: &str) -> u64 {
-    let mut text = Vec::with_capacity(slot.len() + 1 + host.len());
-    text.extend_from_slice(slot.as_bytes());
-    text.push(0);
-    text.extend_from_slice(host.as_bytes());
-    xxh3_64(&text)
+    // No slot and no host is longer; one that were would only cost an allocation.
+    let mut text = [0; 512];
+    let (slot, host) = (slot.as_bytes(), host.as_bytes());
+    let length = slot.len() + 1 + host.len();
+    match text.get_mut(..length) {
+        Some(text) => {
+            text[..slot.len()].copy_from_slice(slot);
+            text[slot.len() + 1..].copy_from_slice(host);
+            xxh3_64(text)
+        }
+        None => xxh3_64(&[slot, &[0], host].concat()),
+    }
 }
 
 /// Why this live host gets none of a container, whatever it has; none if it may.

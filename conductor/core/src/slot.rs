@@ -17,7 +17,7 @@ use manifests::{InstanceId, SlotId};
 
 use crate::local::Work;
 use crate::observed::{ContainerState, ObservedContainer};
-use crate::plan::{Inputs, Plan, Trust, Write};
+use crate::plan::{Inputs, Plan, Step, Trust, Write};
 use crate::records::{Claim, Phase, SlotState, Status};
 use crate::snapshot::{ContainerView, Rev, SlotView};
 use crate::target::Target;
@@ -299,8 +299,13 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
         }
         plan.statuses.insert(ctx.slot.clone(), status);
     }
+    // That it is stopped may be on its way to etcd, and another may start on that word.
+    let may_be_handed_over = matches!(out.step, Some(Step::Start { .. }))
+        && local.writing.contains(&work)
+        && stops_first(ctx.container, ctx.claim.manifest_rev);
     if let Some(step) = out.step
         && !behind
+        && !may_be_handed_over
         && !local.busy.contains(&work)
     {
         plan.steps.push(step);

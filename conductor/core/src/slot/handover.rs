@@ -233,7 +233,8 @@ pub(super) fn yields(
     let state = ctx.view.current_state()?;
     let handed_over = ctx.is_handed_over() && stops_first(ctx.container, ctx.claim.manifest_rev);
     if !handed_over {
-        let back = state.state == Phase::Stopped && ctx.inputs.rules.has(Rule::TakeBackStopped);
+        let said = state.state == Phase::Stopped || ctx.memory.is_some_and(|m| m.may_say_stopped);
+        let back = said && ctx.inputs.rules.has(Rule::TakeBackStopped);
         return back.then(|| {
             Out::says("starting", None).write(Write::TakeBack {
                 slot: ctx.slot.clone(),
