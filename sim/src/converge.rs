@@ -143,6 +143,11 @@ impl World {
             if !machine.sees_all() {
                 return Some(format!("{name} does not follow etcd"));
             }
+            let agent = machine.process.as_ref().and_then(|p| p.agent.as_ref());
+            let view = agent.and_then(|agent| agent.snapshot());
+            if let Some(what) = view.and_then(|view| differs(view, truth)) {
+                return Some(format!("{name} believes what etcd does not say: {what}"));
+            }
             for container in machine.engine.containers(self.cluster.id) {
                 let slot = &container.owner.slot;
                 let claim = truth.slot(slot).and_then(|s| s.claim.as_ref());
@@ -230,6 +235,22 @@ impl World {
             self.forbid(format!("placed in calm, and yet uneven: {loads:?}"));
         }
     }
+}
+
+/// In what a view that stands where etcd does shows something else.
+fn differs(view: &Snapshot, truth: &Snapshot) -> Option<String> {
+    if view.revision < truth.revision {
+        return None;
+    }
+    let containers = view.containers.keys().chain(truth.containers.keys());
+    let container = containers
+        .filter(|id| view.containers.get(*id) != truth.containers.get(*id))
+        .map(ToString::to_string);
+    let hosts = view.hosts.keys().chain(truth.hosts.keys());
+    let host = hosts
+        .filter(|name| view.hosts.get(*name) != truth.hosts.get(*name))
+        .map(ToString::to_string);
+    container.chain(host).next()
 }
 
 fn slot_lacks(
