@@ -420,33 +420,41 @@ impl World {
             return;
         };
         stream.coming = false;
-        if !at.net.streams || at.silent {
+        // What comes before the view is proven waits.
+        if !at.net.streams || at.silent || agent.view.step() != ViewStep::Follow {
             return;
         }
-        let replies = if stream.life == self.life {
-            std::iter::from_fn(|| self.etcd.poll(stream.watch)).collect()
-        } else {
-            vec![WatchReply::Closed("etcd restarted".to_owned())]
-        };
-        for reply in replies {
-            if agent.view.step() == ViewStep::Follow {
-                agent.view.answer(Answer::Reply(reply), now);
-            }
+        // What comes while the view asks waits until it follows.
+        while agent.view.step() == ViewStep::Follow {
+            let ended = stream.life != self.life;
+            let reply = if ended {
+                WatchReply::Closed("etcd restarted".to_owned())
+            } else if let Some(reply) = self.etcd.poll(stream.watch) {
+                reply
+            } else {
+                break;
+            };
+            agent.view.answer(Answer::Reply(reply), now);
         }
         self.drive(machine);
     }
 
     fn view_answered(&mut self, machine: usize, answer: Answered) {
         let now = self.clock(machine);
-        let life = self.life;
+        let (life, noticed) = (self.life, self.dice.one_in(2));
         let Some(agent) = self.agent(machine) else {
             return;
         };
         agent.asking = false;
+        let ended = agent.stream.as_ref().is_some_and(|s| s.life != life);
         if let (ViewStep::Read { .. }, Ok(Reply::Range(reply))) = (agent.view.step(), &answer) {
             agent.first_read = reply.revision;
         }
         let answer = match answer {
+            // An answer says nothing of a stream that has ended before it, where that is noticed.
+            Ok(_) if ended && noticed => {
+                Answer::Reply(WatchReply::Closed("etcd restarted".to_owned()))
+            }
             Ok(Reply::Range(reply)) if matches!(agent.view.step(), ViewStep::Read { .. }) => {
                 Answer::Read(FirstRead {
                     cluster: reply
