@@ -605,6 +605,11 @@ impl World {
         } else {
             14
         };
+        let port = 8_000
+            + CONTAINERS
+                .iter()
+                .position(|other| *other == id)
+                .unwrap_or(0);
         let likeness = *self
             .likeness
             .entry(id.to_owned())
@@ -612,8 +617,7 @@ impl World {
         match likeness {
             0 => manifest["volumes"] = serde_json::json!(["data:/data"]),
             1 => {
-                manifest["services"] =
-                    serde_json::json!({"http": {"port": 80, "host_port": 8_000 + id.len()}});
+                manifest["services"] = serde_json::json!({"http": {"port": 80, "host_port": port}});
             }
             2..7 if self.scenario == Scenario::StopFirst => {
                 let shared = serde_json::json!([{"source": crate::engine::SHARED, "target": "/data", "external": true}]);

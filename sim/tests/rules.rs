@@ -14,11 +14,8 @@ const MOST: u64 = 2_000;
 /// Where a rule is missed soonest.
 fn focus(rule: Rule) -> Option<Scenario> {
     match rule {
-        Rule::CatchUp
-        | Rule::GarbageGuard
-        | Rule::RetakeState
-        | Rule::RetakeUnready
-        | Rule::RetakeNext => Some(Scenario::Mixed),
+        Rule::CatchUp | Rule::GarbageGuard => Some(Scenario::Mixed),
+        Rule::RetakeState | Rule::RetakeUnready | Rule::RetakeNext => Some(Scenario::Returns),
         Rule::VoidGuard | Rule::VoidDelete => Some(Scenario::Versions),
         Rule::StoppedGuard | Rule::TakeBackStopped => Some(Scenario::StopFirst),
         Rule::Hold => Some(Scenario::Restore),
