@@ -36,8 +36,11 @@ const ARROWS: [(&str, &[&str]); 12] = [
         "sim",
         &["manifests", "conductor-core", "store", "conductor"],
     ),
-    // The harness looks at dokkaa from outside only.
-    ("dokkaa-tests", &[]),
+    // The harness looks at dokkaa from outside only; its bench drives agents in its own process.
+    (
+        "dokkaa-tests",
+        &["manifests", "conductor-core", "store", "conductor"],
+    ),
 ];
 
 /// What decides nothing of its own: no clocks, sockets, engines, dice.

@@ -123,7 +123,7 @@ fn spent(lab: &Lab) -> anyhow::Result<Vec<f64>> {
     })
 }
 
-fn resident_mb(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn resident_mb(pid: u32) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kilobytes: f64 = status
         .lines()

@@ -4,45 +4,72 @@
 //! Times are only comparable within one run, so each figure comes with its
 //! floor and the ratio to it. Without arguments all parts run, else those named.
 
+mod agents;
+mod failover;
 mod idle;
 mod many;
 mod one;
+mod restart;
+mod scale;
+mod size;
 mod swarm;
 
+use std::fmt::Display;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use dokkaa_tests::{Lab, LabOptions};
 
-const PARTS: [&str; 4] = ["one", "many", "idle", "swarm"];
+/// Those that need nothing but etcd.
+const WITHOUT_HOSTS: [&str; 3] = ["scale", "size", "restart"];
+/// Those that run in a lab of three hosts.
+const ON_HOSTS: [&str; 5] = ["one", "many", "idle", "failover", "swarm"];
 
 fn main() -> anyhow::Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = asked.iter().find(|part| !PARTS.contains(&part.as_str())) {
-        bail!("no part {unknown}; there are: {}", PARTS.join(", "));
+    if let Some(("agent", words)) = asked
+        .split_first()
+        .map(|(part, rest)| (part.as_str(), rest))
+    {
+        return size::agent(words);
     }
-    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
+    let parts = [&WITHOUT_HOSTS[..], &ON_HOSTS].concat();
+    if let Some(unknown) = asked.iter().find(|part| !parts.contains(&part.as_str())) {
+        bail!("no part {unknown}; there are: {}", parts.join(", "));
+    }
+    let wanted = |part: &&str| asked.is_empty() || asked.iter().any(|asked| asked == part);
+    for part in WITHOUT_HOSTS.iter().filter(|part| wanted(part)) {
+        let figures: Box<dyn Display> = match *part {
+            "scale" => Box::new(scale::measure()?),
+            "size" => Box::new(size::measure()?),
+            "restart" => Box::new(restart::measure()?),
+            other => bail!("{other} is not measured"),
+        };
+        say(&format!("\n{figures}"))?;
+    }
+    if !ON_HOSTS.iter().any(wanted) {
+        return Ok(());
+    }
     say("starting three hosts …")?;
     let lab = Lab::start(&LabOptions::default())?;
     for host in lab.hosts() {
         // The first container of an engine is slower than all others.
         host.docker(&["run", "--rm", "busybox", "true"])?;
     }
-    if wanted("one") {
-        say(&format!("\n{}", one::measure(&lab)?))?;
-    }
-    if wanted("many") {
-        say(&format!("\n{}", many::measure(&lab)?))?;
-    }
-    if wanted("idle") {
-        say(&format!("\n{}", idle::measure(&lab)?))?;
-    }
-    if wanted("swarm") {
-        match swarm::measure(&lab) {
-            Ok(swarm) => say(&format!("\n{swarm}"))?,
-            Err(error) => say(&format!("\nswarm mode does not run here: {error:#}"))?,
-        }
+    for part in ON_HOSTS.iter().filter(|part| wanted(part)) {
+        let figures: Box<dyn Display> = match *part {
+            "one" => Box::new(one::measure(&lab)?),
+            "many" => Box::new(many::measure(&lab)?),
+            "idle" => Box::new(idle::measure(&lab)?),
+            "failover" => Box::new(failover::measure(&lab)?),
+            "swarm" => match swarm::measure(&lab) {
+                Ok(swarm) => Box::new(swarm),
+                Err(error) => Box::new(format!("swarm mode does not run here: {error:#}")),
+            },
+            other => bail!("{other} is not measured"),
+        };
+        say(&format!("\n{figures}"))?;
     }
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::engine::Event;
+use dokkaa_tests::host::Host;
 use dokkaa_tests::{Lab, try_wait_for};
 
 use crate::{median, now};
@@ -13,6 +15,7 @@ use crate::{median, now};
 const ROUNDS: usize = 10;
 const SLOTS: usize = 30;
 const CAP: Duration = Duration::from_secs(120);
+const TASKS: &str = "com.docker.swarm.service.name=bench";
 
 pub(crate) struct Swarm {
     one: Vec<f64>,
@@ -20,6 +23,81 @@ pub(crate) struct Swarm {
 }
 
 pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Swarm> {
+    join(lab)?;
+    let watches = lab
+        .hosts()
+        .iter()
+        .map(|host| host.engine().watch())
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut one = Vec::new();
+    for round in 0..=ROUNDS {
+        let took = service(lab, &watches, 1)?;
+        if round > 0 {
+            one.push(took);
+        }
+    }
+    let many = service(lab, &watches, SLOTS)?;
+    leave(lab)?;
+    Ok(Swarm { one, many })
+}
+
+/// Seconds from a host's loss until its tasks run elsewhere, each round.
+pub(crate) fn lose(lab: &Lab, replicas: usize, rounds: usize) -> anyhow::Result<Vec<f64>> {
+    join(lab)?;
+    let (lost, others) = (lab.host(3), &lab.hosts()[..2]);
+    let mut took = Vec::new();
+    for _ in 0..rounds {
+        create(lab, replicas)?;
+        try_wait_for("the tasks to run", CAP, || {
+            let running = running(lab.hosts())?;
+            if running == replicas {
+                Ok(())
+            } else {
+                Err(format!("{running} of {replicas}"))
+            }
+        })?;
+        let begin = now();
+        lost.power_off()?;
+        try_wait_for("the tasks to run elsewhere", CAP, || {
+            let running = running(others)?;
+            if running == replicas {
+                Ok(())
+            } else {
+                Err(format!("{running} of {replicas}"))
+            }
+        })?;
+        took.push(now() - begin);
+        lost.power_on()?;
+        lost.start_agent(&AgentOptions::default())?;
+        remove(lab)?;
+        try_wait_for("the node to be back", CAP, || {
+            let nodes = lab
+                .host(1)
+                .docker(&["node", "ls", "--format", "{{.Status}}"])
+                .map_err(|error| error.to_string())?;
+            if nodes.contains("Down") {
+                Err(nodes)
+            } else {
+                Ok(())
+            }
+        })?;
+    }
+    leave(lab)?;
+    Ok(took)
+}
+
+fn running(hosts: &[Host]) -> Result<usize, String> {
+    let mut count = 0;
+    for host in hosts {
+        let all = host.engine().containers(&[TASKS]);
+        let all = all.map_err(|error| error.to_string())?;
+        count += all.iter().filter(|one| one.runs()).count();
+    }
+    Ok(count)
+}
+
+/// Makes one swarm of all engines.
+fn join(lab: &Lab) -> anyhow::Result<()> {
     let manager = lab.host(1);
     let address = manager.address().to_string();
     manager.docker(&["swarm", "init", "--advertise-addr", &address])?;
@@ -36,32 +114,18 @@ pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Swarm> {
             &format!("{address}:2377"),
         ])?;
     }
-    let watches = lab
-        .hosts()
-        .iter()
-        .map(|host| host.engine().watch())
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let mut one = Vec::new();
-    for round in 0..=ROUNDS {
-        let took = service(lab, &watches, 1)?;
-        if round > 0 {
-            one.push(took);
-        }
-    }
-    let many = service(lab, &watches, SLOTS)?;
+    Ok(())
+}
+
+fn leave(lab: &Lab) -> anyhow::Result<()> {
     for host in lab.hosts().iter().rev() {
         host.docker(&["swarm", "leave", "--force"])?;
     }
-    Ok(Swarm { one, many })
+    Ok(())
 }
 
-fn service(lab: &Lab, watches: &[Receiver<Event>], replicas: usize) -> anyhow::Result<f64> {
-    let manager = lab.host(1);
-    for events in watches {
-        events.try_iter().for_each(drop);
-    }
-    let begin = now();
-    manager.docker(&[
+fn create(lab: &Lab, replicas: usize) -> anyhow::Result<()> {
+    lab.host(1).docker(&[
         "service",
         "create",
         "--detach",
@@ -75,6 +139,35 @@ fn service(lab: &Lab, watches: &[Receiver<Event>], replicas: usize) -> anyhow::R
         "sleep",
         "1000",
     ])?;
+    Ok(())
+}
+
+/// Removes the service, and waits until its tasks are gone.
+fn remove(lab: &Lab) -> anyhow::Result<()> {
+    lab.host(1).docker(&["service", "rm", "bench"])?;
+    try_wait_for("the end of the tasks", CAP, || {
+        let mut left = 0;
+        for host in lab.hosts() {
+            left += host
+                .engine()
+                .containers(&[TASKS])
+                .map_err(|error| error.to_string())?
+                .len();
+        }
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{left} left"))
+        }
+    })
+}
+
+fn service(lab: &Lab, watches: &[Receiver<Event>], replicas: usize) -> anyhow::Result<f64> {
+    for events in watches {
+        events.try_iter().for_each(drop);
+    }
+    let begin = now();
+    create(lab, replicas)?;
     let mut starts = Vec::new();
     try_wait_for("the tasks to run", CAP, || {
         for events in watches {
@@ -92,22 +185,7 @@ fn service(lab: &Lab, watches: &[Receiver<Event>], replicas: usize) -> anyhow::R
         }
     })?;
     let end = starts.iter().copied().fold(begin, f64::max);
-    manager.docker(&["service", "rm", "bench"])?;
-    try_wait_for("the end of the tasks", CAP, || {
-        let mut left = 0;
-        for host in lab.hosts() {
-            left += host
-                .engine()
-                .containers(&["com.docker.swarm.service.name=bench"])
-                .map_err(|error| error.to_string())?
-                .len();
-        }
-        if left == 0 {
-            Ok(())
-        } else {
-            Err(format!("{left} left"))
-        }
-    })?;
+    remove(lab)?;
     Ok(end - begin)
 }
 
