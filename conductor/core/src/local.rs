@@ -44,6 +44,9 @@ pub struct Local {
     pub busy: BTreeSet<Work>,
     /// Writes under way.
     pub writing: BTreeSet<Work>,
+    /// Slots that this process takes, until the view shows it: their weight is on no host in the view, so nothing else is
+    /// taken meanwhile. The revision is not known before the answer.
+    pub taking: BTreeMap<SlotId, Option<i64>>,
     /// Revision of the last own write: nothing is planned from a view below it.
     pub written: BTreeMap<Work, i64>,
     /// The last write whose guards did not hold: the revision of the view that it was planned from, and when.
@@ -351,6 +354,7 @@ impl Local {
         // Revisions of the former history say nothing about this one.
         self.written.clear();
         self.lost.clear();
+        self.taking.retain(|_, own| own.is_none());
         for (instance, container) in &observed.containers {
             let slot = &container.owner.slot;
             let has_manifest = |snapshot: &Snapshot| {
@@ -390,6 +394,8 @@ impl Local {
         self.has_seen = true;
         self.calm.observe(snapshot, now);
         self.written.retain(|_, own| *own > snapshot.revision);
+        self.taking
+            .retain(|_, own| own.is_none_or(|own| own > snapshot.revision));
         self.orphans.retain(|instance, orphan| {
             let container = snapshot.containers.get(&orphan.slot.container);
             let claimed = container
@@ -497,8 +503,11 @@ impl Local {
             }
             self.busy.insert(step.work());
         }
-        self.writing
-            .extend(plan.writes.iter().map(crate::plan::Write::work));
+        for write in &plan.writes {
+            self.taking
+                .extend(taken(write).map(|slot| (slot.clone(), None)));
+            self.writing.insert(write.work());
+        }
     }
 
     /// Forgets what a whole plan does not name any more.
@@ -526,6 +535,12 @@ impl Local {
         use crate::plan::Write;
         let work = write.work();
         self.writing.remove(&work);
+        if let Some(slot) = taken(write) {
+            self.taking.remove(slot);
+            if succeeded {
+                self.taking.insert(slot.clone(), Some(revision));
+            }
+        }
         if !succeeded {
             self.lost.insert(work, (seen, now));
             return;
@@ -597,6 +612,9 @@ impl Local {
         {
             self.slots.entry(slot.clone()).or_default().may_say_stopped = true;
         }
+        if let Some(slot) = taken(write) {
+            self.taking.remove(slot);
+        }
         self.writing.remove(&write.work());
     }
 
@@ -608,6 +626,17 @@ impl Local {
                 .lost
                 .get(work)
                 .is_some_and(|(seen, at)| *seen == revision && now < *at + LOST)
+    }
+}
+
+/// The slot that a write puts on this host by the order of placement.
+fn taken(write: &crate::plan::Write) -> Option<&SlotId> {
+    use crate::plan::Write;
+    match write {
+        Write::Claim { slot, .. } | Write::TakeOver { slot, .. } | Write::Next { slot, .. } => {
+            Some(slot)
+        }
+        _ => None,
     }
 }
 

@@ -380,7 +380,8 @@ fn claim(
         }
         let work = Work::Slot(placed.slot.clone());
         let turn = placed.turn_of(&inputs.host.name);
-        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) {
+        let is_taking = !inputs.local.taking.is_empty();
+        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
             return;
         }
         let (Some(manifest), Some(target)) = (&container.manifest, target::placed_anew(container))
@@ -471,7 +472,8 @@ fn hand_over(
         };
         let work = Work::Slot(placed.slot.clone());
         let turn = placed.turn_of(&inputs.host.name);
-        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) {
+        let is_taking = !inputs.local.taking.is_empty();
+        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
             continue;
         }
         plan.writes.push(Write::Next {

@@ -84,6 +84,30 @@ impl Touched {
         self.cluster |= other.cluster;
     }
 
+    /// It may give this host something to do at once: anything but slots that other live hosts have, before and after.
+    /// The rest may be planned with what comes next.
+    pub fn concerns(&self, host: &HostName, before: &Snapshot, after: &Snapshot) -> bool {
+        let is_others = |slot: &SlotId| {
+            let of_others = |snapshot: &Snapshot| {
+                snapshot.slot(slot).is_some_and(|view| {
+                    let next = view.next.is_none();
+                    matches!(snapshot.owner(view), Owner::Live(claim) if claim.host != *host) && next
+                })
+            };
+            // One that nobody had was some other host's to claim.
+            let was_free = before.slot(slot).is_none();
+            of_others(after) && (was_free || of_others(before))
+        };
+        let only_slots = |id: &ContainerId| {
+            let of_it = |slot: &SlotId| slot.container == *id;
+            !self.versions.contains(id) && self.slots.iter().any(of_it)
+        };
+        self.cluster
+            || !self.hosts.is_empty()
+            || !self.containers.iter().all(only_slots)
+            || !self.slots.iter().all(is_others)
+    }
+
     /// Nothing was touched.
     pub fn is_empty(&self) -> bool {
         self.containers.is_empty() && self.hosts.is_empty() && !self.cluster
