@@ -178,14 +178,19 @@ impl Etcd {
     }
 
     /// Starts it again after its end, at the same address and on the data that
-    /// it has. It may have to wait for other members before it serves.
+    /// it has. It serves when a majority of the members runs.
     pub fn start_again(&self) -> anyhow::Result<()> {
         // Else the socket of the one before is taken for this one's.
         std::fs::remove_file(&self.socket).ok();
         *self.process() = self
             .member
             .launch(self.folder.path(), self.address.port())?;
-        self.wait_answer("/version")
+        Ok(())
+    }
+
+    /// Waits until it serves.
+    pub fn wait_serving(&self) -> anyhow::Result<()> {
+        self.wait_answer("/health")
     }
 
     /// Takes all its data away and starts it again, as a new cluster with the
@@ -194,7 +199,7 @@ impl Etcd {
         self.kill()?;
         std::fs::remove_dir_all(self.data())?;
         self.start_again()?;
-        self.wait_answer("/health")
+        self.wait_serving()
     }
 
     /// Saves what it has to a file.
@@ -223,7 +228,7 @@ impl Etcd {
             &self.member.peer_url,
         ])?;
         self.start_again()?;
-        self.wait_answer("/health")
+        self.wait_serving()
     }
 
     /// Forgets the history of all keys up to now.

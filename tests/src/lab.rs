@@ -192,6 +192,7 @@ impl Lab {
                 etcd.start_again()?;
             }
         }
+        self.etcd.iter().try_for_each(Etcd::wait_serving)?;
         each(&self.hosts, |host| host.heal(agents)).map(drop)
     }
 

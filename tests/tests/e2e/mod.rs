@@ -9,13 +9,16 @@ mod containers;
 mod doors;
 mod events;
 mod failover;
+mod faults;
 mod firewall;
+mod full_disk;
 mod links;
 mod operator;
 mod registry;
 mod restart;
 mod scale;
 mod three_hosts;
+mod troubles;
 mod tutorial;
 mod update;
 
