@@ -1,7 +1,7 @@
 # The commands of this repository; each one's work is in scripts/.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down test check bench lab sim test-fresh
+.PHONY: help up down test check bench lab sim faults test-fresh
 
 # release, or dev for a build that is quicker and larger.
 PROFILE ?= release
@@ -32,6 +32,9 @@ bench: ## measure against the floors and print both
 
 sim: ## play whole clusters with faults by seed: SEEDS=10000, or SEED=17 with its story
 	@scripts/sim.sh
+
+faults: ## random faults on three real hosts by seed: SEED=7 FAULTS=200
+	@scripts/faults.sh
 
 lab: ## three hosts on this machine to play with
 	@scripts/lab.sh
