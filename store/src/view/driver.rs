@@ -54,6 +54,7 @@ pub async fn run_view(
         driver.publish(&options).await;
         let step = driver.view.step();
         if step == Step::Follow {
+            driver.failing = false;
             let Some(stream) = driver.stream.as_mut() else {
                 driver.view.answer(Answer::Failed, now());
                 continue;
@@ -154,12 +155,8 @@ impl Driver {
                 debug!("etcd's endpoint has changed on the way");
                 Answer::Failed
             }
-            Ok(answer) => {
-                if matches!(answer, Answer::Opened) {
-                    self.failing = false;
-                }
-                answer
-            }
+            // Nor does a proof say anything of a stream that has ended before it: that may be another etcd's.
+            Ok(answer) => self.ended().map_or(answer, Answer::Reply),
             Err(KvError::Compacted) => Answer::Compacted,
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -172,6 +169,16 @@ impl Driver {
                 Answer::Failed
             }
         }
+    }
+
+    /// What the stream said at last, if it has ended; what it said before is not looked at.
+    fn ended(&mut self) -> Option<WatchReply> {
+        let stream = self.stream.as_mut().filter(|s| s.replies.is_closed())?;
+        let mut last = WatchReply::Closed("the watch ended".into());
+        while let Ok(reply) = stream.replies.try_recv() {
+            last = reply;
+        }
+        Some(last)
     }
 
     async fn ask(&mut self, step: Step) -> Result<Answer, KvError> {

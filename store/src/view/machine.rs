@@ -1,9 +1,10 @@
 //! The view as a pure state machine: it says what to ask etcd next, is fed the answers, and holds the snapshot.
 //!
 //! It does no IO and reads no clock. Every connect begins with the first read
-//! (`Step::Read`) and the proof that the view is part of etcd's history; nothing
-//! is used, and no distrust ends, before that and before all that happened up to
-//! the first read has been seen.
+//! (`Step::Read`), opens its stream, and only then proves that the view is part of
+//! etcd's history: an etcd that is replaced later ends the stream, one that was
+//! replaced before fails the proof. Nothing is used, and no distrust ends, before
+//! that and before all that happened up to the first read has been seen.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -44,15 +45,15 @@ pub(super) fn watched() -> KeyRange {
 /// What the driver does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Drop the stream, if there is one, and after `View::pause` read `/dokkaa/cluster`, linearizable. All steps up to
-    /// the watch go to the same endpoint.
+    /// Drop the stream, if there is one, and after `View::pause` read `/dokkaa/cluster`, linearizable. All steps of a
+    /// connect go to the endpoint of its stream.
     Read {
         /// To another endpoint than before, if there is one.
         avoid: bool,
     },
     /// Read this range.
     Range(Range),
-    /// Open a stream.
+    /// Open a stream. What it says waits for `Step::Follow`.
     Watch {
         /// First revision.
         from: i64,
@@ -75,7 +76,7 @@ pub enum Answer {
     Page(RangeReply),
     /// Of `Step::Watch`.
     Opened,
-    /// From the stream.
+    /// From the stream; before `Step::Follow` only that it ended, instead of a step's answer.
     Reply(WatchReply),
 }
 
@@ -94,36 +95,56 @@ struct CatchUp {
 #[derive(Debug)]
 enum Phase {
     Reading,
-    /// Whether etcd had at the view's revision what the view has: page by page, only keys.
-    Proving {
-        read: i64,
-        next: String,
-    },
-    /// Which keys have changed since, and how many there are.
-    Asking {
-        read: i64,
-    },
     /// All keys: at the revision of the first page.
     Listing {
         at: i64,
-        /// Unbroken history leads from the view to it.
-        proven: bool,
         found: RedBlackTreeMapSync<String, Raw>,
         next: String,
     },
     Opening,
+    /// Which keys have changed between the view and the first read, and how many there are.
+    Asking,
+    /// Whether the stream's etcd had these keys, page by page and without values.
+    Proving {
+        what: Proof,
+        next: String,
+    },
     Following,
 }
 
 impl Phase {
-    fn listing(proven: bool) -> Self {
+    fn listing() -> Self {
         Self::Listing {
             at: 0,
-            proven,
             found: RedBlackTreeMapSync::new_sync(),
             next: WATCH_START.to_owned(),
         }
     }
+
+    fn proving(what: Proof) -> Self {
+        Self::Proving {
+            what,
+            next: WATCH_START.to_owned(),
+        }
+    }
+}
+
+/// What is to be part of the stream's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    View,
+    List,
+}
+
+/// A list that is still to be proven.
+#[derive(Debug)]
+struct List {
+    keys: RedBlackTreeMapSync<String, Raw>,
+    at: i64,
+    /// The cluster in it, if that is the known one after an accepted restore.
+    restored: Option<Cluster>,
+    /// Unbroken history leads from the view to it.
+    leads: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +174,9 @@ pub struct View {
     /// There is something to resume from.
     based: bool,
     phase: Phase,
+    /// The revision of this connect's first read.
+    read: i64,
+    list: Option<List>,
     trust: Trust,
     /// A restore that was accepted and is still to be said.
     accepted: Option<Cluster>,
@@ -204,6 +228,8 @@ impl View {
             raw: RedBlackTreeMapSync::new_sync(),
             based: false,
             phase: Phase::Reading,
+            read: 0,
+            list: None,
             trust,
             accepted: None,
             must_list: false,
@@ -246,26 +272,26 @@ impl View {
             Phase::Reading => Step::Read {
                 avoid: self.avoid || !self.trust.is_trusted(),
             },
-            Phase::Proving { next, .. } => Step::Range(Range {
-                revision: self.snapshot.revision,
-                limit: self.page,
-                keys_only: true,
-                ..Range::new(KeyRange::range(next.as_str(), WATCH_END))
-            }),
-            Phase::Asking { read } => Step::Range(Range {
-                revision: *read,
-                min_modified: self.snapshot.revision + 1,
-                keys_only: true,
-                ..Range::new(watched())
-            }),
             Phase::Listing { at, next, .. } => Step::Range(Range {
                 revision: *at,
                 limit: self.page,
                 ..Range::new(KeyRange::range(next.as_str(), WATCH_END))
             }),
             Phase::Opening => Step::Watch {
-                from: self.snapshot.revision + 1,
+                from: self.base() + 1,
             },
+            Phase::Asking => Step::Range(Range {
+                revision: self.read,
+                min_modified: self.base() + 1,
+                keys_only: true,
+                ..Range::new(watched())
+            }),
+            Phase::Proving { what, next } => Step::Range(Range {
+                revision: self.to_prove(*what).1,
+                limit: self.page,
+                keys_only: true,
+                ..Range::new(KeyRange::range(next.as_str(), WATCH_END))
+            }),
             Phase::Following => Step::Follow,
         }
     }
@@ -358,30 +384,7 @@ impl View {
         let phase = std::mem::replace(&mut self.phase, Phase::Reading);
         match (phase, answer) {
             (Phase::Reading, Answer::Read(read)) => self.first_read(&read, now),
-            (Phase::Proving { read, next }, Answer::Page(page)) => {
-                self.prove(read, &next, &page, now);
-            }
-            // What is between the view and the oldest revision left can't be seen any more.
-            (Phase::Proving { .. }, Answer::Compacted) => self.phase = Phase::listing(false),
-            (Phase::Asking { read }, Answer::Page(page)) => {
-                let changed = page.kvs.into_iter().map(|kv| (kv.key, kv.modified));
-                self.catch_up = Some(CatchUp {
-                    changed: changed.collect(),
-                    count: page.count,
-                    revision: read,
-                    since: now,
-                });
-                self.phase = Phase::Opening;
-            }
-            (
-                Phase::Listing {
-                    at,
-                    proven,
-                    mut found,
-                    ..
-                },
-                Answer::Page(page),
-            ) => {
+            (Phase::Listing { at, mut found, .. }, Answer::Page(page)) => {
                 // The first page decides at which revision all of them are.
                 let at = if at == 0 { page.revision } else { at };
                 let next = after(&page);
@@ -393,32 +396,51 @@ impl View {
                     found.insert_mut(kv.key, raw);
                 }
                 match next {
-                    Some(next) => {
-                        self.phase = Phase::Listing {
-                            at,
-                            proven,
-                            found,
-                            next,
-                        };
-                    }
-                    None => self.listed(found, at, proven, now),
+                    Some(next) => self.phase = Phase::Listing { at, found, next },
+                    None => self.listed(found, at),
                 }
             }
             (Phase::Opening, Answer::Opened) => {
                 self.avoid = false;
-                self.phase = Phase::Following;
-                self.unfollowed_since = None;
-                self.freshness = Freshness::Fine;
-                if self.seen > self.snapshot.revision {
-                    self.ask_for_progress(now);
-                }
-                self.catch_up_reached();
+                // The proof comes last, so that it speaks for what is read here too.
+                self.phase = if self.base() < self.read && self.rules.has(Rule::CatchUp) {
+                    Phase::Asking
+                } else {
+                    self.first_proof()
+                };
+            }
+            (Phase::Asking, Answer::Page(page)) => {
+                let changed = page.kvs.into_iter().map(|kv| (kv.key, kv.modified));
+                self.catch_up = Some(CatchUp {
+                    changed: changed.collect(),
+                    count: page.count,
+                    revision: self.read,
+                    since: now,
+                });
+                self.phase = self.first_proof();
+            }
+            (Phase::Proving { what, next }, Answer::Page(page)) => {
+                self.prove(what, &next, &page, now);
             }
             (Phase::Following, Answer::Reply(reply)) => {
                 self.phase = Phase::Following;
                 self.reply(reply, now);
             }
-            (Phase::Asking { .. } | Phase::Listing { .. } | Phase::Opening, Answer::Compacted) => {
+            (
+                Phase::Proving {
+                    what: Proof::View, ..
+                },
+                Answer::Compacted,
+            ) => {
+                // What is between the view and the oldest revision left can't be seen any more: a list has to do.
+                if self.list.is_some() {
+                    self.phase = Phase::proving(Proof::List);
+                } else {
+                    self.compacted(now);
+                }
+            }
+            (_, Answer::Reply(WatchReply::Compacted(_))) => self.compacted(now),
+            (_, Answer::Compacted) => {
                 self.must_list = true;
                 self.failed(now);
             }
@@ -429,7 +451,6 @@ impl View {
     }
 
     fn first_read(&mut self, read: &FirstRead, now: Millis) {
-        let unbroken = std::mem::take(&mut self.unbroken);
         let restored = accepted(&self.cluster, read.cluster.as_ref()).is_some();
         if !restored && let Trust::Distrust(reason) = check(&self.known(), read) {
             self.distrust(reason, now);
@@ -437,22 +458,55 @@ impl View {
         }
         // What keep-alive answers of another etcd, or of the time before a restore, said is not waited for.
         self.seen = self.seen.min(read.revision);
-        self.phase = if restored || !self.based || unbroken {
-            Phase::listing(unbroken)
+        self.read = read.revision;
+        self.phase = if restored || !self.based || self.must_list {
+            Phase::listing()
         } else {
-            Phase::Proving {
-                read: read.revision,
-                next: WATCH_START.to_owned(),
-            }
+            Phase::Opening
         };
     }
 
-    /// Compares a page of what etcd had at the view's revision with the view.
-    fn prove(&mut self, read: i64, first: &str, page: &RangeReply, now: Millis) {
+    fn listed(&mut self, keys: RedBlackTreeMapSync<String, Raw>, at: i64) {
+        let restored = accepted(&self.cluster, cluster_in(&keys).as_ref()).cloned();
+        self.list = Some(List {
+            keys,
+            at,
+            restored,
+            leads: self.unbroken,
+        });
+        self.phase = Phase::Opening;
+    }
+
+    /// The revision that the stream goes on from.
+    fn base(&self) -> i64 {
+        self.list
+            .as_ref()
+            .map_or(self.snapshot.revision, |list| list.at)
+    }
+
+    /// A list is all that there is to prove where no view comes before it: at the start, after an accepted restore, and
+    /// out of a stream that was whole.
+    fn first_proof(&self) -> Phase {
+        Phase::proving(match &self.list {
+            Some(list) if !self.based || list.leads || list.restored.is_some() => Proof::List,
+            _ => Proof::View,
+        })
+    }
+
+    /// The keys to be proven, and the revision at which they were.
+    fn to_prove(&self, what: Proof) -> (&RedBlackTreeMapSync<String, Raw>, i64) {
+        match (what, &self.list) {
+            (Proof::List, Some(list)) => (&list.keys, list.at),
+            _ => (&self.raw, self.snapshot.revision),
+        }
+    }
+
+    /// Compares a page of what the stream's etcd had with what is to be proven.
+    fn prove(&mut self, what: Proof, first: &str, page: &RangeReply, now: Millis) {
         let next = after(page);
         let bounds = (Bound::Included(first), Bound::Unbounded);
-        let seen = self
-            .raw
+        let (keys, _) = self.to_prove(what);
+        let seen = keys
             .range::<str, _>(bounds)
             .map(|(key, raw)| (key.as_str(), raw.modified))
             .take_while(|(key, _)| next.as_deref().is_none_or(|next| *key < next));
@@ -460,70 +514,95 @@ impl View {
         // All of ours are ASCII; keys that are not even text can't be told apart here.
         let ours = |(key, _): &(&str, i64)| key.is_ascii();
         if let Trust::Distrust(reason) = check_history(seen.filter(ours), history.filter(ours)) {
+            match what {
+                Proof::View => self.distrust(reason, now),
+                // Etcd was replaced since it was listed; the view may still be part of the new one.
+                Proof::List => self.failed(now),
+            }
+            return;
+        }
+        if let Some(next) = next {
+            self.phase = Phase::Proving { what, next };
+            return;
+        }
+        match &mut self.list {
+            Some(list) if what == Proof::View => {
+                list.leads = true;
+                self.phase = Phase::proving(Proof::List);
+            }
+            _ => self.proven(now),
+        }
+    }
+
+    /// All that this connect has read is part of the stream's history.
+    fn proven(&mut self, now: Millis) {
+        let list = self.list.take();
+        if let Some(list) = &list
+            && let Trust::Distrust(reason) = self.judge(list)
+        {
             self.distrust(reason, now);
             return;
         }
-        self.phase = if let Some(next) = next {
-            Phase::Proving { read, next }
-        } else if self.must_list {
-            Phase::listing(true)
-        } else if self.snapshot.revision == read || !self.rules.has(Rule::CatchUp) {
-            self.reach();
-            Phase::Opening
+        self.phase = Phase::Following;
+        self.unfollowed_since = None;
+        self.freshness = Freshness::Fine;
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.since = now;
         } else {
-            Phase::Asking { read }
-        };
+            self.reach();
+        }
+        if let Some(list) = list {
+            self.adopt(list, now);
+        }
+        if self.seen > self.snapshot.revision {
+            self.ask_for_progress(now);
+        }
+        self.catch_up_reached();
     }
 
-    fn listed(
-        &mut self,
-        list: RedBlackTreeMapSync<String, Raw>,
-        at: i64,
-        proven: bool,
-        now: Millis,
-    ) {
-        let found: Option<Cluster> = list
-            .get(&Key::Cluster.to_string())
-            .and_then(|raw| serde_json::from_slice(&raw.value).ok());
-        if let Some(restored) = accepted(&self.cluster, found.as_ref()) {
-            self.accept(restored.clone());
-        } else {
-            let read = FirstRead {
-                cluster: found,
-                revision: at,
-            };
-            let trust = check(&self.known(), &read).and(|| self.check_list(&list, proven));
-            if let Trust::Distrust(reason) = trust {
-                self.distrust(reason, now);
-                return;
-            }
+    /// The view is the list from now on.
+    fn adopt(&mut self, list: List, now: Millis) {
+        if let Some(restored) = list.restored {
+            self.accept(restored);
         }
         let puts = list
+            .keys
             .iter()
             .filter(|(key, raw)| self.raw.get(*key) != Some(raw))
             .map(|(key, raw)| put(key, raw));
         let gone = self
             .raw
             .keys()
-            .filter(|key| !list.contains_key(*key))
+            .filter(|key| !list.keys.contains_key(*key))
             .map(|key| Change::Delete {
                 key: key.clone(),
-                modified: at,
+                modified: list.at,
             });
-        let touched = self.snapshot.apply(puts.chain(gone), at);
-        self.raw = list;
+        let touched = self.snapshot.apply(puts.chain(gone), list.at);
+        self.raw = list.keys;
         self.based = true;
         self.must_list = false;
+        self.unbroken = false;
         self.failures = 0;
-        self.reach();
         self.fresh();
         self.plan_heal(now);
-        self.phase = Phase::Opening;
         self.emit(touched, true);
     }
 
+    /// Judges a list: an accepted restore may be anything.
+    fn judge(&self, list: &List) -> Trust {
+        if list.restored.is_some() {
+            return Trust::Trusted;
+        }
+        let read = FirstRead {
+            cluster: cluster_in(&list.keys),
+            revision: list.at,
+        };
+        check(&self.known(), &read).and(|| self.check_list(&list.keys, list.leads))
+    }
+
     /// Judges a list against the view; one that no history leads to has to have the most of it.
-    fn check_list(&self, list: &RedBlackTreeMapSync<String, Raw>, proven: bool) -> Trust {
+    fn check_list(&self, list: &RedBlackTreeMapSync<String, Raw>, leads: bool) -> Trust {
         if !self.based {
             return Trust::Trusted;
         }
@@ -532,7 +611,7 @@ impl View {
             |key| self.raw.get(key).map(|raw| raw.modified),
             list.iter().map(|(key, raw)| (key.as_str(), raw.modified)),
         );
-        if proven {
+        if leads {
             return trust;
         }
         trust
@@ -579,10 +658,7 @@ impl View {
                     self.failures = 0;
                 }
             }
-            WatchReply::Compacted(_) => {
-                self.must_list = true;
-                self.disconnected(now);
-            }
+            WatchReply::Compacted(_) => self.compacted(now),
             WatchReply::Closed(_) => self.failed(now),
         }
     }
@@ -720,8 +796,16 @@ impl View {
         self.disconnected(now);
     }
 
+    /// The stream can't go on from the view: a list, at once.
+    fn compacted(&mut self, now: Millis) {
+        self.must_list = true;
+        self.unbroken = false;
+        self.disconnected(now);
+    }
+
     fn disconnected(&mut self, now: Millis) {
         self.phase = Phase::Reading;
+        self.list = None;
         self.reached = false;
         self.catch_up = None;
         self.progress = 0;
@@ -779,6 +863,11 @@ fn put(key: &str, raw: &Raw) -> Change {
         modified: raw.modified,
         created: raw.created,
     }
+}
+
+fn cluster_in(keys: &RedBlackTreeMapSync<String, Raw>) -> Option<Cluster> {
+    let raw = keys.get(&Key::Cluster.to_string())?;
+    serde_json::from_slice(&raw.value).ok()
 }
 
 /// Where the next page begins, if there is one.

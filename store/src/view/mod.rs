@@ -5,8 +5,9 @@
 //! revision + 1, so that deletions come as events; a list follows only
 //! compaction, the hourly heal, or a stream that stays behind. A view is always
 //! exactly one revision, and nothing from an etcd that is not the one it knows
-//! ever reaches it: each connect begins with the proof that the view is part of
-//! etcd's history. Without it the view stands still and says `Distrust`.
+//! ever reaches it: what a stream says is used only after the proof, made when it
+//! was open, that the view is part of its etcd's history. Without it the view
+//! stands still and says `Distrust`.
 //! `docs/design/view.md` has the whole of it.
 
 mod driver;

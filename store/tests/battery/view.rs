@@ -1,15 +1,16 @@
 //! The view on both etcds: lists, follows, resumes, and trusts only what it knows.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use conductor_core::records::Cluster;
 use conductor_core::snapshot::{Snapshot, Touched};
 use manifests::ContainerId;
 use store::Op;
-use store::kv::{KeyRange, Kv};
-use store::memory::MemKv;
+use store::kv::{KeyRange, Kv, KvError, Range, RangeReply, Status, Txn, TxnReply, Watch};
+use store::memory::{MemEtcd, MemKv};
 use store::view::{
     Reason, SavedView, Trust, Updates, ViewInputs, ViewOptions, ViewUpdate, run_view, updates,
 };
@@ -847,4 +848,149 @@ async fn a_history_that_is_another_one_is_found_by_a_list_where_it_is_compacted(
     ));
     assert!(has(&update.snapshot, "b") && !has(&update.snapshot, "c"));
     view.stop().await;
+}
+
+/// The etcd in memory, and another one that takes its place between two calls of a view.
+struct Replaced {
+    kv: MemKv,
+    /// After so many calls, by this one.
+    by: Mutex<(usize, Option<MemEtcd>)>,
+}
+
+impl Replaced {
+    /// One call more.
+    async fn call(&self) {
+        let other = {
+            let mut by = self.by.lock().expect("nobody panics");
+            match by.0.checked_sub(1) {
+                Some(left) => {
+                    by.0 = left;
+                    None
+                }
+                None => by.1.take(),
+            }
+        };
+        if let Some(other) = other {
+            replace(&self.kv, other).await;
+        }
+    }
+}
+
+/// Puts another etcd in an etcd's place; all streams have ended before.
+async fn replace(kv: &MemKv, other: MemEtcd) {
+    kv.set_unavailable(true);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    kv.with(|etcd| *etcd = other);
+    kv.set_unavailable(false);
+}
+
+#[async_trait]
+impl Kv for Replaced {
+    async fn txn(&self, txn: Txn) -> Result<TxnReply, KvError> {
+        self.kv.txn(txn).await
+    }
+
+    async fn range(&self, range: Range) -> Result<RangeReply, KvError> {
+        self.call().await;
+        self.kv.range(range).await
+    }
+
+    async fn watch(&self, keys: KeyRange, from: i64, previous: bool) -> Result<Watch, KvError> {
+        self.call().await;
+        self.kv.watch(keys, from, previous).await
+    }
+
+    async fn status(&self) -> Result<Status, KvError> {
+        self.kv.status().await
+    }
+
+    async fn lease_grant(&self, ttl: Duration) -> Result<(i64, Duration), KvError> {
+        self.kv.lease_grant(ttl).await
+    }
+
+    async fn lease_keep_alive(&self, lease: i64) -> Result<(Duration, i64), KvError> {
+        self.kv.lease_keep_alive(lease).await
+    }
+
+    async fn lease_revoke(&self, lease: i64) -> Result<(), KvError> {
+        self.kv.lease_revoke(lease).await
+    }
+}
+
+/// A restored etcd, further than the view, takes the place of the right one between any two steps of a connect: what
+/// the view shows is one history or the other, and what it knows of the right one is not given up for the other.
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_is_replaced_in_the_middle_of_a_connect_is_noticed() {
+    // Up to the last call: read, watch, what changed, proof; of an old view also read, list, watch, proof, proof; of
+    // none read, list, watch, proof.
+    let steps = [(true, false, 4), (true, true, 9), (false, false, 4)];
+    for (knows, compacted, calls) in steps
+        .into_iter()
+        .flat_map(|(knows, old, all)| (0..all).map(move |calls| (knows, old, calls)))
+    {
+        let (kv, cluster, view) = on_memory().await;
+        view.stop().await;
+        let mut restored = kv.with(|etcd| etcd.clone());
+        put(&kv, &manifest("c"), MANIFEST).await;
+        let folder = TempDir::new().expect("a folder");
+        let file = folder.path().join("view");
+        let with_file = ViewOptions {
+            file: Some(file.clone()),
+            ..options(&cluster)
+        };
+        let mut view = Running::start(Arc::new(kv.clone()), with_file);
+        view.until("a complete view", |u| u.complete).await;
+        view.stop().await;
+        // Seen by nobody yet.
+        put(&kv, &manifest("h"), MANIFEST).await;
+        if compacted {
+            let at = kv.with(|etcd| etcd.revision());
+            kv.with(|etcd| etcd.compact(at)).expect("compacts");
+        }
+        for name in ["d", "e", "f", "g"] {
+            let put = Txn::new(Vec::new(), vec![Op::put(manifest(name), MANIFEST)]);
+            restored.txn(&put).expect("puts");
+        }
+        let right = kv.with(|etcd| etcd.clone());
+        let replaced = Replaced {
+            kv: kv.clone(),
+            by: Mutex::new((calls, Some(restored))),
+        };
+        let saved = SavedView::load(&file).expect("reads");
+        let options = ViewOptions {
+            saved: saved.filter(|_| knows),
+            ..options(&cluster)
+        };
+        let case = format!("after {calls} calls, {knows}, {compacted}");
+        let one_of_both = |u: &ViewUpdate| {
+            let names = ["c", "h"].iter().any(|name| has(&u.snapshot, name));
+            let others = ["d", "e", "f", "g"].iter().any(|n| has(&u.snapshot, n));
+            assert!(!(names && others), "{case}: {u:?}");
+            assert!(!(knows && others), "{case}: {u:?}");
+        };
+        let mut view = Running::start(Arc::new(replaced), options);
+        let update = view
+            .until(&case, |u| {
+                one_of_both(u);
+                assert!(!knows || !u.complete, "{case}: {u:?}");
+                u.complete || !u.trust.is_trusted()
+            })
+            .await;
+        assert_eq!(distrusts(&update, is_other_history), knows, "{case}");
+        if knows {
+            replace(&kv, right).await;
+            put(&kv, &manifest("i"), MANIFEST).await;
+            let update = view
+                .until("the right one", |u| {
+                    one_of_both(u);
+                    u.complete && has(&u.snapshot, "i")
+                })
+                .await;
+            assert!(
+                update.trust.is_trusted() && has(&update.snapshot, "h"),
+                "{case}"
+            );
+        }
+        view.stop().await;
+    }
 }

@@ -141,6 +141,39 @@ fn is_list(view: &View) -> bool {
     !range.keys_only && range.min_modified == 0
 }
 
+/// The stream is opened after this revision.
+fn opens(view: &mut View, at: i64, now: Millis) {
+    assert_eq!(view.step(), Step::Watch { from: at + 1 });
+    view.answer(Answer::Opened, now);
+}
+
+/// A list, of which the stream's etcd says the same; no view is to be proven before it.
+fn lists(view: &mut View, kvs: Vec<KeyValue>, at: i64, now: Millis) {
+    assert!(is_list(view));
+    view.answer(page(kvs.clone(), at, false), now);
+    opens(view, at, now);
+    proves(view, kvs, at, now);
+}
+
+/// The same after a view: it is proven, or can't be any more.
+fn lists_after(view: &mut View, kvs: Vec<KeyValue>, at: i64, proof: Answer, now: Millis) {
+    assert!(is_list(view));
+    view.answer(page(kvs.clone(), at, false), now);
+    opens(view, at, now);
+    assert!(is_proof(view, view.position().1));
+    view.answer(proof, now);
+    proves(view, kvs, at, now);
+}
+
+fn proves(view: &mut View, mut kvs: Vec<KeyValue>, at: i64, now: Millis) {
+    assert!(is_proof(view, at));
+    kvs.sort_by(|a, b| a.key.cmp(&b.key));
+    for kv in &mut kvs {
+        kv.value.clear();
+    }
+    view.answer(page(kvs, at, false), now);
+}
+
 /// Keys only, at this revision: the proof that it is the same history.
 fn is_proof(view: &View, revision: i64) -> bool {
     let range = range(view);
@@ -192,9 +225,7 @@ fn following() -> View {
         kv(&manifest("b"), 4),
         kv("/dokkaa/cluster", 2),
     ];
-    view.answer(page(kvs, 10, false), Millis(0));
-    assert_eq!(view.step(), Step::Watch { from: 11 });
-    view.answer(Answer::Opened, Millis(0));
+    lists(&mut view, kvs, 10, Millis(0));
     assert_eq!(view.step(), Step::Follow);
     let update = view.take_update().expect("an update");
     assert!(update.complete && update.resync && !update.stale);
@@ -208,12 +239,12 @@ fn resumed(keys: &[(&str, i64)], count: i64) -> View {
     let update = view.take_update().expect("an update");
     assert!(!update.complete);
     view.answer(read(20), Millis(SECOND));
-    assert!(is_proof(&view, 10));
-    view.answer(history(), Millis(SECOND));
+    opens(&mut view, 10, Millis(SECOND));
     let asked = range(&view);
     assert_eq!((asked.revision, asked.min_modified), (20, 11));
     view.answer(changed(keys, count), Millis(SECOND));
-    view.answer(Answer::Opened, Millis(SECOND));
+    assert!(is_proof(&view, 10));
+    view.answer(history(), Millis(SECOND));
     view
 }
 
@@ -231,7 +262,12 @@ fn pages_are_read_at_the_revision_of_the_first() {
     assert_eq!(asked.keys.start, format!("{}\0", manifest("a")).as_bytes());
     assert!(view.take_update().is_none(), "half a list is no view");
     let kvs = vec![kv(&manifest("b"), 4), kv("/dokkaa/cluster", 2)];
-    view.answer(page(kvs, 15, false), Millis(0));
+    view.answer(page(kvs.clone(), 15, false), Millis(0));
+    opens(&mut view, 12, Millis(0));
+    assert!(view.take_update().is_none(), "a list alone is none either");
+    assert_eq!(view.position().1, 0);
+    let kvs = [vec![kv(&manifest("a"), 3)], kvs].concat();
+    proves(&mut view, kvs, 12, Millis(0));
     assert_eq!((names(&view).len(), view.position()), (2, (1, 12)));
 }
 
@@ -271,7 +307,7 @@ fn progress_proves_nothing_about_what_was_to_come() {
     // And the next stream begins where events and lists have come to.
     cut(&mut view, Millis(SECOND));
     view.answer(read(25), Millis(SECOND));
-    assert!(is_proof(&view, 10));
+    opens(&mut view, 10, Millis(SECOND));
 }
 
 #[test]
@@ -283,10 +319,8 @@ fn a_deletion_that_compaction_took_away_is_found_by_a_list() {
     view.tick(Millis(12 * SECOND));
     assert!(reads(&view));
     view.answer(read(20), Millis(12 * SECOND));
-    view.answer(history(), Millis(12 * SECOND));
-    assert!(is_list(&view));
     let kvs = vec![kv(&manifest("b"), 4), kv("/dokkaa/cluster", 2)];
-    view.answer(page(kvs, 20, false), Millis(12 * SECOND));
+    lists_after(&mut view, kvs, 20, history(), Millis(12 * SECOND));
     assert_eq!(names(&view), ["b"]);
 }
 
@@ -295,10 +329,11 @@ fn nothing_that_changed_is_complete_at_once() {
     let mut view = following();
     cut(&mut view, Millis(SECOND));
     view.answer(read(10), Millis(SECOND));
+    opens(&mut view, 10, Millis(SECOND));
+    assert!(!complete(&mut view), "nothing is proven yet");
     view.answer(history(), Millis(SECOND));
-    assert!(matches!(view.step(), Step::Watch { from: 11 }));
-    view.answer(Answer::Opened, Millis(SECOND));
     assert!(complete(&mut view));
+    assert_eq!(view.step(), Step::Follow);
 }
 
 #[test]
@@ -315,17 +350,15 @@ fn behind_for_two_seconds_asks_then_changes_the_stream_then_lists() {
     view.tick(Millis(4 * SECOND));
     assert_eq!(view.step(), Step::Read { avoid: true });
     view.answer(read(30), Millis(4 * SECOND));
-    view.answer(history(), Millis(4 * SECOND));
+    opens(&mut view, 10, Millis(4 * SECOND));
     view.answer(changed(&[], 3), Millis(4 * SECOND));
-    assert_eq!(view.step(), Step::Watch { from: 11 });
-    view.answer(Answer::Opened, Millis(4 * SECOND));
+    view.answer(history(), Millis(4 * SECOND));
     assert!(
         view.take_progress_request(),
         "a new stream is asked at once"
     );
     view.tick(Millis(6 * SECOND));
     view.answer(read(30), Millis(6 * SECOND));
-    view.answer(history(), Millis(6 * SECOND));
     assert!(is_list(&view));
 }
 
@@ -384,6 +417,10 @@ fn a_view_that_is_not_in_etcds_history_is_not_resumed() {
             let mut view = following();
             cut(&mut view, Millis(0));
             view.answer(read(now_at), Millis(0));
+            opens(&mut view, 10, Millis(0));
+            if now_at > 10 {
+                view.answer(changed(&[], 3), Millis(0));
+            }
             view.answer(page(bare(keys), now_at, false), Millis(0));
             assert_eq!(reason(&mut view).as_ref(), Some(wanted));
             assert!(reads(&view));
@@ -400,16 +437,19 @@ fn history_is_compared_page_by_page() {
     let mut view = following();
     cut(&mut view, Millis(0));
     view.answer(read(10), Millis(0));
+    opens(&mut view, 10, Millis(0));
     view.answer(first(), Millis(0));
     assert!(is_proof(&view, 10));
     assert_eq!(range(&view).keys.start, format!("{b}\0").as_bytes());
+    assert!(!complete(&mut view), "half a proof is none");
     view.answer(page(bare(&[("/dokkaa/cluster", 2)]), 10, false), Millis(0));
-    assert!(matches!(view.step(), Step::Watch { from: 11 }));
+    assert_eq!(view.step(), Step::Follow);
 
     // The second page has not what is on it in the view.
     let mut view = following();
     cut(&mut view, Millis(0));
     view.answer(read(10), Millis(0));
+    opens(&mut view, 10, Millis(0));
     view.answer(first(), Millis(0));
     view.answer(page(Vec::new(), 10, false), Millis(0));
     assert_eq!(
@@ -423,6 +463,7 @@ fn keys_that_are_nobodys_prove_nothing() {
     let mut view = following();
     cut(&mut view, Millis(0));
     view.answer(read(10), Millis(0));
+    opens(&mut view, 10, Millis(0));
     // Two keys that are not text look the same here.
     let keys = [
         (&*manifest("a"), 3),
@@ -432,7 +473,7 @@ fn keys_that_are_nobodys_prove_nothing() {
         ("/dokkaa/cluster", 2),
     ];
     view.answer(page(bare(&keys), 10, false), Millis(0));
-    assert!(matches!(view.step(), Step::Watch { from: 11 }));
+    assert_eq!(view.step(), Step::Follow);
 }
 
 #[test]
@@ -449,14 +490,16 @@ fn distrust_ends_only_when_all_has_been_checked_up_to_the_first_read() {
     assert_eq!(view.step(), Step::Read { avoid: true });
     // Restored, and further than the view by now.
     view.answer(read(20), Millis(0));
-    assert!(view.take_update().is_none(), "the first read is no proof");
+    opens(&mut view, 10, Millis(0));
+    view.answer(changed(&[], 1), Millis(0));
+    assert!(view.take_update().is_none(), "none of it is a proof");
     view.answer(page(bare(&[("/dokkaa/cluster", 2)]), 20, false), Millis(0));
     assert_eq!(reason(&mut view), Some(other_history(&manifest("a"), 3, 0)));
     // The old one again, where something happened meanwhile.
     view.answer(read(20), Millis(0));
-    view.answer(history(), Millis(0));
+    opens(&mut view, 10, Millis(0));
     view.answer(changed(&[("c", 12)], 4), Millis(0));
-    view.answer(Answer::Opened, Millis(0));
+    view.answer(history(), Millis(0));
     assert!(view.take_update().is_none(), "not seen yet");
     view.answer(events(vec![put("c", 12)]), Millis(0));
     let update = view.take_update().expect("an update");
@@ -469,9 +512,57 @@ fn an_etcd_that_fails_in_the_middle_of_the_proof_is_asked_again() {
     let mut view = following();
     cut(&mut view, Millis(0));
     view.answer(read(20), Millis(0));
+    opens(&mut view, 10, Millis(0));
+    view.answer(changed(&[], 3), Millis(0));
     view.answer(Answer::Failed, Millis(0));
     assert!(reads(&view));
     assert!(reason(&mut view).is_none());
+}
+
+#[test]
+fn a_stream_that_ends_before_its_proof_is_opened_again_and_one_that_is_compacted_is_listed() {
+    for (end, list) in [
+        (WatchReply::Closed("cut".into()), false),
+        (WatchReply::Compacted(15), true),
+    ] {
+        let mut view = following();
+        cut(&mut view, Millis(0));
+        view.answer(read(20), Millis(0));
+        opens(&mut view, 10, Millis(0));
+        view.answer(Answer::Reply(end), Millis(0));
+        assert!(reads(&view));
+        view.answer(read(20), Millis(0));
+        assert_eq!(matches!(view.step(), Step::Range(_)), list);
+        assert!(!complete(&mut view));
+    }
+}
+
+#[test]
+fn what_was_listed_in_another_etcd_than_the_streams_is_not_used() {
+    // At the start, and after a view.
+    for proof in [None, Some(Answer::Compacted)] {
+        let mut view = match proof {
+            None => View::new(&ViewOptions::new(cluster(), None, None), Millis(0)),
+            Some(_) => compacted(2),
+        };
+        view.take_update();
+        let before = (names(&view), view.position());
+        if proof.is_none() {
+            view.answer(read(200), Millis(0));
+        }
+        let kvs = vec![kv(&manifest("x"), 150), kv("/dokkaa/cluster", 2)];
+        view.answer(page(kvs, 200, false), Millis(0));
+        opens(&mut view, 200, Millis(0));
+        if let Some(proof) = proof {
+            view.answer(proof, Millis(0));
+        }
+        assert!(is_proof(&view, 200));
+        view.answer(page(bare(&[("/dokkaa/cluster", 2)]), 200, false), Millis(0));
+        assert!(reads(&view));
+        assert!(!view.pause().is_zero());
+        assert_eq!((names(&view), view.position()), before);
+        assert!(!complete(&mut view));
+    }
 }
 
 /// A view of so many manifests at revision 100 whose history is compacted, and that reads a list.
@@ -482,14 +573,18 @@ fn compacted(manifests: i64) -> View {
         .map(|i| kv(&manifest(&format!("c{i}")), 10 + i))
         .collect();
     kvs.push(kv("/dokkaa/cluster", 2));
-    view.answer(page(kvs, 100, false), Millis(0));
-    view.answer(Answer::Opened, Millis(0));
+    lists(&mut view, kvs, 100, Millis(0));
     view.take_update();
+    view.answer(Answer::Reply(WatchReply::Progress(100)), Millis(0));
     cut(&mut view, Millis(0));
     view.answer(read(200), Millis(0));
+    opens(&mut view, 100, Millis(0));
+    view.answer(changed(&[], manifests + 1), Millis(0));
     assert!(is_proof(&view, 100));
     view.answer(Answer::Compacted, Millis(0));
-    assert!(is_list(&view), "at once, without another read");
+    assert!(reads(&view));
+    view.answer(read(200), Millis(0));
+    assert!(is_list(&view));
     view
 }
 
@@ -506,7 +601,7 @@ fn left(left: i64) -> Vec<KeyValue> {
 fn after_compaction_most_manifests_may_not_be_gone() {
     for (known, still, trusted) in [(4, 0, true), (5, 0, false), (10, 5, true), (10, 4, false)] {
         let mut view = compacted(known);
-        view.answer(page(left(still), 200, false), Millis(0));
+        lists_after(&mut view, left(still), 200, Answer::Compacted, Millis(0));
         let update = view.take_update().expect("an update");
         assert_eq!(update.trust.is_trusted(), trusted, "{still} of {known}");
         assert_eq!(update.complete, trusted);
@@ -520,10 +615,9 @@ fn after_compaction_most_manifests_may_not_be_gone() {
             assert_eq!(update.trust, Trust::Distrust(reason));
             // They are put back.
             view.answer(read(300), Millis(0));
-            view.answer(Answer::Compacted, Millis(0));
             let mut kvs = left(0);
             kvs.extend((0..known).map(|i| kv(&manifest(&format!("c{i}")), 250 + i)));
-            view.answer(page(kvs, 300, false), Millis(0));
+            lists_after(&mut view, kvs, 300, Answer::Compacted, Millis(0));
             assert!(complete(&mut view));
         }
     }
@@ -535,7 +629,7 @@ fn after_compaction_the_clusters_key_may_not_have_been_made_anew() {
     let mut kvs = left(3);
     kvs.pop();
     kvs.push(kv("/dokkaa/cluster", 150));
-    view.answer(page(kvs, 200, false), Millis(0));
+    lists_after(&mut view, kvs, 200, Answer::Compacted, Millis(0));
     assert_eq!(
         reason(&mut view),
         Some(other_history("/dokkaa/cluster", 2, 150))
@@ -558,27 +652,26 @@ fn a_list_out_of_an_unbroken_stream_may_miss_what_it_wants() {
     let following = || {
         let mut view = View::new(&options, Millis(0));
         view.answer(read(100), Millis(0));
-        view.answer(page(all(), 100, false), Millis(0));
-        view.answer(Answer::Opened, Millis(0));
+        lists(&mut view, all(), 100, Millis(0));
         view.take_update();
         view.tick(Millis(70 * SECOND));
         assert!(reads(&view));
         assert!(view.pause().is_zero());
         view.answer(read(100), Millis(70 * SECOND));
-        assert!(is_list(&view), "no proof: the stream was whole");
+        assert!(is_list(&view));
         view
     };
     // Deletions that the stream has kept to itself.
     let mut view = following();
     let kvs = vec![kv("/dokkaa/cluster", 2)];
-    view.answer(page(kvs, 100, false), Millis(70 * SECOND));
+    lists(&mut view, kvs, 100, Millis(70 * SECOND));
     assert!(complete(&mut view));
     assert!(names(&view).is_empty());
     // But not another history.
     let mut view = following();
     let mut kvs = all();
     kvs[0].modified = 99;
-    view.answer(page(kvs, 100, false), Millis(70 * SECOND));
+    lists(&mut view, kvs, 100, Millis(70 * SECOND));
     assert_eq!(
         reason(&mut view),
         Some(other_history(&manifest("c0"), 10, 99))
@@ -587,11 +680,9 @@ fn a_list_out_of_an_unbroken_stream_may_miss_what_it_wants() {
     let mut view = following();
     view.answer(Answer::Failed, Millis(70 * SECOND));
     view.answer(read(100), Millis(70 * SECOND));
-    assert!(is_proof(&view, 100));
-    let keys: Vec<_> = all();
-    let keys: Vec<_> = keys.iter().map(|kv| (&*kv.key, kv.modified)).collect();
-    view.answer(page(bare(&keys), 100, false), Millis(70 * SECOND));
-    assert!(is_list(&view), "and it is still to be healed");
+    let proof = page(left(8), 100, false);
+    lists_after(&mut view, all(), 100, proof, Millis(70 * SECOND));
+    assert!(complete(&mut view), "and it is healed all the same");
 }
 
 #[test]
@@ -599,7 +690,7 @@ fn a_list_heals_a_value_too() {
     let mut view = compacted(1);
     let mut kvs = left(1);
     kvs[0].value = br#"{"image": "apache"}"#.to_vec();
-    view.answer(page(kvs, 200, false), Millis(0));
+    lists_after(&mut view, kvs, 200, Answer::Compacted, Millis(0));
     let update = view.take_update().expect("an update");
     assert_eq!(update.touched.containers.len(), 1);
 }
@@ -617,6 +708,7 @@ fn in_hold_nothing_is_trusted_before_it_is_proven() {
     assert_eq!(update.snapshot.containers.size(), 2);
     view.answer(Answer::Failed, Millis(0));
     view.answer(read(10), Millis(0));
+    opens(&mut view, 10, Millis(0));
     assert!(view.take_update().is_none());
     view.answer(history(), Millis(0));
     let update = view.take_update().expect("an update");
@@ -627,7 +719,7 @@ fn in_hold_nothing_is_trusted_before_it_is_proven() {
     view.tick(Millis(0));
     assert_eq!(reason(&mut view), Some(Reason::Held));
     view.answer(read(10), Millis(0));
-    view.answer(page(vec![kv("/dokkaa/cluster", 2)], 10, false), Millis(0));
+    lists(&mut view, vec![kv("/dokkaa/cluster", 2)], 10, Millis(0));
     assert!(complete(&mut view));
 }
 
@@ -641,14 +733,15 @@ fn a_higher_epoch_is_an_accepted_restore_whatever_history_it_has() {
     assert!(matches!(reason(&mut view), Some(Reason::Rewound { .. })));
     view.answer(read_of(&at_epoch(2), 6), Millis(0));
     assert!(is_list(&view));
-    assert!(view.take_update().is_none(), "not before it is listed");
+    assert!(
+        view.take_update().is_none(),
+        "not before it is listed and proven"
+    );
     // At a lower revision; `a` has the same one and another value, `b` is gone.
     let mut a = kv(&manifest("a"), 3);
     a.value = br#"{"image": "apache"}"#.to_vec();
-    view.answer(
-        page(vec![a, cluster_kv(&at_epoch(2), 6)], 6, false),
-        Millis(0),
-    );
+    let kvs = vec![a, cluster_kv(&at_epoch(2), 6)];
+    lists(&mut view, kvs, 6, Millis(0));
     let update = view.take_update().expect("an update");
     assert_eq!(update.accepted, Some(at_epoch(2)));
     assert!(update.trust.is_trusted() && update.resync);
@@ -659,7 +752,6 @@ fn a_higher_epoch_is_an_accepted_restore_whatever_history_it_has() {
     // Complete again when the own record has been put into it.
     assert!(!update.complete);
     view.floor(7);
-    view.answer(Answer::Opened, Millis(0));
     assert_eq!(
         view.step(),
         Step::Follow,
@@ -681,7 +773,7 @@ fn a_saved_view_of_an_earlier_epoch_is_the_one_before_the_acceptance() {
     let update = view.take_update().expect("the saved one");
     assert_eq!(update.snapshot.containers.size(), 2);
     view.answer(read_of(&at_epoch(2), 6), Millis(0));
-    view.answer(page(vec![cluster_kv(&at_epoch(2), 6)], 6, false), Millis(0));
+    lists(&mut view, vec![cluster_kv(&at_epoch(2), 6)], 6, Millis(0));
     let update = view.take_update().expect("an update");
     assert_eq!(update.accepted, Some(at_epoch(2)));
 
@@ -778,9 +870,9 @@ fn a_clusters_key_that_was_put_back_is_no_proof() {
     let mut longest = Duration::ZERO;
     for _ in 0..20 {
         view.answer(read(20), Millis(0));
-        view.answer(history(), Millis(0));
+        opens(&mut view, 10, Millis(0));
         view.answer(changed(&[], 2), Millis(0));
-        view.answer(Answer::Opened, Millis(0));
+        view.answer(history(), Millis(0));
         view.answer(Answer::Reply(WatchReply::Progress(20)), Millis(0));
         view.answer(deleted(), Millis(0));
         longest = longest.max(view.pause());
@@ -813,6 +905,10 @@ fn without_the_rule_of_catching_up_a_view_is_complete_at_once() {
         let mut view = View::new(&options, Millis(0));
         view.floor(15);
         view.answer(read(20), Millis(0));
+        opens(&mut view, 10, Millis(0));
+        if rules.has(Rule::CatchUp) {
+            view.answer(changed(&[("c", 12)], 4), Millis(0));
+        }
         view.answer(history(), Millis(0));
         complete(&mut view)
     };
