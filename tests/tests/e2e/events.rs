@@ -54,8 +54,8 @@ fn a_start_a_crash_and_an_end_are_told_by_every_host() {
         }
     }
     let (on, container) = &running[1];
-    let other = cluster.lab.hosts().iter();
-    let other = other.filter(|host| host.name() != on.name()).next_back();
+    let mut others = cluster.lab.hosts().iter();
+    let other = others.rfind(|host| host.name() != on.name());
     let other = other.expect("another host");
     on.docker(&["kill", &container.id]).expect("kill");
     let events = happened(other, &app, 1, &["ready", "exited", "started", "ready"]);

@@ -266,7 +266,7 @@ fn after_a_power_cut_of_everything_each_host_takes_up_its_own() {
     for host in cluster.lab.hosts() {
         nothing_left(&app, host);
     }
-    fetched(&app, &app.running("asker")[0].0);
+    fetched(&app, app.running("asker")[0].0);
 }
 
 fn no_record(lab: &Lab) -> Result<(), String> {

@@ -6,7 +6,7 @@
 //! printed as it is done; the same seed does the same again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -535,11 +535,11 @@ impl<'a> Storm<'a> {
         let mut text = format!("faults: {:?}; wanted: {:?}\n", self.faults, self.wanted);
         for prefix in ["/claims/", "/hosts/", "/status/", "/dokkaa/"] {
             for (key, value) in self.lab.etcd().list(prefix).unwrap_or_default() {
-                text += &format!("{key} {value}\n");
+                writeln!(text, "{key} {value}").ok();
             }
         }
         for host in self.lab.hosts() {
-            text += &format!("--- {} ---\n", host.name());
+            writeln!(text, "--- {} ---", host.name()).ok();
             if let Ok(ran) = host.dokkaa(&["ps"]) {
                 text += &ran.stdout;
             }

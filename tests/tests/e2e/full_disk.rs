@@ -1,6 +1,7 @@
 //! A state directory on a full disk: what runs runs on, and nothing is promised that could not be kept.
 
 use dokkaa_tests::agent::AgentOptions;
+use dokkaa_tests::engine::Container;
 use dokkaa_tests::wait_for;
 use serde_json::json;
 
@@ -38,7 +39,7 @@ fn a_full_state_directory_stops_nothing_and_joins_nothing() {
     // One that starts can't note its session, so it must not write its record; what runs here runs on.
     let running = || {
         let all = host.containers(&app.name).expect("docker");
-        let running = all.into_iter().filter(|c| c.runs());
+        let running = all.into_iter().filter(Container::runs);
         running.map(|c| c.id).collect::<Vec<_>>()
     };
     let before = running();

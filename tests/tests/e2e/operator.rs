@@ -21,8 +21,8 @@ fn data_on_another_host_is_deleted_when_its_slot_has_gone() {
     let app = cluster.app("keeping");
     app.put("db", &with(web("x"), "volumes", json!(["data:/data"])));
     let (on, _) = app.ready("db", 1)[0].clone();
-    let others = cluster.lab.hosts().iter();
-    let other = others.filter(|host| host.name() != on.name()).next_back();
+    let mut others = cluster.lab.hosts().iter();
+    let other = others.rfind(|host| host.name() != on.name());
     let other = other.expect("another host");
 
     let list = dokkaa(other, &["volumes", "keeping", "-o", "json"], 0);
