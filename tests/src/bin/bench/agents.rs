@@ -23,7 +23,7 @@ use conductor_core::records::{Capacity, HostRecord, HostState, Versions};
 use manifests::HostName;
 use manifests::keys::{Key, WATCH_END, WATCH_START};
 use store::etcd::{EtcdKv, EtcdOptions};
-use store::host::{Clock, Host, HostOptions, HostStatus, StateDir, Stop};
+use store::host::{Clock, Host, HostOptions, HostStatus, StateDir, StateDirError, Stop};
 use store::kv::{
     Event, KeyRange, Kv, KvError, Op, OpReply, Range, RangeReply, Status, Txn, TxnReply, Watch,
     WatchReply,
@@ -332,7 +332,7 @@ impl Agent {
 
     /// Starts the agent, as `dokkaa` does, and waits until its host is live.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
-        let dir = Arc::new(StateDir::open(&self.disk)?);
+        let dir = Arc::new(self.dir().await?);
         let saved = SavedView::load(&dir.view_file())?;
         let containers = self.engine.world(|world, _| world.list(None))?.ours;
         let options = HostOptions {
@@ -357,6 +357,16 @@ impl Agent {
         match &*status.wait_for(settled).await? {
             HostStatus::Live(_) => Ok(()),
             other => bail!("{}: {other:?}", self.name),
+        }
+    }
+
+    /// Its disk: the lock of an agent that was stopped lives until its tasks have ended.
+    async fn dir(&self) -> anyhow::Result<StateDir> {
+        loop {
+            match StateDir::open(&self.disk) {
+                Err(StateDirError::Locked(_)) => tokio::task::yield_now().await,
+                opened => return Ok(opened?),
+            }
         }
     }
 

@@ -264,6 +264,7 @@ impl Follower {
         let begun = Instant::now();
         let now = || Millis(begun.elapsed().as_millis() as u64);
         let mut view = View::new(&ViewOptions::new(cluster.clone(), None, None), now());
+        let mut opened = None;
         let watch = loop {
             let answer = match view.step() {
                 Step::Read { .. } => {
@@ -275,11 +276,10 @@ impl Follower {
                 }
                 Step::Range(range) => Answer::Page(kv.range(range).await?),
                 Step::Watch { from } => {
-                    let watch = kv.watch(watched(), from, false).await?;
-                    view.answer(Answer::Opened, now());
-                    break watch;
+                    opened = Some(kv.watch(watched(), from, false).await?);
+                    Answer::Opened
                 }
-                Step::Follow => bail!("it follows no watch"),
+                Step::Follow => break opened.context("it follows no watch")?,
             };
             view.answer(answer, now());
         };
