@@ -39,6 +39,8 @@ const EVENTS: usize = 1_024;
 const PULSE: Duration = Duration::from_secs(5);
 /// Longest rest between two plans.
 const LONGEST_REST: Duration = Duration::from_millis(500);
+/// What does not concern this host waits so long for what else comes, and is planned with it.
+const GATHERING: Duration = Duration::from_millis(50);
 /// Time that a write which etcd did not answer waits before it is planned again.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 
@@ -123,6 +125,8 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         snapshot: Snapshot::default(),
         directory: Directory::default(),
         trust: Trust::RestartsOnly,
+        pressing: false,
+        plan_by: None,
         known: false,
         entered: false,
         resumed: false,
@@ -178,6 +182,10 @@ struct State {
     snapshot: Snapshot,
     directory: Directory,
     trust: Trust,
+    /// Something has come that may ask for something to be done here.
+    pressing: bool,
+    /// What has come, and asks for nothing, is planned by then.
+    plan_by: Option<Millis>,
     /// A view was seen.
     known: bool,
     /// All was planned once, with this host's record in etcd.
@@ -234,7 +242,7 @@ impl Loop {
                     let _ = again.try_send(());
                 }
                 Some(_) = self.tasks.join_next() => continue,
-                () = tokio::time::sleep(rest) => {}
+                () = tokio::time::sleep(rest) => self.state.pressing = true,
             }
             while let Some(update) = self.setup.updates.try_next() {
                 self.view(update);
@@ -249,6 +257,14 @@ impl Loop {
                 self.resume().await;
             }
             let before = self.setup.record.clock().now();
+            if !std::mem::take(&mut self.state.pressing) {
+                let by = *self.state.plan_by.get_or_insert(before + GATHERING);
+                if before < by {
+                    wake = Some(wake.map_or(by, |wake| wake.min(by)));
+                    continue;
+                }
+            }
+            self.state.plan_by = None;
             self.state.replan_at = self.state.replan_at.filter(|at| *at > before);
             let planned = self.plan(before);
             wake = [planned, self.state.replan_at].into_iter().flatten().min();
@@ -311,9 +327,15 @@ impl Loop {
                 ),
             }
         }
+        let is_news = trust != state.trust || !state.known || update.resync;
         state.trust = trust;
         state.known = true;
         let before = std::mem::replace(&mut state.snapshot, update.snapshot);
+        let host = &self.setup.host.name;
+        state.pressing |= is_news
+            || update.accepted.is_some()
+            || update.touched.is_empty()
+            || update.touched.concerns(host, &before, &state.snapshot);
         if let Some(cluster) = &update.accepted {
             tracing::warn!(
                 epoch = cluster.epoch,
@@ -365,6 +387,7 @@ impl Loop {
 
     fn sighting(&mut self, sighting: Sighting) {
         let state = &mut self.state;
+        state.pressing |= !matches!(sighting, Sighting::Begun(_));
         match sighting {
             Sighting::Begun(look) => {
                 let seq = state.observing.begin();
@@ -395,6 +418,7 @@ impl Loop {
     fn event(&mut self, event: Event) {
         let now = self.setup.record.clock().now();
         let state = &mut self.state;
+        state.pressing = true;
         match event {
             Event::Stepped {
                 outcome,

@@ -84,28 +84,31 @@ impl Touched {
         self.cluster |= other.cluster;
     }
 
-    /// It may give this host something to do at once: anything but slots that other live hosts have, before and after.
-    /// The rest may be planned with what comes next.
+    /// It may give this host something to do at once. Slots that other live hosts have do not, nor one that another
+    /// has claimed: they are planned with what comes next.
     pub fn concerns(&self, host: &HostName, before: &Snapshot, after: &Snapshot) -> bool {
-        let is_others = |slot: &SlotId| {
-            let of_others = |snapshot: &Snapshot| {
-                snapshot.slot(slot).is_some_and(|view| {
-                    let next = view.next.is_none();
-                    matches!(snapshot.owner(view), Owner::Live(claim) if claim.host != *host) && next
-                })
-            };
-            // One that nobody had was some other host's to claim.
-            let was_free = before.slot(slot).is_none();
-            of_others(after) && (was_free || of_others(before))
+        let of_another = |snapshot: &Snapshot, view: &SlotView| {
+            view.next.is_none()
+                && matches!(snapshot.owner(view), Owner::Live(claim) if claim.host != *host)
         };
-        let only_slots = |id: &ContainerId| {
-            let of_it = |slot: &SlotId| slot.container == *id;
-            !self.versions.contains(id) && self.slots.iter().any(of_it)
+        let leaves_alone = |slot: &SlotId| {
+            before
+                .slot(slot)
+                .is_none_or(|view| of_another(before, view))
+                && after.slot(slot).is_some_and(|view| of_another(after, view))
+        };
+        let shared = |snapshot: &Snapshot, id: &ContainerId| {
+            let container = snapshot.containers.get(id)?;
+            let manifest = container.manifest.as_ref().map(|rev| rev.modified);
+            Some((manifest, container.rollout.as_ref().map(|rev| rev.modified)))
+        };
+        let is_shared = |id: &ContainerId| {
+            self.versions.contains(id) || shared(before, id) != shared(after, id)
         };
         self.cluster
             || !self.hosts.is_empty()
-            || !self.containers.iter().all(only_slots)
-            || !self.slots.iter().all(is_others)
+            || self.containers.iter().any(is_shared)
+            || !self.slots.iter().all(leaves_alone)
     }
 
     /// Nothing was touched.
