@@ -102,7 +102,7 @@ impl Mark {
 pub struct Orphan {
     /// Of which slot.
     pub slot: SlotId,
-    /// The version that it runs, by its key before.
+    /// The version that it runs: its key before, negative.
     pub rev: i64,
     /// What that version said, if it was known.
     pub version: Option<Version>,
@@ -381,7 +381,8 @@ impl Local {
                 instance.clone(),
                 Orphan {
                     slot: slot.clone(),
-                    rev: made_from.map_or(0, |(rev, _)| *rev),
+                    // Revisions begin anew in a new etcd: one of the former history must not be taken for one of those.
+                    rev: made_from.map_or(0, |(rev, _)| -rev.abs()),
                     version: made_from.map(|(_, version)| version.version.clone()),
                     claimed: false,
                 },

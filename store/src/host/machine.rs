@@ -128,7 +128,7 @@ pub struct HostMachine {
     /// All is to be read and judged before anything else is written.
     anew: bool,
     judged: Option<Judged>,
-    /// The epoch in which this process put its record last.
+    /// The epoch in which this process put its record last, not in hold.
     joined: Option<u64>,
     told: Word,
     /// Why the own reads say that etcd is distrusted.
@@ -468,7 +468,10 @@ impl HostMachine {
             } => {
                 // What was fed meanwhile may have made the judgement void.
                 self.anew = self.judged.take().is_none();
-                self.joined = Some(record.epoch);
+                // One that was put in hold may have been put in another etcd, where the cluster's key was gone.
+                if record.state != HostState::Hold {
+                    self.joined = Some(record.epoch);
+                }
                 self.floor = reply.revision;
                 self.keeper.written(record);
                 self.placed = Some(Placed {
