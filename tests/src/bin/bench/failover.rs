@@ -35,6 +35,8 @@ pub(crate) struct Failover {
 struct Restart {
     containers: usize,
     writes: u64,
+    /// Keys that differ afterwards, but for the host's own record.
+    changed: Vec<String>,
     moved: usize,
 }
 
@@ -209,13 +211,18 @@ fn restart(lab: &Lab) -> anyhow::Result<Restart> {
     let host = lab.host(2);
     quiet(lab)?;
     let (revision, before) = (lab.etcd().revision()?, host.containers("failover")?);
+    let keys = lab.etcd().list("/")?;
     host.stop_agent()?;
     host.start_agent(&AgentOptions::default())?;
     quiet(lab)?;
     let after = host.containers("failover")?;
+    let own = format!("/hosts/{}/record", host.name());
+    let changed = lab.etcd().list("/")?.into_iter();
+    let changed = changed.filter(|pair| pair.0 != own && !keys.contains(pair));
     let restart = Restart {
         containers: before.len(),
         writes: lab.etcd().revision()? - revision,
+        changed: changed.map(|(key, _)| key).collect(),
         moved: before.iter().filter(|one| !after.contains(one)).count(),
     };
     stop(lab)?;
@@ -266,7 +273,7 @@ impl fmt::Display for Failover {
              back with its record{:7.2} s after its cable\n  \
              nothing double      {alone:7.2} s later, at most {MAY_STAY}: {}\n\
              an agent that restarts with {} containers:\n  \
-             writes to etcd      {:7}, at most 2: {}\n  \
+             writes to etcd      {:7}, at most 2: {} {}\n  \
              containers touched  {:7}, none: {}",
             self.back.len(),
             median(&self.back),
@@ -274,6 +281,7 @@ impl fmt::Display for Failover {
             self.restart.containers,
             self.restart.writes,
             verdict(self.restart.writes <= 2),
+            self.restart.changed.join(" "),
             self.restart.moved,
             verdict(self.restart.moved == 0),
         )

@@ -22,7 +22,7 @@ use anyhow::bail;
 use dokkaa_tests::{Lab, LabOptions};
 
 /// Those that need nothing but etcd.
-const WITHOUT_HOSTS: [&str; 3] = ["scale", "size", "restart"];
+const WITHOUT_HOSTS: [&str; 4] = ["scale", "growth", "size", "restart"];
 /// Those that run in a lab of three hosts.
 const ON_HOSTS: [&str; 5] = ["one", "many", "idle", "failover", "swarm"];
 
@@ -42,6 +42,7 @@ fn main() -> anyhow::Result<()> {
     for part in WITHOUT_HOSTS.iter().filter(|part| wanted(part)) {
         let figures: Box<dyn Display> = match *part {
             "scale" => Box::new(scale::measure()?),
+            "growth" => Box::new(scale::measure_growth()?),
             "size" => Box::new(size::measure()?),
             "restart" => Box::new(restart::measure()?),
             other => bail!("{other} is not measured"),

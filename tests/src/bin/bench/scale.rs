@@ -38,11 +38,20 @@ pub(crate) struct Scale {
     plans: u64,
     asked: Asked,
     watched: f64,
-    growth: Vec<(u16, f64)>,
 }
+
+/// How etcd's work grows with the hosts.
+pub(crate) struct Growth(Vec<(u16, f64)>);
 
 pub(crate) fn measure() -> anyhow::Result<Scale> {
     tokio::runtime::Runtime::new()?.block_on(run())
+}
+
+pub(crate) fn measure_growth() -> anyhow::Result<Growth> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let of = |hosts| Ok((hosts, runtime.block_on(growth(hosts))?));
+    let growth: anyhow::Result<Vec<(u16, f64)>> = GROWTH.into_iter().map(of).collect();
+    Ok(Growth(growth?))
 }
 
 async fn run() -> anyhow::Result<Scale> {
@@ -54,7 +63,6 @@ async fn run() -> anyhow::Result<Scale> {
         plans: 0,
         asked: Asked::default(),
         watched: 0.0,
-        growth: Vec::new(),
     };
     let cluster = Cluster::start(HOSTS).await?;
     let url = cluster.etcd.url();
@@ -75,10 +83,6 @@ async fn run() -> anyhow::Result<Scale> {
         scale.plans += plans;
         scale.asked.add_difference(&before, &asked);
         scale.watched += start.keys.len() as f64;
-    }
-    drop(cluster);
-    for hosts in GROWTH {
-        scale.growth.push((hosts, growth(hosts).await?));
     }
     Ok(scale)
 }
@@ -211,21 +215,24 @@ impl fmt::Display for Scale {
             median(&self.agent) * 1e3,
             self.plans / u64::from(HOSTS) / self.took.len() as u64,
             median(&self.etcd) * 1e3,
+        )
+    }
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "etcd's processor time with a watch a host, for each of {GROWTH_SLOTS} slots:"
         )?;
-        write!(f, "\n  … with a watch a host, {GROWTH_SLOTS} slots:")?;
-        for (hosts, spent) in &self.growth {
-            write!(
-                f,
-                "\n    {hosts:3} hosts         {:7.3} ms a slot",
-                spent * 1e3
-            )?;
+        for (hosts, spent) in &self.0 {
+            write!(f, "\n  {hosts:3} hosts           {:7.3} ms", spent * 1e3)?;
         }
-        if let (Some((few, little)), Some((many, much))) = (self.growth.first(), self.growth.last())
-        {
+        if let (Some((few, little)), Some((many, much))) = (self.0.first(), self.0.last()) {
             let (grew, hosts) = (much / little, f64::from(*many) / f64::from(*few));
             write!(
                 f,
-                "\n    grew            {grew:7.1} times, at most as the hosts ({hosts:.0}): {}",
+                "\n  grew                {grew:7.1} times, at most as the hosts ({hosts:.0}): {}",
                 verdict(grew <= hosts)
             )?;
         }
