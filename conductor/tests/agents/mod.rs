@@ -7,6 +7,7 @@
 
 mod changes;
 mod cluster;
+mod counts;
 mod deploys;
 mod docker;
 mod history;
