@@ -1,10 +1,11 @@
 //! What is known of one slot of this host, and what comes out for it.
 
-use manifests::{InstanceId, SlotId};
-
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::local::{Fault, InstanceMemory, STALLED, SlotMemory};
+use manifests::{HostName, InstanceId, SlotId};
+
+use crate::local::{Fault, InstanceMemory, STALLED, SlotMemory, Work};
 use crate::observed::{ContainerPort, ObservedContainer, Readiness};
 use crate::plan::{Inputs, Plan, Step, Write, data};
 use crate::records::{Availability, Claim, Phase, SlotState, Status, Unfit};
@@ -14,6 +15,9 @@ use crate::target::{Target, placed_anew};
 
 /// Running this long without being ready is told to others: a second, and the time that a look at it takes.
 const UNREADY_AFTER: Duration = Duration::from_millis(1_200);
+
+/// Who has the lowest slot is waited for so long.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// An adopted instance that others know as ready is looked at this long before that is taken back.
 pub(super) const ADOPT: Duration = Duration::from_secs(5);
@@ -211,6 +215,35 @@ impl<'a> Ctx<'a> {
         lowest.is_none_or(|claim| claim.host == self.inputs.host.name)
     }
 
+    /// What every host with a slot of this container would do is done by the one with the lowest; by the next one when
+    /// it is left undone for a second, and so on, `longest` seconds at most.
+    pub(super) fn is_first(&self, longest: u32, plan: &mut Plan) -> bool {
+        let me = &self.inputs.host.name;
+        let owners = self
+            .container
+            .slots
+            .values()
+            .filter_map(|s| s.claim.as_ref());
+        let before: BTreeSet<&HostName> = owners
+            .map(|claim| &claim.host)
+            .take_while(|host| *host != me)
+            .filter(|host| self.inputs.snapshot.is_live(host))
+            .collect();
+        if before.is_empty() {
+            return true;
+        }
+        let now = self.inputs.now;
+        let work = Work::Container(self.slot.container.clone());
+        let since = self.inputs.local.pending.get(&work).copied();
+        let turn = (before.len() as u32).min(longest);
+        let at = since.unwrap_or(now) + FIRST * turn;
+        plan.pending.insert(work);
+        if now < at {
+            plan.requeue(at);
+        }
+        now >= at
+    }
+
     /// A handover to a host that is not live any more is void: its `.next` goes.
     pub(super) fn drops_void_next(&self, out: Out) -> Out {
         match self.inputs.snapshot.successor(self.view) {
@@ -333,9 +366,9 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    pub(super) fn good(&self) -> Option<Write> {
+    pub(super) fn good(&self, plan: &mut Plan) -> Option<Write> {
         let version = self.container.versions.get(&self.claim.manifest_rev)?;
-        if version.version.good {
+        if version.version.good || !self.is_first(u32::MAX, plan) {
             return None;
         }
         Some(Write::Good {

@@ -13,6 +13,9 @@ use crate::plan::{Plan, Step, Trust};
 use crate::records::{Phase, SlotState};
 use crate::target::Target;
 
+/// Seconds after which every host decides the image by itself: a pull may take minutes, and all need it.
+const PULL_ALONE: u32 = 3;
+
 /// The engine has nothing of the claimed instance.
 pub(super) fn absent(
     ctx: &Ctx<'_>,
@@ -71,7 +74,7 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
     let under_way = local.busy.contains(&work)
         || ctx.inputs.is_writing(&work)
         || plan.steps.iter().any(|s| s.work() == work);
-    if !under_way {
+    if !under_way && ctx.is_first(PULL_ALONE, plan) {
         plan.steps.push(Step::Resolve {
             container: id.clone(),
             rev: *rev,
@@ -246,7 +249,7 @@ pub(super) fn running(
         out = ctx.tells(current, phase, out);
     }
     if phase == Some(Phase::Ready) {
-        out.shared = ctx.good();
+        out.shared = ctx.good(plan);
     } else if !was_ready && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev) {
         let late = since + manifest.start_timeout;
         if now < late {
