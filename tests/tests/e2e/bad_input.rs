@@ -25,8 +25,13 @@ const BAD: [(&str, &str); 14] = [
     (r#"{"image": "busybox", "services": {"We_b": 80}}"#, "We_b"),
     (r#"{"image": "busybox", "links": ["a", "b:a"]}"#, "links"),
     (
-        r#"{"image": "busybox", "memory": "1g"}"#,
+        r#"{"image": "busybox", "drain_timeout": "1s"}"#,
         "not in this version",
+    ),
+    (r#"{"image": "busybox", "memory": "much"}"#, "memory"),
+    (
+        r#"{"image": "busybox", "placement": {"constraints": ["zone=a"]}}"#,
+        "constraints",
     ),
     (r#"{"scale": 1}"#, "image"),
     (r#"["busybox"]"#, "1:1"),
