@@ -40,7 +40,7 @@ const PULSE: Duration = Duration::from_secs(5);
 /// Longest rest between two plans.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 /// What does not concern this host waits so long for what else comes, and is planned with it.
-const GATHERING: Duration = Duration::from_millis(50);
+const GATHERING: Duration = Duration::from_millis(250);
 /// Time that a write which etcd did not answer waits before it is planned again.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 

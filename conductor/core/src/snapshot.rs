@@ -105,9 +105,21 @@ impl Touched {
         let is_shared = |id: &ContainerId| {
             self.versions.contains(id) || shared(before, id) != shared(after, id)
         };
+        // While an update goes from slot to slot, each waits for those below it.
+        let updates = |id: &ContainerId| {
+            let Some(container) = after.containers.get(id) else {
+                return false;
+            };
+            let newest = container.versions.keys().next_back();
+            let mut claims = container.slots.values().filter_map(|s| s.claim.as_ref());
+            claims.any(|claim| claim.host == *host && Some(&claim.manifest_rev) < newest)
+        };
         self.cluster
             || !self.hosts.is_empty()
-            || self.containers.iter().any(is_shared)
+            || self
+                .containers
+                .iter()
+                .any(|id| is_shared(id) || updates(id))
             || !self.slots.iter().all(leaves_alone)
     }
 

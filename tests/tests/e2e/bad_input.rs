@@ -7,7 +7,7 @@ use super::{CAP, Cluster, web, with};
 use dokkaa_tests::process::Ran;
 
 /// Manifests that no door lets in, with what the answer has to say.
-const BAD: [(&str, &str); 14] = [
+const BAD: [(&str, &str); 16] = [
     (r#"{"image": "busybox""#, "1:"),
     (r#"{"image": 7}"#, "image"),
     (
