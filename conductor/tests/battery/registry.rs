@@ -155,13 +155,17 @@ impl<'a> Registry<'a> {
     }
 
     fn images(&self, logged_in: bool) -> Images {
+        self.images_noted_in(logged_in, self.record())
+    }
+
+    fn images_noted_in(&self, logged_in: bool, record: PathBuf) -> Images {
         Images::new(
             self.lab.engine.clone(),
             PullSettings {
                 docker_config: self.config(logged_in),
                 at_once: 2,
                 jitter: Duration::ZERO,
-                record: Some(self.record()),
+                record: Some(record),
             },
         )
     }
@@ -322,7 +326,7 @@ async fn an_image_that_this_agent_pulled_and_nobody_needs_makes_room(lab: Lab) {
     let pulled = named(all().await, &image).expect("it is here");
     assert!(pulled.names.contains(&reference), "{pulled:?}");
 
-    // The record, as it will be when the image has not been used for a while.
+    // The record, as it will be when the image has not been used for a while; a copy, since who pulled may still write.
     let record = registry.record();
     let mut written: PulledImages = wait_for(|| async {
         let written = std::fs::read(&record).map_err(|e| e.to_string())?;
@@ -333,7 +337,8 @@ async fn an_image_that_this_agent_pulled_and_nobody_needs_makes_room(lab: Lab) {
     for image in written.values_mut() {
         image.used = 0;
     }
-    std::fs::write(&record, serde_json::to_vec(&written).expect("JSON")).expect("written");
+    let later = record.with_extension("later");
+    std::fs::write(&later, serde_json::to_vec(&written).expect("JSON")).expect("written");
 
     let spec = CreateSpec {
         image: reference,
@@ -359,7 +364,7 @@ async fn an_image_that_this_agent_pulled_and_nobody_needs_makes_room(lab: Lab) {
     };
     let stop = CancellationToken::new();
     let collecting = collect::run(
-        registry.images(true),
+        registry.images_noted_in(true, later),
         published,
         limits,
         |report| assert!(report.percent.is_some(), "the disk is this machine's"),
