@@ -26,6 +26,7 @@ use conductor::ports::PortRange;
 use conductor::steps::Steps;
 use conductor::{Published, Setup, firewall};
 use conductor_core::directory::Callers;
+use conductor_core::disk::DiskUsage;
 use conductor_core::observed::Surroundings;
 use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
 use conductor_core::{Host, Rules};
@@ -38,6 +39,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use crate::config::{AgentConfig, DnsListen};
 use crate::metrics;
@@ -79,8 +81,9 @@ pub(crate) async fn run(
     let bound = Listeners::bind(&config).await?;
 
     let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker));
+    let known = dir.cluster().map(|cluster| cluster.id);
     let asked = tokio::select! {
-        asked = ask_engine(engine, &config) => asked?,
+        asked = ask_engine(engine, &config, known) => asked?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let mut begun = begin(&config, &dir, &asked, &bound)?;
@@ -139,13 +142,19 @@ struct Asked {
     info: EngineInfo,
     bridge: Bridge,
     labelled: bool,
+    foreign: u32,
+    disk: Option<u8>,
 }
 
 /// Asks until the engine answers: it may be started after us.
-async fn ask_engine(engine: Arc<dyn Engine>, config: &AgentConfig) -> anyhow::Result<Asked> {
+async fn ask_engine(
+    engine: Arc<dyn Engine>,
+    config: &AgentConfig,
+    known: Option<Uuid>,
+) -> anyhow::Result<Asked> {
     let mut said = false;
     loop {
-        match ask_once(&engine, config).await {
+        match ask_once(&engine, config, known).await {
             Ok(asked) => {
                 engine::check(&asked.info).map_err(|e| Misconfigured(e.to_string()))?;
                 info!(
@@ -174,15 +183,20 @@ async fn ask_engine(engine: Arc<dyn Engine>, config: &AgentConfig) -> anyhow::Re
 async fn ask_once(
     engine: &Arc<dyn Engine>,
     config: &AgentConfig,
+    known: Option<Uuid>,
 ) -> Result<Asked, conductor::engine::EngineError> {
     let info = engine.info().await?;
     let bridge = engine.bridge(&config.bridge).await?;
-    let labelled = !engine.list(None).await?.clusters.is_empty();
+    let listing = engine.list(known).await?;
+    let disk = engine.disk_usage().await?.map(DiskUsage::percent);
     Ok(Asked {
         engine: engine.clone(),
         info,
         bridge,
-        labelled,
+        labelled: !listing.clusters.is_empty(),
+        // Of no cluster yet, it is not known whose they are.
+        foreign: known.map_or(0, |_| listing.foreign),
+        disk,
     })
 }
 
@@ -308,10 +322,13 @@ fn begin(
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             placement: conductor_core::placement::VERSIONS.to_vec(),
         },
-        foreign: 0,
+        // What the first looks will say, so that a restart writes the record once.
+        foreign: asked.foreign,
         engine: true,
-        disk: None,
-        disk_full: false,
+        disk: asked.disk,
+        disk_full: asked
+            .disk
+            .is_some_and(|used| used >= config.disk_limits.full),
         hold: None,
         problems: Vec::new(),
     };

@@ -142,7 +142,6 @@ fn the_slots_of_a_host_without_power_run_elsewhere() {
     let live = [cluster.lab.host(1), cluster.lab.host(2)];
     let before = ids(&lost.containers(&app.name).expect("containers"));
 
-    let cut = Instant::now();
     lost.power_off().expect("power off");
     taken_over(&app, "web", 6, lost);
     taken_over(&app, "asker", 3, lost);
@@ -150,7 +149,6 @@ fn the_slots_of_a_host_without_power_run_elsewhere() {
     for host in live {
         fetched(&app, host);
     }
-    assert!(cut.elapsed() < FAILOVER * 2, "{:?}", cut.elapsed());
 
     // It is back: nothing of what it had is started, and nothing of it stays.
     let back = super::now();
