@@ -142,8 +142,9 @@ if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
     echo 0 >"$root/sys/fs/cgroup/init/cgroup.procs"
 else
     mount -t tmpfs tmpfs "$root/sys/fs/cgroup"
-    while read -r controller _ _ enabled; do
-        [ "$enabled" = 1 ] || continue
+    # One that the machine has not mounted (its hierarchy is 0) can't be mounted from here.
+    while read -r controller hierarchy _ enabled; do
+        [ "$enabled" = 1 ] && [ "$hierarchy" != 0 ] || continue
         mkdir "$root/sys/fs/cgroup/$controller"
         mount -t cgroup -o "$controller" cgroup "$root/sys/fs/cgroup/$controller"
     done < <(tail -n +2 /proc/cgroups)
