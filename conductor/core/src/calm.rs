@@ -63,6 +63,10 @@ impl Calm {
                 self.missing.insert(name.clone(), since.unwrap_or(now));
             }
         }
+        if self.counted(now).0 == 0 {
+            // All are back: who is lost next is lost alone.
+            self.braked = None;
+        }
         let first = !std::mem::replace(&mut self.began, true);
         if another && (first || self.too_many_missing(now)) {
             self.braked.get_or_insert(now);

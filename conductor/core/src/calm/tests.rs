@@ -147,6 +147,9 @@ fn the_brake_ends_when_all_are_back() {
     assert!(calm.taking_over(at(1_001)).is_err());
     calm.observe(&hosts(8, &up(0..8)), at(1_002));
     assert_eq!(calm.taking_over(at(1_002)), Ok(()));
+    // Who is lost after that is lost alone.
+    calm.observe(&hosts(8, &up(1..8)), at(1_003));
+    assert_eq!(calm.taking_over(at(1_003)), Ok(()));
 }
 
 #[test]
@@ -275,6 +278,9 @@ impl ByTheSecond {
             .map(|member| (member, before.get(&member).copied().unwrap_or_default()))
             .collect();
         let another = self.missing.keys().any(|m| !before.contains_key(m));
+        if self.counted().0 == 0 {
+            self.brake = None;
+        }
         if another && self.too_many() && self.brake.is_none() {
             self.brake = Some((0, 0));
         }
