@@ -26,7 +26,7 @@ use conductor::ports::PortRange;
 use conductor::steps::Steps;
 use conductor::{Published, Setup, firewall};
 use conductor_core::directory::Callers;
-use conductor_core::disk::DiskUsage;
+use conductor_core::disk::{DiskReport, DiskUsage};
 use conductor_core::observed::Surroundings;
 use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
 use conductor_core::{Host, Rules};
@@ -143,7 +143,7 @@ struct Asked {
     bridge: Bridge,
     labelled: bool,
     foreign: u32,
-    disk: Option<u8>,
+    disk: DiskReport,
 }
 
 /// Asks until the engine answers: it may be started after us.
@@ -188,7 +188,7 @@ async fn ask_once(
     let info = engine.info().await?;
     let bridge = engine.bridge(&config.bridge).await?;
     let listing = engine.list(known).await?;
-    let disk = engine.disk_usage().await?.map(DiskUsage::percent);
+    let used = engine.disk_usage().await?.map(DiskUsage::percent);
     Ok(Asked {
         engine: engine.clone(),
         info,
@@ -196,7 +196,7 @@ async fn ask_once(
         labelled: !listing.clusters.is_empty(),
         // Of no cluster yet, it is not known whose they are.
         foreign: known.map_or(0, |_| listing.foreign),
-        disk,
+        disk: DiskReport::default().after(used, config.disk_limits),
     })
 }
 
@@ -325,10 +325,8 @@ fn begin(
         // What the first looks will say, so that a restart writes the record once.
         foreign: asked.foreign,
         engine: true,
-        disk: asked.disk,
-        disk_full: asked
-            .disk
-            .is_some_and(|used| used >= config.disk_limits.full),
+        disk: asked.disk.percent,
+        disk_full: asked.disk.full,
         hold: None,
         problems: Vec::new(),
     };

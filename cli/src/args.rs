@@ -857,7 +857,7 @@ pub(crate) struct AgentArgs {
     /// Who may connect to those ports: peers (this machine and the hosts of the cluster; the agent keeps iptables rules) or open (whoever reaches --host-ip) [env: DOKKAA_INSTANCE_PORTS] [default: peers]
     #[arg(long, value_name = "peers|open", help_heading = "Docker")]
     pub(crate) instance_ports: Option<String>,
-    /// How full the disk of Docker may be: from the first on, images that the agent pulled and nobody needs are removed; from the second on, this host gets no new containers; 100,100 turns both off [env: DOKKAA_DISK_LIMITS] [default: 85,95]
+    /// How full the disk of Docker may be: from the first on, images that the agent pulled and nobody needs are removed; from the second on, this host gets no new containers; 100,100 waits until it is full [env: DOKKAA_DISK_LIMITS] [default: 85,95]
     #[arg(long, value_name = "PERCENT,PERCENT", help_heading = "Docker")]
     pub(crate) disk_limits: Option<String>,
 

@@ -306,12 +306,7 @@ impl Loop {
     fn view(&mut self, update: ViewUpdate) {
         self.setup.record.follow(&update);
         let state = &mut self.state;
-        let trusted = update.trust.is_trusted();
-        let trust = if trusted && update.complete && !update.stale {
-            Trust::Full
-        } else {
-            Trust::RestartsOnly
-        };
+        let trust = update.allows(Rules::default());
         if trust != state.trust || !state.known {
             match (&update.trust, trust) {
                 (_, Trust::Full) => tracing::info!(

@@ -11,7 +11,7 @@ use conductor_core::observed::{EngineState, Readiness};
 use conductor_core::plan::Inputs;
 use conductor_core::records::Version;
 use conductor_core::snapshot::{Desired, Snapshot};
-use conductor_core::{Local, Millis, Outcome, Rule, Rules, Trust, Work, Write, plan};
+use conductor_core::{Local, Millis, Outcome, Rules, Trust, Work, Write, plan};
 use manifests::keys::Key;
 use manifests::{ContainerId, InstanceId};
 use store::claims;
@@ -126,12 +126,8 @@ impl Process {
 impl Agent {
     /// How far its view may be trusted.
     pub fn trust(&self) -> Trust {
-        match &self.seen {
-            Some(seen) if seen.trust.is_trusted() && seen.complete && !seen.stale => Trust::Full,
-            // The loop alone obeys it.
-            Some(seen) if !seen.trust.is_trusted() && !self.rules.has(Rule::Hold) => Trust::Full,
-            _ => Trust::RestartsOnly,
-        }
+        let seen = self.seen.as_ref();
+        seen.map_or(Trust::RestartsOnly, |seen| seen.allows(self.rules))
     }
 
     /// Looks through what runs here when a restore was accepted; nothing is planned before that is noted.

@@ -26,16 +26,15 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
             next,
             data,
         } => {
-            let mut txn = Txn::new(
-                vec![
-                    Compare::modified(Key::Claim(slot.clone()), 0),
-                    manifest_as_seen(&slot.container, *manifest),
-                ],
-                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
+            let mut txn = take(slot, claim, 0);
+            place(
+                &mut txn,
+                slot,
+                *manifest,
+                next.as_ref(),
+                data.as_ref(),
+                rules,
             );
-            txn.then.extend(delete_former(slot));
-            replace_void(&mut txn, slot, next.as_ref(), rules);
-            note_data(&mut txn, slot, data.as_ref());
             txn
         }
         Write::Keep {
@@ -44,20 +43,16 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
             version,
             cluster,
         } => {
-            let mut txn = Txn::new(
-                vec![
-                    Compare::modified(Key::Claim(slot.clone()), 0),
-                    Compare::absent(Key::Manifest(slot.container.clone())),
-                    Compare::absent(Key::Next(slot.clone())),
-                    Compare::new(
-                        KeyRange::key(Key::Cluster.to_string()),
-                        Relation::Equal,
-                        Target::Value(json(cluster)),
-                    ),
-                ],
-                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
-            );
-            txn.then.extend(delete_former(slot));
+            let mut txn = take(slot, claim, 0);
+            txn.guards.extend([
+                Compare::absent(Key::Manifest(slot.container.clone())),
+                Compare::absent(Key::Next(slot.clone())),
+                Compare::new(
+                    KeyRange::key(Key::Cluster.to_string()),
+                    Relation::Equal,
+                    Target::Value(json(cluster)),
+                ),
+            ]);
             if let Some(version) = version {
                 let key = Key::Version(slot.container.clone(), claim.manifest_rev);
                 txn.guards.push(Compare::absent(&key));
@@ -74,17 +69,17 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
             next,
             data,
         } => {
-            let mut txn = Txn::new(
-                vec![
-                    own(slot, *held),
-                    Compare::absent(Key::HostRecord(lost.clone())),
-                    manifest_as_seen(&slot.container, *manifest),
-                ],
-                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
+            let mut txn = take(slot, claim, *held);
+            txn.guards
+                .push(Compare::absent(Key::HostRecord(lost.clone())));
+            place(
+                &mut txn,
+                slot,
+                *manifest,
+                next.as_ref(),
+                data.as_ref(),
+                rules,
             );
-            txn.then.extend(delete_former(slot));
-            replace_void(&mut txn, slot, next.as_ref(), rules);
-            note_data(&mut txn, slot, data.as_ref());
             txn
         }
         Write::Retake {
@@ -193,11 +188,7 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
             held,
             data,
         } => {
-            let mut txn = Txn::new(
-                vec![own(slot, *held)],
-                vec![Op::put_json(Key::Claim(slot.clone()), claim)],
-            );
-            txn.then.extend(delete_former(slot));
+            let mut txn = take(slot, claim, *held);
             note_data(&mut txn, slot, data.as_ref());
             txn
         }
@@ -262,6 +253,30 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
             vec![Op::put_json(Key::Status(slot.clone()), status)],
         ),
     }
+}
+
+/// The claim as it was seen (0: absent) becomes this one, and what the former owner said goes.
+fn take(slot: &SlotId, claim: &Claim, held: i64) -> Txn {
+    let mut txn = Txn::new(
+        vec![own(slot, held)],
+        vec![Op::put_json(Key::Claim(slot.clone()), claim)],
+    );
+    txn.then.extend(delete_former(slot));
+    txn
+}
+
+/// What every placement compares and writes beside the claim.
+fn place(
+    txn: &mut Txn,
+    slot: &SlotId,
+    manifest: i64,
+    next: Option<&VoidNext>,
+    data: Option<&(Data, i64)>,
+    rules: Rules,
+) {
+    txn.guards.push(manifest_as_seen(&slot.container, manifest));
+    replace_void(txn, slot, next, rules);
+    note_data(txn, slot, data);
 }
 
 /// `.next` is as it was seen: absent, or void and its host is not live.

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use conductor_core::records::Cluster;
-use conductor_core::rules::Rules;
+use conductor_core::rules::{Rule, Rules};
 use conductor_core::snapshot::{Snapshot, Touched};
 use tokio::sync::watch;
 
@@ -53,6 +53,21 @@ pub struct ViewUpdate {
 }
 
 impl ViewUpdate {
+    /// How far a plan may trust the snapshot: in hold, and while it is not complete or stale, only what crashed is
+    /// started again.
+    pub fn allows(&self, rules: Rules) -> conductor_core::Trust {
+        let all = if self.trust.is_trusted() {
+            self.complete && !self.stale
+        } else {
+            !rules.has(Rule::Hold)
+        };
+        if all {
+            conductor_core::Trust::Full
+        } else {
+            conductor_core::Trust::RestartsOnly
+        }
+    }
+
     /// This update for a reader that has not read the one before it.
     fn after(mut self, before: Self) -> Self {
         let mut touched = before.touched;

@@ -30,8 +30,8 @@ fn a_full_state_directory_stops_nothing_and_joins_nothing() {
     app.put("web", &with(web("first"), "scale", json!(3)));
     app.ready("web", 3);
 
-    host.sh("dd if=/dev/zero of=/var/lib/dokkaa/fill bs=4k 2>/dev/null || true")
-        .expect("dd");
+    host.sh("dd if=/dev/zero of=/var/lib/dokkaa/fill bs=4k 2>&1 | grep -q 'No space left'")
+        .expect("a full disk");
     // A running agent needs the disk for nothing that can't wait.
     app.put("web", &with(web("second"), "scale", json!(6)));
     app.ready("web", 6);
