@@ -339,6 +339,48 @@ fn ps_shows_every_slot_and_its_reason_in_one_line_each() {
 }
 
 #[test]
+fn a_link_to_a_service_that_nobody_offers_is_a_warning_everywhere() {
+    let door = Door::open();
+    let warning = "link `cahce`: no container offers this service; did you mean `cache`?";
+    door.file(
+        "all/shop/app.json",
+        r#"{"image": "a", "links": ["cahce", "db"]}"#,
+    );
+    door.file(
+        "all/shop/redis.json",
+        r#"{"image": "a", "services": {"cache": 1, "db": 2}}"#,
+    );
+    // `db` is there once all are written.
+    let ended = door.run(&["apply", "all"]).with(0);
+    assert_eq!(ended.err, format!("shop/app: warning: {warning}\n"));
+    let ended = door
+        .run(&["apply", "shop/app", "all/shop/app.json"])
+        .with(0);
+    assert_eq!(ended.err, format!("shop/app: warning: {warning}\n"));
+    let ended = door.run(&["scale", "shop/app=2"]).with(0);
+    assert_eq!(ended.err, format!("shop/app: warning: {warning}\n"));
+
+    let ps = door.run(&["ps", "shop/app"]).with(0).out;
+    assert_eq!(ps.matches(warning).count(), 1, "{ps}");
+    let json = door.run(&["ps", "-o", "json"]).with(0).json();
+    assert_eq!(json["containers"][0]["warnings"][0], warning);
+    let why = door.run(&["why", "shop/app"]).with(0).out;
+    assert!(why.contains(&format!("warning: {warning}\n")), "{why}");
+    let status = door.run(&["status"]).with(0).out;
+    assert!(
+        status.contains(&format!("  shop/app: {warning}\n")),
+        "{status}"
+    );
+
+    let ended = door
+        .run(&["set", "shop/app", "links=[\"cache\",\"db\"]"])
+        .with(0);
+    assert_eq!(ended.err, "");
+    let status = door.run(&["status"]).with(0).out;
+    assert!(!status.contains("link"), "{status}");
+}
+
+#[test]
 fn ps_watch_tells_each_change() {
     let door = Door::open();
     let revision = door.agent.put_manifest(&web(), WEB);

@@ -1,12 +1,15 @@
 //! `apply`, `get`, `set` and `scale`: manifests in and out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gateway::v1::types::Written;
 use hyper::Method;
 use hyper::header::IF_MATCH;
 use manifests::ContainerId;
+use tokio::time::{Instant, sleep};
 
 use super::client::{Client, Refusal};
 use super::edit::{self, Change};
@@ -17,6 +20,9 @@ use crate::args::{ApplyArgs, ClientArgs, GetArgs, ScaleArgs, SetArgs};
 
 /// Somebody who changes a manifest this often at the same time is no person.
 const ATTEMPTS: usize = 10;
+/// An agent has seen what it wrote within this time, or its view is old.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn apply(args: &ApplyArgs) -> Result<(), CommandError> {
     let manifests = read(&args.target, args.file.as_deref())?;
@@ -43,11 +49,14 @@ pub(super) async fn apply(args: &ApplyArgs) -> Result<(), CommandError> {
     }
     let client = Client::new(&args.client)?;
     let mut written = Vec::new();
+    let mut warnings = Vec::new();
     for (id, source) in manifests {
         let put = put(&client, &id, None, source.text).await?;
         say(&put)?;
         written.push((id, put.revision));
+        warnings.push(put.warnings);
     }
+    warn(&client, &written, warnings).await?;
     wait_for(args.wait, &client, &args.client, &written).await
 }
 
@@ -128,6 +137,7 @@ async fn change(
         match put(client, id, Some(before.revision), after.into_bytes()).await {
             Ok(written) => {
                 say(&written)?;
+                warn_of(id, &written.warnings);
                 return Ok(written.revision);
             }
             Err(Refusal::Conflict) => {}
@@ -172,6 +182,49 @@ fn say(written: &Written) -> Result<(), CommandError> {
         "{}/{} {what} (revision {})\n",
         written.app, written.container, written.revision
     ))
+}
+
+/// Says what is odd, once all are written: what one lacks another may offer.
+async fn warn(
+    client: &Client,
+    written: &[(ContainerId, i64)],
+    warnings: Vec<Vec<String>>,
+) -> Result<(), CommandError> {
+    let mut warned: BTreeMap<&ContainerId, Vec<String>> = written
+        .iter()
+        .zip(warnings)
+        .filter(|(_, warnings)| !warnings.is_empty())
+        .map(|((id, _), warnings)| (id, warnings))
+        .collect();
+    let last = written.iter().map(|(_, revision)| *revision).max();
+    if let (false, true, Some(last)) = (warned.is_empty(), written.len() > 1, last) {
+        let end = Instant::now() + SEEN_WITHIN;
+        loop {
+            let slots = client.slots(None).await?;
+            if slots.revision >= last {
+                let now = slots.containers.into_iter();
+                let now: BTreeMap<_, _> = now.map(|row| (row.id(), row.warnings)).collect();
+                for (id, warnings) in &mut warned {
+                    *warnings = now.get(*id).cloned().unwrap_or_default();
+                }
+                break;
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            sleep(LOOK).await;
+        }
+    }
+    for (id, warnings) in warned {
+        warn_of(id, &warnings);
+    }
+    Ok(())
+}
+
+fn warn_of(id: &ContainerId, warnings: &[String]) {
+    for warning in warnings {
+        output::note(&format!("{id}: warning: {}", output::one_line(warning)));
+    }
 }
 
 async fn wait_for(

@@ -1,8 +1,10 @@
 //! `ps`, `hosts` and `status`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gateway::v1::types::{ClusterStatus, HostRow, Hosts, SlotRow, Slots};
+use manifests::ContainerId;
 use tokio::time::sleep;
 
 use super::client::Client;
@@ -73,7 +75,17 @@ fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
         return output::json(slots);
     }
     tell(slots.stale, &slots.notices);
-    let rows = slots.slots.iter().map(slot_cells).collect();
+    // Of a container as a whole: said once, at its first row.
+    let mut warnings: BTreeMap<ContainerId, &[String]> = slots
+        .containers
+        .iter()
+        .map(|row| (row.id(), row.warnings.as_slice()))
+        .collect();
+    let rows = slots
+        .slots
+        .iter()
+        .map(|row| slot_cells(row, warnings.remove(&row.id()).unwrap_or_default()))
+        .collect();
     output::print(&output::table(
         &[
             "APP",
@@ -103,7 +115,7 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn slot_cells(row: &SlotRow) -> Vec<String> {
+fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
     let ports: Vec<String> = row
         .ports
         .iter()
@@ -116,11 +128,12 @@ fn slot_cells(row: &SlotRow) -> Vec<String> {
         })
         .collect();
     let reason = match (&row.reason, row.restarts) {
-        (Some(reason), _) => reason.clone(),
-        (None, 0) => String::new(),
-        (None, 1) => "restarted once".to_owned(),
-        (None, times) => format!("restarted {times} times"),
+        (Some(reason), _) => Some(reason.clone()),
+        (None, 0) => None,
+        (None, 1) => Some("restarted once".to_owned()),
+        (None, times) => Some(format!("restarted {times} times")),
     };
+    let reasons: Vec<String> = reason.into_iter().chain(warnings.iter().cloned()).collect();
     vec![
         row.app.to_string(),
         row.container.to_string(),
@@ -133,7 +146,7 @@ fn slot_cells(row: &SlotRow) -> Vec<String> {
         } else {
             ports.join(" ")
         },
-        reason,
+        reasons.join("; "),
     ]
 }
 

@@ -12,8 +12,9 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
+use conductor_core::links;
 use manifests::keys::{self, Key};
-use manifests::{AppName, ContainerId, ContainerName};
+use manifests::{AppName, ContainerId, ContainerName, Manifest};
 use store::kv::{KeyRange, KeyValue, Range, RangeReply, Relation, Target};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
 
@@ -74,7 +75,7 @@ pub(super) async fn write(
     })?;
     let key = Key::Manifest(id.clone()).to_string();
     let guards = precondition(&headers, &key)?;
-    manifests::parse::strict(&body)
+    let parsed = manifests::parse::strict(&body)
         .map_err(|problems| Failure::invalid(problems.iter().map(ToString::to_string).collect()))?;
     let before = Op::Get(KeyRange::key(key.clone()));
     let reply = api
@@ -91,12 +92,14 @@ pub(super) async fn write(
     if !reply.succeeded {
         return Err(Failure::precondition(before.map_or(0, |kv| kv.modified)));
     }
+    let warnings = link_warnings(&api, &id, &parsed.manifest);
     let written = Written {
         app: id.app,
         container: id.container,
         revision: reply.revision,
         created: before.is_none(),
         changed: before.is_none_or(|kv| kv.value != body),
+        warnings,
     };
     let status = if written.created {
         StatusCode::CREATED
@@ -104,6 +107,17 @@ pub(super) async fn write(
         StatusCode::OK
     };
     Ok((status, Json(written)))
+}
+
+/// As far as this agent sees the cluster; none before its first view.
+fn link_warnings(api: &Api, id: &ContainerId, manifest: &Manifest) -> Vec<String> {
+    let Some(seen) = api.facilities.snapshot() else {
+        return Vec::new();
+    };
+    links::warnings(&seen.snapshot, &seen.directory, id, manifest)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// `DELETE` of one container's manifest.

@@ -170,7 +170,7 @@ async fn explain(
     let filter = Filter::Container(id.clone());
     let statuses = api.statuses(&seen, &filter, &mut notices).await;
     let answers = api.all_answers(&seen, &mut notices).await;
-    let mut why = why::why(sources(&seen, &statuses, &answers), &seen.directory, &id)
+    let mut why = why::why(sources(&seen, &statuses, &answers), &id)
         .ok_or_else(|| Failure::no_container(&id))?;
     if let Some(number) = slot {
         why.slots.retain(|slot| slot.row.slot == Some(number));
@@ -194,6 +194,7 @@ fn sources<'a>(
 ) -> Sources<'a> {
     Sources {
         snapshot: &seen.snapshot,
+        directory: &seen.directory,
         statuses,
         answers,
         now: jiff::Timestamp::now().as_second(),

@@ -147,6 +147,9 @@ pub fn status(
             problems.push(format!("{}{slot}: {reason}", row.id()));
         }
     }
+    for row in containers {
+        problems.extend(row.warnings.iter().map(|w| format!("{}: {w}", row.id())));
+    }
     ClusterStatus {
         cluster: snapshot.cluster.as_ref().map(|c| c.id.to_string()),
         host: answering.host,

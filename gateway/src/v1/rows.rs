@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use conductor_core::Directory;
+use conductor_core::links;
 use conductor_core::placement::{self, Unclaimed};
 use conductor_core::records::{HostState, Phase, Status};
 use conductor_core::snapshot::{ContainerView, Desired, SlotView, Snapshot};
@@ -51,6 +53,8 @@ impl Filter {
 pub struct Sources<'a> {
     /// The last view of etcd.
     pub snapshot: &'a Snapshot,
+    /// The table of services made from it.
+    pub directory: &'a Directory,
     /// Status keys, as far as they were read.
     pub statuses: &'a BTreeMap<SlotId, Status>,
     /// What hosts know and do not write to etcd, as far as they answered.
@@ -72,7 +76,7 @@ pub fn merge(sources: Sources<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<Contai
         if !filter.takes(id) {
             continue;
         }
-        let container = container_row(id, view);
+        let container = container_row(sources, id, view);
         if !container.errors.is_empty() {
             slots.push(invalid_row(&container));
         }
@@ -87,11 +91,16 @@ pub fn merge(sources: Sources<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<Contai
 }
 
 /// What is to be said of a container as a whole.
-pub fn container_row(id: &ContainerId, view: &ContainerView) -> ContainerRow {
+pub fn container_row(sources: Sources<'_>, id: &ContainerId, view: &ContainerView) -> ContainerRow {
     let (scale, errors, warnings) = match view.manifest.as_ref().map(|m| &m.value) {
         Some(Desired::Valid {
             manifest, warnings, ..
-        }) => (Some(manifest.scale), Vec::new(), warnings.clone()),
+        }) => {
+            let links = links::warnings(sources.snapshot, sources.directory, id, manifest);
+            let links = links.iter().map(ToString::to_string);
+            let warnings = warnings.iter().cloned().chain(links).collect();
+            (Some(manifest.scale), Vec::new(), warnings)
+        }
         Some(Desired::Invalid(errors)) if errors.is_empty() => {
             (None, vec!["it can't be read".to_owned()], Vec::new())
         }

@@ -317,6 +317,9 @@ pub struct Written {
     pub created: bool,
     /// It says something else than before.
     pub changed: bool,
+    /// What is odd but tolerated: a link to a service that nobody offers yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// `DELETE manifests/<app>[/<container>]`.

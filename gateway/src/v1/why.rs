@@ -11,7 +11,7 @@ use super::rows::{Filter, Sources, container_row, merge};
 use super::types::{SlotRow, Why, WhyEndpoint, WhyHost, WhyLink, WhySlot};
 
 /// Everything there is to say of a container; none if there is none of that name.
-pub fn why(sources: Sources<'_>, directory: &Directory, id: &ContainerId) -> Option<Why> {
+pub fn why(sources: Sources<'_>, id: &ContainerId) -> Option<Why> {
     let view = sources.snapshot.containers.get(id)?;
     let (rows, _) = merge(sources, &Filter::Container(id.clone()));
     let manifest = match view.manifest.as_ref().map(|m| &m.value) {
@@ -19,7 +19,7 @@ pub fn why(sources: Sources<'_>, directory: &Directory, id: &ContainerId) -> Opt
         _ => Target::of(view).map(|target| target.manifest().clone()),
     };
     Some(Why {
-        container: container_row(id, view),
+        container: container_row(sources, id, view),
         slots: rows
             .into_iter()
             .map(|row| WhySlot {
@@ -27,7 +27,7 @@ pub fn why(sources: Sources<'_>, directory: &Directory, id: &ContainerId) -> Opt
                 row,
             })
             .collect(),
-        links: manifest.map_or_else(Vec::new, |m| links(sources, directory, id, &m)),
+        links: manifest.map_or_else(Vec::new, |m| links(sources, id, &m)),
         stale: false,
         notices: Vec::new(),
     })
@@ -114,12 +114,7 @@ fn pinned(sources: Sources<'_>, slot: &SlotId) -> Option<String> {
     Some(data.volumes.join(", "))
 }
 
-fn links(
-    sources: Sources<'_>,
-    directory: &Directory,
-    id: &ContainerId,
-    manifest: &Manifest,
-) -> Vec<WhyLink> {
+fn links(sources: Sources<'_>, id: &ContainerId, manifest: &Manifest) -> Vec<WhyLink> {
     let targets = manifests::env::link_targets(manifest, &id.app);
     manifest
         .links
@@ -134,7 +129,7 @@ fn links(
             WhyLink {
                 variable: format!("SERVICE_{}_ADDR", manifests::env::link_variable_name(link)),
                 port: target.port,
-                endpoints: endpoints(directory, &service),
+                endpoints: endpoints(sources.directory, &service),
                 failures: sources
                     .answers
                     .values()

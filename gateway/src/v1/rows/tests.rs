@@ -101,6 +101,7 @@ fn rows(
     }
     let sources = Sources {
         snapshot,
+        directory: &Directory::new(snapshot),
         statuses: &statuses,
         answers: &answers,
         now: 1_000,
@@ -312,9 +313,16 @@ fn an_update_says_who_is_behind_and_why() {
         rows(&given_up, &[], &[])[1].reason.as_deref(),
         Some("keeps the older version: the update failed at slot 0: exit code 1")
     );
-    let id = "shop/web".parse().unwrap();
-    let container = container_row(&id, given_up.containers.get(&id).unwrap());
-    assert_eq!(container.gave_up.unwrap().reason, "exit code 1");
+    let sources = Sources {
+        snapshot: &given_up,
+        directory: &Directory::new(&given_up),
+        statuses: &BTreeMap::new(),
+        answers: &BTreeMap::new(),
+        now: 0,
+    };
+    let (_, mut containers) = merge(sources, &Filter::All);
+    let gave_up = containers.pop().unwrap().gave_up.unwrap();
+    assert_eq!(gave_up.reason, "exit code 1");
 }
 
 #[test]
@@ -367,12 +375,12 @@ fn why_tells_of_hosts_and_links() {
     )]);
     let sources = Sources {
         snapshot: &snapshot,
+        directory: &Directory::new(&snapshot),
         statuses: &BTreeMap::new(),
         answers: &answers,
         now: 0,
     };
-    let directory = Directory::new(&snapshot);
-    let why = why::why(sources, &directory, &slot(0).container).unwrap();
+    let why = why::why(sources, &slot(0).container).unwrap();
     let hosts = |at: usize| -> Vec<String> {
         let hosts = &why.slots[at].hosts;
         hosts
@@ -397,7 +405,7 @@ fn why_tells_of_hosts_and_links() {
     assert_eq!(link.failures, [failure]);
     assert_eq!(link.endpoints[0].reason.as_deref(), Some("not ready"));
     assert!(!link.endpoints[0].serving);
-    assert!(why::why(sources, &directory, &"shop/none".parse().unwrap()).is_none());
+    assert!(why::why(sources, &"shop/none".parse().unwrap()).is_none());
 }
 
 #[test]
@@ -436,6 +444,7 @@ fn hosts_and_status_name_what_needs_attention() {
     let (slots, containers) = merge(
         Sources {
             snapshot: &snapshot,
+            directory: &Directory::new(&snapshot),
             statuses: &BTreeMap::new(),
             answers: &BTreeMap::new(),
             now: 0,
