@@ -15,7 +15,7 @@ use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::plan::{Inputs, Write};
 use conductor_core::snapshot::Desired;
 use conductor_core::{Directory, Host, Local, Millis, Plan, Rules, Snapshot, Trust, plan};
-use manifests::{ContainerId, InstanceId, SlotId, env};
+use manifests::{ContainerId, InstanceId, env};
 use store::Kv;
 use store::host::HostStatus;
 use store::view::{Updates, ViewUpdate};
@@ -444,27 +444,7 @@ impl Loop {
                 self.setup.published.events.tell(happened);
                 self.state.local.record(&outcome, now);
             }
-            Event::Progress(work, text) => {
-                let slots: Vec<SlotId> = match work {
-                    conductor_core::Work::Slot(slot) => vec![slot],
-                    conductor_core::Work::Container(id) => state
-                        .local
-                        .slots
-                        .keys()
-                        .filter(|slot| slot.container == id)
-                        .cloned()
-                        .collect(),
-                };
-                for slot in slots {
-                    state
-                        .local
-                        .slots
-                        .entry(slot)
-                        .or_default()
-                        .progress
-                        .clone_from(&text);
-                }
-            }
+            Event::Progress(work, text) => state.local.progress(&work, text.as_ref(), now),
             Event::Log(instance, lines) => {
                 if let Some(memory) = state.local.instances.get_mut(&instance) {
                     memory.log = lines;

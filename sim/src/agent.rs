@@ -9,14 +9,14 @@ use conductor::observing::Observing;
 use conductor_core::local::LOST;
 use conductor_core::observed::{EngineState, Readiness};
 use conductor_core::plan::Inputs;
-use conductor_core::records::Version;
+use conductor_core::records::{Status, Version};
 use conductor_core::snapshot::{Desired, Snapshot};
 use conductor_core::{Local, Millis, Outcome, Rules, Trust, Work, Write, plan};
-use manifests::keys::Key;
+use manifests::keys::{self, Key};
 use manifests::{ContainerId, InstanceId};
 use store::claims;
 use store::host::HostStatus;
-use store::kv::{KvError, Range, WatchReply};
+use store::kv::{KeyRange, KvError, Range, WatchReply};
 use store::memory::WatchId;
 use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions, ViewUpdate};
 use uuid::Uuid;
@@ -70,7 +70,11 @@ pub struct Agent {
     pub first_read: i64,
     /// Own writes that were answered, by what they were about: their revision.
     pub answered: BTreeMap<Work, i64>,
+    /// Containers of which an image could not be had, or a container not made or started.
+    pub failed: BTreeSet<ContainerId>,
     rules: Rules,
+    /// What an earlier process said of its slots was asked for.
+    resumed: bool,
     /// All was planned once.
     entered: bool,
     floor: i64,
@@ -196,7 +200,9 @@ impl World {
                 before: None,
                 first_read: 0,
                 answered: BTreeMap::new(),
+                failed: BTreeSet::new(),
                 rules,
+                resumed: false,
                 entered: false,
                 floor: 0,
                 stream: None,
@@ -581,6 +587,7 @@ impl World {
         }
         if let Some(agent) = self.agent(machine) {
             agent.local.record(&report.outcome, now);
+            agent.failed.extend(failed(&report.outcome));
         }
         self.wake(machine);
     }
@@ -683,6 +690,9 @@ impl World {
         let mut next = vec![now + PULSE];
         next.extend(retry);
         next.extend(agent.replan_at);
+        if trust == Trust::Full {
+            self.resume(machine);
+        }
         if let Some(requeue) = self.plan(machine, trust, idle, now) {
             next.push(requeue);
         }
@@ -691,6 +701,25 @@ impl World {
         self.wake_in(machine, wait);
         self.follow_running(machine);
         self.record_says(machine, up);
+    }
+
+    /// Takes up what an earlier process said of its slots, once.
+    fn resume(&mut self, machine: usize) {
+        let all = Range::new(KeyRange::prefix(keys::STATUS));
+        let said = self.etcd.range(&all).map(|reply| reply.kvs);
+        let me = self.machines[machine].host.name.clone();
+        let Some(agent) = self.agent(machine).filter(|agent| !agent.resumed) else {
+            return;
+        };
+        agent.resumed = true;
+        for kv in said.unwrap_or_default() {
+            let status = serde_json::from_slice::<Status>(&kv.value).ok();
+            if let (Some(Key::Status(slot)), Some(status)) = (Key::parse(&kv.key), status)
+                && status.host == me
+            {
+                agent.local.resume(slot, status);
+            }
+        }
     }
 
     fn plan(&mut self, machine: usize, trust: Trust, idle: bool, now: Millis) -> Option<Millis> {
@@ -839,6 +868,20 @@ impl World {
                 Event::Look(instance, started_at),
             );
         }
+    }
+}
+
+/// Whose step could not be done.
+fn failed(outcome: &Outcome) -> Option<ContainerId> {
+    match outcome {
+        Outcome::NotResolved { container, .. } => Some(container.clone()),
+        Outcome::NotPrepared { slot, .. } | Outcome::NotStarted { slot, .. } => {
+            Some(slot.container.clone())
+        }
+        Outcome::Resolved { .. }
+        | Outcome::Prepared { .. }
+        | Outcome::Done { .. }
+        | Outcome::Failed { .. } => None,
     }
 }
 

@@ -66,6 +66,10 @@ pub enum Kind {
     Sick,
     /// Somebody removes a container.
     DockerRm,
+    /// The agent is stopped, every container of it removed, and it is started again.
+    Emptied,
+    /// Nothing happens for a quarter of an hour.
+    Rest,
     /// A machine with a copied disk.
     CopyDisk,
     /// An agent that lives and claims nothing.
@@ -107,6 +111,8 @@ impl Kind {
         (4, Self::ContainerEnds),
         (3, Self::Sick),
         (3, Self::DockerRm),
+        (1, Self::Emptied),
+        (1, Self::Rest),
         (1, Self::Idle),
         (8, Self::Put),
         (5, Self::Scale),
@@ -160,6 +166,9 @@ const AMID_TAKEOVER: &[(u64, Kind)] = &[
     (1, Kind::Activate),
 ];
 
+/// What an agent waits for is over by then.
+const REST: u64 = 900_000;
+
 const CONTAINERS: [&str; 3] = ["shop/web", "shop/db", "mail/in"];
 
 impl World {
@@ -201,7 +210,11 @@ impl World {
         self.trace
             .say(self.now, "fault", || format!("{kind:?} (host {name})"));
         self.strike(kind, machine);
-        self.fault_soon();
+        if kind == Kind::Rest {
+            self.after(0, 0, REST, Event::Fault);
+        } else {
+            self.fault_soon();
+        }
     }
 
     /// A slot is changing hands: a good moment for something to happen.
@@ -440,6 +453,20 @@ impl World {
             Kind::ContainerEnds | Kind::Sick | Kind::DockerRm => {
                 self.strike_container(kind, machine);
             }
+            Kind::Emptied => {
+                self.say_goodbye(machine, Stop::Restart);
+                self.kill(machine);
+                let now = self.wall();
+                let cluster = self.cluster.id;
+                let engine = &mut self.machines[machine].engine;
+                for container in engine.containers(cluster) {
+                    let _ = engine.twin.remove(&container.docker_id, true, now);
+                }
+                self.engine_changed(machine);
+                self.start_after(machine, soon);
+            }
+            // The next fault is late, and that is all.
+            Kind::Rest => {}
             Kind::CopyDisk => self.copy_disk(machine),
             Kind::Idle => self.machines[machine].idle = true,
             Kind::Put => {

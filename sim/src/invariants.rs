@@ -206,6 +206,19 @@ pub fn planned(
                 write_text(write)
             ));
         }
+        // No engine here is silent, and no step under way, for so long that this alone would do.
+        if let Write::Release {
+            slot,
+            unfit: Some(_),
+            ..
+        } = write
+            && !agent.failed.contains(&slot.container)
+        {
+            return Some(format!(
+                "{name} writes {}, and nothing has failed for it here",
+                write_text(write)
+            ));
+        }
         if matches!(write, Write::TakeOver { .. }) && machine.witness.is_braked(now) {
             return Some(format!(
                 "{name} writes {} while too many hosts are missing",

@@ -166,6 +166,8 @@ impl Scenario {
                 (3, Kind::Delete),
                 (3, Kind::ContainerEnds),
                 (3, Kind::DockerRm),
+                (1, Kind::Emptied),
+                (1, Kind::Rest),
                 (3, Kind::EngineHangs),
                 (2, Kind::Deaf),
                 (3, Kind::RegistryAway),

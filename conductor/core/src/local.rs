@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backoff::Backoff;
 use crate::calm::Calm;
-use crate::observed::{ContainerState, Observed};
+use crate::observed::{ContainerState, EngineState, Observed};
 use crate::plan::Plan;
 use crate::records::{Phase, Status, Version};
 use crate::rules::{Rule, Rules};
@@ -25,7 +25,8 @@ pub const LOST: Duration = Duration::from_millis(250);
 /// A mark stays at least so long.
 const MARKED: Duration = Duration::from_secs(10);
 
-/// A host on which no pull, create or start of a slot has ended for so long gives the slot up.
+/// A host on which a pull or create for a slot has been under way for so long without progress, or whose engine has not
+/// answered for so long, gives the slot up.
 pub const STALLED: Duration = Duration::from_secs(600);
 
 /// What one worker does at a time: a slot's container, or a version's image.
@@ -40,8 +41,10 @@ pub enum Work {
 /// The memory of one agent process.
 #[derive(Debug, Clone, Default)]
 pub struct Local {
-    /// Steps under way on the engine.
-    pub busy: BTreeSet<Work>,
+    /// Steps under way on the engine, and when each was begun, or has told of progress last.
+    pub busy: BTreeMap<Work, Millis>,
+    /// Since when the engine does not answer.
+    pub hangs_since: Option<Millis>,
     /// Writes under way.
     pub writing: BTreeSet<Work>,
     /// Slots that this process takes, until the view shows it: their weight is on no host in the view, so nothing else is
@@ -140,14 +143,12 @@ pub struct SlotMemory {
     pub progress: Option<String>,
     /// Restarts that earlier agents counted, and of which instance.
     pub before: Option<(InstanceId, u32)>,
-    /// This host has it, or a pull, create or start for it has ended, since.
-    pub moved: Millis,
     /// That it is stopped for a handover was sent to etcd and not answered: others may have read it.
     pub may_say_stopped: bool,
 }
 
-/// What is remembered of an instance.
-#[derive(Debug, Clone, Default)]
+/// What is remembered of an instance. It has no default: it begins when this process sees the instance.
+#[derive(Debug, Clone)]
 pub struct InstanceMemory {
     /// This process has seen it since.
     pub seen: Millis,
@@ -259,7 +260,6 @@ impl Local {
             Outcome::Resolved { container, .. } => {
                 self.busy.remove(&Work::Container(container.clone()));
                 self.images.remove(container);
-                self.moved_of(container, now);
             }
             Outcome::NotResolved {
                 container,
@@ -272,7 +272,6 @@ impl Local {
                     .entry(container.clone())
                     .or_default()
                     .failed(*rev, reason, *fault, now);
-                self.moved_of(container, now);
             }
             Outcome::Prepared {
                 slot,
@@ -281,7 +280,6 @@ impl Local {
             } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
                 let memory = self.slots.entry(slot.clone()).or_default();
-                memory.moved = now;
                 memory.trouble = Trouble::default();
                 if memory.minted.as_ref() == Some(instance) {
                     memory.minted = None;
@@ -297,7 +295,6 @@ impl Local {
             } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
                 let memory = self.slots.entry(slot.clone()).or_default();
-                memory.moved = now;
                 memory.trouble.failed(*rev, reason, *fault, now);
             }
             Outcome::NotStarted {
@@ -308,21 +305,17 @@ impl Local {
                 doomed,
             } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
-                let memory = self.instances.entry(instance.clone()).or_default();
+                let memory = self.instance(instance, now);
                 memory.doomed |= doomed;
                 memory.ends += 1;
                 memory.backoff.failed(now);
                 let slot = self.slots.entry(slot.clone()).or_default();
-                slot.moved = now;
                 slot.trouble.reason.clone_from(reason);
                 // Another instance gets another port: no other host is needed for that.
                 slot.trouble.fault = if *doomed { Fault::Passing } else { *fault };
             }
             Outcome::Done { slot } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
-                if let Some(slot) = self.slots.get_mut(slot) {
-                    slot.moved = now;
-                }
             }
             Outcome::Failed { slot, reason } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
@@ -333,12 +326,41 @@ impl Local {
         }
     }
 
-    /// A pull for a container's slots has ended.
-    fn moved_of(&mut self, container: &ContainerId, now: Millis) {
-        let of = |slot: &SlotId| slot.container == *container;
-        for (_, memory) in self.slots.iter_mut().filter(|(slot, _)| of(slot)) {
-            memory.moved = now;
+    /// Notes how far a pull is, for people; none at its end.
+    pub fn progress(&mut self, work: &Work, text: Option<&String>, now: Millis) {
+        let slots: Vec<SlotId> = match work {
+            Work::Slot(slot) => vec![slot.clone()],
+            Work::Container(id) => {
+                let all = self.slots.keys();
+                all.filter(|slot| slot.container == *id).cloned().collect()
+            }
+        };
+        let mut changed = false;
+        for slot in slots {
+            let progress = &mut self.slots.entry(slot).or_default().progress;
+            changed |= progress.as_ref() != text;
+            *progress = text.cloned();
         }
+        if let Some(busy) = self.busy.get_mut(work).filter(|_| changed) {
+            *busy = now;
+        }
+    }
+
+    /// A step for this container has been under way for too long.
+    pub(crate) fn is_stuck(&self, container: &ContainerId, now: Millis) -> bool {
+        self.busy.iter().any(|(work, since)| {
+            let of = match work {
+                Work::Slot(slot) => &slot.container,
+                Work::Container(id) => id,
+            };
+            of == container && now >= *since + STALLED
+        })
+    }
+
+    fn instance(&mut self, instance: &InstanceId, now: Millis) -> &mut InstanceMemory {
+        self.instances
+            .entry(instance.clone())
+            .or_insert_with(|| InstanceMemory::new(now))
     }
 
     /// Notes that a restore was accepted: what runs here and has no manifest any more is kept until somebody removes it
@@ -410,6 +432,12 @@ impl Local {
 
     /// Notes what the engine shows: starts, ends and what is gone.
     pub fn observe(&mut self, observed: &Observed, now: Millis) {
+        match observed.engine {
+            EngineState::Up => self.hangs_since = None,
+            EngineState::Unresponsive(_) => {
+                self.hangs_since.get_or_insert(now);
+            }
+        }
         self.instances
             .retain(|instance, _| observed.containers.contains_key(instance));
         self.orphans
@@ -422,9 +450,8 @@ impl Local {
                     _ => 0,
                 };
                 InstanceMemory {
-                    seen: now,
                     ended_at,
-                    ..InstanceMemory::default()
+                    ..InstanceMemory::new(now)
                 }
             });
             match &container.state {
@@ -468,11 +495,8 @@ impl Local {
     /// Notes what a plan begins, before it is carried out.
     pub fn begin(&mut self, plan: &Plan, now: Millis) {
         for instance in &plan.leaving {
-            self.instances
-                .entry(instance.clone())
-                .or_default()
-                .leaving_since
-                .get_or_insert(now);
+            let memory = self.instance(instance, now);
+            memory.leaving_since.get_or_insert(now);
         }
         for instance in &plan.staying {
             if let Some(memory) = self.instances.get_mut(instance) {
@@ -486,23 +510,16 @@ impl Local {
             self.pending.entry(work.clone()).or_insert(now);
         }
         for (slot, status) in &plan.statuses {
-            let memory = self
-                .slots
-                .entry(slot.clone())
-                .or_insert_with(|| SlotMemory {
-                    moved: now,
-                    ..SlotMemory::default()
-                });
+            let memory = self.slots.entry(slot.clone()).or_default();
             if memory.status_now.as_ref().map(|(s, _)| s) != Some(status) {
                 memory.status_now = Some((status.clone(), now));
             }
         }
         for step in &plan.steps {
             if let crate::plan::Step::Stop { instance, .. } = step {
-                let memory = self.instances.entry(instance.clone()).or_default();
-                memory.stopping = true;
+                self.instance(instance, now).stopping = true;
             }
-            self.busy.insert(step.work());
+            self.busy.insert(step.work(), now);
         }
         for write in &plan.writes {
             self.taking
@@ -556,12 +573,9 @@ impl Local {
             | Write::TakeOver { slot, claim, .. }
             | Write::Next {
                 slot, next: claim, ..
-            } => {
+            } if !self.instances.contains_key(&claim.instance) => {
                 let memory = self.slots.entry(slot.clone()).or_default();
-                memory.moved = now;
-                if !self.instances.contains_key(&claim.instance) {
-                    memory.minted = Some(claim.instance.clone());
-                }
+                memory.minted = Some(claim.instance.clone());
             }
             Write::Release {
                 slot,
@@ -638,6 +652,26 @@ fn taken(write: &crate::plan::Write) -> Option<&SlotId> {
             Some(slot)
         }
         _ => None,
+    }
+}
+
+impl InstanceMemory {
+    /// Seen now for the first time.
+    fn new(now: Millis) -> Self {
+        Self {
+            seen: now,
+            running_since: None,
+            started_at: 0,
+            was_ready: false,
+            leaving_since: None,
+            ends: 0,
+            ended_at: 0,
+            stopping: false,
+            doomed: false,
+            lacks: None,
+            log: Vec::new(),
+            backoff: Backoff::default(),
+        }
     }
 }
 

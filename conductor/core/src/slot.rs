@@ -84,11 +84,13 @@ pub(crate) fn own(
 pub(crate) fn own_without_engine(inputs: &Inputs<'_>, own: &Own<'_>, why: &str, plan: &mut Plan) {
     let ctx = own.ctx(inputs);
     let wanted = inputs.trust == Trust::Full && own.container.is_wanted(own.slot.slot);
-    let reason = format!("its Docker Engine does not answer: {why}");
-    let Some(out) = ctx.gives_up_stalled(&reason).filter(|_| wanted) else {
+    let Some(since) = inputs.local.hangs_since.filter(|_| wanted) else {
         return;
     };
-    emit(&ctx, None, out, plan);
+    let what = format!("the Docker Engine has not answered ({why})");
+    if let Some(out) = ctx.gives_up_stalled(since, what, plan) {
+        emit(&ctx, None, out, plan);
+    }
 }
 
 impl<'a> Own<'a> {
@@ -201,7 +203,7 @@ fn wanted(
         ContainerState::Removing => Out::says("waiting", Some("Docker is removing it".to_owned())),
         ContainerState::Created { error } => {
             let work = Work::Slot(ctx.slot.clone());
-            if ctx.inputs.local.busy.contains(&work) {
+            if ctx.inputs.local.busy.contains_key(&work) {
                 // It may be running in a moment.
                 return Out::says("starting", None);
             }
@@ -306,7 +308,7 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
     if let Some(step) = out.step
         && !behind
         && !may_be_handed_over
-        && !local.busy.contains(&work)
+        && !local.busy.contains_key(&work)
     {
         plan.steps.push(step);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use conductor_core::records::{Claim, Phase, SlotState};
+use conductor_core::records::{Claim, Phase, SlotState, Unfit};
 use manifests::keys::Key;
 use manifests::{ContainerId, SlotId};
 use store::kv::{Event, KeyRange, WatchReply};
@@ -67,6 +67,17 @@ impl History {
                 Event::Delete { .. } => None,
             })
             .collect()
+    }
+
+    /// Marks of hosts that they can't run something.
+    pub(crate) fn unfit(&self) -> Vec<Unfit> {
+        let marks = self.0.iter().filter_map(|event| match event {
+            Event::Put { now, .. } if matches!(Key::parse(&now.key), Some(Key::Unfit(..))) => {
+                serde_json::from_slice(&now.value).ok()
+            }
+            _ => None,
+        });
+        marks.collect()
     }
 
     /// The fewest slots of a container that were ready at once, beginning with `ready` of them.

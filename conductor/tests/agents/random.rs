@@ -63,6 +63,13 @@ async fn history(seed: u64) {
         something_happens(&mut cluster, &mut dice).await;
         let pause = if dice.below(4) == 0 { 20_000 } else { 1_500 };
         cluster.pass(Duration::from_millis(dice.below(pause))).await;
+        if dice.below(80) == 0 {
+            // What runs grows old. An engine that hangs for so long would be another story.
+            for agent in &cluster.agents {
+                agent.docker.world(|world, _| world.hangs = false);
+            }
+            cluster.pass(Duration::from_secs(660)).await;
+        }
     }
     // All is well again.
     cluster.kv.set_unavailable(false);
@@ -83,6 +90,9 @@ async fn history(seed: u64) {
         cluster.wait_as_wanted(id).await;
     }
     cluster.quiet().await;
+    let given_up = cluster.history(0).unfit();
+    let idle = given_up.iter().find(|unfit| unfit.reason.ends_with(" min"));
+    assert_eq!(idle, None, "nothing hangs for so long");
     for id in CONTAINERS {
         assert_eq!(cluster.is_as_wanted(id), Ok(()));
         cluster.delete(id);

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::observed::{Ownership, PublishedPorts};
+use crate::plan::Plan;
 use crate::records::{Claim, SlotState, Unfit};
 use crate::time::Millis;
 
@@ -104,8 +105,11 @@ fn starts_ends_and_readiness_are_told_once() {
 #[test]
 fn an_end_that_was_asked_for_is_a_stop() {
     let mut local = Local::default();
-    let memory = local.instances.entry(instance("i-1")).or_default();
-    memory.leaving_since = Some(Millis(1));
+    let leaves = Plan {
+        leaving: vec![instance("i-1")],
+        ..Plan::default()
+    };
+    local.begin(&leaves, Millis(1));
     let told = told(&shows(running(200)), &shows(exited(143, 300)), &local);
     assert_eq!(told, ["shop/web/2 stopped exit code 143"]);
 }

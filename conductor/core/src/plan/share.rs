@@ -113,6 +113,9 @@ pub(super) fn marks(inputs: &Inputs<'_>, plan: &mut Plan) {
             plan.requeue(until);
             continue;
         }
+        if inputs.local.is_stuck(id, inputs.now) {
+            continue;
+        }
         let work = Work::Container(id.clone());
         if !inputs.is_writing(&work) && plan.writes.iter().all(|w| w.work() != work) {
             plan.writes.push(Write::Fit {

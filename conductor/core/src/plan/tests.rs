@@ -121,6 +121,11 @@ fn a_host_gives_away_one_slot_at_a_time() {
 }
 
 #[test]
+fn what_makes_no_progress_is_given_up_and_nothing_else() {
+    notebook("stalled");
+}
+
+#[test]
 fn a_host_that_cannot_run_it_gives_it_up() {
     notebook("unfit");
 }

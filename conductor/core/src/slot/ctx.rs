@@ -12,6 +12,7 @@ use crate::records::{Availability, Claim, Phase, SlotState, Status, Unfit};
 use crate::rules::Rule;
 use crate::snapshot::{ContainerView, Desired, Owner, Rev, SlotView, Successor};
 use crate::target::{Target, placed_anew};
+use crate::time::Millis;
 
 /// Running this long without being ready is told to others: a second, and the time that a look at it takes.
 const UNREADY_AFTER: Duration = Duration::from_millis(1_200);
@@ -145,13 +146,33 @@ impl<'a> Ctx<'a> {
         self.releases_unfit(trouble.reason.clone())
     }
 
-    /// Gives the slot up where nothing that was begun for it has ended for long.
-    pub(super) fn gives_up_stalled(&self, reason: &str) -> Option<Out> {
-        let moved = self.memory?.moved;
-        if self.inputs.now < moved + STALLED {
+    /// Gives the slot up where the pull or create that was begun for it does not end.
+    pub(super) fn gives_up_stuck(&self, target: &Target<'_>, plan: &mut Plan) -> Option<Out> {
+        let (work, what) = match target {
+            Target::Undecided { .. } => (
+                Work::Container(self.slot.container.clone()),
+                "pulling its image",
+            ),
+            Target::Decided { .. } => (Work::Slot(self.slot.clone()), "creating its container"),
+        };
+        let since = *self.inputs.local.busy.get(&work)?;
+        self.gives_up_stalled(since, format!("{what} has made no progress"), plan)
+    }
+
+    /// Gives the slot up where it is so since long.
+    pub(super) fn gives_up_stalled(
+        &self,
+        since: Millis,
+        what: String,
+        plan: &mut Plan,
+    ) -> Option<Out> {
+        let at = since + STALLED;
+        if self.inputs.now < at {
+            plan.requeue(at);
             return None;
         }
-        self.releases_unfit(reason.to_owned())
+        let minutes = STALLED.as_secs() / 60;
+        self.releases_unfit(format!("{what} for {minutes} min"))
     }
 
     fn releases_unfit(&self, reason: String) -> Option<Out> {

@@ -57,7 +57,7 @@ pub(crate) fn incoming(inputs: &Inputs<'_>, incoming: &Incoming<'_>, plan: &mut 
     if !inputs.local.writing.contains(&work) {
         plan.writes.extend(write);
     }
-    if !inputs.local.busy.contains(&work) {
+    if !inputs.local.busy.contains_key(&work) {
         plan.steps.extend(step);
     }
 }
@@ -261,7 +261,7 @@ pub(super) fn yields(
             .inputs
             .local
             .busy
-            .contains(&Work::Slot(ctx.slot.clone()));
+            .contains_key(&Work::Slot(ctx.slot.clone()));
         return Some(if starting || state.state == Phase::Stopped {
             out
         } else {

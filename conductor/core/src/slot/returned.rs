@@ -63,7 +63,7 @@ pub(crate) fn not_own(
         }
         return Rest::Settled;
     }
-    if !inputs.local.busy.contains(&work) {
+    if !inputs.local.busy.contains_key(&work) {
         let step = retire_all(inputs, slot, containers, container.map(|c| &**c), plan);
         plan.steps.extend(step);
     }

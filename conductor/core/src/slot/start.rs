@@ -26,7 +26,7 @@ pub(super) fn absent(
 ) -> Out {
     if let Some(out) = ctx
         .gives_up_unfit(target)
-        .or_else(|| ctx.gives_up_stalled("nothing that was begun for it has ended for 10 min"))
+        .or_else(|| ctx.gives_up_stuck(target, plan))
     {
         return out;
     }
@@ -71,7 +71,7 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
         }
     }
     let out = Out::says("pulling", reason.or(progress)).about(*rev);
-    let under_way = local.busy.contains(&work)
+    let under_way = local.busy.contains_key(&work)
         || ctx.inputs.is_writing(&work)
         || plan.steps.iter().any(|s| s.work() == work);
     if !under_way && ctx.is_first(PULL_ALONE, plan) {

@@ -18,7 +18,7 @@ use crate::observed::{
     Readiness, Running, Surroundings,
 };
 use crate::plan::{Host, Inputs, Over, Plan, Step, Trust, VoidNext, Write, plan};
-use crate::records::{HostRecord, HostState, Unfit, Versions};
+use crate::records::{HostRecord, HostState, Status, Unfit, Versions};
 use crate::rules::Rules;
 use crate::snapshot::{Change, Snapshot};
 use crate::time::Millis;
@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) missing: BTreeSet<String>,
     /// Images whose process ends at once.
     pub(super) crashing: BTreeSet<String>,
+    /// Images whose pull and create never end.
+    pub(super) stuck: BTreeSet<String>,
     /// Images that never get ready.
     pub(super) slow: BTreeSet<String>,
     pub(super) images: BTreeMap<String, String>,
@@ -88,6 +90,9 @@ impl World {
             }
             "crashing" => {
                 self.crashing.insert(rest.to_owned());
+            }
+            "stuck" => {
+                self.stuck.insert(rest.to_owned());
             }
             "slow" => {
                 self.slow.insert(rest.to_owned());
@@ -142,7 +147,7 @@ impl World {
                     .remove(&(words[0].to_owned(), words[1].to_owned()));
             }
             "crash" => self.crash(rest),
-            "restart-agent" => self.agent(rest).local = Local::default(),
+            "restart-agent" => self.restart_agent(rest),
             "trust" => {
                 self.agent(words[0]).trust = match words[1] {
                     "full" => Trust::Full,
@@ -152,6 +157,7 @@ impl World {
             "engine-hangs" => {
                 self.agent(rest).observed.engine = EngineState::Unresponsive("hangs".to_owned());
             }
+            "engine-back" => self.agent(rest).observed.engine = EngineState::Up,
             "docker-loses" => {
                 let slot = slot(words[1]);
                 self.agent(words[0])
@@ -172,6 +178,20 @@ impl World {
 
     pub(super) fn agent(&mut self, name: &str) -> &mut Agent {
         self.hosts.get_mut(name).unwrap()
+    }
+
+    /// Its memory is gone, but for what it wrote of its slots.
+    fn restart_agent(&mut self, name: &str) {
+        let mut local = Local::default();
+        for (key, (value, ..)) in &self.keys {
+            if let Some(Key::Status(slot)) = Key::parse(key) {
+                let status: Status = serde_json::from_slice(value).unwrap();
+                if status.host.as_str() == name {
+                    local.resume(slot, status);
+                }
+            }
+        }
+        self.agent(name).local = local;
     }
 
     fn add_host(&mut self, name: &str) {
@@ -558,6 +578,15 @@ impl World {
 
     // === engines ===
 
+    fn is_stuck(&self, step: &Step) -> bool {
+        match step {
+            Step::Resolve { manifest, .. } | Step::Prepare { manifest, .. } => {
+                self.stuck.contains(&manifest.image)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn step(&mut self, name: &str, step: Step) -> (Outcome, Option<Write>) {
         let now = self.now;
         let started_at = now.0 as i64 + 1;
@@ -821,6 +850,9 @@ impl World {
             for step in planned.steps {
                 if print {
                     let _ = writeln!(out, "{:>6} {name} {}", self.now.0, describe_step(&step));
+                }
+                if self.is_stuck(&step) {
+                    continue;
                 }
                 let (outcome, write) = self.step(&name, step);
                 if let Some(write) = write {
