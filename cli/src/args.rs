@@ -157,8 +157,9 @@ const APPLY_EXAMPLES: &str = "Examples:
                                         checked before the first is written
 
 --wait ends with 0 when every slot is ready on this manifest, with 4 when it
-failed (the slot, its reason and its last log lines are printed), with 5 after
---timeout.";
+failed (the slot, its reason and its last log lines are printed) or when no host
+may take a slot for 10 s (with --timeout it waits on), with 5 after --timeout.
+Ctrl-C ends the wait only.";
 
 const GET_EXAMPLES: &str = "Examples:
   dokkaa get shop/web

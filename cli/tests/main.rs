@@ -525,6 +525,34 @@ fn wait_ends_timed_out_with_what_it_waits_for() {
     door.run(&["scale", "shop/web=0", "--wait"]).with(0);
 }
 
+#[test]
+fn wait_gives_up_soon_on_what_no_host_may_take() {
+    let door = Door::open();
+    let manifest = r#"{"image": "a", "placement": {"constraints": ["disk==ssd"]}}"#;
+    door.file("web.json", manifest);
+    let start = Instant::now();
+    let ended = door
+        .run(&["apply", "shop/web", "web.json", "--wait"])
+        .with(4);
+    assert!(start.elapsed() >= Duration::from_secs(10));
+    let reason = "no host is eligible: h1: disk==ssd is asked for, and disk is not set";
+    let told: Vec<&str> = ended.err.lines().collect();
+    assert!(
+        told[0].contains("Ctrl-C ends the wait only"),
+        "{}",
+        ended.err
+    );
+    assert_eq!(
+        told[1..],
+        [
+            format!("shop/web: 0 of 1 slots ready; slot 0 waiting: {reason}"),
+            format!("shop/web failed: slot 0: {reason}"),
+        ]
+    );
+    let args = ["scale", "shop/web=2", "--wait", "--timeout", "300ms"];
+    door.run(&args).with(5);
+}
+
 fn record(millis: i64, line: &str) -> LogRecord {
     LogRecord {
         time: jiff::Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap(),

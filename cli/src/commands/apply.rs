@@ -234,7 +234,7 @@ async fn wait_for(
     written: &[(ContainerId, i64)],
 ) -> Result<(), CommandError> {
     if wait {
-        wait::converged(client, written, args.converged_within()).await
+        wait::converged(client, written, args).await
     } else {
         Ok(())
     }

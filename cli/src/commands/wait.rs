@@ -2,6 +2,7 @@
 //!
 //! `verdict` is pure; around it is a loop that asks the door.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gateway::v1::types::{SlotRow, SlotStatus, Slots};
@@ -11,11 +12,13 @@ use tokio::time::{Instant, sleep};
 use super::client::Client;
 use super::error::CommandError;
 use super::output;
-use crate::args::Selection;
+use crate::args::{ClientArgs, Selection};
 
 const LOOK: Duration = Duration::from_millis(250);
 /// The last lines of a log are written a moment after the update was given up.
 const LINES_LATE: Duration = Duration::from_secs(2);
+/// What no host may take is waited for so long, unless --timeout says else: a host may be about to come back.
+const UNPLACEABLE: Duration = Duration::from_secs(10);
 
 /// Where a container is on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,8 @@ enum Verdict {
     Converged(String),
     /// Not yet; how far.
     Pending(String),
+    /// Not as things stand: no host may take what is missing. How far, and why.
+    Stuck(String, String),
     /// It will not come as wanted; why, and the last lines of its log.
     Failed(String),
 }
@@ -32,9 +37,13 @@ enum Verdict {
 pub(super) async fn converged(
     client: &Client,
     written: &[(ContainerId, i64)],
-    within: Duration,
+    args: &ClientArgs,
 ) -> Result<(), CommandError> {
-    let end = Instant::now() + within;
+    let within = args.converged_within();
+    let start = Instant::now();
+    let end = start + within;
+    let mut stuck: BTreeMap<&ContainerId, Instant> = BTreeMap::new();
+    let mut is_told = false;
     let mut waiting: Vec<(&ContainerId, i64, String)> = written
         .iter()
         .map(|(id, revision)| (id, *revision, String::new()))
@@ -70,10 +79,30 @@ pub(super) async fn converged(
                 }
                 Err(error) => return Err(error),
             };
+            let verdict = match verdict {
+                Verdict::Stuck(how, why) => {
+                    let since = *stuck.entry(id).or_insert_with(Instant::now);
+                    if args.timeout.is_none() && since.elapsed() >= UNPLACEABLE {
+                        Verdict::Failed(why)
+                    } else {
+                        Verdict::Pending(how)
+                    }
+                }
+                other => {
+                    stuck.remove(id);
+                    other
+                }
+            };
+            if !is_told && matches!(verdict, Verdict::Pending(_)) {
+                is_told = true;
+                output::note(&format!(
+                    "waiting for up to {within:?}; Ctrl-C ends the wait only, the hosts go on"
+                ));
+            }
             match verdict {
                 Verdict::Converged(how) => output::print(&format!("{id} converged: {how}\n"))?,
                 Verdict::Failed(why) => failed.push(format!("{id} failed: {why}")),
-                Verdict::Pending(how) => {
+                Verdict::Pending(how) | Verdict::Stuck(how, _) => {
                     if how != before {
                         output::note(&format!("{id}: {how}"));
                     }
@@ -140,13 +169,20 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     let is_there = |row: &SlotRow| row.status == SlotStatus::Ready && !row.outdated && !row.surplus;
     let there = rows.iter().filter(|row| is_there(row)).count();
     let how = format!("{there} of {wanted} slots ready");
-    match rows.iter().find(|row| !is_there(row)) {
+    let missing = || rows.iter().filter(|row| !is_there(row));
+    let stuck = missing().all(|row| row.unplaceable);
+    match missing().next() {
         None if there == wanted as usize => Verdict::Converged(how),
         None => Verdict::Pending(how),
         Some(row) => {
             let reason = row.reason.as_deref().unwrap_or_default();
             let slot = row.slot.unwrap_or_default();
-            Verdict::Pending(format!("{how}; slot {slot} {}: {reason}", row.status))
+            let how = format!("{how}; slot {slot} {}: {reason}", row.status);
+            if stuck {
+                Verdict::Stuck(how, format!("slot {slot}: {reason}"))
+            } else {
+                Verdict::Pending(how)
+            }
         }
     }
 }

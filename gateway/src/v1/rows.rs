@@ -152,6 +152,7 @@ fn empty_row(id: &ContainerId, slot: Option<u32>, status: SlotStatus) -> SlotRow
         outdated: false,
         surplus: false,
         failed: false,
+        unplaceable: false,
         restarts: 0,
         container_id: None,
         log: Vec::new(),
@@ -181,7 +182,9 @@ fn slot_row(
     let status = sources.statuses.get(&slot);
     let Some(claimed) = view.slots.get(&number).filter(|s| s.claim.is_some()) else {
         let mut row = empty_row(id, Some(number), SlotStatus::Waiting);
-        row.reason = Some(waiting_reason(sources, &slot, placed.get(&slot)));
+        let placed = placed.get(&slot);
+        row.unplaceable = placed.is_some_and(|p| p.order.is_empty() && !p.refused.is_empty());
+        row.reason = Some(waiting_reason(sources, &slot, placed));
         note_failure(&mut row, view, status);
         return Some(row);
     };

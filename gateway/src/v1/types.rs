@@ -128,6 +128,9 @@ pub struct SlotRow {
     /// An attempt to run the manifest as it is now failed, and the manifest is at fault.
     #[serde(default)]
     pub failed: bool,
+    /// Nobody has it, and no host may take it as things stand.
+    #[serde(default)]
+    pub unplaceable: bool,
     /// Restarts after a crash.
     #[serde(default)]
     pub restarts: u32,
