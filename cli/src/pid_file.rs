@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use store::state_file;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -54,14 +55,10 @@ impl ProcessMark {
         })
     }
 
-    /// Replaces `path` with this mark, never leaving half a file.
+    /// Replaces `path` with this mark.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        fs::write(
-            &new,
-            format!("{} {} {}\n", self.pid, self.started, self.boot),
-        )?;
-        fs::rename(new, path)
+        let line = format!("{} {} {}\n", self.pid, self.started, self.boot);
+        state_file::replace(path, line.as_bytes())
     }
 
     /// The process id.

@@ -2,13 +2,12 @@
 //! when it is back.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use conductor_core::local::Orphan;
 use manifests::InstanceId;
 use serde::{Deserialize, Serialize};
+use store::state_file;
 
 /// File of the state directory.
 const FILE: &str = "orphans.json";
@@ -78,23 +77,12 @@ impl Orphans {
         })
     }
 
-    /// After a crash of the machine the old file is there or the new one.
     fn note(&mut self, new: Noted) -> Result<(), OrphansError> {
         if new == self.noted {
             return Ok(());
         }
-        let write = || -> std::io::Result<()> {
-            let beside = self.file.with_extension("new");
-            let mut out = File::create(&beside)?;
-            out.write_all(&serde_json::to_vec(&new)?)?;
-            out.sync_all()?;
-            std::fs::rename(&beside, &self.file)?;
-            if let Some(folder) = self.file.parent() {
-                File::open(folder)?.sync_all()?;
-            }
-            Ok(())
-        };
-        write().map_err(|source| OrphansError::Io(self.file.clone(), source))?;
+        state_file::replace_json(&self.file, &new)
+            .map_err(|source| OrphansError::Io(self.file.clone(), source))?;
         self.noted = new;
         Ok(())
     }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use manifests::manifest::Protocol;
 use serde::{Deserialize, Serialize};
+use store::state_file;
 
 /// So long a port rests after its last use: clients may still connect to what was there.
 pub const REST: Duration = Duration::from_secs(600);
@@ -207,11 +208,7 @@ impl PortPool {
         // Two at a time would write into one new file.
         static SAVING: Mutex<()> = Mutex::new(());
         let _alone = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = path.with_extension("new");
-        let mut file = std::fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&self.last_use)?)?;
-        file.sync_data()?;
-        std::fs::rename(new, path)
+        state_file::replace_json(path, &self.last_use)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod host;
 pub mod kv;
 pub mod memory;
+pub mod state_file;
 pub mod view;
 
 pub use kv::{Compare, Kv, KvError, Op, OpReply, Txn, TxnReply};

@@ -1,14 +1,12 @@
 //! `backup` and `restore`: what a cluster was told, as a file and back.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gateway::v1::types::{Acceptance, Backup, HoldReport, RestoreReport, Restored};
 use hyper::Method;
 use serde_json::Value;
+use store::state_file;
 
 use super::client::Client;
 use super::error::CommandError;
@@ -25,29 +23,13 @@ pub(super) async fn backup(args: &BackupArgs) -> Result<(), CommandError> {
     };
     let text = serde_json::to_string_pretty(&backup)
         .map_err(|error| CommandError::Failed(error.to_string()))?;
-    replace(path, &(text + "\n"))
+    state_file::replace(path, (text + "\n").as_bytes())
         .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
     output::print(&format!(
         "{}: {} manifests\n",
         path.display(),
         backup.manifests.len()
     ))
-}
-
-/// The file is whole, or as it was. Manifests may hold passwords, so it is its owner's only.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&partial, path)
 }
 
 pub(super) async fn restore(args: &RestoreArgs) -> Result<(), CommandError> {

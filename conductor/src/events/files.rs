@@ -3,11 +3,12 @@
 //! Lines are not synced one by one: after a power cut the last ones may be
 //! missing or torn. A line that can't be read is passed over.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use conductor_core::events::{Event, Wanted};
+use store::state_file;
 
 /// The present file, in the state directory.
 const FILE: &str = "events.jsonl";
@@ -82,8 +83,7 @@ impl Files {
 
 impl Open {
     fn at(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).append(true).create(true).open(path)?;
+        let mut file = state_file::append(path)?;
         let mut length = file.metadata()?.len();
         let mut end = [b'\n'];
         if length > 0 {

@@ -1,11 +1,12 @@
 //! Which images this agent pulled, and when they were used last: kept on disk, because only those may be removed.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use conductor_core::disk::{LocalImage, PulledImages};
+use store::state_file;
 
 /// Images that are remembered; of more, those that were not used for longest are forgotten, and so never removed.
 const MAX_IMAGES: usize = 1000;
@@ -97,7 +98,7 @@ impl Record {
         let record = self.clone();
         tokio::task::spawn_blocking(move || {
             let _one_at_a_time = lock(&record.shared.writing);
-            if let Err(error) = write(&file, &record.pulled()) {
+            if let Err(error) = state_file::replace_json(&file, &record.pulled()) {
                 tracing::warn!(file = %file.display(), %error, "which images were pulled can't be kept");
             }
         });
@@ -130,14 +131,6 @@ fn read(file: &Path) -> PulledImages {
     })
 }
 
-fn write(file: &Path, pulled: &PulledImages) -> io::Result<()> {
-    let new = file.with_extension("new");
-    let mut writing = std::fs::File::create(&new)?;
-    writing.write_all(&serde_json::to_vec(pulled)?)?;
-    writing.sync_all()?;
-    std::fs::rename(&new, file)
-}
-
 #[cfg(test)]
 mod tests {
     use conductor_core::disk::PulledImage;
@@ -150,7 +143,7 @@ mod tests {
         let file = folder.path().join("images.json");
         assert!(read(&file).is_empty());
         let pulled: PulledImages = [("sha256:one".to_owned(), PulledImage::default())].into();
-        write(&file, &pulled).expect("written");
+        state_file::replace_json(&file, &pulled).expect("written");
         assert_eq!(read(&file), pulled);
         std::fs::write(&file, "{").expect("written");
         assert!(read(&file).is_empty());

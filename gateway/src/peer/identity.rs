@@ -1,18 +1,17 @@
 //! The agent's key and certificate for the peer door: made once, kept in the state directory.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use store::state_file;
 
 const FILE: &str = "peer.pem";
-/// Only the owner reads the key.
-const MODE: u32 = 0o600;
 
 /// Who this agent is to the others.
 #[derive(Debug)]
@@ -49,7 +48,8 @@ impl Identity {
         };
         match fs::read(&path) {
             Ok(pem) => {
-                fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(state_file::PRIVATE))
+                    .map_err(failed)?;
                 if let Some(identity) = Self::read(&pem) {
                     return Ok(identity);
                 }
@@ -60,7 +60,7 @@ impl Identity {
             Err(error) => return Err(failed(error)),
         }
         let (identity, pem) = Self::make().map_err(IdentityError::Make)?;
-        write(&path, pem.as_bytes()).map_err(failed)?;
+        state_file::replace(&path, pem.as_bytes()).map_err(failed)?;
         Ok(identity)
     }
 
@@ -109,27 +109,6 @@ pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     text
 }
 
-/// All of it or nothing, also when the power goes.
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(MODE)
-        .open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(dir) => File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -145,11 +124,11 @@ mod tests {
         assert_eq!(first.fingerprint().len(), 64);
         let path = dir.path().join(FILE);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&path), MODE);
+        assert_eq!(mode(&path), state_file::PRIVATE);
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         Identity::load_or_create(dir.path()).unwrap();
-        assert_eq!(mode(&path), MODE, "a lax mode is put right");
+        assert_eq!(mode(&path), state_file::PRIVATE, "a lax mode is put right");
     }
 
     #[test]

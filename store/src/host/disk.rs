@@ -1,12 +1,11 @@
 //! What a host keeps on its own disk: which machine it is, its sessions, its cluster, whether it is in hold, its last
 //! view.
 //!
-//! One process at a time: `StateDir` holds a lock. Every file is written whole
-//! and renamed. Nothing here is read by another host. `Facts` is the content as
+//! One process at a time: `StateDir` holds a lock. Every file is replaced as a
+//! whole (`state_file`). Nothing here is read by another host. `Facts` is the content as
 //! a value, and `Note` a change of it.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +15,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::state_file;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -157,11 +158,19 @@ impl StateDir {
             .mode(0o700)
             .create(path)
             .map_err(io)?;
+        // Not put right here: it may be a directory that is others' too.
+        if let Some(mode) = state_file::open_to_others(path).map_err(io)? {
+            tracing::warn!(
+                directory = %path.display(),
+                mode = %format_args!("{mode:04o}"),
+                "the state directory is open to other users; its files are not, but close it: chmod 700"
+            );
+        }
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .mode(0o600)
+            .mode(state_file::PRIVATE)
             .open(path.join("lock"))
             .map_err(io)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -318,25 +327,9 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateDirError> {
     }
 }
 
-/// After a crash of the machine the old file is there or the new one.
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StateDirError> {
-    let write = || -> std::io::Result<()> {
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
-    };
-    write().map_err(|source| StateDirError::Io(path.to_owned(), source))
+    state_file::replace_json(path, value)
+        .map_err(|source| StateDirError::Io(path.to_owned(), source))
 }
 
 fn remove(path: &Path) -> Result<(), StateDirError> {

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::Duration;
 
 use conductor_core::Millis;
@@ -23,7 +22,7 @@ use super::{
     FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, accepted, check, check_history,
     check_list, check_manifests,
 };
-use crate::kv::{Event, KeyRange, KeyValue, Range, RangeReply, WatchReply};
+use crate::kv::{Event, KeyRange, Range, RangeReply, WatchReply};
 
 /// Behind for so long → a progress request; unanswered for so long → another stream. Not following for so long → stale.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -874,16 +873,6 @@ fn cluster_in(keys: &RedBlackTreeMapSync<String, Raw>) -> Option<Cluster> {
 fn after(page: &RangeReply) -> Option<String> {
     let last = page.kvs.last().filter(|_| page.more)?;
     Some(format!("{}\0", last.key))
-}
-
-impl Raw {
-    fn of(kv: &KeyValue) -> Self {
-        Self {
-            value: Arc::from(kv.value.as_slice()),
-            created: kv.created,
-            modified: kv.modified,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,27 +1,47 @@
 //! The view on disk, so that a restarted agent resumes where it was and sees deletions as events.
 //!
-//! Written whole to a file beside it and renamed, with its length and a mark at
-//! the end: a torn or foreign file is an error, never half a view.
+//! It ends with a mark: a torn or foreign file is an error, never half a view.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use conductor_core::records::Cluster;
+use manifests::keys::Key;
 use rpds::RedBlackTreeMapSync;
+
+use crate::kv::KeyValue;
+use crate::state_file;
 
 const MAGIC: &[u8; 8] = b"dokkaav1";
 const END: &[u8; 8] = b"dokkaa.\n";
 /// No key or value in etcd is near this; a length above it is a broken file.
 const LONGEST: u32 = 256 << 20;
 
-/// A value as it was in etcd.
+/// A value as it was in etcd; without its text where the key is not ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Raw {
     pub(super) value: Arc<[u8]>,
     pub(super) created: i64,
     pub(super) modified: i64,
+}
+
+impl Raw {
+    pub(super) fn of(kv: &KeyValue) -> Self {
+        Self::new(&kv.key, &kv.value, kv.created, kv.modified)
+    }
+
+    /// Of a user's own key in the watched range only the revisions are kept: history is proven by all keys of the range,
+    /// and what they hold may be large and is nobody's business here.
+    fn new(key: &str, value: &[u8], created: i64, modified: i64) -> Self {
+        let is_ours = Key::parse(key).is_some();
+        Self {
+            value: if is_ours { value } else { &[] }.into(),
+            created,
+            modified,
+        }
+    }
 }
 
 /// A view at one revision, with the raw keys.
@@ -83,20 +103,8 @@ impl SavedView {
 
     /// Writes it, so that after a crash of the machine the old file or the new one is there.
     pub fn save(&self, path: &Path) -> Result<(), SavedViewError> {
-        let write = || -> std::io::Result<()> {
-            let new = path.with_extension("new");
-            let mut file = BufWriter::new(File::create(&new)?);
-            self.write(&mut file)?;
-            file.into_inner()
-                .map_err(std::io::IntoInnerError::into_error)?
-                .sync_all()?;
-            std::fs::rename(&new, path)?;
-            if let Some(folder) = path.parent() {
-                File::open(folder)?.sync_all()?;
-            }
-            Ok(())
-        };
-        write().map_err(|source| SavedViewError::Io(path.to_owned(), source))
+        state_file::replace_with(path, |file| self.write(file))
+            .map_err(|source| SavedViewError::Io(path.to_owned(), source))
     }
 
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
@@ -133,14 +141,8 @@ impl SavedView {
             let Some(value) = take(from)? else {
                 return Ok(None);
             };
-            raw.insert_mut(
-                key,
-                Raw {
-                    value: value.into(),
-                    created,
-                    modified,
-                },
-            );
+            let kept = Raw::new(&key, &value, created, modified);
+            raw.insert_mut(key, kept);
         }
         let whole = &array::<8>(from)? == END;
         Ok(whole.then_some(Self {

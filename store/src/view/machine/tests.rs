@@ -1,6 +1,7 @@
 use uuid::Uuid;
 
 use super::*;
+use crate::kv::KeyValue;
 
 const SECOND: u64 = 1_000;
 
@@ -914,4 +915,43 @@ fn without_the_rule_of_catching_up_a_view_is_complete_at_once() {
     };
     assert!(!complete_at_once(Rules::default()));
     assert!(complete_at_once(Rules::without(Rule::CatchUp)));
+}
+
+#[test]
+fn of_a_users_own_keys_only_the_revisions_are_kept_and_they_count_for_the_proof() {
+    let mut view = following();
+    let blob = |modified| Event::Put {
+        now: kv_of("/blob/1", modified, vec![b'x'; 1 << 20]),
+        before: None,
+    };
+    view.answer(events(vec![blob(11)]), Millis(SECOND));
+    assert_eq!(view.saved().raw["/blob/1"].value.len(), 0);
+    // The same in a list, as after a compaction.
+    view.answer(Answer::Reply(WatchReply::Compacted(12)), Millis(SECOND));
+    view.answer(read(20), Millis(SECOND));
+    let kvs = vec![
+        kv(&manifest("a"), 3),
+        kv(&manifest("b"), 4),
+        kv_of("/blob/1", 11, vec![b'x'; 1 << 20]),
+        kv_of("/blob/2", 15, vec![b'x'; 1 << 20]),
+        kv("/dokkaa/cluster", 2),
+    ];
+    lists_after(&mut view, kvs, 20, Answer::Compacted, Millis(SECOND));
+    assert!(complete(&mut view));
+    let keys: Vec<_> = view.saved().keys().map(|(key, _)| key.to_owned()).collect();
+    assert!(keys.contains(&"/blob/2".to_owned()), "{keys:?}");
+    assert_eq!(view.saved().raw["/blob/2"].value.len(), 0);
+    // A history without it is another one.
+    cut(&mut view, Millis(2 * SECOND));
+    view.answer(read(20), Millis(2 * SECOND));
+    opens(&mut view, 20, Millis(2 * SECOND));
+    view.take_update();
+    let others = [
+        (&*manifest("a"), 3),
+        (&*manifest("b"), 4),
+        ("/blob/1", 11),
+        ("/dokkaa/cluster", 2),
+    ];
+    view.answer(page(bare(&others), 20, false), Millis(2 * SECOND));
+    assert_eq!(reason(&mut view), Some(other_history("/blob/2", 15, 0)));
 }

@@ -10,7 +10,7 @@ fn view(keys: u32) -> SavedView {
             created: i64::from(i),
             modified: i64::from(i) + 1,
         };
-        raw.insert_mut(format!("/apps/a/{i}"), value);
+        raw.insert_mut(format!("/apps/a/c-{i}/manifest"), value);
     }
     SavedView {
         cluster: Cluster {
@@ -50,4 +50,24 @@ fn a_torn_or_foreign_file_is_damaged_and_never_half_a_view() {
     }
     std::fs::write(&file, b"something else, and long enough").expect("writes");
     assert!(SavedView::load(&file).is_err());
+}
+
+#[test]
+fn a_users_own_keys_are_kept_without_what_they_hold() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let file = folder.path().join("view");
+    let mut saved = view(2);
+    // As an earlier version saved it.
+    let large = Raw {
+        value: vec![b'x'; 1 << 20].into(),
+        created: 5,
+        modified: 9,
+    };
+    saved.raw.insert_mut("/blob/1".to_owned(), large);
+    saved.save(&file).expect("saves");
+    let loaded = SavedView::load(&file).expect("reads").expect("is there");
+    assert_eq!(loaded.raw["/blob/1"].value.len(), 0);
+    assert!(loaded.keys().any(|key| key == ("/blob/1", 9)));
+    loaded.save(&file).expect("saves");
+    assert!(std::fs::metadata(&file).expect("is there").len() < 1 << 10);
 }
