@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use conductor::allocation::Allocation;
-use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineInfo};
+use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineFacts, EngineInfo};
 use conductor::events::Journal;
 use conductor::images::{Images, PullSettings, RECORD, collect};
 use conductor::orphans::Orphans;
@@ -448,17 +448,26 @@ impl Running {
                 let _ = look_again.try_send(());
             }
         });
-        let (closed, closed_out) = watch::channel(None);
+        let facts = watch::Sender::new(EngineFacts {
+            info: asked.info,
+            bridge: asked.bridge.clone(),
+        });
+        let (closed, closed_out) = watch::channel(Vec::new());
+        let engine_facts = facts.subscribe();
+        let token = doors.clone();
+        tasks.spawn(async move {
+            token.cancelled().await;
+            drop(facts);
+        });
         tasks.spawn(firewall::run(
             firewall::Setup {
                 instance_ports: config.instance_ports,
                 host: host.name().clone(),
                 host_ip: config.host_ip,
                 range: config.port_range.clone(),
-                bridge: asked.bridge.interface.clone(),
+                engine: engine_facts,
                 published: published.clone(),
-                again: Arc::default(),
-                problem: closed,
+                problems: closed,
                 every: firewall::RECHECK,
             },
             doors.clone(),
@@ -479,7 +488,8 @@ impl Running {
             host.clone(),
             names.problems.clone(),
             links.problems.clone(),
-            [blocked_out, closed_out],
+            blocked_out,
+            closed_out,
             doors.clone(),
         ));
 
@@ -725,7 +735,8 @@ async fn report_problems(
     host: Arc<store::host::Host>,
     mut dns: watch::Receiver<Vec<listen::Problem>>,
     mut links: watch::Receiver<Vec<listen::Problem>>,
-    [mut blocked, mut closed]: [watch::Receiver<Option<String>>; 2],
+    mut blocked: watch::Receiver<Option<String>>,
+    mut closed: watch::Receiver<Vec<String>>,
     stop: CancellationToken,
 ) {
     loop {

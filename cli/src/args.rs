@@ -920,8 +920,10 @@ unattended until it is back. To take a host out for good: dokkaa leave.
 
 Docker publishes ports past a host's firewall, so the agent closes --port-range on
 --host-ip itself, with an iptables chain DOKKAA: who connects from neither this
-machine nor a host of the cluster is dropped. What the world is to reach gets a
-host_port in its manifest. --instance-ports open takes the rules away.
+machine nor a host of the cluster is dropped. So is who routes to the bridge, for
+containers, DNS or links. What the world is to reach gets a host_port in its
+manifest, which listens at --host-ip unless bind names another address, such as
+0.0.0.0. --instance-ports open takes all these rules away.
 
 Between hosts only --peer-listen, --port-range and etcd are needed, and nothing
 from the world. From a laptop: ssh -L 4001:127.0.0.1:4001 <host>.";

@@ -32,7 +32,7 @@ pub(crate) const PEER_PORT: u16 = 4003;
 pub(crate) const DNS_PORT: u16 = 53;
 /// Ports of the links at the ambassador; `--port-range` keeps off.
 const LINK_PORTS: RangeInclusive<u16> =
-    manifests::env::FIRST_LINK_PORT..=manifests::env::FIRST_LINK_PORT + 255;
+    manifests::env::FIRST_LINK_PORT..=manifests::env::LAST_LINK_PORT;
 
 /// All that the agent needs to know before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,8 @@ use crate::names::{AppName, HostName, ServiceName, SlotId};
 
 /// First port on which a container's links listen at the ambassador.
 pub const FIRST_LINK_PORT: u16 = 10_000;
+/// Port of the last link that a container may have.
+pub const LAST_LINK_PORT: u16 = FIRST_LINK_PORT + MAX_LINKS as u16 - 1;
 /// Most links of one container.
 pub const MAX_LINKS: usize = 256;
 /// Prefixes of the variables under which ours win over the user's.

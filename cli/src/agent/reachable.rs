@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use conductor::Published;
 use conductor::reachability::{Firewall, Target, probe_from, problem};
-use manifests::env::{FIRST_LINK_PORT, MAX_LINKS};
+use manifests::env::LAST_LINK_PORT;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -59,8 +59,7 @@ impl Way {
         let Some(pid) = pid else { return false };
         // The last link port is hardly ever in use: a refusal by this machine shows that the way is free, and nothing
         // is connected to a service.
-        let last = FIRST_LINK_PORT + (MAX_LINKS - 1) as u16;
-        let mut targets = vec![Target::Tcp(SocketAddr::new(self.gateway, last))];
+        let mut targets = vec![Target::Tcp(SocketAddr::new(self.gateway, LAST_LINK_PORT))];
         targets.extend(self.dns.map(|at| Target::Dns {
             at,
             zone: self.domain.clone(),

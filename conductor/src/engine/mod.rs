@@ -8,6 +8,7 @@
 
 mod docker;
 mod error;
+mod facts;
 pub mod memory;
 mod spec;
 
@@ -31,6 +32,7 @@ pub use docker::{
     socket,
 };
 pub use error::{EngineError, HostFault, Operation};
+pub use facts::EngineFacts;
 pub use spec::{BACKENDS, LABEL_VOLUME, SpecInput, spec, volume_name};
 
 /// What an engine says of itself and its machine.
@@ -65,6 +67,17 @@ pub struct Bridge {
     pub gateway: IpAddr,
     /// Its subnet, as Docker writes it.
     pub subnet: Option<String>,
+    /// Others may route to its containers.
+    pub routed: Routed,
+}
+
+/// A network whose operator lets others reach its containers directly: `gateway_mode_ipv4`, `gateway_mode_ipv6`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Routed {
+    /// By IPv4.
+    pub v4: bool,
+    /// By IPv6.
+    pub v6: bool,
 }
 
 /// All containers of an engine.

@@ -1,5 +1,6 @@
 //! Runs the machine's `iptables`, the one that Docker uses, whichever part of the kernel that speaks to.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::process::Stdio;
@@ -63,12 +64,14 @@ impl Family {
     pub(super) fn of(ip: IpAddr) -> Self {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
     }
+}
 
-    pub(super) fn other(self) -> Self {
-        match self {
-            Self::V4 => Self::V6,
-            Self::V6 => Self::V4,
-        }
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }
 

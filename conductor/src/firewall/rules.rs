@@ -7,25 +7,43 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use manifests::env::{FIRST_LINK_PORT, LAST_LINK_PORT};
 use manifests::manifest::Protocol;
+
+use super::iptables::Family;
 
 /// The agent's chain in the table `filter`.
 pub const CHAIN: &str = "DOKKAA";
 /// The chain that `check` tries.
 const TRIAL: &str = "DOKKAA-TRIAL";
 /// The one that Docker keeps for others, ahead of its own rules.
-const DOCKER_USER: &str = "DOCKER-USER";
+pub(super) const DOCKER_USER: &str = "DOCKER-USER";
+/// What only this machine itself may send to. IPv6 needs no rule: the kernel always drops `::1` that comes in from outside.
+const LOOPBACK: &str = "127.0.0.0/8";
 
-/// What the rules are to say.
+/// What the rules of one family are to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The address that instances' ports are published on.
-    pub host_ip: IpAddr,
-    /// The agent's range of ports.
-    pub ports: RangeInclusive<u16>,
+pub(super) struct Wanted {
+    /// Of the addresses below.
+    pub family: Family,
     /// Interfaces of bridges with this machine's containers.
     pub bridges: BTreeSet<String>,
-    /// Who else may connect, of the same family as `host_ip`.
+    /// The one of the agent's containers, if others reach them by published ports only.
+    pub closed: Option<String>,
+    /// Where this machine's containers reach DNS and links.
+    pub gateway: Option<IpAddr>,
+    /// Instances' ports, if they are published on an address of this family.
+    pub published: Option<InstancePorts>,
+}
+
+/// Instances' ports, and who may connect to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct InstancePorts {
+    /// The address that they are published on.
+    pub host_ip: IpAddr,
+    /// The agent's range.
+    pub range: RangeInclusive<u16>,
+    /// The hosts of the cluster.
     pub peers: BTreeSet<IpAddr>,
     /// Ports of the range that are for the world.
     pub exempt: BTreeSet<(u16, Protocol)>,
@@ -33,46 +51,86 @@ pub struct Wanted {
 
 /// The rules of the chain in order, as `iptables -S` prints them.
 ///
-/// Docker has changed the destination of what it forwards, so connection tracking is asked for the one before that. The
-/// first three rules let go what is not opened now or not to our ports: the list of peers is walked for nothing else.
+/// Docker has changed the destination of what it forwards, so connection tracking is asked for the one before that. What
+/// is not opened now, or not to our ports, is let go before the list of peers.
 pub(super) fn rules(wanted: &Wanted) -> Vec<String> {
     rules_in(CHAIN, wanted)
 }
 
 fn rules_in(chain: &str, wanted: &Wanted) -> Vec<String> {
     let Wanted {
-        host_ip,
-        ports,
+        family,
         bridges,
+        closed,
+        gateway,
+        published,
+    } = wanted;
+    let mut rules = Vec::new();
+    let mut rule = |target: &str, matches: &str| {
+        rules.push(format!("-A {chain} {matches} -j {target}"));
+    };
+    // Also what answers a local client of a port that Docker publishes on 127.0.0.1 without its proxy: it comes in by a
+    // bridge, for 127.0.0.1.
+    rule("RETURN", "-m conntrack ! --ctstate NEW");
+    rule("RETURN", "-i lo");
+    // With `route_localnet` the kernel takes what a container or a neighbour sends to a loopback address, and Docker
+    // forwards it, where a port is published there. A redirection of the operator's was sent elsewhere.
+    if *family == Family::V4 {
+        rule("DROP", &format!("-m conntrack --ctorigdst {LOOPBACK}"));
+    }
+    for bridge in bridges {
+        rule("RETURN", &format!("-i {bridge}"));
+    }
+    if let Some(bridge) = closed {
+        let direct = format!("-o {bridge} -m conntrack ! --ctstate DNAT");
+        rule("DROP", &direct);
+    }
+    if let Some(gateway) = gateway {
+        let to = format!("-d {}", host(*gateway));
+        let links = format!("{FIRST_LINK_PORT}:{LAST_LINK_PORT}");
+        for (protocol, ports) in [("udp", "53"), ("tcp", "53"), ("tcp", &links)] {
+            let guarded = format!("{to} -p {protocol} -m {protocol} --dport {ports}");
+            rule("DROP", &guarded);
+        }
+    }
+    if let Some(InstancePorts {
+        host_ip,
+        range,
         peers,
         exempt,
-    } = wanted;
-    let mut matches = vec![
-        "-m conntrack ! --ctstate NEW".to_owned(),
-        format!("-m conntrack ! --ctorigdst {host_ip}"),
-        format!(
-            "-m conntrack ! --ctorigdstport {}:{}",
-            ports.start(),
-            ports.end()
-        ),
-        "-i lo".to_owned(),
-    ];
-    matches.extend(bridges.iter().map(|bridge| format!("-i {bridge}")));
-    matches.extend(exempt.iter().map(|(port, protocol)| {
-        let protocol = match protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        format!("-p {protocol} -m conntrack --ctorigdstport {port}")
-    }));
-    matches.extend(peers.iter().map(|peer| match peer {
-        IpAddr::V4(ip) => format!("-s {ip}/32"),
-        IpAddr::V6(ip) => format!("-s {ip}/128"),
-    }));
-    let returns = matches.iter().map(|m| format!("-A {chain} {m} -j RETURN"));
-    // What else has a number for a port, such as a ping's type, is none of ours.
-    let drops = ["tcp", "udp"].map(|p| format!("-A {chain} -p {p} -j DROP"));
-    returns.chain(drops).collect()
+    }) = published
+    {
+        let (first, last) = (range.start(), range.end());
+        let elsewhere = [
+            format!("-m conntrack ! --ctorigdst {host_ip}"),
+            format!("-m conntrack ! --ctorigdstport {first}:{last}"),
+        ];
+        for matches in elsewhere {
+            rule("RETURN", &matches);
+        }
+        for (port, protocol) in exempt {
+            let protocol = match protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            };
+            let open = format!("-p {protocol} -m conntrack --ctorigdstport {port}");
+            rule("RETURN", &open);
+        }
+        for peer in peers {
+            rule("RETURN", &format!("-s {}", host(*peer)));
+        }
+        // What else has a number for a port, such as a ping's type, is none of ours.
+        for protocol in ["tcp", "udp"] {
+            rule("DROP", &format!("-p {protocol}"));
+        }
+    }
+    rules
+}
+
+/// One address, as a network.
+fn host(ip: IpAddr) -> String {
+    let bits = if ip.is_ipv4() { 32 } else { 128 };
+    format!("{ip}/{bits}")
 }
 
 /// What stands in the table, as far as it concerns us.
@@ -82,6 +140,8 @@ pub(super) struct Shown {
     pub(super) chain: Option<Vec<String>>,
     /// The rules elsewhere that lead to it.
     jumps: Vec<String>,
+    /// The rules of the chains that lead to it, in order.
+    parents: Vec<String>,
     /// What is forwarded passes DOCKER-USER.
     has_docker_user: bool,
 }
@@ -100,6 +160,10 @@ impl Shown {
             } else if line.ends_with(&jump) || line.ends_with(&goto) {
                 shown.jumps.push(line.to_owned());
             }
+            let parents = ["INPUT", "FORWARD", DOCKER_USER];
+            if parents.iter().any(|parent| is_of(line, parent)) {
+                shown.parents.push(line.to_owned());
+            }
             shown.has_docker_user |= line == format!("-A FORWARD -j {DOCKER_USER}");
         }
         shown
@@ -116,6 +180,25 @@ impl Shown {
             .collect()
     }
 
+    /// The rules that what is forwarded or taken in passes before it gets to our chain.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = &str> {
+        let before = |parent: &'static str, end: String| {
+            let rules = self.parents.iter().map(String::as_str);
+            rules
+                .filter(move |rule| is_of(rule, parent))
+                .take_while(move |rule| *rule != end)
+        };
+        let docker_user = format!("-A FORWARD -j {DOCKER_USER}");
+        let [forward, input] = self.wanted_jumps();
+        let forwarded = if self.has_docker_user {
+            [Some(("FORWARD", docker_user)), Some((DOCKER_USER, forward))]
+        } else {
+            [Some(("FORWARD", forward)), None]
+        };
+        let ways = forwarded.into_iter().flatten().chain([("INPUT", input)]);
+        ways.flat_map(move |(parent, end)| before(parent, end))
+    }
+
     /// The jumps that there must be, each once. Docker keeps its DOCKER-USER ahead of all its rules, and what is in it;
     /// where it has none, or nothing leads there, ours goes straight ahead of what is forwarded.
     fn wanted_jumps(&self) -> [String; 2] {
@@ -126,6 +209,11 @@ impl Shown {
         };
         [forward, "INPUT"].map(|parent| format!("-A {parent} -j {CHAIN}"))
     }
+}
+
+fn is_of(rule: &str, chain: &str) -> bool {
+    let rest = rule.strip_prefix("-A ").and_then(|r| r.strip_prefix(chain));
+    rest.is_some_and(|rest| rest.starts_with(' '))
 }
 
 /// What makes the table as it is wanted; none if it is. `as_shown`: the wanted chain as it is printed here.
@@ -160,11 +248,16 @@ pub(super) fn removal(shown: &Shown) -> Option<String> {
 /// What tries whether such rules can be set, and what removes them again. Nothing leads to them.
 pub(super) fn trial(host_ip: IpAddr) -> (String, String) {
     let all_kinds = Wanted {
-        host_ip,
-        ports: 1..=2,
-        bridges: BTreeSet::new(),
-        peers: [host_ip].into(),
-        exempt: [(1, Protocol::Tcp), (1, Protocol::Udp)].into(),
+        family: Family::of(host_ip),
+        bridges: ["docker0".to_owned()].into(),
+        closed: Some("docker0".to_owned()),
+        gateway: Some(host_ip),
+        published: Some(InstancePorts {
+            host_ip,
+            range: 1..=2,
+            peers: [host_ip].into(),
+            exempt: [(1, Protocol::Tcp), (1, Protocol::Udp)].into(),
+        }),
     };
     let mut set = vec![format!(":{TRIAL} - [0:0]")];
     set.extend(rules_in(TRIAL, &all_kinds));
@@ -177,19 +270,24 @@ fn input(lines: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const DOCKERS: &str = "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N DOCKER\n-N DOCKER-USER\n\
+    pub(in super::super) const DOCKERS: &str = "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N DOCKER\n-N DOCKER-USER\n\
         -A FORWARD -j DOCKER-USER\n-A FORWARD -o docker0 -j DOCKER\n-A DOCKER-USER -j RETURN\n";
 
-    fn wanted() -> Wanted {
+    pub(in super::super) fn wanted() -> Wanted {
         Wanted {
-            host_ip: IpAddr::from([10, 0, 0, 1]),
-            ports: 20_000..=29_999,
-            bridges: ["docker0".to_owned()].into(),
-            peers: [IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 10])].into(),
-            exempt: [(25_565, Protocol::Tcp), (25_565, Protocol::Udp)].into(),
+            family: Family::V4,
+            bridges: ["br-0123456789ab".to_owned(), "docker0".to_owned()].into(),
+            closed: Some("docker0".to_owned()),
+            gateway: Some(IpAddr::from([172, 17, 0, 1])),
+            published: Some(InstancePorts {
+                host_ip: IpAddr::from([10, 0, 0, 1]),
+                range: 20_000..=29_999,
+                peers: [IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 10])].into(),
+                exempt: [(25_565, Protocol::Tcp), (25_565, Protocol::Udp)].into(),
+            }),
         }
     }
 
@@ -203,10 +301,16 @@ mod tests {
             rules(&wanted()),
             [
                 "-A DOKKAA -m conntrack ! --ctstate NEW -j RETURN",
+                "-A DOKKAA -i lo -j RETURN",
+                "-A DOKKAA -m conntrack --ctorigdst 127.0.0.0/8 -j DROP",
+                "-A DOKKAA -i br-0123456789ab -j RETURN",
+                "-A DOKKAA -i docker0 -j RETURN",
+                "-A DOKKAA -o docker0 -m conntrack ! --ctstate DNAT -j DROP",
+                "-A DOKKAA -d 172.17.0.1/32 -p udp -m udp --dport 53 -j DROP",
+                "-A DOKKAA -d 172.17.0.1/32 -p tcp -m tcp --dport 53 -j DROP",
+                "-A DOKKAA -d 172.17.0.1/32 -p tcp -m tcp --dport 10000:10255 -j DROP",
                 "-A DOKKAA -m conntrack ! --ctorigdst 10.0.0.1 -j RETURN",
                 "-A DOKKAA -m conntrack ! --ctorigdstport 20000:29999 -j RETURN",
-                "-A DOKKAA -i lo -j RETURN",
-                "-A DOKKAA -i docker0 -j RETURN",
                 "-A DOKKAA -p tcp -m conntrack --ctorigdstport 25565 -j RETURN",
                 "-A DOKKAA -p udp -m conntrack --ctorigdstport 25565 -j RETURN",
                 "-A DOKKAA -s 10.0.0.2/32 -j RETURN",
@@ -299,19 +403,28 @@ mod tests {
     #[test]
     fn who_was_let_in_is_read_from_the_chain() {
         let chain = format!("{DOCKERS}{}\n", rules(&wanted()).join("\n"));
-        assert_eq!(Shown::read(&chain).peers(), wanted().peers);
+        let peers = wanted().published.expect("ports").peers;
+        assert_eq!(Shown::read(&chain).peers(), peers);
         assert_eq!(Shown::read(DOCKERS).peers(), BTreeSet::new());
     }
 
     #[test]
     fn addresses_of_the_other_kind_are_written_in_full() {
+        let ip = |text: &str| text.parse().expect("an address");
         let v6 = Wanted {
-            host_ip: "fd00::1".parse().expect("an address"),
-            peers: ["fd00::2".parse().expect("an address")].into(),
+            family: Family::V6,
+            gateway: Some(ip("fd00:17::1")),
+            published: Some(InstancePorts {
+                host_ip: ip("fd00::1"),
+                peers: [ip("fd00::2")].into(),
+                ..wanted().published.expect("ports")
+            }),
             ..wanted()
         };
         let rules = rules(&v6).join("\n");
         assert!(rules.contains("! --ctorigdst fd00::1 -j"), "{rules}");
         assert!(rules.contains("-s fd00::2/128 -j RETURN"), "{rules}");
+        assert!(rules.contains("-d fd00:17::1/128 -p udp"), "{rules}");
+        assert!(!rules.contains("127.0.0.0"), "{rules}");
     }
 }

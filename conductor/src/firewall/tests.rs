@@ -1,7 +1,7 @@
 //! The rules against real connections: three network namespaces, a host between the world and a container.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use super::*;
+use crate::engine::{EngineInfo, Routed};
 use crate::netns::inside;
 
 const HOST: &str = "10.98.0.1";
@@ -21,6 +22,15 @@ const INSTANCE: &str = "10.98.0.1:20001";
 const PROXIED: &str = "10.98.0.1:20002";
 /// Forwarded too, and the `host_port` of a service.
 const HOST_PORT: &str = "10.98.0.1:25565";
+/// A container's own address.
+const CONTAINER: &str = "172.30.0.2:80";
+const CONTAINER_V6: &str = "[fd30::2]:80";
+/// Links and DNS, for this machine's containers.
+const LINK: &str = "172.30.0.1:10000";
+const DNS: &str = "172.30.0.1:53";
+/// For this machine only: one listens there itself, the other is published there as Docker does it without its proxy.
+const LOOPBACK: &str = "127.0.0.1:4001";
+const PUBLISHED_ON_LOOPBACK: &str = "127.0.0.1:8080";
 /// Longer than any connection takes, and as long as a dropped one is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -34,7 +44,8 @@ impl Space {
                 "--net",
                 "sh",
                 "-c",
-                "ip link set lo up && echo made && exec cat",
+                "for of in all default; do echo 0 >/proc/sys/net/ipv6/conf/$of/accept_dad; done
+                 ip link set lo up && echo made && exec cat",
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -92,13 +103,44 @@ impl Space {
         let from = SocketAddr::new(from.parse().expect("an address"), 0);
         let to: SocketAddr = to.parse().expect("an address");
         self.run(move || async move {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let socket =
+                Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
             socket.bind(&from.into()).expect("bound");
             match socket.connect_timeout(&to.into(), PATIENCE) {
                 Ok(()) => true,
                 Err(error) if error.kind() == std::io::ErrorKind::TimedOut => false,
                 Err(error) => panic!("{from} to {to}: {error}"),
             }
+        })
+        .await
+    }
+}
+
+impl Space {
+    /// Answers each datagram, until the end of the test.
+    async fn echo(&self, at: &'static str) {
+        let socket = self
+            .run(move || async move { UdpSocket::bind(at).expect("bound") })
+            .await;
+        std::thread::spawn(move || {
+            let mut text = [0; 16];
+            while let Ok((length, from)) = socket.recv_from(&mut text) {
+                if socket.send_to(&text[..length], from).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Whether a datagram is answered.
+    async fn is_answered(&self, from: &'static str, to: &'static str) -> bool {
+        let from = SocketAddr::new(from.parse().expect("an address"), 0);
+        self.run(move || async move {
+            let socket = UdpSocket::bind(from).expect("bound");
+            socket.set_read_timeout(Some(PATIENCE)).expect("set");
+            socket.connect(to).expect("a route");
+            socket.send(b"?").expect("sent");
+            socket.recv(&mut [0; 16]).is_ok()
         })
         .await
     }
@@ -112,15 +154,15 @@ impl Drop for Space {
 }
 
 /// A host between the world and a container of its own.
-struct Site {
+struct Lan {
     world: Space,
     host: Space,
     container: Space,
     #[expect(dead_code, reason = "held, not read")]
-    listening: [TcpListener; 2],
+    listening: [TcpListener; 5],
 }
 
-impl Site {
+impl Lan {
     async fn new() -> Self {
         let (world, host, container) = (Space::new(), Space::new(), Space::new());
         host.sh(&format!(
@@ -133,20 +175,44 @@ impl Site {
              iptables -A FORWARD -j DOCKER-USER
              for port in 20001 25565; do
                  iptables -t nat -A PREROUTING -d {HOST} -p tcp --dport $port -j DNAT --to 172.30.0.2:80
-             done",
+             done
+             for chain in PREROUTING OUTPUT; do
+                 iptables -t nat -A $chain -d 127.0.0.1 -p tcp --dport 8080 -j DNAT --to 172.30.0.2:80
+             done
+             iptables -t nat -A POSTROUTING -o docker0 -m addrtype --src-type LOCAL -j MASQUERADE
+             echo 1 >/proc/sys/net/ipv4/conf/docker0/route_localnet
+             echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+             ip addr add fd98::1/64 dev eth0 nodad && ip addr add fd30::1/64 dev docker0 nodad",
             world.pid(),
             container.pid(),
         ));
         world.sh(&format!(
-            "ip addr add {PEER}/24 dev eth0 && ip addr add {STRANGER}/24 dev eth0 && ip link set eth0 up"
+            "ip addr add {PEER}/24 dev eth0 && ip addr add {STRANGER}/24 dev eth0 && ip link set eth0 up
+             ip addr add fd98::2/64 dev eth0 nodad
+             ip route add 172.30.0.0/24 via {HOST} && ip route add fd30::/64 via fd98::1"
         ));
         container.sh(
-            "ip addr add 172.30.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 172.30.0.1",
+            "ip addr add 172.30.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 172.30.0.1
+             ip addr add fd30::2/64 dev eth0 nodad && ip route add default via fd30::1",
         );
+        // Both send to 127.0.0.1 of the host, as CAP_NET_RAW lets a container with frames of its own.
+        let to_loopback = |via: &str| {
+            format!(
+                "for option in route_localnet accept_local; do echo 1 >/proc/sys/net/ipv4/conf/eth0/$option; done
+                 ip route del local 127.0.0.1 dev lo table local && ip route del local 127.0.0.0/8 dev lo table local
+                 ip route add 127.0.0.0/8 via {via}"
+            )
+        };
+        world.sh(&to_loopback(HOST));
+        container.sh(&to_loopback("172.30.0.1"));
         let listening = [
-            container.listen("172.30.0.2:80").await,
+            container.listen("[::]:80").await,
             host.listen(PROXIED).await,
+            host.listen(LINK).await,
+            host.listen(DNS).await,
+            host.listen(LOOPBACK).await,
         ];
+        host.echo(DNS).await;
         Self {
             world,
             host,
@@ -230,16 +296,37 @@ fn seen(hosts: &[(&str, &str)], stale: bool) -> Seen {
 const BOTH: [(&str, &str); 2] = [("h1", HOST), ("h2", PEER)];
 const ALL: [(&str, &str); 3] = [("h1", HOST), ("h2", PEER), ("h3", STRANGER)];
 
-fn setup(published: &Arc<Published>, again: &Arc<Notify>) -> Setup {
+fn facts() -> watch::Sender<EngineFacts> {
+    watch::Sender::new(EngineFacts {
+        info: EngineInfo {
+            version: "28.0".to_owned(),
+            api_version: "1.50".to_owned(),
+            id: String::new(),
+            cpus: 1,
+            memory: 1,
+            data_root: "/var/lib/docker".to_owned(),
+            rootless: false,
+            operating_system: "Debian".to_owned(),
+        },
+        bridge: Bridge {
+            network: "bridge".to_owned(),
+            interface: "docker0".to_owned(),
+            gateway: IpAddr::from([172, 30, 0, 1]),
+            subnet: Some("172.30.0.0/24".to_owned()),
+            routed: Routed::default(),
+        },
+    })
+}
+
+fn setup(published: &Arc<Published>, engine: &watch::Sender<EngineFacts>) -> Setup {
     Setup {
         instance_ports: InstancePorts::Peers,
         host: "h1".parse().expect("a name"),
         host_ip: HOST.parse().expect("an address"),
         range: 20_000..=29_999,
-        bridge: "docker0".to_owned(),
+        engine: engine.subscribe(),
         published: Arc::clone(published),
-        again: Arc::clone(again),
-        problem: watch::Sender::new(None),
+        problems: watch::Sender::default(),
         every: Duration::from_millis(200),
     }
 }
@@ -257,15 +344,15 @@ fn forwards(table: &str, parent: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_who_is_named_reaches_an_instance() {
-    let site = Site::new().await;
-    let (published, again) = (Arc::new(Published::default()), Arc::new(Notify::new()));
+    let site = Lan::new().await;
+    let (published, engine) = (Arc::new(Published::default()), facts());
     publish(&published, seen(&BOTH, false));
     assert_eq!(site.reach(STRANGER).await, [true; 3], "before all rules");
     let before = site.host.sh("iptables -S");
 
     let stop = CancellationToken::new();
     let running = {
-        let (setup, stop, pid) = (setup(&published, &again), stop.clone(), site.host.pid());
+        let (setup, stop, pid) = (setup(&published, &engine), stop.clone(), site.host.pid());
         let work = move || {
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -303,7 +390,7 @@ async fn only_who_is_named_reaches_an_instance() {
     assert_eq!(site.reach(PEER).await, [true; 3]);
     // And Docker starts again.
     site.host.sh("iptables -I FORWARD -j DOCKER-USER");
-    again.notify_one();
+    engine.send_modify(|_| {});
     site.shows("the jump has moved", |table| {
         forwards(table, "DOCKER-USER") && !forwards(table, "FORWARD")
     })
@@ -315,13 +402,13 @@ async fn only_who_is_named_reaches_an_instance() {
     running.await.expect("joined").expect("entered");
     assert_eq!(site.reach(STRANGER).await, [false, false, true]);
     let counted = site.host.sh("iptables -S -v");
-    let next = setup(&published, &again);
+    let next = setup(&published, &engine);
     site.host
         .run(move || async move {
             let mut keeper = Keeper::new(&next);
             assert!(keeper.follow() && !keeper.follow());
             keeper.keep().await;
-            assert_eq!(*next.problem.borrow(), None);
+            assert_eq!(next.problems.borrow().len(), 1, "route_localnet");
         })
         .await;
     assert_eq!(
@@ -332,7 +419,7 @@ async fn only_who_is_named_reaches_an_instance() {
 
     // Started while etcd is away, with nothing to go by but what stands.
     publish(&published, seen(&[("h1", HOST)], true));
-    let away = setup(&published, &again);
+    let away = setup(&published, &engine);
     site.host
         .run(move || async move {
             let mut keeper = Keeper::new(&away);
@@ -355,9 +442,9 @@ async fn an_open_host_loses_what_an_earlier_start_left() {
     let host = Space::new();
     let published = Arc::new(Published::default());
     publish(&published, seen(&BOTH, false));
-    let mut setup = setup(&published, &Arc::default());
+    let mut setup = setup(&published, &facts());
     setup.every = RECHECK;
-    let mut open = self::setup(&published, &Arc::default());
+    let mut open = self::setup(&published, &facts());
     open.instance_ports = InstancePorts::Open;
     host.run(move || async move {
         let mut keeper = Keeper::new(&setup);
@@ -412,19 +499,19 @@ async fn what_can_t_be_set_is_a_problem_that_ends_when_it_can() {
     let host = Space::new();
     let published = Arc::new(Published::default());
     publish(&published, seen(&BOTH, false));
-    let setup = setup(&published, &Arc::default());
-    let told = setup.problem.subscribe();
+    let setup = setup(&published, &facts());
+    let told = setup.problems.subscribe();
     host.run(move || async move {
         let mut keeper = Keeper::new(&setup);
         keeper.follow();
-        let right = keeper.wanted.clone().expect("wanted");
+        let right = keeper.tables[0].wanted.clone().expect("wanted");
         let too_long = BTreeSet::from(["an-interface-of-a-long-name".to_owned()]);
-        keeper.wanted = Some(Wanted {
+        keeper.tables[0].wanted = Some(Wanted {
             bridges: too_long,
             ..right.clone()
         });
         keeper.keep().await;
-        let problem = told.borrow().clone().expect("a problem");
+        let problem = told.borrow().first().cloned().expect("a problem");
         let parts = [
             "10.98.0.1",
             "iptables-restore failed",
@@ -432,9 +519,9 @@ async fn what_can_t_be_set_is_a_problem_that_ends_when_it_can() {
         ];
         assert!(parts.iter().all(|part| problem.contains(part)), "{problem}");
         assert!(!problem.contains('\n'), "{problem}");
-        keeper.wanted = Some(right);
+        keeper.tables[0].wanted = Some(right);
         keeper.keep().await;
-        assert_eq!(*told.borrow(), None);
+        assert!(told.borrow().is_empty());
     })
     .await;
     assert!(forwards(&host.sh("iptables -S"), "FORWARD"));
@@ -460,35 +547,114 @@ fn what_the_world_routes_to_is_told_by_the_address() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_outside_gets_past_the_published_ports() {
+    let site = Lan::new().await;
+    let published = Arc::new(Published::default());
+    publish(&published, seen(&BOTH, false));
+    let from_outside = async || {
+        [
+            site.world.connects(STRANGER, CONTAINER).await,
+            site.world.connects("fd98::2", CONTAINER_V6).await,
+            site.world.connects(STRANGER, LINK).await,
+            site.world.connects(STRANGER, DNS).await,
+            site.world.is_answered(STRANGER, DNS).await,
+            site.container.connects("172.30.0.2", LOOPBACK).await,
+            site.world.connects(STRANGER, PUBLISHED_ON_LOOPBACK).await,
+        ]
+    };
+    assert_eq!(from_outside().await, [true; 7], "before all rules");
+
+    let keep = |setup: Setup| {
+        site.host.run(move || async move {
+            let mut keeper = Keeper::new(&setup);
+            keeper.take_over().await;
+            keeper.follow();
+            keeper.keep().await;
+            setup.problems.borrow().clone()
+        })
+    };
+    let problems = keep(setup(&published, &facts())).await;
+    assert!(
+        problems.len() == 1 && problems[0].contains("route_localnet is 1 on docker0"),
+        "{problems:?}"
+    );
+    assert_eq!(from_outside().await, [false; 7]);
+    // What is for them is still had: by this machine, its containers, and the world.
+    assert!(site.host.connects("0.0.0.0", CONTAINER).await);
+    assert!(site.host.connects("::", CONTAINER_V6).await);
+    assert!(site.host.connects("0.0.0.0", LOOPBACK).await);
+    assert!(site.host.connects("0.0.0.0", PUBLISHED_ON_LOOPBACK).await);
+    assert!(site.host.is_answered("0.0.0.0", DNS).await);
+    assert!(site.container.connects("172.30.0.2", LINK).await);
+    assert!(site.container.connects("172.30.0.2", DNS).await);
+    assert!(site.container.is_answered("172.30.0.2", DNS).await);
+    assert!(site.world.connects(STRANGER, HOST_PORT).await);
+    assert!(site.world.connects(PEER, INSTANCE).await);
+
+    // A network that its operator lets others route to is left to him; its links and DNS are not.
+    let routed = facts();
+    routed.send_modify(|facts| facts.bridge.routed = Routed { v4: true, v6: true });
+    keep(setup(&published, &routed)).await;
+    assert_eq!(
+        from_outside().await,
+        [true, true, false, false, false, false, false]
+    );
+
+    // A rule of somebody else that lets all go before ours is said.
+    site.host.sh("iptables -I DOCKER-USER -j RETURN");
+    let problems = keep(setup(&published, &facts())).await;
+    assert!(
+        problems[0].contains("`-A DOCKER-USER -j RETURN` comes before"),
+        "{problems:?}"
+    );
+    assert!(site.host.run(remove).await.expect("removed"));
+    let v6 = site.host.sh("ip6tables -S");
+    assert!(!v6.contains(CHAIN), "{v6}");
+}
+
 #[test]
 fn what_is_wanted_follows_records_and_claims() {
     let published = Arc::new(Published::default());
-    let setup = setup(&published, &Arc::default());
-    let interfaces =
-        "Inter-|   Receive\n    lo: 1\n docker0: 2\nbr-0123456789ab: 3\nbr-lan: 4\n eth0: 5\n";
+    let setup = setup(&published, &facts());
+    let facts = facts();
+    let bridge = facts.borrow().bridge.clone();
+    let v6_addresses = "fe80000000000000a00 05 40 20 80 docker0\nfd000000000001 02 40 00 80 eth0\n";
+    let site = Site {
+        interfaces: "Inter-|   Receive\n    lo: 1\n docker0: 2\nbr-0123456789ab: 3\nbr-lan: 4\n eth0: 5\n",
+        v6_addresses,
+        bridge: &bridge,
+    };
     let hosts = [("h1", HOST), ("h2", PEER), ("h3", "fd00::3")];
-    let first = wanted(&setup, &seen(&hosts, false), interfaces, &BTreeSet::new());
+    let no_one = BTreeSet::new();
+    let known = peers(setup.host_ip, &seen(&hosts, false), &no_one);
+    let first = |family| wanted(&setup, &seen(&hosts, false), &site, family, &known);
+    let v4 = first(Family::V4).expect("IPv4");
     let ips = |texts: &[&str]| -> BTreeSet<IpAddr> {
         texts
             .iter()
             .map(|t| t.parse().expect("an address"))
             .collect()
     };
-    assert_eq!(first.peers, ips(&[HOST, PEER]));
-    assert_eq!(first.exempt, [(25_565, Protocol::Tcp)].into());
-    let bridges: Vec<&str> = first.bridges.iter().map(String::as_str).collect();
+    let ports = v4.published.expect("ports");
+    assert_eq!(ports.peers, ips(&[HOST, PEER]));
+    assert_eq!(ports.exempt, [(25_565, Protocol::Tcp)].into());
+    let bridges: Vec<&str> = v4.bridges.iter().map(String::as_str).collect();
     assert_eq!(bridges, ["br-0123456789ab", "docker0"]);
+    assert_eq!(v4.closed.as_deref(), Some("docker0"));
+    assert_eq!(v4.gateway, Some(bridge.gateway));
+    // Only link-local addresses: nobody routes there.
+    assert_eq!(first(Family::V6), None);
 
     // While etcd is away the last known hosts stay, and new ones come.
     let alone = [("h1", HOST), ("h3", STRANGER)];
-    let old = wanted(&setup, &seen(&alone, true), interfaces, &first.peers);
-    assert_eq!(old.peers, ips(&[HOST, PEER, STRANGER]));
-    let back = wanted(&setup, &seen(&alone, false), interfaces, &old.peers);
-    assert_eq!(back.peers, ips(&[HOST, STRANGER]));
+    let old = peers(setup.host_ip, &seen(&alone, true), &known);
+    assert_eq!(old, ips(&[HOST, PEER, STRANGER]));
+    let back = peers(setup.host_ip, &seen(&alone, false), &old);
+    assert_eq!(back, ips(&[HOST, STRANGER]));
     let distrusted = Seen {
         distrust: Some("another cluster".to_owned()),
         ..seen(&[], false)
     };
-    let kept = wanted(&setup, &distrusted, interfaces, &back.peers);
-    assert_eq!(kept.peers, back.peers);
+    assert_eq!(peers(setup.host_ip, &distrusted, &back), back);
 }

@@ -75,6 +75,13 @@ fn is_dropped(node: &Node, at: &(String, u16)) {
     );
 }
 
+/// Where a container is on its bridge.
+fn address(host: &Host, container: &str) -> String {
+    let format = "{{.NetworkSettings.IPAddress}}";
+    let text = host.docker(&["inspect", "--format", format, container]);
+    text.expect("an address").trim().to_owned()
+}
+
 fn table(host: &Host) -> String {
     host.sh("iptables -S").expect("iptables")
 }
@@ -101,6 +108,30 @@ fn only_hosts_reach_an_instance_and_all_reach_a_host_port() {
     is_dropped(&outside, &at);
     reaches(&outside, &for_all, "world");
 
+    // Who routes to the bridge gets past the published port to nothing.
+    app.put("caller", &with(web("caller"), "links", json!(["web"])));
+    let (calls, caller) = app.ready("caller", 1).remove(0);
+    let gateway = calls.gateway().expect("a gateway").to_string();
+    outside
+        .sh(&format!(
+            "ip route add 172.17.0.0/16 via {}",
+            calls.address()
+        ))
+        .expect("a route");
+    let inside = (address(calls, &caller.id), 80);
+    reaches(calls.node(), &inside, "caller");
+    is_dropped(&outside, &inside);
+    for port in [53, 10_000] {
+        is_dropped(&outside, &(gateway.clone(), port));
+    }
+    let (server, name) = (format!("@{gateway}"), app.domain("web"));
+    let dig = ["+short", "+time=1", "+tries=1", &server, &name];
+    assert!(!calls.dig(&dig).expect("an answer").is_empty());
+    let asked = outside.run(&[&["dig"], dig.as_slice()].concat());
+    assert_ne!(asked.expect("dig").code(), 0, "DNS answers outside");
+    app.fetches("caller", 0, "SERVICE_WEB", 1)
+        .expect("its link");
+
     // All rules are gone, and what is forwarded is let through: ours come back.
     owner
         .sh("iptables-save -t filter >/tmp/rules && iptables -F && iptables -P FORWARD ACCEPT")
@@ -118,6 +149,17 @@ fn only_hosts_reach_an_instance_and_all_reach_a_host_port() {
     reaches(member.expect("another host").node(), &at, "inside");
     owner.sh("iptables-restore </tmp/rules").expect("restored");
     is_dropped(&outside, &at);
+    // A rule of somebody else ahead of them is said, and left.
+    owner.sh("iptables -I DOCKER-USER -j RETURN").expect("set");
+    wait_for("the rule to be said", CAP, || {
+        let hosts = owner.dokkaa(&["hosts"]).expect("dokkaa").to_string();
+        if hosts.contains("`-A DOCKER-USER -j RETURN` comes before") {
+            Ok(())
+        } else {
+            Err(hosts)
+        }
+    });
+    owner.sh("iptables -D DOCKER-USER 1").expect("deleted");
 
     // They outlive the agent, and go where all are to be let in.
     owner.stop_agent().expect("stopped");

@@ -6,10 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use bollard::models::NetworkInspect;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::engine::{Bridge, EngineError, HostFault};
+use crate::engine::{Bridge, EngineError, HostFault, Routed};
 
 /// The option by which a network names its interface.
 const INTERFACE: &str = "com.docker.network.bridge.name";
+/// The options by which it says how others reach its containers.
+const GATEWAY_MODES: [&str; 2] = [
+    "com.docker.network.bridge.gateway_mode_ipv4",
+    "com.docker.network.bridge.gateway_mode_ipv6",
+];
 
 pub(super) fn bridge(name: &str, shown: &NetworkInspect) -> Result<Bridge, EngineError> {
     let fault = |text: String| EngineError::host(HostFault::Network, text);
@@ -45,7 +50,16 @@ pub(super) fn bridge(name: &str, shown: &NetworkInspect) -> Result<Bridge, Engin
         interface,
         gateway,
         subnet,
+        routed: routed(shown),
     })
+}
+
+fn routed(shown: &NetworkInspect) -> Routed {
+    let [v4, v6] = GATEWAY_MODES.map(|option| {
+        let mode = shown.options.as_ref().and_then(|all| all.get(option));
+        mode.is_some_and(|mode| matches!(mode.as_str(), "routed" | "nat-unprotected"))
+    });
+    Routed { v4, v6 }
 }
 
 fn interface(shown: &NetworkInspect) -> Option<String> {
@@ -90,6 +104,20 @@ mod tests {
         assert_eq!(interface(&shown).as_deref(), Some("br-0123456789ab"));
         shown.options = Some([(INTERFACE.to_owned(), "docker0".to_owned())].into());
         assert_eq!(interface(&shown).as_deref(), Some("docker0"));
+    }
+
+    #[test]
+    fn a_network_says_whether_others_may_route_to_its_containers() {
+        let with = |option: &str, mode: &str| {
+            routed(&NetworkInspect {
+                options: Some([(option.to_owned(), mode.to_owned())].into()),
+                ..NetworkInspect::default()
+            })
+        };
+        assert_eq!(routed(&NetworkInspect::default()), Routed::default());
+        assert_eq!(with(GATEWAY_MODES[0], "nat"), Routed::default());
+        assert!(with(GATEWAY_MODES[0], "routed").v4);
+        assert!(with(GATEWAY_MODES[1], "nat-unprotected").v6);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{
     Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
     HostFault, Image, Listening, Listing, LogChunk, LogOptions, LogStream, Named, OnProgress,
-    PullProgress,
+    PullProgress, Routed,
 };
 
 pub use world::{Program, Published, World};
@@ -167,6 +167,7 @@ impl Engine for MemEngine {
             interface: "docker0".to_owned(),
             gateway: IpAddr::from(Ipv4Addr::new(172, 17, 0, 1)),
             subnet: Some("172.17.0.0/16".to_owned()),
+            routed: Routed::default(),
         })
     }
 
