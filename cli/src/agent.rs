@@ -21,6 +21,7 @@ use conductor::allocation::Allocation;
 use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineFacts, EngineInfo};
 use conductor::events::Journal;
 use conductor::images::{Images, PullSettings, RECORD, collect};
+use conductor::instances::Instances;
 use conductor::orphans::Orphans;
 use conductor::ports::PortRange;
 use conductor::steps::Steps;
@@ -58,6 +59,8 @@ const PULL_JITTER: Duration = Duration::from_millis(500);
 const DNS_BINDS: Duration = Duration::from_millis(300);
 /// How long doors may take to finish what they answer.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
+/// So many copies of containers are named in the host's record.
+const COPIES: usize = 5;
 
 /// Wrong configuration, or something that only the operator can change: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -490,6 +493,7 @@ impl Running {
             links.problems.clone(),
             blocked_out,
             closed_out,
+            published.copies.subscribe(),
             doors.clone(),
         ));
 
@@ -617,6 +621,7 @@ impl Running {
                 look_again: look_again_out,
                 record: host.clone(),
                 orphans: Orphans::open(dir.path()).map_err(|e| Misconfigured(crate::chain(&e)))?,
+                instances: Instances::open(dir.path()).context("instances.json can't be read")?,
             },
             work.clone(),
         ));
@@ -737,6 +742,7 @@ async fn report_problems(
     mut links: watch::Receiver<Vec<listen::Problem>>,
     mut blocked: watch::Receiver<Option<String>>,
     mut closed: watch::Receiver<Vec<String>>,
+    mut copies: watch::Receiver<Vec<String>>,
     stop: CancellationToken,
 ) {
     loop {
@@ -752,6 +758,7 @@ async fn report_problems(
             .collect();
         problems.extend(blocked.borrow_and_update().clone());
         problems.extend(closed.borrow_and_update().clone());
+        problems.extend(copies.borrow_and_update().iter().take(COPIES).cloned());
         host.update_record(|record| record.problems = problems);
         tokio::select! {
             () = stop.cancelled() => return,
@@ -759,6 +766,7 @@ async fn report_problems(
             changed = links.changed() => if changed.is_err() { return },
             changed = blocked.changed() => if changed.is_err() { return },
             changed = closed.changed() => if changed.is_err() { return },
+            changed = copies.changed() => if changed.is_err() { return },
         }
     }
 }

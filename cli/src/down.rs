@@ -3,7 +3,7 @@
 //! The agent first, then its etcd, then this cluster's containers, then the
 //! firewall rules that closed their ports. Manifests and volumes stay, so that
 //! the next `up` brings everything back. Processes are known by pid file and
-//! start time, containers by their cluster's label.
+//! start time, containers by their cluster's label and what was noted of them.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use conductor::engine::Engine;
 use conductor::firewall;
+use conductor::instances::Instances;
+use conductor_core::identity::Notes;
 use futures_util::{TryStreamExt, stream};
 use store::host::StateDir;
 use uuid::Uuid;
@@ -73,7 +75,13 @@ pub(crate) async fn run<E: Engine>(
     let cluster = StateDir::open(state_dir)?.cluster();
     if let Some(cluster) = cluster {
         let timeout = Duration::from_secs(args.stop_timeout);
-        let removed = remove_containers(&engine()?, cluster.id, timeout)
+        let instances = Instances::open(state_dir).with_context(|| {
+            format!(
+                "cannot read which containers are ours in {}",
+                state_dir.display()
+            )
+        })?;
+        let removed = remove_containers(&engine()?, cluster.id, instances.notes(), timeout)
             .await
             .context("not every container of this cluster could be removed")?;
         say(&format!("{removed} containers removed"));
@@ -116,13 +124,14 @@ fn service_of(cgroups: &str) -> Option<&str> {
     })
 }
 
-/// Stops and removes the containers of one cluster; how many there were.
+/// Stops and removes this host's containers of one cluster, and no copies of them; how many there were.
 async fn remove_containers(
     engine: &impl Engine,
     cluster: Uuid,
+    notes: &Notes,
     timeout: Duration,
 ) -> anyhow::Result<usize> {
-    let ours = engine.list(Some(cluster)).await?.ours;
+    let ours = notes.all_own(&engine.list(Some(cluster)).await?.labelled);
     let count = ours.len();
     stream::iter(ours.into_iter().map(Ok::<_, anyhow::Error>))
         .try_for_each_concurrent(STOPS_AT_A_TIME, |container| async move {

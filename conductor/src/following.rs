@@ -2,6 +2,7 @@
 //!
 //! It only looks and reports; it holds no state that matters.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use crate::engine::{Change, Engine, EngineEvent, Listing};
 const HEAL_EVERY: Duration = Duration::from_secs(20);
 /// Time between two tries while the engine does not answer.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+/// After a container was connected or disconnected it is looked at, unless another event of it leads to a look before:
+/// each start and each end brings one of these too.
+const NETWORK_AFTER: Duration = Duration::from_millis(300);
 
 /// After a start or an end of a foreign container, a list counts them all; more of them meanwhile wait for the same one.
 const COUNT_AFTER: Duration = Duration::from_secs(2);
@@ -58,7 +63,19 @@ pub(crate) async fn follow(
     heal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answers = true;
     let mut count_at = None;
+    let mut networks: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
+        let soonest = networks.iter().min_by_key(|(_, at)| **at);
+        let soonest = soonest.map(|(id, at)| (id.clone(), *at));
+        let network = async {
+            match soonest {
+                Some((id, at)) => {
+                    tokio::time::sleep_until(at).await;
+                    id
+                }
+                None => std::future::pending().await,
+            }
+        };
         let count = async {
             match count_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -74,6 +91,10 @@ pub(crate) async fn follow(
             },
             () = tokio::time::sleep(RETRY_EVERY), if !answers => Some(Look::List),
             () = count => Some(Look::List),
+            id = network => {
+                networks.remove(&id);
+                Some(Look::Container(id))
+            }
             event = events.recv() => match event {
                 Some(EngineEvent::Connected) => Some(Look::List),
                 Some(EngineEvent::Lost(why)) => {
@@ -83,6 +104,12 @@ pub(crate) async fn follow(
                 }
                 Some(EngineEvent::Container { docker_id, owner, change }) => {
                     let ours = owner.is_some_and(|(of, _)| of == cluster);
+                    if change == Change::Network {
+                        let at = Instant::now() + NETWORK_AFTER;
+                        networks.entry(docker_id).or_insert(at);
+                        continue;
+                    }
+                    networks.remove(&docker_id);
                     match change {
                         Change::Removed => {
                             if out.send(Sighting::Gone(docker_id)).await.is_err() {
@@ -104,6 +131,7 @@ pub(crate) async fn follow(
         let Some(look) = look else { continue };
         if look == Look::List {
             count_at = None;
+            networks.clear();
         }
         if out.send(Sighting::Begun(look.clone())).await.is_err() {
             return;

@@ -65,6 +65,8 @@ pub struct Decided {
 pub struct Source {
     /// For the engine.
     pub reference: String,
+    /// The names of the image's labels.
+    pub labels: Vec<String>,
     /// What is odd about it, for people.
     pub note: Option<String>,
 }
@@ -151,14 +153,16 @@ impl Images {
     ) -> Result<Source, EngineError> {
         let Some(id) = decided.strip_prefix(LOCAL) else {
             let reference = reference(name, decided)?;
-            if let Some(image) = self.shared.engine.image(&reference).await? {
+            let image = if let Some(image) = self.shared.engine.image(&reference).await? {
                 self.shared.record.use_now(&image.id);
+                image
             } else {
                 sleep(part_of(self.shared.settings.jitter)).await;
-                self.pull(&reference).await?;
-            }
+                self.pulled(&reference).await?
+            };
             return Ok(Source {
                 reference,
+                labels: image.labels,
                 note: None,
             });
         };
@@ -173,6 +177,7 @@ impl Images {
         self.shared.record.use_now(&here.id);
         Ok(Source {
             reference: name.to_owned(),
+            labels: here.labels,
             note: (here.id != id).then(|| {
                 format!(
                     "`{name}` is {} here and was {id} where the version was made",

@@ -20,6 +20,7 @@ pub mod events;
 pub mod firewall;
 mod following;
 pub mod images;
+pub mod instances;
 mod looks;
 pub mod netns;
 pub mod observing;

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::chain;
 use crate::engine::{Engine, LogOptions};
-use crate::readiness::{Criterion, Look, Watch, look};
+use crate::readiness::{Criterion, Watch, look};
 use crate::run::Event;
 
 /// Lines of an ended instance that are kept to say why.
@@ -106,7 +106,20 @@ async fn follow_one(
     mut container: watch::Receiver<ObservedContainer>,
     events: mpsc::Sender<Event>,
 ) {
+    let mut told = None;
     loop {
+        let now = container.borrow_and_update().clone();
+        let Some(process) = now.running() else { return };
+        if let Some(why) = now.cut_off() {
+            // The loop sees that by itself; there is nothing to look at until it changes.
+            watch.cut_off(why);
+            told = None;
+            if container.changed().await.is_err() {
+                return;
+            }
+            watch.look_now(clock.now());
+            continue;
+        }
         let wait = watch.next_look() - clock.now();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -118,22 +131,28 @@ async fn follow_one(
                 continue;
             }
         }
-        let now = container.borrow_and_update().clone();
-        let seen = match look(engine.as_ref(), &now, watch.criterion(), clock.wall()).await {
-            Ok(seen) => seen,
-            Err(error) => Look::No(chain(&error)),
-        };
-        let before = watch.reason().map(ToOwned::to_owned);
-        let changed = watch.looked(seen, clock.now());
-        let reason = watch.reason().map(ToOwned::to_owned);
-        if changed || reason != before {
-            let Some(process) = now.running() else { return };
+        let instance = &now.owner.instance;
+        match look(engine.as_ref(), &now, watch.criterion(), clock.wall()).await {
+            Ok(seen) => {
+                watch.looked(seen, clock.now());
+            }
+            Err(error) => {
+                let why = chain(&error);
+                if watch.failed(why.clone(), clock.now()) {
+                    tracing::warn!(%instance, slot = %now.owner.slot, error = why, "it can't be looked at: what is known of its readiness stays");
+                }
+            }
+        }
+        let says = (watch.readiness().clone(), watch.reason().map(str::to_owned));
+        if told.as_ref() != Some(&says) {
+            let (readiness, reason) = says.clone();
             let said = Event::Look {
-                instance: now.owner.instance.clone(),
+                instance: instance.clone(),
                 started_at: process.started_at,
-                readiness: watch.readiness().clone(),
+                readiness,
                 reason,
             };
+            told = Some(says);
             if events.send(said).await.is_err() {
                 return;
             }

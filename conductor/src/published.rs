@@ -39,6 +39,8 @@ pub struct Published {
     pub revision: watch::Sender<(i64, bool)>,
     /// Local instances that may use links.
     pub callers: watch::Sender<Arc<Callers>>,
+    /// Containers on this engine that carry our labels and are not ours, for people.
+    pub copies: watch::Sender<Vec<String>>,
     /// Counters.
     pub counters: Counters,
     /// What happened.
@@ -63,6 +65,7 @@ impl Published {
             waiting: ArcSwap::from_pointee(BTreeMap::new()),
             revision: watch::Sender::new((0, true)),
             callers: watch::Sender::new(Arc::new(Callers::new())),
+            copies: watch::Sender::new(Vec::new()),
             counters: Counters::default(),
         }
     }

@@ -30,6 +30,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 const DOUBT: Duration = Duration::from_secs(1);
 /// So many looks in a row must say no to take readiness away.
 const LOOKS: u8 = 3;
+/// So many looks in a row must fail to be worth a word in the log.
+const FAILURES: u8 = 3;
 
 /// What makes an instance ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +86,8 @@ pub struct Watch {
     /// The last look that said no, since one said yes.
     doubt: Option<String>,
     noes: u8,
+    /// Looks in a row that failed.
+    failures: u8,
     pause: Duration,
     next: Millis,
 }
@@ -98,6 +102,7 @@ impl Watch {
             readiness: Readiness::Starting,
             doubt: None,
             noes: 0,
+            failures: 0,
             next: now,
         }
     }
@@ -138,6 +143,7 @@ impl Watch {
     /// Takes in a look of `now`; whether the readiness changed by it.
     pub fn looked(&mut self, look: Look, now: Millis) -> bool {
         let before = std::mem::discriminant(&self.readiness);
+        self.failures = 0;
         match look {
             Look::Yes => {
                 self.readiness = Readiness::Ready;
@@ -161,6 +167,26 @@ impl Watch {
             }
         }
         before != std::mem::discriminant(&self.readiness)
+    }
+
+    /// A look of `now` saw nothing, because it failed: that says nothing about the process. Whether it has failed so
+    /// often now that it is worth a word in the log.
+    pub fn failed(&mut self, why: String, now: Millis) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(last_pause(&self.criterion));
+        if self.readiness == Readiness::Starting {
+            self.doubt = Some(format!("it can't be looked at: {why}"));
+        }
+        self.failures == FAILURES
+    }
+
+    /// It can take no traffic, whatever the looks said before: so until the next of them says yes.
+    pub fn cut_off(&mut self, why: &str) {
+        self.readiness = Readiness::Unready(why.to_owned());
+        self.doubt = Some(why.to_owned());
+        self.noes = 0;
+        self.pause = first_pause(&self.criterion);
     }
 }
 
@@ -188,6 +214,9 @@ pub async fn look(
     criterion: &Criterion,
     wall: i64,
 ) -> Result<Look, EngineError> {
+    if let Some(why) = container.cut_off() {
+        return Ok(Look::No(why.to_owned()));
+    }
     let Some(running) = container.running() else {
         return Ok(Look::No("it does not run".to_owned()));
     };
@@ -222,7 +251,14 @@ async fn health(
         Some(Health::Starting) | None => {
             let run = engine
                 .exec(&container.docker_id, &check.command, check.timeout)
-                .await?;
+                .await;
+            let run = match run {
+                // There is no such command in it.
+                Err(EngineError::BadRequest(why)) => {
+                    return Ok(Look::No(format!("its healthcheck can't be run: {why}")));
+                }
+                run => run?,
+            };
             Ok(match run.code {
                 Some(0) => Look::Yes,
                 Some(code) => {
@@ -343,6 +379,51 @@ mod tests {
         assert_eq!(watch.readiness(), &Readiness::Unready("no".to_owned()));
         assert_eq!(watch.next_look() - Millis(20_000), SOCKETS_FIRST);
         assert!(watch.looked(Look::Yes, Millis(20_100)));
+    }
+
+    #[test]
+    fn a_look_that_fails_says_nothing() {
+        let mut watch = watch(Criterion::Listening([tcp(80)].into()));
+        let fail = |watch: &mut Watch| {
+            let now = watch.next_look();
+            let loud = watch.failed("too many open files".to_owned(), now);
+            assert!(watch.next_look() > now);
+            loud
+        };
+        assert_eq!(
+            [(); 5].map(|()| fail(&mut watch)),
+            [false, false, true, false, false],
+            "it is said once"
+        );
+        assert_eq!(watch.readiness(), &Readiness::Starting);
+        let why = watch.reason().expect("it can't be looked at");
+        assert!(why.contains("too many open files"), "{why}");
+
+        watch.looked(Look::Yes, Millis(0));
+        for _ in 0..20 {
+            fail(&mut watch);
+        }
+        assert_eq!(watch.readiness(), &Readiness::Ready);
+        assert_eq!(watch.reason(), None);
+        // Nor does it count towards the three looks that take readiness away.
+        for expected in [false, false, true] {
+            fail(&mut watch);
+            assert_eq!(watch.looked(no(), watch.next_look()), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_ready_when_a_look_says_so_again() {
+        let mut watch = watch(Criterion::Settled);
+        watch.looked(Look::Yes, Millis(0));
+        watch.cut_off("it is paused");
+        assert_eq!(
+            watch.readiness(),
+            &Readiness::Unready("it is paused".to_owned())
+        );
+        watch.look_now(Millis(5));
+        assert!(watch.looked(Look::Yes, Millis(5)));
+        assert_eq!(watch.readiness(), &Readiness::Ready);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use conductor_core::directory::{Caller, Callers, ServiceId};
 use conductor_core::events;
-use conductor_core::local::{LOST, Outcome};
+use conductor_core::local::{Fault, LOST, Outcome};
 use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
 use conductor_core::plan::{Inputs, Write};
 use conductor_core::snapshot::Desired;
-use conductor_core::{Directory, Host, Local, Millis, Plan, Rules, Snapshot, Trust, plan};
+use conductor_core::{Directory, Host, Local, Millis, Plan, Rules, Snapshot, Step, Trust, plan};
 use manifests::{ContainerId, InstanceId, env};
 use store::Kv;
 use store::host::HostStatus;
@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::following::{Look, Sighting};
+use crate::instances::Instances;
 use crate::looks::Looks;
 use crate::observing::{Observing, Seq};
 use crate::orphans::Orphans;
@@ -66,6 +67,8 @@ pub struct Setup {
     pub record: Arc<store::host::Host>,
     /// What an accepted restore left without a manifest.
     pub orphans: Orphans,
+    /// The containers that this host has made.
+    pub instances: Instances,
 }
 
 /// What reaches the loop.
@@ -130,7 +133,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         known: false,
         entered: false,
         resumed: false,
-        observing: Observing::default(),
+        observing: Observing::new(setup.instances.notes().clone()),
         begun: BTreeMap::new(),
         local: Local {
             orphans: setup.orphans.kept().clone(),
@@ -283,7 +286,11 @@ impl Loop {
     async fn resume(&mut self) {
         self.state.resumed = true;
         let Setup { kv, record, .. } = &self.setup;
+        let wall = record.clock().wall();
         for (slot, status) in writes::statuses(kv.as_ref(), record.name()).await {
+            if let Some(container) = &status.container_id {
+                self.state.observing.was(&status.instance, container, wall);
+            }
             self.state.local.resume(slot, status);
         }
     }
@@ -381,6 +388,7 @@ impl Loop {
     }
 
     fn sighting(&mut self, sighting: Sighting) {
+        let wall = self.setup.record.clock().wall();
         let state = &mut self.state;
         state.pressing |= !matches!(sighting, Sighting::Begun(_));
         match sighting {
@@ -393,14 +401,14 @@ impl Loop {
                 if let EngineState::Unresponsive(_) = state.observing.observed().engine {
                     tracing::info!("the Docker Engine answers again");
                 }
-                state.observing.list(listing, since);
+                state.observing.list(listing, since, wall);
             }
             Sighting::Container(container) => {
                 let look = Look::Container(container.docker_id.clone());
                 let since = state.begun.remove(&look).unwrap_or_default();
-                state.observing.look(*container, since);
+                state.observing.look(*container, since, wall);
             }
-            Sighting::Gone(id) => state.observing.gone(&id),
+            Sighting::Gone(id) => state.observing.gone(&id, wall),
             Sighting::Unresponsive(why) => {
                 if state.observing.observed().engine == EngineState::Up {
                     tracing::error!(%why, "the Docker Engine does not answer");
@@ -412,6 +420,7 @@ impl Loop {
 
     fn event(&mut self, event: Event) {
         let now = self.setup.record.clock().now();
+        let wall = self.setup.record.clock().wall();
         let state = &mut self.state;
         state.pressing = true;
         match event {
@@ -420,11 +429,15 @@ impl Loop {
                 container,
                 gone,
             } => {
-                if let Some(container) = container {
-                    state.observing.set(*container);
+                match container {
+                    Some(made) if matches!(outcome, Outcome::Prepared { .. }) => {
+                        state.observing.made(*made, wall);
+                    }
+                    Some(container) => state.observing.set(*container, wall),
+                    None => {}
                 }
                 if let Some(id) = gone {
-                    state.observing.gone(&id);
+                    state.observing.gone(&id, wall);
                 }
                 if let Outcome::Resolved {
                     container,
@@ -604,12 +617,51 @@ impl Loop {
         if !writes.is_empty() {
             self.write(writes);
         }
-        for step in steps {
+        for step in self.note(steps, now) {
             let job = self.setup.steps.clone().run(step, self.events_in.clone());
             self.tasks.spawn(job);
         }
         self.after_plan();
         requeue_at
+    }
+
+    /// Notes which instances the steps are to make, and what else of the engine is ours. Where that can't be noted
+    /// nothing is made: whoever does not know what was made would take a copy for it.
+    fn note(&mut self, steps: Vec<Step>, now: Millis) -> Vec<Step> {
+        let state = &mut self.state;
+        let wall = self.setup.record.clock().wall();
+        for step in &steps {
+            if let Step::Prepare { instance, .. } = step {
+                state.observing.intend(instance, wall);
+            }
+        }
+        let Some(notes) = state.observing.unsaved() else {
+            return steps;
+        };
+        let Err(error) = self.setup.instances.save(notes) else {
+            state.observing.saved();
+            return steps;
+        };
+        tracing::error!(%error, "which containers are this host's can't be noted: none is made");
+        let (refused, others): (Vec<Step>, Vec<Step>) = steps
+            .into_iter()
+            .partition(|step| matches!(step, Step::Prepare { .. }));
+        for step in refused {
+            if let Step::Prepare { slot, rev, .. } = step {
+                let reason = format!("what this host makes can't be noted on its disk: {error}");
+                let fault = Fault::Passing;
+                state.local.record(
+                    &Outcome::NotPrepared {
+                        slot,
+                        rev,
+                        reason,
+                        fault,
+                    },
+                    now,
+                );
+            }
+        }
+        others
     }
 
     /// Logs a plan that does something new, and publishes what waits.
@@ -742,6 +794,18 @@ impl Loop {
             let since = published.events.began();
             let happened = events::of_observed(&before, observed, &state.local, since);
             published.events.tell(happened);
+            for (id, copied) in &observed.copies {
+                if !before.copies.contains_key(id) {
+                    tracing::warn!("{copied}");
+                }
+            }
+            published.copies.send_if_modified(|said| {
+                let copies: Vec<String> =
+                    observed.copies.values().map(ToString::to_string).collect();
+                let changed = *said != copies;
+                *said = copies;
+                changed
+            });
             published.observed.store(Arc::new(observed.clone()));
         }
         let (foreign, engine) = (observed.foreign, observed.engine == EngineState::Up);

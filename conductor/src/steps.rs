@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use conductor_core::identity::oldest_by_name;
 use conductor_core::local::{Fault, Outcome};
-use conductor_core::observed::ObservedContainer;
+use conductor_core::observed::{ObservedContainer, name_beside};
 use conductor_core::{Host, Step, Work};
 use manifests::{InstanceId, Manifest, SlotId};
 use tokio::sync::{Semaphore, mpsc};
@@ -356,6 +357,7 @@ impl Steps {
         let mut spec = spec(SpecInput {
             manifest,
             image: &source.reference,
+            image_labels: &source.labels,
             cluster: self.cluster,
             slot: &wanted.slot,
             instance: &wanted.instance,
@@ -381,9 +383,8 @@ impl Steps {
         if !self.unsure().contains(instance) {
             return Ok(None);
         }
-        let there = self.engine.list(Some(self.cluster)).await;
-        let mut ours = there?.ours.into_iter();
-        let made = ours.find(|container| container.owner.instance == *instance);
+        let there = self.engine.list(Some(self.cluster)).await?.labelled;
+        let made = oldest_by_name(instance, &there).cloned();
         if made.is_some() {
             self.unsure().remove(instance);
         }
@@ -410,7 +411,7 @@ impl Steps {
             return Ok(docker_id);
         }
         // One of ours that is on its way out still has the name.
-        spec.name = format!("{}.{}", wanted.slot.docker_name(), wanted.instance);
+        spec.name = name_beside(&wanted.slot, &wanted.instance);
         match self.engine.create(spec).await? {
             Named::Done(id) => Ok(id),
             Named::Taken(_) => Err(Failed::passing(&taken(&spec.name))),

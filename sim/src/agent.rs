@@ -11,7 +11,7 @@ use conductor_core::observed::{EngineState, Readiness};
 use conductor_core::plan::Inputs;
 use conductor_core::records::{Status, Version};
 use conductor_core::snapshot::{Desired, Snapshot};
-use conductor_core::{Local, Millis, Outcome, Rules, Trust, Work, Write, plan};
+use conductor_core::{Local, Millis, Outcome, Rules, Step, Trust, Work, Write, plan};
 use manifests::keys::{self, Key};
 use manifests::{ContainerId, InstanceId};
 use store::claims;
@@ -196,7 +196,7 @@ impl World {
                     orphans: at.disk.orphans.clone(),
                     ..Local::default()
                 },
-                observing: Observing::default(),
+                observing: Observing::new(at.disk.notes.clone()),
                 before: None,
                 first_read: 0,
                 answered: BTreeMap::new(),
@@ -256,7 +256,7 @@ impl World {
 
     /// Time passes.
     pub fn tick(&mut self, machine: usize) {
-        let now = self.clock(machine);
+        let (now, wall) = (self.clock(machine), self.wall());
         self.later(machine, TICK, Event::Tick);
         let at = &mut self.machines[machine];
         let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
@@ -278,13 +278,14 @@ impl World {
             if hangs {
                 agent.observing.unresponsive("it hangs".to_owned());
             } else {
-                let ours = at.engine.containers(self.cluster.id);
+                let labelled = at.engine.labelled(self.cluster.id);
                 agent.observing.list(
                     Listing {
-                        ours,
+                        labelled,
                         ..Listing::default()
                     },
                     since,
+                    wall,
                 );
             }
             self.wake(machine);
@@ -547,7 +548,7 @@ impl World {
 
     /// The agent looks at a container that changed.
     pub fn sight(&mut self, machine: usize, docker_id: &str) {
-        let now = self.clock(machine);
+        let (now, wall) = (self.clock(machine), self.wall());
         let at = &mut self.machines[machine];
         let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
             return;
@@ -559,23 +560,27 @@ impl World {
         }
         let since = agent.observing.begin();
         match at.engine.twin.inspect(docker_id) {
-            Ok(Some(container)) => agent.observing.look(container, since),
-            _ => agent.observing.gone(docker_id),
+            Ok(Some(container)) => agent.observing.look(container, since, wall),
+            _ => agent.observing.gone(docker_id, wall),
         }
         self.wake(machine);
     }
 
     /// What came of a step.
     pub fn stepped(&mut self, machine: usize, report: Report) {
-        let now = self.clock(machine);
+        let (now, wall) = (self.clock(machine), self.wall());
         let Some(agent) = self.agent(machine) else {
             return;
         };
-        if let Some(container) = report.container {
-            agent.observing.set(container);
+        match report.container {
+            Some(made) if matches!(report.outcome, Outcome::Prepared { .. }) => {
+                agent.observing.made(made, wall);
+            }
+            Some(container) => agent.observing.set(container, wall),
+            None => {}
         }
         if let Some(id) = report.gone {
-            agent.observing.gone(&id);
+            agent.observing.gone(&id, wall);
         }
         if let Outcome::Resolved {
             container,
@@ -705,6 +710,7 @@ impl World {
 
     /// Takes up what an earlier process said of its slots, once.
     fn resume(&mut self, machine: usize) {
+        let wall = self.wall();
         let all = Range::new(KeyRange::prefix(keys::STATUS));
         let said = self.etcd.range(&all).map(|reply| reply.kvs);
         let me = self.machines[machine].host.name.clone();
@@ -717,6 +723,9 @@ impl World {
             if let (Some(Key::Status(slot)), Some(status)) = (Key::parse(&kv.key), status)
                 && status.host == me
             {
+                if let Some(container) = &status.container_id {
+                    agent.observing.was(&status.instance, container, wall);
+                }
                 agent.local.resume(slot, status);
             }
         }
@@ -757,8 +766,19 @@ impl World {
             now,
         );
         while self.number() < names {}
-        let agent = self.agent(machine)?;
+        let wall = self.wall();
+        let at = &mut self.machines[machine];
+        let agent = at.process.as_mut()?.agent.as_mut()?;
         agent.local.begin(&planned, now);
+        for step in &planned.steps {
+            if let Step::Prepare { instance, .. } = step {
+                agent.observing.intend(instance, wall);
+            }
+        }
+        if let Some(notes) = agent.observing.unsaved() {
+            at.disk.notes = notes.clone();
+            agent.observing.saved();
+        }
         if let Some(harm) = harm {
             self.forbid(harm);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use conductor_core::identity::Notes;
 use conductor_core::local::Orphan;
 use conductor_core::records::{Cluster, Hold};
 use manifests::InstanceId;
@@ -22,6 +23,8 @@ pub struct Disk {
     pub accepted: bool,
     /// What an accepted restore left without a manifest.
     pub orphans: BTreeMap<InstanceId, Orphan>,
+    /// The containers that its agents made.
+    pub notes: Notes,
     /// The view that was saved last.
     pub view: Option<SavedView>,
     /// The one before: a machine that loses power may find that again.
@@ -37,6 +40,7 @@ impl Disk {
             hold: None,
             accepted: false,
             orphans: BTreeMap::new(),
+            notes: Notes::default(),
             view: None,
             former_view: None,
         }

@@ -8,11 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use conductor::engine::memory::{Program, Published, World as Twin};
-use conductor::engine::{EngineError, EngineEvent, Named, SpecInput, spec};
+use conductor::engine::{CreateSpec, EngineError, EngineEvent, Named, SpecInput, spec};
 use conductor::images::reference;
+use conductor_core::identity::oldest_by_name;
 use conductor_core::local::Outcome;
 use conductor_core::observed::{
-    ContainerPort, ContainerState, Observed, ObservedContainer, PublishedPorts,
+    ContainerPort, ContainerState, ObservedContainer, PublishedPorts, name_beside,
 };
 use conductor_core::{Host, Step};
 use manifests::{InstanceId, Manifest, SlotId};
@@ -38,6 +39,8 @@ pub struct Engine {
     pub hangs: bool,
     /// Instances that listen no more though they run.
     pub sick: BTreeSet<InstanceId>,
+    /// Containers that somebody made of images of ours.
+    pub copies: BTreeSet<String>,
     next_port: u16,
 }
 
@@ -78,6 +81,7 @@ impl Default for Engine {
             twin,
             hangs: false,
             sick: BTreeSet::new(),
+            copies: BTreeSet::new(),
             next_port: 20_000,
         };
         let of = |listens: Option<u64>, ends: Option<u64>| Program {
@@ -118,10 +122,32 @@ impl Engine {
 
     /// All containers of the cluster, also while the engine hangs.
     pub fn containers(&self, cluster: Uuid) -> Vec<ObservedContainer> {
+        let mut all = self.labelled(cluster);
+        all.retain(|container| !self.copies.contains(&container.docker_id));
+        all
+    }
+
+    /// All containers with the cluster's labels, as an agent would have them listed.
+    pub fn labelled(&self, cluster: Uuid) -> Vec<ObservedContainer> {
         self.twin
             .list(Some(cluster))
-            .map(|listing| listing.ours)
+            .map(|listing| listing.labelled)
             .unwrap_or_default()
+    }
+
+    /// Somebody makes an image of one of the containers and runs that, to look at it in peace.
+    pub fn copy(&mut self, docker_id: &str, name: &str, now: i64) -> Result<(), EngineError> {
+        let image = self.twin.commit(docker_id, name)?;
+        let spec = CreateSpec {
+            name: name.to_owned(),
+            image,
+            ..CreateSpec::default()
+        };
+        if let Named::Done(id) = self.twin.create(&spec, now)? {
+            self.copies.insert(id.clone());
+            self.twin.start(&id, now)?;
+        }
+        Ok(())
     }
 
     /// What happened since this was asked last: the containers.
@@ -277,10 +303,8 @@ impl Engine {
         if self.twin.image(&image)?.is_none() {
             self.twin.pull(&image, None)?;
         }
-        let listed = self.twin.list(Some(cluster))?;
-        let made = Observed::new(listed.ours, 0)
-            .containers
-            .remove(wanted.instance);
+        let there = self.twin.list(Some(cluster))?.labelled;
+        let made = oldest_by_name(wanted.instance, &there).cloned();
         if made.is_some() {
             return Ok(made);
         }
@@ -288,6 +312,7 @@ impl Engine {
         let mut spec = spec(SpecInput {
             manifest: wanted.manifest,
             image: &image,
+            image_labels: &[],
             cluster,
             slot: wanted.slot,
             instance: wanted.instance,
@@ -301,7 +326,7 @@ impl Engine {
             Named::Done(id) => id,
             Named::Taken(_) => {
                 // One of ours that is on its way out still has the name.
-                spec.name = format!("{}.{}", wanted.slot.docker_name(), wanted.instance);
+                spec.name = name_beside(wanted.slot, wanted.instance);
                 match self.twin.create(&spec, now)? {
                     Named::Done(id) => id,
                     Named::Taken(_) => {

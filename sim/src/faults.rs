@@ -64,7 +64,7 @@ pub enum Kind {
     ContainerEnds,
     /// A container does not take traffic any more.
     Sick,
-    /// Somebody removes a container.
+    /// Somebody removes a container, and runs a copy of it.
     DockerRm,
     /// The agent is stopped, every container of it removed, and it is started again.
     Emptied,
@@ -586,7 +586,9 @@ impl World {
                 self.look_again(machine);
             }
             _ => {
-                // Removed by hand, with force.
+                // Somebody makes an image of it, runs that instead, and removes it by hand, with force.
+                let copies = engine.copies.len();
+                let _ = engine.copy(&id, &format!("debug-{}-{copies}", container.name), now);
                 let _ = engine.twin.remove(&id, true, now);
             }
         }

@@ -93,6 +93,17 @@ pub fn takes(write: &Write) -> bool {
 
 // === plans ===
 
+/// The container that a step is about.
+fn docker_id(step: &Step) -> Option<&String> {
+    match step {
+        Step::Start { docker_id, .. }
+        | Step::Stop { docker_id, .. }
+        | Step::Remove { docker_id, .. }
+        | Step::Rename { docker_id, .. } => Some(docker_id),
+        Step::Resolve { .. } | Step::Prepare { .. } => None,
+    }
+}
+
 /// Judges what an agent is about to do.
 pub fn planned(
     truth: &Truth,
@@ -103,6 +114,14 @@ pub fn planned(
 ) -> Option<String> {
     let name = &machine.host.name;
     let agent = machine.process.as_ref()?.agent.as_ref()?;
+    let copies = &machine.engine.copies;
+    let touches = |step: &Step| docker_id(step).is_some_and(|id| copies.contains(id));
+    if let Some(step) = plan.steps.iter().find(|step| touches(step)) {
+        return Some(format!(
+            "{name} does {} to a container that somebody else made",
+            step_text(step)
+        ));
+    }
     let view = agent.snapshot()?;
     if trust != Trust::Full {
         machine.witness.illegitimate.clear();

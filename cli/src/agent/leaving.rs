@@ -6,6 +6,7 @@ use std::time::Duration;
 use conductor::engine::Engine;
 use conductor::published::{Published, Seen};
 use conductor_core::Snapshot;
+use conductor_core::observed::ObservedContainer;
 use conductor_core::records::Availability;
 use manifests::HostName;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +56,12 @@ impl Leaving {
             return false;
         }
         match self.engine.list(Some(self.cluster)).await {
-            Ok(listing) => listing.ours.iter().all(|c| c.running().is_none()),
+            Ok(listing) => {
+                let observed = self.published.observed.load();
+                let is_copy = |c: &ObservedContainer| observed.copies.contains_key(&c.docker_id);
+                let mut labelled = listing.labelled.iter();
+                labelled.all(|c| c.running().is_none() || is_copy(c))
+            }
             Err(error) => {
                 warn!(error = %crate::chain(&error), "the engine does not say whether anything runs; this host can't leave yet");
                 false

@@ -11,6 +11,7 @@ pub mod calm;
 pub mod directory;
 pub mod disk;
 pub mod events;
+pub mod identity;
 pub mod links;
 pub mod local;
 pub mod observed;

@@ -1,8 +1,8 @@
 //! What the Docker Engine shows of this host's own containers, as values.
 //!
-//! Read from labels, never from names: a container is ours if it carries the
-//! cluster's label and a whole set of the others. Everything else is foreign
-//! and only counted. Nothing here is read from etcd.
+//! Labels say of which instance a container is, and `identity` whether it is
+//! that or a copy. What has not the whole set of labels is foreign and only
+//! counted. Nothing here is read from etcd.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +13,8 @@ use manifests::{ContainerId, InstanceId, SlotId};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
+/// How our labels begin.
+pub const LABELS: &str = "dokkaa.";
 /// Label: the id of the cluster that a container belongs to.
 pub const LABEL_CLUSTER: &str = "dokkaa.cluster";
 /// Label: the app.
@@ -44,6 +46,11 @@ pub struct Ownership {
 }
 
 impl Ownership {
+    /// The name of its container while the slot's own name may still be another's.
+    pub fn name_beside(&self) -> String {
+        name_beside(&self.slot, &self.instance)
+    }
+
     /// Reads labels; none if one of ours is missing or can't be read: then the container is foreign.
     pub fn read(labels: &BTreeMap<String, String>) -> Option<Self> {
         let text = |name: &str| labels.get(name).map(String::as_str);
@@ -75,6 +82,11 @@ impl Ownership {
         .map(|(name, value)| (name.to_owned(), value))
         .into()
     }
+}
+
+/// The name of an instance's container while the slot's own name may still be another's.
+pub fn name_beside(slot: &SlotId, instance: &InstanceId) -> String {
+    format!("{}.{instance}", slot.docker_name())
 }
 
 /// A port inside a container.
@@ -166,7 +178,8 @@ pub struct Check {
 pub struct ObservedContainer {
     /// Docker's id.
     pub docker_id: String,
-    /// Its name, for people and to rename it; nothing is decided by it but whether it is the final one.
+    /// Its name, for people and to rename it; decides only whether it is the final one, and whose it is while no id is
+    /// noted.
     pub name: String,
     /// What its labels say.
     pub owner: Ownership,
@@ -197,9 +210,56 @@ impl ObservedContainer {
         }
     }
 
+    /// Why it can take no traffic though a process runs, whatever listens in it; none if nothing is in the way.
+    pub fn cut_off(&self) -> Option<&'static str> {
+        match &self.state {
+            ContainerState::Paused(_) => Some("it is paused; `docker unpause` lets it go on"),
+            ContainerState::Running(running) if running.pid == 0 => {
+                Some("Docker restarts it by a restart policy that somebody gave it")
+            }
+            _ if self.has_lost_network() => {
+                Some("it has lost its network: somebody has disconnected it")
+            }
+            _ => None,
+        }
+    }
+
+    /// It runs and is not in the network that it was made for: it must be made anew.
+    pub fn has_lost_network(&self) -> bool {
+        let runs = matches!(&self.state, ContainerState::Running(running) if running.pid != 0);
+        runs && self.addr.is_none()
+    }
+
     /// It has the name that its slot's container has in the end.
     pub fn has_final_name(&self) -> bool {
         self.name == self.owner.slot.docker_name()
+    }
+
+    /// It has a name that a host gives to its instance.
+    pub fn has_own_name(&self) -> bool {
+        self.has_final_name() || self.name == self.owner.name_beside()
+    }
+}
+
+/// A container with the labels of an instance that is not that instance, and of no interest to anybody here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// Its name.
+    pub name: String,
+    /// The slot that its labels name.
+    pub slot: SlotId,
+    /// It runs.
+    pub runs: bool,
+}
+
+impl std::fmt::Display for Copied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, slot, .. } = self;
+        write!(
+            f,
+            "container {name} carries dokkaa labels of {slot} but was not made by dokkaa: it is ignored; `docker rm` it, \
+             or run it with `--label {LABEL_CLUSTER}=`"
+        )
     }
 }
 
@@ -232,37 +292,22 @@ pub struct Observed {
     pub containers: BTreeMap<InstanceId, ObservedContainer>,
     /// What the looks at the running ones said; none yet counts as starting.
     pub readiness: BTreeMap<InstanceId, Readiness>,
-    /// Running containers that are not ours.
+    /// Containers with the labels of an instance that are not that instance, by Docker's id.
+    pub copies: BTreeMap<String, Copied>,
+    /// Running containers that are not ours, copies too.
     pub foreign: u32,
     /// Whether it answers.
     pub engine: EngineState,
 }
 
 impl Observed {
-    /// From a list of our containers. Where two carry one instance's labels (someone made an image of a container
-    /// of ours, and a container of that), the first made is ours and the other counts as foreign.
-    pub fn new(list: impl IntoIterator<Item = ObservedContainer>, foreign: u32) -> Self {
-        let mut observed = Self {
+    /// These are our containers.
+    pub fn new(ours: impl IntoIterator<Item = ObservedContainer>, foreign: u32) -> Self {
+        let by_instance = |c: ObservedContainer| (c.owner.instance.clone(), c);
+        Self {
+            containers: ours.into_iter().map(by_instance).collect(),
             foreign,
             ..Self::default()
-        };
-        for container in list {
-            observed.add(container);
-        }
-        observed
-    }
-
-    fn add(&mut self, new: ObservedContainer) {
-        let instance = new.owner.instance.clone();
-        let made = |c: &ObservedContainer| (c.created_at, c.docker_id.clone());
-        match self.containers.get(&instance) {
-            Some(old) if made(old) <= made(&new) => {
-                self.foreign += u32::from(new.running().is_some());
-            }
-            other => {
-                self.foreign += u32::from(other.is_some_and(|old| old.running().is_some()));
-                self.containers.insert(instance, new);
-            }
         }
     }
 
@@ -327,25 +372,6 @@ mod tests {
         }
     }
 
-    fn container(id: &str, instance: &str, created_at: i64) -> ObservedContainer {
-        ObservedContainer {
-            docker_id: id.to_owned(),
-            name: id.to_owned(),
-            owner: owner(instance),
-            state: ContainerState::Running(Running {
-                pid: 1,
-                started_at: created_at,
-                health: None,
-            }),
-            addr: None,
-            ports: PublishedPorts::new(),
-            check: None,
-            image: String::new(),
-            image_id: "sha256:1".to_owned(),
-            created_at,
-        }
-    }
-
     fn surroundings() -> Surroundings {
         Surroundings {
             host_ip: IpAddr::from([10, 0, 0, 1]),
@@ -380,19 +406,6 @@ mod tests {
             labels.insert(name.clone(), "/".to_owned());
             let read = Ownership::read(&labels);
             assert_eq!(read.is_some(), name.ends_with("-hash"), "{name}");
-        }
-    }
-
-    #[test]
-    fn of_two_containers_with_one_instance_the_first_made_is_ours() {
-        for list in [["a", "b"], ["b", "a"]] {
-            let list = list.map(|id| container(id, "i-1", i64::from(id == "b")));
-            let observed = Observed::new(list, 1);
-            assert_eq!(observed.foreign, 2);
-            let slot = owner("i-1").slot;
-            let ours: Vec<_> = observed.of_slot(&slot).collect();
-            assert_eq!(ours.len(), 1);
-            assert_eq!(ours[0].docker_id, "a");
         }
     }
 

@@ -83,9 +83,9 @@ pub struct Routed {
 /// All containers of an engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Those of the cluster that was asked for.
-    pub ours: Vec<ObservedContainer>,
-    /// Running ones that are not.
+    /// Those with the labels of the cluster that was asked for, copies too.
+    pub labelled: Vec<ObservedContainer>,
+    /// Running ones without.
     pub foreign: u32,
     /// Clusters that some container, running or not, carries the label of, with the number of their containers.
     pub clusters: BTreeMap<String, u32>,
@@ -126,6 +126,8 @@ pub enum Change {
     Renamed,
     /// It is gone.
     Removed,
+    /// It was connected to a network or disconnected from it; whose it is, such an event does not say.
+    Network,
     /// Paused, unpaused or updated.
     Other,
 }
@@ -141,6 +143,8 @@ pub struct Image {
     pub healthcheck: bool,
     /// Ports that it says it listens on, such as `80/tcp`.
     pub exposed: Vec<String>,
+    /// The names of its labels.
+    pub labels: Vec<String>,
 }
 
 /// What a registry wants to know of its user.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use conductor_core::observed::{
-    LABEL_APP, LABEL_CLUSTER, LABEL_CONTAINER, LABEL_SLOT, Ownership, PublishedPorts, Surroundings,
+    LABEL_APP, LABEL_CLUSTER, LABEL_CONTAINER, LABEL_SLOT, LABELS, Ownership, PublishedPorts,
+    Surroundings,
 };
 use manifests::manifest::VolumeSource;
 use manifests::{HostName, InstanceId, Manifest, SlotId};
@@ -23,6 +24,8 @@ pub struct SpecInput<'a> {
     pub manifest: &'a Manifest,
     /// What it is made from: `repository@sha256:…`, a tag or an image id.
     pub image: &'a str,
+    /// The names of that image's labels.
+    pub image_labels: &'a [String],
     /// Its cluster.
     pub cluster: Uuid,
     /// Its slot.
@@ -65,10 +68,14 @@ pub fn spec(input: SpecInput<'_>) -> CreateSpec {
         domain: &surroundings.domain,
     };
     let mut labels = manifest.labels.clone();
+    // A label of an image can't be taken away, only be given another value.
+    let of_image = input.image_labels.iter();
+    let of_image = of_image.filter(|name| name.starts_with(LABELS));
+    labels.extend(of_image.map(|name| (name.clone(), String::new())));
     labels.extend(owner.labels());
     CreateSpec {
         name: if input.beside {
-            format!("{}.{}", slot.docker_name(), input.instance)
+            owner.name_beside()
         } else {
             slot.docker_name()
         },
@@ -182,6 +189,7 @@ mod tests {
         spec(SpecInput {
             manifest: &manifest(),
             image: "nginx@sha256:1",
+            image_labels: &["dokkaa.slot", "dokkaa.zzz", "maintainer"].map(str::to_owned),
             cluster: Uuid::from_u128(7),
             slot: &id.slot(1),
             instance: &"i-1".parse().expect("an instance"),
@@ -206,7 +214,9 @@ mod tests {
         assert_eq!(owner.cluster, Uuid::from_u128(7));
         assert_eq!(owner.slot.to_string(), "shop/web/1");
         assert_eq!(made.labels.get("team").map(String::as_str), Some("blue"));
-        assert_eq!(made.labels.len(), 8);
+        // What an image says of itself in our name says nothing.
+        assert_eq!(made.labels.get("dokkaa.zzz").map(String::as_str), Some(""));
+        assert_eq!(made.labels.len(), 9);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use conductor::allocation::Allocation;
 use conductor::engine::memory::{MemEngine, Program, Published as InRegistry};
 use conductor::images::{Images, PullSettings, RECORD};
+use conductor::instances::Instances;
 use conductor::orphans::Orphans;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
@@ -475,6 +476,7 @@ impl Agent {
             look_again: asked,
             record: host.clone(),
             orphans: Orphans::open(dir.path()).expect("a note that can be read"),
+            instances: Instances::open(dir.path()).expect("notes that can be read"),
         };
         Running {
             host,

@@ -97,7 +97,7 @@ fn all(engine: &MemEngine) -> Vec<ObservedContainer> {
             let id: Uuid = id.parse().ok()?;
             world.list(Some(id)).ok()
         });
-        let found = found.flat_map(|list| list.ours).collect();
+        let found = found.flat_map(|list| list.labelled).collect();
         world.hangs = hangs;
         found
     })
@@ -115,6 +115,8 @@ pub(crate) struct Docker {
     deaf: watch::Sender<bool>,
     /// Calls whose answers are still to be lost.
     lose: AtomicU32,
+    /// Looks at sockets fail.
+    blind: AtomicBool,
 }
 
 impl Docker {
@@ -126,6 +128,7 @@ impl Docker {
             journal,
             deaf: watch::channel(false).0,
             lose: AtomicU32::new(0),
+            blind: AtomicBool::new(false),
         }
     }
 
@@ -157,6 +160,11 @@ impl Docker {
     /// The next calls that change something are carried out, but their answers are lost.
     pub(crate) fn lose_answers(&self, calls: u32) {
         self.lose.store(calls, Ordering::SeqCst);
+    }
+
+    /// Looks at sockets fail from now on, or not any more.
+    pub(crate) fn fail_looks(&self, fail: bool) {
+        self.blind.store(fail, Ordering::Relaxed);
     }
 
     /// Writes a call down, and loses its answer if that was asked for.
@@ -296,6 +304,9 @@ impl Engine for Docker {
         pid: u32,
         wanted: &BTreeSet<ContainerPort>,
     ) -> Result<Listening, EngineError> {
+        if self.blind.load(Ordering::Relaxed) {
+            return Err(EngineError::Engine("too many open files".to_owned()));
+        }
         self.engine.listening(pid, wanted).await
     }
 

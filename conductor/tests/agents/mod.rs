@@ -10,6 +10,7 @@ mod cluster;
 mod counts;
 mod deploys;
 mod docker;
+mod hands;
 mod history;
 mod random;
 mod restarts;

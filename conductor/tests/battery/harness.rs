@@ -204,6 +204,57 @@ impl Lab {
         }
     }
 
+    /// Somebody makes an image of it, and a container of that; its Docker id.
+    pub(crate) async fn copy(&self, id: &str, name: &str) -> String {
+        let image = format!("{name}-image");
+        if let Some(twin) = self.twin() {
+            twin.world(|world, _| world.commit(id, &image))
+                .expect("committed");
+        } else {
+            let options = query::CommitContainerOptions {
+                container: Some(id.to_owned()),
+                repo: Some(image.clone()),
+                ..query::CommitContainerOptions::default()
+            };
+            let config = bollard::models::ContainerConfig::default();
+            let committed = docker().commit_container(options, config).await;
+            committed.expect("committed");
+        }
+        let command = self.command(Does::Runs);
+        let spec = CreateSpec {
+            name: name.to_owned(),
+            image,
+            labels: BTreeMap::new(),
+            command: Some(command),
+            ..self.spec("copy", Does::Runs)
+        };
+        self.run(&spec).await
+    }
+
+    /// Somebody freezes its process, or lets it go on.
+    pub(crate) async fn pause(&self, id: &str, frozen: bool) {
+        match (self.twin(), frozen) {
+            (Some(twin), true) => twin.world(|world, _| world.pause(id)),
+            (Some(twin), false) => twin.world(|world, _| world.unpause(id)),
+            (None, true) => docker().pause_container(id).await.expect("paused"),
+            (None, false) => docker().unpause_container(id).await.expect("goes on"),
+        }
+    }
+
+    /// Somebody takes its network away.
+    pub(crate) async fn disconnect(&self, id: &str) {
+        if let Some(twin) = self.twin() {
+            twin.world(|world, _| world.disconnect(id));
+        } else {
+            let request = bollard::models::NetworkDisconnectRequest {
+                container: id.to_owned(),
+                force: None,
+            };
+            let done = docker().disconnect_network("bridge", request).await;
+            done.expect("disconnected");
+        }
+    }
+
     /// Makes and starts it.
     pub(crate) async fn run(&self, spec: &CreateSpec) -> String {
         let id = self.create(spec).await;
@@ -455,6 +506,7 @@ pub(crate) fn apart<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 's
 
 async fn sweep(cluster: Uuid) {
     let docker = docker();
+    let mut images = std::collections::BTreeSet::new();
     let label = format!("{LABEL_CLUSTER}={cluster}");
     let filters = BTreeMap::from([("label".to_owned(), vec![label])]);
     let filters: std::collections::HashMap<_, _> = filters.into_iter().collect();
@@ -472,6 +524,12 @@ async fn sweep(cluster: Uuid) {
         };
         let id = container.id.unwrap_or_default();
         let _ = docker.remove_container(&id, Some(options)).await;
+        images.extend(container.image);
+    }
+    // What was made of a container of ours, and nothing that other tests use.
+    for image in images.iter().filter(|image| image.ends_with("-image")) {
+        let none = None::<query::RemoveImageOptions>;
+        let _ = docker.remove_image(image, none, None).await;
     }
     let wanted = query::ListVolumesOptions {
         filters: Some(filters),

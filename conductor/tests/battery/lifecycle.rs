@@ -9,6 +9,7 @@ use conductor_core::observed::{
     ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT,
 };
 use manifests::manifest::{Healthcheck, Protocol};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::harness::{Does, Lab, docker, everywhere, next, tcp};
@@ -26,6 +27,8 @@ everywhere!(
     volumes_outlive_their_container,
     an_engine_says_what_it_is,
     a_container_gets_its_part_of_the_host_and_no_more,
+    a_paused_container_takes_no_traffic,
+    a_container_without_its_network_is_seen,
 );
 
 async fn a_container_is_made_started_stopped_started_again_and_removed(lab: Lab) {
@@ -69,7 +72,7 @@ async fn a_container_is_made_started_stopped_started_again_and_removed(lab: Lab)
     lab.engine.remove(&id, true).await.expect("removed");
     assert_eq!(lab.engine.inspect(&id).await.expect("an answer"), None);
     let all = lab.engine.list(Some(lab.cluster)).await.expect("a list");
-    assert_eq!(all.ours, []);
+    assert_eq!(all.labelled, []);
 }
 
 async fn what_is_already_so_is_success(lab: Lab) {
@@ -119,18 +122,18 @@ async fn ours_are_told_by_label_whatever_their_name(lab: Lab) {
     lab.run(&damaged).await;
 
     let all = lab.engine.list(Some(lab.cluster)).await.expect("a list");
-    assert_eq!(all.ours.len(), 1);
-    assert_eq!(all.ours[0].docker_id, id);
-    assert_eq!(all.ours[0].owner.labels(), spec.labels);
-    assert!(!all.ours[0].has_final_name());
+    assert_eq!(all.labelled.len(), 1);
+    assert_eq!(all.labelled[0].docker_id, id);
+    assert_eq!(all.labelled[0].owner.labels(), spec.labels);
+    assert!(!all.labelled[0].has_final_name());
     assert!(all.foreign >= 1);
     assert_eq!(all.clusters.get(&lab.cluster.to_string()), Some(&2));
 
     let others = lab.engine.list(Some(Uuid::new_v4())).await.expect("a list");
-    assert_eq!(others.ours, []);
+    assert_eq!(others.labelled, []);
     assert!(others.foreign >= 2);
     let nobody = lab.engine.list(None).await.expect("a list");
-    assert_eq!(nobody.ours, []);
+    assert_eq!(nobody.labelled, []);
 }
 
 async fn a_name_that_another_has_is_an_answer(lab: Lab) {
@@ -194,6 +197,7 @@ async fn events_say_what_happened_to_whom(lab: Lab) {
             change,
         } = next(&mut events).await
             && docker_id == id
+            && change != Change::Network
         {
             let (cluster, instance) = owner.expect("it carries labels");
             assert_eq!(cluster, lab.cluster);
@@ -235,17 +239,7 @@ async fn a_healthcheck_is_seen_and_its_verdict_too(lab: Lab) {
     if let Some(twin) = lab.twin() {
         twin.world(|world, _| world.set_health(&id, Health::Healthy));
     }
-    loop {
-        if let EngineEvent::Container {
-            docker_id,
-            change: Change::Health,
-            ..
-        } = next(&mut events).await
-            && docker_id == id
-        {
-            break;
-        }
-    }
+    until_event(&mut events, &id, &Change::Health).await;
     let healthy = lab.look(&id).await;
     let health = healthy.running().expect("it runs").health;
     assert_eq!(health, Some(Health::Healthy));
@@ -327,6 +321,68 @@ async fn an_engine_says_what_it_is(lab: Lab) {
     let bridge = lab.engine.bridge("bridge").await.expect("a bridge");
     assert!(!bridge.interface.is_empty() && !bridge.gateway.is_unspecified());
     assert!(!bridge.gateway.is_loopback());
+}
+
+/// Waits for an event about this container.
+async fn until_event(events: &mut mpsc::Receiver<EngineEvent>, id: &str, wanted: &Change) {
+    loop {
+        if let EngineEvent::Container {
+            docker_id, change, ..
+        } = next(events).await
+            && docker_id == id
+            && change == *wanted
+        {
+            return;
+        }
+    }
+}
+
+async fn a_paused_container_takes_no_traffic(lab: Lab) {
+    let id = lab.run(&lab.spec("web", Does::Runs)).await;
+    let started = lab.look(&id).await.running().expect("it runs").started_at;
+    let mut events = lab.events().await;
+    lab.pause(&id, true).await;
+    until_event(&mut events, &id, &Change::Other).await;
+    let frozen = lab.look(&id).await;
+    assert!(matches!(frozen.state, ContainerState::Paused(_)));
+    assert_eq!(
+        frozen.running().map(|process| process.started_at),
+        Some(started)
+    );
+    assert!(frozen.addr.is_some() && !frozen.has_lost_network());
+    assert!(frozen.cut_off().is_some_and(|why| why.contains("paused")));
+    let listed = lab.engine.list(Some(lab.cluster)).await.expect("a list");
+    assert_eq!(listed.labelled[0].state, frozen.state);
+    // No command runs in it meanwhile, and that says nothing about the command.
+    let command = ["/bin/sh", "-c", "exit 0"].map(str::to_owned);
+    let limit = Duration::from_secs(60);
+    let refused = lab.engine.exec(&id, &command, limit).await;
+    assert!(
+        matches!(refused, Err(EngineError::Conflict(_))),
+        "{refused:?}"
+    );
+
+    lab.pause(&id, false).await;
+    until_event(&mut events, &id, &Change::Other).await;
+    let goes_on = lab.look(&id).await;
+    assert!(matches!(goes_on.state, ContainerState::Running(_)));
+    assert_eq!(goes_on.cut_off(), None);
+}
+
+async fn a_container_without_its_network_is_seen(lab: Lab) {
+    let id = lab.run(&lab.spec("web", Does::Runs)).await;
+    assert!(!lab.look(&id).await.has_lost_network());
+    let mut events = lab.events().await;
+    lab.disconnect(&id).await;
+    until_event(&mut events, &id, &Change::Network).await;
+    let lost = lab.look(&id).await;
+    assert!(lost.running().is_some() && lost.has_lost_network());
+    assert!(lost.cut_off().is_some_and(|why| why.contains("network")));
+    lab.engine
+        .stop(&id, Duration::from_secs(1))
+        .await
+        .expect("stopped");
+    assert!(!lab.look(&id).await.has_lost_network(), "it does not run");
 }
 
 async fn a_container_gets_its_part_of_the_host_and_no_more(lab: Lab) {

@@ -3,6 +3,7 @@
 
 #[path = "../agents/mod.rs"]
 mod agents;
+mod copies;
 mod harness;
 mod lifecycle;
 mod output;

@@ -15,7 +15,7 @@ use manifests::manifest::{Healthcheck, Service, Volume, VolumeSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Lab, tcp, wait_for};
+use crate::harness::{Does, Lab, docker, tcp, wait_for};
 
 fn manifest(lab: &Lab, script: &str) -> Manifest {
     Manifest {
@@ -41,6 +41,7 @@ async fn make(lab: &Lab, manifest: &Manifest, at: SocketAddr) -> String {
     let made = spec(SpecInput {
         manifest,
         image: &lab.image,
+        image_labels: &[],
         cluster: lab.cluster,
         slot: &owner.slot,
         instance: &owner.instance,
@@ -164,6 +165,28 @@ async fn a_healthcheck_counts_before_docker_has_a_verdict() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_docker_restarts_by_itself_takes_no_traffic_meanwhile() {
+    let lab = Lab::docker().await;
+    let id = lab.create(&lab.spec("web", Does::Ends(1))).await;
+    let restart = bollard::models::RestartPolicy {
+        name: Some(bollard::models::RestartPolicyNameEnum::ALWAYS),
+        maximum_retry_count: None,
+    };
+    let update = bollard::models::ContainerUpdateBody {
+        restart_policy: Some(restart),
+        ..bollard::models::ContainerUpdateBody::default()
+    };
+    let updated = docker().update_container(&id, update).await;
+    updated.expect("updated");
+    lab.engine.start(&id).await.expect("started");
+    let seen = lab.until(&id, |seen| seen.cut_off().is_some()).await;
+    let why = seen.cut_off().expect("it is cut off");
+    assert!(why.contains("restart policy"), "{why}");
+    // It is not to be replaced because Docker has it out of its network for a moment.
+    assert!(!seen.has_lost_network());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,7 @@ mod failover;
 mod faults;
 mod firewall;
 mod full_disk;
+mod hands;
 mod links;
 mod operator;
 mod registry;

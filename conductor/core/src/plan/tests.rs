@@ -81,6 +81,11 @@ fn a_crash_is_restarted_with_back_off() {
 }
 
 #[test]
+fn what_can_take_no_traffic_is_unready_and_without_a_network_replaced() {
+    notebook("cut-off");
+}
+
+#[test]
 fn an_agent_that_restarts_adopts() {
     notebook("adopt");
 }

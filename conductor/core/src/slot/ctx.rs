@@ -86,7 +86,8 @@ impl<'a> Ctx<'a> {
     /// The host gives something else to its containers than it gave to this one.
     pub(super) fn surroundings_changed(&self, container: &ObservedContainer) -> bool {
         let surroundings = &self.inputs.host.surroundings;
-        surroundings.hash(&container.ports) != container.owner.host_hash
+        container.has_lost_network()
+            || surroundings.hash(&container.ports) != container.owner.host_hash
     }
 
     /// Whether it takes traffic, as far as others are to know; none while that is not clear yet.

@@ -250,7 +250,10 @@ pub(super) fn running(
     }
     if phase == Some(Phase::Ready) {
         out.shared = ctx.good(plan);
-    } else if !was_ready && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev) {
+    } else if !was_ready
+        && current.cut_off().is_none()
+        && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev)
+    {
         let late = since + manifest.start_timeout;
         if now < late {
             plan.requeue(late);

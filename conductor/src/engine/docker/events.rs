@@ -25,7 +25,7 @@ const REOPEN: u32 = 15;
 const BACKOFF: [u64; 6] = [50, 100, 250, 500, 1_000, 2_000];
 
 /// What happens to containers and matters. Without this, each exec of a healthcheck is three events.
-const ACTIONS: [&str; 10] = [
+const ACTIONS: [&str; 12] = [
     "create",
     "start",
     "die",
@@ -36,6 +36,8 @@ const ACTIONS: [&str; 10] = [
     "pause",
     "unpause",
     "update",
+    "connect",
+    "disconnect",
 ];
 
 pub(super) fn follow(engine: DockerEngine) -> mpsc::Receiver<EngineEvent> {
@@ -115,7 +117,10 @@ impl Follower {
             )),
             until: None,
             filters: Some(HashMap::from([
-                ("type".to_owned(), vec!["container".to_owned()]),
+                (
+                    "type".to_owned(),
+                    ["container", "network"].map(str::to_owned).to_vec(),
+                ),
                 ("event".to_owned(), ACTIONS.map(str::to_owned).to_vec()),
             ])),
         };

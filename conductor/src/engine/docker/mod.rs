@@ -214,7 +214,13 @@ impl DockerEngine {
         }
     }
 
-    async fn run(&self, id: &str, command: &[String]) -> Result<ExecOutput, EngineError> {
+    /// Only what the command takes counts against the limit: an engine that does not answer says nothing about it.
+    async fn run(
+        &self,
+        id: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<ExecOutput, EngineError> {
         let exec = self
             .call(Operation::Other, READ, |docker| async move {
                 let options = CreateExecOptions::<String> {
@@ -239,11 +245,18 @@ impl DockerEngine {
         } = started
         {
             // What is beyond the limit is read too: the command would wait for its reader otherwise.
-            while let Some(chunk) = stream.next().await {
-                let chunk = chunk.map_err(|error| failure(Operation::Other, &error))?;
-                let room = EXEC_OUTPUT - output.len();
-                let bytes = chunk.as_ref();
-                output.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            let reading = async {
+                while let Some(chunk) = stream.next().await {
+                    let chunk = chunk.map_err(|error| failure(Operation::Other, &error))?;
+                    let room = EXEC_OUTPUT - output.len();
+                    let bytes = chunk.as_ref();
+                    output.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                }
+                Ok::<_, EngineError>(())
+            };
+            match timeout(limit, reading).await {
+                Ok(read) => read?,
+                Err(_) => return Ok(ExecOutput { code: None, output }),
             }
         }
         let ended = self
@@ -346,7 +359,7 @@ impl Engine for DockerEngine {
             .map(|id| async move { self.inspect(&id).await })
             .buffered(INSPECTIONS);
         while let Some(container) = shown.next().await {
-            listing.ours.extend(container?);
+            listing.labelled.extend(container?);
         }
         Ok(listing)
     }
@@ -535,13 +548,7 @@ impl Engine for DockerEngine {
         command: &[String],
         limit: Duration,
     ) -> Result<ExecOutput, EngineError> {
-        match timeout(limit, self.run(docker_id, command)).await {
-            Ok(result) => result,
-            Err(_) => Ok(ExecOutput {
-                code: None,
-                output: Vec::new(),
-            }),
-        }
+        self.run(docker_id, command, limit).await
     }
 
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {

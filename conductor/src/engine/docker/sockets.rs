@@ -36,12 +36,13 @@ pub(super) async fn listening(
     pid: u32,
     wanted: &BTreeSet<ContainerPort>,
 ) -> Result<BTreeSet<ContainerPort>, EngineError> {
-    let gone = || EngineError::NotFound(format!("process {pid} is gone"));
     if !DENIED.load(Ordering::Relaxed) {
         let ports = wanted.clone();
         let error = match inside(pid, "sockets", move || by_sock_diag(&ports)).await {
             Ok(Ok(ports)) => return Ok(ports),
-            Err(EnterError::Enter { source, .. }) if is_gone(&source) => return Err(gone()),
+            Err(EnterError::Enter { source, .. }) if is_gone(&source) => {
+                return Err(unread(pid, &source));
+            }
             Ok(Err(error))
             | Err(EnterError::Enter { source: error, .. } | EnterError::Thread(error)) => error,
         };
@@ -51,7 +52,19 @@ pub(super) async fn listening(
     }
     let wanted = wanted.clone();
     let reading = tokio::task::spawn_blocking(move || by_proc(pid, &wanted));
-    reading.await.ok().and_then(Result::ok).ok_or_else(gone)
+    let read = reading.await.unwrap_or_else(|ended| Err(ended.into()));
+    read.map_err(|error| unread(pid, &error))
+}
+
+/// Why nothing could be seen. That this process lacks descriptors or memory says nothing about the container.
+fn unread(pid: u32, error: &io::Error) -> EngineError {
+    if is_gone(error) {
+        EngineError::NotFound(format!("process {pid} is gone"))
+    } else {
+        EngineError::Engine(format!(
+            "the sockets of process {pid} can't be read: {error}"
+        ))
+    }
 }
 
 /// The process has ended.
@@ -258,6 +271,18 @@ mod tests {
         }
         assert!(!is_denial(&io::ErrorKind::InvalidData.into()));
         assert!(!is_denial(&Errno::MFILE.into()));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_gone() {
+        let unread = |error: Errno| super::unread(7, &error.into());
+        for gone in [Errno::NOENT, Errno::SRCH] {
+            assert!(matches!(unread(gone), EngineError::NotFound(_)), "{gone}");
+        }
+        for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS] {
+            let said = unread(error);
+            assert!(matches!(said, EngineError::Engine(_)), "{error}: {said}");
+        }
     }
 
     #[tokio::test]

@@ -130,7 +130,10 @@ pub(super) fn observed(shown: models::ContainerInspectResponse) -> Option<Observ
         name: shown.name?.trim_start_matches('/').to_owned(),
         owner: Ownership::read(&labels)?,
         state: state(shown.state.unwrap_or_default()),
-        addr: shown.network_settings.as_ref().and_then(address),
+        addr: shown
+            .network_settings
+            .as_ref()
+            .and_then(|settings| address(settings, shown.host_config.as_ref())),
         ports: shown
             .host_config
             .and_then(|host| host.port_bindings)
@@ -172,14 +175,22 @@ fn state(state: models::ContainerState) -> ContainerState {
     }
 }
 
-fn address(settings: &models::NetworkSettings) -> Option<IpAddr> {
+/// Its address in the network that it was made for: others may have been connected, and this one disconnected.
+fn address(
+    settings: &models::NetworkSettings,
+    host: Option<&models::HostConfig>,
+) -> Option<IpAddr> {
     let networks = settings.networks.as_ref()?;
-    let mut addresses: Vec<IpAddr> = networks
-        .values()
-        .filter_map(|endpoint| endpoint.ip_address.as_deref()?.parse().ok())
-        .collect();
-    addresses.sort();
-    addresses.first().copied()
+    let made_for = host.and_then(|host| host.network_mode.as_deref());
+    let made_for = match made_for {
+        Some("default") | None => "bridge",
+        Some(network) => network,
+    };
+    let endpoint = networks.get(made_for)?;
+    let addresses = [&endpoint.ip_address, &endpoint.global_ipv6_address];
+    addresses
+        .into_iter()
+        .find_map(|address| address.as_deref()?.parse().ok())
 }
 
 fn published(bindings: models::PortMap) -> PublishedPorts {
@@ -240,6 +251,7 @@ pub(super) fn image(shown: models::ImageInspect) -> Image {
         healthcheck: test
             .is_some_and(|test| !matches!(test.first().map(String::as_str), None | Some("NONE"))),
         exposed: config.exposed_ports.unwrap_or_default(),
+        labels: config.labels.unwrap_or_default().into_keys().collect(),
     }
 }
 
@@ -266,6 +278,13 @@ pub(super) fn event(message: models::EventMessage) -> Option<EngineEvent> {
         "rename" => Change::Renamed,
         "destroy" => Change::Removed,
         "pause" | "unpause" | "update" => Change::Other,
+        "connect" | "disconnect" => {
+            return Some(EngineEvent::Container {
+                docker_id: text("container")?.clone(),
+                owner: None,
+                change: Change::Network,
+            });
+        }
         action if action.starts_with("health_status") => Change::Health,
         _ => return None,
     };

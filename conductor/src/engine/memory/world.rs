@@ -77,6 +77,8 @@ pub struct Published {
 #[derive(Debug, Clone)]
 struct Cell {
     spec: CreateSpec,
+    /// Its image's, and over them those that it was made with.
+    labels: BTreeMap<String, String>,
     name: String,
     image_id: String,
     created_at: i64,
@@ -95,6 +97,8 @@ pub struct World {
     pub programs: BTreeMap<Vec<String>, Program>,
     /// Images on this host, by each name of theirs.
     pub images: BTreeMap<String, Image>,
+    /// What labels they have, by the id of the image.
+    image_labels: BTreeMap<String, BTreeMap<String, String>>,
     /// Images that can be pulled, by repository and tag.
     pub registry: BTreeMap<String, Published>,
     /// The registry is not reached.
@@ -135,6 +139,7 @@ impl World {
             hangs: false,
             programs: BTreeMap::new(),
             images: BTreeMap::new(),
+            image_labels: BTreeMap::new(),
             registry: BTreeMap::new(),
             registry_away: false,
             paths: BTreeSet::new(),
@@ -240,16 +245,63 @@ impl World {
         }
     }
 
+    /// Somebody freezes its process.
+    pub fn pause(&mut self, docker_id: &str) {
+        if let Some(cell) = self.containers.get_mut(docker_id)
+            && let ContainerState::Running(running) = &cell.state
+        {
+            cell.state = ContainerState::Paused(running.clone());
+            self.tell(docker_id, Change::Other);
+        }
+    }
+
+    /// … and lets it go on.
+    pub fn unpause(&mut self, docker_id: &str) {
+        if let Some(cell) = self.containers.get_mut(docker_id)
+            && let ContainerState::Paused(running) = &cell.state
+        {
+            cell.state = ContainerState::Running(running.clone());
+            self.tell(docker_id, Change::Other);
+        }
+    }
+
+    /// Somebody disconnects it from its network.
+    pub fn disconnect(&mut self, docker_id: &str) {
+        if let Some(cell) = self.containers.get_mut(docker_id) {
+            cell.ip = None;
+            self.events.push(EngineEvent::Container {
+                docker_id: docker_id.to_owned(),
+                owner: None,
+                change: Change::Network,
+            });
+        }
+    }
+
+    /// Somebody makes an image of a container; its id. Labels go with it.
+    pub fn commit(&mut self, docker_id: &str, name: &str) -> Result<String, EngineError> {
+        let labels = self.known(docker_id)?.labels.clone();
+        self.last += 1;
+        let id = format!("sha256:committed-{}", self.last);
+        let image = Image {
+            id: id.clone(),
+            labels: labels.keys().cloned().collect(),
+            ..Image::default()
+        };
+        self.images.insert(familiar(name), image);
+        self.image_labels.insert(id.clone(), labels);
+        Ok(id)
+    }
+
     /// All containers.
     pub fn list(&self, cluster: Option<Uuid>) -> Result<Listing, EngineError> {
         self.ping()?;
         let mut listing = Listing::default();
         for (id, cell) in &self.containers {
-            if let Some(cluster) = cell.spec.labels.get(LABEL_CLUSTER) {
+            if let Some(cluster) = cell.labels.get(LABEL_CLUSTER) {
                 *listing.clusters.entry(cluster.clone()).or_default() += 1;
             }
             match observed(id, cell) {
-                Some(ours) if Some(ours.owner.cluster) == cluster => listing.ours.push(ours),
+                Some(ours) if Some(ours.owner.cluster) == cluster => listing.labelled.push(ours),
                 _ => listing.foreign += u32::from(is_running(cell)),
             }
         }
@@ -369,7 +421,7 @@ impl World {
             id: image.id,
             repo_digests: vec![format!("{}@{}", parsed.familiar_repository(), image.digest)],
             healthcheck: image.healthcheck,
-            exposed: Vec::new(),
+            ..Image::default()
         };
         // A pull by digest gives the image no tag, as Docker.
         let key = if name.contains('@') {
@@ -415,8 +467,12 @@ impl World {
             command: vec!["check".to_owned()],
             timeout: Duration::from_secs(30),
         };
+        let inherited = self.image_labels.get(&image.id);
+        let mut labels = inherited.cloned().unwrap_or_default();
+        labels.extend(spec.labels.clone());
         let cell = Cell {
             name: spec.name.clone(),
+            labels,
             image_id: image.id,
             created_at: now,
             state: ContainerState::Created {
@@ -455,7 +511,7 @@ impl World {
         let (id, cell) = self.containers.iter().find(|(_, cell)| cell.name == name)?;
         Some(Holder {
             docker_id: id.clone(),
-            owner: Ownership::read(&cell.spec.labels),
+            owner: Ownership::read(&cell.labels),
         })
     }
 
@@ -598,9 +654,9 @@ impl World {
     pub fn exec(&self, docker_id: &str) -> Result<ExecOutput, EngineError> {
         self.ping()?;
         let cell = self.known(docker_id)?;
-        if !is_running(cell) {
+        if !matches!(cell.state, ContainerState::Running(_)) {
             return Err(EngineError::Conflict(format!(
-                "Container {docker_id} is not running"
+                "Container {docker_id} is not running, or paused"
             )));
         }
         let program = self.program(cell);
@@ -715,7 +771,7 @@ impl World {
 
     fn tell(&mut self, docker_id: &str, change: Change) {
         let owner = self.containers.get(docker_id).and_then(|cell| {
-            let owner = Ownership::read(&cell.spec.labels)?;
+            let owner = Ownership::read(&cell.labels)?;
             Some((owner.cluster, owner.instance))
         });
         self.events.push(EngineEvent::Container {
@@ -730,7 +786,7 @@ fn observed(id: &str, cell: &Cell) -> Option<ObservedContainer> {
     Some(ObservedContainer {
         docker_id: id.to_owned(),
         name: cell.name.clone(),
-        owner: Ownership::read(&cell.spec.labels)?,
+        owner: Ownership::read(&cell.labels)?,
         state: cell.state.clone(),
         addr: cell.ip,
         ports: cell.spec.ports.clone(),

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use conductor::allocation::Allocation;
 use conductor::engine::memory::{MemEngine, Published as InRegistry};
 use conductor::images::{Images, PullSettings};
+use conductor::instances::Instances;
 use conductor::orphans::Orphans;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
@@ -334,7 +335,7 @@ impl Agent {
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let dir = Arc::new(self.dir().await?);
         let saved = SavedView::load(&dir.view_file())?;
-        let containers = self.engine.world(|world, _| world.list(None))?.ours;
+        let containers = self.engine.world(|world, _| world.list(None))?.labelled;
         let options = HostOptions {
             name: self.name.clone(),
             ttl: TTL,
@@ -421,6 +422,7 @@ impl Agent {
             look_again: asked,
             record: host.clone(),
             orphans: Orphans::open(dir.path())?,
+            instances: Instances::open(dir.path())?,
         };
         Ok(Running {
             host,

@@ -31,7 +31,7 @@ async fn run() -> anyhow::Result<Restart> {
     let revision = i64::try_from(cluster.etcd.revision()?)?;
     let position = cluster.shared.position();
     let agent = cluster.agents.first_mut().context("an agent")?;
-    let before = agent.engine.world(|world, _| world.list(None))?.ours;
+    let before = agent.engine.world(|world, _| world.list(None))?.labelled;
     let begin = Instant::now();
     agent.stop().await?;
     agent.start().await?;
@@ -46,7 +46,7 @@ async fn run() -> anyhow::Result<Restart> {
         writes: i64::try_from(cluster.etcd.revision()?)?.max(newest.unwrap_or_default()) - revision,
         touched: before
             .iter()
-            .filter(|one| !after.ours.contains(one))
+            .filter(|one| !after.labelled.contains(one))
             .count(),
         took,
     })

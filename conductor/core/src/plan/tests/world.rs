@@ -158,6 +158,13 @@ impl World {
                 self.agent(rest).observed.engine = EngineState::Unresponsive("hangs".to_owned());
             }
             "engine-back" => self.agent(rest).observed.engine = EngineState::Up,
+            "pause" => self.at_docker(rest, |c, process| c.state = ContainerState::Paused(process)),
+            "unpause" => {
+                self.at_docker(rest, |c, process| {
+                    c.state = ContainerState::Running(process);
+                });
+            }
+            "disconnect" => self.at_docker(rest, |c, _| c.addr = None),
             "docker-loses" => {
                 let slot = slot(words[1]);
                 self.agent(words[0])
@@ -734,6 +741,7 @@ impl World {
                         ..Exit::default()
                     })
                 } else {
+                    container.addr = Some(IpAddr::from([172, 17, 0, 2]));
                     ContainerState::Running(Running {
                         pid: 1,
                         started_at,
@@ -795,6 +803,25 @@ impl World {
                 .observed
                 .readiness
                 .retain(|instance, _| !ended.contains(instance));
+        }
+    }
+
+    /// Somebody does something to what runs of a slot. It is ready where nothing is in the way.
+    fn at_docker(&mut self, text: &str, does: impl Fn(&mut ObservedContainer, Running)) {
+        let slot = slot(text);
+        for agent in self.hosts.values_mut() {
+            let containers = agent.observed.containers.iter_mut();
+            for (instance, container) in containers.filter(|(_, c)| c.owner.slot == slot) {
+                let Some(process) = container.running().cloned() else {
+                    continue;
+                };
+                does(container, process);
+                let readiness = match container.cut_off() {
+                    Some(why) => Readiness::Unready(why.to_owned()),
+                    None => Readiness::Ready,
+                };
+                agent.observed.readiness.insert(instance.clone(), readiness);
+            }
         }
     }
 

@@ -60,6 +60,29 @@ fn a_running_container_is_read_in_full() {
 }
 
 #[test]
+fn its_address_is_the_one_in_the_network_that_it_was_made_for() {
+    let addr = |mode: &str, networks: serde_json::Value| {
+        let shown = shown(|json| {
+            json["HostConfig"]["NetworkMode"] = mode.into();
+            json["NetworkSettings"]["Networks"] = networks;
+        });
+        observed(shown).unwrap().addr
+    };
+    let at = |address: &str| serde_json::json!({"IPAddress": address});
+    let v4 = Some(IpAddr::from([10, 1, 0, 2]));
+    let other = serde_json::json!({"aaa": at("10.2.0.2"), "mine": at("10.1.0.2")});
+    assert_eq!(addr("mine", other.clone()), v4);
+    assert_eq!(addr("bridge", other), None, "somebody has disconnected it");
+    assert_eq!(addr("bridge", serde_json::json!({})), None);
+    assert_eq!(
+        addr("default", serde_json::json!({"bridge": at("10.1.0.2")})),
+        v4
+    );
+    let v6 = serde_json::json!({"mine": {"IPAddress": "", "GlobalIPv6Address": "fd00::2"}});
+    assert_eq!(addr("mine", v6), "fd00::2".parse().ok());
+}
+
+#[test]
 fn each_state_is_told_from_the_others() {
     let state = |change: serde_json::Value| {
         let read = observed(shown(|json| {
