@@ -5,6 +5,7 @@
 //! start, which knows no cluster yet, waits for etcd. Order of the stop: the
 //! conductor, then the record, then the rest; containers run on.
 
+pub(crate) mod condition;
 mod events;
 mod facilities;
 mod leaving;
@@ -12,8 +13,10 @@ mod reachable;
 mod signals;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -32,6 +35,7 @@ use conductor_core::observed::Surroundings;
 use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
 use conductor_core::{Host, Rules};
 use gateway::{door, peer, v1, v2};
+use manifests::HostName;
 use store::Kv;
 use store::etcd::EtcdKv;
 use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Stop, Waiting};
@@ -57,6 +61,8 @@ const PULLS_AT_ONCE: usize = 3;
 const PULL_JITTER: Duration = Duration::from_millis(500);
 /// How long is waited for DNS to be bound; it is tried again behind that.
 const DNS_BINDS: Duration = Duration::from_millis(300);
+/// How long etcd may take to say whether the host may use its name, before the agent is ready without its word.
+const JOINS: Duration = Duration::from_secs(6);
 /// How long doors may take to finish what they answer.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 /// So many copies of containers are named in the host's record.
@@ -96,14 +102,19 @@ pub(crate) async fn run(
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let agent = Running::start(&config, &dir, asked, bound, begun, cluster).await?;
-    sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
-    ready(agent.bound.clone());
-    info!("the agent is ready");
-
     let mut status = agent.host.status();
+    let life = async {
+        if let Some(ended) = joins(&mut status).await {
+            return ended;
+        }
+        sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+        ready(agent.bound.clone());
+        info!("the agent is ready");
+        ended(&mut status).await
+    };
     let ended = tokio::select! {
         signal = signals.next() => Ended::Signal(signal),
-        ended = ended(&mut status) => ended,
+        ended = life => ended,
     };
     agent.stop(&ended).await;
     match ended {
@@ -120,6 +131,28 @@ enum Ended {
     Left,
     /// The host can't be in the cluster.
     Failed(Misconfigured),
+}
+
+/// Waits until it is known whether the host may use its name: none if it may, or if etcd does not say, since an agent
+/// that knows its cluster works without etcd.
+async fn joins(status: &mut watch::Receiver<HostStatus>) -> Option<Ended> {
+    let silent = tokio::time::sleep(JOINS);
+    tokio::pin!(silent);
+    loop {
+        let waits = match &*status.borrow_and_update() {
+            HostStatus::Failed(error) => {
+                return Some(Ended::Failed(Misconfigured(crate::chain(error))));
+            }
+            HostStatus::Left => return Some(Ended::Left),
+            HostStatus::Joining(Waiting::Begun) => false,
+            HostStatus::Joining(Waiting::NameTaken(_) | Waiting::Record(_)) => true,
+            _ => return None,
+        };
+        tokio::select! {
+            () = &mut silent, if !waits => return None,
+            changed = status.changed() => if changed.is_err() { return None },
+        }
+    }
 }
 
 /// Waits until the host has ended by itself.
@@ -350,6 +383,7 @@ fn begin(
     let mut tasks = JoinSet::new();
     tasks.spawn(report_status(
         host.status(),
+        (config.name.clone(), config.host_ip),
         config.etcd.endpoints.clone(),
         doors.clone(),
     ));
@@ -395,11 +429,22 @@ impl Running {
         let host = Arc::new(host);
         let (journal, writer) = Journal::open(dir.path());
         let published = Arc::new(Published::new(journal.clone()));
+        // A view that was saved is as old as its file.
+        let saved_at = saved.as_ref().and_then(|_| modified(&dir.view_file()));
+        published
+            .fresh_at
+            .store(saved_at.unwrap_or_default(), Ordering::Relaxed);
         let work = CancellationToken::new();
 
         tasks.spawn(events::keep(journal, writer, host.status(), doors.clone()));
 
-        // === the view ===
+        // === etcd ===
+        tasks.spawn(follow_alarm(
+            kv.clone(),
+            published.clone(),
+            config.own_etcd,
+            doors.clone(),
+        ));
         let (sender, view) = updates();
         let options = ViewOptions {
             held: dir.hold().is_some(),
@@ -504,6 +549,8 @@ impl Running {
             kv: kv.clone(),
             engine: engine.clone(),
             failures: links.failures.clone(),
+            status: host.status(),
+            own_etcd: config.own_etcd,
         });
         let mut bound = Bound::default();
         let mut peers: Option<Arc<dyn v1::Peers>> = None;
@@ -552,6 +599,7 @@ impl Running {
             metrics::Sources {
                 published: published.clone(),
                 status: host.status(),
+                own_etcd: config.own_etcd,
                 links: links.counters.clone(),
                 dns: names.counters.clone(),
             },
@@ -681,6 +729,31 @@ impl Running {
     }
 }
 
+/// When a file was written, in Unix seconds.
+fn modified(path: &Path) -> Option<i64> {
+    let at = std::fs::metadata(path).ok()?.modified().ok()?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(since.as_secs() as i64)
+}
+
+/// While etcd refuses writes nothing is placed or moved, and everybody is told.
+async fn follow_alarm(
+    kv: Arc<dyn Kv>,
+    published: Arc<Published>,
+    own_etcd: bool,
+    stop: CancellationToken,
+) {
+    let says = |alarm: Option<store::Alarm>| {
+        if let Some(alarm) = alarm {
+            error!("{}", condition::alarm(alarm, own_etcd));
+        } else {
+            info!("etcd's alarm is cleared: it takes writes again");
+        }
+        published.alarm.send_replace(alarm);
+    };
+    store::alarm::follow(kv, store::alarm::EVERY, says, stop).await;
+}
+
 fn note(bound: &mut Bound, what: &str, at: &[SocketAddr]) {
     for at in at {
         bound.listeners.push((what.to_owned(), at.to_string()));
@@ -774,6 +847,7 @@ async fn report_problems(
 /// Says how the host stands, whenever that changes.
 async fn report_status(
     mut status: watch::Receiver<HostStatus>,
+    (name, own): (HostName, IpAddr),
     etcd: Vec<String>,
     stop: CancellationToken,
 ) {
@@ -787,6 +861,7 @@ async fn report_status(
                 "waiting for etcd; is --etcd right, and does it run? What runs here is looked after meanwhile"
             ),
             HostStatus::Joining(why @ Waiting::Record(_)) => info!("{why}"),
+            HostStatus::Joining(why @ Waiting::NameTaken(_)) => error!(%name, %own, "{why}"),
             HostStatus::Joining(why) => error!(
                 error = %why,
                 "can't join the cluster; nothing is changed, and it is tried again"

@@ -28,12 +28,16 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::condition::lacks;
+
 /// Where the numbers come from.
 pub(crate) struct Sources {
     /// What the conductor shows.
     pub(crate) published: Arc<Published>,
     /// How this host stands.
     pub(crate) status: watch::Receiver<HostStatus>,
+    /// The etcd is this agent's own.
+    pub(crate) own_etcd: bool,
     /// Connections of links.
     pub(crate) links: Arc<ambassador::Counters>,
     /// Questions to DNS.
@@ -85,7 +89,11 @@ async fn healthz() -> &'static str {
 
 /// It follows etcd and its engine answers; else why not.
 async fn readyz(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
-    let lacks = lacks(&sources);
+    let lacks = lacks(
+        &sources.published,
+        &sources.status.borrow(),
+        sources.own_etcd,
+    );
     if lacks.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -94,34 +102,6 @@ async fn readyz(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
             format!("{}\n", lacks.join("\n")),
         )
     }
-}
-
-fn lacks(sources: &Sources) -> Vec<String> {
-    let mut lacks = Vec::new();
-    match sources.published.seen.load().as_ref() {
-        None => lacks.push("etcd has not been read yet".to_owned()),
-        Some(seen) => {
-            if let Some(reason) = &seen.distrust {
-                lacks.push(format!("nothing is changed: {reason}"));
-            } else if seen.stale {
-                lacks.push("etcd can't be followed at the moment".to_owned());
-            }
-        }
-    }
-    if let EngineState::Unresponsive(why) = &sources.published.observed.load().engine {
-        lacks.push(format!("the Docker Engine does not answer: {why}"));
-    }
-    match &*sources.status.borrow() {
-        HostStatus::Live(_) => {}
-        HostStatus::Joining(why) => lacks.push(format!("this host has not joined yet: {why}")),
-        HostStatus::Held(reason) => lacks.push(format!("this host is in hold: {reason}")),
-        HostStatus::Failed(error) => lacks.push(error.to_string()),
-        HostStatus::Left => lacks.push("this host has left the cluster".to_owned()),
-        HostStatus::Lost => lacks.push("this host's record is not in etcd".to_owned()),
-        HostStatus::Distrusted => lacks.push("etcd holds another cluster".to_owned()),
-        HostStatus::Foreign(_) => lacks.push("this host's identity runs twice".to_owned()),
-    }
-    lacks
 }
 
 async fn metrics(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
@@ -327,12 +307,14 @@ mod tests {
     use super::*;
     use conductor::published::Seen;
     use conductor_core::snapshot::Change;
+    use store::host::Waiting;
 
     fn sources() -> (Sources, watch::Sender<HostStatus>) {
         let (sender, status) = watch::channel(HostStatus::Live(1));
         let sources = Sources {
             published: Arc::new(Published::default()),
             status,
+            own_etcd: false,
             links: Arc::default(),
             dns: Arc::default(),
         };
@@ -403,7 +385,10 @@ mod tests {
     #[test]
     fn readiness_says_what_is_missing() {
         let (sources, status) = sources();
-        let lacks = |what: &str| lacks(&sources).iter().any(|l| l.contains(what));
+        let lacks = |what: &str| {
+            let lacks = lacks(&sources.published, &sources.status.borrow(), false);
+            lacks.iter().any(|l| l.contains(what))
+        };
         assert!(lacks("not been read"));
         see(&sources, true, None);
         assert!(lacks("followed"));
@@ -413,5 +398,13 @@ mod tests {
         see(&sources, false, None);
         status.send(HostStatus::Lost).unwrap();
         assert!(lacks("not in etcd"));
+        sources
+            .published
+            .alarm
+            .send_replace(Some(store::Alarm::NoSpace));
+        assert!(lacks("etcdctl alarm disarm"));
+        let other = Waiting::NameTaken([10, 0, 0, 1].into());
+        status.send(HostStatus::Joining(other)).unwrap();
+        assert!(lacks("another machine (10.0.0.1)"));
     }
 }

@@ -442,12 +442,16 @@ fn what_is_old_is_said_to_be() {
     let ended = door.run(&["ps"]).with(0);
     assert!(ended.err.contains("last known state"), "{}", ended.err);
     assert_eq!(ended.out.lines().count(), 3);
-    assert!(
-        door.run(&["status"])
-            .with(0)
-            .out
-            .contains("etcd     does not answer")
-    );
+    let ended = door.run(&["hosts"]).with(0);
+    assert!(ended.err.contains("last known state"), "{}", ended.err);
+    let status = |door: &Door| door.run(&["status"]).with(0).out;
+    assert!(status(&door).contains("etcd     answers"));
+    door.agent.set_hold(Some("/dokkaa/cluster is missing"));
+    let held = status(&door);
+    assert!(held.contains("etcd     answers, but is not believed (in hold)"));
+    assert!(held.contains("is in hold: /dokkaa/cluster is missing"));
+    door.agent.mem_kv().set_unavailable(true);
+    assert!(status(&door).contains("etcd     does not answer"));
 }
 
 #[test]

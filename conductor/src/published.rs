@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use conductor_core::directory::Callers;
 use conductor_core::observed::Observed;
 use conductor_core::{Directory, Snapshot};
 use manifests::SlotId;
+use store::Alarm;
 use tokio::sync::watch;
 
 use crate::events::Journal;
@@ -41,6 +42,10 @@ pub struct Published {
     pub callers: watch::Sender<Arc<Callers>>,
     /// Containers on this engine that carry our labels and are not ours, for people.
     pub copies: watch::Sender<Vec<String>>,
+    /// The alarm that makes etcd refuse writes.
+    pub alarm: watch::Sender<Option<Alarm>>,
+    /// When `seen` was known to be etcd's present state, in Unix seconds; 0 is not known.
+    pub fresh_at: AtomicI64,
     /// Counters.
     pub counters: Counters,
     /// What happened.
@@ -66,8 +71,18 @@ impl Published {
             revision: watch::Sender::new((0, true)),
             callers: watch::Sender::new(Arc::new(Callers::new())),
             copies: watch::Sender::new(Vec::new()),
+            alarm: watch::Sender::new(None),
+            fresh_at: AtomicI64::new(0),
             counters: Counters::default(),
         }
+    }
+
+    /// `seen` is etcd's state now.
+    pub(crate) fn is_fresh(&self) {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs() as i64);
+        self.fresh_at.store(now, Ordering::Relaxed);
     }
 }
 

@@ -227,9 +227,13 @@ impl Loop {
         stop: CancellationToken,
     ) {
         let mut wake: Option<Millis> = None;
+        let mut alarm = self.setup.published.alarm.subscribe();
         loop {
             self.setup.record.pass_done();
             let now = self.setup.record.clock().now();
+            if self.state.known && self.state.trust == Trust::Full {
+                self.setup.published.is_fresh();
+            }
             let rest = wake.map_or(PULSE, |at| (at - now).min(PULSE));
             tokio::select! {
                 biased;
@@ -238,6 +242,11 @@ impl Loop {
                     Some(update) => self.view(update),
                     None => break,
                 },
+                Ok(()) = alarm.changed() => {
+                    let why = alarm.borrow_and_update().map(|alarm| alarm.to_string());
+                    self.state.local.calm.refuses_writes(why, now);
+                    self.state.pressing = true;
+                }
                 Some(event) = events.recv() => self.event(event),
                 Some(sighting) = sightings.recv() => self.sighting(sighting),
                 Some(()) = self.setup.look_again.recv() => {

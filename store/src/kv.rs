@@ -355,9 +355,23 @@ pub enum KvError {
     /// The lease does not exist (any more).
     #[error("the lease is gone")]
     LeaseNotFound,
-    /// etcd answered that it won't (no space, no permission, too large …).
+    /// Its alarm NOSPACE stands: puts and new leases are refused; deletions, keep-alives and nested transactions are not.
+    #[error("{}: it takes nothing but deletions", Alarm::NoSpace)]
+    NoSpace,
+    /// etcd answered that it won't (no permission, too large …).
     #[error("etcd refused: {0}")]
     Refused(String),
+}
+
+/// Why etcd refuses writes, all over its cluster, until somebody has cleared it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Alarm {
+    /// Its database has reached `--quota-backend-bytes`.
+    #[error("etcd is out of space (alarm NOSPACE)")]
+    NoSpace,
+    /// Its members have different data.
+    #[error("etcd's members have different data (alarm CORRUPT)")]
+    Corrupt,
 }
 
 /// What the member that answers says of itself and its cluster (Maintenance.Status).
@@ -375,6 +389,8 @@ pub struct Status {
     pub raft_term: u64,
     /// The Raft index.
     pub raft_index: u64,
+    /// The alarm that stands; of several the worst.
+    pub alarm: Option<Alarm>,
 }
 
 /// The seam to etcd. Every call has a deadline of its own.

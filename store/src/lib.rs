@@ -6,6 +6,7 @@
 //! watch), the `host`'s record on its lease, and `claims`, the guarded
 //! transactions by which slots change hands.
 
+pub mod alarm;
 pub mod claims;
 pub mod etcd;
 pub mod host;
@@ -14,4 +15,4 @@ pub mod memory;
 pub mod state_file;
 pub mod view;
 
-pub use kv::{Compare, Kv, KvError, Op, OpReply, Txn, TxnReply};
+pub use kv::{Alarm, Compare, Kv, KvError, Op, OpReply, Txn, TxnReply};

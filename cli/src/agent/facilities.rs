@@ -1,6 +1,7 @@
 //! What the doors see of the agent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use conductor::engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs, OutputStream};
@@ -14,6 +15,8 @@ use gateway::v1::facilities::{
 };
 use gateway::v1::types::{LinkFailure, LogOptions, LogSource, Reasons};
 use manifests::{HostName, SlotId};
+use store::host::HostStatus;
+use tokio::sync::watch;
 
 /// The parts of the agent that the doors ask.
 pub(crate) struct Agent {
@@ -22,6 +25,8 @@ pub(crate) struct Agent {
     pub(crate) kv: Arc<dyn store::Kv>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) failures: Arc<ambassador::Failures>,
+    pub(crate) status: watch::Receiver<HostStatus>,
+    pub(crate) own_etcd: bool,
 }
 
 #[async_trait]
@@ -37,12 +42,20 @@ impl Facilities for Agent {
             snapshot: seen.snapshot.clone(),
             directory: self.published.directory.load().as_ref().clone(),
             stale: seen.stale,
+            known_at: match self.published.fresh_at.load(Ordering::Relaxed) {
+                0 => None,
+                at => jiff::Timestamp::from_second(at).ok(),
+            },
         })
     }
 
     fn hold(&self) -> Option<String> {
         let seen = self.published.seen.load();
         seen.as_ref().as_ref()?.distrust.clone()
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        super::condition::troubles(&self.published, &self.status.borrow(), self.own_etcd)
     }
 
     fn kv(&self) -> Arc<dyn store::Kv> {

@@ -107,7 +107,7 @@ pub(super) fn tell(stale: bool, notices: &[String]) {
         output::note(notice);
     }
     if stale && notices.is_empty() {
-        output::note("etcd is away: this is the last known state");
+        output::note("this is the last known state");
     }
 }
 
@@ -155,7 +155,7 @@ pub(super) async fn hosts(args: &ListArgs) -> Result<(), CommandError> {
     if args.output.format == Format::Json {
         return output::json(&hosts);
     }
-    tell(hosts.stale, &[]);
+    tell(hosts.stale, &hosts.notices);
     let rows = hosts.hosts.iter().map(host_cells).collect();
     output::print(&output::table(
         &[
@@ -214,10 +214,10 @@ fn status_text(status: &ClusterStatus) -> String {
             parts.join(", ")
         }
     };
-    let etcd = if status.etcd {
-        format!("answers (revision {})", status.revision)
-    } else {
-        "does not answer".to_owned()
+    let etcd = match (status.etcd, status.hold.is_some()) {
+        (true, false) => format!("answers (revision {})", status.revision),
+        (true, true) => "answers, but is not believed (in hold)".to_owned(),
+        (false, _) => "does not answer".to_owned(),
     };
     let mut lines = vec![
         format!(

@@ -1,5 +1,5 @@
 //! When the cluster is calm enough to move slots: the brake on mass loss, the pause after an accepted restore, and the
-//! wait while a host is in hold.
+//! wait while a host is in hold or etcd refuses writes.
 //!
 //! The memory of one reader: what it has seen since it began to look. Nothing
 //! here is written to etcd, so each host judges by what it has seen itself, and
@@ -36,6 +36,10 @@ pub struct Calm {
     braked: Option<Millis>,
     accepted: Option<Millis>,
     hold: Option<HostName>,
+    /// Why etcd refuses writes.
+    refused: Option<String>,
+    /// When it took them again.
+    recovered: Option<Millis>,
 }
 
 impl Calm {
@@ -44,6 +48,7 @@ impl Calm {
         // What has settled stays so, whatever is seen next.
         self.braked = self.braked.filter(|began| now < self.settled_at(*began));
         self.accepted = self.accepted.filter(|began| now < self.settled_at(*began));
+        self.recovered = self.recovered.filter(|began| now < self.settled_at(*began));
 
         if !snapshot.live().map(|(name, _)| name).eq(&self.live) {
             self.live = snapshot.live().map(|(name, _)| name.clone()).collect();
@@ -79,6 +84,17 @@ impl Calm {
         self.accepted = Some(now);
     }
 
+    /// Etcd refuses writes, and why; or it takes them.
+    ///
+    /// It refuses them unevenly: a claim may pass where a record can't be put. So a host that was restarted meanwhile is
+    /// missing, though it lives; it is given time to come back before anybody takes its slots.
+    pub fn refuses_writes(&mut self, why: Option<String>, now: Millis) {
+        if self.refused.is_some() && why.is_none() {
+            self.recovered = Some(now);
+        }
+        self.refused = why;
+    }
+
     /// A restore was accepted, and the hosts are not back yet.
     pub fn restoring(&self, now: Millis) -> bool {
         self.is_unsettled(self.accepted, now)
@@ -88,10 +104,18 @@ impl Calm {
     pub fn taking_over(&self, now: Millis) -> Result<(), String> {
         self.placing(now)?;
         let (missing, members) = self.counted(now);
+        if missing == 0 {
+            return Ok(());
+        }
         // Who comes back one by one is waited for, down to the last.
-        if self.is_unsettled(self.braked, now) && missing > 0 {
+        if self.is_unsettled(self.braked, now) {
             return Err(format!(
                 "{missing} of {members} hosts are missing: nothing is taken over until the others have settled"
+            ));
+        }
+        if self.is_unsettled(self.recovered, now) {
+            return Err(format!(
+                "etcd refused writes until now, and {missing} of {members} hosts are missing: nothing is taken over until the others have settled"
             ));
         }
         Ok(())
@@ -99,6 +123,11 @@ impl Calm {
 
     /// Whether a slot may be given to a host now; why not, for people.
     pub fn placing(&self, now: Millis) -> Result<(), String> {
+        if let Some(why) = &self.refused {
+            return Err(format!(
+                "{why}: nothing is placed or moved before it takes writes again"
+            ));
+        }
         if let Some(host) = &self.hold {
             return Err(format!(
                 "{host} is in hold: it distrusts its etcd, so nothing is moved"
@@ -114,7 +143,7 @@ impl Calm {
 
     /// When an answer may change by time alone.
     pub fn next_change(&self, now: Millis) -> Option<Millis> {
-        let settled = [self.braked, self.accepted]
+        let settled = [self.braked, self.accepted, self.recovered]
             .into_iter()
             .flatten()
             .map(|began| self.settled_at(began));

@@ -69,6 +69,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.view.cancel();
         self.conductor.abort();
         self.viewing.abort();
     }
@@ -443,6 +444,18 @@ impl Agent {
         };
         let viewing = tokio::spawn(run_view(kv.clone(), options, inputs, sender, view.clone()));
         let published = Arc::new(Published::default());
+        let alarm = {
+            let published = published.clone();
+            move |alarm| {
+                published.alarm.send_replace(alarm);
+            }
+        };
+        tokio::spawn(store::alarm::follow(
+            kv.clone(),
+            store::alarm::EVERY,
+            alarm,
+            view.clone(),
+        ));
         let this = ThisHost {
             name: self.name.clone(),
             id: dir.machine(),

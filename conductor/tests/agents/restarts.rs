@@ -266,3 +266,72 @@ async fn a_restored_etcd_is_held_until_the_operator_accepts_it() {
     assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()));
     assert_eq!(cluster.journal.calls().len(), calls, "what runs is kept");
 }
+
+/// With the alarm NOSPACE etcd refuses what puts something and new leases, and goes on with the rest.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_restarts_while_etcd_is_full_is_waited_for() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.put("shop/web", &manifest("app:1", 6));
+    cluster.wait_as_wanted("shop/web").await;
+    let before = cluster.quiet().await;
+    let calls = cluster.journal.calls().len();
+    cluster.kv.set_no_space(true);
+    cluster.agent_mut("a").stop().await;
+    cluster.agent_mut("a").begin().await;
+    cluster.pass(Duration::from_secs(60)).await;
+    assert_eq!(
+        cluster.snapshot().live().count(),
+        2,
+        "it can't put its record"
+    );
+    // The alarm is cleared, and the others know it first.
+    cluster.agent("a").wire.cut(true);
+    cluster.kv.set_no_space(false);
+    cluster.pass(Duration::from_secs(10)).await;
+    cluster.agent("a").wire.cut(false);
+    cluster
+        .wait("it is back", |cluster| {
+            let live = cluster.snapshot().live().count();
+            (live == 3).then_some(()).ok_or(format!("{live} live"))
+        })
+        .await;
+    cluster.quiet().await;
+    assert_eq!(cluster.is_as_wanted("shop/web"), Ok(()));
+    assert_eq!(
+        cluster.history(before).keys(),
+        [],
+        "nobody took anything over"
+    );
+    assert_eq!(
+        cluster.journal.calls().len(),
+        calls,
+        "the engines are left alone"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_dies_while_etcd_is_full_is_taken_over_when_it_is_not_any_more() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.put("shop/web", &manifest("app:1", 6));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.kv.set_no_space(true);
+    cluster.agent_mut("a").kill().await;
+    cluster.pass(Duration::from_secs(20)).await;
+    let waiting = cluster.agent("b").published().waiting.load();
+    let reasons: Vec<_> = waiting.values().collect();
+    assert!(
+        reasons.len() == 2 && reasons.iter().all(|why| why.contains("NOSPACE")),
+        "{reasons:?}"
+    );
+    cluster.kv.set_no_space(false);
+    cluster
+        .wait("its slots are elsewhere", |cluster| {
+            let snapshot = cluster.snapshot();
+            let on_a = (0..6)
+                .filter_map(|n| snapshot.slot(&slot("shop/web", n))?.claim.clone())
+                .filter(|claim| claim.host.as_str() == "a")
+                .count();
+            (on_a == 0).then_some(()).ok_or(format!("{on_a} slots"))
+        })
+        .await;
+}

@@ -26,6 +26,8 @@ pub struct Seen {
     pub directory: Directory,
     /// etcd is away, or not trusted: nothing newer is known.
     pub stale: bool,
+    /// When this was known to be etcd's present state, as far as that is known.
+    pub known_at: Option<jiff::Timestamp>,
 }
 
 /// A line of a container, as its engine gave it.
@@ -84,6 +86,9 @@ pub trait Facilities: Send + Sync + 'static {
 
     /// Why this agent changes nothing, if it distrusts its etcd.
     fn hold(&self) -> Option<String>;
+
+    /// What keeps this agent from its work, beside a hold: for `status`, `hosts` and `ps`.
+    fn troubles(&self) -> Vec<String>;
 
     /// etcd, for status and manifests.
     fn kv(&self) -> Arc<dyn store::Kv>;

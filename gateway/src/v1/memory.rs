@@ -42,7 +42,9 @@ struct Inner {
 struct Said {
     blind: bool,
     stale: bool,
+    known_at: Option<jiff::Timestamp>,
     hold: Option<String>,
+    troubles: Vec<String>,
     reasons: Reasons,
     cluster: Option<Cluster>,
     observed: Observed,
@@ -87,6 +89,16 @@ impl MemAgent {
     /// It distrusts its etcd.
     pub fn set_hold(&self, hold: Option<&str>) {
         self.said().hold = hold.map(ToOwned::to_owned);
+    }
+
+    /// When what it sees was etcd's present state.
+    pub fn set_known_at(&self, at: Option<jiff::Timestamp>) {
+        self.said().known_at = at;
+    }
+
+    /// What keeps it from its work.
+    pub fn set_troubles(&self, troubles: &[&str]) {
+        self.said().troubles = troubles.iter().map(ToString::to_string).collect();
     }
 
     /// What it knows and does not write to etcd.
@@ -332,11 +344,16 @@ impl Facilities for MemAgent {
             directory: Directory::new(&snapshot),
             snapshot,
             stale: said.stale,
+            known_at: said.known_at,
         })
     }
 
     fn hold(&self) -> Option<String> {
         self.said().hold.clone()
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.said().troubles.clone()
     }
 
     fn kv(&self) -> Arc<dyn store::Kv> {

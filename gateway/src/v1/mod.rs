@@ -25,6 +25,7 @@ pub mod why;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -46,6 +47,8 @@ use reply::{Asked, Failure, Named, Reply};
 use rows::{Filter, Sources};
 use types::{ClusterStatus, Hosts, Reasons, Slots, Why};
 
+/// How long etcd may take to show that it answers.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Status keys read at once.
 const PAGE: i64 = 1_000;
 
@@ -111,7 +114,7 @@ impl Asked<SlotsQuery> {
 async fn slots(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Slots> {
     let filter = query.filter()?;
     let seen = api.seen()?;
-    let mut notices = Vec::new();
+    let mut notices = api.notices(&seen);
     let statuses = api.statuses(&seen, &filter, &mut notices).await;
     let answers = api.own_answer();
     let (slots, containers) = rows::merge(sources(&seen, &statuses, &answers), &filter);
@@ -120,6 +123,7 @@ async fn slots(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Slots>
         containers,
         revision: seen.snapshot.revision,
         stale: seen.stale,
+        known_at: known_at(&seen),
         notices,
     }))
 }
@@ -130,6 +134,8 @@ async fn hosts(State(api): State<Api>) -> Reply<Hosts> {
         hosts: overview::hosts(&seen.snapshot),
         revision: seen.snapshot.revision,
         stale: seen.stale,
+        known_at: known_at(&seen),
+        notices: api.notices(&seen),
     }))
 }
 
@@ -142,8 +148,13 @@ async fn status(State(api): State<Api>) -> Reply<ClusterStatus> {
     let answering = overview::Answering {
         host: api.facilities.host(),
         agent: env!("CARGO_PKG_VERSION").to_owned(),
-        etcd: !seen.stale && notices.is_empty(),
+        etcd: if seen.stale {
+            api.etcd_answers().await
+        } else {
+            notices.is_empty()
+        },
         hold: api.facilities.hold(),
+        troubles: api.facilities.troubles(),
         stale: seen.stale,
     };
     Ok(Json(overview::status(
@@ -166,7 +177,7 @@ async fn explain(
 ) -> Reply<Why> {
     let id = ContainerId::new(app, container);
     let seen = api.seen()?;
-    let mut notices = Vec::new();
+    let mut notices = api.notices(&seen);
     let filter = Filter::Container(id.clone());
     let statuses = api.statuses(&seen, &filter, &mut notices).await;
     let answers = api.all_answers(&seen, &mut notices).await;
@@ -201,7 +212,36 @@ fn sources<'a>(
     }
 }
 
+/// When a stale view was etcd's present state.
+fn known_at(seen: &Seen) -> Option<String> {
+    let at = seen.known_at.filter(|_| seen.stale)?;
+    Some(at.to_string())
+}
+
 impl Api {
+    /// What to know before believing a list: what keeps this agent from its work, and how old its view is.
+    fn notices(&self, seen: &Seen) -> Vec<String> {
+        let mut notices = self.facilities.troubles();
+        if seen.stale {
+            let age = seen
+                .known_at
+                .map(|at| jiff::Timestamp::now().duration_since(at));
+            notices.push(overview::last_known(
+                &self.facilities.host(),
+                self.facilities.hold().as_deref(),
+                age.and_then(|age| age.as_secs().try_into().ok()),
+            ));
+        }
+        notices
+    }
+
+    /// etcd answers now, whatever is believed of its answer.
+    async fn etcd_answers(&self) -> bool {
+        let kv = self.facilities.kv();
+        let read = kv.range(Range::key(Key::Cluster));
+        matches!(tokio::time::timeout(PATIENCE, read).await, Ok(Ok(_)))
+    }
+
     fn seen(&self) -> Result<Seen, Failure> {
         self.facilities.snapshot().ok_or_else(Failure::not_yet)
     }
@@ -280,7 +320,6 @@ impl Api {
     ) -> BTreeMap<SlotId, Status> {
         let mut found = BTreeMap::new();
         if seen.stale {
-            notices.push("etcd is away: this is the last known state".to_owned());
             return found;
         }
         let kv = self.facilities.kv();

@@ -101,6 +101,24 @@ fn availability(availability: Availability) -> &'static str {
     }
 }
 
+/// That what is shown is old, and how old, if that is known.
+pub fn last_known(host: &HostName, hold: Option<&str>, seconds: Option<u64>) -> String {
+    let age = seconds.map(|seconds| {
+        let (number, unit) = match seconds {
+            0..120 => (seconds, "s"),
+            120..7_200 => (seconds / 60, "min"),
+            7_200..172_800 => (seconds / 3_600, "h"),
+            172_800.. => (seconds / 86_400, "days"),
+        };
+        format!(", from {number} {unit} ago")
+    });
+    let age = age.unwrap_or_default();
+    match hold {
+        Some(why) => format!("this is the last known state{age}: {host} is in hold: {why}"),
+        None => format!("this is the last known state{age}: {host} can't follow etcd"),
+    }
+}
+
 /// The agent that answers, as far as the snapshot does not say it.
 #[derive(Debug, Clone)]
 pub struct Answering {
@@ -112,6 +130,8 @@ pub struct Answering {
     pub etcd: bool,
     /// Why it changes nothing.
     pub hold: Option<String>,
+    /// What else keeps it from its work.
+    pub troubles: Vec<String>,
     /// The snapshot is the last known state.
     pub stale: bool,
 }
@@ -124,9 +144,14 @@ pub fn status(
     answering: Answering,
 ) -> ClusterStatus {
     let hosts = hosts(snapshot);
-    let mut problems = Vec::new();
+    let mut problems = answering.troubles;
     if !answering.etcd {
         problems.push("etcd does not answer this agent; what runs goes on running".to_owned());
+    } else if answering.stale && answering.hold.is_none() && problems.is_empty() {
+        problems.push(format!(
+            "{} does not follow etcd at the moment: what is shown may be old",
+            answering.host
+        ));
     }
     if let Some(why) = &answering.hold {
         problems.push(format!("{} is in hold: {why}", answering.host));

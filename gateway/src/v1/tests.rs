@@ -321,6 +321,42 @@ async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
 }
 
 #[tokio::test]
+async fn a_hold_is_not_a_silent_etcd_and_lists_say_how_old_they_are() {
+    let door = alone();
+    two_slots(&door.agent);
+    door.agent.set_stale(true);
+    door.agent.set_hold(Some("/dokkaa/cluster is missing"));
+    let known_at = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3);
+    door.agent.set_known_at(Some(known_at));
+    let status = door.get("/status").await;
+    assert_eq!(status["etcd"], true);
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("is in hold: /dokkaa/cluster is missing"));
+    assert!(!problems.contains("does not answer"), "{problems}");
+    for list in ["/slots", "/hosts"] {
+        let body = door.get(list).await;
+        assert_eq!(body["known_at"], known_at.to_string());
+        let notice = body["notices"][0].as_str().unwrap();
+        assert!(notice.contains("from 3 min ago"), "{notice}");
+        assert!(notice.contains("/dokkaa/cluster is missing"), "{notice}");
+    }
+    door.agent.mem_kv().set_unavailable(true);
+    assert_eq!(door.get("/status").await["etcd"], false);
+}
+
+#[tokio::test]
+async fn what_keeps_the_agent_from_its_work_is_said_everywhere() {
+    let door = alone();
+    two_slots(&door.agent);
+    let trouble = "another machine (10.0.0.1) runs under this host's name";
+    door.agent.set_troubles(&[trouble]);
+    assert_eq!(door.get("/status").await["problems"][0], trouble);
+    for list in ["/slots", "/hosts", "/why/shop/web"] {
+        assert_eq!(door.get(list).await["notices"][0], trouble, "{list}");
+    }
+}
+
+#[tokio::test]
 async fn more_status_keys_than_one_page_are_read() {
     let door = alone();
     door.agent.put_host("h1", None);

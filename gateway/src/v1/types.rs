@@ -201,6 +201,9 @@ pub struct Slots {
     /// etcd is away or not trusted: this is the last known state.
     #[serde(default)]
     pub stale: bool,
+    /// Where it is stale: when it was etcd's present state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_at: Option<String>,
     /// Hosts that did not answer, and the like; for stderr.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
@@ -256,6 +259,12 @@ pub struct Hosts {
     /// etcd is away or not trusted: this is the last known state.
     #[serde(default)]
     pub stale: bool,
+    /// Where it is stale: when it was etcd's present state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_at: Option<String>,
+    /// What keeps the agent that answers from its work; for stderr.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
 }
 
 /// `GET status`.
@@ -268,7 +277,7 @@ pub struct ClusterStatus {
     pub host: HostName,
     /// Its version.
     pub agent: String,
-    /// etcd answers it.
+    /// etcd answers it, whatever it thinks of the answers.
     pub etcd: bool,
     /// Why it changes nothing, if it distrusts its etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -286,6 +286,7 @@ fn unanswered(error: KvError) -> V2Error {
     let cause = match &error {
         KvError::Unavailable(_) => "etcd does not answer; a write may have been carried out or not",
         KvError::Refused(reason) => reason,
+        KvError::NoSpace => "etcd is out of space (alarm NOSPACE) and takes nothing but deletions",
         KvError::Compacted | KvError::LeaseNotFound => "etcd's answer makes no sense here",
     };
     warn!(%error, "etcd could not be asked");

@@ -40,6 +40,10 @@ impl Facilities for OnEtcd {
         self.agent.hold()
     }
 
+    fn troubles(&self) -> Vec<String> {
+        self.agent.troubles()
+    }
+
     fn kv(&self) -> Arc<dyn Kv> {
         self.kv.clone()
     }

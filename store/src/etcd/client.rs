@@ -168,6 +168,8 @@ fn map(error: Error, endpoint: &str) -> KvError {
     match status.code() {
         // Also the code for a message above the decode limit.
         Code::OutOfRange if message.contains("compacted") => KvError::Compacted,
+        // Also the code for too many requests at a time.
+        Code::ResourceExhausted if message.contains("database space exceeded") => KvError::NoSpace,
         Code::NotFound if message.contains("lease not found") => KvError::LeaseNotFound,
         Code::Unavailable
         | Code::DeadlineExceeded

@@ -6,8 +6,8 @@ use etcd_client::proto::{
 use etcd_client::{CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp, WatchOptions};
 
 use crate::kv::{
-    Compare, Event, KeyRange, KeyValue, Op, OpReply, Range, RangeReply, Relation, Target, Txn,
-    TxnReply,
+    Alarm, Compare, Event, KeyRange, KeyValue, Op, OpReply, Range, RangeReply, Relation, Target,
+    Txn, TxnReply,
 };
 
 pub(super) fn txn(txn: Txn) -> etcd_client::Txn {
@@ -55,6 +55,16 @@ fn op(op: Op) -> TxnOp {
             TxnOp::get(keys.start, options)
         }
         Op::Txn(inner) => TxnOp::txn(txn(inner)),
+    }
+}
+
+/// From what a member says is wrong, such as `memberID:3319814642761637952 alarm:NOSPACE `.
+pub(super) fn alarm(errors: &[String]) -> Option<Alarm> {
+    let stands = |name: &str| errors.iter().any(|error| error.contains(name));
+    if stands("alarm:CORRUPT") {
+        Some(Alarm::Corrupt)
+    } else {
+        stands("alarm:NOSPACE").then_some(Alarm::NoSpace)
     }
 }
 

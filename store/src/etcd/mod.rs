@@ -246,6 +246,7 @@ impl Kv for EtcdKv {
             version: reply.0.version,
             raft_term: reply.0.raft_term,
             raft_index: reply.0.raft_index,
+            alarm: convert::alarm(&reply.0.errors),
         })
     }
 

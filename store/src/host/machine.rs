@@ -619,7 +619,13 @@ impl HostMachine {
                 ) {
                     Start::GoOn => {}
                     Start::Wait => {
-                        self.waits(Waiting::Record(record.addr));
+                        let ours = record.id == self.facts.disk.id
+                            && record.addr == self.keeper.wanted().addr;
+                        self.waits(if ours {
+                            Waiting::Record(record.addr)
+                        } else {
+                            Waiting::NameTaken(record.addr)
+                        });
                         self.not_before = now + LOOK;
                         return;
                     }

@@ -98,11 +98,14 @@ pub enum Waiting {
     /// The cluster's key is there, but not as an agent writes it.
     #[error("/dokkaa/cluster can't be read")]
     UnreadableCluster,
-    /// Another process has a record under this name.
-    #[error(
-        "another process has a record under this machine's name, with the address {0}: waiting for its end"
-    )]
+    /// A record of this machine stands that an earlier process may have left.
+    #[error("an earlier record of this machine is still in etcd: waiting for its end")]
     Record(IpAddr),
+    /// Another machine has a record under this name.
+    #[error(
+        "another machine ({0}) runs under this host's name: waiting for its end; if it is to stay, give this one another name with --name"
+    )]
+    NameTaken(IpAddr),
     /// The state directory fails.
     #[error("the state directory fails: {0}")]
     Disk(String),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{MemEtcd, WatchId};
 use crate::kv::{
-    KeyRange, Kv, KvError, Op, Range, RangeReply, Status, Txn, TxnReply, Watch, WatchReply,
+    Alarm, KeyRange, Kv, KvError, Op, Range, RangeReply, Status, Txn, TxnReply, Watch, WatchReply,
 };
 
 /// How often leases are looked at.
@@ -30,6 +30,7 @@ struct Inner {
     unavailable: AtomicBool,
     silent: AtomicBool,
     lose_answer: AtomicBool,
+    no_space: AtomicBool,
 }
 
 impl Default for MemKv {
@@ -48,6 +49,7 @@ impl MemKv {
             unavailable: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             lose_answer: AtomicBool::new(false),
+            no_space: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -79,6 +81,11 @@ impl MemKv {
         self.0.change(|_| ());
     }
 
+    /// Its alarm NOSPACE stands.
+    pub fn set_no_space(&self, no_space: bool) {
+        self.0.no_space.store(no_space, Ordering::SeqCst);
+    }
+
     /// The next transaction is carried out, but its answer is lost.
     pub fn lose_next_answer(&self) {
         self.0.lose_answer.store(true, Ordering::SeqCst);
@@ -105,6 +112,19 @@ impl Inner {
         }
         Ok(())
     }
+
+    fn takes_puts(&self) -> Result<(), KvError> {
+        if self.no_space.load(Ordering::SeqCst) {
+            return Err(KvError::NoSpace);
+        }
+        Ok(())
+    }
+}
+
+/// It may put something. etcd looks at both branches, and not into nested transactions.
+fn puts(txn: &Txn) -> bool {
+    let puts = |op: &Op| matches!(op, Op::Put { .. });
+    txn.then.iter().chain(&txn.otherwise).any(puts)
 }
 
 fn unavailable() -> KvError {
@@ -115,6 +135,9 @@ fn unavailable() -> KvError {
 impl Kv for MemKv {
     async fn txn(&self, txn: Txn) -> Result<TxnReply, KvError> {
         self.0.answer()?;
+        if puts(&txn) {
+            self.0.takes_puts()?;
+        }
         let reply = self.0.change(|etcd| etcd.txn(&txn));
         let reads_only = |op: &Op| matches!(op, Op::Get(_));
         if !txn.then.iter().all(reads_only) && self.0.lose_answer.swap(false, Ordering::SeqCst) {
@@ -148,11 +171,13 @@ impl Kv for MemKv {
             version: "3.4.23".to_owned(),
             raft_term: 1,
             raft_index: etcd.revision().unsigned_abs(),
+            alarm: self.0.takes_puts().err().map(|_| Alarm::NoSpace),
         }))
     }
 
     async fn lease_grant(&self, ttl: Duration) -> Result<(i64, Duration), KvError> {
         self.0.answer()?;
+        self.0.takes_puts()?;
         Ok(self.0.change(|etcd| etcd.lease_grant(ttl)))
     }
 

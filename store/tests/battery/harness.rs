@@ -38,6 +38,19 @@ impl RealEtcd {
         }
     }
 
+    /// With room for so many bytes.
+    pub(crate) fn start_with_quota(bytes: u32) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let any = "http://127.0.0.1:0";
+        let quota = format!("--quota-backend-bytes={bytes}");
+        let (child, address) = run(folder.path(), any, any, &[&quota]);
+        Self {
+            child,
+            address,
+            folder,
+        }
+    }
+
     /// With TLS: it has `server.pem` and `server.key` in its folder, and takes clients that `ca.pem` there has signed.
     pub(crate) fn start_with_tls(folder: TempDir) -> Self {
         let files = [
@@ -120,6 +133,19 @@ impl RealEtcd {
         std::fs::remove_dir_all(folder.join("data")).expect("removes");
         std::fs::rename(folder.join("before"), folder.join("data")).expect("renames");
         self.restart();
+    }
+
+    /// Makes room and clears the alarm, as docs/recovery.md says.
+    pub(crate) fn make_room(&self, revision: i64) {
+        let at = ["--endpoints", &self.address];
+        let revision = revision.to_string();
+        for line in [
+            &["compaction", &revision][..],
+            &["defrag"],
+            &["alarm", "disarm"],
+        ] {
+            self.etcdctl(&[&at[..], line].concat());
+        }
     }
 
     fn etcdctl(&self, args: &[&str]) {

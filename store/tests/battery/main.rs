@@ -6,4 +6,5 @@ mod host;
 mod kv;
 mod network;
 mod random;
+mod space;
 mod view;

@@ -364,3 +364,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn while_etcd_refuses_writes_nothing_moves_and_who_was_lost_meanwhile_is_waited_for() {
+    let mut calm = calm(3);
+    calm.refuses_writes(Some("etcd is out of space".to_owned()), at(1_000));
+    let why = calm.placing(at(1_000)).expect_err("refused");
+    assert!(
+        why.starts_with("etcd is out of space: nothing is placed"),
+        "{why}"
+    );
+    // One was restarted, and can't put its record.
+    calm.observe(&hosts(3, &up(1..3)), at(1_010));
+    assert!(calm.taking_over(at(1_600)).is_err());
+    calm.refuses_writes(None, at(1_600));
+    assert_eq!(calm.placing(at(1_600)), Ok(()));
+    let why = calm.taking_over(at(1_600)).expect_err("waited for");
+    assert!(why.contains("1 of 3 hosts"), "{why}");
+    assert_eq!(calm.next_change(at(1_600)), Some(at(1_630)));
+    // It is back; or it is not, and is lost like any other.
+    let mut back = calm.clone();
+    back.observe(&hosts(3, &up(0..3)), at(1_602));
+    assert_eq!(back.taking_over(at(1_602)), Ok(()));
+    assert!(calm.taking_over(at(1_629)).is_err());
+    assert_eq!(calm.taking_over(at(1_630)), Ok(()));
+    // Its record ended only just before, and that is seen afterwards.
+    let mut calm = super::tests::calm(3);
+    calm.refuses_writes(Some("etcd is out of space".to_owned()), at(1_000));
+    calm.refuses_writes(None, at(1_005));
+    calm.observe(&hosts(3, &up(1..3)), at(1_006));
+    assert!(calm.taking_over(at(1_035)).is_err());
+    assert_eq!(calm.taking_over(at(1_036)), Ok(()));
+}

@@ -455,6 +455,7 @@ fn hosts_and_status_name_what_needs_attention() {
         host: "h1".parse().unwrap(),
         agent: "1".to_owned(),
         etcd: true,
+        troubles: Vec::new(),
         hold: None,
         stale: false,
     };

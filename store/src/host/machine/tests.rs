@@ -357,7 +357,8 @@ fn a_name_that_another_machine_lives_under_is_not_taken() {
     let mut world = World::new();
     let (mut first, mut second) = (world.joined("a"), world.node("a"));
     world.pass(&mut [&mut first, &mut second], TTL + GRACE);
-    assert!(matches!(second.machine.status(), HostStatus::Joining(_)));
+    let waits = HostStatus::Joining(Waiting::NameTaken(wanted().addr));
+    assert_eq!(*second.machine.status(), waits);
     world.pass(&mut [&mut first, &mut second], Duration::from_secs(1));
     assert!(matches!(
         second.machine.status(),
