@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Manifest;
 use crate::manifest::{
-    Healthcheck, Log, Placement, Protocol, Pull, Ready, Service, Volume, VolumeSource,
+    Healthcheck, HealthcheckChoice, Log, Placement, Protocol, Pull, Ready, Service, Volume,
+    VolumeSource,
 };
 use crate::units::{format_duration, format_size};
 
@@ -62,10 +63,7 @@ pub fn text(manifest: &Manifest, image: &str) -> String {
         "stop_signal",
         manifest.stop_signal.as_ref().map(|s| json!(s)),
     );
-    put(
-        "healthcheck",
-        manifest.healthcheck.as_ref().map(healthcheck),
-    );
+    put("healthcheck", health(&manifest.healthcheck));
     put("log", filled(log(&manifest.log)));
     put("cpus", manifest.cpu_millis.map(cpus));
     put("memory", manifest.memory.map(|m| json!(format_size(m))));
@@ -118,10 +116,7 @@ pub fn to_json(manifest: &Manifest) -> Value {
             Pull::Never => Some(json!("never")),
         },
     );
-    put(
-        "healthcheck",
-        manifest.healthcheck.as_ref().map(healthcheck),
-    );
+    put("healthcheck", health(&manifest.healthcheck));
     put("log", filled(log(&manifest.log)));
     put(
         "start_timeout",
@@ -209,6 +204,14 @@ fn volume_short(volume: &Volume) -> Value {
     }
     let option = if volume.read_only { ":ro" } else { "" };
     format!("{source}:{}{option}", volume.target).into()
+}
+
+fn health(health: &HealthcheckChoice) -> Option<Value> {
+    match health {
+        HealthcheckChoice::Image => None,
+        HealthcheckChoice::Off => Some("none".into()),
+        HealthcheckChoice::Own(check) => Some(healthcheck(check)),
+    }
 }
 
 fn healthcheck(check: &Healthcheck) -> Value {
@@ -351,6 +354,7 @@ mod tests {
             r#""workdir": "/x""#,
             r#""labels": {"x": "y"}"#,
             r#""stop_signal": "INT""#,
+            r#""healthcheck": "none""#,
             r#""healthcheck": {"command": "x"}"#,
             r#""healthcheck": {"command": "x", "interval": "5s"}"#,
             r#""healthcheck": {"command": "x", "timeout": "5s"}"#,

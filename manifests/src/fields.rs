@@ -14,7 +14,7 @@ pub struct Field {
     pub kind: &'static str,
     /// What holds without it, for people; empty if nothing does.
     pub default: &'static str,
-    /// What it means.
+    /// What it means; of one that is `later`, what holds meanwhile.
     pub meaning: &'static str,
     /// Known, but not in this version.
     pub later: bool,
@@ -36,11 +36,16 @@ const fn field(
 }
 
 const fn later(name: &'static str) -> Field {
+    instead(name, "")
+}
+
+/// As `later`, with what holds meanwhile.
+const fn instead(name: &'static str, meaning: &'static str) -> Field {
     Field {
         name,
         kind: "",
         default: "",
-        meaning: "",
+        meaning,
         later: true,
     }
 }
@@ -81,7 +86,7 @@ pub const MANIFEST: &[Field] = &[
         "links",
         "list of `service` or `app/service`, each with an optional `:alias`; at most 256",
         "none",
-        "Services to reach. Each becomes `SERVICE_<NAME>_ADDR` and `SERVICE_<NAME>_PORT`, by its alias if it has one.",
+        "Services to reach, over TCP: links carry no UDP. Each becomes `SERVICE_<NAME>_ADDR` and `SERVICE_<NAME>_PORT`, by its alias if it has one.",
     ),
     field(
         "services",
@@ -133,9 +138,9 @@ pub const MANIFEST: &[Field] = &[
     ),
     field(
         "healthcheck",
-        "object",
+        "object, or `\"none\"`",
         "the image's",
-        "A check that says whether it is ready, in place of the image's.",
+        "A check that says whether it is ready, in place of the image's. With `\"none\"` there is no check, and its services' ports say it.",
     ),
     field(
         "log",
@@ -170,7 +175,7 @@ pub const MANIFEST: &[Field] = &[
     later("update"),
     later("drain_timeout"),
     later("rebalance"),
-    later("restart"),
+    instead("restart", "containers are always restarted"),
     later("connect_timeout"),
     later("secrets"),
     later("privileged"),
@@ -214,7 +219,7 @@ pub const SERVICE: &[Field] = &[
     field(
         "bind",
         "IP address",
-        "the agent's `--host-ip`",
+        "the agent's `--host-ip`; under `dokkaa up` that is the bridge's, such as 172.17.0.1",
         "The address of the host on which `host_port` listens.",
     ),
     later("publish"),
@@ -395,7 +400,7 @@ pub fn markdown() -> String {
         if !later.is_empty() {
             let _ = writeln!(
                 page,
-                "\nNot in this version, and refused: {}.",
+                "\nNot supported yet, and refused: {}.",
                 later.join(", ")
             );
         }
@@ -441,10 +446,11 @@ case, without `---`.
 ```
 
 A duration is a string such as `\"30s\"`, `\"1m30s\"` or `\"500ms\"` (units `h`, `m`, `s`, `ms`, at most 720 h).
-A size is a string such as `\"512m\"` or `\"10k\"` (units `b`, `k`, `m`, `g`, each 1024 times the one before).
+A size is a string such as `\"512m\"`, `\"512Mi\"` or `\"10k\"` (units `b`, `k`, `m`, `g` in either case, also as `KB`
+or `KiB`: all the same, each 1024 times the one before).
 
-`dokkaa validate FILE` says what is wrong with a manifest, all at once, each with its line and column; a
-door gives the same text and writes nothing. Unknown fields are errors there. A bad manifest that was
+`dokkaa validate FILE` says what is wrong with a manifest, all at once, each with its line and column; the
+API gives the same text and writes nothing. Unknown fields are errors there. A bad manifest that was
 written straight into etcd stops nothing: the last good version goes on.
 
 A change of `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout` or a service's `ready` replaces no container;

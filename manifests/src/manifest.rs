@@ -39,7 +39,7 @@ pub struct Manifest {
     /// When to ask the registry.
     pub pull: Pull,
     /// Healthcheck in place of the image's.
-    pub healthcheck: Option<Healthcheck>,
+    pub healthcheck: HealthcheckChoice,
     /// How Docker keeps its output.
     pub log: Log,
     /// How long a start may take until it counts as failed.
@@ -147,6 +147,18 @@ pub enum Pull {
     Never,
 }
 
+/// Whose healthcheck it has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum HealthcheckChoice {
+    /// The image's, if it has one.
+    #[default]
+    Image,
+    /// None, also if the image has one.
+    Off,
+    /// Its own.
+    Own(Healthcheck),
+}
+
 /// A healthcheck as Docker's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Healthcheck {
@@ -211,7 +223,7 @@ impl Manifest {
             stop_signal: None,
             stop_timeout: Duration::from_secs(10),
             pull: Pull::default(),
-            healthcheck: None,
+            healthcheck: HealthcheckChoice::Image,
             log: Log::default(),
             start_timeout: Duration::from_secs(60),
             cpu_millis: None,

@@ -11,7 +11,7 @@ use crate::names::MAX_NAME;
 use crate::placement::{MAX_CONSTRAINTS, MAX_LABEL};
 
 const DURATION: &str = r"^(?=.)([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
-const SIZE: &str = "^[0-9]+[bkmg]$";
+const SIZE: &str = "^[0-9]+([bB]|[kKmMgG][iI]?[bB]?)$";
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 const LINK: &str = "^([a-z0-9-]+/)?[a-z0-9-]+(:[a-z0-9-]+)?$";
 const SIGNAL: &str = r"^([1-9][0-9]?|([Ss][Ii][Gg])?[A-Za-z]+[0-9]?([+-][0-9]{1,2})?)$";
@@ -91,7 +91,10 @@ fn manifest_field(name: &str) -> Value {
         "stop_timeout" => with_default(duration(), "10s"),
         "start_timeout" => with_default(duration(), "60s"),
         "pull" => with_default(json!({"enum": ["missing", "always", "never"]}), "missing"),
-        "healthcheck" => object(fields::HEALTHCHECK, &["command"], healthcheck_field),
+        "healthcheck" => json!({"anyOf": [
+            {"const": "none"},
+            object(fields::HEALTHCHECK, &["command"], healthcheck_field),
+        ]}),
         "log" => object(fields::LOG, &[], log_field),
         "cpus" => json!({"anyOf": [
             {"type": "number", "minimum": 0.01, "maximum": 1024},

@@ -70,7 +70,8 @@ pub fn format_duration(duration: Duration) -> String {
     text
 }
 
-/// Reads `512m`, `10k`, `1g`, `100b`; a unit is 1024 times the one before.
+/// Reads `512m`, `10k`, `1g`, `100b`, in either case, and as Docker does also `512MB` and `512MiB`; a unit is 1024 times
+/// the one before.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     if text.is_empty() {
         return Err(UnitError::Empty);
@@ -79,9 +80,15 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     if unit.is_empty() {
         return Err(UnitError::NoUnit);
     }
+    let lower = unit.to_ascii_lowercase();
+    // What is behind the first letter says no more than that it is a multiple of 1024 bytes.
+    let name = match lower.split_at(1) {
+        (name @ ("k" | "m" | "g"), "" | "b" | "i" | "ib") => name,
+        _ => &lower,
+    };
     let (_, factor) = SIZE_UNITS
         .iter()
-        .find(|(name, _)| *name == unit && after.is_empty())
+        .find(|(known, _)| *known == name && after.is_empty())
         .ok_or(UnitError::Malformed)?;
     number.checked_mul(*factor).ok_or(UnitError::TooLarge)
 }
@@ -131,7 +138,7 @@ fn number_and_unit(text: &str) -> Result<(u64, &str, &str), UnitError> {
         return Err(UnitError::Malformed);
     }
     let (number, rest) = text.split_at(digits);
-    let letters = rest.bytes().take_while(u8::is_ascii_lowercase).count();
+    let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
     let (unit, after) = rest.split_at(letters);
     if unit.is_empty() && !after.is_empty() {
         return Err(UnitError::Malformed);
@@ -224,12 +231,26 @@ mod tests {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
             assert_eq!(format_size(bytes), text);
         }
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("512Mi", 512 << 20),
+            ("512MB", 512 << 20),
+            ("512mib", 512 << 20),
+            ("1G", 1 << 30),
+            ("10K", 10 << 10),
+            ("7B", 7),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
         for (text, error) in [
             ("", UnitError::Empty),
             ("10", UnitError::NoUnit),
             ("10x", UnitError::Malformed),
             ("10m5k", UnitError::Malformed),
-            ("10M", UnitError::Malformed),
+            ("10bb", UnitError::Malformed),
+            ("10i", UnitError::Malformed),
+            ("10mm", UnitError::Malformed),
+            ("10 m", UnitError::Malformed),
             ("99999999999999g", UnitError::TooLarge),
         ] {
             assert_eq!(parse_size(text), Err(error), "{text}");

@@ -23,7 +23,7 @@ use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, ObservedContainer, Ownership, PublishedPorts};
 use futures_util::Stream;
 use manifests::InstanceId;
-use manifests::manifest::{Healthcheck, Log};
+use manifests::manifest::{HealthcheckChoice, Log};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -257,8 +257,8 @@ pub struct CreateSpec {
     pub stop_signal: Option<String>,
     /// Time between that signal and SIGKILL.
     pub stop_timeout: Duration,
-    /// Healthcheck in place of the image's.
-    pub healthcheck: Option<Healthcheck>,
+    /// Its healthcheck.
+    pub healthcheck: HealthcheckChoice,
     /// What is mounted.
     pub mounts: Vec<Mount>,
     /// What is published where.

@@ -18,7 +18,7 @@ use conductor::engine::{
 };
 use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use futures_util::StreamExt as _;
-use manifests::manifest::{Log, Protocol};
+use manifests::manifest::{HealthcheckChoice, Log, Protocol};
 use manifests::{ContainerId, InstanceId};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -145,7 +145,7 @@ impl Lab {
             workdir: None,
             stop_signal: None,
             stop_timeout: Duration::from_secs(10),
-            healthcheck: None,
+            healthcheck: HealthcheckChoice::Image,
             mounts: Vec::new(),
             ports: BTreeMap::new(),
             network: "bridge".to_owned(),

@@ -8,7 +8,7 @@ use conductor::engine::{Change, EngineError, EngineEvent, HostFault, Mount, Moun
 use conductor_core::observed::{
     ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT,
 };
-use manifests::manifest::{Healthcheck, Protocol};
+use manifests::manifest::{Healthcheck, HealthcheckChoice, Protocol};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -221,7 +221,7 @@ async fn a_healthcheck_is_seen_and_its_verdict_too(lab: Lab) {
     let mut events = lab.events().await;
     let mut spec = lab.spec("checked", Does::Runs);
     let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), "exit 0".to_owned()];
-    spec.healthcheck = Some(Healthcheck {
+    spec.healthcheck = HealthcheckChoice::Own(Healthcheck {
         command: command.clone(),
         interval: Some(Duration::from_secs(1)),
         timeout: Some(Duration::from_secs(5)),

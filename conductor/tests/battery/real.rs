@@ -11,7 +11,7 @@ use conductor::readiness::{Criterion, Look, look};
 use conductor_core::observed::{Ownership, Surroundings};
 use futures_util::StreamExt;
 use manifests::Manifest;
-use manifests::manifest::{Healthcheck, Service, Volume, VolumeSource};
+use manifests::manifest::{Healthcheck, HealthcheckChoice, Service, Volume, VolumeSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -142,7 +142,7 @@ async fn a_published_port_is_reached_once_it_is_ready() {
 async fn a_healthcheck_counts_before_docker_has_a_verdict() {
     let lab = Lab::docker().await;
     let mut manifest = manifest(&lab, "sleep 0.3; echo > /tmp/up; sleep 1000");
-    manifest.healthcheck = Some(Healthcheck {
+    manifest.healthcheck = HealthcheckChoice::Own(Healthcheck {
         command: ["/bin/sh", "-c", "cat /tmp/up"].map(str::to_owned).to_vec(),
         // Docker's first run comes after this.
         interval: Some(Duration::from_secs(3_600)),

@@ -458,8 +458,13 @@ impl Reader {
         let mut by_name = BTreeMap::new();
         for entry in self.entries(node, expected)? {
             match fields::find(table, entry.name) {
+                Some(field) if field.later && field.meaning.is_empty() => {
+                    self.wrong_name(&entry, "is not supported yet; remove it");
+                }
                 Some(field) if field.later => {
-                    self.wrong_name(&entry, "is not in this version; expected no such field");
+                    let meanwhile = field.meaning;
+                    let what = format_args!("is not supported yet; remove it ({meanwhile})");
+                    self.wrong_name(&entry, what);
                 }
                 Some(field) => {
                     by_name.insert(field.name, entry.node);

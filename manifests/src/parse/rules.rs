@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::reader::{Node, Reader, on_one_line, quoted};
 use crate::image::Reference;
-use crate::manifest::{Healthcheck, Log, Manifest, Pull};
+use crate::manifest::{Healthcheck, HealthcheckChoice, Log, Manifest, Pull};
 use crate::{fields, signals, words};
 
 /// Most slots of a container.
@@ -50,7 +50,7 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
         if node.as_str() == Some("global") {
             r.wrong(
                 node,
-                "\"global\" is not in this version",
+                "\"global\" is not supported yet",
                 format_args!("a whole number from 0 to {MAX_SCALE}"),
             );
         } else if let Some(scale) = r.integer(node, 0..=MAX_SCALE) {
@@ -106,9 +106,9 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     {
         manifest.pull = pull;
     }
-    manifest.healthcheck = fields
-        .get("healthcheck")
-        .and_then(|node| healthcheck(r, node));
+    if let Some(health) = fields.get("healthcheck").and_then(|node| health(r, node)) {
+        manifest.healthcheck = health;
+    }
     if let Some(node) = fields.get("log") {
         manifest.log = log(r, node);
     }
@@ -200,12 +200,20 @@ fn stop_signal(r: &mut Reader, node: &Node<'_>) -> Option<String> {
     signal
 }
 
-fn healthcheck(r: &mut Reader, node: &Node<'_>) -> Option<Healthcheck> {
-    let fields = r.object(
-        node,
-        fields::HEALTHCHECK,
-        "an object such as {\"command\": \"curl -f localhost\"}",
-    )?;
+fn health(r: &mut Reader, node: &Node<'_>) -> Option<HealthcheckChoice> {
+    const EXPECTED: &str = "\"none\", or an object such as {\"command\": \"curl -f localhost\"}";
+    match node.as_str() {
+        None => healthcheck(r, node, EXPECTED).map(HealthcheckChoice::Own),
+        Some("none") => Some(HealthcheckChoice::Off),
+        Some(other) => {
+            r.wrong(node, format_args!("is {}", quoted(other)), EXPECTED);
+            None
+        }
+    }
+}
+
+fn healthcheck(r: &mut Reader, node: &Node<'_>, expected: &str) -> Option<Healthcheck> {
+    let fields = r.object(node, fields::HEALTHCHECK, expected)?;
     let command = r
         .need(
             node,

@@ -107,7 +107,7 @@ fn the_agent_only_warns_of_unknown_fields() {
     let late = lenient(br#"{"image": "a", "devices": 1}"#).expect_err("invalid");
     assert_eq!(
         late[0].to_string(),
-        "1:16 devices: is not in this version; expected no such field"
+        "1:16 devices: is not supported yet; remove it"
     );
 }
 

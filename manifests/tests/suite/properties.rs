@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use manifests::manifest::{
-    Constraint, Healthcheck, Link, Log, Placement, Protocol, Pull, Ready, Service, Volume,
-    VolumeSource,
+    Constraint, Healthcheck, HealthcheckChoice, Link, Log, Placement, Protocol, Pull, Ready,
+    Service, Volume, VolumeSource,
 };
 use manifests::parse::{self, MAX_PROBLEMS, Problem};
 use manifests::{Manifest, canonical, env};
@@ -155,7 +155,11 @@ prop_compose! {
         ]),
         timeouts in (millis(0), millis(1)),
         pull in prop_oneof![Just(Pull::Missing), Just(Pull::Always), Just(Pull::Never)],
-        healthcheck in option::of(healthcheck()),
+        healthcheck in prop_oneof![
+            Just(HealthcheckChoice::Image),
+            Just(HealthcheckChoice::Off),
+            healthcheck().prop_map(HealthcheckChoice::Own),
+        ],
         log in (1024..1_u64 << 40, 1..=1000_u32),
         resources in (option::of(10..=1_024_000_u32), option::of(6_u64 << 20..=16 << 40), placement()),
         outside in outside(),

@@ -26,7 +26,7 @@ const BAD: [(&str, &str); 16] = [
     (r#"{"image": "busybox", "links": ["a", "b:a"]}"#, "links"),
     (
         r#"{"image": "busybox", "drain_timeout": "1s"}"#,
-        "not in this version",
+        "not supported yet",
     ),
     (r#"{"image": "busybox", "memory": "much"}"#, "memory"),
     (

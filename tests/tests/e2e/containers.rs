@@ -154,6 +154,29 @@ fn a_named_volume_stays_and_keeps_its_host() {
     );
 }
 
+/// An image's own HEALTHCHECK that says no is no hindrance when it is turned off.
+#[test]
+fn the_check_of_an_image_can_be_turned_off() {
+    let cluster = Cluster::shared();
+    let app = cluster.app("unchecked");
+    for host in cluster.lab.hosts() {
+        host.sh(
+            "id=$(docker create busybox true) && docker commit \
+             --change 'HEALTHCHECK --interval=1s --retries=1 CMD false' $id unchecked && docker rm $id",
+        )
+        .expect("an image");
+    }
+    let manifest = with(
+        with(web("x"), "image", json!("unchecked")),
+        "pull",
+        json!("never"),
+    );
+    app.put("web", &manifest);
+    app.row("web", "unready", |row| row.status == "unready");
+    app.put("web", &with(manifest, "healthcheck", json!("none")));
+    app.ready("web", 1);
+}
+
 /// A slot is ready when its ports listen, and unready when they stop.
 #[test]
 fn readiness_follows_the_ports_and_the_check() {

@@ -12,7 +12,7 @@ use conductor_core::observed::{
     Check, ContainerPort, ContainerState, Exit, Health, ObservedContainer, Ownership,
     PublishedPorts, Running,
 };
-use manifests::manifest::{Healthcheck, Protocol};
+use manifests::manifest::{HealthcheckChoice, Log, Protocol};
 use uuid::Uuid;
 
 use conductor_core::observed::{LABEL_CLUSTER, LABEL_INSTANCE};
@@ -38,7 +38,7 @@ pub(super) fn create_body(spec: &CreateSpec) -> models::ContainerCreateBody {
         working_dir: spec.workdir.clone(),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: Some(spec.stop_timeout.as_secs_f64().ceil() as i64),
-        healthcheck: spec.healthcheck.as_ref().map(health_config),
+        healthcheck: health_config(&spec.healthcheck),
         exposed_ports: Some(spec.ports.keys().map(ToString::to_string).collect()),
         host_config: Some(host_config(spec)),
         ..models::ContainerCreateBody::default()
@@ -67,10 +67,7 @@ fn host_config(spec: &CreateSpec) -> models::HostConfig {
         dns_search: spec.dns_search.clone().map(|domain| vec![domain]),
         log_config: Some(models::HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
-            config: Some(HashMap::from([
-                ("max-size".to_owned(), spec.log.max_size.to_string()),
-                ("max-file".to_owned(), spec.log.max_file.to_string()),
-            ])),
+            config: Some(log_options(&spec.log)),
         }),
         restart_policy: Some(models::RestartPolicy {
             name: Some(models::RestartPolicyNameEnum::NO),
@@ -82,6 +79,18 @@ fn host_config(spec: &CreateSpec) -> models::HostConfig {
         memory_swap: spec.memory.map(|bytes| bytes as i64),
         ..models::HostConfig::default()
     }
+}
+
+/// What is not said here, Docker takes from its daemon.json, and not each of its options goes with each of ours.
+fn log_options(log: &Log) -> HashMap<String, String> {
+    let mut options = HashMap::from([
+        ("max-size".to_owned(), log.max_size.to_string()),
+        ("max-file".to_owned(), log.max_file.to_string()),
+    ]);
+    if log.max_file < 2 {
+        options.insert("compress".to_owned(), "false".to_owned());
+    }
+    options
 }
 
 fn mount(mount: &Mount) -> models::Mount {
@@ -100,18 +109,28 @@ fn mount(mount: &Mount) -> models::Mount {
     }
 }
 
-fn health_config(check: &Healthcheck) -> models::HealthConfig {
+fn health_config(health: &HealthcheckChoice) -> Option<models::HealthConfig> {
+    let check = match health {
+        HealthcheckChoice::Image => return None,
+        HealthcheckChoice::Off => {
+            return Some(models::HealthConfig {
+                test: Some(vec!["NONE".to_owned()]),
+                ..models::HealthConfig::default()
+            });
+        }
+        HealthcheckChoice::Own(check) => check,
+    };
     let nanos = |duration: Option<Duration>| duration.map(|d| d.as_nanos() as i64);
     let mut test = vec!["CMD".to_owned()];
     test.extend(check.command.iter().cloned());
-    models::HealthConfig {
+    Some(models::HealthConfig {
         test: Some(test),
         interval: nanos(check.interval),
         timeout: nanos(check.timeout),
         retries: check.retries.map(i64::from),
         start_period: nanos(check.start_period),
         start_interval: None,
-    }
+    })
 }
 
 pub(super) fn to_hash(labels: &BTreeMap<String, String>) -> HashMap<String, String> {

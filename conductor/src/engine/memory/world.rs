@@ -11,6 +11,7 @@ use conductor_core::observed::{
     Check, ContainerPort, ContainerState, Exit, Health, LABEL_CLUSTER, ObservedContainer,
     Ownership, Running,
 };
+use manifests::manifest::HealthcheckChoice;
 use uuid::Uuid;
 
 use crate::engine::{
@@ -459,13 +460,17 @@ impl World {
         }
         self.last += 1;
         let id = format!("{:064x}", self.last);
-        let check = spec.healthcheck.as_ref().map(|check| Check {
-            command: check.command.clone(),
-            timeout: check.timeout.unwrap_or(Duration::from_secs(30)),
-        });
-        let of_image = || Check {
-            command: vec!["check".to_owned()],
-            timeout: Duration::from_secs(30),
+        let timeout = Duration::from_secs(30);
+        let check = match &spec.healthcheck {
+            HealthcheckChoice::Off => None,
+            HealthcheckChoice::Image => image.healthcheck.then(|| Check {
+                command: vec!["check".to_owned()],
+                timeout,
+            }),
+            HealthcheckChoice::Own(check) => Some(Check {
+                command: check.command.clone(),
+                timeout: check.timeout.unwrap_or(timeout),
+            }),
         };
         let inherited = self.image_labels.get(&image.id);
         let mut labels = inherited.cloned().unwrap_or_default();
@@ -479,7 +484,7 @@ impl World {
                 error: String::new(),
             },
             ip: None,
-            check: check.or_else(|| image.healthcheck.then(of_image)),
+            check,
             log: Vec::new(),
             spec: spec.clone(),
         };

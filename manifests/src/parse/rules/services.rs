@@ -93,7 +93,7 @@ fn service(
 fn bind(r: &mut Reader, node: &Node<'_>, fields: &Fields<'_>) -> Option<std::net::IpAddr> {
     let text = r.string(node, "an IP address")?;
     if fields.get("host_port").is_none() {
-        r.wrong(node, "means nothing without `host_port`", "both or neither");
+        r.wrong(node, "requires `host_port`", "both or neither");
     }
     let address = text.parse().ok();
     if address.is_none() {

@@ -122,7 +122,7 @@ fn volume_source(
     if !is_volume_name(text) {
         r.wrong(
             node,
-            format_args!("source {} is no absolute path and no name", quoted(text)),
+            format_args!("source {} is neither an absolute path nor a volume name", quoted(text)),
             format_args!(
                 "a path such as \"/srv/data\", or a name of at most {MAX_VOLUME_NAME} letters, digits, `_`, `.` and `-`"
             ),

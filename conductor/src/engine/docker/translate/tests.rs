@@ -3,7 +3,7 @@
     reason = "a test stops where something is missing"
 )]
 
-use manifests::manifest::Log;
+use manifests::manifest::Healthcheck;
 
 use super::*;
 
@@ -183,7 +183,7 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
         workdir: None,
         stop_signal: Some("SIGINT".to_owned()),
         stop_timeout: Duration::from_millis(1_500),
-        healthcheck: Some(Healthcheck {
+        healthcheck: HealthcheckChoice::Own(Healthcheck {
             command: vec!["true".to_owned()],
             interval: Some(Duration::from_secs(1)),
             timeout: None,
@@ -205,6 +205,26 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
         memory: Some(64 << 20),
     };
     let json = serde_json::to_value(create_body(&spec)).unwrap();
+    let sent = |healthcheck, max_file| {
+        let log = Log {
+            max_file,
+            ..Log::default()
+        };
+        let spec = CreateSpec {
+            healthcheck,
+            log,
+            ..spec.clone()
+        };
+        let json = serde_json::to_value(create_body(&spec)).unwrap();
+        let compress = json["HostConfig"]["LogConfig"]["Config"]["compress"].clone();
+        (json["Healthcheck"]["Test"].clone(), compress)
+    };
+    let null = serde_json::Value::Null;
+    assert_eq!(
+        sent(HealthcheckChoice::Off, 1),
+        (serde_json::json!(["NONE"]), serde_json::json!("false"))
+    );
+    assert_eq!(sent(HealthcheckChoice::Image, 2), (null.clone(), null));
     assert_eq!(json["Env"], serde_json::json!(["A=b=c"]));
     assert_eq!(json["StopTimeout"], 2);
     let host = &json["HostConfig"];
