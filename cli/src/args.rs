@@ -230,19 +230,31 @@ restarts. Manifests name them in placement.constraints.";
 const VOLUMES_EXAMPLES: &str = "Examples:
   dokkaa volumes
   dokkaa volumes shop -o json
+  dokkaa volumes adopt shop/db/0        use the volumes that are there, whoever made them
   dokkaa volumes release shop/db/0      the slot may start elsewhere, without its data
   dokkaa volumes rm shop/db/0           delete the data of a slot that is not there any more
 
 A slot with a local volume runs on the host that has it and nowhere else, as long
 as that host is a member. Data on a host that is missing or gone is named here,
-too: nothing is forgotten by itself.";
+too: nothing is forgotten by itself. A slot whose volume is lost waits, until the
+volume is restored under its name in Docker or the slot is released.";
+
+const ADOPT_EXAMPLES: &str = "Examples:
+  dokkaa volumes adopt shop/db/0              what waits for it starts with them
+  dokkaa volumes adopt shop/db/0 --host h2    they were brought to h2 by hand
+
+Volumes of another cluster, and such as were made by hand, are not used before
+somebody has said so here. They are the ones of the slot's name in Docker:
+shop---db---0---NAME. With --host, a slot that no host has is kept on that one
+from now on.";
 
 const RELEASE_EXAMPLES: &str = "Examples:
   dokkaa volumes release shop/db/0
 
 The data stays where it is, under Docker's name for it; dokkaa forgets it. The
 slot starts on any host with an empty volume. While it runs on a host that does
-not leave, it would be kept there at once again: then this is refused.";
+not leave, it would be kept there at once again: then this is refused, unless the
+volume is lost.";
 
 const VOLUMES_RM_EXAMPLES: &str = "Examples:
   dokkaa rm shop/db && dokkaa volumes rm shop/db/0
@@ -627,12 +639,26 @@ pub(crate) struct VolumesArgs {
 /// What is done with local volumes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumesAction {
+    /// Give a slot the volumes of its name that a host has
+    #[command(after_help = ADOPT_EXAMPLES)]
+    Adopt(AdoptArgs),
     /// Let a slot start on any host, without its data
     #[command(after_help = RELEASE_EXAMPLES)]
     Release(PinArgs),
     /// Delete the data of a slot
     #[command(after_help = VOLUMES_RM_EXAMPLES)]
     Rm(PinArgs),
+}
+
+/// `dokkaa volumes adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The slot.
+    #[command(flatten)]
+    pub(crate) pin: PinArgs,
+    /// The host that has them [default: the one that the slot is kept on]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<HostName>,
 }
 
 /// `dokkaa volumes release`, `dokkaa volumes rm`.

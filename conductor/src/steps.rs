@@ -11,7 +11,7 @@ use std::time::Duration;
 use conductor_core::identity::oldest_by_name;
 use conductor_core::local::{Fault, Outcome};
 use conductor_core::observed::{ObservedContainer, name_beside};
-use conductor_core::{Host, Step, Work};
+use conductor_core::{Host, Step, Work, volumes};
 use manifests::{InstanceId, Manifest, SlotId};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
@@ -65,6 +65,7 @@ struct Prepare {
     image: String,
     hash: String,
     temporary_name: bool,
+    existing: Vec<String>,
 }
 
 impl Steps {
@@ -155,6 +156,7 @@ impl Steps {
                 image,
                 hash,
                 temporary_name,
+                existing,
             } => {
                 let wanted = Prepare {
                     slot,
@@ -163,6 +165,7 @@ impl Steps {
                     image,
                     hash,
                     temporary_name,
+                    existing,
                 };
                 match self.prepare(&wanted, events).await {
                     Ok(container) => Report {
@@ -344,6 +347,7 @@ impl Steps {
         if let Some(made) = self.made_before(&wanted.instance).await? {
             return Ok(Some(made));
         }
+        self.look_at_volumes(wanted).await?;
         let ports = self
             .ports
             .take(manifest, self.host.surroundings.host_ip)
@@ -373,6 +377,30 @@ impl Steps {
         let made = made?;
         self.unsure().remove(&wanted.instance);
         Ok(made)
+    }
+
+    /// Its local volumes are the slot's own, and all that it had are there.
+    async fn look_at_volumes(&self, wanted: &Prepare) -> Result<(), Failed> {
+        let names = volumes::local(&wanted.manifest);
+        if names.is_empty() {
+            return Ok(());
+        }
+        let here = self.engine.volumes().await?;
+        let refused: Vec<String> = names
+            .iter()
+            .filter_map(|name| {
+                let exists = wanted.existing.contains(name);
+                let found = here.get(&wanted.slot.volume_name(name));
+                volumes::refusal(&wanted.slot, name, exists, found, self.cluster)
+            })
+            .collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        Err(Failed {
+            reason: refused.join("; "),
+            fault: Fault::Data,
+        })
     }
 
     /// What an earlier try left behind that was not answered. A second container of one instance would run beside it.

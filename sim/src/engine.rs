@@ -217,6 +217,7 @@ impl Engine {
                 image,
                 hash,
                 temporary_name,
+                ..
             } => {
                 let wanted = Wanted {
                     slot,

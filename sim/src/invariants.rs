@@ -702,6 +702,9 @@ pub fn write_text(write: &Write) -> String {
             "{:?} of {} (claim {held}, state {seen})",
             state.state, state.instance
         ),
+        Write::Data { data, held, .. } => {
+            format!("{:?} (claim {held}, data {})", data.0.existing, data.1)
+        }
         Write::TakeBack {
             held, seen, next, ..
         } => format!("(claim {held}, state {seen}, void next {next:?})"),

@@ -1,5 +1,6 @@
 //! What the doors see of the agent.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -98,6 +99,13 @@ impl Facilities for Agent {
 
     fn observed(&self) -> Observed {
         self.published.observed.load().as_ref().clone()
+    }
+
+    async fn volume_names(&self) -> Result<BTreeSet<String>, VolumeError> {
+        let volumes = self.engine.volumes().await;
+        volumes
+            .map(|volumes| volumes.into_keys().collect())
+            .map_err(|error| VolumeError::Engine(error.to_string()))
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {

@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gateway::v1::types::{PinReleased, Presence, VolumeRow, Volumes};
+use gateway::v1::types::{PinReleased, Presence, VolumeRow, Volumes, VolumesAdopted};
+use hyper::Method;
+use hyper::body::Bytes;
 use manifests::{ContainerId, SlotId};
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, LOOK};
 use super::error::CommandError;
 use super::{ask, lists, output};
-use crate::args::{Format, PinArgs, Selection, VolumesAction, VolumesArgs};
+use crate::args::{AdoptArgs, Format, PinArgs, Selection, VolumesAction, VolumesArgs};
 
 pub(super) async fn run(args: &VolumesArgs) -> Result<(), CommandError> {
     match &args.action {
+        Some(VolumesAction::Adopt(args)) => adopt(args).await,
         Some(VolumesAction::Release(pin)) => release(pin).await,
         Some(VolumesAction::Rm(pin)) => remove(pin).await,
         None => list(args).await,
@@ -25,7 +28,7 @@ async fn list(args: &VolumesArgs) -> Result<(), CommandError> {
     if args.output.format == Format::Json {
         return output::json(&volumes);
     }
-    lists::tell(volumes.stale, &[]);
+    lists::tell(volumes.stale, &volumes.notices);
     let rows = volumes.volumes.iter().map(cells).collect();
     output::print(&output::table(
         &[
@@ -35,6 +38,7 @@ async fn list(args: &VolumesArgs) -> Result<(), CommandError> {
             "VOLUME",
             "HOST",
             "HOST IS",
+            "VOLUME IS",
             "SLOT IS",
             "DOCKER",
         ],
@@ -60,9 +64,29 @@ fn cells(row: &VolumeRow) -> Vec<String> {
         row.volume.clone(),
         row.host.to_string(),
         row.presence.to_string(),
+        row.state.to_string(),
         slot,
         row.docker.clone(),
     ]
+}
+
+async fn adopt(args: &AdoptArgs) -> Result<(), CommandError> {
+    ask::possible(args.pin.yes)?;
+    let client = Client::new(&args.pin.client)?;
+    let slot = &args.pin.slot;
+    ask::confirm(
+        args.pin.yes,
+        &format!("let {slot} use the volumes of its name that its host has, and write into them?"),
+        "nothing was adopted",
+    )?;
+    let query = args.host.as_ref().map(|host| format!("?host={host}"));
+    let path = format!("pins/{slot}{}", query.unwrap_or_default());
+    let adopted: VolumesAdopted = client.send(Method::PUT, &path, &[], Bytes::new()).await?;
+    output::print(&format!(
+        "{slot} has its {} on {}\n",
+        adopted.volumes.join(", "),
+        adopted.host
+    ))
 }
 
 async fn release(args: &PinArgs) -> Result<(), CommandError> {

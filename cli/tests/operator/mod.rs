@@ -130,7 +130,7 @@ fn volumes_are_listed_released_and_deleted() {
     let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(
         row.join(" "),
-        "shop db 0 data h1 live on h1 shop---db---0---data"
+        "shop db 0 data h1 live present on h1 shop---db---0---data"
     );
     let json = door.run(&["volumes", "-o", "json"]).with(0).json();
     assert_eq!(json["volumes"][0]["docker"], "shop---db---0---data");
@@ -140,6 +140,15 @@ fn volumes_are_listed_released_and_deleted() {
         .with(1);
     door.run(&["volumes", "rm", "shop/db/0", "--yes"]).with(1);
     door.run(&["volumes", "rm", "shop/db/9", "--yes"]).with(1);
+
+    let ended = door
+        .run(&["volumes", "adopt", "shop/db/0", "--yes"])
+        .with(0);
+    assert_eq!(ended.out, "shop/db/0 has its data on h1\n");
+    door.run(&["volumes", "adopt", "shop/db/1", "--yes"])
+        .with(1);
+    door.run(&["volumes", "adopt", "shop/db/1", "--yes", "--host", "h1"])
+        .with(1);
 
     // `rm --volumes` waits until the slot has stopped.
     let running = Running::start(door.command(&["rm", "shop/db", "--volumes", "--yes"]));

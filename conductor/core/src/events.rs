@@ -382,6 +382,7 @@ pub fn of_write(write: &Write) -> Option<Happened> {
         }
         // That it is ready or stopped, the engine shows.
         Write::State { .. }
+        | Write::Data { .. }
         | Write::Good { .. }
         | Write::Prune { .. }
         | Write::Sweep { .. }

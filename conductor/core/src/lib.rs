@@ -23,6 +23,7 @@ mod slot;
 pub mod snapshot;
 pub mod target;
 pub mod time;
+pub mod volumes;
 pub mod write;
 
 pub use directory::{Directory, Endpoint};

@@ -29,6 +29,12 @@ const MARKED: Duration = Duration::from_secs(10);
 /// answered for so long, gives the slot up.
 pub const STALLED: Duration = Duration::from_secs(600);
 
+/// Tries on one host after which an error that is not known is taken for the host's.
+pub const UNKNOWN_TRIES: u32 = 3;
+
+/// How often it is looked whether the volumes that a slot waits for are there.
+const LOOK_AT_DATA: Duration = Duration::from_secs(5);
+
 /// What one worker does at a time: a slot's container, or a version's image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
@@ -75,13 +81,17 @@ pub struct Local {
 /// Who has to change something before another try can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
-    /// Nobody, or it is not known.
+    /// Nobody.
     #[default]
     Passing,
+    /// It is not known: the engine failed in a way that has no class.
+    Unknown,
     /// The user: no host can run it as it is.
     Manifest,
     /// This host: another one may run it.
     Host,
+    /// The user: its volumes on this host are not what it had. Nothing is made before somebody has said what is to be.
+    Data,
 }
 
 /// A mark that this host can't run a container.
@@ -124,6 +134,8 @@ pub struct Trouble {
     pub rev: i64,
     /// Who has to change something.
     pub fault: Fault,
+    /// How often in a row that was not known.
+    pub unknown: u32,
 }
 
 /// What is remembered of a slot.
@@ -310,9 +322,9 @@ impl Local {
                 memory.ends += 1;
                 memory.backoff.failed(now);
                 let slot = self.slots.entry(slot.clone()).or_default();
-                slot.trouble.reason.clone_from(reason);
                 // Another instance gets another port: no other host is needed for that.
-                slot.trouble.fault = if *doomed { Fault::Passing } else { *fault };
+                let fault = if *doomed { Fault::Passing } else { *fault };
+                slot.trouble.blames(fault, reason);
             }
             Outcome::Done { slot } => {
                 self.busy.remove(&Work::Slot(slot.clone()));
@@ -597,8 +609,14 @@ impl Local {
                 mark.rev = unfit.manifest_rev;
                 mark.backoff.failed(now);
             }
-            Write::NewInstance { slot, claim, .. } => {
+            Write::NewInstance {
+                slot, claim, data, ..
+            } => {
                 let memory = self.slots.entry(slot.clone()).or_default();
+                if data.is_some() {
+                    // What it waited for may be otherwise now.
+                    memory.trouble = Trouble::default();
+                }
                 if memory
                     .prepared
                     .take_if(|(prepared, _)| *prepared == claim.instance)
@@ -678,11 +696,39 @@ impl InstanceMemory {
 impl Trouble {
     fn failed(&mut self, rev: i64, reason: &str, fault: Fault, now: Millis) {
         if self.rev != rev {
-            self.backoff.reset();
-            self.rev = rev;
+            *self = Self {
+                rev,
+                ..Self::default()
+            };
         }
         self.backoff.failed(now);
+        self.blames(fault, reason);
+    }
+
+    fn blames(&mut self, fault: Fault, reason: &str) {
+        self.unknown = match fault {
+            Fault::Unknown => self.unknown + 1,
+            _ => 0,
+        };
         self.fault = fault;
         reason.clone_into(&mut self.reason);
+    }
+
+    /// It is not known whose fault it is, and it may go by itself.
+    pub fn may_pass(&self) -> bool {
+        match self.fault {
+            Fault::Passing => true,
+            Fault::Unknown => self.unknown < UNKNOWN_TRIES,
+            Fault::Manifest | Fault::Host | Fault::Data => false,
+        }
+    }
+
+    /// When to try again. Whether its volumes are there is looked at often: it is cheap, and somebody has just seen to it.
+    pub fn next_try(&self) -> Millis {
+        let next = self.backoff.next_try();
+        match self.fault {
+            Fault::Data => next.min(self.backoff.last() + LOOK_AT_DATA),
+            _ => next,
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use manifests::manifest::{Protocol, VolumeSource};
+use manifests::manifest::Protocol;
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -419,7 +419,14 @@ impl<'p> Placed<'p> {
         if let Some(data) = self.data
             && data.host_id != host.record.id
         {
-            return Some(format!("the slot's data is on {}", data.host));
+            return Some(if data.host == *host.name {
+                format!(
+                    "the slot's data is on another machine that was called {}",
+                    data.host
+                )
+            } else {
+                format!("the slot's data is on {}", data.host)
+            });
         }
         let wanted = self.group.wanted?;
         if let Some(most) = wanted.placement.max_per_host
@@ -530,18 +537,6 @@ fn unsuitable(
 
 fn cpus(millis: u64) -> f64 {
     millis as f64 / 1_000.0
-}
-
-/// The manifest has volumes that pin its slots to a host.
-pub fn local_volumes(manifest: &Manifest) -> Vec<String> {
-    manifest
-        .volumes
-        .iter()
-        .filter_map(|v| match &v.source {
-            VolumeSource::Named(name) => Some(name.clone()),
-            VolumeSource::HostPath(_) | VolumeSource::External(_) => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -16,13 +16,14 @@ use uuid::Uuid;
 
 use crate::local::{Local, Work};
 use crate::observed::{EngineState, Observed, ObservedContainer, Surroundings};
-use crate::placement::{self, local_volumes};
+use crate::placement;
 use crate::records::{Claim, Data, Status};
 use crate::rules::{Rule, Rules};
 use crate::slot;
 use crate::snapshot::{Owner, SlotView, Snapshot};
 use crate::target::{self, Target};
 use crate::time::Millis;
+use crate::volumes;
 pub use crate::write::{Over, VoidNext, Write};
 
 /// The host that a plan is for.
@@ -75,6 +76,8 @@ pub enum Step {
         hash: String,
         /// Under `<name>.<instance>`, since another container of the slot is there.
         temporary_name: bool,
+        /// Those of its local volumes that must be there: the slot has them on this machine.
+        existing: Vec<String>,
     },
     /// Start the process.
     Start {
@@ -397,7 +400,7 @@ fn claim(
             instance: fresh(),
             manifest_rev: target.rev(),
         };
-        let data = data(inputs.host, Some(view), target.manifest());
+        let data = volumes::pin(inputs.host, Some(view), target.manifest());
         let slot = placed.slot.clone();
         let modified = manifest.modified;
         // A void `.next` goes with the claim.
@@ -487,27 +490,6 @@ fn hand_over(
             void: inputs.snapshot.successor(view).void(),
             slot: placed.slot,
         });
-    }
-}
-
-/// What is to be noted about the slot's local volumes, and the revision of what is; none if it need not be noted.
-pub(crate) fn data(
-    host: &Host,
-    view: Option<&SlotView>,
-    manifest: &Manifest,
-) -> Option<(Data, i64)> {
-    let volumes = local_volumes(manifest);
-    if volumes.is_empty() {
-        return None;
-    }
-    let data = Data {
-        host: host.name.clone(),
-        host_id: host.id,
-        volumes,
-    };
-    match view.and_then(|v| v.data.as_ref()) {
-        Some(noted) if noted.value == data => None,
-        noted => Some((data, noted.map_or(0, |n| n.modified))),
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Data {
     pub host_id: Uuid,
     /// Names of the volumes in the manifest.
     pub volumes: Vec<String>,
+    /// Those of them that were made there or adopted: one that is missing there is lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub existing: Vec<String>,
 }
 
 /// `/dokkaa/cluster`.

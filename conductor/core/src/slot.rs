@@ -74,7 +74,7 @@ pub(crate) fn own(
         out
     } else {
         let out = wanted(&ctx, current, own.containers, plan, fresh);
-        ctx.drops_void_next(out)
+        ctx.notes_volumes(current, ctx.drops_void_next(out))
     };
     emit(&ctx, current, out, plan);
 }

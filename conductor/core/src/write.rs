@@ -176,6 +176,15 @@ pub enum Write {
         /// MOD(state); 0 if there is none.
         seen: i64,
     },
+    /// Notes of an own slot that its local volumes exist: MOD(claim), MOD(data).
+    Data {
+        /// The slot.
+        slot: SlotId,
+        /// What is written, and MOD(data); 0 if there is none.
+        data: (Data, i64),
+        /// MOD(claim).
+        held: i64,
+    },
     /// Takes `stopped` back, so that the own instance may start again: as for a state, and `.next` absent or void.
     TakeBack {
         /// The slot.
@@ -267,6 +276,7 @@ impl Write {
             | Self::NewInstance { slot, .. }
             | Self::Release { slot, .. }
             | Self::State { slot, .. }
+            | Self::Data { slot, .. }
             | Self::TakeBack { slot, .. }
             | Self::Status { slot, .. } => Work::Slot(slot.clone()),
             Self::Fit { container, .. }
@@ -293,6 +303,7 @@ impl Write {
             Self::Release { unfit: None, .. } => "release",
             Self::Release { unfit: Some(_), .. } => "release-unfit",
             Self::State { .. } => "state",
+            Self::Data { .. } => "data",
             Self::TakeBack { .. } => "take-back",
             Self::Fit { .. } => "fit",
             Self::Version { .. } => "version",

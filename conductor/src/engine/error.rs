@@ -129,10 +129,8 @@ impl EngineError {
         match self {
             Self::NotFound(_) | Self::BadRequest(_) => Fault::Manifest,
             Self::HostFault { .. } | Self::Auth(_) => Fault::Host,
-            Self::Conflict(_)
-            | Self::RateLimited { .. }
-            | Self::Unresponsive(_)
-            | Self::Engine(_) => Fault::Passing,
+            Self::Conflict(_) | Self::RateLimited { .. } | Self::Unresponsive(_) => Fault::Passing,
+            Self::Engine(_) => Fault::Unknown,
         }
     }
 

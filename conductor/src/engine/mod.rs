@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, ObservedContainer, Ownership, PublishedPorts};
+use conductor_core::volumes::Labels;
 use futures_util::Stream;
 use manifests::InstanceId;
 use manifests::manifest::{HealthcheckChoice, Log};
@@ -405,6 +406,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Removes it with its anonymous volumes, killing it first if `force`. Nothing if it is gone.
     async fn remove(&self, docker_id: &str, force: bool) -> Result<(), EngineError>;
+
+    /// Its volumes, by name, with their labels.
+    async fn volumes(&self) -> Result<BTreeMap<String, Labels>, EngineError>;
 
     /// Removes a volume that no container has. Nothing if it does not exist.
     async fn remove_volume(&self, name: &str) -> Result<(), EngineError>;

@@ -13,6 +13,7 @@ use conductor::engine::{
 };
 use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
+use conductor_core::volumes::Labels;
 use manifests::SlotId;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -279,6 +280,10 @@ impl Engine for Docker {
         let slot = self.slot(docker_id);
         let removed = self.engine.remove(docker_id, force).await;
         self.note("remove", slot, removed)
+    }
+
+    async fn volumes(&self) -> Result<BTreeMap<String, Labels>, EngineError> {
+        self.engine.volumes().await
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {

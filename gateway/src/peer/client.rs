@@ -1,5 +1,6 @@
 //! The calling side: one connection for one question, pinned to the certificate of the host that is asked.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,6 +153,17 @@ impl Peers for Client {
     async fn hold(&self, host: &HostName) -> Result<HoldReport, String> {
         let answer = self.read(host, "/peer/v1/hold").await;
         answer.map_err(|e| e.to_string())
+    }
+
+    async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, VolumeError> {
+        match self.read(host, "/peer/v1/volumes").await {
+            Ok(names) => Ok(names),
+            Err(AskError::Refused(StatusCode::NOT_FOUND, _)) => Err(VolumeError::Unreachable(
+                "its agent is older and does not list them".to_owned(),
+            )),
+            Err(AskError::Refused(StatusCode::BAD_GATEWAY, why)) => Err(VolumeError::Engine(why)),
+            Err(error) => Err(VolumeError::Unreachable(error.to_string())),
+        }
     }
 
     async fn remove_volume(

@@ -20,6 +20,7 @@ pub fn router(facilities: Arc<dyn Facilities>) -> Router {
     Router::new()
         .route("/peer/v1/reasons", get(reasons))
         .route("/peer/v1/hold", get(held))
+        .route("/peer/v1/volumes", get(volume_names))
         .route("/peer/v1/logs/{app}/{container}/{slot}", get(logs))
         .route(
             "/peer/v1/volumes/{app}/{container}/{slot}/{volume}",
@@ -40,6 +41,13 @@ async fn held(State(facilities): State<Arc<dyn Facilities>>) -> Response {
     }
 }
 
+async fn volume_names(State(facilities): State<Arc<dyn Facilities>>) -> Response {
+    match facilities.volume_names().await {
+        Ok(names) => Json(names).into_response(),
+        Err(error) => volume_failure(error),
+    }
+}
+
 async fn remove_volume(
     State(facilities): State<Arc<dyn Facilities>>,
     Path((app, container, slot, volume)): Path<(AppName, ContainerName, u32, String)>,
@@ -47,8 +55,14 @@ async fn remove_volume(
     let slot = ContainerId::new(app, container).slot(slot);
     match volumes::remove_here(facilities.as_ref(), &slot, &volume).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(VolumeError::InUse(why)) => failure(StatusCode::CONFLICT, why),
-        Err(VolumeError::Engine(why) | VolumeError::Unreachable(why)) => {
+        Err(error) => volume_failure(error),
+    }
+}
+
+fn volume_failure(error: VolumeError) -> Response {
+    match error {
+        VolumeError::InUse(why) => failure(StatusCode::CONFLICT, why),
+        VolumeError::Engine(why) | VolumeError::Unreachable(why) => {
             failure(StatusCode::BAD_GATEWAY, why)
         }
     }

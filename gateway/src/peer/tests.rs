@@ -331,6 +331,8 @@ async fn a_hold_is_told_and_volumes_are_removed_across_hosts() {
     let volume = slot().volume_name("data_1.x");
     house.asked.add_volume(&volume);
     house.asked.add_volume("other");
+    let names = client.volume_names(&h2()).await.unwrap();
+    assert!(names.contains(&volume) && names.len() == 2, "{names:?}");
     client
         .remove_volume(&h2(), &slot(), "data_1.x")
         .await

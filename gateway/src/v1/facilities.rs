@@ -3,6 +3,7 @@
 //! The API decides nothing about the cluster; it shows what the agent sees and
 //! writes manifests.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -61,7 +62,7 @@ pub enum LogsError {
     Unreachable(String),
 }
 
-/// Why a volume was not removed.
+/// Why volumes were not listed, or one was not removed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VolumeError {
     /// A container has it; which, for people.
@@ -105,6 +106,9 @@ pub trait Facilities: Send + Sync + 'static {
     /// What the engine of this host shows.
     fn observed(&self) -> Observed;
 
+    /// Docker's names of the volumes on this host.
+    async fn volume_names(&self) -> Result<BTreeSet<String>, VolumeError>;
+
     /// Removes a volume by Docker's name. One that does not exist is removed.
     async fn remove_volume(&self, name: &str) -> Result<(), VolumeError>;
 
@@ -125,6 +129,9 @@ pub trait Peers: Send + Sync + 'static {
 
     /// What that host would do if etcd as it is now were accepted; or why it could not be asked, for people.
     async fn hold(&self, host: &HostName) -> Result<HoldReport, String>;
+
+    /// `Facilities::volume_names` of that host.
+    async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, VolumeError>;
 
     /// Removes a volume of a slot, by its name in the manifest, on that host.
     async fn remove_volume(

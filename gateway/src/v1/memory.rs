@@ -169,11 +169,12 @@ impl MemAgent {
         self.write(Op::put_json(Key::Member(host), &member))
     }
 
-    /// Pins a slot to the machine of `host` by its volumes.
+    /// Pins a slot to the machine of `host` by its volumes, which exist.
     pub fn put_data(&self, slot: &SlotId, host: &str, volumes: &[&str]) -> i64 {
         let data = Data {
             host: host.parse().expect("a host's name"),
             host_id: uuid_of(host),
+            existing: volumes.iter().map(|name| (*name).to_owned()).collect(),
             volumes: volumes.iter().map(|name| (*name).to_owned()).collect(),
         };
         self.write(Op::put_json(Key::Data(slot.clone()), &data))
@@ -370,6 +371,10 @@ impl Facilities for MemAgent {
 
     fn observed(&self) -> Observed {
         self.said().observed.clone()
+    }
+
+    async fn volume_names(&self) -> Result<BTreeSet<String>, VolumeError> {
+        Ok(self.said().volumes.clone())
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {

@@ -71,7 +71,10 @@ pub fn router(api: Api) -> Router {
         .route("/hosts/{host}/labels", patch(hosts::labels))
         .route("/volumes", get(volumes::list))
         .route("/volumes/{app}/{container}/{slot}", delete(volumes::remove))
-        .route("/pins/{app}/{container}/{slot}", delete(volumes::release))
+        .route(
+            "/pins/{app}/{container}/{slot}",
+            put(volumes::adopt).delete(volumes::release),
+        )
         .route("/backup", get(backup::backup))
         .route("/restore", post(backup::restore))
         .route("/hold", get(hold::own))

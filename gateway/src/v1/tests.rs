@@ -4,7 +4,7 @@
 
 mod operator;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -50,6 +50,14 @@ impl Peers for Others {
     async fn hold(&self, host: &HostName) -> Result<HoldReport, String> {
         let agent = self.agents.get(host).ok_or("connection refused")?;
         super::hold::report(agent).await.map_err(|e| e.to_string())
+    }
+
+    async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, VolumeError> {
+        let agent = self
+            .agents
+            .get(host)
+            .ok_or_else(|| VolumeError::Unreachable("connection refused".to_owned()))?;
+        agent.volume_names().await
     }
 
     async fn remove_volume(

@@ -1,25 +1,36 @@
 //! Local volumes: where they are, and how a slot gets rid of them.
 //!
 //! A slot with a local volume runs on the machine that its `data` key names,
-//! and nowhere else. `release` forgets that and leaves the data; `remove`
-//! deletes the data first. Neither touches the data of a container that exists.
+//! and nowhere else. `adopt` gives it the volumes of its name that a host has,
+//! whoever made them. `release` forgets them and leaves the data; `remove`
+//! deletes the data first. None touches the data of a container that exists.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
 use conductor_core::Snapshot;
 use conductor_core::records::Data;
 use conductor_core::snapshot::{Rev, SlotView};
+use futures_util::future::join_all;
 use manifests::keys::Key;
 use manifests::{AppName, ContainerId, ContainerName, HostName, SlotId};
+use serde::Deserialize;
 use store::Compare;
 use store::Op;
 use uuid::Uuid;
 
-use super::facilities::{Facilities, VolumeError};
+use super::facilities::{Facilities, Peers, VolumeError};
 use super::reply::{Asked, Failure, Named, Reply};
 use super::rows::Filter;
-use super::types::{PinReleased, Presence, VolumeRow, Volumes};
+use super::types::{PinReleased, Presence, VolumeRow, VolumeState, Volumes, VolumesAdopted};
 use super::{Api, SlotsQuery};
+
+/// What `adopt` may be asked.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct AdoptQuery {
+    host: Option<HostName>,
+}
 
 type Name = Named<(AppName, ContainerName, u32)>;
 
@@ -31,15 +42,43 @@ fn id(Named((app, container, slot)): Name) -> SlotId {
 pub(super) async fn list(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Volumes> {
     let filter = query.filter()?;
     let seen = api.seen()?;
+    let mut volumes = rows(&seen.snapshot, &filter);
+    let mut notices = Vec::new();
+    let hosts: BTreeSet<HostName> = volumes
+        .iter()
+        .filter(|row| row.presence == Presence::Live)
+        .map(|row| row.host.clone())
+        .collect();
+    let asked = hosts.into_iter().map(|host| async {
+        let names = api.volumes_on(&host).await;
+        (host, names)
+    });
+    let mut found = BTreeMap::new();
+    for (host, names) in join_all(asked).await {
+        match names {
+            Ok(names) => {
+                found.insert(host, names);
+            }
+            Err(error) => notices.push(format!("the volumes of {host} are not known: {error}")),
+        }
+    }
+    for row in &mut volumes {
+        row.state = match (found.get(&row.host), row.state) {
+            (Some(names), _) if names.contains(&row.docker) => VolumeState::Present,
+            (Some(_), state) => state,
+            (None, _) => VolumeState::Unknown,
+        };
+    }
     Ok(Json(Volumes {
-        volumes: rows(&seen.snapshot, &filter),
+        volumes,
         revision: seen.snapshot.revision,
         stale: seen.stale,
+        notices,
     }))
 }
 
-/// Every local volume that etcd knows. Pure.
-pub fn rows(snapshot: &Snapshot, filter: &Filter) -> Vec<VolumeRow> {
+/// Every local volume that etcd knows, with its state should its host not have it. Pure.
+fn rows(snapshot: &Snapshot, filter: &Filter) -> Vec<VolumeRow> {
     let mut rows = Vec::new();
     let containers = snapshot.containers.iter();
     for (id, container) in containers.filter(|(id, _)| filter.takes(id)) {
@@ -57,6 +96,11 @@ pub fn rows(snapshot: &Snapshot, filter: &Filter) -> Vec<VolumeRow> {
                 host: host.unwrap_or(&data.host).clone(),
                 host_id: data.host_id,
                 presence,
+                state: if data.existing.contains(volume) {
+                    VolumeState::Lost
+                } else {
+                    VolumeState::NotCreated
+                },
                 wanted: container.is_wanted(*number),
                 claimed_by: slot.claim.as_ref().map(|claim| claim.host.clone()),
             }));
@@ -85,7 +129,9 @@ pub(super) async fn release(State(api): State<Api>, name: Name) -> Reply<PinRele
     let slot = id(name);
     let list = api.list().await?;
     let (view, data) = pinned(&list.snapshot, &slot)?;
-    if let Some(why) = held_there(&list.snapshot, &slot, view, data) {
+    if let Some((host, why)) = held_there(&list.snapshot, &slot, view, data)
+        && !api.has_lost(host, &slot, data).await
+    {
         return Err(Failure::conflict(why));
     }
     unpin(&api, &slot, view, data).await?;
@@ -143,7 +189,108 @@ pub async fn remove_here(
     facilities.remove_volume(&slot.volume_name(volume)).await
 }
 
+/// `PUT pins/…`: the slot's volumes are those of its name on a host, whoever made them.
+pub(super) async fn adopt(
+    State(api): State<Api>,
+    name: Name,
+    Asked(AdoptQuery { host }): Asked<AdoptQuery>,
+) -> Reply<VolumesAdopted> {
+    let slot = id(name);
+    let list = api.list().await?;
+    let snapshot = &list.snapshot;
+    let none = SlotView::default();
+    let view = snapshot.slot(&slot).unwrap_or(&none);
+    let pinned = view.data.as_ref();
+    let there = pinned.and_then(|data| machine(snapshot, data.host_id).1);
+    let Some(host) = host.as_ref().or(there) else {
+        return Err(Failure::bad(format!(
+            "it is not known which host has the volumes of {slot}; name it (--host)"
+        )));
+    };
+    if let Some(claim) = view.claim.as_ref().filter(|claim| claim.host != *host) {
+        return Err(Failure::conflict(format!("{} has {slot}", claim.host)));
+    }
+    let Some((_, record)) = snapshot.live().find(|(live, _)| *live == host) else {
+        return Err(Failure::conflict(format!("host {host} is missing")));
+    };
+    let names = api.volumes_on(host).await;
+    let names = names.map_err(|error| Failure::gateway(format!("{host}: {error}")))?;
+    let here = pinned.filter(|data| data.host_id == record.id);
+    let data = adopted(&slot, host, record.id, here.map(|data| &data.value), &names);
+    if data.existing.is_empty() {
+        let name = slot.volume_name("…");
+        return Err(Failure::conflict(format!("{host} has no volume {name}")));
+    }
+    let key = Key::Data(slot.clone());
+    let guards = vec![
+        Compare::modified(&key, pinned.map_or(0, |data| data.modified)),
+        Compare::modified(
+            Key::Claim(slot.clone()),
+            view.claim.as_ref().map_or(0, |claim| claim.modified),
+        ),
+    ];
+    if !api.write(guards, vec![Op::put_json(&key, &data)]).await? {
+        return Err(Failure::changed());
+    }
+    Ok(Json(VolumesAdopted {
+        slot,
+        host: data.host,
+        volumes: data.existing,
+    }))
+}
+
+/// The pin of a slot whose volumes are all that the host has of its name. What it had there and lacks is lost still.
+fn adopted(
+    slot: &SlotId,
+    host: &HostName,
+    host_id: Uuid,
+    pinned: Option<&Data>,
+    names: &BTreeSet<String>,
+) -> Data {
+    let prefix = slot.volume_name("");
+    let found: Vec<String> = names
+        .iter()
+        .filter_map(|name| name.strip_prefix(&prefix))
+        .map(ToOwned::to_owned)
+        .collect();
+    let Some(data) = pinned else {
+        return Data {
+            host: host.clone(),
+            host_id,
+            volumes: found.clone(),
+            existing: found,
+        };
+    };
+    let exists = |name: &&String| data.existing.contains(name) || found.contains(name);
+    Data {
+        existing: data.volumes.iter().filter(exists).cloned().collect(),
+        ..data.clone()
+    }
+}
+
 impl Api {
+    /// Docker's names of the volumes on a host.
+    async fn volumes_on(&self, host: &HostName) -> Result<BTreeSet<String>, VolumeError> {
+        if *host == self.facilities.host() {
+            return self.facilities.volume_names().await;
+        }
+        self.peers()?.volume_names(host).await
+    }
+
+    /// The host says that a volume which the slot had is not there any more.
+    async fn has_lost(&self, host: &HostName, slot: &SlotId, data: &Data) -> bool {
+        let names = self.volumes_on(host).await;
+        names.is_ok_and(|names| {
+            let mut existing = data.existing.iter();
+            existing.any(|volume| !names.contains(&slot.volume_name(volume)))
+        })
+    }
+
+    fn peers(&self) -> Result<&dyn Peers, VolumeError> {
+        let none = || VolumeError::Unreachable("this agent asks no other agents".to_owned());
+        self.peers.as_deref().ok_or_else(none)
+    }
+
     async fn remove_volume(
         &self,
         host: &HostName,
@@ -153,12 +300,7 @@ impl Api {
         if *host == self.facilities.host() {
             return remove_here(self.facilities.as_ref(), slot, volume).await;
         }
-        match &self.peers {
-            Some(peers) => peers.remove_volume(host, slot, volume).await,
-            None => Err(VolumeError::Unreachable(
-                "this agent has no peer door".to_owned(),
-            )),
-        }
+        self.peers()?.remove_volume(host, slot, volume).await
     }
 }
 
@@ -172,17 +314,23 @@ fn pinned<'a>(
         .ok_or_else(|| Failure::not_found(format!("{slot} has no local volume anywhere")))
 }
 
-/// Why a released slot would be pinned to the same machine again at once.
-fn held_there(snapshot: &Snapshot, slot: &SlotId, view: &SlotView, data: &Data) -> Option<String> {
+/// The host on which a released slot would be pinned again at once, and why it is not released.
+fn held_there<'a>(
+    snapshot: &Snapshot,
+    slot: &SlotId,
+    view: &'a SlotView,
+    data: &Data,
+) -> Option<(&'a HostName, String)> {
     let host = &view.claim.as_ref()?.host;
     let host_view = snapshot.hosts.get(host)?;
     let record = host_view.record.as_ref()?;
     let stays = record.id == data.host_id && !host_view.availability().gives_away();
     stays.then(|| {
-        format!(
+        let why = format!(
             "{slot} runs on {host} with this data and would stay there; it goes elsewhere after \
              `dokkaa leave {host}`, or with `dokkaa rm --volumes` and a new start"
-        )
+        );
+        (host, why)
     })
 }
 

@@ -49,7 +49,7 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
     let has_live_owner = owner.is_some_and(|owner| sources.snapshot.is_live(owner));
     if let Some(owner) = owner {
         let has = match pinned(sources, &slot) {
-            Some(volumes) => format!("has it, and its data ({volumes})"),
+            Some(volumes) => format!("has it; its volumes ({volumes}) keep it here"),
             None => "has it".to_owned(),
         };
         found.push(WhyHost {

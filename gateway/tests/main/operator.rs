@@ -1,5 +1,6 @@
 //! Operators' requests on a real etcd: what only that refuses, and guards over ranges.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -62,6 +63,10 @@ impl Facilities for OnEtcd {
 
     fn observed(&self) -> Observed {
         self.agent.observed()
+    }
+
+    async fn volume_names(&self) -> Result<BTreeSet<String>, VolumeError> {
+        self.agent.volume_names().await
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {

@@ -207,6 +207,11 @@ pub fn txn(write: &Write, rules: Rules) -> Txn {
             held,
             seen,
         } => put_state(slot, state, *held, *seen, rules),
+        Write::Data { slot, data, held } => {
+            let mut txn = Txn::new(vec![own(slot, *held)], Vec::new());
+            note_data(&mut txn, slot, Some(data));
+            txn
+        }
         Write::TakeBack {
             slot,
             state,

@@ -287,6 +287,7 @@ async fn a_claim_notes_where_the_data_is(b: Backend) {
         host: host("h1"),
         host_id: Uuid::new_v4(),
         volumes: vec!["db".into()],
+        existing: Vec::new(),
     };
     let with = |seen: i64| {
         txn_of(&Write::Claim {

@@ -22,6 +22,7 @@ mod three_hosts;
 mod troubles;
 mod tutorial;
 mod update;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -134,3 +134,13 @@ fn what_makes_no_progress_is_given_up_and_nothing_else() {
 fn a_host_that_cannot_run_it_gives_it_up() {
     notebook("unfit");
 }
+
+#[test]
+fn a_slot_waits_for_what_becomes_of_its_volumes() {
+    notebook("volumes");
+}
+
+#[test]
+fn an_error_that_is_not_known_is_the_host_s_after_three_tries() {
+    notebook("odd");
+}

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use manifests::{HostName, InstanceId, SlotId};
 
-use crate::local::{Fault, InstanceMemory, STALLED, SlotMemory, Work};
-use crate::observed::{ContainerPort, ObservedContainer, Readiness};
-use crate::plan::{Inputs, Plan, Step, Write, data};
+use crate::local::{Fault, InstanceMemory, STALLED, SlotMemory, Trouble, Work};
+use crate::observed::{ContainerPort, ContainerState, ObservedContainer, Readiness};
+use crate::placement;
+use crate::plan::{Inputs, Plan, Step, Write};
 use crate::records::{Availability, Claim, Phase, SlotState, Status, Unfit};
 use crate::rules::Rule;
 use crate::snapshot::{ContainerView, Desired, Owner, Rev, SlotView, Successor};
 use crate::target::{Target, placed_anew};
 use crate::time::Millis;
+use crate::volumes;
 
 /// Running this long without being ready is told to others: a second, and the time that a look at it takes.
 const UNREADY_AFTER: Duration = Duration::from_millis(1_200);
@@ -134,17 +136,31 @@ impl<'a> Ctx<'a> {
         let trouble = [prepare, image]
             .into_iter()
             .flatten()
-            .find(|t| t.rev == target.rev() && t.fault == Fault::Host)?;
+            .find(|t| t.rev == target.rev() && self.is_hosts(t))?;
         self.releases_unfit(trouble.reason.clone())
     }
 
     /// As `gives_up_unfit`, for an instance that was made and does not start here.
     pub(super) fn gives_up_start(&self) -> Option<Out> {
         let trouble = &self.memory?.trouble;
-        if trouble.fault != Fault::Host {
+        if !self.is_hosts(trouble) {
             return None;
         }
         self.releases_unfit(trouble.reason.clone())
+    }
+
+    /// Another host may do better. Of what is not known that is found out by trying, if there is another one.
+    fn is_hosts(&self, trouble: &Trouble) -> bool {
+        match trouble.fault {
+            Fault::Host => true,
+            Fault::Unknown => !trouble.may_pass() && self.another_may_take_it(),
+            Fault::Passing | Fault::Manifest | Fault::Data => false,
+        }
+    }
+
+    fn another_may_take_it(&self) -> bool {
+        let placed = placement::explain(self.inputs.snapshot, self.slot);
+        placed.is_some_and(|placed| placed.order.iter().any(|h| *h != self.inputs.host.name))
     }
 
     /// Gives the slot up where the pull or create that was begun for it does not end.
@@ -198,6 +214,29 @@ impl<'a> Ctx<'a> {
             slot: self.slot.clone(),
             held: self.claim.modified,
             unfit: None,
+        }
+    }
+
+    /// Its local volumes are on another machine: one that had this host's name, or its pin would not be with this claim.
+    pub(super) fn has_data_elsewhere(&self) -> bool {
+        let data = self.view.data.as_ref();
+        data.is_some_and(|data| data.host_id != self.inputs.host.id)
+    }
+
+    /// Notes that the local volumes of what was made here exist: one that is missing later is lost, not new.
+    pub(super) fn notes_volumes(&self, current: Option<&ObservedContainer>, out: Out) -> Out {
+        let there = current.is_some_and(|c| c.state != ContainerState::Removing);
+        let manifest = self.container.manifest_of(self.claim.manifest_rev);
+        let Some(manifest) = manifest.filter(|_| there) else {
+            return out;
+        };
+        match volumes::made(self.inputs.host, self.view, manifest) {
+            None => out,
+            Some(data) => out.write(Write::Data {
+                slot: self.slot.clone(),
+                data,
+                held: self.claim.modified,
+            }),
         }
     }
 
@@ -365,7 +404,7 @@ impl<'a> Ctx<'a> {
                 manifest_rev: target.rev(),
             },
             held: self.claim.modified,
-            data: data(self.inputs.host, Some(self.view), target.manifest()),
+            data: volumes::pin(self.inputs.host, Some(self.view), target.manifest()),
         })
     }
 

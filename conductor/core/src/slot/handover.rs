@@ -10,13 +10,13 @@ use manifests::manifest::VolumeSource;
 use super::ctx::{Ctx, Out, state};
 use super::leave::has_left;
 use super::start::not_ready_in_time;
-use crate::local::{Fault, Work};
+use crate::local::Work;
 use crate::observed::{ContainerState, ObservedContainer, Readiness};
-use crate::plan::{Inputs, Over, Plan, Step, Write, data};
+use crate::plan::{Inputs, Over, Plan, Step, Write};
 use crate::records::{Availability, Claim, Next, Phase, SlotState, Unfit};
 use crate::rules::Rule;
 use crate::snapshot::{ContainerView, Owner, Rev, SlotView, Successor};
-use crate::target;
+use crate::{target, volumes};
 
 /// A slot that another host has or had, and that this one is to have.
 pub(crate) struct Incoming<'a> {
@@ -96,7 +96,7 @@ impl Incoming<'_> {
     /// Why it can't get ready here.
     fn failed(&self, inputs: &Inputs<'_>) -> Option<String> {
         let trouble = inputs.local.slots.get(self.slot).map(|m| &m.trouble);
-        if let Some(trouble) = trouble.filter(|t| t.fault != Fault::Passing) {
+        if let Some(trouble) = trouble.filter(|t| !t.may_pass()) {
             return Some(trouble.reason.clone());
         }
         let container = self.current()?;
@@ -146,7 +146,7 @@ impl Incoming<'_> {
             // A ready one needs no other reason.
             over: if state.is_some() { Over::Ready } else { over },
             state,
-            data: data(inputs.host, Some(self.view), wants),
+            data: volumes::pin(inputs.host, Some(self.view), wants),
         })
     }
 
@@ -186,6 +186,7 @@ impl Incoming<'_> {
                 image: version.version.image.clone(),
                 hash: version.hash.clone().unwrap_or_default(),
                 temporary_name: !self.containers.is_empty(),
+                existing: volumes::existing(inputs.host, Some(self.view)).to_vec(),
             });
         };
         if let Some(memory) = inputs.local.instances.get(&container.owner.instance) {

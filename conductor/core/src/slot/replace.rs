@@ -7,9 +7,10 @@ use manifests::InstanceId;
 use super::ctx::{Ctx, Out};
 use super::start::{prepare, resolve};
 use crate::observed::ObservedContainer;
-use crate::plan::{Plan, Write, data};
+use crate::plan::{Plan, Write};
 use crate::records::{Claim, Phase, Rollout};
 use crate::target::Target;
+use crate::volumes;
 
 /// Why and how the running or ended instance is replaced; none if it is not, or not yet.
 pub(super) fn replacement(
@@ -61,7 +62,7 @@ pub(super) fn replacement(
                     manifest_rev: *rev,
                 },
                 held: ctx.claim.modified,
-                data: data(ctx.inputs.host, Some(ctx.view), manifest),
+                data: volumes::pin(ctx.inputs.host, Some(ctx.view), manifest),
             }))
         }
         (Target::Decided { .. }, _) => Some(prepare(ctx, target, &fresh(), true, plan)),

@@ -7,11 +7,12 @@ use super::handover::is_other_live;
 use super::leave::{manifest_of, retire_all};
 use crate::local::Work;
 use crate::observed::{ObservedContainer, Readiness};
-use crate::plan::{Inputs, Plan, Write, data, take};
+use crate::plan::{Inputs, Plan, Write, take};
 use crate::records::{Claim, Phase, Version};
 use crate::rules::Rule;
 use crate::snapshot::{ContainerView, Owner, Rev, SlotView};
 use crate::target::Target;
+use crate::volumes;
 
 /// Whether placement still has a word in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +135,7 @@ impl Returned<'_> {
             manifest_rev: rev,
         };
         let data = manifest_of(runs, Some(self.container))
-            .and_then(|m| data(inputs.host, Some(self.view), m));
+            .and_then(|m| volumes::pin(inputs.host, Some(self.view), m));
         let slot = self.slot.clone();
         match take(inputs, slot, self.view, claim, manifest.modified, data) {
             Some(write) => Verdict::Write(Box::new(write)),

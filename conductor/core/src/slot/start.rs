@@ -12,6 +12,7 @@ use crate::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use crate::plan::{Plan, Step, Trust};
 use crate::records::{Phase, SlotState};
 use crate::target::Target;
+use crate::volumes;
 
 /// Seconds after which every host decides the image by itself: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
@@ -34,8 +35,14 @@ pub(super) fn absent(
         // An older etcd may name this host for what runs elsewhere: who runs it has it.
         return Out::says("waiting", None).write(ctx.release());
     }
+    if ctx.has_data_elsewhere() {
+        let reason = "its data is on another machine that had this host's name";
+        return Out::says("waiting", Some(reason.to_owned())).write(ctx.release());
+    }
     let minted = ctx.memory.and_then(|m| m.minted.as_ref()) == Some(&ctx.claim.instance);
-    if !minted || target.rev() != ctx.claim.manifest_rev {
+    // Without its pin it might be anywhere.
+    let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), target.manifest());
+    if !minted || pin.is_some() || target.rev() != ctx.claim.manifest_rev {
         return ctx.remint(target, fresh);
     }
     match target {
@@ -101,18 +108,20 @@ pub(super) fn prepare(
         return Out::default();
     };
     let trouble = ctx.memory.map(|m| &m.trouble).filter(|t| t.rev == *rev);
+    let waits = trouble.is_some_and(|t| t.fault == Fault::Data);
     if let Some(trouble) = trouble {
-        let again = trouble.backoff.next_try();
+        let again = trouble.next_try();
         if again > ctx.inputs.now {
             plan.requeue(again);
-            return Out::says("failed", Some(trouble.reason.clone())).about(*rev);
+            let progress = if waits { "waiting" } else { "failed" };
+            return Out::says(progress, Some(trouble.reason.clone())).about(*rev);
         }
     }
     let pulls = ctx.memory.and_then(|m| m.progress.clone());
-    let progress = if pulls.is_some() {
-        "pulling"
-    } else {
-        "creating"
+    let progress = match pulls {
+        Some(_) => "pulling",
+        None if waits => "waiting",
+        None => "creating",
     };
     let reason = trouble.map(|t| t.reason.clone()).filter(|r| !r.is_empty());
     Out::says(progress, pulls.or(reason))
@@ -125,6 +134,7 @@ pub(super) fn prepare(
             image: version.version.image.clone(),
             hash: version.hash.clone().unwrap_or_default(),
             temporary_name,
+            existing: volumes::existing(ctx.inputs.host, Some(ctx.view)).to_vec(),
         })
 }
 
@@ -146,7 +156,11 @@ pub(super) fn first_start(
     let mut out = start_after_backoff(ctx, current, plan);
     if !error.is_empty() {
         let reason = format!("it does not start: {error}");
-        if let Some(target) = ctx.target() {
+        // Of what is not known another try may do better.
+        let may_pass = ctx
+            .memory
+            .is_some_and(|m| m.trouble.fault == Fault::Unknown && m.trouble.may_pass());
+        if let Some(target) = ctx.target().filter(|_| !may_pass) {
             out.shared = give_up(ctx, current, &target, Some(&reason));
         }
         out.progress = "failed";

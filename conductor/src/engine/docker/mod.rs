@@ -25,6 +25,7 @@ use bollard::query_parameters as query;
 use bollard::{Docker, container::LogOutput, models};
 use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
+use conductor_core::volumes::Labels;
 use futures_util::{StreamExt, stream};
 use tokio::sync::{Mutex, OnceCell, mpsc};
 use tokio::time::timeout;
@@ -508,6 +509,18 @@ impl Engine for DockerEngine {
             Err(EngineError::Conflict(text)) if text.contains("already in progress") => Ok(()),
             other => other.map(drop),
         }
+    }
+
+    async fn volumes(&self) -> Result<BTreeMap<String, Labels>, EngineError> {
+        let listed = self
+            .call(Operation::Other, READ, |docker| async move {
+                docker.list_volumes(None::<query::ListVolumesOptions>).await
+            })
+            .await?;
+        let volumes = listed.volumes.unwrap_or_default().into_iter();
+        Ok(volumes
+            .map(|volume| (volume.name, volume.labels.into_iter().collect()))
+            .collect())
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {

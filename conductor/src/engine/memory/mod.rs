@@ -2,7 +2,7 @@
 
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, ObservedContainer};
+use conductor_core::volumes::Labels;
 use futures_util::stream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -242,6 +243,10 @@ impl Engine for MemEngine {
 
     async fn remove(&self, docker_id: &str, force: bool) -> Result<(), EngineError> {
         self.world(|world, now| world.remove(docker_id, force, now))
+    }
+
+    async fn volumes(&self) -> Result<BTreeMap<String, Labels>, EngineError> {
+        self.world(|world, _| world.volumes())
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {

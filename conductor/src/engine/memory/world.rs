@@ -11,6 +11,7 @@ use conductor_core::observed::{
     Check, ContainerPort, ContainerState, Exit, Health, LABEL_CLUSTER, ObservedContainer,
     Ownership, Running,
 };
+use conductor_core::volumes::Labels;
 use manifests::manifest::HealthcheckChoice;
 use uuid::Uuid;
 
@@ -107,7 +108,7 @@ pub struct World {
     /// Paths of the host that exist.
     pub paths: BTreeSet<String>,
     /// Volumes, with their labels.
-    pub volumes: BTreeMap<String, BTreeMap<String, String>>,
+    pub volumes: BTreeMap<String, Labels>,
     /// Addresses that a process of the host holds.
     pub taken: BTreeSet<SocketAddr>,
     /// Addresses of this host; empty: any will do.
@@ -618,6 +619,12 @@ impl World {
             self.containers.remove(docker_id);
         }
         Ok(())
+    }
+
+    /// All volumes.
+    pub fn volumes(&mut self) -> Result<BTreeMap<String, Labels>, EngineError> {
+        self.ping()?;
+        Ok(self.volumes.clone())
     }
 
     /// Removes a volume.

@@ -250,6 +250,7 @@ async fn a_pin_is_released_only_where_it_would_not_come_back() {
     let slot = db().slot(0);
     door.agent.claim(&slot, "h1", revision);
     door.agent.put_data(&slot, "h1", &["data"]);
+    door.agent.add_volume(&slot.volume_name("data"));
     let (status, body) = door.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(body["error"].as_str().unwrap().contains("dokkaa leave h1"));
@@ -263,6 +264,110 @@ async fn a_pin_is_released_only_where_it_would_not_come_back() {
     door.agent.put_data(&slot, "h3", &["data"]);
     let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_volume_that_its_host_lacks_is_lost_and_its_slot_may_be_released() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    door.agent.put_host("h1", None);
+    door.agent.put_host("h2", None);
+    door.agent.put_host("h3", None);
+    let revision = door.agent.put_manifest(&db(), DB);
+    let slot = db().slot(0);
+    door.agent.claim(&slot, "h2", revision);
+    door.agent.put_data(&slot, "h2", &["data"]);
+    let state = async || {
+        let list = door.get("/volumes").await;
+        (list["volumes"][0]["state"].clone(), list["notices"].clone())
+    };
+    assert_eq!(state().await, (json!("lost"), Value::Null));
+    h2.add_volume(&slot.volume_name("data"));
+    assert_eq!(state().await, (json!("present"), Value::Null));
+    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    h2.remove_volume(&slot.volume_name("data")).await.unwrap();
+    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::OK);
+    // One that was never made is not lost, and a host that can't be asked has not lost it either.
+    door.agent.put_data(&slot, "h1", &["data"]);
+    let mut pin: Value = serde_json::from_str(&keys(&kv)["/claims/shop/db/data/0"]).unwrap();
+    pin.as_object_mut().unwrap().remove("existing");
+    door.agent
+        .put(&Key::Data(slot.clone()), pin.to_string().as_bytes());
+    assert_eq!(state().await.0, json!("not-created"));
+    door.agent.put_data(&slot, "h3", &["data"]);
+    door.agent.claim(&slot, "h3", revision);
+    let (unknown, notices) = state().await;
+    assert_eq!(unknown, json!("unknown"));
+    assert!(notices[0].as_str().unwrap().contains("h3"), "{notices}");
+    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn volumes_are_adopted_where_they_are() {
+    let kv = MemKv::new();
+    let h2 = MemAgent::new("h2", kv.clone());
+    let door = door(&[&h2], &kv, 0);
+    door.agent.put_host("h1", None);
+    door.agent.put_host("h2", None);
+    let slot = db().slot(0);
+    let data = || {
+        let seen = door.agent.snapshot().unwrap().snapshot;
+        let data = seen.slot(&slot).unwrap().data.as_ref().unwrap();
+        (
+            data.host.to_string(),
+            data.volumes.clone(),
+            data.existing.clone(),
+        )
+    };
+    let named = |names: &[&str]| {
+        names
+            .iter()
+            .map(|n| (*n).to_owned())
+            .collect::<Vec<String>>()
+    };
+    // Nobody has said where they are, and then they are not there.
+    let (status, body) = door.send("PUT", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    let (status, body) = door.send("PUT", "/pins/shop/db/0?host=h2", "").await;
+    assert_eq!(status, StatusCode::CONFLICT, "{body}");
+    for name in [
+        "shop---db---0---data",
+        "shop---db---1---data",
+        "shop---db---0---log",
+    ] {
+        h2.add_volume(name);
+    }
+    let (status, body) = door.send("PUT", "/pins/shop/db/0?host=h2", "").await;
+    assert_eq!(
+        (status, &body["volumes"]),
+        (StatusCode::OK, &json!(["data", "log"]))
+    );
+    let both = named(&["data", "log"]);
+    assert_eq!(data(), ("h2".to_owned(), both.clone(), both));
+    // What waits for it on a host has what is there of what it wants; who has the slot elsewhere keeps it.
+    let revision = door.agent.put_manifest(&db(), DB);
+    door.agent.claim(&slot, "h2", revision);
+    let (status, body) = door.send("PUT", "/pins/shop/db/0?host=h1", "").await;
+    assert_eq!(status, StatusCode::CONFLICT, "{body}");
+    let mut pin: Value = serde_json::from_str(&keys(&kv)["/claims/shop/db/data/0"]).unwrap();
+    pin["volumes"] = json!(["log", "data", "new"]);
+    pin["existing"] = json!([]);
+    door.agent
+        .put(&Key::Data(slot.clone()), pin.to_string().as_bytes());
+    let (status, body) = door.send("PUT", "/pins/shop/db/0", "").await;
+    assert_eq!((status, &body["host"]), (StatusCode::OK, &json!("h2")));
+    assert_eq!(
+        data(),
+        (
+            "h2".to_owned(),
+            named(&["log", "data", "new"]),
+            named(&["log", "data"])
+        )
+    );
 }
 
 #[tokio::test]
@@ -637,7 +742,10 @@ async fn why_may_be_asked_of_one_slot() {
     let why = door.get("/why/shop/web?slot=1").await;
     assert_eq!(why["slots"].as_array().unwrap().len(), 1);
     let hosts = why["slots"][0]["hosts"].as_array().unwrap();
-    assert_eq!(hosts[0]["reason"], "has it, and its data (data)");
+    assert_eq!(
+        hosts[0]["reason"],
+        "has it; its volumes (data) keep it here"
+    );
     assert_eq!(hosts[1]["reason"], "the slot's data is on h2");
     let (status, _) = door.send("GET", "/why/shop/web?slot=9", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);

@@ -94,6 +94,32 @@ impl std::fmt::Display for Presence {
     }
 }
 
+/// Whether a volume is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeState {
+    /// Its host has it.
+    Present,
+    /// Its host does not have it any more.
+    Lost,
+    /// It was not made yet.
+    NotCreated,
+    /// Its host did not say.
+    #[default]
+    Unknown,
+}
+
+impl std::fmt::Display for VolumeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Present => "present",
+            Self::Lost => "lost",
+            Self::NotCreated => "not created",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// One line of `volumes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeRow {
@@ -113,6 +139,9 @@ pub struct VolumeRow {
     pub host_id: Uuid,
     /// Whether that machine is there.
     pub presence: Presence,
+    /// Whether the volume is there.
+    #[serde(default)]
+    pub state: VolumeState,
     /// The manifest wants the slot.
     pub wanted: bool,
     /// Who has the slot.
@@ -130,6 +159,20 @@ pub struct Volumes {
     /// etcd is away or not trusted: this is the last known state.
     #[serde(default)]
     pub stale: bool,
+    /// What could not be found out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
+}
+
+/// `PUT pins/…`: the volumes that the slot has from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesAdopted {
+    /// Which slot.
+    pub slot: SlotId,
+    /// The host that has them.
+    pub host: HostName,
+    /// Their names in the manifest.
+    pub volumes: Vec<String>,
 }
 
 /// `DELETE volumes/…`, `DELETE pins/…`: the pin that was forgotten.

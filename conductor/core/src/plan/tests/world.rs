@@ -14,14 +14,15 @@ use uuid::Uuid;
 
 use crate::local::{Fault, Local, Outcome};
 use crate::observed::{
-    ContainerPort, ContainerState, EngineState, Exit, Observed, ObservedContainer, Ownership,
-    Readiness, Running, Surroundings,
+    ContainerPort, ContainerState, EngineState, Exit, LABEL_CLUSTER, Observed, ObservedContainer,
+    Ownership, Readiness, Running, Surroundings,
 };
 use crate::plan::{Host, Inputs, Over, Plan, Step, Trust, VoidNext, Write, plan};
 use crate::records::{HostRecord, HostState, Status, Unfit, Versions};
 use crate::rules::Rules;
 use crate::snapshot::{Change, Snapshot};
 use crate::time::Millis;
+use crate::volumes;
 
 #[derive(Default)]
 pub(super) struct World {
@@ -44,6 +45,8 @@ pub(super) struct World {
     pub(super) images: BTreeMap<String, String>,
     /// Images that a host can't run.
     pub(super) faults: BTreeSet<(String, String)>,
+    /// Images whose start fails on a host for a reason that nobody knows.
+    pub(super) odd: BTreeSet<(String, String)>,
     /// Records of hosts that are cut off.
     pub(super) records: BTreeMap<String, Vec<u8>>,
 }
@@ -54,6 +57,7 @@ pub(super) struct Agent {
     pub(super) local: Local,
     pub(super) trust: Trust,
     pub(super) ports: u16,
+    pub(super) volumes: BTreeMap<String, volumes::Labels>,
     /// It sees and does nothing.
     pub(super) cut: bool,
 }
@@ -146,7 +150,27 @@ impl World {
                 self.faults
                     .remove(&(words[0].to_owned(), words[1].to_owned()));
             }
+            "odd-fault" => {
+                self.odd.insert((words[0].to_owned(), words[1].to_owned()));
+            }
             "crash" => self.crash(rest),
+            "volume" => {
+                let cluster = words
+                    .get(2)
+                    .map(|of| (LABEL_CLUSTER.to_owned(), (*of).to_owned()));
+                let labels = cluster.into_iter().collect();
+                self.agent(words[0])
+                    .volumes
+                    .insert(words[1].to_owned(), labels);
+            }
+            "volume-rm" => {
+                self.agent(words[0]).volumes.remove(words[1]);
+            }
+            "release" => {
+                let key = Key::Data(slot(rest)).to_string();
+                self.delete(&key);
+            }
+            "reimage" => self.reimage(rest),
             "restart-agent" => self.restart_agent(rest),
             "trust" => {
                 self.agent(words[0]).trust = match words[1] {
@@ -248,9 +272,24 @@ impl World {
                 local: Local::default(),
                 trust: Trust::Full,
                 ports: 20_000,
+                volumes: BTreeMap::new(),
                 cut: false,
             },
         );
+    }
+
+    /// The machine begins anew, under its old name.
+    fn reimage(&mut self, name: &str) {
+        let id = Uuid::from_u128(100 + u128::from(self.minted));
+        let agent = self.agent(name);
+        agent.host.id = id;
+        agent.observed = Observed::default();
+        agent.local = Local::default();
+        agent.volumes.clear();
+        let key = Key::HostRecord(agent.host.name.clone()).to_string();
+        let mut record: HostRecord = serde_json::from_slice(&self.keys[&key].0).unwrap();
+        record.id = id;
+        self.put(&key, serde_json::to_vec(&record).unwrap());
     }
 
     // === etcd ===
@@ -417,6 +456,10 @@ impl World {
                 self.modified(&Key::Claim(slot.clone())) == *held
                     && self.modified(&Key::State(slot.clone())) == *seen
             }
+            Write::Data { slot, data, held } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Data(slot.clone())) == data.1
+            }
             Write::TakeBack {
                 slot,
                 held,
@@ -537,6 +580,7 @@ impl World {
                 self.mark(slot, unfit.as_ref());
             }
             Write::State { slot, state, .. } => self.json(&Key::State(slot.clone()), state),
+            Write::Data { slot, data, .. } => self.json(&Key::Data(slot.clone()), &data.0),
             Write::TakeBack { slot, state, .. } => {
                 self.delete_now(&Key::Next(slot.clone()).to_string());
                 self.json(&Key::State(slot.clone()), state);
@@ -650,8 +694,27 @@ impl World {
                 manifest,
                 hash,
                 temporary_name,
+                existing,
                 ..
             } => {
+                let here = &mut self.hosts.get_mut(name).unwrap().volumes;
+                for volume in volumes::local(&manifest) {
+                    let docker = slot.volume_name(&volume);
+                    let must = existing.contains(&volume);
+                    let found = here.get(&docker);
+                    if let Some(reason) = volumes::refusal(&slot, &volume, must, found, Uuid::nil())
+                    {
+                        let outcome = Outcome::NotPrepared {
+                            slot,
+                            rev,
+                            reason,
+                            fault: Fault::Data,
+                        };
+                        return (outcome, None);
+                    }
+                    let labels = [(LABEL_CLUSTER.to_owned(), Uuid::nil().to_string())];
+                    here.entry(docker).or_insert_with(|| labels.into());
+                }
                 if self
                     .faults
                     .contains(&(name.to_owned(), manifest.image.clone()))
@@ -723,6 +786,22 @@ impl World {
                     .get(instance.as_str())
                     .cloned()
                     .unwrap_or_default();
+                if self.odd.contains(&(name.to_owned(), image.clone())) {
+                    let reason = format!("{name} fails oddly");
+                    let agent = self.hosts.get_mut(name).unwrap();
+                    agent.observed.containers.get_mut(&instance).unwrap().state =
+                        ContainerState::Created {
+                            error: reason.clone(),
+                        };
+                    let outcome = Outcome::NotStarted {
+                        slot,
+                        instance,
+                        reason,
+                        fault: Fault::Unknown,
+                        doomed: false,
+                    };
+                    return (outcome, None);
+                }
                 let crashing = self.crashing.contains(&image);
                 let slow = self.slow.contains(&image);
                 let agent = self.hosts.get_mut(name).unwrap();
@@ -1007,6 +1086,7 @@ fn describe(write: &Write) -> String {
             format!("{kind} {slot}{why}")
         }
         Write::DeleteUnwanted { slot, .. } => format!("{kind} {slot}"),
+        Write::Data { slot, data, .. } => format!("{kind} {slot} {}", data.0.existing.join(", ")),
         Write::State { slot, state, .. } | Write::TakeBack { slot, state, .. } => {
             let ports: Vec<String> = state
                 .ports
