@@ -381,6 +381,21 @@ fn a_link_to_a_service_that_nobody_offers_is_a_warning_everywhere() {
 }
 
 #[test]
+fn a_link_to_a_udp_service_is_refused() {
+    let door = Door::open();
+    door.file(
+        "dns.json",
+        r#"{"image": "a", "services": {"dns": {"port": 53, "protocol": "udp"}}}"#,
+    );
+    door.file("app.json", r#"{"image": "a", "links": ["dns"]}"#);
+    door.run(&["apply", "shop/dns", "dns.json"]).with(0);
+    let ended = door.run(&["apply", "shop/app", "app.json"]).with(3);
+    let says = "shop/app:1:1 links: link `dns`: the service is UDP, and links carry TCP only";
+    assert!(ended.err.starts_with(says), "{}", ended.err);
+    door.run(&["get", "shop/app"]).with(1);
+}
+
+#[test]
 fn ps_watch_tells_each_change() {
     let door = Door::open();
     let revision = door.agent.put_manifest(&web(), WEB);
@@ -539,7 +554,7 @@ fn wait_gives_up_soon_on_what_no_host_may_take() {
         .run(&["apply", "shop/web", "web.json", "--wait"])
         .with(4);
     assert!(start.elapsed() >= Duration::from_secs(10));
-    let reason = "no host is eligible: h1: disk==ssd is asked for, and disk is not set";
+    let reason = "no host can run it: h1: disk==ssd is asked for, and disk is not set";
     let told: Vec<&str> = ended.err.lines().collect();
     assert!(
         told[0].contains("Ctrl-C ends the wait only"),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use manifests::manifest::Protocol;
+use manifests::manifest::{Protocol, Service};
 use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName, SlotId};
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
@@ -80,7 +80,7 @@ pub type Endpoints = RedBlackTreeMapSync<(ContainerName, u32), Endpoint>;
 pub struct Directory {
     /// The revision of the snapshot that it was made from.
     pub revision: i64,
-    services: RedBlackTreeMapSync<ServiceId, Service>,
+    services: RedBlackTreeMapSync<ServiceId, Known>,
     /// Which services a container's manifest names, to take it out again.
     named: RedBlackTreeMapSync<ContainerId, Arc<[ServiceId]>>,
     /// Where a slot has endpoints, to take it out again.
@@ -91,7 +91,7 @@ pub struct Directory {
 
 /// What is known of a service.
 #[derive(Debug, Clone, Default)]
-struct Service {
+struct Known {
     /// By the manifests of so many containers, whether anything of them runs or not.
     named: usize,
     endpoints: Endpoints,
@@ -263,7 +263,7 @@ impl Directory {
     }
 
     /// Changes a service; one that nobody offers any more is gone.
-    fn change(&mut self, service: &ServiceId, change: impl FnOnce(&mut Service)) {
+    fn change(&mut self, service: &ServiceId, change: impl FnOnce(&mut Known)) {
         let mut known = self.services.get(service).cloned().unwrap_or_default();
         change(&mut known);
         if known.named == 0 && known.endpoints.is_empty() {
@@ -299,23 +299,33 @@ fn endpoints_of(snapshot: &Snapshot, slot: &SlotId) -> Vec<(ServiceId, Endpoint)
         .map(|manifest| &manifest.services);
     let live = snapshot.is_live(&claim.host);
     let endpoint = |(service, port): (&ServiceName, &u16)| {
-        let protocol = services
-            .and_then(|services| services.get(service))
-            .map_or(Protocol::Tcp, |service| service.protocol);
+        let named = services.and_then(|services| services.get(service));
+        let addr = reached_at(named, state.addr);
+        if addr.is_loopback() {
+            // Nobody else gets there.
+            return None;
+        }
         let endpoint = Endpoint {
             container: id.container.clone(),
             slot: slot.slot,
             instance: claim.instance.clone(),
             host: claim.host.clone(),
-            addr: state.addr,
+            addr,
             port: *port,
-            protocol,
+            protocol: named.map_or(Protocol::Tcp, |service| service.protocol),
             phase: state.state,
             live,
         };
-        (of_app(id, service), endpoint)
+        Some((of_app(id, service), endpoint))
     };
-    state.ports.iter().map(endpoint).collect()
+    state.ports.iter().filter_map(endpoint).collect()
+}
+
+/// The address at which an instance's service is reached on a host that has this one: where it is bound, unless that is
+/// every address.
+pub fn reached_at(service: Option<&Service>, host: IpAddr) -> IpAddr {
+    let bound = service.and_then(|service| service.bind);
+    bound.filter(|at| !at.is_unspecified()).unwrap_or(host)
 }
 
 #[cfg(test)]

@@ -58,6 +58,10 @@ pub enum Kind {
     Ready,
     /// It takes none any more.
     Unready,
+    /// Somebody has paused it.
+    Paused,
+    /// Somebody has unpaused it.
+    Unpaused,
     /// It takes no new connections, and is about to be stopped.
     Leaving,
     /// Its process ended because this host asked it to.
@@ -92,7 +96,7 @@ pub enum Kind {
     Other(String),
 }
 
-const KINDS: [(Kind, &str); 31] = [
+const KINDS: [(Kind, &str); 33] = [
     (Kind::Claimed, "claimed"),
     (Kind::TakenOver, "taken-over"),
     (Kind::Retaken, "retaken"),
@@ -109,6 +113,8 @@ const KINDS: [(Kind, &str); 31] = [
     (Kind::Started, "started"),
     (Kind::Ready, "ready"),
     (Kind::Unready, "unready"),
+    (Kind::Paused, "paused"),
+    (Kind::Unpaused, "unpaused"),
     (Kind::Leaving, "leaving"),
     (Kind::Stopped, "stopped"),
     (Kind::Exited, "exited"),
@@ -469,6 +475,15 @@ pub fn of_observed(
             && was.is_none_or(|was| was.state != is.state)
         {
             happened.push(about(is, ended, exit_text(exit)));
+        }
+        match (was.map(|was| &was.state), &is.state) {
+            (Some(ContainerState::Running(_)), ContainerState::Paused(_)) => {
+                happened.push(about(is, Kind::Paused, ""));
+            }
+            (Some(ContainerState::Paused(_)), ContainerState::Running(_)) => {
+                happened.push(about(is, Kind::Unpaused, ""));
+            }
+            _ => {}
         }
         let is_new = is.running().is_some_and(|r| r.started_at >= since);
         match (before.readiness(instance), after.readiness(instance)) {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use manifests::manifest::Link;
+use manifests::manifest::{Link, Protocol, Service};
 use manifests::{AppName, ContainerId, Manifest};
 
 use crate::directory::{Directory, ServiceId};
@@ -20,6 +20,17 @@ pub enum LinkWarning {
         /// What may have been meant.
         hint: Option<Hint>,
     },
+    /// The service is UDP.
+    Udp(Link),
+    /// The service listens on its host's loopback address.
+    Loopback(Link),
+}
+
+impl LinkWarning {
+    /// It can never be as it is meant: a manifest that asks for it is not taken.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
 }
 
 /// What may have been meant by a link that leads nowhere.
@@ -33,7 +44,21 @@ pub enum Hint {
 
 impl fmt::Display for LinkWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::NotOffered { link, hint } = self;
+        let (link, hint) = match self {
+            Self::NotOffered { link, hint } => (link, hint),
+            Self::Udp(link) => {
+                return write!(
+                    f,
+                    "link `{link}`: the service is UDP, and links carry TCP only; clients of a UDP service look up its DNS SRV record"
+                );
+            }
+            Self::Loopback(link) => {
+                return write!(
+                    f,
+                    "link `{link}`: the service is bound to its host's loopback address, where no container reaches it"
+                );
+            }
+        };
         write!(f, "link `{link}`: no container offers this service")?;
         match hint {
             Some(Hint::DidYouMean(other)) => write!(f, "; did you mean `{other}`?"),
@@ -56,8 +81,17 @@ pub fn warnings(
             app: link.app.as_ref().unwrap_or(&id.app).clone(),
             service: link.service.clone(),
         };
-        let is_own = service.app == id.app && manifest.services.contains_key(&service.service);
-        if is_own || directory.endpoints(&service).is_some() {
+        let offered = offers(snapshot, id, manifest, &service);
+        if !offered.is_empty() && offered.iter().all(|s| s.protocol == Protocol::Udp) {
+            found.push(LinkWarning::Udp(link.clone()));
+        } else if !offered.is_empty()
+            && offered
+                .iter()
+                .all(|s| s.bind.is_some_and(|at| at.is_loopback()))
+        {
+            found.push(LinkWarning::Loopback(link.clone()));
+        }
+        if !offered.is_empty() || directory.endpoints(&service).is_some() {
             continue;
         }
         found.push(LinkWarning::NotOffered {
@@ -66,6 +100,27 @@ pub fn warnings(
         });
     }
     found
+}
+
+/// A service in every manifest that names it; this container's manifest is the one given.
+fn offers<'a>(
+    snapshot: &'a Snapshot,
+    id: &ContainerId,
+    manifest: &'a Manifest,
+    service: &ServiceId,
+) -> Vec<&'a Service> {
+    let others = snapshot.containers.iter().filter_map(|(other, view)| {
+        let known = view
+            .manifest
+            .as_ref()
+            .filter(|_| other != id && other.app == service.app)?;
+        match &known.value {
+            Desired::Valid { manifest, .. } => manifest.services.get(&service.service),
+            Desired::Invalid(_) => None,
+        }
+    });
+    let own = (service.app == id.app).then(|| manifest.services.get(&service.service));
+    own.flatten().into_iter().chain(others).collect()
 }
 
 /// A like name in the same app, then a container of that name, then that service in another app.
@@ -194,6 +249,24 @@ mod tests {
         meant("bolg/pages", "; did you mean `blog/pages`?");
         meant("blog/cache", "; did you mean `cache`?");
         meant("x", "");
+    }
+
+    #[test]
+    fn a_link_to_what_no_container_reaches_says_so() {
+        let snapshot = snapshot(&[
+            (
+                "dns/a",
+                r#"{"image": "a", "services": {"dns": {"port": 53, "protocol": "udp"}, "both": {"port": 54, "protocol": "udp"}}}"#,
+            ),
+            ("dns/b", r#"{"image": "a", "services": {"both": 54}}"#),
+            (
+                "db/one",
+                r#"{"image": "a", "services": {"sql": {"port": 1, "host_port": 5432, "bind": "127.0.0.1"}}}"#,
+            ),
+        ]);
+        assert_eq!(said(&snapshot, "dns/both"), "");
+        assert!(said(&snapshot, "dns/dns").contains("links carry TCP only"));
+        assert!(said(&snapshot, "db/sql").contains("loopback"));
     }
 
     #[test]

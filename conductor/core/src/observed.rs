@@ -124,6 +124,13 @@ pub struct Exit {
     pub at: i64,
 }
 
+impl Exit {
+    /// It looks as after `docker stop` or `docker kill`: by SIGTERM or SIGKILL, or in order.
+    pub fn was_asked_for(&self) -> bool {
+        !self.out_of_memory && self.error.is_empty() && matches!(self.code, 0 | 137 | 143)
+    }
+}
+
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
@@ -228,6 +235,11 @@ impl ObservedContainer {
     pub fn has_lost_network(&self) -> bool {
         let runs = matches!(&self.state, ContainerState::Running(running) if running.pid != 0);
         runs && self.addr.is_none()
+    }
+
+    /// Docker removes it, or has failed to: no process of it runs, and none will.
+    pub fn is_going(&self) -> bool {
+        self.state == ContainerState::Removing
     }
 
     /// It has the name that its slot's container has in the end.

@@ -9,7 +9,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use manifests::manifest::Protocol;
+use manifests::manifest::{Constraint, Protocol};
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -156,7 +156,7 @@ pub fn why_waiting(placed: &Unclaimed) -> Option<String> {
         .iter()
         .map(|(host, why)| format!("{host}: {why}"))
         .collect();
-    Some(format!("no host is eligible: {}", reasons.join("; ")))
+    Some(format!("no host can run it: {}", reasons.join("; ")))
 }
 
 /// How much each live host has, from one snapshot. A host is known by its position here.
@@ -522,17 +522,30 @@ fn unsuitable(
     {
         return Some(format!("unfit: {}", unfit.reason));
     }
-    for constraint in &wanted?.placement.constraints {
-        let value = host.labels.get(constraint.label.as_str()).copied();
-        if (value == Some(constraint.value.as_str())) != constraint.equal {
-            let has = value.map_or_else(|| "is not set".to_owned(), |v| format!("is {v}"));
-            return Some(format!(
-                "{constraint} is asked for, and {} {has}",
-                constraint.label
-            ));
-        }
-    }
-    None
+    let constraint = unmet(&host.labels, wanted?)?;
+    let value = host.labels.get(constraint.label.as_str());
+    let has = value.map_or_else(|| "is not set".to_owned(), |v| format!("is {v}"));
+    Some(format!(
+        "{constraint} is asked for, and {} {has}",
+        constraint.label
+    ))
+}
+
+/// The first constraint of a manifest that does not hold on a host with these labels.
+pub(crate) fn unmet<'m>(
+    labels: &BTreeMap<&str, &str>,
+    manifest: &'m Manifest,
+) -> Option<&'m Constraint> {
+    manifest.placement.constraints.iter().find(|constraint| {
+        let value = labels.get(constraint.label.as_str());
+        (value == Some(&constraint.value.as_str())) != constraint.equal
+    })
+}
+
+/// What a container asks for that does not hold any more on a host that runs it; it stays there all the same.
+pub fn outlived(snapshot: &Snapshot, container: &ContainerView, host: &HostName) -> Option<String> {
+    let labels = snapshot.hosts.get(host)?.labels();
+    unmet(&labels, wanted(container)?).map(ToString::to_string)
 }
 
 fn cpus(millis: u64) -> f64 {

@@ -345,6 +345,9 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         return plan;
     }
     for (slot, containers) in here {
+        if containers.iter().all(|c| c.is_going()) {
+            continue;
+        }
         if slot::not_own(&inputs, slot, &containers, &mut plan) == slot::Rest::Settled {
             settled.insert(slot.clone());
         }

@@ -57,11 +57,12 @@ pub(crate) fn own(
     fresh: &mut dyn FnMut() -> InstanceId,
 ) {
     let ctx = own.ctx(inputs);
+    // What Docker removes, or could not remove, has no process and never gets one again: it is gone.
     let current = own
         .containers
         .iter()
         .copied()
-        .find(|c| c.owner.instance == own.claim.instance);
+        .find(|c| c.owner.instance == own.claim.instance && !c.is_going());
     let out = if inputs.trust == Trust::RestartsOnly {
         restart_only(&ctx, current)
     } else if own.container.manifest.is_none()
@@ -143,7 +144,7 @@ fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -
         }));
     }
     out.step = retire_all(&ctx.inputs, ctx.slot, containers, Some(ctx.container), plan);
-    if containers.is_empty() {
+    if containers.iter().all(|c| c.is_going()) {
         out = out.write(ctx.release());
     }
     out
@@ -200,7 +201,7 @@ fn wanted(
     };
     plan.staying.push(current.owner.instance.clone());
     match &current.state {
-        ContainerState::Removing => Out::says("waiting", Some("Docker is removing it".to_owned())),
+        ContainerState::Removing => Out::says("waiting", None),
         ContainerState::Created { error } => {
             let work = Work::Slot(ctx.slot.clone());
             if ctx.inputs.local.busy.contains_key(&work) {
@@ -241,7 +242,7 @@ fn wanted(
             }
             // While what is to replace it has to wait, it is better than nothing.
             let mut out = restart(ctx, current);
-            out.shared = give_up(ctx, current, &target, Some(&why_ended(exit)));
+            out.shared = give_up(ctx, current, &target, Some(&why_ended(ctx, exit)));
             if out.step.is_none() {
                 out.step = tidy(ctx, current, &others, plan);
             }
@@ -325,7 +326,7 @@ fn status_write(ctx: &Ctx<'_>, status: &Status, plan: &mut Plan) -> Option<Write
         .filter(|(now, _)| now == status)
         .map_or(ctx.inputs.now, |(_, since)| *since);
     let holds = match status.progress.as_str() {
-        "ready" | "failed" | "waiting" => STATUS_HOLDS,
+        "ready" | "failed" | "restarting" | "waiting" => STATUS_HOLDS,
         _ => PROGRESS_HOLDS,
     };
     if ctx.inputs.now < since + holds {

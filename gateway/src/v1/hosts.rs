@@ -290,6 +290,6 @@ fn stuck(snapshot: &Snapshot, host: &HostName, slot: &SlotId) -> Option<String> 
     Some(if reasons.is_empty() {
         "there is no other live host".to_owned()
     } else {
-        format!("no other host is eligible: {}", reasons.join("; "))
+        format!("no other host can run it: {}", reasons.join("; "))
     })
 }

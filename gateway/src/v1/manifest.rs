@@ -12,8 +12,9 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
-use conductor_core::links;
+use conductor_core::links::{self, LinkWarning};
 use manifests::keys::{self, Key};
+use manifests::parse::Problem;
 use manifests::{AppName, ContainerId, ContainerName, Manifest};
 use store::kv::{KeyRange, KeyValue, Range, RangeReply, Relation, Target};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
@@ -77,6 +78,20 @@ pub(super) async fn write(
     let guards = precondition(&headers, &key)?;
     let parsed = manifests::parse::strict(&body)
         .map_err(|problems| Failure::invalid(problems.iter().map(ToString::to_string).collect()))?;
+    let links = link_warnings(&api, &id, &parsed.manifest);
+    let refused = links.iter().filter(|link| link.is_error()).map(|link| {
+        let problem = Problem {
+            line: 1,
+            column: 1,
+            field: "links".to_owned(),
+            what: link.to_string(),
+        };
+        problem.to_string()
+    });
+    let refused: Vec<String> = refused.collect();
+    if !refused.is_empty() {
+        return Err(Failure::invalid(refused));
+    }
     let before = Op::Get(KeyRange::key(key.clone()));
     let reply = api
         .facilities
@@ -92,7 +107,7 @@ pub(super) async fn write(
     if !reply.succeeded {
         return Err(Failure::precondition(before.map_or(0, |kv| kv.modified)));
     }
-    let warnings = link_warnings(&api, &id, &parsed.manifest);
+    let warnings = links.iter().map(ToString::to_string).collect();
     let written = Written {
         app: id.app,
         container: id.container,
@@ -110,14 +125,11 @@ pub(super) async fn write(
 }
 
 /// As far as this agent sees the cluster; none before its first view.
-fn link_warnings(api: &Api, id: &ContainerId, manifest: &Manifest) -> Vec<String> {
+fn link_warnings(api: &Api, id: &ContainerId, manifest: &Manifest) -> Vec<LinkWarning> {
     let Some(seen) = api.facilities.snapshot() else {
         return Vec::new();
     };
     links::warnings(&seen.snapshot, &seen.directory, id, manifest)
-        .iter()
-        .map(ToString::to_string)
-        .collect()
 }
 
 /// `DELETE` of one container's manifest.

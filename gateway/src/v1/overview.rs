@@ -166,7 +166,8 @@ pub fn status(
         let bad = matches!(
             row.status,
             SlotStatus::Failed | SlotStatus::Invalid | SlotStatus::Lost
-        ) || (row.status == SlotStatus::Waiting && row.host.is_none());
+        ) || (row.status == SlotStatus::Waiting && row.host.is_none())
+            || is_late(snapshot, row);
         if let Some(reason) = row.reason.as_ref().filter(|_| bad || row.failed) {
             let slot = row.slot.map(|n| format!("/{n}")).unwrap_or_default();
             problems.push(format!("{}{slot}: {reason}", row.id()));
@@ -198,6 +199,19 @@ pub fn status(
         containers: containers.len() as u32,
         problems,
     }
+}
+
+/// It has run for longer than it may take to get ready, and is not ready.
+fn is_late(snapshot: &Snapshot, row: &SlotRow) -> bool {
+    let manifest = row.version.and_then(|version| {
+        let container = snapshot.containers.get(&row.id())?;
+        container.manifest_of(version)
+    });
+    let late = manifest.map(|manifest| manifest.start_timeout.as_secs());
+    row.status == SlotStatus::Unready
+        && late
+            .zip(row.age_seconds)
+            .is_some_and(|(late, age)| age >= late)
 }
 
 fn count(names: impl Iterator<Item = String>) -> BTreeMap<String, u32> {

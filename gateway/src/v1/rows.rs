@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use conductor_core::Directory;
+use conductor_core::directory::reached_at;
 use conductor_core::links;
 use conductor_core::placement::{self, Unclaimed};
-use conductor_core::records::{HostState, Phase, Status};
+use conductor_core::records::{Claim, HostState, Phase, Status};
 use conductor_core::snapshot::{ContainerView, Desired, SlotView, Snapshot};
 use conductor_core::target::Target;
 use manifests::{AppName, ContainerId, HostName, SlotId};
@@ -236,12 +237,14 @@ fn claimed_row(
 
     let state = slot.current_state();
     if let Some(state) = state {
+        let manifest = view.manifest_of(claim.manifest_rev);
+        let service = |name| manifest.and_then(|m| m.services.get(name));
         row.ports = state
             .ports
             .iter()
-            .map(|(service, port)| PublishedPort {
-                service: service.clone(),
-                addr: state.addr,
+            .map(|(service_name, port)| PublishedPort {
+                service: service_name.clone(),
+                addr: reached_at(service(service_name), state.addr),
                 port: *port,
             })
             .collect();
@@ -281,6 +284,7 @@ fn claimed_row(
         (Some(Phase::Leaving), _) => SlotStatus::Leaving,
         (Some(Phase::Stopped), _) => SlotStatus::Stopped,
         (_, Some(told @ (SlotStatus::Failed | SlotStatus::Waiting))) | (None, Some(told)) => told,
+        (_, Some(told)) if own.is_some_and(|s| s.progress == "restarting") => told,
         (Some(Phase::Unready), _) => SlotStatus::Unready,
         (None, None) => SlotStatus::Starting,
     };
@@ -292,18 +296,18 @@ fn claimed_row(
         return Some(row);
     }
     row.reason = match row.status {
-        SlotStatus::Ready => ready_reason(view, &row),
+        SlotStatus::Ready => ready_reason(view, &row).or_else(|| outlived(sources, view, claim)),
         _ => own.and_then(|s| s.reason.clone()).or_else(|| said.cloned()),
     };
     if row.surplus {
         let why = if view.manifest.is_some() {
             "scaled down"
         } else {
-            "the manifest is removed"
+            "its manifest was removed"
         };
         row.reason = Some(match row.reason {
             Some(more) => format!("{why}: {more}"),
-            None => format!("{why}: on its way out"),
+            None => format!("stopping ({why})"),
         });
     }
     if row.reason.is_none()
@@ -313,6 +317,15 @@ fn claimed_row(
         row.reason = Some(format!("host {} is in hold", claim.host));
     }
     Some(row)
+}
+
+/// It runs where it would not be placed now.
+fn outlived(sources: Sources<'_>, view: &ContainerView, claim: &Claim) -> Option<String> {
+    let constraint = placement::outlived(sources.snapshot, view, &claim.host)?;
+    Some(format!(
+        "runs on {} though `{constraint}` no longer holds there; it moves when its container is removed",
+        claim.host
+    ))
 }
 
 /// What there is to say of a slot that takes traffic.
@@ -326,7 +339,7 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
             "keeps the older version: the update failed at slot {}: {}",
             rollout.slot, rollout.reason
         ),
-        _ => "runs the older version until its turn in the update".to_owned(),
+        _ => "waiting for its turn to update".to_owned(),
     })
 }
 
@@ -379,8 +392,8 @@ fn progress_status(progress: &str) -> SlotStatus {
 
 fn default_reason(row: &SlotRow) -> &'static str {
     match row.status {
-        SlotStatus::Pulling => "its image is being fetched",
-        SlotStatus::Starting => "its container is being started",
+        SlotStatus::Pulling => "pulling its image",
+        SlotStatus::Starting => "starting its container",
         SlotStatus::Leaving => "it is about to be stopped",
         SlotStatus::Stopped => "it is being handed over",
         SlotStatus::Unready => "it runs, but is not ready yet",

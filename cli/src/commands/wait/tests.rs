@@ -42,23 +42,19 @@ fn it_converges_when_every_slot_is_ready_on_the_manifest() {
     let waiting = row(1, "waiting", json!({"reason": "no host is live"}));
     assert!(is_pending(&say(json!({}), vec![ready(0), waiting])));
     let unplaceable = |slot| {
-        let why = "no host is eligible: h1: disk==ssd is asked for";
+        let why = "no host can run it: h1: disk==ssd is asked for";
         row(slot, "waiting", json!({"unplaceable": true, "reason": why}))
     };
     assert_eq!(
         say(json!({}), vec![ready(0), unplaceable(1)]),
         Verdict::Stuck(
-            "1 of 2 slots ready; slot 1 waiting: no host is eligible: h1: disk==ssd is asked for"
+            "1 of 2 slots ready; slot 1 waiting: no host can run it: h1: disk==ssd is asked for"
                 .to_owned(),
-            "slot 1: no host is eligible: h1: disk==ssd is asked for".to_owned()
+            "slot 1: no host can run it: h1: disk==ssd is asked for".to_owned()
         )
     );
     // What another one does may yet make room.
-    let pulling = row(
-        0,
-        "pulling",
-        json!({"reason": "its image is being fetched"}),
-    );
+    let pulling = row(0, "pulling", json!({"reason": "pulling its image"}));
     assert!(is_pending(&say(json!({}), vec![pulling, unplaceable(1)])));
     let surplus = row(
         2,

@@ -126,6 +126,16 @@ fn a_host_gives_away_one_slot_at_a_time() {
 }
 
 #[test]
+fn what_somebody_does_by_hand_has_a_plan() {
+    notebook("by-hand");
+}
+
+#[test]
+fn a_slot_outlives_a_label() {
+    notebook("label");
+}
+
+#[test]
 fn what_makes_no_progress_is_given_up_and_nothing_else() {
     notebook("stalled");
 }

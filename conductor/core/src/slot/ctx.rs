@@ -240,6 +240,18 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// Nothing of it is here, and its manifest asks for another host.
+    pub(super) fn lost_its_place(&self, target: &Target<'_>) -> bool {
+        self.containers.iter().all(|c| c.is_going())
+            && !self.has_data_here()
+            && self
+                .inputs
+                .snapshot
+                .hosts
+                .get(&self.inputs.host.name)
+                .is_some_and(|host| placement::unmet(&host.labels(), target.manifest()).is_some())
+    }
+
     /// Its local volumes are on this machine.
     fn has_data_here(&self) -> bool {
         let data = self.view.data.as_ref();

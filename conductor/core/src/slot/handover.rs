@@ -64,7 +64,8 @@ pub(crate) fn incoming(inputs: &Inputs<'_>, incoming: &Incoming<'_>, plan: &mut 
 
 impl Incoming<'_> {
     fn current(&self) -> Option<&ObservedContainer> {
-        let ours = |c: &&&ObservedContainer| c.owner.instance == self.next.instance;
+        let ours =
+            |c: &&&ObservedContainer| c.owner.instance == self.next.instance && !c.is_going();
         self.containers.iter().find(ours).copied()
     }
 

@@ -30,6 +30,14 @@ pub(super) fn retire_all(
         .find_map(|container| retire(inputs, slot, container, view, plan))
 }
 
+/// How long it may take until a container that runs has ended.
+pub(super) fn stop_timeout(
+    container: &ObservedContainer,
+    view: Option<&ContainerView>,
+) -> Duration {
+    manifest_of(container, view).map_or(STOP_TIMEOUT, |m| m.stop_timeout)
+}
+
 /// Leaves, then stops, then removes one container. None while it leaves.
 pub(super) fn retire(
     inputs: &Inputs<'_>,
@@ -40,7 +48,7 @@ pub(super) fn retire(
 ) -> Option<Step> {
     let instance = container.owner.instance.clone();
     let docker_id = container.docker_id.clone();
-    if matches!(container.state, ContainerState::Removing) {
+    if container.is_going() {
         return None;
     }
     if let Some(memory) = inputs.local.slots.get(slot) {
@@ -60,12 +68,11 @@ pub(super) fn retire(
     if !has_left(inputs, container, plan) {
         return None;
     }
-    let manifest = manifest_of(container, view);
     Some(Step::Stop {
         slot: slot.clone(),
         instance,
         docker_id,
-        timeout: manifest.map_or(STOP_TIMEOUT, |m| m.stop_timeout),
+        timeout: stop_timeout(container, view),
     })
 }
 
@@ -131,7 +138,9 @@ pub(super) fn tidy(
             return step;
         }
     }
-    if current.has_final_name() {
+    // A name is free when who has it is gone.
+    let is_held = others.iter().any(|c| c.is_going() && c.has_final_name());
+    if current.has_final_name() || is_held {
         return None;
     }
     let name = ctx.slot.docker_name();

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use manifests::InstanceId;
+use manifests::units::format_size;
 
 use super::ctx::{Ctx, Out};
-use super::leave::retire;
+use super::leave::{retire, stop_timeout};
 use super::replace::give_up;
 use crate::local::{Fault, Work};
 use crate::observed::{ContainerState, Exit, ObservedContainer, Readiness};
@@ -31,8 +32,9 @@ pub(super) fn absent(
     {
         return out;
     }
-    if ctx.inputs.local.calm.restoring(ctx.inputs.now) {
-        // An older etcd may name this host for what runs elsewhere: who runs it has it.
+    if ctx.inputs.local.calm.restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
+        // An older etcd may name this host for what runs elsewhere: who runs it has it. And what is begun anew goes
+        // where it may be now.
         return Out::says("waiting", None).write(ctx.release());
     }
     if ctx.has_data_elsewhere() {
@@ -148,9 +150,13 @@ pub(super) fn first_start(
 ) -> Out {
     if let Some(other) = others.iter().find(|c| c.running().is_some()) {
         let step = retire(&ctx.inputs, ctx.slot, other, Some(ctx.container), plan);
+        let reason = format!(
+            "stopping the former container, up to {} s",
+            stop_timeout(other, Some(ctx.container)).as_secs()
+        );
         return Out {
             step,
-            ..Out::says("replacing", None)
+            ..Out::says("replacing", Some(reason))
         };
     }
     let mut out = start_after_backoff(ctx, current, plan);
@@ -195,10 +201,12 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
     if let (ContainerState::Exited(exit), Some(memory)) = (&current.state, ctx.instance(current)) {
         // Before this process nothing was counted: it is the machine or the engine that stopped it.
         if memory.ends > 0 {
-            out.progress = "failed";
+            // Somebody's `docker stop` is no failure of the container, the first time.
+            let stopped = exit.was_asked_for() && memory.backoff.failures() <= 1;
+            out.progress = if stopped { "restarting" } else { "failed" };
             out.reason = Some(format!(
-                "{}; is started again after {} s",
-                why_ended(exit),
+                "{}; restarting in {} s",
+                why_ended(ctx, exit),
                 memory.backoff.wait().as_secs()
             ));
         }
@@ -215,11 +223,14 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
     out
 }
 
-pub(super) fn why_ended(exit: &Exit) -> String {
+pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> String {
     if exit.out_of_memory {
-        "was killed for want of memory".to_owned()
+        let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
+        let limit = manifest.and_then(|m| m.memory).map(format_size);
+        let limit = limit.map(|limit| format!(" (limit {limit})"));
+        format!("killed: out of memory{}", limit.unwrap_or_default())
     } else if exit.error.is_empty() {
-        format!("ended with exit code {}", exit.code)
+        format!("exited with code {}", exit.code)
     } else {
         format!("does not start: {}", exit.error)
     }

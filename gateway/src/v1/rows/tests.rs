@@ -158,7 +158,7 @@ fn a_slot_is_what_its_state_and_status_say() {
             "2 h1 pulling 12 of 80 MB",
             "3 h1 failed no such image",
             "4 h1 waiting exit code 1, again in 8 s",
-            "5 h1 starting its container is being started",
+            "5 h1 starting starting its container",
         ]
     );
     let rows = rows(&snapshot, &statuses, &[]);
@@ -166,6 +166,94 @@ fn a_slot_is_what_its_state_and_status_say() {
     assert_eq!(rows[0].restarts, 2);
     assert_eq!(rows[0].ports[0].port, 20_000);
     assert!(rows[3].failed && !rows[5].failed);
+}
+
+#[test]
+fn a_service_is_where_it_is_bound() {
+    let at = |bind: Option<&str>| {
+        let mut service = json!({"port": 80, "host_port": 8080});
+        if let Some(bind) = bind {
+            service["bind"] = json!(bind);
+        }
+        let manifest = json!({"image": "a", "services": {"web": service}});
+        let snapshot = snapshot(&[
+            ("/apps/shop/web/manifest", manifest.clone()),
+            ("/hosts/h1/record", record()),
+            ("/claims/shop/web/versions/1", version(&manifest)),
+            ("/claims/shop/web/slots/0", claim("h1", 1)),
+            ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+        ]);
+        let directory = Directory::new(&snapshot);
+        let endpoints: Vec<String> = directory
+            .services()
+            .flat_map(|(_, of)| of.values().map(|e| e.addr.to_string()).collect::<Vec<_>>())
+            .collect();
+        let shown = rows(&snapshot, &[], &[])[0].ports[0].addr.to_string();
+        (shown, endpoints)
+    };
+    let both = |addr: &str| (addr.to_owned(), vec![addr.to_owned()]);
+    assert_eq!(at(None), both("10.0.0.1"));
+    assert_eq!(at(Some("0.0.0.0")), both("10.0.0.1"));
+    assert_eq!(at(Some("192.168.1.7")), both("192.168.1.7"));
+    // Nobody else gets there.
+    assert_eq!(at(Some("127.0.0.1")), ("127.0.0.1".to_owned(), vec![]));
+}
+
+#[test]
+fn a_slot_that_outlives_a_constraint_says_so() {
+    let asks = json!({"image": "a", "placement": {"constraints": ["disk == ssd"]}});
+    let mut keys = vec![
+        ("/apps/shop/web/manifest", asks.clone()),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/versions/1", version(&asks)),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+        ("/hosts/h1/labels", json!({"disk": "ssd"})),
+    ];
+    assert_eq!(lines(&snapshot(&keys), &[], &[]), ["0 h1 ready"]);
+    keys.push(("/hosts/h1/labels", json!({"disk": null})));
+    assert_eq!(
+        lines(&snapshot(&keys), &[], &[]),
+        [
+            "0 h1 ready runs on h1 though `disk==ssd` no longer holds there; it moves when its container is removed"
+        ]
+    );
+}
+
+#[test]
+fn who_is_not_ready_for_too_long_is_a_problem_and_who_restarts_is_not() {
+    let manifest =
+        json!({"image": "a", "scale": 2, "start_timeout": "30s", "services": {"web": 80}});
+    let snapshot = snapshot(&[
+        ("/apps/shop/web/manifest", manifest.clone()),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/versions/1", version(&manifest)),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "unready")),
+        ("/claims/shop/web/slots/1", claim("h1", 1)),
+        ("/claims/shop/web/slots/1.state", state("h1", "unready")),
+    ]);
+    let stopped = json!({"reason": "exited with code 143; restarting in 1 s"});
+    let problems = |started_at: i64| {
+        let unready = json!({"reason": "it is paused", "started_at": started_at});
+        let statuses = [
+            (0, status("h1", "unready", unready)),
+            (1, status("h1", "restarting", stopped.clone())),
+        ];
+        let shown = rows(&snapshot, &statuses, &[]);
+        assert_eq!(shown[1].status, SlotStatus::Starting);
+        let answering = overview::Answering {
+            host: "h1".parse().unwrap(),
+            agent: "1".to_owned(),
+            etcd: true,
+            hold: None,
+            stale: false,
+            troubles: Vec::new(),
+        };
+        overview::status(&snapshot, &shown, &[], answering).problems
+    };
+    assert_eq!(problems(1_000 - 29), [""; 0]);
+    assert_eq!(problems(1_000 - 30), ["shop/web/0: it is paused"]);
 }
 
 #[test]
@@ -191,7 +279,7 @@ fn a_slot_that_nobody_has_says_why() {
     keys.push(("/hosts/h1/availability", json!("\"pause\"")));
     assert_eq!(
         lines(&snapshot(&keys), &[], &[]),
-        ["0 - waiting no host is eligible: h1: it is paused"]
+        ["0 - waiting no host can run it: h1: it is paused"]
     );
 }
 
@@ -224,7 +312,7 @@ fn what_is_no_longer_wanted_says_so() {
     ]);
     assert_eq!(
         lines(&scaled, &[], &[]),
-        ["1 h1 leaving scaled down: on its way out"]
+        ["1 h1 leaving stopping (scaled down)"]
     );
     assert!(rows(&scaled, &[], &[])[0].surplus);
     let removed = snapshot(&[
@@ -234,7 +322,7 @@ fn what_is_no_longer_wanted_says_so() {
     ]);
     assert_eq!(
         lines(&removed, &[], &[]),
-        ["0 h1 ready the manifest is removed: on its way out"]
+        ["0 h1 ready stopping (its manifest was removed)"]
     );
 }
 
@@ -282,7 +370,7 @@ fn update() -> Vec<(&'static str, Value)> {
 
 #[test]
 fn an_update_says_who_is_behind_and_why() {
-    let waits = "runs the older version until its turn in the update";
+    let waits = "waiting for its turn to update";
     let rows_before = rows(&snapshot(&update()), &[], &[]);
     assert!(rows_before.iter().all(|row| row.outdated && !row.failed));
     assert_eq!(rows_before[1].reason.as_deref(), Some(waits));
@@ -467,7 +555,7 @@ fn hosts_and_status_name_what_needs_attention() {
         status
             .problems
             .iter()
-            .any(|p| p.starts_with("shop/web/1: no host is eligible"))
+            .any(|p| p.starts_with("shop/web/1: no host can run it"))
     );
     assert!(
         status

@@ -207,7 +207,7 @@ async fn a_host_shows_what_can_go_elsewhere_and_what_can_not() {
     let detail = door.get("/hosts/h1").await;
     assert_eq!(
         detail["slots"][1]["stuck"],
-        "no other host is eligible: h2: it is paused"
+        "no other host can run it: h2: it is paused"
     );
 }
 

@@ -142,6 +142,30 @@ impl World {
                     }
                 }
             }
+            "removing" => {
+                let slot = slot(words[1]);
+                for container in self.agent(words[0]).observed.containers.values_mut() {
+                    if container.owner.slot == slot {
+                        container.state = ContainerState::Removing;
+                    }
+                }
+            }
+            "docker-stop" => {
+                let (slot, at) = (slot(rest), self.now.0 as i64 + 1);
+                self.ends(
+                    &slot,
+                    &Exit {
+                        code: 143,
+                        at,
+                        ..Exit::default()
+                    },
+                );
+            }
+            "label" => {
+                let key = Key::Labels(words[0].parse().unwrap()).to_string();
+                let labels = BTreeMap::from([(words[1], words.get(2))]);
+                self.put(&key, serde_json::to_vec(&labels).unwrap());
+            }
             "host-fault" => {
                 self.faults
                     .insert((words[0].to_owned(), words[1].to_owned()));
@@ -864,17 +888,21 @@ impl World {
     }
 
     fn crash(&mut self, text: &str) {
-        let slot = slot(text);
         let at = self.now.0 as i64 + 1;
+        let exit = Exit {
+            code: 1,
+            at,
+            ..Exit::default()
+        };
+        self.ends(&slot(text), &exit);
+    }
+
+    fn ends(&mut self, slot: &SlotId, exit: &Exit) {
         for agent in self.hosts.values_mut() {
             let mut ended = Vec::new();
             for container in agent.observed.containers.values_mut() {
-                if container.owner.slot == slot && container.running().is_some() {
-                    container.state = ContainerState::Exited(Exit {
-                        code: 1,
-                        at,
-                        ..Exit::default()
-                    });
+                if container.owner.slot == *slot && container.running().is_some() {
+                    container.state = ContainerState::Exited(exit.clone());
                     ended.push(container.owner.instance.clone());
                 }
             }
@@ -1001,7 +1029,8 @@ impl World {
             for container in agent.observed.containers.values() {
                 let state = match &container.state {
                     ContainerState::Created { .. } => "created",
-                    ContainerState::Running(_) | ContainerState::Paused(_) => "running",
+                    ContainerState::Running(_) => "running",
+                    ContainerState::Paused(_) => "paused",
                     ContainerState::Exited(_) => "exited",
                     ContainerState::Removing => "removing",
                 };
