@@ -10,6 +10,7 @@ mod events;
 mod facilities;
 mod leaving;
 mod reachable;
+mod reached;
 mod signals;
 
 use std::net::{IpAddr, SocketAddr};
@@ -51,6 +52,7 @@ use crate::metrics;
 use crate::up::Bound;
 use facilities::Agent;
 use leaving::Leaving;
+use reached::reached_at;
 use signals::{Signal, Signals};
 
 /// Time between two tries while the engine does not answer at the start.
@@ -349,6 +351,7 @@ fn begin(
                 fingerprint: identity.fingerprint().to_owned(),
             })
         }),
+        api: reached_at(&addresses(&listeners.keys), config.host_ip),
         labels: config.labels.clone(),
         capacity: Capacity {
             cpu_millis: u64::from(asked.info.cpus) * 1_000,

@@ -3,7 +3,7 @@
 //! Unknown fields are ignored when read, so that an older agent understands a newer one.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use manifests::{HostName, InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
@@ -167,6 +167,9 @@ pub struct HostRecord {
     /// Its peer door, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
+    /// Where its API listens, as far as other machines reach that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api: Vec<SocketAddr>,
     /// The operator's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -557,6 +557,7 @@ fn record(id: Uuid, addr: IpAddr) -> HostRecord {
         state: HostState::Up,
         addr,
         peer: None,
+        api: Vec::new(),
         labels: BTreeMap::new(),
         capacity: Capacity::default(),
         versions: Versions {

@@ -145,6 +145,7 @@ impl MemAgent {
             state: HostState::Up,
             addr: [10, 0, 0, 1].into(),
             peer,
+            api: Vec::new(),
             labels: BTreeMap::new(),
             capacity: Capacity::default(),
             versions: Versions {

@@ -91,6 +91,11 @@ impl Feed {
         self.shared.ring().find(key, recursive, since, history)
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.shared.changed.receiver_count()
+    }
+
     /// The next event; none if the door closes, or if events were missed: the client asks again.
     pub(super) async fn next(
         &self,

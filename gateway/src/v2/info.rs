@@ -1,7 +1,7 @@
 //! What v2 clients ask of the cluster before they ask for keys.
 //!
-//! The cluster that a v2 client sees is this door and nothing else: etcd's own
-//! addresses would lead it to an etcd that does not speak v2.
+//! The cluster that a v2 client sees are the agents' API listeners: etcd's own
+//! addresses would lead it to an etcd that does not speak v2. Each leads itself.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use store::kv::{KeyRange, Range};
 
 use super::event::OP_KEY;
-use super::{V2, answer, not_allowed, text};
+use super::{V2, answer, members, not_allowed, text};
 
 /// What is answered, all of it to GET and HEAD only.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "/version",
     "/health",
     "/v2/machines",
@@ -21,6 +21,7 @@ const PATHS: [&str; 8] = [
     "/v2/members/leader",
     "/v2/stats/self",
     "/v2/stats/leader",
+    "/v2/stats/store",
     "/v2/auth/enable",
 ];
 
@@ -36,19 +37,23 @@ pub(super) async fn handle(v2: &V2, path: &str, request: Request) -> Response {
     match path {
         "/version" => version(v2).await,
         "/health" => health(v2).await,
-        "/v2/machines" => text(StatusCode::OK, url),
-        "/v2/members" => of_cluster(v2, &json!({ "members": [member(v2, &url).await] })).await,
-        "/v2/members/leader" => of_cluster(v2, &member(v2, &url).await).await,
-        "/v2/stats/self" => {
-            let id = id(v2).await;
-            plain(&json!({
-                "name": v2.name,
-                "id": id,
-                "state": "StateLeader",
-                "leaderInfo": { "leader": id },
-            }))
+        "/v2/machines" => {
+            let members = members::all(v2, &url).await;
+            let urls = members.iter().flat_map(|member| &member.client_urls);
+            let urls: Vec<&str> = urls.map(String::as_str).collect();
+            text(StatusCode::OK, urls.join(", "))
         }
-        "/v2/stats/leader" => plain(&json!({ "leader": id(v2).await, "followers": {} })),
+        "/v2/members" => {
+            let members = members::all(v2, &url).await;
+            of_cluster(v2, &json!({ "members": members })).await
+        }
+        "/v2/members/leader" => {
+            let own = members::all(v2, &url).await.into_iter().next();
+            of_cluster(v2, &json!(own)).await
+        }
+        "/v2/stats/self" => plain(&v2.stats.own(&v2.name, &members::id(&v2.name))),
+        "/v2/stats/store" => plain(&v2.stats.store(v2.feed.waiting())),
+        "/v2/stats/leader" => plain(&json!({ "leader": members::id(&v2.name), "followers": {} })),
         _ => of_cluster(v2, &json!({ "enabled": false })).await,
     }
 }
@@ -74,20 +79,6 @@ fn own_url(headers: &HeaderMap) -> String {
         .and_then(|host| host.to_str().ok())
         .unwrap_or("127.0.0.1:4001");
     format!("http://{host}")
-}
-
-async fn id(v2: &V2) -> String {
-    let status = v2.status().await;
-    format!("{:x}", status.map_or(0, |status| status.member_id))
-}
-
-async fn member(v2: &V2, url: &str) -> Value {
-    json!({
-        "id": id(v2).await,
-        "name": v2.name,
-        "peerURLs": [],
-        "clientURLs": [url],
-    })
 }
 
 async fn version(v2: &V2) -> Response {

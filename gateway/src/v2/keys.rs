@@ -26,7 +26,7 @@ use super::path::{KeyPath, MAX_PARTS};
 use super::request::{Get, Operation, Wait, Write};
 use super::ring::Look;
 use super::seen::{self, Seen};
-use super::{V2, answer, not_allowed, plan, request, tree};
+use super::{V2, answer, not_allowed, plan, request, stats, tree};
 use crate::access;
 use crate::door;
 
@@ -108,7 +108,19 @@ async fn serve(v2: &Arc<V2>, asked: &Asked<'_>) -> Result<Response, V2Error> {
         }
         V2Error::request(Code::InvalidForm, cause)
     })?;
-    match request::parse(&asked.method, key, &form)? {
+    let operation = request::parse(&asked.method, key, &form)?;
+    let kind = stats::kind(&operation);
+    let result = carry_out(v2, asked, operation).await;
+    v2.stats.count(kind, result.is_ok());
+    result
+}
+
+async fn carry_out(
+    v2: &Arc<V2>,
+    asked: &Asked<'_>,
+    operation: Operation,
+) -> Result<Response, V2Error> {
+    match operation {
         Operation::Get(get) => read(v2, &get).await,
         Operation::Wait(wait) => self::wait(v2, wait).await,
         Operation::Write(write) => {

@@ -16,12 +16,14 @@ pub mod form;
 mod info;
 mod json;
 mod keys;
+mod members;
 pub mod node;
 pub mod path;
 pub mod plan;
 pub mod request;
 pub mod ring;
 pub mod seen;
+mod stats;
 pub mod tree;
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -37,6 +39,7 @@ use store::kv::{Kv, Status};
 use tokio_util::sync::CancellationToken;
 
 use feed::Feed;
+use stats::Stats;
 
 /// What the headers say of Raft is at most this old.
 const STATUS_AGE: Duration = Duration::from_secs(1);
@@ -46,6 +49,7 @@ pub struct V2 {
     kv: Arc<dyn Kv>,
     name: String,
     feed: Feed,
+    stats: Stats,
     status: Mutex<Option<(Instant, Status)>>,
     /// The revision of this door's last write: what it has answered is seen by what follows.
     written: AtomicI64,
@@ -58,6 +62,7 @@ impl V2 {
             kv,
             name: name.into(),
             feed: Feed::new(shutdown),
+            stats: Stats::new(),
             status: Mutex::default(),
             written: AtomicI64::new(0),
         })

@@ -266,6 +266,8 @@ async fn what_clients_ask_beside_keys_has_etcds_shape() {
         "/health",
         "/v2/members",
         "/v2/members/leader",
+        "/v2/stats/self",
+        "/v2/stats/store",
         "/v2/stats/leader",
         "/v2/auth/enable",
     ] {
@@ -289,9 +291,15 @@ async fn what_clients_ask_beside_keys_has_etcds_shape() {
     }
 }
 
-/// The names of all fields, at every level.
+/// The names and types of all fields, at every level. Times are told from other text, and durations.
 fn names_in(value: &Value) -> Vec<String> {
     match value {
+        Value::String(text) if text.parse::<jiff::Timestamp>().is_ok() => vec!["time".to_owned()],
+        Value::String(text) if text.parse::<jiff::SignedDuration>().is_ok() => {
+            vec!["duration".to_owned()]
+        }
+        Value::String(_) => vec!["text".to_owned()],
+        Value::Number(_) => vec!["number".to_owned()],
         Value::Object(fields) => fields
             .iter()
             .flat_map(|(name, value)| {
@@ -303,7 +311,11 @@ fn names_in(value: &Value) -> Vec<String> {
                 )
             })
             .collect(),
-        Value::Array(values) => values.first().map(names_in).unwrap_or_default(),
+        Value::Array(values) => {
+            // The members have no peer URLs.
+            let first = values.first().filter(|first| first.is_object());
+            first.map(names_in).unwrap_or_default()
+        }
         _ => Vec::new(),
     }
 }

@@ -34,21 +34,26 @@ impl House {
     }
 
     pub(crate) async fn with(kv: Arc<dyn Kv>, config: DoorConfig) -> Self {
-        Self::open(kv, config, Router::new()).await
+        Self::open("h1", kv, config, Router::new()).await
+    }
+
+    /// The API of the host of that name.
+    pub(crate) async fn named(name: &str, kv: Arc<dyn Kv>) -> Self {
+        Self::open(name, kv, DoorConfig::default(), Router::new()).await
     }
 
     /// With dokkaa's own API, too.
     pub(crate) async fn of(api: Api) -> Self {
         let kv = api.facilities.kv();
-        Self::open(kv, DoorConfig::default(), v1::router(api)).await
+        Self::open("h1", kv, DoorConfig::default(), v1::router(api)).await
     }
 
-    async fn open(kv: Arc<dyn Kv>, config: DoorConfig, v1: Router) -> Self {
+    async fn open(name: &str, kv: Arc<dyn Kv>, config: DoorConfig, v1: Router) -> Self {
         let any = "127.0.0.1:0".parse().expect("an address");
         let listeners = door::bind(&[any]).await.expect("a port");
         let address = listeners[0].local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        let v2 = V2::new(kv, "h1", shutdown.clone());
+        let v2 = V2::new(kv, name, shutdown.clone());
         let router = door::routes(v2::router(v2), v1);
         let served = tokio::spawn(door::serve(listeners, config, router, shutdown.clone()));
         Self {

@@ -6,6 +6,7 @@ mod door;
 mod example_keys;
 mod example_waits;
 mod house;
+mod members;
 mod on_etcd;
 mod operator;
 mod races;

@@ -61,6 +61,7 @@ fn facts() -> HostRecord {
         state: HostState::Up,
         addr: "10.99.0.11".parse().expect("an address"),
         peer: None,
+        api: Vec::new(),
         labels: BTreeMap::new(),
         capacity: Capacity::default(),
         versions: Versions {

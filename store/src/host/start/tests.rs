@@ -23,6 +23,7 @@ fn record(session: Uuid, state: HostState) -> HostRecord {
         state,
         addr: "10.0.0.1".parse().expect("an address"),
         peer: None,
+        api: Vec::new(),
         labels: BTreeMap::new(),
         capacity: Capacity::default(),
         versions: Versions {

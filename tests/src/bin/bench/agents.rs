@@ -473,6 +473,7 @@ pub(crate) fn record(id: Uuid, addr: IpAddr) -> HostRecord {
         state: HostState::Up,
         addr,
         peer: None,
+        api: Vec::new(),
         labels: [].into(),
         capacity: Capacity::default(),
         versions: Versions {

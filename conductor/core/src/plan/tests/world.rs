@@ -260,6 +260,7 @@ impl World {
             state: HostState::Up,
             addr,
             peer: None,
+            api: Vec::new(),
             labels: BTreeMap::new(),
             capacity: crate::records::Capacity::default(),
             versions: Versions {
