@@ -334,7 +334,8 @@ pub enum OutputStream {
     Stderr,
 }
 
-/// A piece of a log: a line with its newline, or (longer than 16 KiB) a part of one.
+/// A piece of a log: a line with its newline, the last words of a process without one, or (longer than 1 MiB) a part of
+/// a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogChunk {
     /// Where it was written to.

@@ -70,6 +70,8 @@ pub(crate) struct Lab {
     memory: Option<MemEngine>,
     app: String,
     docker: Option<Arc<TestImage>>,
+    /// Images that were made of containers.
+    committed: Mutex<Vec<String>>,
 }
 
 impl Lab {
@@ -89,6 +91,7 @@ impl Lab {
             memory: Some(memory),
             app: app(cluster),
             docker: None,
+            committed: Mutex::default(),
         }
     }
 
@@ -111,6 +114,7 @@ impl Lab {
             memory: None,
             app: app(cluster),
             docker: Some(image),
+            committed: Mutex::default(),
         }
     }
 
@@ -219,6 +223,8 @@ impl Lab {
             let config = bollard::models::ContainerConfig::default();
             let committed = docker().commit_container(options, config).await;
             committed.expect("committed");
+            let mut all = self.committed.lock().expect("no panic before");
+            all.push(image.clone());
         }
         let command = self.command(Does::Runs);
         let spec = CreateSpec {
@@ -316,7 +322,9 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if self.docker.is_some() {
             let cluster = self.cluster;
-            apart(move || async move { sweep(cluster).await });
+            let images = self.committed.get_mut();
+            let images = std::mem::take(images.unwrap_or_else(PoisonError::into_inner));
+            apart(move || async move { sweep(cluster, &images).await });
         }
     }
 }
@@ -504,9 +512,8 @@ pub(crate) fn apart<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 's
     assert!(done || std::thread::panicking(), "it could not be done");
 }
 
-async fn sweep(cluster: Uuid) {
+async fn sweep(cluster: Uuid, images: &[String]) {
     let docker = docker();
-    let mut images = std::collections::BTreeSet::new();
     let label = format!("{LABEL_CLUSTER}={cluster}");
     let filters = BTreeMap::from([("label".to_owned(), vec![label])]);
     let filters: std::collections::HashMap<_, _> = filters.into_iter().collect();
@@ -524,10 +531,8 @@ async fn sweep(cluster: Uuid) {
         };
         let id = container.id.unwrap_or_default();
         let _ = docker.remove_container(&id, Some(options)).await;
-        images.extend(container.image);
     }
-    // What was made of a container of ours, and nothing that other tests use.
-    for image in images.iter().filter(|image| image.ends_with("-image")) {
+    for image in images {
         let none = None::<query::RemoveImageOptions>;
         let _ = docker.remove_image(image, none, None).await;
     }

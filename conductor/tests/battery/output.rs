@@ -110,6 +110,63 @@ async fn a_log_of_nobody_is_not_found(lab: Lab) {
     assert!(matches!(log.err(), Some(EngineError::NotFound(_))));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_docker_cuts_is_one_line() {
+    let lab = Lab::docker().await;
+    let long =
+        |byte: char| format!("busybox head -c 40000 /dev/zero | busybox tr '\\000' {byte}; echo");
+    let mut spec = lab.spec("talk", Does::Runs);
+    let script = format!("{}; echo short; {}; printf end", long('x'), long('y'));
+    spec.command = Some(shell(&script));
+    let id = lab.run(&spec).await;
+    let follow = LogOptions {
+        follow: true,
+        ..LogOptions::default()
+    };
+    let followed = read(&lab, &id, follow.clone()).await;
+    let lengths = |chunks: &[LogChunk]| -> Vec<(usize, u8)> {
+        let last = |chunk: &LogChunk| *chunk.bytes.last().expect("no line is empty");
+        chunks.iter().map(|c| (c.bytes.len(), last(c))).collect()
+    };
+    let all = [(40_001, b'\n'), (6, b'\n'), (40_001, b'\n'), (3, b'd')];
+    assert_eq!(lengths(&followed), all);
+    assert!(followed.is_sorted_by_key(|chunk| chunk.at));
+    assert_eq!(read(&lab, &id, LogOptions::default()).await, followed);
+    // Also counted from the end, and from a time on: no part of a line comes twice.
+    for lines in 0..=5 {
+        let tail = Some(lines);
+        for options in [
+            LogOptions {
+                tail,
+                ..LogOptions::default()
+            },
+            LogOptions {
+                tail,
+                ..follow.clone()
+            },
+        ] {
+            let wanted = followed
+                .len()
+                .saturating_sub(tail.unwrap_or_default() as usize);
+            assert_eq!(read(&lab, &id, options).await, followed[wanted..]);
+        }
+    }
+    for (index, line) in followed.iter().enumerate() {
+        let since = LogOptions {
+            since: Some(line.at + 1),
+            ..LogOptions::default()
+        };
+        let later = read(&lab, &id, since).await;
+        assert_eq!(later, followed[index + 1..]);
+    }
+    // Its next process writes lines of its own.
+    lab.engine.start(&id).await.expect("started again");
+    let twice = lab.until(&id, |seen| seen.running().is_none()).await;
+    assert_eq!(twice.docker_id, id);
+    let both = read(&lab, &id, LogOptions::default()).await;
+    assert_eq!(lengths(&both), [all, all].concat());
+}
+
 fn shell(script: &str) -> Vec<String> {
     ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
 }

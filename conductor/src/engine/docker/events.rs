@@ -57,7 +57,8 @@ pub(super) fn follow(engine: DockerEngine) -> mpsc::Receiver<EngineEvent> {
     reader
 }
 
-fn now() -> i64 {
+/// Unix nanoseconds.
+pub(super) fn now() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     since_epoch.map_or(0, |time| time.as_nanos() as i64)
 }

@@ -6,6 +6,7 @@
 mod address;
 mod disk;
 mod events;
+mod log;
 mod network;
 mod pull;
 mod sockets;
@@ -22,7 +23,7 @@ use async_trait::async_trait;
 use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::query_parameters as query;
-use bollard::{Docker, container::LogOutput, models};
+use bollard::{Docker, models};
 use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use conductor_core::volumes::Labels;
@@ -33,8 +34,8 @@ use uuid::Uuid;
 
 use super::{
     Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
-    Holder, HostFault, Image, Listening, Listing, LogChunk, LogOptions, LogStream, MountSource,
-    Named, OnProgress, Operation, OutputStream,
+    Holder, HostFault, Image, Listening, Listing, LogOptions, LogStream, MountSource, Named,
+    OnProgress, Operation,
 };
 
 pub use address::{DEFAULT_SOCKET, NotHere, check, socket};
@@ -571,29 +572,7 @@ impl Engine for DockerEngine {
                 "no such container: {docker_id}"
             )));
         }
-        let since = options.since.unwrap_or_default();
-        let wanted = query::LogsOptions {
-            follow: options.follow,
-            stdout: true,
-            stderr: true,
-            timestamps: true,
-            since: i32::try_from(since / 1_000_000_000).unwrap_or(i32::MAX),
-            tail: options
-                .tail
-                .map_or_else(|| "all".to_owned(), |lines| lines.to_string()),
-            ..query::LogsOptions::default()
-        };
-        let docker = self.client().await?.docker;
-        let chunks = docker
-            .logs(docker_id, Some(wanted))
-            .filter_map(move |line| {
-                let chunk = match line {
-                    Ok(line) => chunk(line).filter(|chunk| chunk.at >= since).map(Ok),
-                    Err(error) => Some(Err(failure(Operation::Other, &error))),
-                };
-                async move { chunk }
-            });
-        Ok(Box::pin(chunks))
+        log::open(self, docker_id, &options).await
     }
 
     async fn listening(
@@ -615,22 +594,6 @@ fn agree(shown: &models::SystemVersion) -> Result<ApiVersion, VersionError> {
         .map(str::parse)
         .transpose()?;
     choose(newest, oldest)
-}
-
-fn chunk(line: LogOutput) -> Option<LogChunk> {
-    let (stream, message) = match line {
-        LogOutput::StdErr { message } => (OutputStream::Stderr, message),
-        LogOutput::StdOut { message } | LogOutput::Console { message } => {
-            (OutputStream::Stdout, message)
-        }
-        LogOutput::StdIn { .. } => return None,
-    };
-    let (at, rest) = translate::stamped(&message)?;
-    Some(LogChunk {
-        stream,
-        at,
-        bytes: message.slice_ref(rest),
-    })
 }
 
 fn name_taken(error: &EngineError) -> bool {
