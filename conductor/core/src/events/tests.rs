@@ -115,6 +115,26 @@ fn an_end_that_was_asked_for_is_a_stop() {
 }
 
 #[test]
+fn a_pause_by_hand_is_told_and_so_is_its_end() {
+    let local = Local::default();
+    let paused = ContainerState::Paused(Running {
+        pid: 1,
+        started_at: 200,
+        health: None,
+    });
+    let running = with(shows(running(200)), Readiness::Ready);
+    let why = Readiness::Unready("it is paused".to_owned());
+    let paused = with(shows(paused), why.clone());
+    assert_eq!(
+        told(&running, &paused, &local),
+        ["shop/web/2 paused", "shop/web/2 unready it is paused"]
+    );
+    let goes_on = with(running.clone(), why);
+    assert_eq!(told(&paused, &goes_on, &local), ["shop/web/2 unpaused"]);
+    assert_eq!(told(&goes_on, &running, &local), ["shop/web/2 ready again"]);
+}
+
+#[test]
 fn what_an_agent_finds_at_its_start_is_not_new() {
     let local = Local::default();
     let found = with(shows(running(50)), Readiness::Ready);
