@@ -859,7 +859,10 @@ pub(crate) struct AgentArgs {
     /// Key of the client certificate, PEM [env: DOKKAA_ETCD_KEY]
     #[arg(long, value_name = "FILE", help_heading = "etcd")]
     pub(crate) etcd_key: Option<String>,
-    /// User of etcd; better in the environment than here, where `ps` shows it [env: DOKKAA_ETCD_USER]
+    /// File with the user of etcd, as `name:password`; readable by root only [env: DOKKAA_ETCD_USER_FILE]
+    #[arg(long, value_name = "FILE", help_heading = "etcd")]
+    pub(crate) etcd_user_file: Option<String>,
+    /// The same by value, which `ps` shows to everybody; not in a unit [env: DOKKAA_ETCD_USER]
     #[arg(long, value_name = "NAME:PASSWORD", help_heading = "etcd")]
     pub(crate) etcd_user: Option<String>,
     /// Time after which a host that is silent counts as lost, at least 5s [env: DOKKAA_LEASE_TTL] [default: 6s]

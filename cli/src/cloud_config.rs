@@ -16,8 +16,9 @@ const EXAMPLES: &str = "Examples:
   dokkaa cloud-config --format unit -- --etcd https://10.0.0.9:2379 \\
       > /etc/systemd/system/dokkaa.service
 
-The certificates are written into the user data. Whoever can read it on the
-platform can then enter etcd, and with it every host.";
+Certificates and password are written into the user data, on the host into files
+that root alone can read. Anyone who can read the user data on the platform can
+enter etcd, and with it every host.";
 
 /// What is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -55,6 +56,9 @@ pub(crate) struct CloudConfigArgs {
     /// Its key
     #[arg(long, value_name = "FILE", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
+    /// File with the agent's user of etcd, as name:password
+    #[arg(long, value_name = "FILE", requires = "etcd")]
+    etcd_user_file: Option<PathBuf>,
     /// Where a host fetches dokkaa; without it, somebody copies it there
     #[arg(long, value_name = "URL", requires = "binary_sha256")]
     binary_url: Option<String>,
@@ -111,10 +115,12 @@ fn options(args: CloudConfigArgs) -> anyhow::Result<Options> {
         (Some(url), Some(sha256)) => Some(Binary { url, sha256 }),
         _ => None,
     };
+    let etcd_user = args.etcd_user_file.as_deref().map(read).transpose()?;
     Ok(Options {
         etcd,
         tls,
         binary,
+        etcd_user: etcd_user.map(|user| user.trim_end().to_owned()),
         agent_flags: args.agent_flags,
     })
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use conductor::firewall::{InstancePorts, is_global};
 use conductor_core::disk::DiskLimits;
-use manifests::HostName;
+use manifests::{HostName, placement};
 
 use crate::args::AgentArgs;
 use etcd::etcd;
@@ -366,6 +366,7 @@ pub(crate) fn up(
         ("--etcd-cert", &args.etcd_cert),
         ("--etcd-key", &args.etcd_key),
         ("--etcd-user", &args.etcd_user),
+        ("--etcd-user-file", &args.etcd_user_file),
     ];
     if let Some((flag, _)) = flags.iter().find(|(_, given)| given.is_some()) {
         return Err(ConfigError::new(
@@ -550,12 +551,28 @@ fn labels(flags: &[String], read: Reader<'_>) -> Result<BTreeMap<String, String>
                 format!("`{text}` is no label; expected key=value"),
             ));
         };
+        let checked = placement::check_label(key)
+            .map_err(|error| error.to_string())
+            .and_then(|()| {
+                placement::check_label_value(value).map_err(|error| format!("`{key}` {error}"))
+            });
+        checked.map_err(|why| ConfigError::new("--label", why))?;
         if found.insert(key.to_owned(), value.to_owned()).is_some() {
             return Err(ConfigError::new(
                 "--label",
                 format!("`{key}` is there twice"),
             ));
         }
+    }
+    if found.len() > placement::MAX_LABELS {
+        return Err(ConfigError::new(
+            "--label",
+            format!(
+                "{} labels; expected at most {}",
+                found.len(),
+                placement::MAX_LABELS
+            ),
+        ));
     }
     Ok(found)
 }

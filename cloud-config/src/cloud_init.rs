@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_saphyr::FlowSeq;
 
 use crate::coreos::tls_flags;
-use crate::files::{HEADER, WriteFile, fetch_script, tls_files, tls_paths};
+use crate::files::{ETCD_USER, HEADER, WriteFile, fetch_script, secret_files, tls_paths};
 use crate::options::{ConfigError, Etcd, Options};
 use crate::unit::{Command, Unit, unit};
 
@@ -28,7 +28,7 @@ struct UserData {
 pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
     options.check()?;
     let mut packages = vec!["docker.io", "curl"];
-    let mut write_files = tls_files(options);
+    let mut write_files = secret_files(options);
     let mut runcmd = Vec::new();
     if let Etcd::Discovery(url) = &options.etcd {
         packages.extend(["etcd-server", "etcd-client", "iproute2"]);
@@ -130,6 +130,9 @@ fn agent(options: &Options) -> Result<String, ConfigError> {
             wanted.flags.push(format!("--etcd={}", endpoints.join(",")));
             wanted.flags.extend(tls_flags(options));
         }
+    }
+    if options.etcd_user.is_some() {
+        wanted.flags.push(format!("--etcd-user-file={ETCD_USER}"));
     }
     wanted.flags.extend(options.agent_flags.iter().cloned());
     if options.binary.is_some() {

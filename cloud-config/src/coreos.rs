@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde_saphyr::LitString;
 
-use crate::files::{HEADER, WriteFile, fetch_script, tls_files, tls_paths};
+use crate::files::{ETCD_USER, HEADER, WriteFile, fetch_script, secret_files, tls_paths};
 use crate::options::{ConfigError, Etcd, Options};
 use crate::unit::{Command, Unit, unit};
 
@@ -75,7 +75,7 @@ pub fn coreos(options: &Options) -> Result<String, ConfigError> {
         ..UnitEntry::default()
     });
 
-    let mut write_files = tls_files(options);
+    let mut write_files = secret_files(options);
     if let Some(binary) = &options.binary {
         write_files.push(WriteFile::new(
             FETCH,
@@ -136,6 +136,9 @@ fn agent(options: &Options) -> Result<String, ConfigError> {
                 .push(("ETCD_ADDR".into(), endpoints.join(",")));
             wanted.flags.extend(tls_flags(options));
         }
+    }
+    if options.etcd_user.is_some() {
+        wanted.flags.push(format!("--etcd-user-file={ETCD_USER}"));
     }
     wanted.flags.extend(options.agent_flags.iter().cloned());
     if options.binary.is_some() {

@@ -42,17 +42,24 @@ pub(crate) fn tls_paths() -> TlsPaths {
     }
 }
 
-/// The certificates, if there are any. The key is for root only.
-pub(crate) fn tls_files(options: &Options) -> Vec<WriteFile> {
-    let Some(tls) = &options.tls else {
-        return Vec::new();
-    };
-    let paths = tls_paths();
-    vec![
-        WriteFile::new(&paths.ca, "0644", &tls.ca),
-        WriteFile::new(&paths.cert, "0644", &tls.cert),
-        WriteFile::new(&paths.key, "0600", &tls.key),
-    ]
+/// Where the agent's user of etcd goes.
+pub(crate) const ETCD_USER: &str = "/etc/dokkaa/etcd-user";
+
+/// Certificates and etcd's user, if there are any. Key and password are for root only.
+pub(crate) fn secret_files(options: &Options) -> Vec<WriteFile> {
+    let mut files = Vec::new();
+    if let Some(tls) = &options.tls {
+        let paths = tls_paths();
+        files.extend([
+            WriteFile::new(&paths.ca, "0644", &tls.ca),
+            WriteFile::new(&paths.cert, "0644", &tls.cert),
+            WriteFile::new(&paths.key, "0600", &tls.key),
+        ]);
+    }
+    if let Some(user) = &options.etcd_user {
+        files.push(WriteFile::new(ETCD_USER, "0600", &format!("{user}\n")));
+    }
+    files
 }
 
 /// A script that fetches `dokkaa` to `program` unless it is there already.

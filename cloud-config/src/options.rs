@@ -9,6 +9,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Where the host fetches `dokkaa`; none: somebody copies it there.
     pub binary: Option<Binary>,
+    /// The agent's user of etcd, as `name:password`, written to `/etc/dokkaa` on the host.
+    pub etcd_user: Option<String>,
     /// Further flags of the agent.
     pub agent_flags: Vec<String>,
 }
@@ -69,6 +71,14 @@ pub enum ConfigError {
     /// Would end the line that it is written to.
     #[error("{0:?} contains a line break or another control character")]
     ControlCharacter(String),
+    /// Every user of the host could read it.
+    #[error(
+        "--etcd-user puts the password into the unit, and `ps` shows it to everybody: write name:password into a file of mode 0600 on the host, and give --etcd-user-file"
+    )]
+    PasswordInFlags,
+    /// Not a user and a password.
+    #[error("the file with etcd's user does not say name:password")]
+    NotAUser,
     /// Not a PEM file.
     #[error("the {0} is not in PEM format")]
     NotPem(&'static str),
@@ -118,11 +128,26 @@ impl Options {
                 return Err(ConfigError::NotAChecksum(binary.sha256.clone()));
             }
         }
+        if let Some(user) = &self.etcd_user {
+            let is_user = |(name, password): (&str, &str)| !name.is_empty() && !password.is_empty();
+            if user.contains(char::is_control) || !user.split_once(':').is_some_and(is_user) {
+                return Err(ConfigError::NotAUser);
+            }
+        }
         for flag in &self.agent_flags {
             one_line(flag)?;
         }
-        Ok(())
+        no_password(&self.agent_flags)
     }
+}
+
+/// A command line is everybody's to read.
+pub(crate) fn no_password(flags: &[String]) -> Result<(), ConfigError> {
+    let shows = |flag: &String| flag == "--etcd-user" || flag.starts_with("--etcd-user=");
+    if flags.iter().any(shows) {
+        return Err(ConfigError::PasswordInFlags);
+    }
+    Ok(())
 }
 
 /// Nothing that would end a line of a unit or a script.
@@ -174,6 +199,7 @@ mod tests {
             etcd,
             tls: None,
             binary: None,
+            etcd_user: None,
             agent_flags: Vec::new(),
         }
     }
@@ -219,6 +245,20 @@ mod tests {
         let mut options = good.clone();
         options.agent_flags = vec!["--label\n[Install]".into()];
         assert!(options.check().is_err());
+
+        for flags in [
+            vec!["--etcd-user=n:p".to_owned()],
+            vec!["--etcd-user".to_owned(), "n:p".to_owned()],
+        ] {
+            let mut options = good.clone();
+            options.agent_flags = flags;
+            assert_eq!(options.check(), Err(ConfigError::PasswordInFlags));
+        }
+        for bad in ["", "secret", "n:", ":p", "n:p\nx"] {
+            let mut options = good.clone();
+            options.etcd_user = Some(bad.into());
+            assert_eq!(options.check(), Err(ConfigError::NotAUser), "{bad}");
+        }
 
         let mut options = good.clone();
         options.binary = Some(Binary {

@@ -1,6 +1,6 @@
 //! The systemd unit that runs the agent.
 
-use crate::options::{ConfigError, one_line};
+use crate::options::{ConfigError, no_password, one_line};
 
 /// What the unit runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,7 @@ pub fn unit(unit: &Unit) -> Result<String, ConfigError> {
     for words in &unit.before_start {
         lines.push(format!("ExecStartPre={}", command_line(words)?));
     }
+    no_password(&unit.flags)?;
     let mut words = vec![unit.program.clone(), command.to_owned()];
     words.extend(unit.flags.iter().cloned());
     lines.push(format!("ExecStart={}", command_line(&words)?));

@@ -18,6 +18,7 @@ fn discovery() -> Options {
         etcd: Etcd::Discovery("https://discovery.example/3f8a?size=3&x=%41".into()),
         tls: None,
         binary: None,
+        etcd_user: None,
         agent_flags: Vec::new(),
     }
 }
@@ -34,6 +35,7 @@ fn full() -> Options {
             url: "https://files.example/dokkaa-0.1.0".into(),
             sha256: "a".repeat(64),
         }),
+        etcd_user: Some("agent:pass:word".into()),
         agent_flags: vec!["--label=zone=a".into(), "--label=note=it's 5% full".into()],
         ..discovery()
     }

@@ -9,8 +9,10 @@ use crate::manifest::Constraint;
 pub const MAX_LABEL: usize = 128;
 /// Most constraints of a container.
 pub const MAX_CONSTRAINTS: usize = 100;
-/// Longest value in a constraint, in characters.
+/// Longest value of a label, in characters.
 const MAX_VALUE: usize = 256;
+/// Most labels of a host.
+pub const MAX_LABELS: usize = 64;
 
 /// Why a text is not a constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +52,29 @@ pub enum LabelError {
         .0.escape_debug()
     )]
     Malformed(String),
+}
+
+/// Why a text is not the value of a host's label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelValueError {
+    /// More than the limit.
+    #[error("has a value of {0} characters; expected at most {MAX_VALUE}")]
+    TooLong(usize),
+    /// No constraint could name it.
+    #[error("has a value that begins with `=` or contains control characters")]
+    Odd,
+}
+
+/// Whether a host's label may have this value, as a constraint names it.
+pub fn check_label_value(value: &str) -> Result<(), LabelValueError> {
+    let length = value.chars().count();
+    if length > MAX_VALUE {
+        return Err(LabelValueError::TooLong(length));
+    }
+    if value.starts_with('=') || value.contains(char::is_control) {
+        return Err(LabelValueError::Odd);
+    }
+    Ok(())
 }
 
 /// Whether a host's label may be called so: letters and digits, inside also `.`, `-`, `_` and `/`.
@@ -102,13 +127,10 @@ impl FromStr for Constraint {
         if value.is_empty() {
             return Err(ConstraintError::NoValue);
         }
-        let length = value.chars().count();
-        if length > MAX_VALUE {
-            return Err(ConstraintError::LongValue(length));
-        }
-        if value.starts_with('=') || value.contains(char::is_control) {
-            return Err(ConstraintError::OddValue);
-        }
+        check_label_value(value).map_err(|error| match error {
+            LabelValueError::TooLong(length) => ConstraintError::LongValue(length),
+            LabelValueError::Odd => ConstraintError::OddValue,
+        })?;
         Ok(Self {
             label: label.to_owned(),
             equal: text[at..].starts_with('='),

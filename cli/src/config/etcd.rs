@@ -1,11 +1,12 @@
 //! etcd's part of the configuration: endpoints, certificates, user.
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use store::etcd::EtcdOptions;
 
-use super::{AgentConfig, ConfigError, Given, Reader};
+use super::{AgentConfig, ConfigError, Reader};
 use crate::args::AgentArgs;
 
 /// etcd, and who we are there.
@@ -82,22 +83,61 @@ pub(super) fn etcd(
             "etcd is reached in plaintext at {open}: whoever is on that network is root on every host; see docs/three-hosts.md for TLS"
         ));
     }
-    let user = match read.text(args.etcd_user.as_ref(), "etcd-user", "DOKKAA_ETCD_USER") {
-        Given { text: None, .. } => None,
-        // The value is a secret: it is not repeated in the message.
-        given => Some(given.read(|text| {
-            text.split_once(':')
-                .filter(|(name, password)| !name.is_empty() && !password.is_empty())
-                .map(|(name, password)| (name.to_owned(), password.to_owned()))
-                .ok_or_else(|| "expected name:password".to_owned())
-        })?),
-    };
     Ok(EtcdConfig {
         endpoints,
         ca,
         identity,
-        user,
+        user: user(args, read, warnings)?,
     })
+}
+
+/// User and password, from a file or by value.
+fn user(
+    args: &AgentArgs,
+    read: Reader<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<(String, String)>, ConfigError> {
+    let value = read.text(args.etcd_user.as_ref(), "etcd-user", "DOKKAA_ETCD_USER");
+    let file = read.text(
+        args.etcd_user_file.as_ref(),
+        "etcd-user-file",
+        "DOKKAA_ETCD_USER_FILE",
+    );
+    if args.etcd_user.is_some() {
+        warnings.push(
+            "--etcd-user shows the password to every user of this host (`ps`); --etcd-user-file keeps it in a file"
+                .to_owned(),
+        );
+    }
+    // The value is a secret: it is not repeated in a message.
+    let parse = |text: &str| {
+        text.split_once(':')
+            .filter(|(name, password)| !name.is_empty() && !password.is_empty())
+            .map(|(name, password)| (name.to_owned(), password.to_owned()))
+            .ok_or_else(|| "expected name:password".to_owned())
+    };
+    match (&value.text, &file.text) {
+        (None, None) => Ok(None),
+        (Some(_), None) => value.read(parse).map(Some),
+        (None, Some(_)) => {
+            let path = file.text.clone().unwrap_or_default();
+            let user = file.read(|path| {
+                let text = std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+                parse(text.trim_end_matches(['\n', '\r'])).map_err(|why| format!("{path}: {why}"))
+            })?;
+            let open = std::fs::metadata(&path).is_ok_and(|file| file.mode() & 0o077 != 0);
+            if open {
+                warnings.push(format!(
+                    "{path} holds a password and is open to other users: chmod 600 {path}"
+                ));
+            }
+            Ok(Some(user))
+        }
+        (Some(_), Some(_)) => Err(ConfigError::new(
+            file.name,
+            "etcd's user is given twice, by value too",
+        )),
+    }
 }
 
 /// A URL without a path, from `host:port` or a URL.

@@ -186,6 +186,56 @@ fn the_password_of_etcd_is_never_shown() {
     );
     assert!(!format!("{config:?}").contains("secret"));
     assert!(!error(&["--etcd-user", "secret"]).contains("secret"));
+    let warnings = read(&["--etcd-user", "root:secret"], &[]).unwrap().warnings;
+    assert!(warnings[0].contains("--etcd-user-file"), "{warnings:?}");
+}
+
+#[test]
+fn the_user_of_etcd_comes_from_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("user");
+    let name = path.to_str().unwrap();
+    let write = |text: &str, mode: u32| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .unwrap();
+    };
+    write("root:secret:x\n", 0o600);
+    let user = Some(("root".to_owned(), "secret:x".to_owned()));
+    let config = read(&["--etcd-user-file", name], &[]).unwrap();
+    assert_eq!((&config.etcd.user, config.warnings.len()), (&user, 0));
+    let config = read(&[], &[("DOKKAA_ETCD_USER_FILE", name)]).unwrap();
+    assert_eq!(config.etcd.user, user);
+    let twice = read(
+        &["--etcd-user-file", name],
+        &[("DOKKAA_ETCD_USER", "root:x")],
+    );
+    assert!(twice.unwrap_err().to_string().contains("twice"));
+
+    write("root:secret", 0o644);
+    let config = read(&["--etcd-user-file", name], &[]).unwrap();
+    assert!(config.warnings[0].contains("chmod 600"));
+    write("secret", 0o600);
+    let wrong = error(&["--etcd-user-file", name]);
+    assert!(wrong.contains("name:password") && !wrong.contains("secret"));
+    assert!(error(&["--etcd-user-file", "/nowhere/u"]).contains("/nowhere/u: "));
+}
+
+#[test]
+fn labels_are_those_that_constraints_can_name() {
+    for (label, says) in [
+        ("disk", "expected key=value"),
+        ("=x", "expected key=value"),
+        ("../x=y", "is not the name of a label"),
+        ("a=\u{1b}[31m", "control characters"),
+        (&format!("a={}", "x".repeat(257)), "at most 256"),
+    ] {
+        assert!(error(&["--label", label]).contains(says), "{label}");
+    }
+    let many: Vec<String> = (0..65).map(|n| format!("--label=l{n}=x")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(error(&many).contains("at most 64"));
+    assert!(read(&many[1..], &[]).is_ok());
 }
 
 #[test]

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use conductor_core::records::Cluster;
-use manifests::ContainerId;
 use manifests::keys::{CONFIG, Key};
+use manifests::{ContainerId, placement};
 use serde::Deserialize;
 use serde_json::Value;
 use store::kv::KeyValue;
@@ -21,6 +21,7 @@ use store::{Compare, Op};
 
 use super::Api;
 use super::hold::highest_epoch;
+use super::hosts::check_labels;
 use super::list::List;
 use super::reply::{Asked, Failure, Reply, Sent};
 use super::types::{BACKUP_VERSION, Backup, RestoreReport, Restored, RestoredKey};
@@ -152,23 +153,37 @@ pub fn plan(
     if query.new_cluster {
         return Ok(plan);
     }
-    let labels = backup
-        .labels
-        .iter()
-        .map(|(host, labels)| (Key::Labels(host.clone()).to_string(), json(labels)));
+    let labels = backup.labels.iter().map(|(host, labels)| {
+        let key = Key::Labels(host.clone()).to_string();
+        (key, json(labels), check_labels(labels))
+    });
     let availability = backup
         .availability
         .iter()
-        .map(|(host, wanted)| (Key::Availability(host.clone()).to_string(), json(wanted)));
-    let config = backup
-        .config
-        .iter()
-        .map(|(name, value)| (format!("{CONFIG}{name}"), value.clone().into_bytes()));
-    for (key, value) in labels.chain(availability).chain(config) {
+        .map(|(host, wanted)| (Key::Availability(host.clone()).to_string(), json(wanted)))
+        .map(|(key, value)| (key, value, Ok(())));
+    let config = backup.config.iter().map(|(name, value)| {
+        let key = format!("{CONFIG}{name}");
+        (key, value.clone().into_bytes(), check_setting(name))
+    });
+    for (key, value, checked) in labels.chain(availability).chain(config) {
+        if let Err(why) = checked {
+            plan.invalid(key, why);
+            continue;
+        }
         let same = list.get(&key).is_some_and(|now| now.value == value);
         plan.key(list.get(&key), key, value, same, query);
     }
     Ok(plan)
+}
+
+/// A setting's name is like a label's, and the keys API can spell it.
+fn check_setting(name: &str) -> Result<(), String> {
+    placement::check_label(name).map_err(|error| format!("the name {error}"))?;
+    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err("the name has an empty part, `.` or `..` in it".to_owned());
+    }
+    Ok(())
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
@@ -233,15 +248,19 @@ impl Plan {
             self.key(now, key, text.into_bytes(), true, query);
         } else if let Err(problems) = manifests::parse::lenient(text.as_bytes()) {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            self.keys.push(RestoredKey {
-                key,
-                what: Restored::Invalid,
-                why: Some(problems.join("; ")),
-            });
+            self.invalid(key, problems.join("; "));
         } else {
             self.key(now, key, text.into_bytes(), false, query);
         }
         Ok(())
+    }
+
+    fn invalid(&mut self, key: String, why: String) {
+        self.keys.push(RestoredKey {
+            key: key.escape_debug().to_string(),
+            what: Restored::Invalid,
+            why: Some(why),
+        });
     }
 
     fn key(

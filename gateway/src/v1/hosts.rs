@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use conductor_core::Snapshot;
-use conductor_core::placement;
 use conductor_core::records::{Availability, Labels};
 use conductor_core::snapshot::{HostView, Rev};
 use manifests::keys::{self, Key};
-use manifests::{HostName, SlotId};
+use manifests::{HostName, SlotId, placement};
 use serde::Deserialize;
 use store::kv::{KeyRange, Relation, Target};
 use store::{Compare, Op};
@@ -67,16 +66,15 @@ pub(super) async fn labels(
     Named(host): Named<HostName>,
     Sent(changes): Sent<Labels>,
 ) -> Reply<HostSettings> {
-    if let Some(name) = changes.keys().find(|name| !is_label(name)) {
-        return Err(Failure::bad(format!(
-            "`{name}` is not a label's name: expected letters, digits, `.`, `-`, `_` and `/`"
-        )));
-    }
+    check_labels(&changes).map_err(Failure::bad)?;
     for _ in 0..ATTEMPTS {
         let list = api.list().await?;
         let view = known(&list.snapshot, &host)?;
         let mut after = view.clone();
         let labels = changed_labels(view, &changes);
+        if labels.len() > placement::MAX_LABELS {
+            return Err(Failure::bad(too_many(labels.len())));
+        }
         let key = Key::Labels(host.clone());
         let seen = view.labels.as_ref().map_or(0, |labels| labels.modified);
         let guards = vec![still_known(&host, view), Compare::modified(&key, seen)];
@@ -223,11 +221,24 @@ fn changed_labels(view: &HostView, changes: &Labels) -> Labels {
     labels
 }
 
-fn is_label(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-_/".contains(&b))
+/// What is set is what a constraint can name; whatever is there can be taken away.
+pub(super) fn check_labels(labels: &Labels) -> Result<(), String> {
+    if labels.len() > placement::MAX_LABELS {
+        return Err(too_many(labels.len()));
+    }
+    for (name, value) in labels {
+        let Some(value) = value else { continue };
+        placement::check_label(name).map_err(|error| format!("label {error}"))?;
+        placement::check_label_value(value).map_err(|error| format!("label `{name}` {error}"))?;
+    }
+    Ok(())
+}
+
+fn too_many(labels: usize) -> String {
+    format!(
+        "{labels} labels; expected at most {}",
+        placement::MAX_LABELS
+    )
 }
 
 /// The slots whose data is on this machine, each with the revision of that.
@@ -277,7 +288,7 @@ fn stuck(snapshot: &Snapshot, host: &HostName, slot: &SlotId) -> Option<String> 
         let volumes = data.volumes.join(", ");
         return Some(format!("its data is on {} ({volumes})", data.host));
     }
-    let placed = placement::explain(snapshot, slot)?;
+    let placed = conductor_core::placement::explain(snapshot, slot)?;
     if placed.order.iter().any(|other| other != host) {
         return None;
     }

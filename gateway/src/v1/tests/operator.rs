@@ -132,6 +132,69 @@ async fn the_operators_labels_win_over_those_an_agent_was_started_with() {
 }
 
 #[tokio::test]
+async fn labels_are_few_short_and_such_as_constraints_can_name() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    let label = async |body: Value| {
+        let (status, body) = door
+            .send("PATCH", "/hosts/h1/labels", &body.to_string())
+            .await;
+        (
+            status,
+            body["error"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    for (body, says) in [
+        (json!({"../x": "y"}), "is not the name of a label"),
+        (json!({"a": "\u{1b}[31m"}), "control characters"),
+        (json!({"a": "x".repeat(257)}), "at most 256"),
+        (json!({"x".repeat(129): "y"}), "at most 128"),
+    ] {
+        let (status, error) = label(body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(error.contains(says), "{error}");
+    }
+    let some = |numbers: std::ops::Range<u32>| {
+        let labels = numbers.map(|n| (format!("l{n}"), json!("x")));
+        Value::Object(labels.collect())
+    };
+    assert_eq!(label(some(0..40)).await.0, StatusCode::OK);
+    assert!(label(some(40..65)).await.1.contains("at most 64"));
+    assert!(label(some(100..1_000)).await.1.contains("at most 64"));
+    assert_eq!(label(some(40..64)).await.0, StatusCode::OK);
+    // One that an earlier version took can be taken away.
+    door.agent.put(&Key::Labels(host("h1")), br#"{"_odd":"x"}"#);
+    assert_eq!(label(json!({"_odd": null})).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_a_backup_names_oddly_is_not_restored() {
+    let door = alone();
+    door.agent.put_host("h1", None);
+    door.agent.set_cluster(None);
+    let backup = json!({
+        "dokkaa_backup": 1,
+        "manifests": {},
+        "cluster": {"id": "00000000-0000-4000-8000-000000000007", "epoch": 1},
+        "labels": {"h1": {"a": "\u{1b}[31m"}, "h2": {"a": "b"}},
+        "config": {"../members/h9": "{}", "": "x", "a\u{0}b": "x", "a/../b": "x", "\u{1b}[31m": "x", "good/one": "1"},
+    });
+    let (status, body) = door.send("POST", "/restore", &backup.to_string()).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let rows = body["keys"].as_array().unwrap();
+    let invalid = rows.iter().filter(|row| row["what"] == "invalid").count();
+    assert_eq!(invalid, 6, "{body}");
+    let written: Vec<String> = keys(door.agent.mem_kv()).into_keys().collect();
+    let odd = written
+        .iter()
+        .filter(|key| key.starts_with("/dokkaa/config/") || key.ends_with("/labels"));
+    assert_eq!(
+        odd.collect::<Vec<_>>(),
+        ["/dokkaa/config/good/one", "/hosts/h2/labels"]
+    );
+}
+
+#[tokio::test]
 async fn a_label_that_is_taken_away_leaves_no_key_behind() {
     let door = alone();
     door.agent.put_host("h1", None);
