@@ -1,29 +1,44 @@
 #!/usr/bin/env bash
 # Stops and removes what `make up` started: agent, etcd, containers, unit.
 # PURGE=1 removes the state too, with the manifests; VOLUMES=1 this cluster's
-# volumes too. The program, the packages and the images stay.
+# volumes too, also when it was purged before. The program, the packages and
+# the images stay.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$(dirname "$0")/cluster.sh"
+
+in_state_dir() { as_root test -e "$STATE_DIR/$1"; }
 
 if [ -e $UNIT ] && systemd_runs; then
     as_root systemctl disable --now -q dokkaa
     as_root rm -f $UNIT
     as_root systemctl daemon-reload
 fi
-[ -x $PROGRAM ] || {
-    say "No $PROGRAM here: nothing to stop."
-    exit 0
-}
-cluster=$(as_root sed -n 's/.*"id": *"\([0-9a-f-]*\)".*/\1/p' "$STATE_DIR/cluster.json" 2>/dev/null) || true
-as_root $PROGRAM down --state-dir "$STATE_DIR" ${PURGE:+--purge}
 
-[ -n "$cluster" ] || exit 0
-mapfile -t volumes < <(docker_ volume ls -q --filter "label=dokkaa.cluster=$cluster")
-[ ${#volumes[@]} -gt 0 ] || exit 0
-if [ -n "${VOLUMES:-}" ]; then
-    docker_ volume rm "${volumes[@]}" >/dev/null
-    say "volumes removed: ${#volumes[@]}"
+# Which volumes are this cluster's. Purged, it has no name any more: what is left
+# of it are the volumes with dokkaa's label that no agent here has a claim to.
+label=dokkaa.cluster
+if in_state_dir up.lock; then
+    cluster=$(as_root sed -n 's/.*"id": *"\([0-9a-f-]*\)".*/\1/p' "$STATE_DIR/cluster.json" 2>/dev/null) || true
+    label=${cluster:+$label=$cluster}
+elif in_state_dir cluster.json; then
+    say "$STATE_DIR is of an agent of another cluster, which make up has not started: nothing is removed."
+    exit 0
+fi
+if [ -x $PROGRAM ]; then
+    as_root $PROGRAM down --state-dir "$STATE_DIR" ${PURGE:+--purge}
 else
+    say "No $PROGRAM here: nothing to stop."
+fi
+
+volumes=()
+if [ -n "$label" ] && docker_ version >/dev/null 2>&1; then
+    mapfile -t volumes < <(docker_ volume ls -q --filter "label=$label")
+fi
+if [ ${#volumes[@]} -gt 0 ] && [ -n "${VOLUMES:-}" ]; then
+    docker_ volume rm "${volumes[@]}" >/dev/null
+    say "volumes removed: ${volumes[*]}"
+elif [ ${#volumes[@]} -gt 0 ]; then
     say "volumes kept (VOLUMES=1 make down removes them): ${volumes[*]}"
 fi
+[ -z "${PURGE:-}" ] || say "Left installed: $PROGRAM, images, and the packages and the Rust toolchain that make up has installed (scripts/setup.sh names them)."
