@@ -56,6 +56,8 @@ pub struct PullSettings {
 pub struct Decided {
     /// For the version: a digest, or `local:<image id>`.
     pub image: String,
+    /// Paths at which it declares volumes.
+    pub volumes: Vec<String>,
     /// What is odd about it, for people.
     pub note: Option<String>,
 }
@@ -140,6 +142,7 @@ impl Images {
         };
         Ok(Decided {
             image: digest.unwrap_or_else(|| format!("{LOCAL}{}", image.id)),
+            volumes: image.volumes,
             note,
         })
     }

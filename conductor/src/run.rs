@@ -452,9 +452,10 @@ impl Loop {
                     container,
                     rev,
                     image,
+                    volumes,
                 } = &outcome
                 {
-                    self.version(container.clone(), *rev, image.clone());
+                    self.version(container.clone(), *rev, image.clone(), volumes.clone());
                 }
                 if matches!(
                     outcome,
@@ -510,7 +511,7 @@ impl Loop {
     }
 
     /// The image of a version was decided here; whether it counts, etcd says.
-    fn version(&mut self, container: ContainerId, rev: i64, image: String) {
+    fn version(&mut self, container: ContainerId, rev: i64, image: String, volumes: Vec<String>) {
         let Some(view) = self.state.snapshot.containers.get(&container) else {
             return;
         };
@@ -527,6 +528,7 @@ impl Loop {
                 manifest: json.as_ref().clone(),
                 image,
                 good: false,
+                volumes,
             },
         };
         self.state.local.writing.insert(write.work());

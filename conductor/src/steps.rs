@@ -137,6 +137,7 @@ impl Steps {
                             container,
                             rev,
                             image: decided.image,
+                            volumes: decided.volumes,
                         }
                     }
                     Err(error) => Outcome::NotResolved {

@@ -586,6 +586,7 @@ impl World {
             container,
             rev,
             image,
+            ..
         } = &report.outcome
         {
             self.version(machine, container.clone(), *rev, image.clone());
@@ -850,6 +851,7 @@ impl World {
                 manifest: json.as_ref().clone(),
                 image,
                 good: false,
+                volumes: Vec::new(),
             },
         };
         agent.local.writing.insert(write.work());

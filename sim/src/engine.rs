@@ -199,6 +199,7 @@ impl Engine {
                     container: container.clone(),
                     rev: *rev,
                     image,
+                    volumes: Vec::new(),
                 }
                 .into(),
                 Err(error) => Outcome::NotResolved {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gateway::v1::types::{ClusterStatus, HostRow, Hosts, SlotRow, Slots};
+use gateway::v1::types::{ClusterStatus, ContainerRow, HostRow, Hosts, SlotRow, Slots};
 use manifests::ContainerId;
 use tokio::time::sleep;
 
@@ -109,6 +109,17 @@ pub(super) fn tell(stale: bool, notices: &[String]) {
     if stale && notices.is_empty() {
         output::note("this is the last known state");
     }
+}
+
+/// That data of a container is lost with each instance, if it is.
+pub(super) fn unnamed_volumes(container: &ContainerRow) -> Option<String> {
+    let paths = container.unnamed_volumes.join(", ");
+    (!paths.is_empty()).then(|| {
+        format!(
+            "what is written to {paths} is lost at each replacement: the image has a volume there; \
+             name it in `volumes` to keep it"
+        )
+    })
 }
 
 fn or_dash<T: ToString>(value: Option<T>) -> String {

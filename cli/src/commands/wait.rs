@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 use super::error::CommandError;
-use super::output;
+use super::{lists, output};
 use crate::args::{ClientArgs, Selection};
 
 const LOOK: Duration = Duration::from_millis(250);
@@ -55,9 +55,11 @@ pub(super) async fn converged(
         let mut pending = Vec::new();
         for (id, revision, before) in waiting {
             let selection = Selection::Container(id.clone());
+            let mut row = None;
             let verdict = match client.slots(Some(&selection)).await {
                 Ok(slots) => {
                     silent = false;
+                    row = slots.containers.iter().find(|row| row.id() == *id).cloned();
                     match verdict(&slots, id, revision) {
                         Verdict::Failed(_)
                             if lacks_lines(&slots, id)
@@ -100,7 +102,12 @@ pub(super) async fn converged(
                 ));
             }
             match verdict {
-                Verdict::Converged(how) => output::print(&format!("{id} converged: {how}\n"))?,
+                Verdict::Converged(how) => {
+                    output::print(&format!("{id} converged: {how}\n"))?;
+                    if let Some(warning) = row.as_ref().and_then(lists::unnamed_volumes) {
+                        output::note(&format!("{id}: warning: {warning}"));
+                    }
+                }
                 Verdict::Failed(why) => failed.push(format!("{id} failed: {why}")),
                 Verdict::Pending(how) | Verdict::Stuck(how, _) => {
                     if how != before {

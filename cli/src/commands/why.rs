@@ -44,6 +44,7 @@ fn text(why: &Why) -> String {
             .iter()
             .map(|warning| format!("warning: {warning}")),
     );
+    lines.extend(lists::unnamed_volumes(container).map(|warning| format!("warning: {warning}")));
     if let Some(gave_up) = &container.gave_up {
         lines.push(format!(
             "the update was given up at slot {}: {}",

@@ -199,6 +199,8 @@ pub enum Outcome {
         rev: i64,
         /// A digest, or `local:<image id>`.
         image: String,
+        /// Paths at which it declares volumes.
+        volumes: Vec<String>,
     },
     /// It is not.
     NotResolved {

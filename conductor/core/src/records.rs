@@ -65,6 +65,9 @@ pub struct Version {
     /// An instance of it got ready once.
     #[serde(default)]
     pub good: bool,
+    /// Paths at which the image declares volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
 }
 
 /// `…/rollout`: an update that was given up.

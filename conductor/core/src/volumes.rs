@@ -30,6 +30,21 @@ pub fn local(manifest: &Manifest) -> Vec<String> {
         .collect()
 }
 
+/// Those of the paths at which an image declares volumes that the manifest mounts nothing at. Docker gives each container
+/// a volume of its own there, which goes with it.
+pub fn unnamed<'a>(declared: &'a [String], manifest: &Manifest) -> Vec<&'a str> {
+    let plain = |path: &'a str| path.trim_end_matches('/');
+    let is_mounted = |path: &str| {
+        let mut mounts = manifest.volumes.iter();
+        mounts.any(|volume| volume.target.trim_end_matches('/') == path)
+    };
+    declared
+        .iter()
+        .map(|path| plain(path))
+        .filter(|path| !is_mounted(path))
+        .collect()
+}
+
 /// What is to be noted of a slot that this host takes, and the revision of what is; none if it need not be noted.
 pub(crate) fn pin(
     host: &Host,
@@ -162,6 +177,14 @@ mod tests {
         // Adopted, or restored by hand under its name.
         assert_eq!(refused(true, Some(theirs)), None);
         assert_eq!(refused(true, Some(&[])), None);
+    }
+
+    #[test]
+    fn what_an_image_declares_and_nothing_is_mounted_at_is_unnamed() {
+        let text = br#"{"image": "db", "volumes": ["data:/var/lib/db", "/srv:/log/"]}"#;
+        let manifest = manifests::parse::strict(text).expect("a manifest").manifest;
+        let declared = ["/var/lib/db/", "/log", "/var/lib/db/wal"].map(str::to_owned);
+        assert_eq!(unnamed(&declared, &manifest), ["/var/lib/db/wal"]);
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub struct Image {
     pub healthcheck: bool,
     /// Ports that it says it listens on, such as `80/tcp`.
     pub exposed: Vec<String>,
+    /// Paths at which it declares volumes.
+    pub volumes: Vec<String>,
     /// The names of its labels.
     pub labels: Vec<String>,
 }

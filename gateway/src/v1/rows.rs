@@ -12,6 +12,7 @@ use conductor_core::placement::{self, Unclaimed};
 use conductor_core::records::{Claim, HostState, Phase, Status};
 use conductor_core::snapshot::{ContainerView, Desired, SlotView, Snapshot};
 use conductor_core::target::Target;
+use conductor_core::volumes;
 use manifests::{AppName, ContainerId, HostName, SlotId};
 
 use super::types::{ContainerRow, GaveUp, PublishedPort, Reasons, SlotRow, SlotStatus};
@@ -108,7 +109,15 @@ pub fn container_row(sources: Sources<'_>, id: &ContainerId, view: &ContainerVie
         Some(Desired::Invalid(errors)) => (None, errors.clone(), Vec::new()),
         None => (None, Vec::new(), Vec::new()),
     };
-    let gave_up = Target::of(view)
+    let target = Target::of(view);
+    let unnamed_volumes = match &target {
+        Some(Target::Decided {
+            version, manifest, ..
+        }) => volumes::unnamed(&version.version.volumes, manifest),
+        _ => Vec::new(),
+    };
+    let unnamed_volumes = unnamed_volumes.into_iter().map(str::to_owned).collect();
+    let gave_up = target
         .filter(|target| target.was_given_up(view))
         .and(view.rollout.as_ref())
         .map(|rollout| GaveUp {
@@ -122,6 +131,7 @@ pub fn container_row(sources: Sources<'_>, id: &ContainerId, view: &ContainerVie
         scale,
         errors,
         warnings,
+        unnamed_volumes,
         gave_up,
     }
 }

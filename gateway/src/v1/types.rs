@@ -168,6 +168,10 @@ pub struct ContainerRow {
     /// What is odd but tolerated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Paths at which its image declares a volume and its manifest names none: what is written there is lost with each
+    /// instance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unnamed_volumes: Vec<String>,
     /// The update to the manifest was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<GaveUp>,

@@ -467,6 +467,7 @@ fn version(image: &str) -> Version {
         manifest: serde_json::json!({"image": "nginx"}),
         image: image.into(),
         good: false,
+        volumes: Vec::new(),
     }
 }
 

@@ -67,7 +67,7 @@ fn a_volume_that_is_lost_is_not_made_anew_until_its_slot_is_released() {
     scale_to_none(&app, &counting());
     host.docker(&["volume", "rm", volume]).expect("remove");
     app.put("db", &counting());
-    app.row("db", "waiting", |row| row.status == "waiting");
+    app.row("db", "waiting", |row| row.reason.contains("is gone"));
     dokkaa(host, &["volumes", "release", "lost/db/0", "--yes"], 0);
     app.ready("db", 1);
     app.prints("db", 0, "1");
@@ -88,8 +88,9 @@ fn a_volume_of_another_cluster_is_used_when_it_is_adopted() {
             .expect("data");
     }
     app.put("db", &counting());
-    let row = app.row("db", "waiting", |row| row.status == "waiting");
-    assert!(row.reason.contains("belongs to another cluster"), "{row:?}");
+    let row = app.row("db", "waiting for its volume", |row| {
+        row.status == "waiting" && row.reason.contains("belongs to another cluster")
+    });
     let on = cluster.lab.hosts().iter().find(|h| h.name() == row.host);
     let on = on.expect("its host");
     let why = dokkaa(on, &["why", "adopted/db"], 0);
@@ -124,4 +125,32 @@ fn the_log_options_of_a_manifest_are_whole_on_an_engine_with_its_own() {
     drop(app);
     engine.kill().expect("kill");
     engine.start_again(&[]).expect("again");
+}
+
+#[test]
+fn data_that_goes_with_its_container_is_said() {
+    let cluster = Cluster::shared();
+    let app = cluster.app("unnamed");
+    for host in cluster.lab.hosts() {
+        let commit = "id=$(docker create busybox true) && \
+                      docker commit --change 'VOLUME /kept' --change 'VOLUME /data/' $id unnamed && docker rm $id";
+        host.sh(commit).expect("an image");
+    }
+    let mut manifest = json!({
+        "image": "unnamed",
+        "pull": "never",
+        "stop_signal": "SIGKILL",
+        "command": ["sleep", "1000"],
+        "volumes": ["kept:/kept"],
+    });
+    app.put("db", &manifest);
+    app.ready("db", 1);
+    let why = || dokkaa(cluster.lab.host(1), &["why", "unnamed/db"], 0);
+    let text = why();
+    assert!(text.contains("written to /data is lost"), "{text}");
+    manifest["volumes"] = json!(["kept:/kept", "data:/data"]);
+    app.put("db", &manifest);
+    app.ready("db", 1);
+    let text = why();
+    assert!(!text.contains("is lost"), "{text}");
 }

@@ -218,6 +218,7 @@ impl Returned<'_> {
                 manifest: json.as_ref().clone(),
                 image,
                 good: true,
+                volumes: Vec::new(),
             },
         })
     }

@@ -270,6 +270,7 @@ pub(super) fn image(shown: models::ImageInspect) -> Image {
         healthcheck: test
             .is_some_and(|test| !matches!(test.first().map(String::as_str), None | Some("NONE"))),
         exposed: config.exposed_ports.unwrap_or_default(),
+        volumes: config.volumes.unwrap_or_default(),
         labels: config.labels.unwrap_or_default().into_keys().collect(),
     }
 }

@@ -67,6 +67,8 @@ pub struct Published {
     pub digest: String,
     /// It has a HEALTHCHECK.
     pub healthcheck: bool,
+    /// Paths at which it declares volumes.
+    pub volumes: Vec<String>,
     /// How long a pull takes.
     pub delay: Duration,
     /// Only with these credentials.
@@ -423,6 +425,7 @@ impl World {
             id: image.id,
             repo_digests: vec![format!("{}@{}", parsed.familiar_repository(), image.digest)],
             healthcheck: image.healthcheck,
+            volumes: image.volumes.clone(),
             ..Image::default()
         };
         // A pull by digest gives the image no tag, as Docker.

@@ -123,6 +123,7 @@ async fn fill(kv: &dyn Kv, cluster: &Cluster) -> anyhow::Result<()> {
             manifest,
             image: format!("sha256:{:064x}", 2),
             good: true,
+            volumes: Vec::new(),
         };
         let mut ops = vec![Op::put_json(Key::Version(id.clone(), rev), &version)];
         for number in 0..slots {

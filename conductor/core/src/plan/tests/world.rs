@@ -701,6 +701,7 @@ impl World {
                         manifest: json.as_ref().clone(),
                         image: image.clone(),
                         good: false,
+                        volumes: Vec::new(),
                     },
                 };
                 (
@@ -708,6 +709,7 @@ impl World {
                         container,
                         rev,
                         image,
+                        volumes: Vec::new(),
                     },
                     Some(write),
                 )
