@@ -84,8 +84,9 @@ if systemd_runs; then
     fi
 else
     if ! is_current; then
+        # What it waits for is shown while it waits.
         said=$(as_root env -u DOKKAA_ADDR $PROGRAM up --detach --restart \
-            --state-dir "$STATE_DIR" "${flags[@]}" 2>&1) || explain_failure "$said"
+            --state-dir "$STATE_DIR" "${flags[@]}" 2> >(tee /dev/stderr)) || explain_failure "$said"
         say "$said"
     fi
     say "No systemd here: after a reboot, start it again with: $PROGRAM up --detach"

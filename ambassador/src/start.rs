@@ -80,10 +80,17 @@ pub struct Handle {
     pub failures: Arc<Failures>,
     /// Open connections by endpoint.
     pub loads: Arc<Loads>,
+    addr: watch::Sender<IpAddr>,
     task: JoinHandle<()>,
 }
 
 impl Handle {
+    /// Containers reach it there from now on, and nowhere else. Open connections stay.
+    pub fn listen_at(&self, addr: IpAddr) {
+        self.addr
+            .send_if_modified(|before| std::mem::replace(before, addr) != addr);
+    }
+
     /// Returns when everything has ended after the shutdown was cancelled.
     pub async fn stopped(self) {
         // It only fails if it panicked, and then it has stopped too.
@@ -111,7 +118,9 @@ impl Ambassador {
         });
         let addresses = watch::Sender::new(BTreeMap::new());
         let problems = watch::Sender::new(Vec::new());
+        let addr = watch::Sender::new(config.addr);
         Handle {
+            addr: addr.clone(),
             addresses: addresses.subscribe(),
             problems: problems.subscribe(),
             counters: Arc::clone(&proxy.counters),
@@ -119,7 +128,9 @@ impl Ambassador {
             loads: Arc::clone(&proxy.loads),
             task: tokio::spawn(
                 Listeners {
-                    config,
+                    ports: config.ports,
+                    addr: addr.subscribe(),
+                    open: shutdown.child_token(),
                     proxy,
                     addresses,
                     problems,
@@ -133,7 +144,10 @@ impl Ambassador {
 }
 
 struct Listeners {
-    config: Config,
+    ports: Ports,
+    addr: watch::Receiver<IpAddr>,
+    /// Ends the listeners at that address.
+    open: CancellationToken,
     proxy: Arc<Proxy>,
     addresses: watch::Sender<BTreeMap<u16, SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
@@ -142,7 +156,7 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut changed = self.proxy.tables.changed();
         let mut rest = RETRY.0;
         loop {
@@ -154,6 +168,12 @@ impl Listeners {
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
                 _ = changed.changed() => rest = RETRY.0,
+                Ok(()) = self.addr.changed() => {
+                    rest = RETRY.0;
+                    self.open.cancel();
+                    self.open = self.shutdown.child_token();
+                    self.addresses.send_modify(BTreeMap::clear);
+                }
                 () = tokio::time::sleep(rest), if again => rest = (rest * 2).min(RETRY.1),
             }
         }
@@ -180,12 +200,13 @@ impl Listeners {
             .take(room)
             .collect();
         let mut problems = Vec::new();
+        let at = *self.addr.borrow();
         for link in missing {
-            let port = match self.config.ports {
+            let port = match self.ports {
                 Ports::AsLinked => link,
                 Ports::Ephemeral => 0,
             };
-            match bind(SocketAddr::new(self.config.addr, port)).await {
+            match bind(SocketAddr::new(at, port)).await {
                 Ok((listener, addr)) => {
                     info!(%addr, "link port open");
                     self.addresses.send_modify(|bound| {
@@ -196,6 +217,7 @@ impl Listeners {
                         listener,
                         link,
                         self.tasks.clone(),
+                        self.open.clone(),
                         self.shutdown.clone(),
                     ));
                 }
@@ -237,12 +259,13 @@ async fn accept(
     listener: TcpListener,
     link: u16,
     tasks: TaskTracker,
+    open: CancellationToken,
     shutdown: CancellationToken,
 ) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => return,
+            () = open.cancelled() => return,
         };
         match accepted {
             Ok((client, from)) => {

@@ -13,6 +13,7 @@ mod reachable;
 mod reached;
 mod signals;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use conductor::allocation::Allocation;
-use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineFacts, EngineInfo};
+use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineError, EngineFacts, EngineInfo};
 use conductor::events::Journal;
 use conductor::images::{Images, PullSettings, RECORD, collect};
 use conductor::instances::Instances;
@@ -49,7 +50,7 @@ use uuid::Uuid;
 
 use crate::config::{AgentConfig, DnsListen};
 use crate::metrics;
-use crate::up::Bound;
+use crate::up::{Bound, SOON};
 use facilities::Agent;
 use leaving::Leaving;
 use reached::reached_at;
@@ -75,17 +76,21 @@ const COPIES: usize = 5;
 #[error("{0}")]
 pub(crate) struct Misconfigured(pub(crate) String);
 
-/// Runs the agent until a signal ends it. `ready` is told what was bound once all is up.
+/// Runs the agent until a signal ends it. `waits` is told what its start waits for, if that takes long. `ready` is told what was bound once all is up.
 pub(crate) async fn run(
-    config: AgentConfig,
+    mut config: AgentConfig,
+    waits: impl Fn(&str) + Send,
     ready: impl FnOnce(Bound) + Send,
 ) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    firewall::check(config.instance_ports, config.host_ip)
-        .await
-        .map_err(|e| Misconfigured(crate::chain(&e)))?;
+    // The bridge's address is not known yet, and hardly ever one that the world routes to.
+    if !config.host_ip_is_gateway {
+        firewall::check(config.instance_ports, config.host_ip)
+            .await
+            .map_err(|e| Misconfigured(crate::chain(&e)))?;
+    }
     let mut signals = Signals::new().context("can't wait for signals")?;
     let dir =
         Arc::new(StateDir::open(&config.state_dir).map_err(|e| Misconfigured(crate::chain(&e)))?);
@@ -94,9 +99,10 @@ pub(crate) async fn run(
     let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker));
     let known = dir.cluster().map(|cluster| cluster.id);
     let asked = tokio::select! {
-        asked = ask_engine(engine, &config, known) => asked?,
+        asked = ask_engine(engine, &config, known, waits) => asked?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
+    config.host_ip = host_ip(&config, &asked.bridge);
     let mut begun = begin(&config, &dir, &asked, &bound)?;
     // A first start has nothing to go on with before it has met its cluster.
     let cluster = tokio::select! {
@@ -189,10 +195,28 @@ async fn ask_engine(
     engine: Arc<dyn Engine>,
     config: &AgentConfig,
     known: Option<Uuid>,
+    waits: impl Fn(&str),
 ) -> anyhow::Result<Asked> {
-    let mut said = false;
+    let mut said = String::new();
+    let mut say = |what: String| {
+        if said != what {
+            warn!("waiting for {what}");
+            waits(&what);
+            said = what;
+        }
+    };
+    let socket = config.docker.display();
     loop {
-        match ask_once(&engine, config, known).await {
+        let mut answer = std::pin::pin!(ask_once(&engine, config, known));
+        let answer = if let Ok(answer) = tokio::time::timeout(SOON, &mut answer).await {
+            answer
+        } else {
+            say(format!(
+                "the Docker Engine at {socket}: it takes connections, but does not answer"
+            ));
+            answer.await
+        };
+        match answer {
             Ok(asked) => {
                 engine::check(&asked.info).map_err(|e| Misconfigured(e.to_string()))?;
                 info!(
@@ -205,16 +229,64 @@ async fn ask_engine(
                 return Ok(asked);
             }
             Err(error) => {
-                if !std::mem::replace(&mut said, true) {
-                    warn!(
-                        socket = %config.docker.display(),
-                        %error,
-                        "waiting for the Docker Engine; is it running (systemctl start docker), and is --docker its socket?"
-                    );
-                }
+                say(lack(&config.docker, &error).await);
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+/// What an agent lacks that got this error from its engine, and what to do.
+async fn lack(socket: &Path, error: &EngineError) -> String {
+    let at = socket.display();
+    if let EngineError::HostFault { .. } = error {
+        return format!("the network of its containers: {error}");
+    }
+    let start = "start it (systemctl start docker, or service docker start), or name its socket with --docker";
+    match tokio::net::UnixStream::connect(socket).await {
+        Ok(_) => format!("the Docker Engine at {at}: {error}"),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("the Docker Engine: there is no socket {at}; {start}")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("the Docker Engine: no permission to use {at}; run dokkaa as root")
+            }
+            io::ErrorKind::ConnectionRefused => {
+                format!("the Docker Engine: nobody listens on {at}; {start}")
+            }
+            _ => format!("the Docker Engine at {at}: {error}"),
+        },
+    }
+}
+
+/// Where ports are published.
+fn host_ip(config: &AgentConfig, bridge: &Bridge) -> IpAddr {
+    if config.host_ip_is_gateway {
+        bridge.gateway
+    } else {
+        config.host_ip
+    }
+}
+
+/// What containers are made with on this network.
+fn surroundings(config: &AgentConfig, bridge: &Bridge) -> Surroundings {
+    Surroundings {
+        host_ip: host_ip(config, bridge),
+        gateway: bridge.gateway,
+        dns: dns_addresses(config, bridge.gateway)
+            .iter()
+            .find(|at| at.port() == crate::config::DNS_PORT)
+            .map(SocketAddr::ip),
+        domain: config.domain.clone(),
+        network: config.bridge.clone(),
+    }
+}
+
+fn capacity(info: &EngineInfo) -> Capacity {
+    Capacity {
+        cpu_millis: u64::from(info.cpus) * 1_000,
+        memory: info.memory,
     }
 }
 
@@ -353,10 +425,7 @@ fn begin(
         }),
         api: reached_at(&addresses(&listeners.keys), config.host_ip),
         labels: config.labels.clone(),
-        capacity: Capacity {
-            cpu_millis: u64::from(asked.info.cpus) * 1_000,
-            memory: asked.info.memory,
-        },
+        capacity: capacity(&asked.info),
         versions: Versions {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             placement: conductor_core::placement::VERSIONS.to_vec(),
@@ -504,19 +573,23 @@ impl Running {
             bridge: asked.bridge.clone(),
         });
         let (closed, closed_out) = watch::channel(Vec::new());
-        let engine_facts = facts.subscribe();
-        let token = doors.clone();
-        tasks.spawn(async move {
-            token.cancelled().await;
-            drop(facts);
-        });
+        let facts_out = facts.subscribe();
+        let (lacks, lacks_out) = watch::channel(None);
+        tasks.spawn(engine::facts::follow(
+            engine.clone(),
+            facts,
+            lacks,
+            published.lists.subscribe(),
+            doors.clone(),
+        ));
+        let (surround, surroundings_out) = watch::channel(surroundings(config, &asked.bridge));
         tasks.spawn(firewall::run(
             firewall::Setup {
                 instance_ports: config.instance_ports,
                 host: host.name().clone(),
-                host_ip: config.host_ip,
+                host_ip: Some(config.host_ip).filter(|_| !config.host_ip_is_gateway),
                 range: config.port_range.clone(),
-                engine: engine_facts,
+                engine: facts_out.clone(),
                 published: published.clone(),
                 problems: closed,
                 every: firewall::RECHECK,
@@ -527,10 +600,8 @@ impl Running {
         tasks.spawn(reachable::watch(
             reachable::Way {
                 published: published.clone(),
-                interface: asked.bridge.interface.clone(),
-                gateway,
-                dns: dns.first().copied(),
-                domain: config.domain.clone(),
+                engine: facts_out.clone(),
+                surroundings: surroundings_out.clone(),
             },
             blocked,
             doors.clone(),
@@ -539,7 +610,7 @@ impl Running {
             host.clone(),
             names.problems.clone(),
             links.problems.clone(),
-            blocked_out,
+            [blocked_out, lacks_out],
             closed_out,
             published.copies.subscribe(),
             doors.clone(),
@@ -555,6 +626,10 @@ impl Running {
             status: host.status(),
             own_etcd: config.own_etcd,
         });
+        let listening: Vec<SocketAddr> = [&listeners.keys, &listeners.peer, &listeners.metrics]
+            .into_iter()
+            .flat_map(|listeners| addresses(listeners))
+            .collect();
         let mut bound = Bound::default();
         let mut peers: Option<Arc<dyn v1::Peers>> = None;
         if let Some(identity) = identity {
@@ -613,6 +688,19 @@ impl Running {
             "dns",
             &dns_bound(names.addresses.clone(), &dns).await,
         );
+        tasks.spawn(follow_held_links(
+            links.problems.clone(),
+            published.clone(),
+            doors.clone(),
+        ));
+        let moving = Moving {
+            config: config.clone(),
+            names,
+            links,
+            host: host.clone(),
+            surround,
+        };
+        tasks.spawn(moving.follow(facts_out, doors.clone()));
         for (what, at) in &bound.listeners {
             info!(what = %what, %at, "listening");
         }
@@ -621,16 +709,7 @@ impl Running {
         let this = Host {
             name: host.name().clone(),
             id: dir.machine(),
-            surroundings: Surroundings {
-                host_ip: config.host_ip,
-                gateway,
-                dns: dns
-                    .iter()
-                    .find(|at| at.port() == crate::config::DNS_PORT)
-                    .map(SocketAddr::ip),
-                domain: config.domain.clone(),
-                network: config.bridge.clone(),
-            },
+            surroundings: surroundings(config, &asked.bridge),
         };
         let images = Images::new(
             engine.clone(),
@@ -658,10 +737,12 @@ impl Running {
         let range: PortRange = range
             .parse()
             .map_err(|e: conductor::ports::PortRangeError| Misconfigured(e.to_string()))?;
-        let ports = Arc::new(Allocation::open(range, dir.path(), published.clone()));
+        let kept = [&listening, &dns].into_iter().flatten().copied().collect();
+        let ports = Arc::new(Allocation::open(range, dir.path(), published.clone(), kept));
         let steps = Steps::new(engine.clone(), images, ports, this.clone(), cluster.id);
         let conductor = tokio::spawn(conductor::run(
             Setup {
+                surroundings: surroundings_out,
                 host: this,
                 cluster: cluster.id,
                 engine,
@@ -757,6 +838,64 @@ async fn follow_alarm(
     store::alarm::follow(kv, store::alarm::EVERY, says, stop).await;
 }
 
+/// What moves when the engine's network does.
+struct Moving {
+    config: AgentConfig,
+    names: dns::Handle,
+    links: ambassador::Handle,
+    host: Arc<store::host::Host>,
+    surround: watch::Sender<Surroundings>,
+}
+
+impl Moving {
+    /// Listeners first: containers are made for them.
+    async fn follow(self, mut facts: watch::Receiver<EngineFacts>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = facts.changed() => if changed.is_err() { return },
+            }
+            let EngineFacts { info, bridge } = facts.borrow_and_update().clone();
+            self.names
+                .listen_at(dns_addresses(&self.config, bridge.gateway));
+            self.links.listen_at(bridge.gateway);
+            let now = surroundings(&self.config, &bridge);
+            self.host.update_record(|record| {
+                record.addr = now.host_ip;
+                record.capacity = capacity(&info);
+            });
+            self.surround.send_replace(now);
+        }
+    }
+}
+
+/// An instance whose link port another process holds is not ready: it would get that one's answers.
+async fn follow_held_links(
+    mut problems: watch::Receiver<Vec<listen::Problem>>,
+    published: Arc<Published>,
+    stop: CancellationToken,
+) {
+    loop {
+        let is_held =
+            |problem: &&listen::Problem| matches!(problem.reason, listen::Reason::Taken(_));
+        let held = problems
+            .borrow_and_update()
+            .iter()
+            .filter(is_held)
+            .map(|problem| (problem.addr.port(), problem.to_string()))
+            .collect();
+        published.held_links.send_if_modified(|before| {
+            let is_new = *before != held;
+            *before = held;
+            is_new
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = problems.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 fn note(bound: &mut Bound, what: &str, at: &[SocketAddr]) {
     for at in at {
         bound.listeners.push((what.to_owned(), at.to_string()));
@@ -816,7 +955,7 @@ async fn report_problems(
     host: Arc<store::host::Host>,
     mut dns: watch::Receiver<Vec<listen::Problem>>,
     mut links: watch::Receiver<Vec<listen::Problem>>,
-    mut blocked: watch::Receiver<Option<String>>,
+    [mut blocked, mut lacks]: [watch::Receiver<Option<String>>; 2],
     mut closed: watch::Receiver<Vec<String>>,
     mut copies: watch::Receiver<Vec<String>>,
     stop: CancellationToken,
@@ -832,6 +971,7 @@ async fn report_problems(
                     .collect::<Vec<_>>()
             })
             .collect();
+        problems.extend(lacks.borrow_and_update().clone());
         problems.extend(blocked.borrow_and_update().clone());
         problems.extend(closed.borrow_and_update().clone());
         problems.extend(copies.borrow_and_update().iter().take(COPIES).cloned());
@@ -840,6 +980,7 @@ async fn report_problems(
             () = stop.cancelled() => return,
             changed = dns.changed() => if changed.is_err() { return },
             changed = links.changed() => if changed.is_err() { return },
+            changed = lacks.changed() => if changed.is_err() { return },
             changed = blocked.changed() => if changed.is_err() { return },
             changed = closed.changed() => if changed.is_err() { return },
             changed = copies.changed() => if changed.is_err() { return },

@@ -80,6 +80,8 @@ pub(crate) struct AgentConfig {
     pub(crate) log_format: LogFormat,
     /// What is logged.
     pub(crate) log_filter: String,
+    /// `host_ip` is the address of the bridge, whatever that is.
+    pub(crate) host_ip_is_gateway: bool,
     /// etcd is this machine's own: an empty one is a new cluster's, whatever else the engine runs.
     pub(crate) own_etcd: bool,
     /// What the log says at each start.
@@ -348,13 +350,14 @@ pub(crate) fn agent(
         log_filter: read
             .text(args.log_filter.as_ref(), "log-filter", "DOKKAA_LOG_FILTER")
             .or("info"),
+        host_ip_is_gateway: false,
         own_etcd: false,
         warnings,
     })
 }
 
 /// What `dokkaa up` changes: etcd is its own, and there are no other agents to talk to. `etcd` is not known before it
-/// runs; where no `--host-ip` is given, the caller puts the bridge's gateway in `host_ip`.
+/// runs; where no `--host-ip` is given, it is the bridge's gateway: reachable from this machine and its containers only.
 pub(crate) fn up(
     args: &AgentArgs,
     env: &BTreeMap<String, String>,
@@ -382,11 +385,15 @@ pub(crate) fn up(
         route_source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         ..machine.clone()
     };
-    agent(args, &env, &machine)
+    Ok(AgentConfig {
+        host_ip_is_gateway: !is_host_ip_given(args, &env),
+        own_etcd: true,
+        ..agent(args, &env, &machine)?
+    })
 }
 
 /// `--host-ip` or its variable says where the other hosts reach this one.
-pub(crate) fn is_host_ip_given(args: &AgentArgs, env: &BTreeMap<String, String>) -> bool {
+fn is_host_ip_given(args: &AgentArgs, env: &BTreeMap<String, String>) -> bool {
     Reader { env }
         .text(args.host_ip.as_ref(), "host-ip", "HOST_IP")
         .text

@@ -5,12 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
-use conductor::engine::{DockerEngine, Engine};
+use conductor::engine::DockerEngine;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::Misconfigured;
@@ -22,7 +20,6 @@ use crate::{agent, cloud_config, down, embedded_etcd, env, up};
 /// Most threads of the agent: its work waits more than it computes.
 const THREADS: usize = 4;
 /// Time between two questions to an engine that does not answer yet.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Carries out a command.
 pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
@@ -48,49 +45,25 @@ pub(crate) fn become_etcd(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
 fn run_agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let config = config::agent(args, &environment(), &Machine::look()).map_err(misconfigured)?;
     start_log(&config)?;
-    runtime()?.block_on(agent::run(config, |_| {}))
+    runtime()?.block_on(agent::run(config, |_| {}, |_| {}))
 }
 
 fn run_up(args: &UpCommand) -> anyhow::Result<ExitCode> {
     let environment = environment();
     let config = config::up(&args.agent, &environment, &Machine::look()).map_err(misconfigured)?;
     start_log(&config)?;
-    let ask_gateway = !config::is_host_ip_given(&args.agent, &environment);
     let state_dir = config.state_dir.clone();
+    let in_background = args.up.in_background;
     runtime()?.block_on(up::run(&args.up, &state_dir, |etcd, ready| async move {
         let mut config = config;
         config.etcd.endpoints = vec![etcd];
-        config.own_etcd = true;
-        if ask_gateway {
-            config.host_ip = gateway(&config).await;
-        }
-        agent::run(config, |bound| {
+        let waits = |for_what: &str| up::say_waiting(for_what, in_background);
+        agent::run(config, waits, |bound| {
             // Nobody waits any more: the cluster runs all the same.
             let _ = ready.send(bound);
         })
         .await
     }))
-}
-
-/// The bridge's gateway: reachable from this machine and its containers, from nowhere else.
-async fn gateway(config: &AgentConfig) -> IpAddr {
-    let engine = DockerEngine::new(&config.docker);
-    let mut said = false;
-    loop {
-        match engine.bridge(&config.bridge).await {
-            Ok(bridge) => return bridge.gateway,
-            Err(error) if !said => {
-                said = true;
-                tracing::warn!(
-                    socket = %config.docker.display(),
-                    error = %crate::chain(&error),
-                    "waiting for the Docker Engine; is it running (systemctl start docker, or service docker start), and is --docker its socket?"
-                );
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(RETRY).await;
-    }
 }
 
 fn run_down(args: &DownCommand) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -21,6 +21,10 @@ use crate::pid_file::ProcessMark;
 
 const ETCD_READY_LIMIT: Duration = Duration::from_secs(60);
 const DETACHED_READY_LIMIT: Duration = Duration::from_secs(120);
+/// A wait that is longer says what it is for.
+pub(crate) const SOON: Duration = Duration::from_secs(2);
+/// How such a line of the process in the background begins.
+const WAITING: &str = "waiting for ";
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Where the log of a detached cluster goes unless told otherwise.
 pub(crate) const DEFAULT_LOG: &str = "/var/log/dokkaa/agent.log";
@@ -163,7 +167,16 @@ where
         program: args.etcd_program.clone(),
         launcher: embedded_etcd::Config::launcher_of_this_program(),
     })?;
-    etcd.ready(ETCD_READY_LIMIT).await?;
+    {
+        let mut ready = std::pin::pin!(etcd.ready(ETCD_READY_LIMIT));
+        let soon = tokio::time::timeout(SOON, &mut ready).await;
+        if let Ok(ready) = soon {
+            ready?;
+        } else {
+            say_waiting("its etcd, which starts", args.in_background);
+            ready.await?;
+        }
+    }
 
     let (tell, told) = oneshot::channel();
     let mut running = std::pin::pin!(agent(etcd.endpoint(), tell));
@@ -192,6 +205,15 @@ fn already_running(files: &Files) -> String {
         "a cluster is already running on {} ({who}); dokkaa down stops it",
         files.state_dir.display()
     )
+}
+
+/// Tells who waits for the process in the background what it waits for itself. In the foreground the log says so.
+pub(crate) fn say_waiting(for_what: &str, in_background: bool) {
+    if in_background {
+        let mut out = io::stdout().lock();
+        // Nobody may be left to read it: that stops no cluster.
+        let _unread = writeln!(out, "{WAITING}{for_what}").and_then(|()| out.flush());
+    }
 }
 
 /// Shows what was bound. In the background that is also the sign for who waits:
@@ -244,10 +266,19 @@ async fn detach(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
         .spawn()
         .context("cannot start the background process")?;
     let mark = ProcessMark::of(child.id());
-    let mut output = child.stdout.take().context("the output was piped")?;
+    let output = child.stdout.take().context("the output was piped")?;
     let read = tokio::task::spawn_blocking(move || {
         let mut text = String::new();
-        output.read_to_string(&mut text).map(|_| text)
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            if line.starts_with(WAITING) {
+                say_error(&line);
+            } else {
+                text.push_str(&line);
+                text.push('\n');
+            }
+        }
+        io::Result::Ok(text)
     });
     let end = |mark: Option<ProcessMark>| match mark {
         Some(mark) => mark.end(STOP_GRACE).map(drop),

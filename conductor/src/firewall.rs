@@ -85,8 +85,8 @@ pub struct Setup {
     pub instance_ports: InstancePorts,
     /// This host.
     pub host: HostName,
-    /// The address that ports are published on.
-    pub host_ip: IpAddr,
+    /// The address that ports are published on; none is the gateway of the network.
+    pub host_ip: Option<IpAddr>,
     /// The agent's range of ports.
     pub range: RangeInclusive<u16>,
     /// The network that containers are on. Sent again when the engine has come back, and may have set its own rules anew.
@@ -97,6 +97,13 @@ pub struct Setup {
     pub problems: watch::Sender<Vec<String>>,
     /// Time between two looks.
     pub every: Duration,
+}
+
+impl Setup {
+    fn host_ip(&self) -> IpAddr {
+        let gateway = || self.engine.borrow().bridge.gateway;
+        self.host_ip.unwrap_or_else(gateway)
+    }
 }
 
 /// Whether an agent may start: the instances' ports are to be open, the world does not get to the address, or the rules
@@ -230,7 +237,7 @@ impl<'a> Keeper<'a> {
             v6_addresses: &fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default(),
             bridge: &bridge,
         };
-        let peers = peers(self.setup.host_ip, seen, &self.known);
+        let peers = peers(self.setup.host_ip(), seen, &self.known);
         let mut is_new = false;
         for table in &mut self.tables {
             let wanted = wanted(self.setup, seen, &site, table.family, &peers);
@@ -241,7 +248,7 @@ impl<'a> Keeper<'a> {
     }
 
     async fn keep(&mut self) {
-        let host_ip = self.setup.host_ip;
+        let host_ip = self.setup.host_ip();
         let mut problems = Vec::new();
         for table in &mut self.tables {
             match table.set().await {
@@ -387,7 +394,7 @@ fn wanted(
         closed: (!is_routed).then(|| bridge.interface.clone()),
         gateway: Some(bridge.gateway).filter(is_here),
         // Nothing comes to a loopback address from outside.
-        published: Some(setup.host_ip)
+        published: Some(setup.host_ip())
             .filter(|ip| is_here(ip) && !ip.is_loopback())
             .map(|host_ip| rules::InstancePorts {
                 host_ip,

@@ -40,6 +40,10 @@ pub struct Published {
     pub revision: watch::Sender<(i64, bool)>,
     /// Local instances that may use links.
     pub callers: watch::Sender<Arc<Callers>>,
+    /// Whole lists of the engine since the start: it was asked, and what it is may have changed.
+    pub lists: watch::Sender<u64>,
+    /// Link ports that this host's agent can't have, and who has them.
+    pub held_links: watch::Sender<BTreeMap<u16, String>>,
     /// Containers on this engine that carry our labels and are not ours, for people.
     pub copies: watch::Sender<Vec<String>>,
     /// The alarm that makes etcd refuse writes.
@@ -70,6 +74,8 @@ impl Published {
             waiting: ArcSwap::from_pointee(BTreeMap::new()),
             revision: watch::Sender::new((0, true)),
             callers: watch::Sender::new(Arc::new(Callers::new())),
+            lists: watch::Sender::new(0),
+            held_links: watch::Sender::default(),
             copies: watch::Sender::new(Vec::new()),
             alarm: watch::Sender::new(None),
             fresh_at: AtomicI64::new(0),

@@ -163,24 +163,56 @@ fn enabled(ufw: &str) -> bool {
         .any(|line| line.trim().eq_ignore_ascii_case("enabled=yes"))
 }
 
-/// What is wrong, for people; none if everything was reached. One line.
+/// The default gateway in the network namespace of this process, by IPv4.
+pub fn gateway_of(pid: u32) -> Option<IpAddr> {
+    let routes = std::fs::read_to_string(format!("/proc/{pid}/net/route")).ok()?;
+    default_gateway(&routes)
+}
+
+fn default_gateway(routes: &str) -> Option<IpAddr> {
+    routes.lines().skip(1).find_map(|line| {
+        // Interface, destination, gateway …, the addresses as the machine keeps them.
+        let mut columns = line.split_whitespace().skip(1);
+        let (destination, gateway) = (columns.next()?, columns.next()?);
+        let gateway = u32::from_str_radix(gateway, 16).ok()?;
+        (destination == "00000000").then(|| IpAddr::from(gateway.to_ne_bytes()))
+    })
+}
+
+/// What is wrong, for people; none if everything was reached. One line: what was tried, what came back, and what may be
+/// the cause. `route` is the container's own gateway, if it is known.
 pub fn problem(
     tried: &[(Target, Reach)],
+    route: Option<IpAddr>,
     firewall: Firewall,
     interface: &str,
     gateway: IpAddr,
 ) -> Option<String> {
     let blocked: Vec<String> = tried
         .iter()
-        .filter(|(_, reach)| matches!(reach, Reach::Silent | Reach::Unreachable(_)))
-        .map(|(target, _)| target.to_string())
+        .filter_map(|(target, reach)| match reach {
+            Reach::Answered | Reach::Refused => None,
+            Reach::Silent => Some(format!("{target}: no answer in {} s", PATIENCE.as_secs())),
+            Reach::Unreachable(error) => Some(format!("{target}: {error}")),
+        })
         .collect();
     if blocked.is_empty() {
         return None;
     }
-    let commands = firewall.opening(interface, gateway).replace('\n', " && ");
+    let cause = match route {
+        Some(route) if route != gateway => format!(
+            "its gateway is {route}, that of {interface} is {gateway} now: the network has changed since it was made, and \
+             it is replaced"
+        ),
+        _ => {
+            let commands = firewall.opening(interface, gateway).replace('\n', " && ");
+            format!(
+                "likely {firewall} drops it, let it in with: {commands}; or {interface} is not as Docker made it"
+            )
+        }
+    };
     Some(format!(
-        "containers do not reach the agent at {}: {firewall} is in the way; let them in with: {commands}",
+        "a container does not reach the agent ({}): {cause}",
         blocked.join(", ")
     ))
 }
@@ -201,7 +233,10 @@ mod tests {
             (dns.clone(), Reach::Answered),
             (link.clone(), Reach::Refused),
         ];
-        assert_eq!(problem(&fine, Firewall::Ufw, "docker0", gateway), None);
+        assert_eq!(
+            problem(&fine, None, Firewall::Ufw, "docker0", gateway),
+            None
+        );
         let blocked = [
             (dns, Reach::Silent),
             (link, Reach::Unreachable("no route".to_owned())),
@@ -211,10 +246,31 @@ mod tests {
             (Firewall::Firewalld, "firewall-cmd"),
             (Firewall::Rules, "iptables -I INPUT -i docker0"),
         ] {
-            let text = problem(&blocked, firewall, "docker0", gateway).expect("a problem");
+            let text =
+                problem(&blocked, Some(gateway), firewall, "docker0", gateway).expect("a problem");
             assert!(text.contains(command) && !text.contains('\n'), "{text}");
-            assert!(text.contains("172.17.0.1:53/udp, 172.17.0.1:10000/tcp"));
+            let tried = "(172.17.0.1:53/udp: no answer in 2 s, 172.17.0.1:10000/tcp: no route)";
+            assert!(text.contains(tried), "{text}");
         }
+        let moved = IpAddr::from([172, 18, 0, 1]);
+        let text = problem(&blocked, Some(moved), Firewall::Rules, "docker0", gateway);
+        let text = text.expect("a problem");
+        assert!(
+            text.contains("its gateway is 172.18.0.1") && !text.contains("iptables"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_default_gateway_is_read_from_the_routes() {
+        let routes = "Iface\tDestination\tGateway\tFlags\neth0\t000011AC\t00000000\t0001\neth0\t00000000\t010011AC\t0003\n";
+        let little = cfg!(target_endian = "little");
+        let expected = IpAddr::from(if little {
+            [172, 17, 0, 1]
+        } else {
+            [1, 0, 17, 172]
+        });
+        assert_eq!(default_gateway(routes), Some(expected));
     }
 
     #[test]

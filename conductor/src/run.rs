@@ -4,6 +4,7 @@
 //! the next plan, and after a plan that took long the loop rests in proportion,
 //! so that a burst costs few plans.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use conductor_core::directory::{Caller, Callers, ServiceId};
 use conductor_core::events;
 use conductor_core::local::{Fault, LOST, Outcome};
-use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
+use conductor_core::observed::{EngineState, Observed, ObservedContainer, Readiness, Surroundings};
 use conductor_core::plan::{Inputs, Write};
 use conductor_core::snapshot::Desired;
 use conductor_core::{Directory, Host, Local, Millis, Plan, Rules, Snapshot, Step, Trust, plan};
@@ -19,7 +20,7 @@ use manifests::{ContainerId, InstanceId, env};
 use store::Kv;
 use store::host::HostStatus;
 use store::view::{Updates, ViewUpdate};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -49,6 +50,8 @@ const WRITE_RETRY: Duration = Duration::from_secs(1);
 pub struct Setup {
     /// This host.
     pub host: Host,
+    /// What containers are made with, when that changes.
+    pub surroundings: watch::Receiver<Surroundings>,
     /// This cluster.
     pub cluster: Uuid,
     /// The engine.
@@ -181,6 +184,31 @@ fn tell_manifest(snapshot: &Snapshot, id: &ContainerId, told: &mut BTreeMap<Cont
     }
 }
 
+/// What is observed, but that nothing is ready whose link another process would answer.
+fn observed<'a>(observing: &'a Observing, published: &Published) -> Cow<'a, Observed> {
+    let observed = observing.observed();
+    let held = published.held_links.borrow();
+    if held.is_empty() {
+        return Cow::Borrowed(observed);
+    }
+    let callers = published.callers.borrow();
+    let mut now = observed.clone();
+    for (instance, container) in &observed.containers {
+        let caller = container.addr.and_then(|addr| callers.get(&addr));
+        let links = caller.into_iter().flat_map(|caller| &caller.links);
+        let held = links.into_iter().find_map(|(port, service)| {
+            let by = held.get(port)?;
+            Some(format!("its link to {service} does not work: {by}"))
+        });
+        let is_ready = *observed.readiness(instance) == Readiness::Ready;
+        if let Some(why) = held.filter(|_| is_ready) {
+            let unready = Readiness::Unready(why);
+            now.readiness.insert(instance.clone(), unready);
+        }
+    }
+    Cow::Owned(now)
+}
+
 struct State {
     snapshot: Snapshot,
     directory: Directory,
@@ -228,6 +256,7 @@ impl Loop {
     ) {
         let mut wake: Option<Millis> = None;
         let mut alarm = self.setup.published.alarm.subscribe();
+        let mut held_links = self.setup.published.held_links.subscribe();
         loop {
             self.setup.record.pass_done();
             let now = self.setup.record.clock().now();
@@ -247,6 +276,8 @@ impl Loop {
                     self.state.local.calm.refuses_writes(why, now);
                     self.state.pressing = true;
                 }
+                Ok(()) = held_links.changed() => self.state.pressing = true,
+                Ok(()) = self.setup.surroundings.changed() => self.surround(),
                 Some(event) = events.recv() => self.event(event),
                 Some(sighting) = sightings.recv() => self.sighting(sighting),
                 Some(()) = self.setup.look_again.recv() => {
@@ -396,6 +427,21 @@ impl Loop {
             .send_replace((state.snapshot.revision, trust != Trust::Full));
     }
 
+    /// The engine's network is another one: containers that were made for the one before are replaced.
+    fn surround(&mut self) {
+        let now = self.setup.surroundings.borrow_and_update().clone();
+        if now == self.setup.host.surroundings {
+            return;
+        }
+        tracing::warn!(
+            host_ip = %now.host_ip, gateway = %now.gateway, network = now.network,
+            "the engine's network has changed: containers are replaced"
+        );
+        self.setup.steps.surround(now.clone());
+        self.setup.host.surroundings = now;
+        self.state.pressing = true;
+    }
+
     fn sighting(&mut self, sighting: Sighting) {
         let wall = self.setup.record.clock().wall();
         let state = &mut self.state;
@@ -411,6 +457,7 @@ impl Loop {
                     tracing::info!("the Docker Engine answers again");
                 }
                 state.observing.list(listing, since, wall);
+                self.setup.published.lists.send_modify(|lists| *lists += 1);
             }
             Sighting::Container(container) => {
                 let look = Look::Container(container.docker_id.clone());
@@ -608,7 +655,7 @@ impl Loop {
         let planned = plan(
             Inputs {
                 snapshot: &state.snapshot,
-                observed: state.observing.observed(),
+                observed: &observed(&state.observing, &self.setup.published),
                 local: &state.local,
                 host: &self.setup.host,
                 trust: state.trust,
@@ -724,7 +771,8 @@ impl Loop {
     /// What follows from what is observed: looks at running instances, last lines, callers, the report.
     fn after_plan(&mut self) {
         let state = &mut self.state;
-        let observed = state.observing.observed();
+        let observed = observed(&state.observing, &self.setup.published);
+        let observed = observed.as_ref();
         let mut callers = Callers::new();
         let mut running = BTreeMap::new();
         for (instance, container) in &observed.containers {
@@ -824,5 +872,68 @@ impl Loop {
             record.foreign = foreign;
             record.engine = engine;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conductor_core::observed::{ContainerState, Ownership, PublishedPorts, Running};
+
+    use super::*;
+
+    #[test]
+    fn an_instance_whose_link_port_another_process_holds_is_not_ready() {
+        let addr = [172, 17, 0, 2].into();
+        let slot = "shop/web".parse::<ContainerId>().expect("an id").slot(0);
+        let instance: InstanceId = "one".parse().expect("an instance");
+        let owner = Ownership {
+            cluster: Uuid::nil(),
+            slot: slot.clone(),
+            instance: instance.clone(),
+            manifest_hash: String::new(),
+            host_hash: String::new(),
+        };
+        let mut observing = Observing::default();
+        observing.made(
+            ObservedContainer {
+                docker_id: "one".to_owned(),
+                name: owner.name_beside(),
+                owner,
+                state: ContainerState::Running(Running {
+                    pid: 1,
+                    started_at: 1,
+                    health: None,
+                }),
+                addr: Some(addr),
+                ports: PublishedPorts::new(),
+                check: None,
+                image: String::new(),
+                image_id: String::new(),
+                created_at: 1,
+            },
+            1,
+        );
+        observing.ready(&instance, 1, Readiness::Ready);
+        let published = Published::default();
+        let service = ServiceId {
+            app: slot.container.app.clone(),
+            service: "db".parse().expect("a name"),
+        };
+        let links = vec![(10_000, service)];
+        let callers = Callers::from([(addr, Caller { slot, links })]);
+        published.callers.send_replace(Arc::new(callers));
+
+        let hold = |port: u16| {
+            let held = BTreeMap::from([(port, "172.17.0.1 is taken by squatter".to_owned())]);
+            published.held_links.send_replace(held);
+            observed(&observing, &published)
+                .readiness(&instance)
+                .clone()
+        };
+        assert_eq!(hold(10_001), Readiness::Ready);
+        let Readiness::Unready(why) = hold(10_000) else {
+            panic!("it is ready");
+        };
+        assert!(why.contains("db") && why.contains("squatter"), "{why}");
     }
 }

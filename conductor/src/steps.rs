@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use conductor_core::identity::oldest_by_name;
 use conductor_core::local::{Fault, Outcome};
-use conductor_core::observed::{ObservedContainer, name_beside};
+use conductor_core::observed::{ObservedContainer, Surroundings, name_beside};
 use conductor_core::{Host, Step, Work, volumes};
 use manifests::{InstanceId, Manifest, SlotId};
 use tokio::sync::{Semaphore, mpsc};
@@ -86,6 +86,11 @@ impl Steps {
             starts: Arc::new(Semaphore::new(AT_ONCE)),
             unsure: Arc::default(),
         }
+    }
+
+    /// What containers are made with from now on.
+    pub(crate) fn surround(&mut self, surroundings: Surroundings) {
+        self.host.surroundings = surroundings;
     }
 
     /// Carries one out; the loop is told what came of it.
@@ -351,7 +356,7 @@ impl Steps {
         self.look_at_volumes(wanted).await?;
         let ports = self
             .ports
-            .take(manifest, self.host.surroundings.host_ip)
+            .take(manifest, &self.host.surroundings)
             .map_err(|error| Failed {
                 reason: error.to_string(),
                 fault: Fault::Host,

@@ -1,5 +1,6 @@
 //! A request to its answer: from our zone, or from another resolver.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ pub(crate) struct Handler(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    zone: Zone,
+    zone: ArcSwap<Zone>,
     directory: Arc<ArcSwap<Directory>>,
     relay: Relay,
     turn: AtomicUsize,
@@ -62,13 +63,19 @@ enum Reaction<'a> {
 impl Handler {
     pub(crate) fn new(zone: Zone, directory: Arc<ArcSwap<Directory>>, relay: Relay) -> Self {
         Self(Arc::new(Shared {
-            zone,
+            zone: ArcSwap::from_pointee(zone),
             directory,
             relay,
             turn: AtomicUsize::new(0),
             counters: Arc::default(),
             said: Mutex::default(),
         }))
+    }
+
+    /// The agent is at these addresses from now on.
+    pub(crate) fn answer_at(&self, addrs: Vec<IpAddr>) {
+        let zone = Zone::clone(&self.0.zone.load()).at(addrs);
+        self.0.zone.store(Arc::new(zone));
     }
 
     pub(crate) fn counters(&self) -> Arc<Counters> {
@@ -116,7 +123,7 @@ impl Shared {
         if matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR) {
             return failure(ResponseCode::Refused);
         }
-        if !self.zone.contains(query.name()) {
+        if !self.zone.load().contains(query.name()) {
             return Reaction::Relay(query);
         }
         if request.version() > 0 {
@@ -126,7 +133,7 @@ impl Shared {
             return failure(ResponseCode::Refused);
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let answer = self.zone.answer(&self.directory.load(), query, turn);
+        let answer = self.zone.load().answer(&self.directory.load(), query, turn);
         Reaction::Answer(Response::ours(request, answer))
     }
 

@@ -5,6 +5,7 @@
 //! leave from the address that was asked; on a wildcard the kernel chooses it
 //! by its route to the client.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,10 +59,20 @@ pub struct Handle {
     pub problems: watch::Receiver<Vec<Problem>>,
     /// Questions since the start.
     pub counters: Arc<Counters>,
+    wanted: watch::Sender<Vec<SocketAddr>>,
     task: JoinHandle<()>,
 }
 
 impl Handle {
+    /// Listens there from now on, and nowhere else.
+    pub fn listen_at(&self, addresses: Vec<SocketAddr>) {
+        self.wanted.send_if_modified(|before| {
+            let is_new = *before != addresses;
+            *before = addresses;
+            is_new
+        });
+    }
+
     /// Returns when everything has ended after the shutdown was cancelled.
     pub async fn stopped(self) {
         // It only fails if it panicked, and then it has stopped too.
@@ -79,20 +90,23 @@ impl Dns {
         let addresses = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(Vec::new());
         let upstreams = Upstreams::new(config.files, addresses.subscribe());
+        let wanted = watch::Sender::new(config.listen);
         let handler = Handler::new(config.zone, directory, Relay::new(upstreams));
         Handle {
             addresses: addresses.subscribe(),
             problems: problems.subscribe(),
             counters: handler.counters(),
+            wanted: wanted.clone(),
             task: tokio::spawn(
                 Listeners {
                     handler,
                     addresses,
                     problems,
                     serving: JoinSet::new(),
+                    open: BTreeMap::new(),
                     shutdown,
                 }
-                .run(config.listen),
+                .run(wanted.subscribe()),
             ),
         }
     }
@@ -104,17 +118,20 @@ struct Listeners {
     problems: watch::Sender<Vec<Problem>>,
     /// One for each address, which it returns when it ends.
     serving: JoinSet<SocketAddr>,
+    /// What is served, by where it was wanted, and its end.
+    open: BTreeMap<SocketAddr, (SocketAddr, CancellationToken)>,
     shutdown: CancellationToken,
 }
 
 impl Listeners {
-    async fn run(mut self, mut missing: Vec<SocketAddr>) {
+    async fn run(mut self, mut wanted: watch::Receiver<Vec<SocketAddr>>) {
         let mut rest = RETRY.0;
+        let mut missing = wanted.borrow_and_update().clone();
         loop {
             let mut problems = Vec::new();
             for addr in std::mem::take(&mut missing) {
                 match bind(addr).await {
-                    Ok(sockets) => self.serve(sockets),
+                    Ok(sockets) => self.serve(addr, sockets),
                     Err(problem) => {
                         problems.push(problem);
                         missing.push(addr);
@@ -126,7 +143,15 @@ impl Listeners {
                 () = self.shutdown.cancelled() => break,
                 Some(Ok(ended)) = self.serving.join_next() => {
                     self.addresses.send_modify(|bound| bound.retain(|addr| *addr != ended));
-                    missing.push(ended);
+                    let again = self.open.iter().find(|(_, (at, _))| *at == ended);
+                    if let Some(from) = again.map(|(from, _)| *from) {
+                        self.open.remove(&from);
+                        missing.push(from);
+                    }
+                }
+                Ok(()) = wanted.changed() => {
+                    rest = RETRY.0;
+                    missing = self.move_to(&wanted.borrow_and_update());
                 }
                 () = sleep(rest), if !missing.is_empty() => rest = (rest * 2).min(RETRY.1),
             }
@@ -134,13 +159,30 @@ impl Listeners {
         while self.serving.join_next().await.is_some() {}
     }
 
-    fn serve(&mut self, sockets: Sockets) {
+    /// Ends what is wanted no more; what is not served yet.
+    fn move_to(&mut self, wanted: &[SocketAddr]) -> Vec<SocketAddr> {
+        self.open.retain(|from, (_, end)| {
+            let stays = wanted.contains(from);
+            if !stays {
+                end.cancel();
+            }
+            stays
+        });
+        self.handler
+            .answer_at(wanted.iter().map(SocketAddr::ip).collect());
+        let is_missing = |addr: &&SocketAddr| !self.open.contains_key(addr);
+        wanted.iter().filter(is_missing).copied().collect()
+    }
+
+    fn serve(&mut self, wanted: SocketAddr, sockets: Sockets) {
         let addr = sockets.addr;
+        let end = self.shutdown.child_token();
+        self.open.insert(wanted, (addr, end.clone()));
         info!(%addr, "DNS answers");
         self.addresses.send_modify(|bound| bound.push(addr));
-        let (handler, shutdown) = (self.handler.clone(), self.shutdown.clone());
+        let handler = self.handler.clone();
         self.serving.spawn(async move {
-            serve(sockets, handler, &shutdown).await;
+            serve(sockets, handler, &end).await;
             addr
         });
     }

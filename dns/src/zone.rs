@@ -95,6 +95,11 @@ enum One {
 }
 
 impl Zone {
+    /// The same, where the agent answers at other addresses.
+    pub(crate) fn at(self, addrs: Vec<IpAddr>) -> Self {
+        Self { addrs, ..self }
+    }
+
     /// The zone of a domain; `addrs` is where the agent answers.
     pub fn new(domain: &str, addrs: impl IntoIterator<Item = IpAddr>) -> Result<Self, DomainError> {
         let labels = domain.strip_suffix('.').unwrap_or(domain);

@@ -214,7 +214,7 @@ pub const SERVICE: &[Field] = &[
         "host_port",
         "1 to 65535",
         "any free port",
-        "The port that it must have on its host; a host where that is taken is not eligible.",
+        "The port that it must have on its host; a host where that is taken, or is the agent's own, is not eligible.",
     ),
     field(
         "bind",

@@ -1,15 +1,19 @@
 //! Tries, from inside a container, whether containers reach the agent.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use conductor::Published;
-use conductor::reachability::{Firewall, Target, probe_from, problem};
+use conductor::engine::EngineFacts;
+use conductor::reachability::{Firewall, Target, gateway_of, probe_from, problem};
+use conductor_core::observed::Surroundings;
 use manifests::env::LAST_LINK_PORT;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
+
+use crate::config::DNS_PORT;
 
 /// Time between two tries.
 const EVERY: Duration = Duration::from_secs(60);
@@ -19,11 +23,8 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What containers use to reach the agent.
 pub(super) struct Way {
     pub(super) published: Arc<Published>,
-    pub(super) interface: String,
-    pub(super) gateway: IpAddr,
-    /// None if the agent has no DNS.
-    pub(super) dns: Option<SocketAddr>,
-    pub(super) domain: String,
+    pub(super) engine: watch::Receiver<EngineFacts>,
+    pub(super) surroundings: watch::Receiver<Surroundings>,
 }
 
 /// Tries from time to time, and tells what is in the way.
@@ -59,10 +60,11 @@ impl Way {
         let Some(pid) = pid else { return false };
         // The last link port is hardly ever in use: a refusal by this machine shows that the way is free, and nothing
         // is connected to a service.
-        let mut targets = vec![Target::Tcp(SocketAddr::new(self.gateway, LAST_LINK_PORT))];
-        targets.extend(self.dns.map(|at| Target::Dns {
-            at,
-            zone: self.domain.clone(),
+        let now = self.surroundings.borrow().clone();
+        let mut targets = vec![Target::Tcp(SocketAddr::new(now.gateway, LAST_LINK_PORT))];
+        targets.extend(now.dns.map(|ip| Target::Dns {
+            at: SocketAddr::new(ip, DNS_PORT),
+            zone: now.domain,
         }));
         let tried = match probe_from(pid, targets).await {
             Ok(tried) => tried,
@@ -71,8 +73,9 @@ impl Way {
                 return false;
             }
         };
+        let interface = self.engine.borrow().bridge.interface.clone();
         let firewall = Firewall::of_this_machine();
-        let found = problem(&tried, firewall, &self.interface, self.gateway);
+        let found = problem(&tried, gateway_of(pid), firewall, &interface, now.gateway);
         blocked.send_if_modified(|before| {
             if *before == found {
                 return false;

@@ -8,7 +8,7 @@
 
 mod docker;
 mod error;
-mod facts;
+pub mod facts;
 pub mod memory;
 mod spec;
 

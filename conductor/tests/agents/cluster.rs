@@ -24,7 +24,7 @@ use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
 use store::view::{Known, SavedView, ViewInputs, ViewOptions, run_view, updates};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -475,10 +475,16 @@ impl Agent {
         };
         let images = Images::new(self.docker.clone(), settings);
         let range = "20000-20999".parse().expect("a range");
-        let ports = Arc::new(Allocation::open(range, dir.path(), published.clone()));
+        let ports = Arc::new(Allocation::open(
+            range,
+            dir.path(),
+            published.clone(),
+            Vec::new(),
+        ));
         let steps = Steps::new(self.docker.clone(), images, ports, this.clone(), cluster.id);
         let (look_again, asked) = mpsc::channel(1);
         let setup = Setup {
+            surroundings: watch::channel(this.surroundings.clone()).1,
             host: this,
             cluster: cluster.id,
             engine: self.docker.clone(),

@@ -118,3 +118,23 @@ fn a_json_value_has_no_positions() {
     let parsed = from_json(&serde_json::json!({"image": "a", "x": 1})).expect("valid");
     assert_eq!((parsed.warnings[0].line, parsed.warnings[0].column), (0, 0));
 }
+
+#[test]
+fn a_port_of_the_agent_at_the_bridge_is_no_host_port_on_every_address() {
+    let errors = |port: u16, bind: &str| {
+        let text = format!(
+            r#"{{"image": "x", "services": {{"s": {{"port": 80, "host_port": {port}, "bind": "{bind}"}}}}}}"#
+        );
+        crate::parse::lenient(text.as_bytes())
+            .err()
+            .map_or(0, |errors| errors.len())
+    };
+    for port in [53, 10_000, 10_255] {
+        assert_eq!(errors(port, "0.0.0.0"), 1, "{port}");
+        assert_eq!(errors(port, "::"), 1, "{port}");
+        assert_eq!(errors(port, "10.0.0.1"), 0, "{port}");
+    }
+    for port in [54, 9_999, 10_256] {
+        assert_eq!(errors(port, "0.0.0.0"), 0, "{port}");
+    }
+}

@@ -129,8 +129,7 @@ fn only_hosts_reach_an_instance_and_all_reach_a_host_port() {
     assert!(!calls.dig(&dig).expect("an answer").is_empty());
     let asked = outside.run(&[&["dig"], dig.as_slice()].concat());
     assert_ne!(asked.expect("dig").code(), 0, "DNS answers outside");
-    app.fetches("caller", 0, "SERVICE_WEB", 1)
-        .expect("its link");
+    app.fetches("caller", 0, "WEB", 1).expect("its link");
 
     // All rules are gone, and what is forwarded is let through: ours come back.
     owner

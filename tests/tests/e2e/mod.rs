@@ -14,6 +14,7 @@ mod firewall;
 mod full_disk;
 mod hands;
 mod links;
+mod network;
 mod operator;
 mod registry;
 mod restart;

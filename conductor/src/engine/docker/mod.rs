@@ -320,7 +320,10 @@ impl Engine for DockerEngine {
         let Some(shown) = absent(shown)? else {
             return Err(EngineError::host(
                 HostFault::Network,
-                format!("network `{network}` does not exist"),
+                format!(
+                    "the Docker Engine has no network `{network}`: make it (docker network create {network}) or name \
+                     another one with --bridge; `bridge` is missing where its daemon.json says \"bridge\": \"none\""
+                ),
             ));
         };
         network::bridge(network, &shown)

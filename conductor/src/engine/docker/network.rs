@@ -40,10 +40,18 @@ pub(super) fn bridge(name: &str, shown: &NetworkInspect) -> Result<Bridge, Engin
         .and_then(first_address)
         .ok_or_else(|| fault(format!("network `{name}` has no IPv4 subnet")))?;
     let gateway = address_of(&interface, inside).map_err(|error| {
-        fault(format!(
-            "interface `{interface}` of network `{name}` has no address here ({error}); is the Docker Engine on \
-             another machine?"
-        ))
+        let path = format!("/sys/class/net/{interface}");
+        fault(if std::path::Path::new(&path).exists() {
+            format!(
+                "interface `{interface}` of network `{name}` has no address ({error}): restart the Docker Engine \
+                 (systemctl restart docker), which gives it one"
+            )
+        } else {
+            format!(
+                "there is no interface `{interface}`, which network `{name}` has: restart the Docker Engine (systemctl \
+                 restart docker), which makes it again, or name another network with --bridge; is the engine on this machine?"
+            )
+        })
     })?;
     Ok(Bridge {
         network: name.to_owned(),
@@ -139,6 +147,6 @@ mod tests {
             }]),
             ..bollard::models::Ipam::default()
         });
-        assert!(refused(&shown).contains("on another machine"));
+        assert!(refused(&shown).contains("there is no interface `nosuch0`"));
     }
 }

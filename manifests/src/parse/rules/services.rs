@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::reader::{Entry, Fields, Node, Reader, quoted, shortened};
-use crate::env::{MAX_LINKS, link_variable_name};
+use crate::env::{FIRST_LINK_PORT, LAST_LINK_PORT, MAX_LINKS, link_variable_name};
 use crate::fields;
 use crate::manifest::{Link, Protocol, Ready, Service};
 use crate::names::{NameError, ServiceName};
@@ -87,7 +87,26 @@ fn service(
         }
     }
     service.bind = fields.get("bind").and_then(|node| bind(r, node, &fields));
+    if let Some(node) = fields.get("host_port")
+        && service.bind.is_some_and(|ip| ip.is_unspecified())
+        && let Some(of) = service.host_port.and_then(of_the_agent)
+    {
+        r.wrong(
+            node,
+            format_args!("is {of} on the address of the bridge, which `bind` includes"),
+            "another port, or no `bind`: the host's own address (--host-ip)",
+        );
+    }
     Some(service)
+}
+
+/// What the agent of each host serves to containers on this port at the bridge's address.
+fn of_the_agent(port: u16) -> Option<&'static str> {
+    match port {
+        53 => Some("DNS's"),
+        FIRST_LINK_PORT..=LAST_LINK_PORT => Some("one of the ports of links (10000-10255)"),
+        _ => None,
+    }
 }
 
 fn bind(r: &mut Reader, node: &Node<'_>, fields: &Fields<'_>) -> Option<std::net::IpAddr> {

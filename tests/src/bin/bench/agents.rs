@@ -408,10 +408,16 @@ impl Agent {
         };
         let images = Images::new(engine.clone(), settings);
         let range = "20000-20999".parse().context("a port range")?;
-        let ports = Arc::new(Allocation::open(range, dir.path(), published.clone()));
+        let ports = Arc::new(Allocation::open(
+            range,
+            dir.path(),
+            published.clone(),
+            Vec::new(),
+        ));
         let steps = Steps::new(engine.clone(), images, ports, this.clone(), cluster.id);
         let (look_again, asked) = mpsc::channel(1);
         let setup = Setup {
+            surroundings: watch::channel(this.surroundings.clone()).1,
             host: this,
             cluster: cluster.id,
             engine,
