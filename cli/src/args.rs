@@ -53,8 +53,8 @@ pub(crate) enum LocalCommand {
     #[command(after_help = DOWN_EXAMPLES)]
     Down(DownCommand),
     /// Print what etcdctl needs to reach the etcd of `dokkaa up`
-    #[command(after_help = ENV_EXAMPLES)]
-    Env(EnvArgs),
+    #[command(after_help = ETCD_ENV_EXAMPLES)]
+    EtcdEnv(EtcdEnvArgs),
     /// Run this host of a cluster
     #[command(after_help = AGENT_EXAMPLES)]
     Agent(Box<AgentArgs>),
@@ -80,6 +80,9 @@ pub(crate) enum UserCommand {
     /// Change how many slots containers have
     #[command(after_help = SCALE_EXAMPLES)]
     Scale(ScaleArgs),
+    /// List apps and their containers: ready slots, image, problems
+    #[command(after_help = APPS_EXAMPLES)]
+    Apps(AppsArgs),
     /// List every slot: where it is, how it is, and why it waits
     #[command(after_help = PS_EXAMPLES)]
     Ps(PsArgs),
@@ -109,7 +112,7 @@ pub(crate) enum UserCommand {
     Restore(RestoreArgs),
     /// Show how the cluster is, in a few lines
     #[command(after_help = STATUS_EXAMPLES)]
-    Status(ListArgs),
+    Status(StatusArgs),
     /// Print the output of containers, from whichever host
     #[command(after_help = LOGS_EXAMPLES)]
     Logs(LogsArgs),
@@ -141,8 +144,8 @@ const DOWN_EXAMPLES: &str = "Examples:
   dokkaa down                           the next `dokkaa up` brings everything back
   dokkaa down --purge                   manifests go too; volumes stay";
 
-const ENV_EXAMPLES: &str = "Examples:
-  eval \"$(dokkaa env)\" && etcdctl get --prefix /apps/";
+const ETCD_ENV_EXAMPLES: &str = "Examples:
+  eval \"$(dokkaa etcd-env)\" && etcdctl get --prefix /apps/";
 
 const VALIDATE_EXAMPLES: &str = "Examples:
   dokkaa validate nginx.json
@@ -178,16 +181,32 @@ const SCALE_EXAMPLES: &str = "Examples:
   dokkaa scale shop/web=3
   dokkaa scale shop/web=3 shop/worker=0 --wait";
 
+const APPS_EXAMPLES: &str = "Examples:
+  dokkaa apps
+  dokkaa apps shop
+  dokkaa apps -o json | jq -r '.apps[].containers[].image'
+
+What is scaled to 0 is listed, too. Each slot: dokkaa ps.";
+
 const PS_EXAMPLES: &str = "Examples:
   dokkaa ps
   dokkaa ps shop
+  dokkaa ps -o wide                     with image, version and container id
   dokkaa ps shop/web --watch
-  dokkaa ps -o json | jq '.slots[] | select(.status != \"ready\")'";
+  dokkaa ps -o json | jq '.slots[] | select(.status != \"ready\")'
+
+PORTS: where each service listens on the slot's host; (public) marks a host_port
+that is open to the world.";
 
 const HOSTS_EXAMPLES: &str = "Examples:
   dokkaa hosts
+  dokkaa hosts -o wide                  with FOREIGN and AGENT
   dokkaa hosts -o json | jq -r '.hosts[] | select(.state == \"missing\").host'
   dokkaa hosts rm h3                    forget a host that will not come back
+
+CPUS and MEMORY are what the host has, DISK how full Docker's disk is, FOREIGN the
+running containers that dokkaa did not start: it leaves them alone, but counts them
+where it looks for the emptiest host.
 
 A host that is missing keeps its data and perhaps its containers; others have
 taken its slots over, but for those with a local volume. `hosts rm` gives that
@@ -289,12 +308,15 @@ const STATUS_EXAMPLES: &str = "Examples:
   dokkaa status -o json --addr http://10.0.0.1:4001";
 
 const LOGS_EXAMPLES: &str = "Examples:
-  dokkaa logs shop/web                  all slots, merged by time
+  dokkaa logs shop                      the whole app, merged by time
+  dokkaa logs shop/web                  all slots of a container
   dokkaa logs -f --tail 20 shop/web     the last 20 lines of each slot, and on
   dokkaa logs -t --since 10m shop/web/2 one slot, with times
   dokkaa logs --previous shop/web/0     the instance before this one
 
-A host that does not answer is one line on stderr, not an error.";
+On a terminal control characters of the lines are left out, but for colours;
+--raw prints them. In a pipe lines are as they were written. A host that does not
+answer is one line on stderr, not an error.";
 
 const EVENTS_EXAMPLES: &str = "Examples:
   dokkaa events                         the last hour, all hosts, in order of time
@@ -447,15 +469,38 @@ pub(crate) struct ScaleArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// `dokkaa ps`.
+/// How `dokkaa ps` and `dokkaa hosts` print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum WideFormat {
+    /// For people
+    #[default]
+    Table,
+    /// With more columns
+    Wide,
+    /// For programs
+    Json,
+}
+
+/// Of lists that have more columns than fit.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct WideOutputArgs {
+    /// How to print
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub(crate) format: WideFormat,
+}
+
+/// `dokkaa apps`.
 #[derive(Debug, Args)]
-pub(crate) struct PsArgs {
+pub(crate) struct AppsArgs {
     /// Only this app, or only this container
     #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
     pub(crate) of: Option<Selection>,
-    /// Go on and show every change
-    #[arg(short, long)]
-    pub(crate) watch: bool,
     /// The format.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -464,12 +509,40 @@ pub(crate) struct PsArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// `dokkaa status`, and how `dokkaa hosts` lists.
+/// `dokkaa ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Only this app, or only this container
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Option<Selection>,
+    /// Keep running and show every change
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: WideOutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// `dokkaa status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The format.
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The connection.
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// How `dokkaa hosts` lists.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// The format.
     #[command(flatten)]
-    pub(crate) output: OutputArgs,
+    pub(crate) output: WideOutputArgs,
     /// The connection.
     #[command(flatten)]
     pub(crate) client: ClientArgs,
@@ -478,13 +551,13 @@ pub(crate) struct ListArgs {
 /// `dokkaa logs`.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// Which container, or which slot of it
-    #[arg(value_name = "APP/CONTAINER[/SLOT]", value_parser = source)]
-    pub(crate) of: (ContainerId, Option<u32>),
-    /// Go on with what comes
+    /// App, container or slot
+    #[arg(value_name = "APP[/CONTAINER[/SLOT]]", value_parser = logs_of)]
+    pub(crate) of: LogsOf,
+    /// Follow new output
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only so many of the last lines of each slot
+    /// Last N lines per slot
     #[arg(short = 'n', long, value_name = "LINES")]
     pub(crate) tail: Option<u32>,
     /// Only what is newer than a time (RFC 3339) or than so long ago (`10m`)
@@ -493,9 +566,12 @@ pub(crate) struct LogsArgs {
     /// Print the time of each line
     #[arg(short, long)]
     pub(crate) timestamps: bool,
-    /// Of the instance that ended last instead of the present one
+    /// Lines of the instance that ended last, instead of the present one
     #[arg(short, long, conflicts_with = "follow")]
     pub(crate) previous: bool,
+    /// Print control characters to a terminal as they were written
+    #[arg(long)]
+    pub(crate) raw: bool,
     /// The format.
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -751,6 +827,27 @@ impl std::fmt::Display for Selection {
     }
 }
 
+/// Whose lines `dokkaa logs` prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LogsOf {
+    /// Of all containers of an app.
+    App(AppName),
+    /// Of all slots of a container.
+    Container(ContainerId),
+    /// Of one slot.
+    Slot(SlotId),
+}
+
+impl std::fmt::Display for LogsOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::App(app) => app.fmt(f),
+            Self::Container(id) => id.fmt(f),
+            Self::Slot(slot) => slot.fmt(f),
+        }
+    }
+}
+
 // === reading single arguments ===
 
 fn container(text: &str) -> Result<ContainerId, String> {
@@ -780,6 +877,16 @@ fn source(text: &str) -> Result<(ContainerId, Option<u32>), String> {
         }
         _ => Ok((container(text)?, None)),
     }
+}
+
+fn logs_of(text: &str) -> Result<LogsOf, String> {
+    if let Ok(Selection::App(app)) = selection(text) {
+        return Ok(LogsOf::App(app));
+    }
+    Ok(match source(text)? {
+        (id, None) => LogsOf::Container(id),
+        (id, Some(number)) => LogsOf::Slot(id.slot(number)),
+    })
 }
 
 fn slot(text: &str) -> Result<SlotId, String> {
@@ -836,9 +943,9 @@ pub(crate) struct DownCommand {
     pub(crate) docker: Option<String>,
 }
 
-/// `dokkaa env`.
+/// `dokkaa etcd-env`.
 #[derive(Debug, Args)]
-pub(crate) struct EnvArgs {
+pub(crate) struct EtcdEnvArgs {
     /// State directory of `dokkaa up` [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<String>,

@@ -1,4 +1,4 @@
-//! The commands that are done on this machine: `agent`, `up`, `down`, `env` and `cloud-config`.
+//! The commands that are done on this machine: `agent`, `up`, `down`, `etcd-env` and `cloud-config`.
 //!
 //! Reads their configuration, sets up the log, and hands over; what they do is
 //! in the modules of their names.
@@ -12,10 +12,10 @@ use conductor::engine::DockerEngine;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::Misconfigured;
-use crate::args::{AgentArgs, DownCommand, EnvArgs, LocalCommand, UpCommand};
+use crate::args::{AgentArgs, DownCommand, EtcdEnvArgs, LocalCommand, UpCommand};
 use crate::commands::{CommandError, print};
 use crate::config::{self, AgentConfig, LogFormat, Machine};
-use crate::{agent, cloud_config, down, embedded_etcd, env, up};
+use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, up};
 
 /// Most threads of the agent: its work waits more than it computes.
 const THREADS: usize = 4;
@@ -27,7 +27,7 @@ pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
         LocalCommand::Agent(args) => run_agent(&args),
         LocalCommand::Up(args) => run_up(&args),
         LocalCommand::Down(args) => run_down(&args),
-        LocalCommand::Env(args) => run_env(&args),
+        LocalCommand::EtcdEnv(args) => run_etcd_env(&args),
         LocalCommand::CloudConfig(args) => cloud_config::run(args),
     }
 }
@@ -76,9 +76,9 @@ fn run_down(args: &DownCommand) -> anyhow::Result<ExitCode> {
     }))
 }
 
-fn run_env(args: &EnvArgs) -> anyhow::Result<ExitCode> {
+fn run_etcd_env(args: &EtcdEnvArgs) -> anyhow::Result<ExitCode> {
     let state_dir = config::state_dir(args.state_dir.as_ref(), &environment());
-    let lines = env::lines(&state_dir).with_context(|| {
+    let lines = etcd_env::lines(&state_dir).with_context(|| {
         format!(
             "there is no etcd of dokkaa up in {}; run dokkaa up, or name its --state-dir",
             state_dir.display()

@@ -10,14 +10,14 @@ mod commands;
 mod config;
 mod down;
 mod embedded_etcd;
-mod env;
+mod etcd_env;
+mod hints;
 mod local;
 mod metrics;
 mod name_service;
 mod pid_file;
 mod up;
 
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -29,7 +29,7 @@ use commands::CommandError;
 
 fn main() -> ExitCode {
     name_service::without_plugins();
-    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let arguments = hints::sorted(std::env::args_os().collect());
     // Not for people, so no command of the command line.
     let ended = match arguments.split_at_checked(2) {
         Some(([_, command], rest)) if command == embedded_etcd::CHILD_COMMAND => {
@@ -38,8 +38,12 @@ fn main() -> ExitCode {
         _ => match Cli::try_parse_from(arguments) {
             Ok(cli) => run(cli.command),
             Err(error) => {
-                // Help and version are errors to clap, too. Who asked for them may be gone.
-                let _ = error.print();
+                if let Some(hint) = hints::other_command(&error) {
+                    let _ = writeln!(io::stderr(), "{hint}");
+                } else {
+                    // Help and version are errors to clap, too. Who asked for them may be gone.
+                    let _ = error.print();
+                }
                 return ExitCode::from(error.exit_code() as u8);
             }
         },

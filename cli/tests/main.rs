@@ -572,6 +572,148 @@ fn wait_gives_up_soon_on_what_no_host_may_take() {
     door.run(&args).with(5);
 }
 
+#[test]
+fn what_is_scaled_to_0_is_listed_and_apps_are_too() {
+    let door = Door::open();
+    let revision = door.agent.put_manifest(&web(), WEB);
+    door.make_ready(&web(), 0, revision);
+    let job = "shop/job".parse().unwrap();
+    door.agent
+        .put_manifest(&job, r#"{"image": "b", "scale": 0}"#);
+    let ps = door.run(&["ps", "shop/job"]).with(0).out;
+    let row: Vec<&str> = ps.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..7], ["shop", "job", "-", "-", "scaled", "to", "0"]);
+    let apps = door.run(&["apps"]).with(0).out;
+    let rows: Vec<Vec<&str>> = apps
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[0], ["APP", "CONTAINER", "READY", "IMAGE", "PROBLEMS"]);
+    assert_eq!(rows[1], ["shop", "job", "0/0", "b"]);
+    assert_eq!(rows[2][..4], ["shop", "web", "1/2", "a"]);
+    let json = door.run(&["apps", "shop", "-o", "json"]).with(0).json();
+    assert_eq!(json["apps"][0]["containers"][1]["ready"], 1);
+    door.run(&["apps", "none"]).with(1);
+    let wide = door.run(&["ps", "-o", "wide", "shop/web"]).with(0).out;
+    assert!(wide.lines().next().unwrap().contains("IMAGE"), "{wide}");
+    let row: Vec<&str> = wide.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[7..9], ["a", &revision.to_string()]);
+}
+
+#[test]
+fn logs_of_an_app_are_merged_and_say_whose_they_are() {
+    let door = Door::open();
+    let job: ContainerId = "shop/job".parse().unwrap();
+    for id in [web(), job.clone()] {
+        let revision = door.agent.put_manifest(&id, r#"{"image": "a"}"#);
+        door.make_ready(&id, 0, revision);
+    }
+    door.agent
+        .log(&web().slot(0), [record(0, "one"), record(20, "three")]);
+    door.agent.log(&job.slot(0), [record(10, "two\u{1b}[2J")]);
+    let ended = door.run(&["logs", "shop"]).with(0);
+    assert_eq!(
+        ended.out, "web/0 | one\njob/0 | two\u{1b}[2J\nweb/0 | three\n",
+        "in a pipe as they were written"
+    );
+    let json = door.run(&["logs", "shop", "-o", "json"]).with(0).out;
+    assert!(
+        json.lines()
+            .nth(1)
+            .unwrap()
+            .contains(r#""container":"job""#),
+        "{json}"
+    );
+    let ended = door.run(&["logs", "none"]).with(1);
+    assert_eq!(ended.err, "there is no app none\n");
+}
+
+/// The command on a terminal of so many columns.
+fn on_terminal(door: &Door, columns: u16, command: &str) -> String {
+    let line = format!(
+        "stty cols {columns} rows 24; {} {command}",
+        env!("CARGO_BIN_EXE_dokkaa")
+    );
+    let mut script = Command::new("script");
+    script
+        .args(["-qec", &line, "/dev/null"])
+        .env("DOKKAA_ADDR", format!("http://{}", door.addr))
+        .stdin(Stdio::null());
+    let ended = Ended::of(script.output().expect("script, of util-linux")).with(0);
+    ended.out.replace('\r', "")
+}
+
+#[test]
+fn a_terminal_gets_what_fits_and_nothing_that_it_would_obey() {
+    let door = Door::open();
+    let revision = door.agent.put_manifest(&web(), WEB);
+    door.make_ready(&web(), 0, revision);
+    door.agent.log(
+        &web().slot(0),
+        [record(0, "a\u{1b}]0;title\u{7}\u{1b}[2Jb")],
+    );
+    let logs = on_terminal(&door, 80, "logs shop/web/0");
+    assert_eq!(logs, "ab\n");
+    let raw = on_terminal(&door, 80, "logs --raw shop/web/0");
+    assert!(raw.contains("\u{1b}[2J"), "{raw:?}");
+
+    door.agent.claim(&web().slot(1), "h1", revision);
+    let reason = "a long reason ".repeat(12);
+    door.agent.put_status(&web().slot(1), "h1", |status| {
+        status.progress = "waiting".to_owned();
+        status.reason = Some(reason.clone());
+    });
+    let ps = on_terminal(&door, 80, "ps");
+    assert!(ps.lines().all(|line| line.chars().count() <= 80), "{ps}");
+    assert!(ps.contains("\n    a long reason a long"), "{ps}");
+    assert!(ps.lines().next().unwrap().contains("STATUS"), "{ps}");
+    // A terminal that does not know its width.
+    let ps = on_terminal(&door, 0, "ps");
+    assert_eq!(ps.lines().count(), 3, "{ps}");
+    let hosts = on_terminal(&door, 80, "hosts");
+    assert!(
+        hosts.lines().all(|line| line.chars().count() <= 80),
+        "{hosts}"
+    );
+}
+
+#[test]
+fn who_comes_from_other_tools_is_told_what_there_is() {
+    let door = Door::open();
+    for (command, hint) in [
+        ("restart", "docker restart"),
+        ("exec", "docker exec"),
+        ("stop", "dokkaa scale"),
+        ("env", "etcd-env"),
+    ] {
+        let ended = door.run(&[command, "shop/web"]).with(2);
+        assert!(ended.err.contains(hint), "{}", ended.err);
+        assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+    }
+    // Nothing like it: the parser's own words.
+    door.run(&["frobnicate"]).with(2);
+    let addr = format!("http://{}", door.addr);
+    let ended = Ended::of(
+        dokkaa(&["--addr", &addr, "-o", "json", "ps"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(ended.with(0).json()["slots"], serde_json::json!([]));
+
+    door.file("shop/web.json", WEB);
+    let ended = door.run(&["apply", "shop", "shop/web.json"]).with(2);
+    assert!(ended.err.contains("names an app"), "{}", ended.err);
+    let ended = door.run(&["apply", "shop"]).with(2);
+    assert!(ended.err.contains("dokkaa apply ."), "{}", ended.err);
+    let ended = door.run(&["events", "nope"]).with(1);
+    assert_eq!(ended.err, "there is no app nope\n");
+    let ended = door.run(&["events"]).with(0);
+    assert_eq!(
+        (ended.out.as_str(), ended.err.as_str()),
+        ("", "no events (--since 1h)\n")
+    );
+}
+
 fn record(millis: i64, line: &str) -> LogRecord {
     LogRecord {
         time: jiff::Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap(),
@@ -784,7 +926,7 @@ fn help_teaches_by_example_and_completion_knows_the_commands() {
         "completion",
         "up",
         "down",
-        "env",
+        "etcd-env",
         "agent",
         "cloud-config",
     ];

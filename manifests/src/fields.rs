@@ -220,7 +220,7 @@ pub const SERVICE: &[Field] = &[
         "bind",
         "IP address",
         "the agent's `--host-ip`; under `dokkaa up` that is the bridge's, such as 172.17.0.1",
-        "The address of the host on which `host_port` listens, and at which DNS and links find it. `0.0.0.0` is every address, found at the agent's `--host-ip`; what is bound to loopback is not found by others.",
+        "The address of the host on which `host_port` listens, and at which DNS and links find it. `0.0.0.0` is every address, open to the world, found at the agent's `--host-ip`; what is bound to loopback is not found by others.",
     ),
     later("publish"),
     later("hosts"),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gateway::v1::types::Written;
 use hyper::Method;
 use hyper::header::IF_MATCH;
-use manifests::ContainerId;
+use manifests::{AppName, ContainerId};
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, Refusal};
@@ -65,7 +65,7 @@ fn read(target: &str, file: Option<&Path>) -> Result<Vec<(ContainerId, Source)>,
         let dir = PathBuf::from(target);
         if !dir.is_dir() {
             return Err(CommandError::Usage(format!(
-                "`{target}` is no directory; expected a directory, or app/container and a FILE (- for standard input)"
+                "`{target}` is not a directory; expected a directory, or app/container and a FILE (- for standard input)"
             )));
         }
         return files::directory(&dir)?
@@ -74,9 +74,14 @@ fn read(target: &str, file: Option<&Path>) -> Result<Vec<(ContainerId, Source)>,
             .collect();
     };
     let id = target.parse().map_err(|error| {
-        CommandError::Usage(format!(
-            "`{target}` is not app/container, such as `shop/web`: {error}"
-        ))
+        CommandError::Usage(if target.parse::<AppName>().is_ok() {
+            format!(
+                "`{target}` names an app; expected app/container, such as `dokkaa apply {target}/web {}`",
+                file.display()
+            )
+        } else {
+            format!("`{target}` is not app/container, such as `shop/web`: {error}")
+        })
     })?;
     Ok(vec![(id, files::read(file)?)])
 }

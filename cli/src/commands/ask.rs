@@ -11,7 +11,7 @@ pub(super) fn possible(yes: bool) -> Result<(), CommandError> {
         return Ok(());
     }
     Err(CommandError::Usage(
-        "there is no terminal to ask on; add --yes".to_owned(),
+        "confirmation needed, but there is no terminal; use --yes".to_owned(),
     ))
 }
 

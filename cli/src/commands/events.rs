@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 
 use gateway::v1::types::{EventLine, HostEvent};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use manifests::HostName;
 
 use super::client::Client;
 use super::error::CommandError;
-use super::output;
 use super::stream::{self, Reading, escape};
+use super::{lists, output};
 use crate::args::{EventsArgs, Format, Selection};
 
 /// A host that was not heard when the connection was lost may tell of a moment before: from there on it is asked again.
@@ -26,7 +27,25 @@ pub(super) async fn run(args: &EventsArgs) -> Result<(), CommandError> {
         columns: COLUMNS,
     };
     let within = args.client.answer_within();
-    stream::read(&client, args.follow, within, &mut reading).await
+    if args.follow {
+        return stream::read(&client, true, within, &mut reading).await;
+    }
+    stream::read(&client, false, within, &mut reading).await?;
+    if reading.last.is_empty() {
+        return nothing(&client, args).await;
+    }
+    Ok(())
+}
+
+/// Events outlive what they are about, so only where there are none it is asked whether there is such a thing.
+async fn nothing(client: &Client, args: &EventsArgs) -> Result<(), CommandError> {
+    if let Some(of) = &args.of
+        && client.slots(Some(of)).await?.containers.is_empty()
+    {
+        return Err(lists::none_of(of));
+    }
+    output::note(&format!("no events (--since {})", args.since));
+    Ok(())
 }
 
 struct Events<'a> {
@@ -67,7 +86,7 @@ impl Reading for Events<'_> {
         let event = match line {
             EventLine::Event(event) => event,
             EventLine::Notice(notice) => {
-                output::note(&format!("({notice})"));
+                output::note(&format!("({})", output::one_line(&notice)));
                 return Ok(());
             }
         };
@@ -78,25 +97,25 @@ impl Reading for Events<'_> {
         *last = event.id;
         match self.args.output.format {
             Format::Json => output::json_line(&event),
-            Format::Table => output::print(&row(&event, &mut self.columns)),
+            Format::Table => output::print(&row(&event, &mut self.columns, &TimeZone::system())),
         }
     }
 }
 
 /// One line, in columns that are as wide as the widest so far.
-fn row(event: &HostEvent, columns: &mut [usize; 3]) -> String {
+fn row(event: &HostEvent, columns: &mut [usize; 3], zone: &TimeZone) -> String {
     let what = &event.what;
     let of = match what.subject() {
         host if host.is_empty() => "-".to_owned(),
         subject => subject,
     };
     let cells = [event.host.to_string(), of, what.kind.to_string()];
-    let mut line = format!("{:.3}", event.time);
+    let mut line = output::local_time(event.time, zone);
     for (cell, width) in cells.iter().zip(columns) {
         *width = cell.len().max(*width);
         let _ = write!(line, "  {cell:width$}", width = *width);
     }
-    let mut message = output::one_line(&what.message);
+    let mut message = output::short_digests(&output::one_line(&what.message));
     if event.times > 1 {
         let _ = write!(message, " ({} times)", event.times);
     }
@@ -128,13 +147,13 @@ mod tests {
         let mut columns = COLUMNS;
         let exited = Happened::of_slot(&slot, Kind::Exited, "exit\ncode 1");
         assert_eq!(
-            row(&event(exited, 4), &mut columns),
-            "2023-11-14T22:13:20.123Z  h1        shop/web/0        exited      exit code 1 (4 times)\n"
+            row(&event(exited, 4), &mut columns, &TimeZone::UTC),
+            "2023-11-14 22:13:20  h1        shop/web/0        exited      exit code 1 (4 times)\n"
         );
         let back = Happened::here(Kind::EngineUnresponsive, "");
         assert_eq!(
-            row(&event(back, 1), &mut columns),
-            "2023-11-14T22:13:20.123Z  h1        -                 engine-unresponsive\n"
+            row(&event(back, 1), &mut columns, &TimeZone::UTC),
+            "2023-11-14 22:13:20  h1        -                 engine-unresponsive\n"
         );
         assert_eq!(columns[2], "engine-unresponsive".len());
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use manifests::ContainerId;
+use manifests::{AppName, ContainerId};
 
 use super::error::CommandError;
 
@@ -48,7 +48,7 @@ pub(crate) fn directory(dir: &Path) -> Result<Vec<(ContainerId, PathBuf)>, Comma
     let mut found = Vec::new();
     for app in entries(dir)? {
         if is_json(&app) {
-            return Err(misplaced(&app));
+            return Err(misplaced_in(dir, &app));
         }
         if !app.is_dir() || is_hidden(&app) {
             continue;
@@ -91,6 +91,29 @@ fn is_json(path: &Path) -> bool {
 fn is_hidden(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+/// A manifest right in the directory: it may be that of an app.
+fn misplaced_in(dir: &Path, file: &Path) -> CommandError {
+    let full = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let is_app = full
+        .file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.parse::<AppName>().is_ok());
+    if !is_app {
+        return misplaced(file);
+    }
+    let above = match dir.parent() {
+        Some(above) if dir.file_name().is_some() && above.as_os_str().is_empty() => Path::new("."),
+        Some(above) if dir.file_name().is_some() => above,
+        _ => Path::new(".."),
+    };
+    CommandError::Usage(format!(
+        "{}: expected <app>/<container>.json below {}; if that is the app itself, run it on the directory above: dokkaa apply {}",
+        file.display(),
+        dir.display(),
+        above.display()
+    ))
 }
 
 fn misplaced(path: &Path) -> CommandError {

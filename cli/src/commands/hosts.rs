@@ -88,8 +88,7 @@ pub(super) async fn remove(args: &HostsRmArgs) -> Result<(), CommandError> {
     let removed: HostRemoved = client.delete(&path).await?;
     let given_up = match removed.data.len() {
         0 => String::new(),
-        1 => "; the data of 1 slot is given up".to_owned(),
-        n => format!("; the data of {n} slots is given up"),
+        n => format!("; the data of {} is given up", output::count(n, "slot")),
     };
     output::print(&format!("{host} is forgotten{given_up}\n"))
 }
@@ -197,12 +196,13 @@ async fn follow(
             )));
         }
         if left.replace(row.slots) != Some(row.slots) {
-            output::note(&format!("{host}: {} slots left", row.slots));
+            let slots = output::count(row.slots as usize, "slot");
+            output::note(&format!("{host}: {slots} left"));
         }
         if Instant::now() >= end {
             return Err(CommandError::TimedOut(format!(
-                "{host} still has {} slots after {within:?}; it goes on leaving, and `dokkaa activate {host}` takes it back",
-                row.slots
+                "{host} still has {} after {within:?}; it goes on leaving, and `dokkaa activate {host}` takes it back",
+                output::count(row.slots as usize, "slot")
             )));
         }
         sleep(LOOK).await;

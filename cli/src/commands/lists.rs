@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gateway::v1::types::{ClusterStatus, ContainerRow, HostRow, Hosts, SlotRow, Slots};
+use gateway::v1::types::{
+    Apps, ClusterStatus, ContainerRow, HostRow, Hosts, PublishedPort, SlotRow, Slots,
+};
 use manifests::ContainerId;
 use tokio::time::sleep;
 
 use super::client::Client;
 use super::error::CommandError;
 use super::output;
-use crate::args::{Format, ListArgs, PsArgs, Selection};
+use crate::args::{AppsArgs, Format, ListArgs, PsArgs, Selection, StatusArgs, WideFormat};
 
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// Of Docker's ids, as Docker prints them.
+const SHORT_ID: usize = 12;
 /// The cursor to the top left, everything below cleared.
 const CLEAR: &str = "\u{1b}[H\u{1b}[J";
 
@@ -22,16 +26,12 @@ pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
     let mut slots = client.slots(args.of.as_ref()).await?;
     if !args.watch {
         if let (true, Some(of)) = (slots.containers.is_empty(), &args.of) {
-            let what = match of {
-                Selection::App(_) => "app",
-                Selection::Container(_) => "container",
-            };
-            return Err(CommandError::Failed(format!("there is no {what} {of}")));
+            return Err(none_of(of));
         }
         return show_slots(&slots, args.output.format);
     }
     let mut shown: Option<Slots> = None;
-    let on_screen = output::is_terminal() && args.output.format == Format::Table;
+    let on_screen = output::is_terminal() && args.output.format != WideFormat::Json;
     let mut silent = false;
     loop {
         // In a pipe only what changed is news; ages always change.
@@ -43,11 +43,11 @@ pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
         let changed = shown.as_ref() != Some(&news);
         if on_screen {
             output::print(CLEAR)?;
-            show_slots(&slots, Format::Table)?;
+            show_slots(&slots, args.output.format)?;
         } else if changed {
             match args.output.format {
-                Format::Table => show_slots(&slots, Format::Table)?,
-                Format::Json => output::json_line(&slots)?,
+                WideFormat::Json => output::json_line(&slots)?,
+                format => show_slots(&slots, format)?,
             }
         }
         shown = Some(news);
@@ -70,35 +70,80 @@ pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
     }
 }
 
-fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
-    if format == Format::Json {
+/// There is no such app or container.
+pub(super) fn none_of(of: &Selection) -> CommandError {
+    let what = match of {
+        Selection::App(_) => "app",
+        Selection::Container(_) => "container",
+    };
+    CommandError::Failed(format!("there is no {what} {of}"))
+}
+
+pub(super) async fn apps(args: &AppsArgs) -> Result<(), CommandError> {
+    let client = Client::new(&args.client)?;
+    let apps: Apps = client
+        .get(&super::client::selected("apps", args.of.as_ref()))
+        .await?;
+    if let (true, Some(of)) = (apps.apps.is_empty(), &args.of) {
+        return Err(none_of(of));
+    }
+    if args.output.format == Format::Json {
+        return output::json(&apps);
+    }
+    tell(apps.stale, &apps.notices);
+    let containers = apps
+        .apps
+        .iter()
+        .flat_map(|app| app.containers.iter().map(move |row| (&app.app, row)));
+    let rows = containers
+        .map(|(app, row)| {
+            vec![
+                app.to_string(),
+                row.container.to_string(),
+                format!("{}/{}", row.ready, or_dash(row.scale)),
+                or_dash(row.image.as_ref()),
+                row.problems.join("; "),
+            ]
+        })
+        .collect();
+    output::print(&output::table(
+        &["APP", "CONTAINER", "READY", "IMAGE", "PROBLEMS"],
+        rows,
+    ))
+}
+
+fn show_slots(slots: &Slots, format: WideFormat) -> Result<(), CommandError> {
+    if format == WideFormat::Json {
         return output::json(slots);
     }
     tell(slots.stale, &slots.notices);
+    let mut rows: Vec<(ContainerId, Vec<String>)> = Vec::new();
     // Of a container as a whole: said once, at its first row.
     let mut warnings: BTreeMap<ContainerId, &[String]> = slots
         .containers
         .iter()
         .map(|row| (row.id(), row.warnings.as_slice()))
         .collect();
-    let rows = slots
-        .slots
-        .iter()
-        .map(|row| slot_cells(row, warnings.remove(&row.id()).unwrap_or_default()))
-        .collect();
-    output::print(&output::table(
-        &[
-            "APP",
-            "CONTAINER",
-            "SLOT",
-            "HOST",
-            "STATUS",
-            "AGE",
-            "PORTS",
-            "REASON",
-        ],
-        rows,
-    ))
+    for row in &slots.slots {
+        let warnings = warnings.remove(&row.id()).unwrap_or_default();
+        rows.push((row.id(), slot_cells(row, warnings, format)));
+    }
+    // What is scaled to 0 has no slots, and is there all the same.
+    for container in &slots.containers {
+        if let Some(warnings) = warnings.remove(&container.id())
+            && container.scale == Some(0)
+        {
+            rows.push((container.id(), idle_cells(container, warnings, format)));
+        }
+    }
+    rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let mut headings = vec!["APP", "CONTAINER", "SLOT", "HOST", "STATUS", "AGE", "PORTS"];
+    if format == WideFormat::Wide {
+        headings.extend(["IMAGE", "VERSION", "CONTAINER ID"]);
+    }
+    headings.push("REASON");
+    let rows = rows.into_iter().map(|(_, cells)| cells).collect();
+    output::print(&output::table(&headings, rows))
 }
 
 /// What is to be said beside the list.
@@ -126,18 +171,8 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
-    let ports: Vec<String> = row
-        .ports
-        .iter()
-        .map(|port| {
-            format!(
-                "{}={}",
-                port.service,
-                std::net::SocketAddr::new(port.addr, port.port)
-            )
-        })
-        .collect();
+fn slot_cells(row: &SlotRow, warnings: &[String], format: WideFormat) -> Vec<String> {
+    let ports: Vec<String> = row.ports.iter().map(port_cell).collect();
     let reason = match (&row.reason, row.restarts) {
         (Some(reason), _) => Some(reason.clone()),
         (None, 0) => None,
@@ -145,7 +180,7 @@ fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
         (None, times) => Some(format!("restarted {times} times")),
     };
     let reasons: Vec<String> = reason.into_iter().chain(warnings.iter().cloned()).collect();
-    vec![
+    let mut cells = vec![
         row.app.to_string(),
         row.container.to_string(),
         or_dash(row.slot),
@@ -157,55 +192,96 @@ fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
         } else {
             ports.join(" ")
         },
-        reasons.join("; "),
-    ]
+    ];
+    if format == WideFormat::Wide {
+        let id = row.container_id.as_ref();
+        cells.extend([
+            or_dash(row.image.as_ref()),
+            or_dash(row.version),
+            or_dash(id.map(|id| id.chars().take(SHORT_ID).collect::<String>())),
+        ]);
+    }
+    cells.push(reasons.join("; "));
+    cells
+}
+
+fn idle_cells(row: &ContainerRow, warnings: &[String], format: WideFormat) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let mut cells = vec![
+        row.app.to_string(),
+        row.container.to_string(),
+        dash(),
+        dash(),
+        "scaled to 0".to_owned(),
+        dash(),
+        dash(),
+    ];
+    if format == WideFormat::Wide {
+        cells.extend([or_dash(row.image.as_ref()), or_dash(row.revision), dash()]);
+    }
+    cells.push(warnings.join("; "));
+    cells
+}
+
+/// Where a service listens.
+fn port_cell(port: &PublishedPort) -> String {
+    let at = std::net::SocketAddr::new(port.bind.unwrap_or(port.addr), port.port);
+    let public = if port.public { " (public)" } else { "" };
+    format!("{}={at}{public}", port.service)
 }
 
 pub(super) async fn hosts(args: &ListArgs) -> Result<(), CommandError> {
     let hosts: Hosts = Client::new(&args.client)?.get("hosts").await?;
-    if args.output.format == Format::Json {
+    let format = args.output.format;
+    if format == WideFormat::Json {
         return output::json(&hosts);
     }
     tell(hosts.stale, &hosts.notices);
-    let rows = hosts.hosts.iter().map(host_cells).collect();
-    output::print(&output::table(
-        &[
-            "HOST", "STATE", "ADDR", "SLOTS", "FOREIGN", "CPUS", "MEMORY", "DISK", "AGENT",
-            "LABELS", "PROBLEMS",
-        ],
-        rows,
-    ))
+    let rows = hosts.hosts.iter().map(|row| host_cells(row, format));
+    let mut headings = vec!["HOST", "STATE", "ADDR", "SLOTS", "CPUS", "MEMORY", "DISK"];
+    if format == WideFormat::Wide {
+        headings.extend(["FOREIGN", "AGENT"]);
+    }
+    headings.extend(["LABELS", "PROBLEMS"]);
+    output::print(&output::table(&headings, rows.collect()))
 }
 
-fn host_cells(row: &HostRow) -> Vec<String> {
+fn host_cells(row: &HostRow, format: WideFormat) -> Vec<String> {
     let state = match row.availability.as_str() {
         "active" => row.state.clone(),
-        availability => format!("{}, {availability}", row.state),
+        "pause" => format!("{} (paused)", row.state),
+        "drain" => format!("{} (draining)", row.state),
+        "leave" => format!("{} (leaving)", row.state),
+        other => format!("{} ({other})", row.state),
     };
     let labels: Vec<String> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    vec![
+    let mut cells = vec![
         row.host.to_string(),
         state,
         or_dash(row.addr),
         row.slots.to_string(),
-        row.foreign.to_string(),
         match row.cpu_millis {
             0 => "-".to_owned(),
             millis => format!("{}", millis as f64 / 1_000.0),
         },
         output::size(row.memory),
-        or_dash(row.disk.map(|percent| format!("{percent} %"))),
-        or_dash(row.agent.as_ref()),
+        or_dash(row.disk.map(|percent| format!("{percent}%"))),
+    ];
+    if format == WideFormat::Wide {
+        cells.extend([row.foreign.to_string(), or_dash(row.agent.as_ref())]);
+    }
+    cells.extend([
         if labels.is_empty() {
             "-".to_owned()
         } else {
             labels.join(",")
         },
         row.problems.join("; "),
-    ]
+    ]);
+    cells
 }
 
-pub(super) async fn status(args: &ListArgs) -> Result<(), CommandError> {
+pub(super) async fn status(args: &StatusArgs) -> Result<(), CommandError> {
     let status: ClusterStatus = Client::new(&args.client)?.get("status").await?;
     if args.output.format == Format::Json {
         return output::json(&status);
@@ -239,7 +315,11 @@ fn status_text(status: &ClusterStatus) -> String {
         format!("etcd     {etcd}"),
         format!("hosts    {}", counts(&status.hosts)),
         format!("slots    {}", counts(&status.slots)),
-        format!("apps     {}, {} containers", status.apps, status.containers),
+        format!(
+            "apps     {}, {}",
+            status.apps,
+            output::count(status.containers as usize, "container")
+        ),
     ];
     if status.problems.is_empty() {
         lines.push("problems none".to_owned());

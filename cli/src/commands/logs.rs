@@ -1,21 +1,25 @@
 //! `logs`: lines as they come, and on after a lost connection without a line twice.
 
+mod clean;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use gateway::v1::types::{LogEvent, LogLine};
 use jiff::Timestamp;
-use manifests::HostName;
+use manifests::{ContainerName, HostName};
 
 use super::client::Client;
 use super::error::CommandError;
 use super::output;
 use super::stream::{self, Reading, escape};
-use crate::args::{Format, LogsArgs, Selection};
+use crate::args::{Format, LogsArgs, LogsOf, Selection};
 
 pub(super) async fn run(args: &LogsArgs) -> Result<(), CommandError> {
     let client = Client::new(&args.client)?;
     let mut printer = Printer {
-        names: several(&client, args).await?,
+        names: names(&client, &args.of).await?,
+        clean: output::is_terminal() && !args.raw,
         last: BTreeMap::new(),
         args,
     };
@@ -23,25 +27,38 @@ pub(super) async fn run(args: &LogsArgs) -> Result<(), CommandError> {
     stream::read(&client, args.follow, within, &mut printer).await
 }
 
-/// More than one slot: each line says whose it is.
-async fn several(client: &Client, args: &LogsArgs) -> Result<bool, CommandError> {
-    let (id, slot) = &args.of;
-    if slot.is_some() {
-        return Ok(false);
-    }
-    let slots = client
-        .slots(Some(&Selection::Container(id.clone())))
-        .await?;
-    Ok(slots.slots.iter().filter(|row| row.slot.is_some()).count() > 1)
+/// What tells lines of one slot from those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// There is one slot only.
+    None,
+    /// Host and slot.
+    Slot,
+    /// Container and slot.
+    Container,
+}
+
+async fn names(client: &Client, of: &LogsOf) -> Result<Names, CommandError> {
+    let id = match of {
+        LogsOf::App(_) => return Ok(Names::Container),
+        LogsOf::Slot(_) => return Ok(Names::None),
+        LogsOf::Container(id) => id,
+    };
+    let selection = Selection::Container(id.clone());
+    let slots = client.slots(Some(&selection)).await?;
+    let slots = slots.slots.iter().filter(|row| row.slot.is_some());
+    Ok(if slots.count() > 1 {
+        Names::Slot
+    } else {
+        Names::None
+    })
 }
 
 fn path(args: &LogsArgs, since: Option<Timestamp>) -> String {
     use std::fmt::Write as _;
-    let (id, slot) = &args.of;
-    let slot = slot.map(|slot| format!("/{slot}")).unwrap_or_default();
     let mut path = format!(
-        "logs/{id}{slot}?follow={}&previous={}",
-        args.follow, args.previous
+        "logs/{}?follow={}&previous={}",
+        args.of, args.follow, args.previous
     );
     if let Some(since) = since {
         let _ = write!(path, "&since={since}");
@@ -56,11 +73,16 @@ fn path(args: &LogsArgs, since: Option<Timestamp>) -> String {
     path
 }
 
+/// Whose clock a time is of.
+type Writer = (Option<ContainerName>, u32, HostName);
+
 struct Printer<'a> {
     args: &'a LogsArgs,
-    names: bool,
+    names: Names,
+    /// Control characters are left out.
+    clean: bool,
     /// Time of the last line of each instance, as far as that is known: its slot and host.
-    last: BTreeMap<(u32, HostName), Timestamp>,
+    last: BTreeMap<Writer, Timestamp>,
 }
 
 impl Reading for Printer<'_> {
@@ -75,7 +97,7 @@ impl Reading for Printer<'_> {
         match event {
             LogEvent::Line(line) => self.line(&line),
             LogEvent::Notice(notice) => {
-                output::note(&format!("({notice})"));
+                output::note(&format!("({})", output::one_line(&notice)));
                 Ok(())
             }
         }
@@ -84,7 +106,7 @@ impl Reading for Printer<'_> {
 
 impl Printer<'_> {
     fn line(&mut self, line: &LogLine) -> Result<(), CommandError> {
-        let of = (line.slot, line.host.clone());
+        let of = (line.container.clone(), line.slot, line.host.clone());
         // Lines of one moment come in one stream: only an earlier time was there before.
         if self.last.get(&of).is_some_and(|last| line.time < *last) {
             return Ok(());
@@ -93,16 +115,21 @@ impl Printer<'_> {
         if self.args.output.format == Format::Json {
             return output::json_line(line);
         }
-        let name = if self.names {
-            format!("{}/{} | ", line.host, line.slot)
-        } else {
-            String::new()
+        let name = match (self.names, &line.container) {
+            (Names::None, _) => String::new(),
+            (Names::Container, Some(container)) => format!("{container}/{} | ", line.slot),
+            (Names::Slot | Names::Container, _) => format!("{}/{} | ", line.host, line.slot),
         };
         let time = if self.args.timestamps {
             format!("{} ", line.time)
         } else {
             String::new()
         };
-        output::print(&format!("{time}{name}{}\n", line.line))
+        let text = if self.clean {
+            Cow::Owned(clean::line(&line.line))
+        } else {
+            Cow::Borrowed(line.line.as_str())
+        };
+        output::print(&format!("{time}{name}{text}\n"))
     }
 }

@@ -38,6 +38,7 @@ pub(crate) async fn run(command: UserCommand) -> Result<(), CommandError> {
         UserCommand::Get(args) => apply::get(&args).await,
         UserCommand::Set(args) => apply::set(&args).await,
         UserCommand::Scale(args) => apply::scale(&args).await,
+        UserCommand::Apps(args) => lists::apps(&args).await,
         UserCommand::Ps(args) => lists::ps(&args).await,
         UserCommand::Hosts(args) => match &args.action {
             Some(HostsAction::Rm(rm)) => hosts::remove(rm).await,

@@ -56,7 +56,7 @@ async fn confirm(
         return Err(CommandError::Failed(format!("there is no {of}")));
     }
     let kept = if volumes {
-        format!("the data of {data} slots is deleted")
+        format!("the data of {} is deleted", output::count(data, "slot"))
     } else {
         "volumes stay".to_owned()
     };

@@ -112,12 +112,20 @@ async fn remove(args: &PinArgs) -> Result<(), CommandError> {
     ask::possible(args.yes)?;
     let client = Client::new(&args.client)?;
     let slot = &args.slot;
-    for row in rows_of(&client, slot).await? {
+    let rows = rows_of(&client, slot).await?;
+    if let Some(host) = rows.iter().find_map(|row| row.claimed_by.as_ref()) {
+        let id = &slot.container;
+        return Err(CommandError::Failed(format!(
+            "{slot} runs on {host} with this data; scale it down (`dokkaa scale {id}={}`) or remove it (`dokkaa rm {id}`) first",
+            slot.slot
+        )));
+    }
+    for row in rows {
         output::note(&format!("to be deleted on {}: {}", row.host, row.docker));
     }
     ask::confirm(
         args.yes,
-        &format!("delete the data of {slot}?"),
+        &format!("delete the data of {slot} for good?"),
         "nothing was deleted",
     )?;
     let removed: PinReleased = client.delete(&format!("volumes/{slot}")).await?;

@@ -2,10 +2,16 @@
 
 use gateway::v1::types::{SlotStatus, Why, WhyLink, WhySlot};
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 use super::client::Client;
 use super::error::CommandError;
 use super::{lists, output};
 use crate::args::{Format, WhyArgs};
+
+/// Seconds after which a failed connect of a link that works is history.
+const OLD: i64 = 600;
 
 pub(super) async fn run(args: &WhyArgs) -> Result<(), CommandError> {
     let client = Client::new(&args.client)?;
@@ -57,7 +63,7 @@ fn text(why: &Why) -> String {
     }
     for link in &why.links {
         lines.push(String::new());
-        add_link(&mut lines, link);
+        add_link(&mut lines, link, Timestamp::now());
     }
     lines.join("\n") + "\n"
 }
@@ -94,7 +100,7 @@ fn add_slot(lines: &mut Vec<String>, slot: &WhySlot) {
     );
 }
 
-fn add_link(lines: &mut Vec<String>, link: &WhyLink) {
+fn add_link(lines: &mut Vec<String>, link: &WhyLink, now: Timestamp) {
     lines.push(format!(
         "link {} by {}, port {}",
         link.service, link.variable, link.port
@@ -115,10 +121,57 @@ fn add_link(lines: &mut Vec<String>, link: &WhyLink) {
             std::net::SocketAddr::new(endpoint.addr, endpoint.port)
         ));
     }
-    lines.extend(link.failures.iter().map(|failure| {
-        format!(
-            "  last failed connect on {}, {}, from {}: {}",
-            failure.host, failure.at, failure.caller, failure.reason
-        )
-    }));
+    let serves = link.endpoints.iter().any(|endpoint| endpoint.serving);
+    for failure in &link.failures {
+        let at = failure.at.parse::<Timestamp>().ok();
+        let ago = at.map(|at| now.duration_since(at).as_secs());
+        // What works again is no trouble any more.
+        if serves && ago.is_some_and(|ago| ago > OLD) {
+            continue;
+        }
+        let time = at.map_or_else(
+            || failure.at.clone(),
+            |at| output::local_time(at, &TimeZone::system()),
+        );
+        lines.push(format!(
+            "  last failed connect on {}, {time}, from {}: {}",
+            failure.host,
+            failure.caller,
+            output::one_line(&failure.reason)
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn old_trouble_of_a_link_that_works_is_not_told() {
+        let slot = |id: &str| id.parse::<manifests::ContainerId>().unwrap().slot(0);
+        let link = |serving: bool| -> WhyLink {
+            serde_json::from_value(json!({
+                "service": "shop/db", "variable": "SERVICE_DB_ADDR", "port": 10000,
+                "endpoints": [{"slot": slot("shop/db"), "host": "h1",
+                    "addr": "10.0.0.1", "port": 20000, "serving": serving}],
+                "failures": [{"caller": slot("shop/web"), "service": "shop/db",
+                    "host": "h1", "at": "2026-01-01T00:00:00.123456789Z", "reason": "refused"}],
+            }))
+            .unwrap()
+        };
+        let said = |link: &WhyLink, now: &str| {
+            let mut lines = Vec::new();
+            add_link(&mut lines, link, now.parse().unwrap());
+            lines
+                .iter()
+                .any(|line| line.contains("last failed connect"))
+        };
+        assert!(!said(&link(true), "2026-01-01T02:00:00Z"));
+        assert!(said(&link(true), "2026-01-01T00:00:09Z"));
+        assert!(said(&link(false), "2026-01-01T02:00:00Z"));
+    }
 }

@@ -6,6 +6,7 @@
 //! beside this crate makes that a rule. What cannot be done now is a value
 //! with a reason, never an error.
 
+pub mod address;
 pub mod backoff;
 pub mod calm;
 pub mod directory;

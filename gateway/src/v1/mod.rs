@@ -45,7 +45,7 @@ pub use facilities::{
 use list::List;
 use reply::{Asked, Failure, Named, Reply};
 use rows::{Filter, Sources};
-use types::{ClusterStatus, Hosts, Reasons, Slots, Why};
+use types::{Apps, ClusterStatus, Hosts, Reasons, Slots, Why};
 
 /// How long etcd may take to show that it answers.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -65,6 +65,7 @@ pub struct Api {
 pub fn router(api: Api) -> Router {
     Router::new()
         .route("/slots", get(slots))
+        .route("/apps", get(apps))
         .route("/hosts", get(hosts))
         .route("/hosts/{host}", get(hosts::detail).delete(hosts::remove))
         .route("/hosts/{host}/availability", put(hosts::availability))
@@ -82,6 +83,7 @@ pub fn router(api: Api) -> Router {
         .route("/status", get(status))
         .route("/why/{app}/{container}", get(explain))
         .route("/events", get(events::events))
+        .route("/logs/{app}", get(logs::of_app))
         .route("/logs/{app}/{container}", get(logs::of_container))
         .route("/logs/{app}/{container}/{slot}", get(logs::of_slot))
         .route("/manifests/{app}", delete(manifest::delete_app))
@@ -116,17 +118,24 @@ impl Asked<SlotsQuery> {
 
 async fn slots(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Slots> {
     let filter = query.filter()?;
+    Ok(Json(api.slots(&api.seen()?, &filter).await))
+}
+
+async fn apps(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Apps> {
+    let filter = query.filter()?;
     let seen = api.seen()?;
-    let mut notices = api.notices(&seen);
-    let statuses = api.statuses(&seen, &filter, &mut notices).await;
-    let answers = api.own_answer();
-    let (slots, containers) = rows::merge(sources(&seen, &statuses, &answers), &filter);
-    Ok(Json(Slots {
+    let Slots {
         slots,
         containers,
-        revision: seen.snapshot.revision,
-        stale: seen.stale,
-        known_at: known_at(&seen),
+        revision,
+        stale,
+        notices,
+        ..
+    } = api.slots(&seen, &filter).await;
+    Ok(Json(Apps {
+        apps: overview::apps(&seen.snapshot, &slots, &containers),
+        revision,
+        stale,
         notices,
     }))
 }
@@ -247,6 +256,22 @@ impl Api {
 
     fn seen(&self) -> Result<Seen, Failure> {
         self.facilities.snapshot().ok_or_else(Failure::not_yet)
+    }
+
+    /// The rows of slots and containers.
+    async fn slots(&self, seen: &Seen, filter: &Filter) -> Slots {
+        let mut notices = self.notices(seen);
+        let statuses = self.statuses(seen, filter, &mut notices).await;
+        let answers = self.own_answer();
+        let (slots, containers) = rows::merge(sources(seen, &statuses, &answers), filter);
+        Slots {
+            slots,
+            containers,
+            revision: seen.snapshot.revision,
+            stale: seen.stale,
+            known_at: known_at(seen),
+            notices,
+        }
     }
 
     /// How another host is asked; or why it can't be, for people.

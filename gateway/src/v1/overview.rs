@@ -6,7 +6,9 @@ use conductor_core::records::{Availability, HostState};
 use conductor_core::snapshot::{HostView, Snapshot};
 use manifests::HostName;
 
-use super::types::{ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus};
+use super::types::{
+    AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus,
+};
 
 /// Every host that has a record or a membership, by name.
 pub fn hosts(snapshot: &Snapshot) -> Vec<HostRow> {
@@ -163,12 +165,7 @@ pub fn status(
         problems.extend(row.problems.iter().map(|p| format!("{}: {p}", row.host)));
     }
     for row in slots {
-        let bad = matches!(
-            row.status,
-            SlotStatus::Failed | SlotStatus::Invalid | SlotStatus::Lost
-        ) || (row.status == SlotStatus::Waiting && row.host.is_none())
-            || is_late(snapshot, row);
-        if let Some(reason) = row.reason.as_ref().filter(|_| bad || row.failed) {
+        if let Some(reason) = trouble(snapshot, row) {
             let slot = row.slot.map(|n| format!("/{n}")).unwrap_or_default();
             problems.push(format!("{}{slot}: {reason}", row.id()));
         }
@@ -212,6 +209,55 @@ fn is_late(snapshot: &Snapshot, row: &SlotRow) -> bool {
         && late
             .zip(row.age_seconds)
             .is_some_and(|(late, age)| age >= late)
+}
+
+/// What of a slot needs somebody's attention.
+fn trouble<'a>(snapshot: &Snapshot, row: &'a SlotRow) -> Option<&'a str> {
+    let bad = matches!(
+        row.status,
+        SlotStatus::Failed | SlotStatus::Invalid | SlotStatus::Lost
+    ) || (row.status == SlotStatus::Waiting && row.host.is_none())
+        || is_late(snapshot, row);
+    row.reason.as_deref().filter(|_| bad || row.failed)
+}
+
+/// Every container, by app; `slots` and `containers` as `merge` gives them.
+pub fn apps(snapshot: &Snapshot, slots: &[SlotRow], containers: &[ContainerRow]) -> Vec<AppRow> {
+    let mut apps: Vec<AppRow> = Vec::new();
+    for row in containers {
+        let own = slots.iter().filter(|slot| slot.id() == row.id());
+        let ready = |slot: &&SlotRow| slot.status == SlotStatus::Ready && !slot.surplus;
+        let mut problems: Vec<String> = own
+            .clone()
+            .filter_map(|slot| {
+                let why = trouble(snapshot, slot)?;
+                let number = slot.slot.map(|n| format!("slot {n}: "));
+                Some(format!("{}{why}", number.unwrap_or_default()))
+            })
+            .collect();
+        if let (true, Some(gave_up)) = (problems.is_empty(), &row.gave_up) {
+            problems.push(format!(
+                "the update failed at slot {}: {}",
+                gave_up.slot, gave_up.reason
+            ));
+        }
+        problems.extend(row.warnings.iter().cloned());
+        let container = AppContainer {
+            container: row.container.clone(),
+            scale: row.scale,
+            ready: own.filter(ready).count() as u32,
+            image: row.image.clone(),
+            problems,
+        };
+        match apps.last_mut() {
+            Some(app) if app.app == row.app => app.containers.push(container),
+            _ => apps.push(AppRow {
+                app: row.app.clone(),
+                containers: vec![container],
+            }),
+        }
+    }
+    apps
 }
 
 fn count(names: impl Iterator<Item = String>) -> BTreeMap<String, u32> {

@@ -4,8 +4,10 @@
 //! from the snapshot is computed here by the core's own functions, never stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use conductor_core::Directory;
+use conductor_core::address::is_global;
 use conductor_core::directory::reached_at;
 use conductor_core::links;
 use conductor_core::placement::{self, Unclaimed};
@@ -13,7 +15,8 @@ use conductor_core::records::{Claim, HostState, Phase, Status};
 use conductor_core::snapshot::{ContainerView, Desired, SlotView, Snapshot};
 use conductor_core::target::Target;
 use conductor_core::volumes;
-use manifests::{AppName, ContainerId, HostName, SlotId};
+use manifests::manifest::Service;
+use manifests::{AppName, ContainerId, HostName, ServiceName, SlotId};
 
 use super::types::{ContainerRow, GaveUp, PublishedPort, Reasons, SlotRow, SlotStatus};
 
@@ -94,14 +97,14 @@ pub fn merge(sources: Sources<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<Contai
 
 /// What is to be said of a container as a whole.
 pub fn container_row(sources: Sources<'_>, id: &ContainerId, view: &ContainerView) -> ContainerRow {
-    let (scale, errors, warnings) = match view.manifest.as_ref().map(|m| &m.value) {
+    let (wanted, errors, warnings) = match view.manifest.as_ref().map(|m| &m.value) {
         Some(Desired::Valid {
             manifest, warnings, ..
         }) => {
             let links = links::warnings(sources.snapshot, sources.directory, id, manifest);
             let links = links.iter().map(ToString::to_string);
             let warnings = warnings.iter().cloned().chain(links).collect();
-            (Some(manifest.scale), Vec::new(), warnings)
+            (Some(manifest), Vec::new(), warnings)
         }
         Some(Desired::Invalid(errors)) if errors.is_empty() => {
             (None, vec!["it can't be read".to_owned()], Vec::new())
@@ -124,11 +127,14 @@ pub fn container_row(sources: Sources<'_>, id: &ContainerId, view: &ContainerVie
             slot: rollout.slot,
             reason: rollout.reason.clone(),
         });
+    let scale = wanted.map(|manifest| manifest.scale);
+    let image = wanted.map(|manifest| manifest.image.clone());
     ContainerRow {
         app: id.app.clone(),
         container: id.container.clone(),
         revision: view.manifest.as_ref().map(|m| m.modified),
         scale,
+        image,
         errors,
         warnings,
         unnamed_volumes,
@@ -160,6 +166,7 @@ fn empty_row(id: &ContainerId, slot: Option<u32>, status: SlotStatus) -> SlotRow
         reason: None,
         instance: None,
         version: None,
+        image: None,
         outdated: false,
         surplus: false,
         failed: false,
@@ -241,22 +248,19 @@ fn claimed_row(
     row.host = Some(claim.host.clone());
     row.instance = Some(claim.instance.clone());
     row.version = Some(claim.manifest_rev);
+    let manifest = view.manifest_of(claim.manifest_rev);
+    row.image = manifest.map(|manifest| manifest.image.clone());
     row.surplus = !view.is_wanted(number);
     row.outdated = !row.surplus
         && Target::of(view).is_some_and(|target| target.outdates(view, claim.manifest_rev));
 
     let state = slot.current_state();
     if let Some(state) = state {
-        let manifest = view.manifest_of(claim.manifest_rev);
         let service = |name| manifest.and_then(|m| m.services.get(name));
         row.ports = state
             .ports
             .iter()
-            .map(|(service_name, port)| PublishedPort {
-                service: service_name.clone(),
-                addr: reached_at(service(service_name), state.addr),
-                port: *port,
-            })
+            .map(|(name, port)| published(state.addr, service(name), name, *port))
             .collect();
     }
     let status = sources.statuses.get(&slot_id);
@@ -336,6 +340,26 @@ fn outlived(sources: Sources<'_>, view: &ContainerView, claim: &Claim) -> Option
         "runs on {} though `{constraint}` no longer holds there; it moves when its container is removed",
         claim.host
     ))
+}
+
+/// Where a service is reached, and where it listens for that.
+fn published(
+    addr: IpAddr,
+    wanted: Option<&Service>,
+    service: &ServiceName,
+    port: u16,
+) -> PublishedPort {
+    let fixed = wanted.filter(|wanted| wanted.host_port == Some(port));
+    let bind = fixed.and_then(|fixed| fixed.bind);
+    let addr = reached_at(wanted, addr);
+    let listens = bind.unwrap_or(addr);
+    PublishedPort {
+        service: service.clone(),
+        addr,
+        port,
+        bind,
+        public: fixed.is_some() && (listens.is_unspecified() || is_global(listens)),
+    }
 }
 
 /// What there is to say of a slot that takes traffic.

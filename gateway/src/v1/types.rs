@@ -87,6 +87,12 @@ pub struct PublishedPort {
     pub addr: IpAddr,
     /// Which port there.
     pub port: u16,
+    /// Where it listens, if the manifest says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<IpAddr>,
+    /// It is open to the world: a `host_port` on all addresses of the host, or on one that the internet routes.
+    #[serde(default)]
+    pub public: bool,
 }
 
 /// One line of `ps`.
@@ -119,6 +125,9 @@ pub struct SlotRow {
     /// Which version of the manifest runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
+    /// The image of that version, as the manifest names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// It runs something else than the manifest wants.
     #[serde(default)]
     pub outdated: bool,
@@ -162,6 +171,9 @@ pub struct ContainerRow {
     /// How many slots it wants; none if the manifest can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
+    /// The image that it wants, as the manifest names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// What is wrong with the manifest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
@@ -191,6 +203,48 @@ pub struct GaveUp {
     pub slot: u32,
     /// Why.
     pub reason: String,
+}
+
+/// `GET apps`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apps {
+    /// By name.
+    pub apps: Vec<AppRow>,
+    /// The revision of etcd that this shows.
+    pub revision: i64,
+    /// etcd is away or not trusted: this is the last known state.
+    #[serde(default)]
+    pub stale: bool,
+    /// For stderr.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
+}
+
+/// An app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRow {
+    /// Its name.
+    pub app: AppName,
+    /// Its containers, by name.
+    pub containers: Vec<AppContainer>,
+}
+
+/// A container of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppContainer {
+    /// Its name.
+    pub container: ContainerName,
+    /// How many slots it wants; none if the manifest can't be read or is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<u32>,
+    /// How many take traffic.
+    pub ready: u32,
+    /// The image that it wants, as the manifest names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What needs somebody's attention.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// `GET slots`.
@@ -457,6 +511,9 @@ pub enum LogEvent {
 pub struct LogLine {
     /// When, RFC 3339 with nanoseconds, by its host's clock.
     pub time: jiff::Timestamp,
+    /// Of which container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerName>,
     /// Which slot.
     pub slot: u32,
     /// On which host.

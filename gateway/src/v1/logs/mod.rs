@@ -10,8 +10,9 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
 use conductor_core::Snapshot;
+use conductor_core::snapshot::ContainerView;
 use jiff::Timestamp;
-use manifests::{AppName, ContainerId, ContainerName};
+use manifests::{AppName, ContainerId, ContainerName, SlotId};
 use serde::Deserialize;
 
 use super::Api;
@@ -44,13 +45,22 @@ enum Format {
     Raw,
 }
 
+/// `GET logs/<app>`.
+pub(super) async fn of_app(
+    State(api): State<Api>,
+    Named(app): Named<AppName>,
+    Asked(query): Asked<LogQuery>,
+) -> Result<Response, Failure> {
+    answer(api, Of::App(app), query)
+}
+
 /// `GET logs/<app>/<container>`.
 pub(super) async fn of_container(
     State(api): State<Api>,
     Named((app, container)): Named<(AppName, ContainerName)>,
     Asked(query): Asked<LogQuery>,
 ) -> Result<Response, Failure> {
-    answer(api, ContainerId::new(app, container), None, query)
+    answer(api, Of::Container(ContainerId::new(app, container)), query)
 }
 
 /// `GET logs/<app>/<container>/<slot>`.
@@ -59,15 +69,14 @@ pub(super) async fn of_slot(
     Named((app, container, slot)): Named<(AppName, ContainerName, u32)>,
     Asked(query): Asked<LogQuery>,
 ) -> Result<Response, Failure> {
-    answer(api, ContainerId::new(app, container), Some(slot), query)
+    answer(
+        api,
+        Of::Slot(ContainerId::new(app, container).slot(slot)),
+        query,
+    )
 }
 
-fn answer(
-    api: Api,
-    container: ContainerId,
-    slot: Option<u32>,
-    query: LogQuery,
-) -> Result<Response, Failure> {
+fn answer(api: Api, of: Of, query: LogQuery) -> Result<Response, Failure> {
     let now = Timestamp::now();
     let options = LogOptions {
         follow: query.follow && !query.previous,
@@ -81,32 +90,29 @@ fn answer(
         previous: query.previous,
     };
     let seen = api.seen()?;
-    if slots(&seen.snapshot, &container, slot).is_empty() {
-        return Err(match slot {
-            Some(slot) => Failure::not_found(format!("there is no slot {container}/{slot}")),
-            None if seen.snapshot.containers.get(&container).is_none() => {
-                Failure::no_container(&container)
-            }
-            None => Failure::not_found(format!("{container} has no slots")),
+    if of.slots(&seen.snapshot).is_empty() {
+        let is_known = of.containers(&seen.snapshot).next().is_some();
+        return Err(match &of {
+            Of::Slot(slot) => Failure::not_found(format!("there is no slot {slot}")),
+            Of::App(app) if is_known => Failure::not_found(format!("{app} has no slots")),
+            Of::App(app) => Failure::not_found(format!("there is no app {app}")),
+            Of::Container(id) if is_known => Failure::not_found(format!("{id} has no slots")),
+            Of::Container(id) => Failure::no_container(id),
         });
     }
+    let is_app = matches!(of, Of::App(_));
     let follow = options.follow;
-    let request = Request {
-        api,
-        container,
-        slot,
-        options,
-    };
+    let request = Request { api, of, options };
     let kind = match query.format {
         Format::Json => "application/x-ndjson",
         Format::Raw => "text/plain; charset=utf-8",
     };
     merge::answer(request, follow, kind, move |told| {
-        encode(told, query.format, query.timestamps)
+        encode(told, query.format, query.timestamps, is_app)
     })
 }
 
-fn encode(told: Option<Told<LogLine>>, format: Format, timestamps: bool) -> Bytes {
+fn encode(told: Option<Told<LogLine>>, format: Format, timestamps: bool, is_app: bool) -> Bytes {
     let event = told.map(|told| match told {
         Told::Line(line) => LogEvent::Line(line),
         Told::Notice(notice) => LogEvent::Notice(notice),
@@ -121,7 +127,11 @@ fn encode(told: Option<Told<LogLine>>, format: Format, timestamps: bool) -> Byte
             } else {
                 String::new()
             };
-            format!("{time}{}/{} | {}\n", line.host, line.slot, line.line)
+            let container = match &line.container {
+                Some(container) if is_app => format!("{container}/"),
+                _ => format!("{}/", line.host),
+            };
+            format!("{time}{container}{} | {}\n", line.slot, line.line)
         }
     };
     Bytes::from(text)
@@ -131,37 +141,64 @@ fn encode(told: Option<Told<LogLine>>, format: Format, timestamps: bool) -> Byte
 #[derive(Clone)]
 struct Request {
     api: Api,
-    container: ContainerId,
-    slot: Option<u32>,
+    of: Of,
     options: LogOptions,
 }
 
-/// The slots that are or should be; only the one that was asked for.
-fn slots(snapshot: &Snapshot, container: &ContainerId, only: Option<u32>) -> BTreeSet<u32> {
-    let Some(view) = snapshot.containers.get(container) else {
-        return BTreeSet::new();
-    };
-    let claimed = view
-        .slots
-        .iter()
-        .filter(|(_, slot)| slot.claim.is_some())
-        .map(|(number, _)| *number);
-    (0..view.scale().unwrap_or_default())
-        .chain(claimed)
-        .filter(|number| only.is_none_or(|only| only == *number))
-        .collect()
+/// Whose lines.
+#[derive(Debug, Clone)]
+enum Of {
+    /// Of all containers of an app.
+    App(AppName),
+    /// Of all slots of a container.
+    Container(ContainerId),
+    /// Of one slot.
+    Slot(SlotId),
+}
+
+impl Of {
+    fn takes(&self, id: &ContainerId) -> bool {
+        match self {
+            Self::App(app) => id.app == *app,
+            Self::Container(only) => id == only,
+            Self::Slot(slot) => *id == slot.container,
+        }
+    }
+
+    fn containers<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+    ) -> impl Iterator<Item = (&'a ContainerId, &'a ContainerView)> {
+        let all = snapshot.containers.iter();
+        all.filter(|(id, _)| self.takes(id))
+            .map(|(id, view)| (id, view.as_ref()))
+    }
+
+    /// The slots that are or should be.
+    fn slots(&self, snapshot: &Snapshot) -> BTreeSet<SlotId> {
+        let mut found = BTreeSet::new();
+        for (id, view) in self.containers(snapshot) {
+            let claimed = view.slots.iter().filter(|(_, slot)| slot.claim.is_some());
+            let numbers = (0..view.scale().unwrap_or_default()).chain(claimed.map(|(n, _)| *n));
+            found.extend(numbers.map(|number| id.slot(number)));
+        }
+        if let Self::Slot(only) = self {
+            found.retain(|slot| slot == only);
+        }
+        found
+    }
 }
 
 impl Sources for Request {
-    type Key = u32;
+    type Key = SlotId;
     type Line = LogLine;
 
-    fn wanted(&self) -> Option<BTreeSet<u32>> {
+    fn wanted(&self) -> Option<BTreeSet<SlotId>> {
         let seen = self.api.facilities.snapshot()?;
-        Some(slots(&seen.snapshot, &self.container, self.slot))
+        Some(self.of.slots(&seen.snapshot))
     }
 
-    fn read(&self, slot: u32, out: Out<LogLine>) -> impl Future<Output = ()> + Send + 'static {
+    fn read(&self, slot: SlotId, out: Out<LogLine>) -> impl Future<Output = ()> + Send + 'static {
         Source::new(self.clone(), slot, out).run()
     }
 

@@ -33,12 +33,8 @@ enum Ended {
 }
 
 impl Source {
-    pub(super) fn new(request: Request, slot: u32, out: Out<LogLine>) -> Self {
-        Self {
-            slot: request.container.slot(slot),
-            request,
-            out,
-        }
+    pub(super) fn new(request: Request, slot: SlotId, out: Out<LogLine>) -> Self {
+        Self { request, slot, out }
     }
 
     pub(super) async fn run(mut self) {
@@ -197,6 +193,7 @@ impl Source {
             *last = Some(record.time);
             let line = LogLine {
                 time: record.time,
+                container: Some(self.slot.container.container.clone()),
                 slot: self.slot.slot,
                 host: host.clone(),
                 stream: record.source,

@@ -601,3 +601,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_port_is_shown_where_it_listens() {
+    let shown = |service: Value, port: u16| {
+        let manifest = json!({"image": "a", "services": {"web": service}});
+        let state = json!({"instance": "i-h1", "state": "ready", "addr": "10.0.0.1", "ports": {"web": port}});
+        let keys = [
+            ("/hosts/h1/record", record()),
+            ("/apps/shop/web/manifest", manifest),
+            ("/claims/shop/web/slots/0", claim("h1", 2)),
+            ("/claims/shop/web/slots/0.state", state),
+        ];
+        let row = rows(&snapshot(&keys), &[], &[]).remove(0);
+        assert_eq!(row.image.as_deref(), Some("a"));
+        let port = &row.ports[0];
+        (port.bind.unwrap_or(port.addr).to_string(), port.public)
+    };
+    let at = |addr: &str, public| (addr.to_owned(), public);
+    assert_eq!(shown(json!(80), 20_000), at("10.0.0.1", false));
+    let fixed = |bind: &str| json!({"port": 80, "host_port": 8080, "bind": bind});
+    assert_eq!(
+        shown(json!({"port": 80, "host_port": 8080}), 8080),
+        at("10.0.0.1", false)
+    );
+    assert_eq!(shown(fixed("0.0.0.0"), 8080), at("0.0.0.0", true));
+    assert_eq!(shown(fixed("::"), 8080), at("::", true));
+    assert_eq!(
+        shown(fixed("93.184.216.34"), 8080),
+        at("93.184.216.34", true)
+    );
+    assert_eq!(shown(fixed("127.0.0.1"), 8080), at("127.0.0.1", false));
+}

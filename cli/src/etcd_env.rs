@@ -1,6 +1,6 @@
-//! `dokkaa env`: what etcdctl needs to reach the embedded etcd.
+//! `dokkaa etcd-env`: what etcdctl needs to reach the embedded etcd.
 //!
-//! It prints and changes nothing. The lines are for `eval "$(dokkaa env)"`.
+//! It prints and changes nothing. The lines are for `eval "$(dokkaa etcd-env)"`.
 
 use std::path::Path;
 
