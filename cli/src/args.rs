@@ -13,7 +13,7 @@ use crate::cloud_config::CloudConfigArgs;
 use crate::down::DownArgs;
 use crate::up::UpArgs;
 
-/// Where the CLI looks for an agent's door unless told otherwise.
+/// Where the CLI looks for an agent's API unless told otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "http://127.0.0.1:4001";
 
 /// dokkaa runs containers on a cluster of Docker hosts: put a manifest in, the hosts do the rest.
@@ -89,34 +89,34 @@ pub(crate) enum UserCommand {
     /// List the hosts: what each has, and what is wrong there
     #[command(after_help = HOSTS_EXAMPLES, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
     Hosts(HostsArgs),
-    /// Let a host keep its slots and give it no others
+    /// Give a host no more slots; it keeps what it has
     #[command(after_help = PAUSE_EXAMPLES)]
     Pause(HostArgs),
-    /// Give a host slots again, after `pause` and `leave`
+    /// Give a host slots again, after `pause` or `leave`
     #[command(after_help = ACTIVATE_EXAMPLES)]
     Activate(HostArgs),
-    /// Take a host out of the cluster for good: its slots go to others first
+    /// Drain a host and remove it from the cluster
     #[command(after_help = LEAVE_EXAMPLES)]
     Leave(LeaveArgs),
-    /// Set and take away labels of a host
+    /// Add or remove host labels
     #[command(after_help = LABEL_EXAMPLES)]
     Label(LabelArgs),
     /// List local volumes: which slot is kept where by its data
     #[command(after_help = VOLUMES_EXAMPLES, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
     Volumes(VolumesArgs),
-    /// Write what this cluster was told to a file
+    /// Save all manifests and settings to a file
     #[command(after_help = BACKUP_EXAMPLES)]
     Backup(BackupArgs),
     /// Put a backup back, or end a hold
     #[command(after_help = RESTORE_EXAMPLES)]
     Restore(RestoreArgs),
-    /// Show how the cluster is, in a few lines
+    /// Summarize cluster health
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
     /// Print the output of containers, from whichever host
     #[command(after_help = LOGS_EXAMPLES)]
     Logs(LogsArgs),
-    /// Tell what happened: starts, ends, moves, troubles, on all hosts
+    /// Show recent events of all hosts: starts, exits, moves, failures
     #[command(after_help = EVENTS_EXAMPLES)]
     Events(EventsArgs),
     /// Remove an app or a container; volumes stay, unless --volumes
@@ -350,10 +350,10 @@ const COMPLETION_EXAMPLES: &str = "Examples:
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ClientArgs {
-    /// Door of an agent, any agent
+    /// The API of an agent, any agent
     #[arg(long, env = "DOKKAA_ADDR", value_name = "URL", default_value = DEFAULT_ADDR)]
     pub(crate) addr: String,
-    /// Token that the door asks for
+    /// Token to send; agents of this version ask for none
     #[arg(
         long,
         env = "DOKKAA_TOKEN",
@@ -430,7 +430,7 @@ pub(crate) struct ApplyArgs {
 /// `dokkaa get`.
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// Which
+    /// Container to print
     #[arg(value_name = "APP/CONTAINER", value_parser = container)]
     pub(crate) container: ContainerId,
     /// The connection.
@@ -441,7 +441,7 @@ pub(crate) struct GetArgs {
 /// `dokkaa set`.
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
-    /// Which
+    /// Container to change
     #[arg(value_name = "APP/CONTAINER", value_parser = container)]
     pub(crate) container: ContainerId,
     /// Fields: `image=nginx:1.27`, `env.LEVEL=debug`, `env.OLD-`
@@ -458,7 +458,7 @@ pub(crate) struct SetArgs {
 /// `dokkaa scale`.
 #[derive(Debug, Args)]
 pub(crate) struct ScaleArgs {
-    /// Which, and to how many slots
+    /// Containers to change, and how many slots each gets
     #[arg(required = true, value_name = "APP/CONTAINER=N", value_parser = scale)]
     pub(crate) scales: Vec<(ContainerId, u32)>,
     /// Wait until every slot is ready
@@ -586,7 +586,7 @@ pub(crate) struct EventsArgs {
     /// Only of this app, or of this container
     #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
     pub(crate) of: Option<Selection>,
-    /// Go on with what comes
+    /// Follow new events
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Only what is newer than a time (RFC 3339) or than so long ago (`10m`, `2d`)
@@ -606,7 +606,7 @@ pub(crate) struct EventsArgs {
 /// `dokkaa rm`.
 #[derive(Debug, Args)]
 pub(crate) struct RmArgs {
-    /// Which app, or which container of it
+    /// App or container to remove
     #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
     pub(crate) of: Selection,
     /// Delete the data of its local volumes, too, when its containers have gone
@@ -642,7 +642,7 @@ pub(crate) enum HostsAction {
 /// `dokkaa hosts rm`.
 #[derive(Debug, Args)]
 pub(crate) struct HostsRmArgs {
-    /// Which
+    /// Host to forget
     #[arg(value_name = "HOST")]
     pub(crate) host: HostName,
     /// Do not ask
@@ -656,7 +656,7 @@ pub(crate) struct HostsRmArgs {
 /// `dokkaa pause`, `dokkaa activate`.
 #[derive(Debug, Args)]
 pub(crate) struct HostArgs {
-    /// Which
+    /// Host to pause or activate
     #[arg(value_name = "HOST")]
     pub(crate) host: HostName,
     /// The connection.
@@ -667,7 +667,7 @@ pub(crate) struct HostArgs {
 /// `dokkaa leave`.
 #[derive(Debug, Args)]
 pub(crate) struct LeaveArgs {
-    /// Which [default: the one whose agent answers]
+    /// Host to remove [default: the one whose agent answers]
     #[arg(value_name = "HOST")]
     pub(crate) host: Option<HostName>,
     /// Do not ask
@@ -684,7 +684,7 @@ pub(crate) struct LeaveArgs {
 /// `dokkaa label`.
 #[derive(Debug, Args)]
 pub(crate) struct LabelArgs {
-    /// Which host
+    /// Host to label
     #[arg(value_name = "HOST")]
     pub(crate) host: HostName,
     /// Labels: `disk=ssd`, `zone-`
@@ -740,7 +740,7 @@ pub(crate) struct AdoptArgs {
 /// `dokkaa volumes release`, `dokkaa volumes rm`.
 #[derive(Debug, Args)]
 pub(crate) struct PinArgs {
-    /// Which slot
+    /// Slot whose data it is
     #[arg(value_name = "APP/CONTAINER/SLOT", value_parser = slot)]
     pub(crate) slot: SlotId,
     /// Do not ask
@@ -791,7 +791,7 @@ pub(crate) struct RestoreArgs {
 /// `dokkaa why`.
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// Which container, or which slot of it
+    /// Container or slot to explain
     #[arg(value_name = "APP/CONTAINER[/SLOT]", value_parser = source)]
     pub(crate) of: (ContainerId, Option<u32>),
     /// The format.
@@ -1011,22 +1011,22 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "DIR", help_heading = "This host")]
     pub(crate) state_dir: Option<String>,
 
-    /// The door for manifests and commands [env: DOKKAA_KEYS_LISTEN] [default: 127.0.0.1:4001]
+    /// The API: manifests and commands [env: DOKKAA_KEYS_LISTEN] [default: 127.0.0.1:4001]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) keys_listen: Option<String>,
     /// DNS [env: DOKKAA_DNS_LISTEN] [default: the bridge's gateway, port 53]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) dns_listen: Option<String>,
-    /// The door for other agents, with mutual TLS [env: DOKKAA_PEER_LISTEN] [default: port 4003 of --host-ip]
+    /// For other agents, with mutual TLS [env: DOKKAA_PEER_LISTEN] [default: port 4003 of --host-ip]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) peer_listen: Option<String>,
     /// /metrics, /healthz and /readyz [env: DOKKAA_METRICS_LISTEN] [default: 127.0.0.1:4002]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) metrics_listen: Option<String>,
-    /// Names by which the door may be called, besides addresses and localhost [env: DOKKAA_ALLOW_HOST]
+    /// Names by which the API may be called, besides addresses and localhost [env: DOKKAA_ALLOW_HOST]
     #[arg(long = "allow-host", value_name = "NAME", help_heading = "Listening")]
     pub(crate) allow_hosts: Vec<String>,
-    /// Let --keys-listen be reached from outside without a login: whoever reaches it is root on every host [env: DOKKAA_INSECURE]
+    /// Let --keys-listen be reached from outside without a login: anyone who reaches it has root on every host [env: DOKKAA_INSECURE]
     #[arg(long, help_heading = "Listening")]
     pub(crate) insecure: bool,
     /// Zone of the services' names [env: DOKKAA_DOMAIN] [default: skydns.local]
@@ -1050,8 +1050,8 @@ const AGENT_EXAMPLES: &str = "Examples:
 The --…-listen flags take a list of ip:port separated by commas, port 0 for any
 free one (the log says which), or off. A flag wins over its variable.
 
-SIGTERM ends the agent and leaves its containers running. For --restart-grace its
-slots wait for it; then other hosts take them over, while its containers run on
+SIGTERM ends the agent and leaves its containers running; links and DNS of this
+host are down until it is back. For --restart-grace its slots wait for it; then other hosts take them over, while its containers run on
 unattended until it is back. To take a host out for good: dokkaa leave.
 
 Docker publishes ports past a host's firewall, so the agent closes --port-range on

@@ -51,7 +51,7 @@ pub(crate) fn troubles(published: &Published, status: &HostStatus, own_etcd: boo
 /// What an alarm means, and what clears it.
 pub(crate) fn alarm(alarm: Alarm, own_etcd: bool) -> String {
     let reach = if own_etcd {
-        "eval \"$(dokkaa env)\" and "
+        "eval \"$(dokkaa etcd-env)\" and "
     } else {
         ""
     };

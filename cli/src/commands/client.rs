@@ -250,7 +250,7 @@ fn address(text: &str) -> Result<String, CommandError> {
     let uri: Uri = whole.parse().map_err(|_| usage("is not a URL"))?;
     match uri.scheme_str() {
         Some("http") => {}
-        Some("https") => return Err(usage("is https, which doors of this version do not speak")),
+        Some("https") => return Err(usage("is https, which agents of this version do not speak")),
         _ => return Err(usage("is not a URL")),
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {

@@ -48,9 +48,10 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
     let owner = row.host.as_ref();
     let has_live_owner = owner.is_some_and(|owner| sources.snapshot.is_live(owner));
     if let Some(owner) = owner {
+        let verb = if has_live_owner { "runs" } else { "has" };
         let has = match pinned(sources, &slot) {
-            Some(volumes) => format!("has it; its volumes ({volumes}) keep it here"),
-            None => "has it".to_owned(),
+            Some(volumes) => format!("{verb} it; its volumes ({volumes}) keep it here"),
+            None => format!("{verb} it"),
         };
         found.push(WhyHost {
             host: owner.clone(),

@@ -479,7 +479,7 @@ fn why_tells_of_hosts_and_links() {
     assert_eq!(
         hosts(0),
         [
-            "h1 true has it",
+            "h1 true runs it",
             "h2 false its Docker Engine does not answer",
             "h3 false it is missing"
         ]

@@ -807,7 +807,7 @@ async fn why_may_be_asked_of_one_slot() {
     let hosts = why["slots"][0]["hosts"].as_array().unwrap();
     assert_eq!(
         hosts[0]["reason"],
-        "has it; its volumes (data) keep it here"
+        "runs it; its volumes (data) keep it here"
     );
     assert_eq!(hosts[1]["reason"], "the slot's data is on h2");
     let (status, _) = door.send("GET", "/why/shop/web?slot=9", "").await;
