@@ -300,8 +300,8 @@ fn endpoints_of(snapshot: &Snapshot, slot: &SlotId) -> Vec<(ServiceId, Endpoint)
     let live = snapshot.is_live(&claim.host);
     let endpoint = |(service, port): (&ServiceName, &u16)| {
         let named = services.and_then(|services| services.get(service));
-        let addr = reached_at(named, state.addr);
-        if addr.is_loopback() {
+        let bound = named.and_then(|service| service.bind);
+        if bound.is_some_and(|at| at.is_loopback()) {
             // Nobody else gets there.
             return None;
         }
@@ -310,7 +310,7 @@ fn endpoints_of(snapshot: &Snapshot, slot: &SlotId) -> Vec<(ServiceId, Endpoint)
             slot: slot.slot,
             instance: claim.instance.clone(),
             host: claim.host.clone(),
-            addr,
+            addr: reached_at(named, state.addr),
             port: *port,
             protocol: named.map_or(Protocol::Tcp, |service| service.protocol),
             phase: state.state,
