@@ -222,9 +222,15 @@ inside 'make down
     [ -z "$(docker ps -aq)" ]
     make up PROFILE=dev'
 note "make down PURGE=1"
-inside 'make down PURGE=1
+inside 'id=$(sed -n "s/.*\"id\": *\"\([0-9a-f-]*\)\".*/\1/p" /var/lib/dokkaa/cluster.json)
+    docker volume create --label "dokkaa.cluster=$id" hello---db---0---data
+    make down PURGE=1 | tee /root/down
     [ -z "$(docker ps -aq)" ]
     ! [ -e /var/lib/dokkaa ] || { echo "the state is still there"; exit 1; }
+    grep "VOLUMES=1 make down removes them.*hello---db---0---data" /root/down
+    grep "Left installed" /root/down
+    VOLUMES=1 make down
+    [ -z "$(docker volume ls -q)" ]
     for _ in $(seq 100); do
         scripts/machine-state.sh --processes >/root/after
         new=$(LC_ALL=C comm -13 /root/before /root/after)
