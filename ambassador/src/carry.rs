@@ -36,12 +36,6 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Closes with a reset instead of an orderly end.
-pub(crate) fn reset(stream: TcpStream) {
-    // It fails only on a socket that is closed already.
-    let _ = stream.set_zero_linger();
-}
-
 /// Ends when both sides have finished sending, or with the error that broke one of them.
 pub(crate) async fn carry(client: &TcpStream, server: &TcpStream) -> io::Result<()> {
     let mut up = pin!(pump(client, server));

@@ -62,7 +62,7 @@ impl Proxy {
                 debug!(%caller, port, "the caller has gone");
                 return;
             }
-            () = stop.cancelled() => return carry::reset(client),
+            () = stop.cancelled() => return listen::reset(client),
         };
         match reached {
             Ok(Reached::Server(server, _open)) => {
@@ -74,13 +74,13 @@ impl Proxy {
                 };
                 if let Err(error) = ended {
                     debug!(%caller, port, %error, "connection broken");
-                    carry::reset(client);
-                    carry::reset(server);
+                    listen::reset(client);
+                    listen::reset(server);
                 }
             }
             Ok(Reached::Nowhere(route, reason)) => {
                 count(&self.counters.failed);
-                carry::reset(client);
+                listen::reset(client);
                 if let Some(left_out) = self.is_loud(caller, port) {
                     let Route { slot, service, .. } = &route;
                     warn!(%caller, port, %slot, %service, %reason, left_out, "link connection failed");
@@ -89,7 +89,7 @@ impl Proxy {
             }
             Err(refusal) => {
                 count(&self.counters.refused);
-                carry::reset(client);
+                listen::reset(client);
                 self.say(caller, port, &refusal);
             }
         }

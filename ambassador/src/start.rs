@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use listen::Problem;
+use listen::{Accepted, Acceptor, Limits, Places, Problem, WhenFull};
 use manifests::env::MAX_LINKS;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -25,8 +25,6 @@ use crate::table::{self, Tables};
 
 /// Between tries to bind what could not be bound: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// Rest after a failed accept: most likely there are no file descriptors left.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Which port is bound for a link port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +46,8 @@ pub struct Config {
     pub hold: Duration,
     /// How long one endpoint may take to accept; the next is tried then.
     pub connect_timeout: Duration,
+    /// Connections of all callers, and of one.
+    pub limits: Limits,
 }
 
 impl Config {
@@ -59,6 +59,10 @@ impl Config {
             hold: Duration::from_secs(1),
             // One lost packet is sent again after a second.
             connect_timeout: Duration::from_millis(1500),
+            limits: Limits {
+                all: 1_024,
+                per_source: 256,
+            },
         }
     }
 }
@@ -128,6 +132,7 @@ impl Ambassador {
             loads: Arc::clone(&proxy.loads),
             task: tokio::spawn(
                 Listeners {
+                    places: Places::new(config.limits),
                     ports: config.ports,
                     addr: addr.subscribe(),
                     open: shutdown.child_token(),
@@ -148,6 +153,7 @@ struct Listeners {
     addr: watch::Receiver<IpAddr>,
     /// Ends the listeners at that address.
     open: CancellationToken,
+    places: Places,
     proxy: Arc<Proxy>,
     addresses: watch::Sender<BTreeMap<u16, SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
@@ -214,7 +220,7 @@ impl Listeners {
                     });
                     self.tasks.spawn(accept(
                         Arc::clone(&self.proxy),
-                        listener,
+                        Acceptor::new(listener, self.places.clone(), WhenFull::Refuse),
                         link,
                         self.tasks.clone(),
                         self.open.clone(),
@@ -256,7 +262,7 @@ async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), Problem> {
 
 async fn accept(
     proxy: Arc<Proxy>,
-    listener: TcpListener,
+    mut acceptor: Acceptor,
     link: u16,
     tasks: TaskTracker,
     open: CancellationToken,
@@ -264,18 +270,18 @@ async fn accept(
 ) {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = acceptor.accept() => accepted,
             () = open.cancelled() => return,
         };
-        match accepted {
-            Ok((client, from)) => {
-                let (proxy, shutdown) = (Arc::clone(&proxy), shutdown.clone());
-                tasks.spawn(async move { proxy.serve(client, from, link, &shutdown).await });
-            }
-            Err(error) => {
-                warn!(%error, link, "a link connection could not be accepted");
-                tokio::time::sleep(ACCEPT_REST).await;
-            }
-        }
+        let (proxy, shutdown) = (Arc::clone(&proxy), shutdown.clone());
+        tasks.spawn(async move {
+            let Accepted {
+                stream,
+                peer,
+                place,
+            } = accepted;
+            proxy.serve(stream, peer, link, &shutdown).await;
+            drop(place);
+        });
     }
 }

@@ -9,9 +9,11 @@ pub(crate) mod condition;
 mod events;
 mod facilities;
 mod leaving;
+mod listeners;
 mod reachable;
 mod reached;
 mod signals;
+pub(crate) mod standing;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -49,12 +51,15 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::config::{AgentConfig, DnsListen};
+use crate::limits::{self, Shares};
 use crate::metrics;
 use crate::up::{Bound, SOON};
 use facilities::Agent;
 use leaving::Leaving;
+use listeners::{Listeners, addresses};
 use reached::reached_at;
 use signals::{Signal, Signals};
+use standing::Standing;
 
 /// Time between two tries while the engine does not answer at the start.
 const RETRY: Duration = Duration::from_secs(1);
@@ -94,22 +99,42 @@ pub(crate) async fn run(
     let mut signals = Signals::new().context("can't wait for signals")?;
     let dir =
         Arc::new(StateDir::open(&config.state_dir).map_err(|e| Misconfigured(crate::chain(&e)))?);
-    let bound = Listeners::bind(&config).await?;
+    let shares = Shares::of(limits::raise_open_files());
+    let standing = Arc::new(Standing::new(&config));
+    let mut listeners = Listeners::open(&config, shares, &standing).await?;
 
     let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker));
     let known = dir.cluster().map(|cluster| cluster.id);
     let asked = tokio::select! {
-        asked = ask_engine(engine, &config, known, waits) => asked?,
+        asked = ask_engine(engine, &config, known, |what| {
+            standing.engine(Some(what.to_owned()));
+            waits(what);
+        }) => asked?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     config.host_ip = host_ip(&config, &asked.bridge);
-    let mut begun = begin(&config, &dir, &asked, &bound)?;
+    standing.engine(None);
+    let mut begun = begin(&config, &dir, &asked, &listeners)?;
+    standing.joins(begun.host.status());
+    listeners.tasks.spawn(report_status(
+        begun.host.status(),
+        (config.name.clone(), config.host_ip),
+        config.etcd.endpoints.clone(),
+        listeners.stop.clone(),
+    ));
     // A first start has nothing to go on with before it has met its cluster.
     let cluster = tokio::select! {
         cluster = begun.cluster() => cluster?,
         _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let agent = Running::start(&config, &dir, asked, bound, begun, cluster).await?;
+    let start = Start {
+        asked,
+        listeners,
+        begun,
+        shares,
+        standing,
+    };
+    let agent = Running::start(&config, &dir, start, cluster).await?;
     let mut status = agent.host.status();
     let life = async {
         if let Some(ended) = joins(&mut status).await {
@@ -310,55 +335,21 @@ async fn ask_once(
     })
 }
 
-/// The listening sockets that the agent can't do without, bound before anything is promised.
-struct Listeners {
-    keys: Vec<tokio::net::TcpListener>,
-    peer: Vec<tokio::net::TcpListener>,
-    metrics: Vec<tokio::net::TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(config: &AgentConfig) -> anyhow::Result<Self> {
-        Ok(Self {
-            keys: bind(
-                &config.keys_listen,
-                "--keys-listen (KEYS_LISTEN of make up)",
-            )
-            .await?,
-            peer: bind(&config.peer_listen, "--peer-listen").await?,
-            metrics: bind(&config.metrics_listen, "--metrics-listen").await?,
-        })
-    }
-}
-
-async fn bind(
-    addresses: &[SocketAddr],
-    flag: &str,
-) -> anyhow::Result<Vec<tokio::net::TcpListener>> {
-    door::bind(addresses).await.map_err(|error| {
-        Misconfigured(format!(
-            "{}; {flag} chooses another address",
-            crate::chain(&error)
-        ))
-        .into()
-    })
-}
-
-fn addresses(listeners: &[tokio::net::TcpListener]) -> Vec<SocketAddr> {
-    listeners
-        .iter()
-        .filter_map(|l| l.local_addr().ok())
-        .collect()
-}
-
 /// A host that begins to join, and what the rest of the start needs.
 struct Begun {
     host: store::host::Host,
     kv: Arc<dyn Kv>,
     identity: Option<Arc<peer::Identity>>,
     saved: Option<SavedView>,
-    doors: CancellationToken,
-    tasks: JoinSet<()>,
+}
+
+/// All that the start has got together.
+struct Start {
+    asked: Asked,
+    listeners: Listeners,
+    begun: Begun,
+    shares: Shares,
+    standing: Arc<Standing>,
 }
 
 impl Begun {
@@ -423,7 +414,7 @@ fn begin(
                 fingerprint: identity.fingerprint().to_owned(),
             })
         }),
-        api: reached_at(&addresses(&listeners.keys), config.host_ip),
+        api: reached_at(&listeners.keys, config.host_ip),
         labels: config.labels.clone(),
         capacity: capacity(&asked.info),
         versions: Versions {
@@ -451,21 +442,11 @@ fn begin(
     };
     let host = store::host::Host::start(kv.clone(), connect, dir.clone(), options, record)
         .context("no thread for the lease")?;
-    let doors = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(report_status(
-        host.status(),
-        (config.name.clone(), config.host_ip),
-        config.etcd.endpoints.clone(),
-        doors.clone(),
-    ));
     Ok(Begun {
         host,
         kv,
         identity,
         saved,
-        doors,
-        tasks,
     })
 }
 
@@ -484,19 +465,23 @@ impl Running {
     async fn start(
         config: &AgentConfig,
         dir: &Arc<StateDir>,
-        asked: Asked,
-        listeners: Listeners,
-        begun: Begun,
+        start: Start,
         cluster: Cluster,
     ) -> anyhow::Result<Self> {
+        let Start {
+            asked,
+            listeners,
+            begun,
+            shares,
+            standing,
+        } = start;
         let Begun {
             host,
             kv,
             identity,
             saved,
-            doors,
-            mut tasks,
         } = begun;
+        let (doors, mut tasks) = (listeners.stop, listeners.tasks);
         let engine = asked.engine;
         let host = Arc::new(host);
         let (journal, writer) = Journal::open(dir.path());
@@ -506,6 +491,7 @@ impl Running {
         published
             .fresh_at
             .store(saved_at.unwrap_or_default(), Ordering::Relaxed);
+        standing.works(published.clone());
         let work = CancellationToken::new();
 
         tasks.spawn(events::keep(journal, writer, host.status(), doors.clone()));
@@ -551,7 +537,10 @@ impl Running {
         let (unknown, mut asked_for) = mpsc::channel(64);
         let tables = Arc::new(ambassador::Tables::new(published.directory.clone()));
         let links = ambassador::Ambassador::start(
-            ambassador::Config::new(gateway),
+            ambassador::Config {
+                limits: shares.links,
+                ..ambassador::Config::new(gateway)
+            },
             tables.clone(),
             unknown,
             doors.clone(),
@@ -625,11 +614,14 @@ impl Running {
             failures: links.failures.clone(),
             status: host.status(),
             own_etcd: config.own_etcd,
+            standing,
         });
-        let listening: Vec<SocketAddr> = [&listeners.keys, &listeners.peer, &listeners.metrics]
-            .into_iter()
-            .flat_map(|listeners| addresses(listeners))
-            .collect();
+        let listening: Vec<SocketAddr> = [
+            listeners.keys.clone(),
+            addresses(&listeners.peer),
+            listeners.metrics.clone(),
+        ]
+        .concat();
         let mut bound = Bound::default();
         let mut peers: Option<Arc<dyn v1::Peers>> = None;
         if let Some(identity) = identity {
@@ -645,13 +637,13 @@ impl Running {
             let token = doors.clone();
             tasks.spawn(async move {
                 if let Err(error) =
-                    peer::serve(listeners.peer, identity, table, router, token).await
+                    peer::serve(listeners.peer, identity, table, router, shares.peers, token).await
                 {
                     error!(error = %crate::chain(&error), "the peer door can't be opened");
                 }
             });
         }
-        note(&mut bound, "keys", &addresses(&listeners.keys));
+        note(&mut bound, "keys", &listeners.keys);
         let keys = door::routes(
             v2::router(v2::V2::new(
                 kv.clone(),
@@ -663,26 +655,14 @@ impl Running {
                 peers,
             }),
         );
-        tasks.spawn(door::serve(
-            listeners.keys,
-            door::DoorConfig {
-                allow_hosts: config.allow_hosts.clone(),
-            },
-            keys,
-            doors.clone(),
-        ));
-        note(&mut bound, "metrics", &addresses(&listeners.metrics));
-        tasks.spawn(metrics::serve(
-            listeners.metrics,
-            metrics::Sources {
-                published: published.clone(),
-                status: host.status(),
-                own_etcd: config.own_etcd,
-                links: links.counters.clone(),
-                dns: names.counters.clone(),
-            },
-            doors.clone(),
-        ));
+        // Nobody else sets them.
+        let _ = listeners.routes.set(keys);
+        note(&mut bound, "metrics", &listeners.metrics);
+        let _ = listeners.sources.set(metrics::Sources {
+            published: published.clone(),
+            links: links.counters.clone(),
+            dns: names.counters.clone(),
+        });
         note(
             &mut bound,
             "dns",

@@ -1020,7 +1020,7 @@ pub(crate) struct AgentArgs {
     /// For other agents, with mutual TLS [env: DOKKAA_PEER_LISTEN] [default: port 4003 of --host-ip]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) peer_listen: Option<String>,
-    /// /metrics, /healthz and /readyz [env: DOKKAA_METRICS_LISTEN] [default: 127.0.0.1:4002]
+    /// /metrics, /healthz and /readyz, without a password: names and states of apps [env: DOKKAA_METRICS_LISTEN] [default: 127.0.0.1:4002]
     #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
     pub(crate) metrics_listen: Option<String>,
     /// Names by which the API may be called, besides addresses and localhost [env: DOKKAA_ALLOW_HOST]

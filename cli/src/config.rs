@@ -281,6 +281,11 @@ pub(crate) fn agent(
         )
         .listen(METRICS_PORT)?
         .unwrap_or_else(|| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))]);
+    if let Some(open) = metrics_listen.iter().find(|at| !at.ip().is_loopback()) {
+        warnings.push(format!(
+            "--metrics-listen: whoever reaches {open} reads the names and the state of all apps, and how many connections there are; nobody is asked who he is"
+        ));
+    }
 
     let lease_ttl = match read.text(args.lease_ttl.as_ref(), "lease-ttl", "DOKKAA_LEASE_TTL") {
         Given { text: None, .. } => Duration::from_secs(6),

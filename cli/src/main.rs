@@ -12,6 +12,7 @@ mod down;
 mod embedded_etcd;
 mod etcd_env;
 mod hints;
+mod limits;
 mod local;
 mod metrics;
 mod name_service;

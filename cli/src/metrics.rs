@@ -4,14 +4,15 @@
 //! counters that the parts keep anyway. Nothing here needs credentials, and
 //! nothing here tells more than names and numbers.
 
+mod exposition;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use conductor::Published;
@@ -23,21 +24,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use store::host::HostStatus;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use crate::agent::condition::lacks;
+use crate::agent::standing::Standing;
+use exposition::Exposition;
 
 /// Where the numbers come from.
 pub(crate) struct Sources {
     /// What the conductor shows.
     pub(crate) published: Arc<Published>,
-    /// How this host stands.
-    pub(crate) status: watch::Receiver<HostStatus>,
-    /// The etcd is this agent's own.
-    pub(crate) own_etcd: bool,
     /// Connections of links.
     pub(crate) links: Arc<ambassador::Counters>,
     /// Questions to DNS.
@@ -61,25 +55,12 @@ struct ResultLabel {
     result: String,
 }
 
-/// Serves until `stop`.
-pub(crate) async fn serve(listeners: Vec<TcpListener>, sources: Sources, stop: CancellationToken) {
-    let router = Router::new()
-        .route("/metrics", get(metrics))
+/// Answers from the first moment on; what there is to count comes later.
+pub(crate) fn router(sources: Arc<OnceLock<Sources>>, standing: Arc<Standing>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics).with_state(sources))
         .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .with_state(Arc::new(sources));
-    let serving = listeners.into_iter().map(|listener| {
-        let (router, stop) = (router.clone(), stop.clone());
-        async move {
-            let served = axum::serve(listener, router)
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await;
-            if let Err(error) = served {
-                tracing::error!(%error, "metrics are served no more");
-            }
-        }
-    });
-    futures_util::future::join_all(serving).await;
+        .route("/readyz", get(readyz).with_state(standing))
 }
 
 /// The process answers.
@@ -88,12 +69,8 @@ async fn healthz() -> &'static str {
 }
 
 /// It follows etcd and its engine answers; else why not.
-async fn readyz(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
-    let lacks = lacks(
-        &sources.published,
-        &sources.status.borrow(),
-        sources.own_etcd,
-    );
+async fn readyz(State(standing): State<Arc<Standing>>) -> impl IntoResponse {
+    let lacks = standing.lacks();
     if lacks.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -104,55 +81,56 @@ async fn readyz(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(sources): State<Arc<Sources>>) -> impl IntoResponse {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry(&sources)) {
-        Ok(()) => (
+async fn metrics(
+    State(sources): State<Arc<OnceLock<Sources>>>,
+    headers: HeaderMap,
+) -> impl IntoResponse {
+    let exposition = Exposition::wanted(&headers);
+    match exposition.write(&registry(sources.get())) {
+        Ok(text) => (
             StatusCode::OK,
-            [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            )],
+            [(header::CONTENT_TYPE, exposition.content_type())],
             text,
         ),
-        Err(error) => {
-            text.clear();
-            let _ = writeln!(text, "{error}");
-            (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                [(header::CONTENT_TYPE, "text/plain")],
-                text,
-            )
-        }
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            format!("{error}\n"),
+        ),
     }
 }
 
-fn registry(sources: &Sources) -> Registry {
+fn registry(sources: Option<&Sources>) -> Registry {
     let mut registry = Registry::with_prefix("dokkaa");
-    let published = &sources.published;
-    let seen = published.seen.load();
-    let (mut up, mut hold) = (0, 0);
-    if let Some(seen) = seen.as_ref() {
-        slots(&mut registry, &seen.snapshot);
-        hosts(&mut registry, &seen.snapshot);
-        up = i64::from(!seen.stale);
-        hold = i64::from(seen.distrust.is_some());
+    let (mut up, mut hold, mut engine) = (false, false, false);
+    if let Some(Sources { published, .. }) = sources {
+        if let Some(seen) = published.seen.load().as_ref() {
+            slots(&mut registry, &seen.snapshot);
+            hosts(&mut registry, &seen.snapshot);
+            up = !seen.stale;
+            hold = seen.distrust.is_some();
+        }
+        engine = published.observed.load().engine == EngineState::Up;
     }
-    gauge(&mut registry, "etcd_up", "etcd is followed", up);
-    gauge(
-        &mut registry,
-        "hold",
-        "Nothing is changed, because etcd is not believed",
-        hold,
-    );
-    let engine = published.observed.load().engine == EngineState::Up;
-    gauge(
-        &mut registry,
-        "engine_up",
-        "The Docker Engine answers",
-        i64::from(engine),
-    );
-    let counters = &published.counters;
+    for (name, help, value) in [
+        ("etcd_up", "etcd is followed", up),
+        (
+            "hold",
+            "Nothing is changed, because etcd is not believed",
+            hold,
+        ),
+        ("engine_up", "The Docker Engine answers", engine),
+    ] {
+        gauge(&mut registry, name, help, i64::from(value));
+    }
+    if let Some(sources) = sources {
+        counts(&mut registry, sources);
+    }
+    registry
+}
+
+fn counts(registry: &mut Registry, sources: &Sources) {
+    let counters = &sources.published.counters;
     for (name, help, value) in [
         (
             "restarts",
@@ -176,10 +154,10 @@ fn registry(sources: &Sources) -> Registry {
             &counters.writes_lost,
         ),
     ] {
-        counter(&mut registry, name, help, value);
+        counter(registry, name, help, value);
     }
     results(
-        &mut registry,
+        registry,
         "link_connections",
         "Connections of links on this host, by result",
         &[
@@ -190,13 +168,13 @@ fn registry(sources: &Sources) -> Registry {
     );
     let open = sources.links.open.load(Ordering::Relaxed) as i64;
     gauge(
-        &mut registry,
+        registry,
         "link_connections_open",
         "Connections of links that are open on this host",
         open,
     );
     results(
-        &mut registry,
+        registry,
         "dns_questions",
         "Questions to this host's DNS server, by what became of them",
         &[
@@ -205,7 +183,6 @@ fn registry(sources: &Sources) -> Registry {
             ("failed", &sources.dns.failed),
         ],
     );
-    registry
 }
 
 fn slots(registry: &mut Registry, snapshot: &Snapshot) {
@@ -307,21 +284,16 @@ mod tests {
     use super::*;
     use conductor::published::Seen;
     use conductor_core::snapshot::Change;
-    use store::host::Waiting;
 
-    fn sources() -> (Sources, watch::Sender<HostStatus>) {
-        let (sender, status) = watch::channel(HostStatus::Live(1));
-        let sources = Sources {
+    fn sources() -> Sources {
+        Sources {
             published: Arc::new(Published::default()),
-            status,
-            own_etcd: false,
             links: Arc::default(),
             dns: Arc::default(),
-        };
-        (sources, sender)
+        }
     }
 
-    fn see(sources: &Sources, stale: bool, distrust: Option<&str>) {
+    fn see(sources: &Sources) {
         let put = |key: &str, value: &str| Change::Put {
             key: key.to_owned(),
             value: value.as_bytes().to_vec(),
@@ -347,64 +319,85 @@ mod tests {
         );
         sources.published.seen.store(Arc::new(Some(Seen {
             snapshot,
-            stale,
-            distrust: distrust.map(ToOwned::to_owned),
+            stale: false,
+            distrust: None,
         })));
     }
 
-    fn text(sources: &Sources) -> String {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry(sources)).unwrap();
-        text
+    fn text(sources: &Sources, accept: Option<&str>) -> String {
+        let headers = accept.map(|accept| (header::ACCEPT, accept.parse().unwrap()));
+        let exposition = Exposition::wanted(&HeaderMap::from_iter(headers));
+        exposition.write(&registry(Some(sources))).unwrap()
     }
 
     #[test]
     fn what_is_counted_is_shown() {
-        let (sources, _status) = sources();
-        see(&sources, false, None);
+        let sources = sources();
+        see(&sources);
         let published = &sources.published;
         published.counters.restarts.store(3, Ordering::Relaxed);
         sources.links.refused.store(2, Ordering::Relaxed);
-        let text = text(&sources);
-        for line in [
-            "dokkaa_slots{app=\"shop\",container=\"web\",state=\"unclaimed\"} 1",
-            "dokkaa_slots{app=\"shop\",container=\"web\",state=\"starting\"} 2",
-            "dokkaa_hosts{state=\"missing\"} 1",
-            "dokkaa_etcd_up 1",
-            "dokkaa_hold 0",
-            "dokkaa_restarts_total 3",
-            "dokkaa_pull_failures_total 0",
-            "dokkaa_link_connections_total{result=\"refused\"} 2",
-            "dokkaa_link_connections_total{result=\"ok\"} 0",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        for accept in [None, Some("application/openmetrics-text")] {
+            let text = text(&sources, accept);
+            for line in [
+                "dokkaa_slots{app=\"shop\",container=\"web\",state=\"unclaimed\"} 1",
+                "dokkaa_slots{app=\"shop\",container=\"web\",state=\"starting\"} 2",
+                "dokkaa_hosts{state=\"missing\"} 1",
+                "dokkaa_etcd_up 1",
+                "dokkaa_hold 0",
+                "dokkaa_restarts_total 3",
+                "dokkaa_pull_failures_total 0",
+                "dokkaa_link_connections_total{result=\"refused\"} 2",
+                "dokkaa_link_connections_total{result=\"ok\"} 0",
+            ] {
+                assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+            }
+            assert_eq!(text.ends_with("# EOF\n"), accept.is_some());
         }
-        assert!(text.ends_with("# EOF\n"));
+    }
+
+    /// What Prometheus wants of its text format, and `promtool check metrics` of names.
+    #[test]
+    fn the_text_format_is_as_prometheus_reads_it() {
+        let sources = sources();
+        see(&sources);
+        let text = text(&sources, None);
+        let mut families: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
+        let mut samples = std::collections::BTreeSet::new();
+        let mut of = "";
+        for line in text.lines() {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            match words[..] {
+                ["#", "HELP", name, help] => {
+                    assert!(!help.is_empty());
+                    assert!(families.insert(name, (help, false)).is_none(), "{line}");
+                    of = name;
+                }
+                ["#", "TYPE", name, kind] => {
+                    assert_eq!(name, of, "{line}");
+                    assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                    assert!(["counter", "gauge"].contains(&kind), "{line}");
+                    families.get_mut(name).unwrap().1 = true;
+                }
+                _ => {
+                    assert!(!line.starts_with('#'), "{line}");
+                    let (series, value) = line.rsplit_once(' ').unwrap();
+                    value.parse::<f64>().unwrap();
+                    assert_eq!(series.split('{').next(), Some(of), "{line}");
+                    assert!(families[of].1, "{line} comes before its type");
+                    assert!(samples.insert(series), "{line} is there twice");
+                }
+            }
+        }
+        assert!(families.contains_key("dokkaa_writes_lost_total"));
+        assert!(samples.len() > 10);
     }
 
     #[test]
-    fn readiness_says_what_is_missing() {
-        let (sources, status) = sources();
-        let lacks = |what: &str| {
-            let lacks = lacks(&sources.published, &sources.status.borrow(), false);
-            lacks.iter().any(|l| l.contains(what))
-        };
-        assert!(lacks("not been read"));
-        see(&sources, true, None);
-        assert!(lacks("followed"));
-        see(&sources, false, Some("the cluster's key is gone"));
-        assert!(lacks("the cluster's key is gone"));
-        assert!(text(&sources).contains("dokkaa_hold 1"));
-        see(&sources, false, None);
-        status.send(HostStatus::Lost).unwrap();
-        assert!(lacks("not in etcd"));
-        sources
-            .published
-            .alarm
-            .send_replace(Some(store::Alarm::NoSpace));
-        assert!(lacks("etcdctl alarm disarm"));
-        let other = Waiting::NameTaken([10, 0, 0, 1].into());
-        status.send(HostStatus::Joining(other)).unwrap();
-        assert!(lacks("another machine (10.0.0.1)"));
+    fn before_there_is_anything_to_count_nothing_is_up() {
+        let text = Exposition::Text.write(&registry(None)).unwrap();
+        for line in ["dokkaa_etcd_up 0", "dokkaa_engine_up 0", "dokkaa_hold 0"] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
     }
 }

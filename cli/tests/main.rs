@@ -875,6 +875,22 @@ fn a_silent_agent_is_given_up_after_the_timeout() {
 }
 
 #[test]
+fn who_waits_for_long_is_told_for_what() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let mut waiting = dokkaa(&["status", "--addr", &addr]).spawn().unwrap();
+    let mut line = String::new();
+    let mut stderr = BufReader::new(waiting.stderr.take().unwrap());
+    stderr.read_line(&mut line).unwrap();
+    assert_eq!(
+        line,
+        format!("waiting for http://{addr} to answer, for 30s at most; --timeout sets that\n")
+    );
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+}
+
+#[test]
 fn what_is_no_agent_is_said_to_be_none() {
     let runtime = Runtime::new().unwrap();
     let listener = runtime

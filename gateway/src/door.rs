@@ -1,42 +1,50 @@
-//! The listener that all control APIs share: `/v2` and `/dokkaa/v1`.
+//! The listener that all HTTP APIs of an agent share: `/v2` and `/dokkaa/v1`, and the metrics.
 //!
-//! It binds, counts connections, limits what a request may cost, and refuses
-//! web pages that reach for a door through their reader's browser: there are
+//! It binds, limits what connections, requests and answers may cost, and refuses
+//! web pages that reach for an API through their reader's browser: there are
 //! no CORS headers, a foreign `Origin` is refused, and so is a `Host` that a
 //! stranger's DNS could have made point here. It knows nothing of what the
 //! requests mean.
 //!
 //! Invariant: no request reaches a router before all checks have passed.
 
+mod answers;
 mod body;
 mod guard;
-mod holder;
+mod unread;
 
 pub use body::TooSlow;
 pub use guard::Stranger;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use listen::{Accepted, Acceptor, Limits, Places, Problem, WhenFull};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// More connections wait to be accepted: each wait of a v2 client holds one, and a
-/// process may have 1,024 files open by default.
-const MAX_CONNECTIONS: usize = 512;
+use crate::v1::types::ApiError;
+use crate::v2::error::{Code, V2Error};
+use answers::{Answers, Connection};
+
+/// Connections: each wait of a v2 client holds one.
+const LIMITS: Limits = Limits {
+    all: 512,
+    per_source: 256,
+};
 
 /// The request line and all headers; a v2 client may put a short value into the query.
 const MAX_HEADERS: usize = 64 << 10;
@@ -44,17 +52,28 @@ const MAX_HEADERS: usize = 64 << 10;
 /// A request's headers arrive within this time; a connection without requests ends after it too.
 const HEADER_TIME: Duration = Duration::from_secs(60);
 
-/// What is still under way when the door closes has so long.
+/// What is still under way when the listener closes has so long.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// After an error of `accept`, such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What a door lets in.
-#[derive(Debug, Clone, Default)]
+/// What a listener lets in, and how much of it.
+#[derive(Debug, Clone)]
 pub struct DoorConfig {
     /// Names that may stand in `Host`, beside IP addresses and `localhost`.
     pub allow_hosts: Vec<String>,
+    /// Connections at once. A fourth of them is kept for requests that do not wait.
+    pub limits: Limits,
+    /// How long a request's headers may take, and a connection may have no request.
+    pub header_time: Duration,
+}
+
+impl Default for DoorConfig {
+    fn default() -> Self {
+        Self {
+            allow_hosts: Vec::new(),
+            limits: LIMITS,
+            header_time: HEADER_TIME,
+        }
+    }
 }
 
 /// What guards a door that is reached from other machines.
@@ -76,28 +95,6 @@ pub enum ConfigError {
     Exposed(SocketAddr),
 }
 
-/// Why a door could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address is taken, by this process where that can be found.
-    #[error("{address} is taken{}", .by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default())]
-    Taken {
-        /// The address.
-        address: SocketAddr,
-        /// `name (pid N)`.
-        by: Option<String>,
-    },
-    /// Anything else.
-    #[error("cannot listen on {address}")]
-    Failed {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
 /// Whether a door may listen there.
 pub fn check_exposure(listen: &[SocketAddr], protection: Protection) -> Result<(), ConfigError> {
     if protection == Protection::Insecure {
@@ -110,20 +107,22 @@ pub fn check_exposure(listen: &[SocketAddr], protection: Protection) -> Result<(
 }
 
 /// Binds all addresses (port 0 takes any) or none; `local_addr` of each says what was bound.
-pub async fn bind(listen: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
-    let mut listeners = Vec::with_capacity(listen.len());
-    for &address in listen {
-        let listener = TcpListener::bind(address).await.map_err(|source| {
-            if source.kind() == std::io::ErrorKind::AddrInUse {
-                let by = holder::find(address);
-                BindError::Taken { address, by }
-            } else {
-                BindError::Failed { address, source }
-            }
-        })?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
+pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Problem> {
+    let addresses = addresses.to_owned();
+    // Who has a taken port is looked up among all processes: not on this thread.
+    let bound = tokio::task::spawn_blocking(move || {
+        let bound = addresses.into_iter().map(|at| Ok((at, listen::tcp(at)?)));
+        bound.collect::<Result<Vec<_>, Problem>>()
+    });
+    let bound = bound.await.expect("binding does not panic")?;
+    let registered = bound.into_iter().map(|(addr, listener)| {
+        TcpListener::from_std(listener).map_err(|error| Problem {
+            addr,
+            transport: listen::Transport::Tcp,
+            reason: listen::Reason::Other(error.to_string()),
+        })
+    });
+    registered.collect()
 }
 
 /// One router for one listener: `/v2`, `/version`, `/health` by `v2`, and `v1` below `/dokkaa/v1`.
@@ -140,119 +139,143 @@ pub async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let router = router.layer(middleware::from_fn_with_state(Arc::new(config), admit));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut doors = JoinSet::new();
-    for listener in listeners {
-        doors.spawn(accept(
-            listener,
-            router.clone(),
-            slots.clone(),
-            shutdown.clone(),
-        ));
-    }
-    doors.join_all().await;
-}
-
-async fn accept(
-    listener: TcpListener,
-    router: Router,
-    slots: Arc<Semaphore>,
-    shutdown: CancellationToken,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = async {
-                let slot = slots.clone().acquire_owned().await;
-                (slot, listener.accept().await)
-            } => accepted,
-        };
-        // The finished are let go, so that the set holds the living only.
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            (Ok(slot), Ok((stream, peer))) => {
-                let connection = connection(stream, peer, router.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(slot);
-                });
-            }
-            (_, Err(error)) => {
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-            // Nobody closes the semaphore.
-            (Err(_), _) => break,
-        }
-    }
-    drop(listener);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    tokio::time::timeout(DRAIN, drained).await.ok();
-}
-
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    shutdown: CancellationToken,
-) {
-    // Answers are small: none waits for the next.
-    stream.set_nodelay(true).ok();
-    let router = router.layer(axum::Extension(ConnectInfo(peer)));
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .max_buf_size(MAX_HEADERS);
-    let mut connection = std::pin::pin!(
-        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-    );
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let places = Places::new(config.limits);
+    let header_time = config.header_time;
+    let admission = Admission {
+        allow_hosts: config.allow_hosts.into(),
+        answers: Answers::default(),
     };
-    if let Err(error) = result {
-        debug!(%peer, %error, "a connection ended early");
+    let serving = Serving {
+        router: router.layer(middleware::from_fn_with_state(admission, admit)),
+        header_time,
+        shutdown,
+    };
+    let mut listening = JoinSet::new();
+    for listener in listeners {
+        let acceptor = Acceptor::new(listener, places.clone(), WhenFull::Wait);
+        listening.spawn(serving.clone().accept(acceptor));
+    }
+    listening.join_all().await;
+}
+
+/// What the connections of all listeners share.
+#[derive(Clone)]
+struct Serving {
+    router: Router,
+    header_time: Duration,
+    shutdown: CancellationToken,
+}
+
+impl Serving {
+    async fn accept(self, mut acceptor: Acceptor) {
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                accepted = acceptor.accept() => accepted,
+            };
+            // The finished are let go, so that the set holds the living only.
+            while connections.try_join_next().is_some() {}
+            connections.spawn(self.clone().connection(accepted));
+        }
+        drop(acceptor);
+        let drained = async { while connections.join_next().await.is_some() {} };
+        tokio::time::timeout(DRAIN, drained).await.ok();
+    }
+
+    async fn connection(self, accepted: Accepted) {
+        let Accepted {
+            stream,
+            peer,
+            place,
+        } = accepted;
+        if let Err(error) = listen::watch_peer(&stream) {
+            debug!(%peer, %error, "a connection has gone");
+            return;
+        }
+        let place = Arc::new(place);
+        place.idle(Instant::now());
+        let connection = Arc::new(Connection {
+            place: Arc::clone(&place),
+            streams: AtomicBool::new(false),
+        });
+        let router = self
+            .router
+            .layer(Extension(Arc::clone(&connection)))
+            .layer(Extension(ConnectInfo(peer)));
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_time)
+            .max_buf_size(MAX_HEADERS);
+        let stream = unread::Unread::new(stream, connection);
+        let mut served = std::pin::pin!(
+            builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        );
+        let result = tokio::select! {
+            result = served.as_mut() => result,
+            () = place.reclaimed() => {
+                debug!(%peer, "an idle connection was closed to make room");
+                return;
+            }
+            () = self.shutdown.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = result {
+            debug!(%peer, %error, "a connection ended early");
+        }
     }
 }
 
-/// The checks, then the request, with a body that has an end.
-async fn admit(State(config): State<Arc<DoorConfig>>, request: Request, next: Next) -> Response {
+/// What requests are judged by.
+#[derive(Clone)]
+struct Admission {
+    allow_hosts: Arc<[String]>,
+    answers: Answers,
+}
+
+/// The checks, then the request, with a body that has an end, and an answer that there is room for.
+async fn admit(
+    State(admission): State<Admission>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(connection): Extension<Arc<Connection>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let work = connection.place.work();
     let start = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let peer = request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|ConnectInfo(peer)| *peer);
-    let response = match guard::check(request.uri(), request.headers(), &config.allow_hosts) {
+    let response = match guard::check(request.uri(), request.headers(), &admission.allow_hosts) {
         Err(stranger) => {
-            warn!(?peer, %method, path, %stranger, "refused");
+            warn!(%peer, %method, path, %stranger, "refused");
             let status = match stranger {
                 Stranger::Host(_) => StatusCode::MISDIRECTED_REQUEST,
                 Stranger::Origin(_) | Stranger::CrossSite => StatusCode::FORBIDDEN,
             };
-            refuse(status, &stranger.to_string())
+            refuse(&path, status, &stranger.to_string())
         }
         Ok(()) if announces_too_much(&request) => {
             // A client that asks first has sent nothing yet.
             if !request.headers().contains_key(header::EXPECT) {
                 body::throw_away(request.into_body());
             }
-            refuse(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
+            refuse(&path, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
         }
         Ok(()) => {
             next.run(request.map(|body| Body::new(body::Bounded::new(body))))
                 .await
         }
     };
+    let admitted = admission.answers.admit(response, work, &connection).await;
+    let response = admitted.unwrap_or_else(|why| {
+        warn!(%peer, %method, path, %why, "refused");
+        refuse(&path, StatusCode::SERVICE_UNAVAILABLE, &why.to_string())
+    });
     let status = response.status().as_u16();
-    debug!(?peer, %method, path, status, took = ?start.elapsed(), "request");
+    debug!(%peer, %method, path, status, took = ?start.elapsed(), "request");
     response
 }
 
@@ -267,23 +290,43 @@ fn announces_too_much(request: &Request) -> bool {
 }
 
 /// The answer to a request whose body could not be read.
-pub fn refuse_body(error: &axum::Error) -> Response {
+pub fn refuse_body(path: &str, error: &axum::Error) -> Response {
     if body::too_large(error) {
-        refuse(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
+        refuse(path, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
     } else if body::too_slow(error) {
-        refuse(StatusCode::REQUEST_TIMEOUT, &TooSlow.to_string())
+        refuse(path, StatusCode::REQUEST_TIMEOUT, &TooSlow.to_string())
     } else {
-        refuse(StatusCode::BAD_REQUEST, "the request's body cannot be read")
+        let why = "the request's body cannot be read";
+        refuse(path, StatusCode::BAD_REQUEST, why)
     }
 }
 
-/// An error of the door itself: one line of text, and the connection ends.
-fn refuse(status: StatusCode, why: &str) -> Response {
-    let mut response = Response::new(Body::from(format!("{why}\n")));
+/// An error of the listener itself, in the shape that clients of the path read; the connection ends.
+pub fn refuse(path: &str, status: StatusCode, why: &str) -> Response {
+    let (kind, body) = if path.starts_with("/v2/") {
+        let code = match status {
+            StatusCode::MISDIRECTED_REQUEST | StatusCode::FORBIDDEN => Code::Unauthorized,
+            StatusCode::SERVICE_UNAVAILABLE => Code::RaftInternal,
+            _ => Code::InvalidForm,
+        };
+        ("application/json", V2Error::request(code, why).body())
+    } else if path.starts_with("/dokkaa/") {
+        let error = ApiError {
+            error: why.to_owned(),
+            problems: Vec::new(),
+            revision: None,
+        };
+        (
+            "application/json",
+            crate::ndjson::line(&error).expect("text always serializes"),
+        )
+    } else {
+        ("text/plain; charset=utf-8", format!("{why}\n").into_bytes())
+    };
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    headers.insert(header::CONTENT_TYPE, text);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -316,7 +359,7 @@ mod tests {
         let text = error.to_string();
         let holder = format!("(pid {})", std::process::id());
         assert!(
-            text.starts_with(&format!("{address} is taken by ")),
+            text.starts_with(&format!("{address}/tcp is taken by ")),
             "{text}"
         );
         assert!(text.ends_with(&holder), "{text}");

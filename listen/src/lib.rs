@@ -1,12 +1,17 @@
-//! Listening sockets: bound, or a problem with a name.
+//! Listening sockets: bound, or a problem with a name; and how connections are accepted.
 //!
 //! Every part of the agent that listens binds here, so that a taken port is
 //! said in the same words everywhere, with the process that has it. Nothing
-//! here is fatal and nothing retries: the caller decides. Sockets come back
+//! here is fatal and no bind is tried again: the caller decides. Sockets come back
 //! non-blocking and close on exec. The process looks like `dnsmasq (pid 812)`
 //! and is only as good as `/proc` shows it: another user's is seen by root.
+//!
+//! A socket on a loopback address takes packets of the loopback interface
+//! only, whatever the machine routes; see [`Acceptor`] for what it accepts.
 
+mod accept;
 mod holder;
+mod places;
 
 use std::fmt;
 use std::io;
@@ -14,7 +19,9 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use accept::{Accepted, Acceptor, WhenFull, reset, watch_peer};
 pub use holder::holder;
+pub use places::{Full, Limits, Place, Places, Work};
 
 /// Connections that the kernel keeps for a listener that is busy.
 const BACKLOG: i32 = 1024;
@@ -136,8 +143,17 @@ fn socket(addr: SocketAddr, transport: Transport) -> io::Result<Socket> {
         // `[::]` and `0.0.0.0` are two listeners.
         socket.set_only_v6(true)?;
     }
+    if addr.ip().is_loopback() {
+        bind_to_loopback(&socket);
+    }
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// Packets for 127.0.0.1 that come by another interface (a bridge with `route_localnet`) find no socket.
+fn bind_to_loopback(socket: &Socket) {
+    // Where it is refused (kernels before 5.7 want a capability), what is accepted is still looked at.
+    let _ = socket.bind_device(Some(b"lo"));
 }
 
 fn problem(addr: SocketAddr, transport: Transport, error: &io::Error) -> Problem {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::fixture::{Bench, Cluster, Server, caller, nobody, service, slot, until, wait};
@@ -85,6 +85,39 @@ async fn endpoints_take_turns_and_the_idle_one_comes_first() -> Result<()> {
     })
     .await?;
     assert_eq!(bench.handle.counters.open.load(Ordering::Relaxed), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_caller_can_not_take_the_places_of_others() -> Result<()> {
+    let echo = Server::echo().await;
+    let mut cluster = Cluster::default();
+    cluster.ready("shop/web/0", "web", &echo.addr.to_string());
+    let mut config = Config::new([127, 0, 0, 1].into());
+    config.ports = crate::Ports::Ephemeral;
+    config.limits = listen::Limits {
+        all: 4,
+        per_source: 2,
+    };
+    let callers = [
+        caller("127.0.0.5", "shop/a/0", &["shop/web", "shop/web"]),
+        caller("127.0.0.6", "shop/b/0", &["shop/web"]),
+    ];
+    let bench = Bench::start_with(config, &cluster, Callers::from(callers));
+    let open = Arc::clone(&bench.handle.counters);
+    let one = bench.call("127.0.0.5", 0).await?;
+    let _two = bench.call("127.0.0.5", 1).await?;
+    until("both are open", || open.open.load(Ordering::Relaxed) == 2).await?;
+    let mut third = bench.call("127.0.0.5", 0).await?;
+    assert!(is_reset(&third.read_u8().await.expect_err("reset").into()));
+    let mut other = bench.call("127.0.0.6", 0).await?;
+    other.write_u8(7).await?;
+    assert_eq!(other.read_u8().await?, 7);
+    drop(one);
+    until("one has ended", || open.open.load(Ordering::Relaxed) == 2).await?;
+    let mut fourth = bench.call("127.0.0.5", 1).await?;
+    fourth.write_u8(8).await?;
+    assert_eq!(fourth.read_u8().await?, 8);
     Ok(())
 }
 

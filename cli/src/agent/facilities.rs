@@ -19,6 +19,8 @@ use manifests::{HostName, SlotId};
 use store::host::HostStatus;
 use tokio::sync::watch;
 
+use super::standing::Standing;
+
 /// The parts of the agent that the doors ask.
 pub(crate) struct Agent {
     pub(crate) host: HostName,
@@ -28,6 +30,7 @@ pub(crate) struct Agent {
     pub(crate) failures: Arc<ambassador::Failures>,
     pub(crate) status: watch::Receiver<HostStatus>,
     pub(crate) own_etcd: bool,
+    pub(crate) standing: Arc<Standing>,
 }
 
 #[async_trait]
@@ -48,6 +51,10 @@ impl Facilities for Agent {
                 at => jiff::Timestamp::from_second(at).ok(),
             },
         })
+    }
+
+    fn lacks(&self) -> Vec<String> {
+        self.standing.lacks()
     }
 
     fn hold(&self) -> Option<String> {

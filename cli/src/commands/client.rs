@@ -1,5 +1,8 @@
 //! The way to a door: HTTP to one agent, with answers as typed values.
 
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +25,8 @@ use crate::args::{ClientArgs, Selection};
 /// Largest answer that is not a stream.
 const LARGEST: usize = 256 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
+/// After so long without an answer it is said what is waited for.
+const SILENCE: Duration = Duration::from_secs(2);
 /// How often what goes on by itself is looked at.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
 
@@ -32,6 +37,7 @@ pub(crate) struct Client {
     token: Option<HeaderValue>,
     within: Duration,
     http: HttpClient<HttpConnector, Full<Bytes>>,
+    said: Arc<AtomicBool>,
 }
 
 /// What a door said that is not 2xx.
@@ -83,6 +89,7 @@ impl Client {
             token,
             within,
             http: HttpClient::builder(TokioExecutor::new()).build(connector),
+            said: Arc::default(),
         })
     }
 
@@ -163,7 +170,8 @@ impl Client {
         let request = request
             .body(Full::new(body))
             .map_err(|error| CommandError::Usage(format!("--addr: {error}")))?;
-        let response = timeout(self.within, self.http.request(request))
+        let answered = self.said_when_slow(self.http.request(request));
+        let response = timeout(self.within, answered)
             .await
             .map_err(|_| self.unreached(format!("no answer within {:?}", self.within)))?
             .map_err(|error| self.unreached(root_cause(&error)))?;
@@ -176,14 +184,30 @@ impl Client {
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Bytes, CommandError> {
-        timeout(
-            self.within,
-            Limited::new(response.into_body(), LARGEST).collect(),
-        )
-        .await
-        .map_err(|_| self.unreached(format!("no end of its answer within {:?}", self.within)))?
-        .map(http_body_util::Collected::to_bytes)
-        .map_err(|error| CommandError::Failed(format!("{}: {error}", self.addr)))
+        let body = Limited::new(response.into_body(), LARGEST).collect();
+        timeout(self.within, self.said_when_slow(body))
+            .await
+            .map_err(|_| self.unreached(format!("no end of its answer within {:?}", self.within)))?
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(|error| CommandError::Failed(format!("{}: {error}", self.addr)))
+    }
+
+    /// Who waits for long is told for what, once.
+    async fn said_when_slow<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        if let Ok(answer) = timeout(SILENCE, answer.as_mut()).await {
+            return answer;
+        }
+        if !self.said.swap(true, Ordering::Relaxed) {
+            // Without a stderr there is nobody to tell.
+            let _ = writeln!(
+                io::stderr(),
+                "waiting for {} to answer, for {:?} at most; --timeout sets that",
+                self.addr,
+                self.within
+            );
+        }
+        answer.await
     }
 
     fn refusal(&self, status: StatusCode, body: &[u8]) -> Refusal {

@@ -4,9 +4,8 @@
 //! browser then says where the page is from (`Origin`, `Sec-Fetch-Site`), or,
 //! when the page's own name was made to point here, the `Host` is that name.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri, header};
 
 /// Why a request is refused.
@@ -14,7 +13,7 @@ use axum::http::{HeaderMap, Uri, header};
 pub enum Stranger {
     /// 421
     #[error(
-        "this door does not answer for the host {0:?}; use an IP address or localhost, or name it with --allow-host"
+        "this API does not answer for the host {0:?}; use an IP address or localhost, or name it with --allow-host"
     )]
     Host(String),
     /// 403
@@ -27,10 +26,9 @@ pub enum Stranger {
 
 /// Checks a request before anything else is done with it.
 pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), Stranger> {
-    let text = |name| {
-        headers
-            .get(name)
-            .map(|value| String::from_utf8_lossy(axum::http::HeaderValue::as_bytes(value)))
+    let all = |name| {
+        let values = headers.get_all(name).into_iter();
+        values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (uri.authority(), hosts.next(), hosts.next()) {
@@ -41,34 +39,58 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Resul
     if !is_ours(&host, allowed) {
         return Err(Stranger::Host(host));
     }
-    if let Some(origin) = text("origin") {
-        let own = ["http://", "https://"]
+    let own = |origin: &str| {
+        ["http://", "https://"]
             .iter()
             .filter_map(|scheme| origin.strip_prefix(scheme))
-            .any(|from| from.eq_ignore_ascii_case(&host));
-        if !own {
-            return Err(Stranger::Origin(origin.into_owned()));
-        }
+            .any(|from| from.eq_ignore_ascii_case(&host))
+    };
+    // Each of them: who reads only the first is told what another meant.
+    if let Some(origin) = all("origin").find(|origin| !own(origin)) {
+        return Err(Stranger::Origin(origin));
     }
-    if text("sec-fetch-site").is_some_and(|site| site.eq_ignore_ascii_case("cross-site")) {
+    let is_ours = |site: &str| {
+        ["same-origin", "none"]
+            .iter()
+            .any(|ours| site.eq_ignore_ascii_case(ours))
+    };
+    if all("sec-fetch-site").any(|site| !is_ours(&site)) {
         return Err(Stranger::CrossSite);
     }
     Ok(())
 }
 
 fn is_ours(host: &str, allowed: &[String]) -> bool {
-    // User information before an @ is no part of a Host.
-    if host.contains('@') {
-        return false;
-    }
-    let Ok(authority) = host.parse::<Authority>() else {
+    let Some(name) = name_of(host) else {
         return false;
     };
-    let name = authority.host();
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<IpAddr>().is_ok()
+    let is_address = match name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+    {
+        Some(bare) => bare.parse::<Ipv6Addr>().is_ok(),
+        None => name.parse::<Ipv4Addr>().is_ok(),
+    };
+    is_address
         || name.eq_ignore_ascii_case("localhost")
         || allowed.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+/// The host of `host` or `host:port`; none if it is neither, as with a user before an @ or a second host behind a comma.
+fn name_of(host: &str) -> Option<&str> {
+    let end = if host.starts_with('[') {
+        host.find(']')? + 1
+    } else {
+        host.find(':').unwrap_or(host.len())
+    };
+    let (name, port) = host.split_at(end);
+    let is_port = match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some(number) => {
+            number.bytes().all(|digit| digit.is_ascii_digit()) && number.parse::<u16>().is_ok()
+        }
+    };
+    (is_port && !name.contains('@')).then_some(name)
 }
 
 #[cfg(test)]
@@ -104,6 +126,19 @@ mod tests {
             "127.0.0.1.nip.io",
             "127.0.0.1@evil.example",
             "sub.door.example",
+            "127.0.0.1:4001,evil.example",
+            "127.0.0.1,evil.example",
+            "[127.0.0.1]",
+            "[127.0.0.1]:4001",
+            "[localhost]",
+            "[::1",
+            "::1",
+            "[::1]4001",
+            "[::1]evil.example",
+            "localhost:",
+            "localhost:+1",
+            "localhost:99999",
+            "localhost:4001 ",
         ] {
             assert_eq!(
                 checked(&[("host", host)]),
@@ -141,10 +176,21 @@ mod tests {
             checked(&[host, ("origin", "http://127.0.0.1:4001")]),
             Ok(())
         );
-        assert_eq!(
-            checked(&[host, ("sec-fetch-site", "cross-site")]),
-            Err(Stranger::CrossSite)
-        );
+        let own = ("origin", "http://127.0.0.1:4001");
+        let evil = ("origin", "https://evil.example");
+        for origins in [[own, evil], [evil, own]] {
+            assert_eq!(
+                checked(&[host, origins[0], origins[1]]),
+                Err(Stranger::Origin(evil.1.to_owned()))
+            );
+        }
+        for site in ["cross-site", "same-site", "", "anything"] {
+            assert_eq!(
+                checked(&[host, ("sec-fetch-site", site)]),
+                Err(Stranger::CrossSite),
+                "{site}"
+            );
+        }
         for site in ["same-origin", "none"] {
             assert_eq!(checked(&[host, ("sec-fetch-site", site)]), Ok(()));
         }

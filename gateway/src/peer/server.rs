@@ -1,15 +1,19 @@
 //! The listening side: TLS first, then HTTP, for as long as the caller's record is there.
+//!
+//! Who has not shown a member's certificate yet has few places, for a few
+//! seconds, so that strangers use up nothing that members need.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use listen::{Acceptor, Limits, Places, WhenFull};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -18,81 +22,75 @@ use super::identity::{Identity, fingerprint};
 use super::table::Table;
 use super::tls;
 
-/// Connections at once. Hosts are few; each has a stream for each slot that somebody follows.
-const CONNECTIONS: usize = 1_024;
+/// Callers that have not shown their certificate yet: anybody who reaches the port.
+const STRANGERS: Limits = Limits {
+    all: 64,
+    per_source: 16,
+};
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const HEADERS: Duration = Duration::from_secs(10);
-/// A connection whose data stays without an answer for this long is dead.
-const UNANSWERED_MS: u32 = 30_000;
-/// After a failed accept (no file descriptors left), so that it does not spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown`.
+/// Serves until `shutdown`. `members` limits the connections of hosts, which have one for each slot that somebody follows.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     identity: Arc<Identity>,
     table: Arc<Table>,
     router: Router,
+    members: Limits,
     shutdown: CancellationToken,
 ) -> Result<(), rustls::Error> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls::server(&identity, table.clone())?));
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut doors = JoinSet::new();
+    let server = Server {
+        acceptor: TlsAcceptor::from(Arc::new(tls::server(&identity, table.clone())?)),
+        table,
+        router,
+        members: Places::new(members),
+    };
+    let strangers = Places::new(STRANGERS);
+    let mut listening = JoinSet::new();
     for listener in listeners {
-        let door = Door {
-            acceptor: acceptor.clone(),
-            table: table.clone(),
-            router: router.clone(),
-            connections: connections.clone(),
-        };
-        doors.spawn(door.accept(listener, shutdown.clone()));
+        let acceptor = Acceptor::new(listener, strangers.clone(), WhenFull::Refuse);
+        listening.spawn(server.clone().accept(acceptor, shutdown.clone()));
     }
-    while doors.join_next().await.is_some() {}
+    while listening.join_next().await.is_some() {}
     Ok(())
 }
 
 #[derive(Clone)]
-struct Door {
+struct Server {
     acceptor: TlsAcceptor,
     table: Arc<Table>,
     router: Router,
-    connections: Arc<Semaphore>,
+    members: Places,
 }
 
-impl Door {
-    async fn accept(self, listener: TcpListener, shutdown: CancellationToken) {
-        // Ended with the door: a peer asks another agent then.
+impl Server {
+    async fn accept(self, mut acceptor: Acceptor, shutdown: CancellationToken) {
+        // Ended with the listener: a peer asks another agent then.
         let mut open = JoinSet::new();
         loop {
-            let Ok(permit) = self.connections.clone().acquire_owned().await else {
-                return;
-            };
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(_) = open.join_next(), if !open.is_empty() => continue,
-                accepted = listener.accept() => accepted,
+                accepted = acceptor.accept() => accepted,
             };
-            let (stream, from) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "peer door: accept failed");
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
-                    continue;
-                }
-            };
-            let door = self.clone();
+            let server = self.clone();
             open.spawn(async move {
-                if let Err(error) = door.connection(stream).await {
-                    tracing::debug!(%from, %error, "peer door: connection ended");
+                let from = accepted.peer;
+                let stranger = accepted.place;
+                if let Err(error) = server.connection(accepted.stream, from, stranger).await {
+                    tracing::debug!(%from, %error, "peer listener: connection ended");
                 }
-                drop(permit);
             });
         }
     }
 
-    async fn connection(self, stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        rustix::net::sockopt::set_tcp_user_timeout(&stream, UNANSWERED_MS)?;
+    async fn connection(
+        self,
+        stream: TcpStream,
+        from: SocketAddr,
+        stranger: listen::Place,
+    ) -> io::Result<()> {
+        listen::watch_peer(&stream)?;
         let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -103,6 +101,11 @@ impl Door {
             .and_then(|certificates| certificates.first())
             .map(fingerprint)
             .ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))?;
+        let _member = self
+            .members
+            .take(from.ip(), Instant::now())
+            .map_err(io::Error::other)?;
+        drop(stranger);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)

@@ -53,6 +53,10 @@ impl House {
             door_identity.clone(),
             door_table.clone(),
             router(Arc::new(asked.clone())),
+            listen::Limits {
+                all: 64,
+                per_source: 32,
+            },
             stop.clone(),
         );
         tokio::spawn(async move { door.await.unwrap() });

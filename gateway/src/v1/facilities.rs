@@ -85,6 +85,11 @@ pub trait Facilities: Send + Sync + 'static {
     /// The last complete view; none before the first.
     fn snapshot(&self) -> Option<Seen>;
 
+    /// What this agent waits for before it has a view; for people.
+    fn lacks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Why this agent changes nothing, if it distrusts its etcd.
     fn hold(&self) -> Option<String>;
 

@@ -255,7 +255,9 @@ impl Api {
     }
 
     fn seen(&self) -> Result<Seen, Failure> {
-        self.facilities.snapshot().ok_or_else(Failure::not_yet)
+        self.facilities
+            .snapshot()
+            .ok_or_else(|| Failure::not_yet(&self.facilities.lacks()))
     }
 
     /// The rows of slots and containers.

@@ -68,11 +68,13 @@ impl Failure {
         )
     }
 
-    pub(super) fn not_yet() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this agent has not reached etcd since it started",
-        )
+    pub(super) fn not_yet(lacks: &[String]) -> Self {
+        let mut text = "this agent has not read etcd since it started".to_owned();
+        for lack in lacks {
+            text.push_str("; ");
+            text.push_str(lack);
+        }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
     }
 
     pub(super) fn too_large(limit: usize) -> Self {

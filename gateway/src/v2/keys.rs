@@ -51,7 +51,7 @@ pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Respons
     let body = if method == Method::PUT || method == Method::POST {
         match body.collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) => return door::refuse_body(&error),
+            Err(error) => return door::refuse_body("/v2/keys", &error),
         }
     } else {
         Bytes::new()
@@ -174,7 +174,15 @@ fn manifest(value: &[u8], asked: &Asked<'_>) -> Result<(), V2Error> {
 
 /// Reads are linearized, so `quorum=true` is always kept.
 async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
-    let seen = look(v2, &get.key, true).await?;
+    let mut seen = look(v2, &get.key, false).await?;
+    let listing = if seen.is_dir() {
+        // All below it is in memory until it is written down.
+        let turn = v2.listings.acquire().await.ok();
+        seen = look(v2, &get.key, true).await?;
+        turn
+    } else {
+        None
+    };
     if access::hidden(get.key.as_str()) {
         return Err(seen.error(Code::KeyNotFound, get.key.as_str()));
     }
@@ -186,7 +194,9 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
         node: Some(node),
         prev: None,
     };
-    Ok(success(v2, &event, seen.revision).await)
+    let response = success(v2, &event, seen.revision).await;
+    drop(listing);
+    Ok(response)
 }
 
 async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Seen, V2Error> {

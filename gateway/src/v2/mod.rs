@@ -36,6 +36,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use store::kv::{Kv, Status};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use feed::Feed;
@@ -44,6 +45,9 @@ use stats::Stats;
 /// What the headers say of Raft is at most this old.
 const STATUS_AGE: Duration = Duration::from_secs(1);
 
+/// Directories that are read at a time: what is below one is in memory, more than once, while it is.
+const LISTINGS: usize = 4;
+
 /// What the v2 API works on.
 pub struct V2 {
     kv: Arc<dyn Kv>,
@@ -51,6 +55,8 @@ pub struct V2 {
     feed: Feed,
     stats: Stats,
     status: Mutex<Option<(Instant, Status)>>,
+    /// Directories that are read at a time.
+    listings: Semaphore,
     /// The revision of this door's last write: what it has answered is seen by what follows.
     written: AtomicI64,
 }
@@ -64,6 +70,7 @@ impl V2 {
             feed: Feed::new(shutdown),
             stats: Stats::new(),
             status: Mutex::default(),
+            listings: Semaphore::new(LISTINGS),
             written: AtomicI64::new(0),
         })
     }

@@ -190,6 +190,12 @@ impl Seen {
         Ok(())
     }
 
+    /// The key is a directory, as the root is.
+    pub fn is_dir(&self) -> bool {
+        self.target()
+            .is_none_or(|target| target.kind() == Kind::Dir)
+    }
+
     /// The key itself; none for the root.
     pub fn target(&self) -> Option<&Level> {
         self.levels.last()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gateway::door::DoorConfig;
 use store::memory::MemKv;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::client::{Ask, Client};
 use crate::house::House;
@@ -59,6 +60,7 @@ async fn no_answer_lets_other_pages_read_it() {
 async fn a_named_host_is_let_in() {
     let config = DoorConfig {
         allow_hosts: vec!["door.example".to_owned()],
+        ..DoorConfig::default()
     };
     let house = House::with(Arc::new(MemKv::new()), config).await;
     let ask = Ask::new("GET", "/v2/keys/").header("host", "door.example:4001");
@@ -157,6 +159,159 @@ async fn a_door_that_closes_ends_its_waits_and_is_gone() {
         .expect("in order");
     let gone = tokio::net::TcpStream::connect(house.address).await;
     assert!(gone.is_err());
+}
+
+/// A connection with a request on it.
+async fn asking(house: &House, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(house.address)
+        .await
+        .expect("a connection");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    stream
+}
+
+fn few(all: usize) -> DoorConfig {
+    DoorConfig {
+        limits: listen::Limits {
+            all,
+            per_source: all,
+        },
+        ..DoorConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_keep_others_out() {
+    let house = House::with(Arc::new(MemKv::new()), few(8)).await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(asking(&house, "GET /version HTTP/1.1\r\nHost: loc").await);
+    }
+    assert_eq!(house.client.get("/version").await.status, 200);
+    // The first ones had to go.
+    let mut end = Vec::new();
+    idle[0].read_to_end(&mut end).await.ok();
+    assert_eq!(end, b"");
+}
+
+#[tokio::test]
+async fn waits_leave_places_for_other_requests() {
+    let house = House::with(Arc::new(MemKv::new()), few(8)).await;
+    let wait = || Ask::new("GET", "/v2/keys/k?wait=true");
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let wait = house.client.begin(wait()).await;
+        assert_eq!(wait.status, 200);
+        waits.push(wait);
+    }
+    let answer = house.client.send(wait()).await;
+    assert_eq!(answer.status, 503);
+    let error: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(error["errorCode"], 300);
+    assert!(answer.body.contains("wait"), "{}", answer.body);
+    assert_eq!(house.client.put("/v2/keys/k", "value=1").await.status, 201);
+    for wait in waits {
+        assert!(wait.end().await.body.contains("\"set\""));
+    }
+    assert_eq!(house.client.begin(wait()).await.status, 200);
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_have_a_budget() {
+    let (house, _) = House::in_memory().await;
+    let value = format!("value={}", "x".repeat(1_000_000));
+    for key in 0..24 {
+        let answer = house
+            .client
+            .put(&format!("/v2/keys/large/{key}"), &value)
+            .await;
+        assert_eq!(answer.status, 201);
+    }
+    let list = "GET /v2/keys/large?recursive=true HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut unread = Vec::new();
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let mut stream = asking(&house, list).await;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.expect("an answer");
+        statuses.push(String::from_utf8_lossy(&head).into_owned());
+        unread.push(stream);
+    }
+    let (ok, full) = ("HTTP/1.1 200", "HTTP/1.1 503");
+    assert_eq!(statuses, [ok, ok, full, full]);
+    // Small ones are answered all the same, and large ones when there is room again.
+    assert_eq!(house.client.get("/version").await.status, 200);
+    drop(unread);
+    let answer = house.client.get("/v2/keys/large?recursive=true").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.json()["node"]["nodes"].as_array().map(Vec::len),
+        Some(24)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_ends_its_connection_and_a_wait_does_not() {
+    let (house, _) = House::in_memory().await;
+    let value = format!("value={}", "x".repeat(1_000_000));
+    for key in 0..24 {
+        let answer = house
+            .client
+            .put(&format!("/v2/keys/large/{key}"), &value)
+            .await;
+        assert_eq!(answer.status, 201);
+    }
+    let list = "GET /v2/keys/large?recursive=true HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut unread = asking(&house, list).await;
+    let mut head = [0; 12];
+    unread.read_exact(&mut head).await.expect("an answer");
+    let wait = house
+        .client
+        .begin(Ask::new("GET", "/v2/keys/other?wait=true"))
+        .await;
+    // The clock jumps from timer to timer as soon as nothing else is to be done.
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    tokio::time::resume();
+    let mut rest = Vec::new();
+    let error = unread.read_to_end(&mut rest).await.map(|_| rest.len());
+    assert!(
+        error.as_ref().is_err() || error.as_ref().is_ok_and(|length| *length < 24_000_000),
+        "{error:?}"
+    );
+    assert_eq!(
+        house.client.put("/v2/keys/other", "value=1").await.status,
+        201
+    );
+    assert!(wait.end().await.body.contains("\"set\""));
+}
+
+#[tokio::test]
+async fn what_is_refused_is_said_in_the_shape_of_its_api() {
+    let (house, _) = House::in_memory().await;
+    let refused = |path: &str| Ask::new("GET", path).header("origin", "https://evil.example");
+    let v2 = house.client.send(refused("/v2/keys/k")).await;
+    assert_eq!(
+        (v2.status, v2.json()["errorCode"].as_i64()),
+        (403, Some(110))
+    );
+    let v1 = house.client.send(refused("/dokkaa/v1/slots")).await;
+    assert_eq!(v1.status, 403);
+    assert!(
+        v1.json()["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("evil.example"))
+    );
+    let text = house.client.send(refused("/version")).await;
+    assert_eq!(text.headers["content-type"], "text/plain; charset=utf-8");
+    let large = format!("value={}", "x".repeat(5_000_000));
+    let answer = house.client.put("/v2/keys/k", &large).await;
+    assert_eq!(answer.status, 413);
+    assert!(
+        answer.json()["cause"]
+            .as_str()
+            .is_some_and(|text| text.contains("1 MiB"))
+    );
 }
 
 #[tokio::test]

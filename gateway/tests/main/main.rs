@@ -1,5 +1,6 @@
 //! The doors from outside: over real sockets, on the store in memory and on a real etcd.
 
+mod astray;
 mod client;
 mod differential;
 mod door;

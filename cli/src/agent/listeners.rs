@@ -1,0 +1,218 @@
+//! The sockets that the agent can't do without, and what they answer from the first moment on.
+//!
+//! They are bound before anything is promised and served at once: an agent
+//! that waits for its engine, for etcd or for its name says so to whoever asks.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use gateway::door::{self, DoorConfig};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::Misconfigured;
+use super::standing::Standing;
+use crate::config::AgentConfig;
+use crate::limits::Shares;
+use crate::metrics::{self, Sources};
+
+/// How long a request may wait for an etcd that is known to be away.
+const WITHOUT_ETCD: Duration = Duration::from_millis(900);
+/// A client of metrics asks at once, and again after a while.
+const METRICS_HEADERS: Duration = Duration::from_secs(10);
+
+/// What was bound, and is served.
+pub(super) struct Listeners {
+    pub(super) keys: Vec<SocketAddr>,
+    pub(super) metrics: Vec<SocketAddr>,
+    /// Served when there is a table of who may come in.
+    pub(super) peer: Vec<TcpListener>,
+    /// What the API answers; before it is there, that it is not.
+    pub(super) routes: Arc<OnceLock<Router>>,
+    /// What there is to count.
+    pub(super) sources: Arc<OnceLock<Sources>>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: JoinSet<()>,
+}
+
+impl Listeners {
+    /// Binds all, and begins to serve.
+    pub(super) async fn open(
+        config: &AgentConfig,
+        shares: Shares,
+        standing: &Arc<Standing>,
+    ) -> anyhow::Result<Self> {
+        let keys = bind(
+            &config.keys_listen,
+            "--keys-listen (KEYS_LISTEN of make up)",
+        )
+        .await?;
+        let peer = bind(&config.peer_listen, "--peer-listen").await?;
+        let metrics = bind(&config.metrics_listen, "--metrics-listen").await?;
+        let listeners = Self {
+            keys: addresses(&keys),
+            metrics: addresses(&metrics),
+            peer,
+            routes: Arc::default(),
+            sources: Arc::default(),
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        Ok(listeners.serve(config, shares, standing, keys, metrics))
+    }
+
+    fn serve(
+        mut self,
+        config: &AgentConfig,
+        shares: Shares,
+        standing: &Arc<Standing>,
+        keys: Vec<TcpListener>,
+        metrics: Vec<TcpListener>,
+    ) -> Self {
+        let mut allow_hosts = config.allow_hosts.clone();
+        self.tasks.spawn(door::serve(
+            keys,
+            DoorConfig {
+                allow_hosts: allow_hosts.clone(),
+                limits: shares.api,
+                ..DoorConfig::default()
+            },
+            api(self.routes.clone(), standing.clone()),
+            self.stop.clone(),
+        ));
+        // A scrape names the host that it asks.
+        allow_hosts.push(config.name.to_string());
+        self.tasks.spawn(door::serve(
+            metrics,
+            DoorConfig {
+                allow_hosts,
+                limits: shares.metrics,
+                header_time: METRICS_HEADERS,
+            },
+            metrics::router(self.sources.clone(), standing.clone()),
+            self.stop.clone(),
+        ));
+        self
+    }
+}
+
+async fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {
+    door::bind(addresses).await.map_err(|problem| {
+        Misconfigured(format!("{problem}; {flag} chooses another address")).into()
+    })
+}
+
+pub(super) fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners
+        .iter()
+        .filter_map(|l| l.local_addr().ok())
+        .collect()
+}
+
+/// The API from the first moment on: what is missing until there is something to ask, and in time while etcd is away.
+fn api(routes: Arc<OnceLock<Router>>, standing: Arc<Standing>) -> Router {
+    Router::new().fallback(async move |request: Request| {
+        let Some(routes) = routes.get() else {
+            let lacks = standing.lacks().join("; ");
+            return unavailable(request.uri().path(), &format!("not ready yet: {lacks}"));
+        };
+        answer(routes.clone(), &standing, request).await
+    })
+}
+
+async fn answer(routes: Router, standing: &Standing, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let answer = async {
+        let Ok(answer) = routes.oneshot(request).await;
+        answer
+    };
+    let Some(why) = standing.without_etcd().filter(|_| needs_etcd(&path)) else {
+        return answer.await;
+    };
+    match tokio::time::timeout(WITHOUT_ETCD, answer).await {
+        Ok(answer) => answer,
+        Err(_) if reads => unavailable(&path, &why),
+        Err(_) => unavailable(
+            &path,
+            &format!("{why}; a write may have been carried out or not"),
+        ),
+    }
+}
+
+/// The rest of dokkaa's own API shows what is known, or asks other hosts.
+fn needs_etcd(path: &str) -> bool {
+    !path.starts_with("/dokkaa/v1/") || path.starts_with("/dokkaa/v1/manifests/")
+}
+
+fn unavailable(path: &str, why: &str) -> Response {
+    door::refuse(path, StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use axum::body::{Body, to_bytes};
+    use conductor::Published;
+    use store::host::{HostStatus, Waiting};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    async fn ask(api: &Router, method: &str, path: &str) -> (StatusCode, serde_json::Value) {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(Body::empty()).unwrap();
+        let answer = api.clone().oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_path_is_answered_before_the_host_has_joined_and_while_etcd_is_away() {
+        let waits = "/d.sock has not answered yet".to_owned();
+        let standing = Arc::new(Standing::waiting("http://e:1".to_owned(), false, waits));
+        let routes: Arc<OnceLock<Router>> = Arc::default();
+        let api = api(routes.clone(), standing.clone());
+        let (status, error) = ask(&api, "GET", "/v2/keys/apps").await;
+        assert_eq!((status.as_u16(), &error["errorCode"]), (503, &300.into()));
+        assert!(error["cause"].as_str().unwrap().contains("/d.sock"));
+        let (status, error) = ask(&api, "GET", "/dokkaa/v1/slots").await;
+        assert_eq!(status, 503);
+        assert!(
+            error["error"]
+                .as_str()
+                .unwrap()
+                .starts_with("not ready yet: ")
+        );
+
+        let refused = HostStatus::Joining(Waiting::Etcd("refused".to_owned()));
+        let (_sender, receiver) = watch::channel(refused);
+        standing.engine(None);
+        standing.joins(receiver);
+        standing.works(Arc::new(Published::default()));
+        // All of it waits for etcd.
+        routes
+            .set(Router::new().fallback(async || std::future::pending::<()>().await))
+            .unwrap();
+        let (status, error) = ask(&api, "GET", "/v2/keys/apps").await;
+        assert_eq!(status, 503);
+        let cause = error["cause"].as_str().unwrap();
+        assert!(cause.starts_with("etcd at http://e:1: "), "{cause}");
+        assert!(cause.contains("refused"), "{cause}");
+        let (_, error) = ask(&api, "PUT", "/dokkaa/v1/manifests/shop/web").await;
+        let text = error["error"].as_str().unwrap();
+        assert!(
+            text.ends_with("a write may have been carried out or not"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! How many files this process may open, and which share of them each listener gets.
+//!
+//! A connection is a file. Together the listeners take three quarters of the
+//! limit at most, so that whoever fills all of them leaves the agent enough
+//! for its engine, etcd, disk and programs.
+
+use listen::Limits;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{info, warn};
+
+/// More is not asked for: the kernel's own default for all of a machine.
+const MOST: u64 = 1 << 20;
+/// With fewer the agent says so at its start.
+const FEW: u64 = 4_096;
+
+/// Raises this process's limit of open files to what it may have; the limit then.
+pub(crate) fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let (soft, hard) = (current.unwrap_or(MOST), maximum.unwrap_or(MOST));
+    let wanted = hard.min(MOST).max(soft);
+    let limit = Rlimit {
+        current: Some(wanted),
+        maximum,
+    };
+    let open_files = match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => wanted,
+        Err(error) => {
+            warn!(%error, soft, hard, "the limit of open files can't be raised");
+            soft
+        }
+    };
+    if open_files < FEW {
+        warn!(
+            open_files,
+            "few files may be opened, so few connections are taken at a time; raise the hard limit (LimitNOFILE= of the unit, or `ulimit -Hn`)"
+        );
+    } else if open_files > soft {
+        info!(
+            open_files,
+            before = soft,
+            "the limit of open files is raised"
+        );
+    }
+    open_files
+}
+
+/// The connections of each listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// `/v2` and `/dokkaa/v1`.
+    pub(crate) api: Limits,
+    /// Other hosts that have shown their certificate.
+    pub(crate) peers: Limits,
+    /// Metrics and health.
+    pub(crate) metrics: Limits,
+    /// Links, each of which is two connections.
+    pub(crate) links: Limits,
+}
+
+impl Shares {
+    /// Of a limit of open files. DNS has 256 of its own, and callers of the peer listener 64 before their handshake.
+    pub(crate) fn of(open_files: u64) -> Self {
+        let part = usize::try_from(open_files / 64)
+            .unwrap_or(usize::MAX)
+            .max(1);
+        let limits = |all: usize, parts: usize| Limits {
+            all,
+            per_source: (all / parts).max(1),
+        };
+        Self {
+            api: limits((part * 12).min(512), 2),
+            peers: limits((part * 6).min(1_024), 4),
+            metrics: limits(part.min(64), 2),
+            links: limits((part * 6).min(65_536), 4),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_listeners_together_leave_a_quarter() {
+        for open_files in [1_024, 4_096, 20_000, MOST] {
+            let Shares {
+                api,
+                peers,
+                metrics,
+                links,
+            } = Shares::of(open_files);
+            let (dns, strangers) = (256, 64);
+            let all = api.all + peers.all + metrics.all + 2 * links.all + dns + strangers;
+            assert!(
+                all as u64 <= open_files / 4 * 3 + 64,
+                "{all} of {open_files}"
+            );
+            for limits in [api, peers, metrics, links] {
+                assert!(limits.per_source > 0 && limits.per_source < limits.all);
+            }
+        }
+        assert_eq!(Shares::of(MOST).api.all, 512);
+        assert_eq!(Shares::of(1_024).api.all, 192);
+    }
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let raised = raise_open_files();
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        assert_eq!(current, Some(raised));
+        assert!(current >= maximum.map(|hard| hard.min(MOST)));
+    }
+}

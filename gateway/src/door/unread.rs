@@ -1,0 +1,113 @@
+//! A connection whose whole answers are read in time, or it ends.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::answers::Connection;
+
+/// A reader takes so much of a whole answer in each of these times.
+const TIME: Duration = Duration::from_secs(30);
+const PROGRESS: usize = 512 << 10;
+
+pub(super) struct Unread {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    /// Runs while the reader keeps us waiting.
+    deadline: Option<Pin<Box<Sleep>>>,
+    taken: usize,
+}
+
+impl Unread {
+    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+        Self {
+            stream,
+            connection,
+            deadline: None,
+            taken: 0,
+        }
+    }
+
+    fn written(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(length)) = &written {
+            self.taken += length;
+            if self.taken >= PROGRESS {
+                self.deadline = None;
+            }
+        }
+        if written.is_ready() {
+            return written;
+        }
+        // A stream's reader may rest as long as it likes: it holds no more than what fits the socket.
+        if self.connection.streams.load(Ordering::Relaxed) {
+            self.deadline = None;
+            return Poll::Pending;
+        }
+        let taken = &mut self.taken;
+        let deadline = self.deadline.get_or_insert_with(|| {
+            *taken = 0;
+            Box::pin(tokio::time::sleep(TIME))
+        });
+        ready!(deadline.poll_unpin(context));
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the answer is not read",
+        )))
+    }
+}
+
+impl AsyncRead for Unread {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Unread {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, data);
+        self.written(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, data);
+        self.written(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // All has been written when it comes to this.
+        self.deadline = None;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
