@@ -145,7 +145,7 @@ look() {
         fi
     fi
 }
-rustup_command="curl --proto '=https' --tlsv1.2 -sSf -o /tmp/rustup-init.sh https://sh.rustup.rs && sh /tmp/rustup-init.sh -y --profile minimal"
+rustup_command="installer=\$(mktemp) && curl --proto '=https' --tlsv1.2 -sSf -o \"\$installer\" https://sh.rustup.rs && sh \"\$installer\" -y --profile minimal"
 
 # The upstream version of the distribution's compiler, without epoch and suffix.
 distribution_rust() { candidate_version "$1" | sed 's/^[0-9]*://; s/[^0-9.].*//'; }
