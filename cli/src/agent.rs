@@ -1013,3 +1013,35 @@ async fn report_status(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_start_waits_for_is_told_apart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("docker.sock");
+        let silent = EngineError::Unresponsive("no answer".to_owned());
+        let absent = lack(&socket, &silent).await;
+        assert!(absent.contains("there is no socket"), "{absent}");
+
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        let answers_badly = lack(&socket, &silent).await;
+        assert!(answers_badly.contains("does not answer"), "{answers_badly}");
+        drop(listener);
+        let left = lack(&socket, &silent).await;
+        assert!(left.contains("nobody listens"), "{left}");
+
+        // Whatever the socket is now, the engine answered that.
+        let network = EngineError::HostFault {
+            fault: engine::HostFault::Network,
+            message: "there is no interface `docker0`".to_owned(),
+        };
+        let network = lack(&socket, &network).await;
+        assert!(
+            network.starts_with("the network of its containers: "),
+            "{network}"
+        );
+    }
+}

@@ -19,7 +19,6 @@ use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, up};
 
 /// Most threads of the agent: its work waits more than it computes.
 const THREADS: usize = 4;
-/// Time between two questions to an engine that does not answer yet.
 
 /// Carries out a command.
 pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
