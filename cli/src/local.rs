@@ -114,8 +114,8 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn start_log(config: &AgentConfig) -> anyhow::Result<()> {
-    // It logs each answered question with INFO; who wants that names it.
-    let filter = format!("hickory_server=warn,{}", config.log_filter);
+    // Who wants what the DNS library writes about packets names it.
+    let filter = format!("{},{}", dns::LOG_FILTER, config.log_filter);
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Misconfigured(format!(
             "--log-filter: `{}` is not a filter, such as `info,store=debug`: {error}",

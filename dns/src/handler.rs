@@ -81,6 +81,11 @@ impl Handler {
     pub(crate) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.0.counters)
     }
+
+    /// What is sent back to a request that could be read.
+    pub(crate) async fn respond(&self, request: &Request) -> Response {
+        self.0.respond(request).await
+    }
 }
 
 #[async_trait]
@@ -90,7 +95,7 @@ impl RequestHandler for Handler {
         request: &Request,
         handle: R,
     ) -> ResponseInfo {
-        let response = self.0.respond(request).await;
+        let response = self.respond(request).await;
         response.send(request, handle).await
     }
 }
@@ -140,7 +145,7 @@ impl Shared {
     async fn relay(&self, request: &Request, query: &Query) -> Response {
         let asked = self
             .relay
-            .ask(request.as_slice(), query, request.protocol());
+            .ask(request.as_slice(), query, request.protocol(), request.src());
         if let Some(answer) = asked.await {
             count(&self.counters.relayed);
             Response::of_others(request, answer)

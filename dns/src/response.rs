@@ -23,6 +23,7 @@ const SMALLEST: u16 = 512;
 const DATAGRAM: u16 = 1232;
 
 type Records<'a> = slice::Iter<'a, Record>;
+type Built<'a> = MessageResponse<'a, 'a, Records<'a>, Records<'a>, Records<'a>, Records<'a>>;
 
 /// An answer to one request.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,25 +83,38 @@ impl Response {
 
     /// Sends it, as much as fits.
     pub(crate) async fn send(
-        mut self,
+        self,
         request: &Request,
         mut handle: impl ResponseHandler,
     ) -> ResponseInfo {
-        // One question is repeated; many may not fit, and none of them is answered.
-        let none = (request.queries.len() != 1).then(no_question).flatten();
+        let none = instead_of_many(request);
         let queries = none.as_ref().unwrap_or(&request.queries);
-        if let Err(error) = self.fit(queries, request.protocol()) {
-            debug!(%error, "an answer can't be encoded");
-            self = Self::failure(request, ResponseCode::ServFail);
-        }
-        let message = self.message(queries, self.edns.as_ref());
-        match handle.send_response(message).await {
+        let response = self.fitting(request, queries);
+        match handle.send_response(response.message(queries)).await {
             Ok(info) => info,
             Err(error) => {
                 // The client has gone, and is the one to ask again.
                 debug!(%error, "an answer could not be sent");
-                let (metadata, counts) = (self.metadata, HeaderCounts::default());
+                let (metadata, counts) = (response.metadata, HeaderCounts::default());
                 Header { metadata, counts }.into()
+            }
+        }
+    }
+
+    /// Its octets for a stream, as much as fits.
+    pub(crate) fn encode(self, request: &Request) -> Option<Vec<u8>> {
+        let none = instead_of_many(request);
+        let queries = none.as_ref().unwrap_or(&request.queries);
+        let response = self.fitting(request, queries);
+        emit(response.message(queries))
+    }
+
+    fn fitting(mut self, request: &Request, queries: &Queries) -> Self {
+        match self.fit(queries, request.protocol()) {
+            Ok(()) => self,
+            Err(error) => {
+                debug!(%error, "an answer can't be encoded");
+                Self::failure(request, ResponseCode::ServFail)
             }
         }
     }
@@ -118,7 +132,10 @@ impl Response {
         let mut bytes = Vec::with_capacity(SMALLEST.into());
         let mut encoder = BinEncoder::new(&mut bytes);
         encoder.set_max_size(limit.saturating_sub(reserved));
-        let message = self.message(queries, None);
+        // EDNS, which has its room, is left out, and so is the code, a part of which is in it.
+        let mut metadata = self.metadata;
+        metadata.response_code = ResponseCode::NoError;
+        let message = self.build(queries, metadata, None);
         let fitting = message.destructive_emit(&mut encoder)?.counts();
         let is_cut = usize::from(fitting.answers) < self.answers.len()
             || usize::from(fitting.authorities) < self.authorities.len();
@@ -133,13 +150,18 @@ impl Response {
         Ok(())
     }
 
-    fn message<'a>(
+    fn message<'a>(&'a self, queries: &'a Queries) -> Built<'a> {
+        self.build(queries, self.metadata, self.edns.as_ref())
+    }
+
+    fn build<'a>(
         &'a self,
         queries: &'a Queries,
+        metadata: Metadata,
         edns: Option<&'a Edns>,
-    ) -> MessageResponse<'a, 'a, Records<'a>, Records<'a>, Records<'a>, Records<'a>> {
+    ) -> Built<'a> {
         MessageResponseBuilder::new(queries, edns).build(
-            self.metadata,
+            metadata,
             &self.answers,
             &self.authorities,
             &[],
@@ -148,6 +170,34 @@ impl Response {
     }
 }
 
+/// What is sent back for a message that can't be read: its header.
+pub(crate) fn bare(header: &Header, code: ResponseCode) -> Option<Vec<u8>> {
+    let queries = no_question()?;
+    emit(MessageResponseBuilder::new(&queries, None).error_msg(header, code))
+}
+
+/// One question is repeated; many may not fit, and none of them is answered.
+fn instead_of_many(request: &Request) -> Option<Queries> {
+    (request.queries.len() != 1).then(no_question).flatten()
+}
+
 fn no_question() -> Option<Queries> {
     Queries::read(&mut BinDecoder::new(&[]), 0).ok()
+}
+
+fn emit<'q, 'a>(
+    message: MessageResponse<
+        'q,
+        'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+    >,
+) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(SMALLEST.into());
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_max_size(u16::MAX);
+    message.destructive_emit(&mut encoder).ok()?;
+    Some(bytes)
 }

@@ -1,4 +1,4 @@
-//! The sockets: UDP and TCP on each address, served by hickory.
+//! The sockets of each address: UDP, served by hickory, and TCP.
 //!
 //! Each address is bound by itself and tried again when it can't be, without a
 //! loss for the others. On an address of its own (the bridge's gateway) answers
@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use conductor_core::directory::Directory;
 use hickory_server::Server;
-use listen::{Problem, Reason, Transport};
+use listen::{Places, Problem, Reason, Transport};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -25,13 +25,10 @@ use crate::handler::{Counters, Handler};
 use crate::relay::Relay;
 use crate::resolv_conf::{Files, Upstreams};
 use crate::zone::Zone;
+use crate::{filter, tcp};
 
 /// Between tries to bind what could not be bound: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// How long a TCP client may take for a message, either way, before it is closed.
-const IDLE: Duration = Duration::from_secs(5);
-/// Answers that wait for a TCP client: it gets one after the other.
-const WAITING: usize = 1;
 /// Tries for a port that is free for UDP and TCP, where any will do.
 const ANY_PORT_TRIES: usize = 16;
 
@@ -100,6 +97,7 @@ impl Dns {
             task: tokio::spawn(
                 Listeners {
                     handler,
+                    connections: Places::new(tcp::CONNECTIONS),
                     addresses,
                     problems,
                     serving: JoinSet::new(),
@@ -114,6 +112,7 @@ impl Dns {
 
 struct Listeners {
     handler: Handler,
+    connections: Places,
     addresses: watch::Sender<Vec<SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
     /// One for each address, which it returns when it ends.
@@ -180,9 +179,9 @@ impl Listeners {
         self.open.insert(wanted, (addr, end.clone()));
         info!(%addr, "DNS answers");
         self.addresses.send_modify(|bound| bound.push(addr));
-        let handler = self.handler.clone();
+        let (handler, connections) = (self.handler.clone(), self.connections.clone());
         self.serving.spawn(async move {
-            serve(sockets, handler, &end).await;
+            serve(sockets, connections, handler, &end).await;
             addr
         });
     }
@@ -237,21 +236,23 @@ fn bind_both(addr: SocketAddr) -> Result<(std::net::UdpSocket, std::net::TcpList
 }
 
 /// Serves until the shutdown, or until a socket breaks.
-async fn serve(sockets: Sockets, handler: Handler, shutdown: &CancellationToken) {
+async fn serve(
+    sockets: Sockets,
+    connections: Places,
+    handler: Handler,
+    shutdown: &CancellationToken,
+) {
     let Sockets { addr, udp, tcp } = sockets;
-    // One for each: a server only says when the last of its sockets has ended.
+    filter::attach(&udp);
     let mut datagrams = Server::new(handler.clone());
     datagrams.register_socket(udp);
-    let mut connections = Server::new(handler);
-    connections.register_listener(tcp, IDLE, WAITING);
     let ended = tokio::select! {
         () = shutdown.cancelled() => None,
         ended = datagrams.block_until_done() => Some(ended),
-        ended = connections.block_until_done() => Some(ended),
+        never = tcp::serve(tcp, connections, handler) => match never {},
     };
-    // What they still say is of no use: they end.
+    // What it still says is of no use: it ends.
     let _ = datagrams.shutdown_gracefully().await;
-    let _ = connections.shutdown_gracefully().await;
     if let Some(ended) = ended {
         warn!(%addr, ?ended, "DNS stopped answering there, and starts again");
         shutdown.run_until_cancelled(sleep(RETRY.0)).await;

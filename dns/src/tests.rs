@@ -2,5 +2,6 @@
 
 mod asking;
 pub(crate) mod fixture;
+mod limits;
 mod packets;
 mod relaying;

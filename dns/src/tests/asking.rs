@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::fixture::{Bench, Cluster, packet, wait};
-use crate::relay::{read_message, write_message};
+use crate::message::{read_message, write_message};
 
 fn web(slots: u8) -> Directory {
     let mut cluster = Cluster::default();
@@ -126,14 +126,14 @@ async fn garbage_neither_stops_the_server_nor_its_clients() -> Result<()> {
     }
     // A length that nothing follows, then one client that asks twice on one connection.
     let mut silent = TcpStream::connect(bench.addr).await?;
-    silent.write_all(&[0xff, 0xff, 0]).await?;
+    silent.write_all(&[0x0f, 0xff, 0]).await?;
     let mut stream = TcpStream::connect(bench.addr).await?;
     for number in [1, 2] {
         // What is no question at all is passed over.
         write_message(&mut stream, &[1, 2, 3]).await?;
         let question = packet(number, "web.shop.skydns.local.", RecordType::A);
         write_message(&mut stream, &question).await?;
-        let answer = Message::from_vec(&read_message(&mut stream).await?)?;
+        let answer = Message::from_vec(&read_message(&mut stream, usize::MAX).await?)?;
         assert_eq!((answer.metadata.id, answer.answers.len()), (number, 1));
     }
     // The silent one is closed in the end.

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::relay::{read_message, write_message};
+use crate::message::{read_message, write_message};
 use crate::{Config, Dns, Files, Handle, Zone};
 
 /// Keys in etcd that make a directory.
@@ -163,7 +163,11 @@ impl Bench {
     pub(crate) async fn tcp(&self, packet: &[u8]) -> Result<Vec<u8>> {
         let mut stream = TcpStream::connect(self.addr).await?;
         write_message(&mut stream, packet).await?;
-        Ok(tokio::time::timeout(Duration::from_secs(30), read_message(&mut stream)).await??)
+        Ok(tokio::time::timeout(
+            Duration::from_secs(30),
+            read_message(&mut stream, usize::MAX),
+        )
+        .await??)
     }
 }
 

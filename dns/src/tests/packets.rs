@@ -12,7 +12,7 @@ use proptest::test_runner::TestRunner;
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::fixture::{Bench, Cluster};
-use crate::relay::{read_message, write_message};
+use crate::message::{read_message, write_message};
 
 const NAME: &str = "web.shop.skydns.local.";
 
@@ -230,7 +230,7 @@ async fn any_packet_is_answered_well_or_not_at_all() -> Result<()> {
     assert_eq!(message.answers.len(), 3);
     let mut stream = TcpStream::connect(bench.addr).await?;
     write_message(&mut stream, &question).await?;
-    let message = Message::from_vec(&read_message(&mut stream).await?)?;
+    let message = Message::from_vec(&read_message(&mut stream, usize::MAX).await?)?;
     assert_eq!(message.answers.len(), 3);
     Ok(())
 }

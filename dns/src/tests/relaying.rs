@@ -14,11 +14,11 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fixture::{Bench, packet};
-use crate::relay::{read_message, write_message};
+use crate::message::{read_message, write_message};
 
 /// A resolver that says what it is told to and notes what it was asked.
-struct Resolver {
-    addr: SocketAddr,
+pub(super) struct Resolver {
+    pub(super) addr: SocketAddr,
     asked: Arc<AtomicU64>,
     last: Arc<Mutex<Vec<u8>>>,
     _tasks: [AbortOnDropHandle<()>; 2],
@@ -26,7 +26,9 @@ struct Resolver {
 
 impl Resolver {
     /// `answer` gets a question and returns the datagrams, or messages, to send back.
-    async fn start(answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Result<Self> {
+    pub(super) async fn start(
+        answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) -> Result<Self> {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await?;
             if let Ok(tcp) = TcpListener::bind(udp.local_addr()?).await {
@@ -57,7 +59,9 @@ impl Resolver {
         };
         let by_tcp = async move {
             while let Ok((mut stream, _)) = tcp.accept().await {
-                let question = read_message(&mut stream).await.expect("question");
+                let question = read_message(&mut stream, usize::MAX)
+                    .await
+                    .expect("question");
                 for message in answer(&question) {
                     write_message(&mut stream, &message).await.expect("sent");
                 }
@@ -75,7 +79,7 @@ impl Resolver {
     }
 
     /// One that has only a code.
-    async fn coded(code: ResponseCode) -> Result<Self> {
+    pub(super) async fn coded(code: ResponseCode) -> Result<Self> {
         Self::start(move |question| vec![response(question, code)]).await
     }
 
@@ -84,7 +88,7 @@ impl Resolver {
     }
 }
 
-fn response(question: &[u8], code: ResponseCode) -> Vec<u8> {
+pub(super) fn response(question: &[u8], code: ResponseCode) -> Vec<u8> {
     let mut answer = question.to_vec();
     answer[2] |= 0x80;
     answer[3] = (answer[3] & 0xf0) | code.low();
@@ -131,7 +135,7 @@ fn full(question: &[u8]) -> Message {
     message
 }
 
-fn code(answer: &[u8]) -> ResponseCode {
+pub(super) fn code(answer: &[u8]) -> ResponseCode {
     ResponseCode::from(0, answer[3] & 0x0f)
 }
 

@@ -1,0 +1,36 @@
+//! Messages on a stream: the length in front, as RFC 1035 has it.
+
+use std::error::Error;
+use std::io;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+pub(crate) fn invalid(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Reads a message; an error if it says that it is longer than `most`.
+///
+/// Room is taken as octets arrive: a length that nothing follows costs nothing.
+pub(crate) async fn read_message(stream: &mut TcpStream, most: usize) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    if usize::from(length) > most {
+        return Err(invalid("the message is too long"));
+    }
+    let mut message = Vec::new();
+    stream.take(length.into()).read_to_end(&mut message).await?;
+    if message.len() < length.into() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(message)
+}
+
+/// Writes a message in one piece.
+pub(crate) async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(invalid)?;
+    let mut framed = Vec::with_capacity(message.len() + 2);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}

@@ -1,0 +1,96 @@
+//! DNS over TCP: connections, each asking one question after the other.
+//!
+//! Not hickory's, which has no limit for connections and turns in a circle
+//! when no file descriptor is left. Places are few, one client has a share of
+//! them, and when they run out the connection that has been idle for longest
+//! is closed. Questions that are sent before the answer to the first are
+//! answered in their order.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Header, MessageType, ResponseCode};
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::Request;
+use listen::{Accepted, Acceptor, Limits, Place, Places, WhenFull};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::handler::Handler;
+use crate::message::{read_message, write_message};
+use crate::{MAX_QUESTION, MAX_QUESTIONS, response};
+
+/// Connections at once, on all addresses together.
+pub(crate) const CONNECTIONS: Limits = Limits {
+    all: 256,
+    per_source: 32,
+};
+/// How long a client may take for a message, either way, before it is closed.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Accepts and answers until it is dropped.
+pub(crate) async fn serve(listener: TcpListener, places: Places, handler: Handler) -> Infallible {
+    let mut acceptor = Acceptor::new(listener, places, WhenFull::Refuse);
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = acceptor.accept().await;
+        // The finished are let go, so that the set holds the living only.
+        while connections.try_join_next().is_some() {}
+        connections.spawn(connection(accepted, handler.clone()));
+    }
+}
+
+async fn connection(accepted: Accepted, handler: Handler) {
+    let Accepted {
+        stream,
+        peer,
+        place,
+    } = accepted;
+    let place = Arc::new(place);
+    place.idle(Instant::now());
+    tokio::select! {
+        ended = converse(stream, peer, &place, &handler) => {
+            if let Err(error) = ended {
+                debug!(%peer, %error, "a TCP client was closed");
+            }
+        }
+        () = place.reclaimed() => debug!(%peer, "an idle TCP client was closed to make room"),
+    }
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    place: &Arc<Place>,
+    handler: &Handler,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let message = timeout(IDLE, read_message(&mut stream, MAX_QUESTION)).await??;
+        let work = place.work();
+        if let Some(answer) = answer(message, peer, handler).await {
+            timeout(IDLE, write_message(&mut stream, &answer)).await??;
+        }
+        drop(work);
+    }
+}
+
+/// What is sent back; nothing to what is shorter than a header, or an answer itself.
+async fn answer(message: Vec<u8>, peer: SocketAddr, handler: &Handler) -> Option<Vec<u8>> {
+    let header = Header::read(&mut BinDecoder::new(&message)).ok()?;
+    // The library makes room for as many questions as are announced.
+    let request = (header.counts.queries <= MAX_QUESTIONS)
+        .then(|| Request::from_bytes(message, peer, Protocol::Tcp).ok())
+        .flatten();
+    match request {
+        None => response::bare(&header, ResponseCode::FormErr),
+        Some(request) if request.metadata.message_type == MessageType::Response => None,
+        Some(request) => handler.respond(&request).await.encode(&request),
+    }
+}
