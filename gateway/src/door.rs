@@ -13,7 +13,7 @@ mod body;
 mod guard;
 mod unread;
 
-pub use body::TooSlow;
+pub use body::{TooLarge, TooSlow};
 pub use guard::Stranger;
 
 use std::net::SocketAddr;
@@ -262,7 +262,7 @@ async fn admit(
             if !request.headers().contains_key(header::EXPECT) {
                 body::throw_away(request.into_body());
             }
-            refuse(&path, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
+            refuse(&path, StatusCode::PAYLOAD_TOO_LARGE, &TooLarge.to_string())
         }
         Ok(()) => {
             next.run(request.map(|body| Body::new(body::Bounded::new(body))))
@@ -279,20 +279,18 @@ async fn admit(
     response
 }
 
-const TOO_LARGE: &str = "the body is larger than 1 MiB";
-
 fn announces_too_much(request: &Request) -> bool {
     request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
-        .is_some_and(|length| length > body::MAX_BODY)
+        .is_some_and(|length| length > body::MAX_ENCODED)
 }
 
 /// The answer to a request whose body could not be read.
 pub fn refuse_body(path: &str, error: &axum::Error) -> Response {
     if body::too_large(error) {
-        refuse(path, StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE)
+        refuse(path, StatusCode::PAYLOAD_TOO_LARGE, &TooLarge.to_string())
     } else if body::too_slow(error) {
         refuse(path, StatusCode::REQUEST_TIMEOUT, &TooSlow.to_string())
     } else {

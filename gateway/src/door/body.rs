@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use futures_util::FutureExt;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Sleep;
 
-/// No body may be larger. A manifest has a few kilobytes; etcd itself ends at 1.5 MiB.
-pub(super) const MAX_BODY: usize = 1 << 20;
+/// No body may be larger: etcd itself ends here. What a form encodes counts as what it stands for.
+const MAX_BODY: usize = 3 << 19;
+
+/// Nor may it be longer than if each octet of it were encoded (`%2F`).
+pub(super) const MAX_ENCODED: usize = 3 * MAX_BODY;
 
 /// No body may take longer to arrive.
 const MAX_TIME: Duration = Duration::from_secs(30);
@@ -26,17 +29,38 @@ const MAX_THROWN_AWAY: usize = 16 << 20;
 #[error("the request's body did not arrive in time")]
 pub struct TooSlow;
 
+/// It is larger than what is taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the body is larger than 1.5 MiB")]
+pub struct TooLarge;
+
 pub(super) struct Bounded {
-    inner: Limited<Body>,
+    inner: Body,
+    /// Octets so far, and how many of them begin an encoded one.
+    read: usize,
+    encoded: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl Bounded {
     pub(super) fn new(body: Body) -> Self {
         Self {
-            inner: Limited::new(body, MAX_BODY),
+            inner: body,
+            read: 0,
+            encoded: 0,
             deadline: Box::pin(tokio::time::sleep(MAX_TIME)),
         }
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.read += data.len();
+            self.encoded += data.split(|octet| *octet == b'%').count() - 1;
+        }
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.read.saturating_sub(2 * self.encoded) > MAX_BODY
     }
 }
 
@@ -51,7 +75,21 @@ impl HttpBody for Bounded {
         if self.deadline.poll_unpin(context).is_ready() {
             return Poll::Ready(Some(Err(Box::new(TooSlow))));
         }
-        Poll::Ready(ready!(Pin::new(&mut self.inner).poll_frame(context)))
+        loop {
+            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                None if self.is_too_large() => return Poll::Ready(Some(Err(Box::new(TooLarge)))),
+                end => return Poll::Ready(end.map(|end| end.map_err(Into::into))),
+            };
+            self.count(&frame);
+            if self.read > MAX_ENCODED {
+                return Poll::Ready(Some(Err(Box::new(TooLarge))));
+            }
+            // Read on and forgotten: a client that sends all before it listens still gets its answer.
+            if !self.is_too_large() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -73,7 +111,7 @@ pub(super) fn throw_away(body: Body) {
 
 /// The body was refused for its size.
 pub(super) fn too_large(error: &(dyn Error + 'static)) -> bool {
-    caused_by::<LengthLimitError>(error)
+    caused_by::<TooLarge>(error)
 }
 
 /// The body was refused for its time.

@@ -68,20 +68,29 @@ async fn a_named_host_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_body_above_one_mebibyte_is_refused() {
+async fn a_body_above_one_and_a_half_mebibytes_is_refused() {
     let (house, _) = House::in_memory().await;
     let value = |size: usize| format!("value={}", "x".repeat(size - "value=".len()));
     let put = |size| {
         let (client, value) = (&house.client, value(size));
         async move { client.put("/v2/keys/large", &value).await }
     };
-    assert_eq!(put(1 << 20).await.status, 201);
-    assert_eq!(put((1 << 20) + 1).await.status, 413);
+    let largest = 3 << 19;
+    assert_eq!(put(largest).await.status, 201);
+    assert_eq!(put(largest + 1).await.status, 413);
+    // What a form encodes counts as what it stands for.
+    let encoded = |octets: usize| format!("value={}", "%7B".repeat(octets - "value=".len()));
+    let path = "/v2/keys/encoded";
+    assert_eq!(house.client.put(path, &encoded(largest)).await.status, 201);
+    assert_eq!(
+        house.client.put(path, &encoded(largest + 1)).await.status,
+        413
+    );
 
     let before = house.client.get("/v2/keys/large").await.index();
     let answer = put(5_000_000).await;
     assert_eq!(answer.status, 413);
-    assert!(answer.body.contains("1 MiB"), "{}", answer.body);
+    assert!(answer.body.contains("1.5 MiB"), "{}", answer.body);
     assert_eq!(house.client.get("/v2/keys/large").await.index(), before);
 }
 
@@ -310,7 +319,7 @@ async fn what_is_refused_is_said_in_the_shape_of_its_api() {
     assert!(
         answer.json()["cause"]
             .as_str()
-            .is_some_and(|text| text.contains("1 MiB"))
+            .is_some_and(|text| text.contains("1.5 MiB"))
     );
 }
 

@@ -41,6 +41,17 @@ async fn the_deepest_key_and_the_largest_value_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_may_be_as_large_as_etcd_takes() {
+    let (house, etcd) = house().await;
+    // Keys and guards take the rest of etcd's 1.5 MiB.
+    let value = "{".repeat((3 << 19) - (4 << 10));
+    let form = format!("value={}", value.replace('{', "%7B"));
+    let put = house.client.put("/v2/keys/large", &form).await;
+    assert_eq!(put.status, 201, "{}", &put.body[..200.min(put.body.len())]);
+    assert_eq!(etcd.get("/large").expect("a read"), Some(value));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_of_many_manifests_is_deleted_at_once() {
     let (house, etcd) = house().await;
     let client = &house.client;
