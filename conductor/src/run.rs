@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use conductor_core::directory::{Caller, Callers, ServiceId};
 use conductor_core::events;
-use conductor_core::local::{Fault, LOST, Outcome};
+use conductor_core::local::{LOST, Outcome};
 use conductor_core::observed::{EngineState, Observed, ObservedContainer, Readiness, Surroundings};
 use conductor_core::plan::{Inputs, Write};
 use conductor_core::snapshot::Desired;
@@ -149,6 +149,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         retry_writes_at: None,
         replan_at: None,
         last_line: String::new(),
+        notes_fail: false,
     };
     Loop {
         setup,
@@ -237,6 +238,8 @@ struct State {
     /// Something is to be planned again then, whatever the plan itself says.
     replan_at: Option<Millis>,
     last_line: String,
+    /// The last write of the notes failed.
+    notes_fail: bool,
 }
 
 struct Loop {
@@ -675,7 +678,8 @@ impl Loop {
         if !writes.is_empty() {
             self.write(writes);
         }
-        for step in self.note(steps, now) {
+        self.note(&steps);
+        for step in steps {
             let job = self.setup.steps.clone().run(step, self.events_in.clone());
             self.tasks.spawn(job);
         }
@@ -683,43 +687,33 @@ impl Loop {
         requeue_at
     }
 
-    /// Notes which instances the steps are to make, and what else of the engine is ours. Where that can't be noted
-    /// nothing is made: whoever does not know what was made would take a copy for it.
-    fn note(&mut self, steps: Vec<Step>, now: Millis) -> Vec<Step> {
+    /// Notes which instances the steps are to make, and what else of the engine is ours. A disk that takes nothing stops
+    /// nothing: the notes are kept in memory and written with a later plan, and `/status` names the containers too.
+    fn note(&mut self, steps: &[Step]) {
         let state = &mut self.state;
         let wall = self.setup.record.clock().wall();
-        for step in &steps {
+        for step in steps {
             if let Step::Prepare { instance, .. } = step {
                 state.observing.intend(instance, wall);
             }
         }
         let Some(notes) = state.observing.unsaved() else {
-            return steps;
+            return;
         };
-        let Err(error) = self.setup.instances.save(notes) else {
-            state.observing.saved();
-            return steps;
-        };
-        tracing::error!(%error, "which containers are this host's can't be noted: none is made");
-        let (refused, others): (Vec<Step>, Vec<Step>) = steps
-            .into_iter()
-            .partition(|step| matches!(step, Step::Prepare { .. }));
-        for step in refused {
-            if let Step::Prepare { slot, rev, .. } = step {
-                let reason = format!("what this host makes can't be noted on its disk: {error}");
-                let fault = Fault::Passing;
-                state.local.record(
-                    &Outcome::NotPrepared {
-                        slot,
-                        rev,
-                        reason,
-                        fault,
-                    },
-                    now,
-                );
+        match self.setup.instances.save(notes) {
+            Ok(()) => {
+                state.observing.saved();
+                if std::mem::take(&mut state.notes_fail) {
+                    tracing::info!("instances.json is written again");
+                }
+            }
+            Err(error) if std::mem::replace(&mut state.notes_fail, true) => {
+                tracing::debug!(%error, "cannot write instances.json");
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot write instances.json; it is kept in memory and tried again");
             }
         }
-        others
     }
 
     /// Logs a plan that does something new, and publishes what waits.

@@ -145,9 +145,7 @@ async fn a_line_that_docker_cuts_is_one_line() {
                 ..follow.clone()
             },
         ] {
-            let wanted = followed
-                .len()
-                .saturating_sub(tail.unwrap_or_default() as usize);
+            let wanted = followed.len().saturating_sub(lines as usize);
             assert_eq!(read(&lab, &id, options).await, followed[wanted..]);
         }
     }
