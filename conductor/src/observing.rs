@@ -251,6 +251,7 @@ mod tests {
             },
             addr: Some([172, 17, 0, 2].into()),
             ports: PublishedPorts::new(),
+            limits: conductor_core::observed::Limits::default(),
             check: None,
             image: String::new(),
             image_id: String::new(),

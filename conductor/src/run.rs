@@ -900,6 +900,7 @@ mod tests {
                 }),
                 addr: Some(addr),
                 ports: PublishedPorts::new(),
+                limits: conductor_core::observed::Limits::default(),
                 check: None,
                 image: String::new(),
                 image_id: String::new(),

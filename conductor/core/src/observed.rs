@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use manifests::manifest::Protocol;
-use manifests::{ContainerId, InstanceId, SlotId};
+use manifests::units::format_size;
+use manifests::{ContainerId, InstanceId, Manifest, SlotId};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -180,6 +181,41 @@ pub struct Check {
     pub timeout: std::time::Duration,
 }
 
+/// What of the host a container may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Processors, in thousandths; none is without a limit.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory; none is without a limit.
+    pub memory: Option<u64>,
+}
+
+impl Limits {
+    /// What somebody has changed by hand (`docker update`) of the limits that its manifest gives; none if nothing.
+    pub fn drift(self, manifest: &Manifest) -> Option<String> {
+        let cpus = |millis: Option<u32>| {
+            millis.map_or_else(
+                || "none".to_owned(),
+                |n| (f64::from(n) / 1_000.0).to_string(),
+            )
+        };
+        let size = |bytes: Option<u64>| bytes.map_or_else(|| "none".to_owned(), format_size);
+        let (is, wanted) = (self.memory, manifest.memory);
+        let memory = (is != wanted).then(|| ("memory", size(is), size(wanted)));
+        let (is, wanted) = (self.cpu_millis, manifest.cpu_millis);
+        let cpu = (is != wanted).then(|| ("CPU", cpus(is), cpus(wanted)));
+        let changed: Vec<String> = [memory, cpu]
+            .into_iter()
+            .flatten()
+            .map(|(what, is, wanted)| {
+                format!("its {what} limit was changed by hand to {is} (manifest: {wanted})")
+            })
+            .collect();
+        (!changed.is_empty())
+            .then(|| format!("{}; undone at the next replacement", changed.join(", ")))
+    }
+}
+
 /// One of our containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedContainer {
@@ -196,6 +232,8 @@ pub struct ObservedContainer {
     pub addr: Option<IpAddr>,
     /// What it was made to publish, running or not.
     pub ports: PublishedPorts,
+    /// What it may use.
+    pub limits: Limits,
     /// Its healthcheck, from the manifest or the image.
     pub check: Option<Check>,
     /// What it was made from, as the engine was told: `repository@sha256:…`, a tag or an image id.

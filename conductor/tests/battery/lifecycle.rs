@@ -6,7 +6,7 @@ use std::time::Duration;
 use bollard::query_parameters as query;
 use conductor::engine::{Change, EngineError, EngineEvent, HostFault, Mount, MountSource, Named};
 use conductor_core::observed::{
-    ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT,
+    ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT, Limits,
 };
 use manifests::manifest::{Healthcheck, HealthcheckChoice, Protocol};
 use tokio::sync::mpsc;
@@ -390,6 +390,11 @@ async fn a_container_gets_its_part_of_the_host_and_no_more(lab: Lab) {
     spec.cpu_millis = Some(250);
     spec.memory = Some(64 << 20);
     let id = lab.run(&spec).await;
+    let limits = Limits {
+        cpu_millis: Some(250),
+        memory: Some(64 << 20),
+    };
+    assert_eq!(lab.look(&id).await.limits, limits);
     if let Some(twin) = lab.twin() {
         let made = twin.world(|world, _| world.spec(&id).cloned());
         assert_eq!(made, Some(spec));
@@ -404,6 +409,16 @@ async fn a_container_gets_its_part_of_the_host_and_no_more(lab: Lab) {
             matches!(host.memory_swap, Some(-1 | 67_108_864)),
             "{host:?}"
         );
+        // Somebody changes it, and Docker says so.
+        let mut events = lab.events().await;
+        let update = bollard::models::ContainerUpdateBody {
+            memory: Some(48 << 20),
+            ..bollard::models::ContainerUpdateBody::default()
+        };
+        let updated = docker().update_container(&id, update).await;
+        updated.expect("updated");
+        until_event(&mut events, &id, &Change::Other).await;
+        assert_eq!(lab.look(&id).await.limits.memory, Some(48 << 20));
     }
 
     // What another host may have.

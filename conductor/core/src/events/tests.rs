@@ -49,6 +49,7 @@ fn shows(state: ContainerState) -> Observed {
         state,
         addr: None,
         ports: PublishedPorts::new(),
+        limits: crate::observed::Limits::default(),
         check: None,
         image: String::new(),
         image_id: "sha256:1".to_owned(),

@@ -20,6 +20,7 @@ fn container(id: &str, name: &str, created_at: i64) -> ObservedContainer {
         state: ContainerState::Removing,
         addr: Some(IpAddr::from([172, 17, 0, 2])),
         ports: PublishedPorts::new(),
+        limits: crate::observed::Limits::default(),
         check: None,
         image: String::new(),
         image_id: String::new(),

@@ -86,6 +86,11 @@ fn what_can_take_no_traffic_is_unready_and_without_a_network_replaced() {
 }
 
 #[test]
+fn a_limit_that_was_changed_by_hand_is_said() {
+    notebook("limits");
+}
+
+#[test]
 fn an_agent_that_restarts_adopts() {
     notebook("adopt");
 }

@@ -275,6 +275,8 @@ pub(super) fn running(
     }
     if phase == Some(Phase::Ready) {
         out.shared = ctx.good(plan);
+        let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
+        out.reason = manifest.and_then(|m| current.limits.drift(m));
     } else if !was_ready
         && current.cut_off().is_none()
         && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev)

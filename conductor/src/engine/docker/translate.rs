@@ -9,7 +9,7 @@ use std::time::Duration;
 use bollard::models;
 use conductor_core::disk::LocalImage;
 use conductor_core::observed::{
-    Check, ContainerPort, ContainerState, Exit, Health, ObservedContainer, Ownership,
+    Check, ContainerPort, ContainerState, Exit, Health, Limits, ObservedContainer, Ownership,
     PublishedPorts, Running,
 };
 use manifests::manifest::{HealthcheckChoice, Log, Protocol};
@@ -153,6 +153,7 @@ pub(super) fn observed(shown: models::ContainerInspectResponse) -> Option<Observ
             .network_settings
             .as_ref()
             .and_then(|settings| address(settings, shown.host_config.as_ref())),
+        limits: shown.host_config.as_ref().map(limits).unwrap_or_default(),
         ports: shown
             .host_config
             .and_then(|host| host.port_bindings)
@@ -163,6 +164,14 @@ pub(super) fn observed(shown: models::ContainerInspectResponse) -> Option<Observ
         image_id: shown.image.unwrap_or_default(),
         created_at: shown.created.as_deref().map_or(0, millis),
     })
+}
+
+fn limits(host: &models::HostConfig) -> Limits {
+    let set = |value: Option<i64>| u64::try_from(value?).ok().filter(|value| *value > 0);
+    Limits {
+        cpu_millis: set(host.nano_cpus).and_then(|nanos| u32::try_from(nanos / 1_000_000).ok()),
+        memory: set(host.memory),
+    }
 }
 
 fn state(state: models::ContainerState) -> ContainerState {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use conductor_core::disk::{DiskUsage, LocalImage};
 use conductor_core::observed::{
-    Check, ContainerPort, ContainerState, Exit, Health, LABEL_CLUSTER, ObservedContainer,
+    Check, ContainerPort, ContainerState, Exit, Health, LABEL_CLUSTER, Limits, ObservedContainer,
     Ownership, Running,
 };
 use conductor_core::volumes::Labels;
@@ -805,6 +805,10 @@ fn observed(id: &str, cell: &Cell) -> Option<ObservedContainer> {
         state: cell.state.clone(),
         addr: cell.ip,
         ports: cell.spec.ports.clone(),
+        limits: Limits {
+            cpu_millis: cell.spec.cpu_millis,
+            memory: cell.spec.memory,
+        },
         check: cell.check.clone(),
         image: cell.spec.image.clone(),
         image_id: cell.image_id.clone(),

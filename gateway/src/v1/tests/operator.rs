@@ -60,6 +60,7 @@ fn running(slot: &SlotId, on: &str) -> ObservedContainer {
         }),
         addr: None,
         ports: PublishedPorts::new(),
+        limits: conductor_core::observed::Limits::default(),
         check: None,
         image: String::new(),
         image_id: String::new(),

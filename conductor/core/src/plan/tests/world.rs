@@ -212,6 +212,9 @@ impl World {
                     c.state = ContainerState::Running(process);
                 });
             }
+            "limit-memory" => self.at_docker(words[0], |c, _| {
+                c.limits.memory = words[1].parse().ok();
+            }),
             "disconnect" => self.at_docker(rest, |c, _| c.addr = None),
             "docker-loses" => {
                 let slot = slot(words[1]);
@@ -789,6 +792,10 @@ impl World {
                     },
                     addr: None,
                     ports,
+                    limits: crate::observed::Limits {
+                        cpu_millis: manifest.cpu_millis,
+                        memory: manifest.memory,
+                    },
                     check: None,
                     image: String::new(),
                     image_id: String::new(),
