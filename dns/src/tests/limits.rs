@@ -287,7 +287,8 @@ async fn no_packet_fills_the_log() -> Result<()> {
     for expected in ["DNS answers", "none of the host's resolvers answered"] {
         ensure!(lines.iter().any(|line| line.contains(expected)), "{text}");
     }
-    // Those two, and who is asked.
-    assert_eq!(lines.len(), 3, "{text}");
+    // Those two, and who is asked, perhaps anew.
+    ensure!(lines.len() < packets.len(), "{text}");
+    ensure!(!text.contains("hickory"), "{text}");
     Ok(())
 }
