@@ -129,7 +129,7 @@ mod tests {
         assert!(lacks(
             "etcd at http://10.0.0.1:2379 can't be used: connection refused"
         ));
-        let other = Waiting::Record([10, 0, 0, 9].into());
+        let other = Waiting::NameTaken([10, 0, 0, 9].into());
         sender.send(HostStatus::Joining(other)).unwrap();
         assert!(lacks("10.0.0.9"));
 
