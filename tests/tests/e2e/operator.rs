@@ -66,7 +66,7 @@ fn a_label_decides_where_a_container_runs() {
     let running = app.ready("web", 1);
     assert_eq!(running[0].0.name(), host.name());
     let why = dokkaa(cluster.lab.host(3), &["why", "labelled/web/0"], 0);
-    assert!(why.stdout.contains("has it"), "{why}");
+    assert!(why.stdout.contains("runs it"), "{why}");
     app.delete("web");
     dokkaa(cluster.lab.host(1), &["label", host.name(), "operated-"], 0);
 }
