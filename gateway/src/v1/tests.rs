@@ -270,7 +270,7 @@ async fn before_the_first_view_it_says_so() {
         let (status, body) = door.send("GET", path, "").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
         assert!(
-            body["error"].as_str().unwrap().contains("not reached etcd"),
+            body["error"].as_str().unwrap().contains("not read etcd"),
             "{path}"
         );
     }
