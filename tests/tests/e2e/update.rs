@@ -105,7 +105,7 @@ fn a_crashing_command_leaves_two_running() {
         rollout(&app).ok_or_else(|| format!("{:?}", app.rows("web")))
     });
     app.row("web", "failed with its exit code", |row| {
-        row.slot == Some(0) && row.status != "ready" && row.reason.contains("exit code 7")
+        row.slot == Some(0) && row.status != "ready" && row.reason.contains("code 7")
     });
     let after = app.running("web");
     let kept: Vec<&str> = after
