@@ -49,9 +49,7 @@ fi
 explain_failure() {
     local taken
     taken=$(grep -o '[^ ]* is taken by .*' <<<"$1" | head -n1) || true
-    [ -z "$taken" ] || die "$taken"
-    printf '%s\n' "$1" >&2
-    die "the cluster did not start"
+    die "${taken:-the cluster did not start}"
 }
 
 # True if what runs is what was built, with these flags.
@@ -66,6 +64,9 @@ is_current() {
     done
 }
 
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+
 if systemd_runs; then
     unit=$($PROGRAM cloud-config --format up-unit -- "${flags[@]}")
     if [ "$unit" != "$(cat $UNIT 2>/dev/null)" ]; then
@@ -79,15 +80,18 @@ if systemd_runs; then
             as_root kill "$pid"
             while [ -e "/proc/$pid" ]; do sleep 0.1; done
         fi
-        as_root systemctl restart dokkaa ||
-            explain_failure "$(as_root journalctl -u dokkaa -n 20 --no-pager -o cat)"
+        if ! as_root systemctl restart dokkaa; then
+            as_root journalctl -u dokkaa -n 20 --no-pager -o cat | tee "$said" >&2
+            explain_failure "$(cat "$said")"
+        fi
     fi
 else
     if ! is_current; then
-        # What it waits for is shown while it waits.
-        said=$(as_root env -u DOKKAA_ADDR $PROGRAM up --detach --restart \
-            --state-dir "$STATE_DIR" "${flags[@]}" 2> >(tee /dev/stderr)) || explain_failure "$said"
-        say "$said"
+        # What it waits for is shown while it waits. By a pipe: of a process substitution the agent would keep a
+        # descriptor, and this would wait for its end.
+        as_root env -u DOKKAA_ADDR $PROGRAM up --detach --restart \
+            --state-dir "$STATE_DIR" "${flags[@]}" 2>&1 | tee "$said" ||
+            explain_failure "$(cat "$said")"
     fi
     say "No systemd here: after a reboot, start it again with: $PROGRAM up --detach"
 fi
