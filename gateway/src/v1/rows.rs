@@ -310,7 +310,10 @@ fn claimed_row(
         return Some(row);
     }
     row.reason = match row.status {
-        SlotStatus::Ready => ready_reason(view, &row).or_else(|| outlived(sources, view, claim)),
+        SlotStatus::Ready => ready_reason(view, &row)
+            // What was said before it was ready is old.
+            .or_else(|| own.filter(|s| s.progress == "ready")?.reason.clone())
+            .or_else(|| outlived(sources, view, claim)),
         _ => own.and_then(|s| s.reason.clone()).or_else(|| said.cloned()),
     };
     if row.surplus {

@@ -221,6 +221,27 @@ fn a_slot_that_outlives_a_constraint_says_so() {
 }
 
 #[test]
+fn what_is_said_of_a_ready_slot_is_shown_and_what_was_said_before_is_not() {
+    let asks = json!({"image": "a"});
+    let snapshot = snapshot(&[
+        ("/apps/shop/web/manifest", asks.clone()),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/versions/1", version(&asks)),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+    ]);
+    let told = |progress: &str| {
+        let said = json!({"reason": "its memory limit was changed by hand"});
+        lines(&snapshot, &[(0, status("h1", progress, said))], &[])
+    };
+    assert_eq!(
+        told("ready"),
+        ["0 h1 ready its memory limit was changed by hand"]
+    );
+    assert_eq!(told("starting"), ["0 h1 ready"]);
+}
+
+#[test]
 fn who_is_not_ready_for_too_long_is_a_problem_and_who_restarts_is_not() {
     let manifest =
         json!({"image": "a", "scale": 2, "start_timeout": "30s", "services": {"web": 80}});
