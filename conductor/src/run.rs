@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::directory::{Caller, Callers, ServiceId};
+use conductor_core::directory::{self, Caller, ServiceId, SharedAddresses};
 use conductor_core::events;
 use conductor_core::local::{LOST, Outcome};
 use conductor_core::observed::{EngineState, Observed, ObservedContainer, Readiness, Surroundings};
@@ -150,6 +150,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         replan_at: None,
         last_line: String::new(),
         notes_fail: false,
+        shared: SharedAddresses::new(),
     };
     Loop {
         setup,
@@ -240,6 +241,8 @@ struct State {
     last_line: String,
     /// The last write of the notes failed.
     notes_fail: bool,
+    /// Addresses that two containers have, as the log has said.
+    shared: SharedAddresses,
 }
 
 struct Loop {
@@ -767,7 +770,7 @@ impl Loop {
         let state = &mut self.state;
         let observed = observed(&state.observing, &self.setup.published);
         let observed = observed.as_ref();
-        let mut callers = Callers::new();
+        let mut calling = Vec::new();
         let mut running = BTreeMap::new();
         for (instance, container) in &observed.containers {
             let slot = &container.owner.slot;
@@ -804,13 +807,13 @@ impl Loop {
                             })
                             .collect()
                     });
-                    callers.insert(
+                    calling.push((
                         addr,
                         Caller {
                             slot: slot.clone(),
                             links,
                         },
-                    );
+                    ));
                 }
             } else if let conductor_core::observed::ContainerState::Exited(exit) = &container.state
             {
@@ -834,6 +837,13 @@ impl Loop {
             .ended
             .retain(|(instance, _)| observed.containers.contains_key(instance));
         state.looks.follow(running);
+        let (callers, shared) = directory::callers(calling);
+        for (addr, (one, other)) in &shared {
+            if state.shared.get(addr) != shared.get(addr) {
+                tracing::error!(%addr, %one, %other, "the Docker Engine gave one address to two containers: links are refused to both until one of them is restarted");
+            }
+        }
+        state.shared = shared;
         let published = &self.setup.published;
         published.callers.send_if_modified(|before| {
             let changed = **before != callers;
@@ -871,6 +881,7 @@ impl Loop {
 
 #[cfg(test)]
 mod tests {
+    use conductor_core::directory::Callers;
     use conductor_core::observed::{ContainerState, Ownership, PublishedPorts, Running};
 
     use super::*;

@@ -72,6 +72,23 @@ pub struct Caller {
 /// The instances of this host, by their address on the bridge.
 pub type Callers = BTreeMap<IpAddr, Caller>;
 
+/// An address that the engine has given to two containers, and whose they are.
+pub type SharedAddresses = BTreeMap<IpAddr, (SlotId, SlotId)>;
+
+/// The table of callers, and the addresses that two of them have: whose link it is can't be told there, so neither has
+/// any.
+pub fn callers(running: impl IntoIterator<Item = (IpAddr, Caller)>) -> (Callers, SharedAddresses) {
+    let (mut callers, mut shared) = (Callers::new(), SharedAddresses::new());
+    for (addr, mut caller) in running {
+        if let Some(other) = callers.get(&addr) {
+            shared.insert(addr, (other.slot.clone(), caller.slot.clone()));
+            caller.links.clear();
+        }
+        callers.insert(addr, caller);
+    }
+    (callers, shared)
+}
+
 /// All endpoints of one service, by container and slot.
 pub type Endpoints = RedBlackTreeMapSync<(ContainerName, u32), Endpoint>;
 
@@ -361,6 +378,24 @@ mod tests {
 
     const RECORD: &str = r#"{"id":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000001",
         "epoch":0,"state":"up","addr":"10.0.0.1","versions":{"agent":"","placement":[1]}}"#;
+
+    #[test]
+    fn an_address_that_two_containers_have_gives_neither_its_links() {
+        let caller = |slot: &str| Caller {
+            slot: slot.parse::<manifests::ContainerId>().unwrap().slot(0),
+            links: vec![(10_000, service())],
+        };
+        let addr = |last: u8| IpAddr::from([172, 17, 0, last]);
+        let (web, db, job) = (caller("shop/web"), caller("shop/db"), caller("shop/job"));
+        let (callers, shared) = callers([
+            (addr(2), web.clone()),
+            (addr(3), job.clone()),
+            (addr(2), db.clone()),
+        ]);
+        assert_eq!(callers[&addr(2)].links, []);
+        assert_eq!(callers[&addr(3)], job);
+        assert_eq!(shared, [(addr(2), (web.slot, db.slot))].into());
+    }
 
     #[test]
     fn follows_claims_and_states_of_live_hosts_and_nothing_else() {
