@@ -36,10 +36,10 @@ use tracing::{debug, info, warn};
 
 use crate::engine::{Bridge, EngineFacts};
 use crate::published::{Published, Seen};
+use iptables::Iptables;
 pub use iptables::IptablesError;
-use iptables::{Family, Iptables};
 pub use rules::CHAIN;
-use rules::{Wanted, change, removal, rules, trial};
+use rules::{Family, Wanted, change, removal, rules, trial};
 
 /// Time between two looks whether the rules still stand: a reload of another firewall takes them away silently. One costs
 /// 1.4 ms of a core with forty rules of others.

@@ -1,6 +1,5 @@
 //! Runs the machine's `iptables`, the one that Docker uses, whichever part of the kernel that speaks to.
 
-use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::process::Stdio;
@@ -10,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::rules::Shown;
+use super::rules::{Family, Shown};
 
 /// How long one call may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -49,30 +48,6 @@ pub enum IptablesError {
         /// Its name.
         program: &'static str,
     },
-}
-
-/// A family of addresses: each has tables of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    pub(super) fn of(ip: IpAddr) -> Self {
-        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
 }
 
 /// The table `filter` of one family.

@@ -4,13 +4,36 @@
 //! `iptables-restore --noflush`, which the kernel takes as a whole or not at all.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use manifests::env::{FIRST_LINK_PORT, LAST_LINK_PORT};
 use manifests::manifest::Protocol;
 
-use super::iptables::Family;
+/// A family of addresses: each has tables of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    pub(super) fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
 
 /// The agent's chain in the table `filter`.
 pub const CHAIN: &str = "DOKKAA";
