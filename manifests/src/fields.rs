@@ -445,7 +445,7 @@ case, without `---`.
 }
 ```
 
-A duration is a string such as `\"30s\"`, `\"1m30s\"` or `\"500ms\"` (units `h`, `m`, `s`, `ms`, at most 720 h).
+A duration is a string such as `\"30s\"`, `\"1m30s\"` or `\"500ms\"` (units `d`, `h`, `m`, `s`, `ms`; at most 30 days).
 A size is a string such as `\"512m\"`, `\"512Mi\"` or `\"10k\"` (units `b`, `k`, `m`, `g` in either case, also as `KB`
 or `KiB`: all the same, each 1024 times the one before).
 

@@ -10,7 +10,7 @@ use crate::fields::{self, Field};
 use crate::names::MAX_NAME;
 use crate::placement::{MAX_CONSTRAINTS, MAX_LABEL};
 
-const DURATION: &str = r"^(?=.)([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
+const DURATION: &str = r"^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
 const SIZE: &str = "^[0-9]+([bB]|[kKmMgG][iI]?[bB]?)$";
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 const LINK: &str = "^([a-z0-9-]+/)?[a-z0-9-]+(:[a-z0-9-]+)?$";

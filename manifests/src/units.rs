@@ -1,33 +1,39 @@
-//! Durations and sizes, which are strings with a unit, and processors, in thousandths.
+//! Durations, sizes and CPUs as text: the one grammar for manifests, flags and queries.
 //!
-//! `parse_*` and `format_*` are inverse: what is formatted parses to the same value.
+//! `parse_*` and `format_*` are inverse: formatted text parses to the same value.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// The units of a duration, from the longest, with their milliseconds.
-const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-/// The units of a size, from the largest, with their bytes.
+/// Milliseconds of each unit, longest first.
+const DURATION_UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+/// Bytes of each unit, largest first.
 const SIZE_UNITS: [(&str, u64); 4] = [("g", 1 << 30), ("m", 1 << 20), ("k", 1 << 10), ("b", 1)];
 
-/// Why a text is not a duration or a size.
+/// Error of parsing a duration, a size or CPUs; reads on from the quoted text: `"30" has no unit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    /// Nothing was given.
+    /// An empty string.
     #[error("is empty")]
     Empty,
-    /// Only digits.
+    /// A number alone.
     #[error("has no unit")]
     NoUnit,
-    /// Anything else than numbers, each with a known unit, from the largest to the smallest.
+    /// An unknown unit, a unit out of order, or no number.
     #[error("is not a number with a unit")]
     Malformed,
-    /// More than can be counted.
+    /// An overflow.
     #[error("is too large")]
     TooLarge,
 }
 
-/// Reads `30s`, `1m30s`, `500ms`.
+/// Parses `30s`, `1m30s`, `2d`, `500ms`: whole numbers, each with a unit, longest unit first.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut left = &DURATION_UNITS[..];
     let mut rest = text;
@@ -54,11 +60,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Ok(Duration::from_millis(millis))
 }
 
-/// Writes a duration of whole milliseconds as `parse_duration` reads it.
+/// Formats a duration of whole milliseconds: `1m30s`.
+///
+/// Hours are the longest unit: hashes of containers cover this text, and days came later.
 pub fn format_duration(duration: Duration) -> String {
     let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
-    for (unit, factor) in DURATION_UNITS {
+    for &(unit, factor) in &DURATION_UNITS[1..] {
         if millis >= factor {
             let _ = write!(text, "{}{unit}", millis / factor);
             millis %= factor;
@@ -70,8 +78,8 @@ pub fn format_duration(duration: Duration) -> String {
     text
 }
 
-/// Reads `512m`, `10k`, `1g`, `100b`, in either case, and as Docker does also `512MB` and `512MiB`; a unit is 1024 times
-/// the one before.
+/// Parses `512m`, `10k`, `1g`, `100b`, in either case, and like Docker also `512MB` and `512MiB`; each unit is 1024
+/// times the one before.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     if text.is_empty() {
         return Err(UnitError::Empty);
@@ -81,7 +89,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
         return Err(UnitError::NoUnit);
     }
     let lower = unit.to_ascii_lowercase();
-    // What is behind the first letter says no more than that it is a multiple of 1024 bytes.
+    // `k`, `KB` and `KiB` all mean 1024 bytes, as in Docker.
     let name = match lower.split_at(1) {
         (name @ ("k" | "m" | "g"), "" | "b" | "i" | "ib") => name,
         _ => &lower,
@@ -93,7 +101,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     number.checked_mul(*factor).ok_or(UnitError::TooLarge)
 }
 
-/// Writes a size in its largest whole unit.
+/// Formats a size in its largest whole unit: `512m`.
 pub fn format_size(bytes: u64) -> String {
     SIZE_UNITS
         .iter()
@@ -104,7 +112,7 @@ pub fn format_size(bytes: u64) -> String {
         )
 }
 
-/// Reads a number of processors with at most three decimals: `2`, `0.5`, `5e-1`, as thousandths.
+/// Parses CPUs with at most three decimals, `2`, `0.5`, `5e-1`, as thousandths.
 pub fn parse_cpus(text: &str) -> Result<u32, UnitError> {
     if text.is_empty() {
         return Err(UnitError::Empty);
@@ -119,14 +127,14 @@ pub fn parse_cpus(text: &str) -> Result<u32, UnitError> {
     if !(0.0..=f64::from(u32::MAX)).contains(&millis) {
         return Err(UnitError::TooLarge);
     }
-    // The nearest number to 0.3 is not three tenths, but it is the nearest one to 300 thousandths.
+    // 0.3 has no exact binary form; the closest double to 300/1000 is the same one.
     if (millis / 1000.0).to_bits() != number.to_bits() {
         return Err(UnitError::Malformed);
     }
     Ok(millis as u32)
 }
 
-/// Writes thousandths of processors as `parse_cpus` reads them.
+/// Formats thousandths of CPUs: `0.5`.
 pub fn format_cpus(millis: u32) -> String {
     (f64::from(millis) / 1000.0).to_string()
 }
@@ -158,16 +166,17 @@ mod tests {
             ("1m30s", 90_000),
             ("500ms", 500),
             ("2h", 7_200_000),
+            ("2d", 172_800_000),
+            ("1d12h", 129_600_000),
             ("1h1ms", 3_600_001),
             ("90s", 90_000),
             ("0s", 0),
         ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
+            let duration = Duration::from_millis(millis);
+            assert_eq!(parse_duration(text), Ok(duration), "{text}");
+            assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
         }
+        assert_eq!(format_duration(Duration::from_secs(48 * 3600)), "48h");
         for (text, error) in [
             ("", UnitError::Empty),
             ("30", UnitError::NoUnit),
@@ -178,7 +187,8 @@ mod tests {
             ("1 s", UnitError::Malformed),
             ("1s1m", UnitError::Malformed),
             ("1s1s", UnitError::Malformed),
-            ("1d", UnitError::Malformed),
+            ("1h1d", UnitError::Malformed),
+            ("1w", UnitError::Malformed),
             ("1S", UnitError::Malformed),
             ("99999999999999999999s", UnitError::TooLarge),
             ("9999999999999999h", UnitError::TooLarge),
@@ -188,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn processors() {
+    fn cpus() {
         for (text, millis) in [
             ("0.01", 10),
             ("0.3", 300),

@@ -18,7 +18,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use manifests::units;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -147,23 +148,8 @@ pub(super) fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
             "since: `{text}` is not a time; expected 2026-01-31T12:00:00Z, or how long ago, such as 10m"
         )
     };
-    let (number, unit) = text
-        .find(|c: char| !c.is_ascii_digit())
-        .map(|at| text.split_at(at))
-        .ok_or_else(wrong)?;
-    let unit = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    number
-        .parse::<i64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .and_then(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok())
-        .ok_or_else(wrong)
+    let ago = units::parse_duration(text).map_err(|_| wrong())?;
+    now.checked_sub(ago).map_err(|_| wrong())
 }
 
 /// A source whose next line is awaited.
