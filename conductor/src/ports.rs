@@ -22,37 +22,15 @@ use store::state_file;
 /// So long a port rests after its last use: clients may still connect to what was there.
 pub const REST: Duration = Duration::from_secs(600);
 
-/// Ports at which the ambassador listens for containers, and its room to grow.
-const AMBASSADOR: RangeInclusive<u16> = 10_000..=10_255;
-
 /// The agent's own range of ports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PortRange(RangeInclusive<u16>);
 
-/// Not a range of ports, or one that others use.
+/// Error of parsing a [`PortRange`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PortRangeError {
-    /// Not `<first>-<last>`.
-    #[error("`{0}` is not a range of ports; expected one such as `20000-29999`")]
-    Odd(String),
-    /// The kernel takes ports for outgoing connections from it.
-    #[error(
-        "the port range {range} meets the kernel's ephemeral ports {}-{}: give another `--port-range`, or change \
-         net.ipv4.ip_local_port_range or net.ipv4.ip_local_reserved_ports", .ephemeral.start(), .ephemeral.end()
-    )]
-    Ephemeral {
-        /// The range that was asked for.
-        range: PortRange,
-        /// The kernel's.
-        ephemeral: RangeInclusive<u16>,
-    },
-    /// The ambassador listens there.
-    #[error(
-        "the port range {0} meets 10000-10255, where links are served: give another `--port-range`"
-    )]
-    Ambassador(PortRange),
-}
+#[error("`{0}` is not a port range; expected one such as `20000-29999`")]
+pub struct PortRangeError(String);
 
 impl PortRange {
     /// The default: 20000–29999.
@@ -66,33 +44,6 @@ impl PortRange {
     /// Whether a port is in it.
     pub fn contains(&self, port: u16) -> bool {
         self.0.contains(&port)
-    }
-
-    /// Whether it keeps clear of the kernel's ephemeral ports (without those it leaves alone) and of the ambassador's.
-    pub fn check(
-        &self,
-        ephemeral: &RangeInclusive<u16>,
-        reserved: &[RangeInclusive<u16>],
-    ) -> Result<(), PortRangeError> {
-        let meet = |other: &RangeInclusive<u16>| {
-            self.0.start() <= other.end() && other.start() <= self.0.end()
-        };
-        if meet(&AMBASSADOR) {
-            return Err(PortRangeError::Ambassador(self.clone()));
-        }
-        let left_alone = |port: u16| reserved.iter().any(|range| range.contains(&port));
-        if meet(ephemeral)
-            && self
-                .0
-                .clone()
-                .any(|port| ephemeral.contains(&port) && !left_alone(port))
-        {
-            return Err(PortRangeError::Ephemeral {
-                range: self.clone(),
-                ephemeral: ephemeral.clone(),
-            });
-        }
-        Ok(())
     }
 }
 
@@ -111,7 +62,7 @@ impl FromStr for PortRange {
             let last: u16 = last.trim().parse().ok()?;
             (first > 0 && first <= last).then_some(Self(first..=last))
         });
-        range.ok_or_else(|| PortRangeError::Odd(text.to_owned()))
+        range.ok_or_else(|| PortRangeError(text.to_owned()))
     }
 }
 
@@ -221,35 +172,6 @@ pub fn is_free(address: IpAddr, port: u16, protocol: Protocol) -> bool {
     }
 }
 
-/// The kernel's ports for outgoing connections, and those of them that it leaves alone.
-pub fn kernel_ports() -> (RangeInclusive<u16>, Vec<RangeInclusive<u16>>) {
-    let read = |name: &str| {
-        std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
-    };
-    let ephemeral = parse_ephemeral(&read("ip_local_port_range"));
-    (ephemeral, parse_reserved(&read("ip_local_reserved_ports")))
-}
-
-/// Two numbers such as `32768 60999`; that default too where it can't be read.
-fn parse_ephemeral(text: &str) -> RangeInclusive<u16> {
-    let mut numbers = text.split_whitespace().map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => first..=last,
-        _ => 32_768..=60_999,
-    }
-}
-
-/// `8080,20000-29999`
-fn parse_reserved(text: &str) -> Vec<RangeInclusive<u16>> {
-    let parts = text.trim().split(',');
-    parts
-        .filter_map(|part| match part.split_once('-') {
-            Some((first, last)) => Some(first.parse().ok()?..=last.parse().ok()?),
-            None => part.parse().ok().map(|port: u16| port..=port),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,33 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn the_range_keeps_clear_of_the_kernels_and_the_ambassadors() {
-        let kernel = 32_768..=60_999;
-        assert_eq!(PortRange::DEFAULT.check(&kernel, &[]), Ok(()));
-        assert!(matches!(
-            range("30000-33000").check(&kernel, &[]),
-            Err(PortRangeError::Ephemeral { .. })
-        ));
-        let reserved = parse_reserved("8080,32768-33000\n");
-        assert_eq!(range("30000-33000").check(&kernel, &reserved), Ok(()));
-        assert!(matches!(
-            range("10255-10300").check(&kernel, &[]),
-            Err(PortRangeError::Ambassador(_))
-        ));
-        assert_eq!(parse_ephemeral("1024\t2048\n"), 1_024..=2_048);
-        assert_eq!(parse_ephemeral("?"), kernel);
-        assert_eq!(parse_reserved("\n"), []);
-    }
-
-    #[test]
     fn a_range_is_two_ports_in_order() {
         assert_eq!(range("20000-29999"), PortRange::DEFAULT);
         assert_eq!(PortRange::DEFAULT.size(), 10_000);
         for odd in ["", "20000", "2-1", "0-5", "1-70000", "a-b"] {
-            assert_eq!(
-                odd.parse::<PortRange>(),
-                Err(PortRangeError::Odd(odd.into()))
-            );
+            assert_eq!(odd.parse::<PortRange>(), Err(PortRangeError(odd.into())));
         }
     }
 

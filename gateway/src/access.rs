@@ -21,14 +21,13 @@ enum Tree {
 }
 
 /// Everything that is not listed is the user's own, as in etcd.
-const TABLE: [(&str, Tree); 7] = [
+const TABLE: [(&str, Tree); 6] = [
     ("v2meta", Tree::Hidden),
     ("apps", Tree::Manifests),
     ("claims", Tree::Agents),
     ("hosts", Tree::Agents),
     ("dokkaa", Tree::Agents),
     ("status", Tree::Agents),
-    ("acks", Tree::Agents),
 ];
 
 /// Why a write is refused.
@@ -180,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_agents_write_is_read_only() {
-        for tree in ["claims", "hosts", "dokkaa", "status", "acks", "v2meta"] {
+        for tree in ["claims", "hosts", "dokkaa", "status", "v2meta"] {
             for key in [format!("/{tree}"), format!("/{tree}/x/y")] {
                 assert_eq!(put(&key), Err(Refusal::NotYours(key.clone())));
                 assert_eq!(delete(&key), Err(Refusal::NotYours(key.clone())));

@@ -23,8 +23,6 @@ pub const CONFIG: &str = "/dokkaa/config/";
 pub const HOSTS: &str = "/hosts/";
 /// Status of slots, outside the watched range.
 pub const STATUS: &str = "/status/";
-/// Acknowledged revisions, outside the watched range.
-pub const ACKS: &str = "/acks/";
 /// Side keys of the v2 door; never shown by it.
 pub const V2_META: &str = "/v2meta";
 
@@ -45,8 +43,6 @@ pub enum Key {
     Rollout(ContainerId),
     /// `/claims/<app>/<container>/data/<slot>`
     Data(SlotId),
-    /// `/claims/<app>/<container>/updating/<k>`
-    Permit(ContainerId, u32),
     /// `/dokkaa/cluster`
     Cluster,
     /// `/dokkaa/members/<host>`
@@ -61,8 +57,6 @@ pub enum Key {
     Unfit(HostName, ContainerId),
     /// `/status/<app>/<container>/<slot>` (not watched)
     Status(SlotId),
-    /// `/acks/<host>` (not watched)
-    Ack(HostName),
 }
 
 impl Key {
@@ -83,7 +77,6 @@ impl Key {
                     ["versions", rev] => Some(Self::Version(container, number(rev)?)),
                     ["rollout"] => Some(Self::Rollout(container)),
                     ["data", slot] => Some(Self::Data(container.slot(number(slot)?))),
-                    ["updating", k] => Some(Self::Permit(container, number(k)?)),
                     _ => None,
                 }
             }
@@ -98,7 +91,6 @@ impl Key {
             ["status", app, container, slot] => {
                 Some(Self::Status(id(app, container)?.slot(number(slot)?)))
             }
-            ["acks", host] => Some(Self::Ack(host.parse().ok()?)),
             _ => None,
         }
     }
@@ -124,7 +116,6 @@ impl fmt::Display for Key {
             Self::Version(c, rev) => write!(f, "/claims/{c}/versions/{rev}"),
             Self::Rollout(c) => write!(f, "/claims/{c}/rollout"),
             Self::Data(s) => write!(f, "/claims/{}/data/{}", s.container, s.slot),
-            Self::Permit(c, k) => write!(f, "/claims/{c}/updating/{k}"),
             Self::Cluster => f.write_str("/dokkaa/cluster"),
             Self::Member(host) => write!(f, "/dokkaa/members/{host}"),
             Self::HostRecord(host) => write!(f, "/hosts/{host}/record"),
@@ -132,7 +123,6 @@ impl fmt::Display for Key {
             Self::Labels(host) => write!(f, "/hosts/{host}/labels"),
             Self::Unfit(host, c) => write!(f, "/hosts/{host}/unfit/{c}"),
             Self::Status(s) => write!(f, "/status/{s}"),
-            Self::Ack(host) => write!(f, "/acks/{host}"),
         }
     }
 }
@@ -183,14 +173,12 @@ mod tests {
             "/claims/shop/web/versions/1234",
             "/claims/shop/web/rollout",
             "/claims/shop/web/data/3",
-            "/claims/shop/web/updating/1",
             "/dokkaa/cluster",
             "/dokkaa/members/host-1.example",
             "/hosts/h1/record",
             "/hosts/h1/availability",
             "/hosts/h1/unfit/shop/web",
             "/status/shop/web/0",
-            "/acks/h1",
         ] {
             let key = Key::parse(text);
             assert_eq!(key.map(|k| k.to_string()).as_deref(), Some(text));
@@ -221,7 +209,7 @@ mod tests {
         let inside = |key: &str| (WATCH_START..WATCH_END).contains(&key);
         assert!(inside("/apps/a/b/manifest") && inside("/claims/a/b/rollout"));
         assert!(inside("/dokkaa/cluster") && inside("/hosts/h1/record"));
-        assert!(!inside("/status/a/b/0") && !inside("/acks/h1") && !inside("/v2meta/x"));
+        assert!(!inside("/status/a/b/0") && !inside("/v2meta/x"));
     }
 
     #[test]

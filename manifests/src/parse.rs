@@ -78,13 +78,6 @@ pub fn from_json(json: &serde_json::Value) -> Result<Parsed, Vec<Problem>> {
     }
 }
 
-/// The text ends within its JSON: a form body that was cut at a `&` looks so.
-pub fn is_cut_short(text: &[u8]) -> bool {
-    // Who ignores values takes `0.` at the end for a bad number.
-    serde_json::from_slice::<serde_json::Value>(text).is_err_and(|error| error.is_eof())
-        && !text.trim_ascii().is_empty()
-}
-
 fn parse(bytes: &[u8], unknown: Unknown) -> Result<Parsed, Vec<Problem>> {
     let text = match str::from_utf8(bytes) {
         Ok(text) => text,

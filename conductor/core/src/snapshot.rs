@@ -446,8 +446,7 @@ impl Snapshot {
             Key::Rollout(id) => {
                 self.container(id, touched, |c| c.rollout = put.and_then(json));
             }
-            // Rolling updates with permits are not known to this agent; it obeys them by touching nothing of theirs.
-            Key::Permit(..) | Key::Status(_) | Key::Ack(_) => {}
+            Key::Status(_) => {}
             Key::Cluster => {
                 self.cluster = put.and_then(json);
                 touched.cluster = true;

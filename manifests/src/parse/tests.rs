@@ -84,11 +84,6 @@ fn a_text_that_was_cut_short() {
         problems("{\"image\":\"a\""),
         ["1:13 manifest: the text ends before the JSON does; expected it to be closed"]
     );
-    assert!(is_cut_short(b"{\"image\":\"a\""));
-    assert!(is_cut_short(b"{\"command\": [\"a "));
-    assert!(!is_cut_short(b"{\"image\":\"a\"}"));
-    assert!(!is_cut_short(b"{\"image\":}"));
-    assert!(!is_cut_short(b""));
 }
 
 #[test]

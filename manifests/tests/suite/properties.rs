@@ -393,6 +393,9 @@ proptest! {
         }
         let cut = &text.as_bytes()[..end];
         check_answers(cut);
-        prop_assert_eq!(parse::is_cut_short(cut), !cut.is_empty());
+        if !cut.is_empty() {
+            let problems = parse::strict(cut).expect_err("cut");
+            prop_assert!(problems[0].what.starts_with("the text ends before"), "{}", problems[0]);
+        }
     }
 }

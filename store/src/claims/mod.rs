@@ -425,7 +425,6 @@ fn delete_remains(container: &ContainerId) -> Txn {
         vec![
             Op::Delete(KeyRange::prefix(&format!("{claims}versions/"))),
             Op::delete(Key::Rollout(container.clone())),
-            Op::Delete(KeyRange::prefix(&format!("{claims}updating/"))),
         ],
     )
 }

@@ -49,7 +49,6 @@ fn what_agents_write_can_be_read_and_not_written() {
         "/hosts/h1/record",
         "/dokkaa/cluster",
         "/status/a/b/0",
-        "/acks/h1",
         "/v2meta/apps",
         "/apps/a/b/c/d",
     ] {
