@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use conductor_core::directory::ServiceId;
+use model::directory::ServiceId;
 
 /// For how long an endpoint that did not answer is tried last: until a lost host has left the directory.
 const SHUNNED: Duration = Duration::from_secs(5);

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use conductor_core::directory::ServiceId;
 use manifests::SlotId;
+use model::directory::ServiceId;
 
 /// Link connections since the start, by result.
 #[derive(Debug, Default)]

@@ -181,7 +181,7 @@ impl Proxy {
     fn note(
         &self,
         slot: &manifests::SlotId,
-        service: &conductor_core::directory::ServiceId,
+        service: &model::directory::ServiceId,
         reason: String,
     ) {
         let at = SystemTime::now();

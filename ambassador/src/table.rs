@@ -10,9 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use conductor_core::directory::{Caller, Callers, Directory, ServiceId};
 use manifests::SlotId;
 use manifests::manifest::Protocol;
+use model::directory::{Caller, Callers, Directory, ServiceId};
 use tokio::sync::watch;
 
 /// The tables that connections are decided by.

@@ -25,7 +25,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use conductor::allocation::Allocation;
-use conductor::engine::{self, Bridge, DockerEngine, Engine, EngineError, EngineFacts, EngineInfo};
 use conductor::events::Journal;
 use conductor::images::{Images, PullSettings, RECORD, collect};
 use conductor::instances::Instances;
@@ -33,13 +32,14 @@ use conductor::orphans::Orphans;
 use conductor::ports::PortRange;
 use conductor::steps::Steps;
 use conductor::{Published, Setup, firewall};
-use conductor_core::directory::Callers;
-use conductor_core::disk::{DiskReport, DiskUsage};
-use conductor_core::observed::Surroundings;
-use conductor_core::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
-use conductor_core::{Host, Rules};
+use engine::{self, Bridge, DockerEngine, Engine, EngineError, EngineFacts, EngineInfo};
 use gateway::{door, peer, v1, v2};
 use manifests::HostName;
+use model::directory::Callers;
+use model::disk::{DiskReport, DiskUsage};
+use model::observed::Surroundings;
+use model::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
+use model::{Host, Rules};
 use store::Kv;
 use store::etcd::EtcdKv;
 use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Stop, Waiting};
@@ -94,11 +94,12 @@ pub(crate) async fn run(
     if !config.host_ip_is_gateway {
         firewall::check(config.instance_ports, config.host_ip)
             .await
-            .map_err(|e| Misconfigured(crate::chain(&e)))?;
+            .map_err(|e| Misconfigured(model::error::chain(&e)))?;
     }
     let mut signals = Signals::new().context("can't wait for signals")?;
-    let dir =
-        Arc::new(StateDir::open(&config.state_dir).map_err(|e| Misconfigured(crate::chain(&e)))?);
+    let dir = Arc::new(
+        StateDir::open(&config.state_dir).map_err(|e| Misconfigured(model::error::chain(&e)))?,
+    );
     let shares = Shares::of(limits::raise_open_files());
     let standing = Arc::new(Standing::new(&config));
     let mut listeners = Listeners::open(&config, shares, &standing).await?;
@@ -174,7 +175,7 @@ async fn joins(status: &mut watch::Receiver<HostStatus>) -> Option<Ended> {
     loop {
         let waits = match &*status.borrow_and_update() {
             HostStatus::Failed(error) => {
-                return Some(Ended::Failed(Misconfigured(crate::chain(error))));
+                return Some(Ended::Failed(Misconfigured(model::error::chain(error))));
             }
             HostStatus::Left => return Some(Ended::Left),
             HostStatus::Joining(Waiting::Begun) => false,
@@ -194,7 +195,7 @@ async fn ended(status: &mut watch::Receiver<HostStatus>) -> Ended {
         match &*status.borrow_and_update() {
             HostStatus::Left => return Ended::Left,
             HostStatus::Failed(error) => {
-                return Ended::Failed(Misconfigured(crate::chain(error)));
+                return Ended::Failed(Misconfigured(model::error::chain(error)));
             }
             _ => {}
         }
@@ -319,7 +320,7 @@ async fn ask_once(
     engine: &Arc<dyn Engine>,
     config: &AgentConfig,
     known: Option<Uuid>,
-) -> Result<Asked, conductor::engine::EngineError> {
+) -> Result<Asked, engine::EngineError> {
     let info = engine.info().await?;
     let bridge = engine.bridge(&config.bridge).await?;
     let listing = engine.list(known).await?;
@@ -384,13 +385,13 @@ fn begin(
         None => None,
         Some(_) => Some(Arc::new(
             peer::Identity::load_or_create(dir.path())
-                .map_err(|e| Misconfigured(crate::chain(&e)))?,
+                .map_err(|e| Misconfigured(model::error::chain(&e)))?,
         )),
     };
     let options =
-        crate::config::etcd_options(config).map_err(|e| Misconfigured(crate::chain(&e)))?;
+        crate::config::etcd_options(config).map_err(|e| Misconfigured(model::error::chain(&e)))?;
     let kv: Arc<dyn Kv> =
-        Arc::new(EtcdKv::new(&options).map_err(|e| Misconfigured(crate::chain(&e)))?);
+        Arc::new(EtcdKv::new(&options).map_err(|e| Misconfigured(model::error::chain(&e)))?);
     let connect: KvFactory = {
         let options = options.clone();
         // What can be wrong with the options was found by the first client.
@@ -399,7 +400,7 @@ fn begin(
         })
     };
     let saved = SavedView::load(&dir.view_file()).unwrap_or_else(|error| {
-        warn!(error = %crate::chain(&error), "the saved view can't be read; etcd is listed anew");
+        warn!(error = %model::error::chain(&error), "the saved view can't be read; etcd is listed anew");
         None
     });
     let record = HostRecord {
@@ -419,7 +420,7 @@ fn begin(
         capacity: capacity(&asked.info),
         versions: Versions {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
-            placement: conductor_core::placement::VERSIONS.to_vec(),
+            placement: planner::placement::VERSIONS.to_vec(),
         },
         // What the first looks will say, so that a restart writes the record once.
         foreign: asked.foreign,
@@ -639,7 +640,7 @@ impl Running {
                 if let Err(error) =
                     peer::serve(listeners.peer, identity, table, router, shares.peers, token).await
                 {
-                    error!(error = %crate::chain(&error), "the peer door can't be opened");
+                    error!(error = %model::error::chain(&error), "the peer door can't be opened");
                 }
             });
         }
@@ -732,7 +733,8 @@ impl Running {
                 steps,
                 look_again: look_again_out,
                 record: host.clone(),
-                orphans: Orphans::open(dir.path()).map_err(|e| Misconfigured(crate::chain(&e)))?,
+                orphans: Orphans::open(dir.path())
+                    .map_err(|e| Misconfigured(model::error::chain(&e)))?,
                 instances: Instances::open(dir.path()).context("instances.json can't be read")?,
             },
             work.clone(),

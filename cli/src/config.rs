@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use conductor::firewall::{InstancePorts, is_global};
-use conductor_core::disk::DiskLimits;
 use manifests::{HostName, placement};
+use model::disk::DiskLimits;
 
 use crate::args::AgentArgs;
 use etcd::etcd;

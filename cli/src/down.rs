@@ -12,11 +12,11 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use conductor::engine::Engine;
 use conductor::firewall;
 use conductor::instances::Instances;
-use conductor_core::identity::Notes;
+use engine::Engine;
 use futures_util::{TryStreamExt, stream};
+use model::identity::Notes;
 use store::host::StateDir;
 use uuid::Uuid;
 
@@ -90,7 +90,7 @@ pub(crate) async fn run<E: Engine>(
         Ok(true) => say("firewall rules removed"),
         Ok(false) => {}
         // Who may not change them could not set them either.
-        Err(error) => say_error(&crate::chain(&error)),
+        Err(error) => say_error(&model::error::chain(&error)),
     }
     if args.purge {
         purge(state_dir, &args.log_file)?;

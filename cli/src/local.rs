@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use conductor::engine::DockerEngine;
+use engine::DockerEngine;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::Misconfigured;

@@ -16,9 +16,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use conductor::Published;
-use conductor_core::Snapshot;
-use conductor_core::observed::EngineState;
-use conductor_core::records::{HostState, Phase};
+use model::Snapshot;
+use model::observed::EngineState;
+use model::records::{HostState, Phase};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
     use conductor::published::Seen;
-    use conductor_core::snapshot::Change;
+    use model::snapshot::Change;
 
     fn sources() -> Sources {
         Sources {

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use conductor_core::events::{Happened, Kind};
-use conductor_core::records::Phase;
 use gateway::v1::memory::MemAgent;
 use gateway::v1::types::LogSource;
 use gateway::v1::{Api, Facilities, LogRecord};
 use manifests::ContainerId;
+use model::events::{Happened, Kind};
+use model::records::Phase;
 use serde_json::Value;
 use store::memory::MemKv;
 use tempfile::TempDir;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use conductor_core::observed::{ContainerPort, PublishedPorts, Surroundings};
 use manifests::Manifest;
 use manifests::env::{FIRST_LINK_PORT, LAST_LINK_PORT};
 use manifests::manifest::Protocol;
+use model::observed::{ContainerPort, PublishedPorts, Surroundings};
 
 use crate::ports::{PortPool, PortRange, is_free};
 use crate::published::Published;

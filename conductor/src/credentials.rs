@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::engine::Credentials;
+use engine::Credentials;
 
 /// Under this Docker's configuration keeps the credentials of Docker Hub.
 const HUB_KEY: &str = "https://index.docker.io/v1/";

@@ -15,15 +15,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use conductor_core::Millis;
-use conductor_core::events::{Event, Happened, Kind, Repeats, Wanted};
 use futures_util::{Stream, stream};
+use model::Millis;
+use model::events::{Event, Happened, Kind, Repeats, Wanted};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::chain;
 use files::{Files, Past};
+use model::error::chain;
 
 /// What waits for the writer; when it is full, what comes is counted and not kept.
 const WAITING: usize = 256;

@@ -25,17 +25,17 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::Snapshot;
-pub use conductor_core::address::is_global;
 use manifests::HostName;
 use manifests::manifest::Protocol;
+use model::Snapshot;
+pub use model::address::is_global;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::engine::{Bridge, EngineFacts};
 use crate::published::{Published, Seen};
+use engine::{Bridge, EngineFacts};
 use iptables::Iptables;
 pub use iptables::IptablesError;
 pub use rules::CHAIN;
@@ -165,7 +165,7 @@ pub async fn remove() -> Result<bool, FirewallError> {
         Ok(more) => Ok(found || more),
         // A kernel without IPv6 has no rules for it.
         Err(error) => {
-            debug!(error = %crate::chain(&error), "no rules for IPv6 could be looked for");
+            debug!(error = %model::error::chain(&error), "no rules for IPv6 could be looked for");
             Ok(found)
         }
     }
@@ -255,7 +255,10 @@ impl<'a> Keeper<'a> {
             match table.set().await {
                 Ok(ahead) => problems.extend(ahead),
                 Err(source) => {
-                    problems.push(crate::chain(&FirewallError::Close { host_ip, source }));
+                    problems.push(model::error::chain(&FirewallError::Close {
+                        host_ip,
+                        source,
+                    }));
                 }
             }
         }
@@ -284,7 +287,7 @@ impl<'a> Keeper<'a> {
             match table.tables.shown().await {
                 Ok(shown) => self.known.extend(shown.peers()),
                 Err(error) => {
-                    debug!(error = %crate::chain(&error), "what an earlier start left can't be read");
+                    debug!(error = %model::error::chain(&error), "what an earlier start left can't be read");
                 }
             }
         }
@@ -296,7 +299,9 @@ impl<'a> Keeper<'a> {
                     );
                 }
                 Ok(false) => {}
-                Err(error) => debug!(error = %crate::chain(&error), "no rules could be looked for"),
+                Err(error) => {
+                    debug!(error = %model::error::chain(&error), "no rules could be looked for")
+                }
             }
         }
     }
@@ -322,7 +327,7 @@ impl Table {
                 self.is_set = true;
                 if let Err(error) = remove_of(self.family).await {
                     // A kernel without IPv6 has no rules for it.
-                    debug!(family = %self.family, error = %crate::chain(&error), "no rules could be looked for");
+                    debug!(family = %self.family, error = %model::error::chain(&error), "no rules could be looked for");
                 }
             }
             return Ok(None);

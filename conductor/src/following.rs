@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::observed::ObservedContainer;
+use model::observed::ObservedContainer;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::engine::{Change, Engine, EngineEvent, Listing};
+use engine::{Change, Engine, EngineEvent, Listing};
 
 /// Time between two healing lists.
 const HEAL_EVERY: Duration = Duration::from_secs(20);
@@ -144,7 +144,7 @@ pub(crate) async fn follow(
             }),
         };
         answers = seen.is_ok();
-        let seen = seen.unwrap_or_else(|error| Sighting::Unresponsive(crate::chain(&error)));
+        let seen = seen.unwrap_or_else(|error| Sighting::Unresponsive(model::error::chain(&error)));
         if out.send(seen).await.is_err() {
             return;
         }

@@ -14,16 +14,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conductor_core::records::LOCAL;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use manifests::image::Reference;
 use manifests::manifest::Pull;
+use model::records::LOCAL;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use crate::credentials;
-use crate::engine::{Engine, EngineError, HostFault, Image, PullProgress};
+use engine::{Engine, EngineError, HostFault, Image, PullProgress};
 use record::Record;
 
 /// Progress of a pull is logged at most so often.
@@ -113,7 +113,7 @@ impl Images {
 
     /// Decides what `name` means from now on. Asks the registry as `pull` says, and leaves the image on this host.
     pub async fn decide(&self, name: &str, pull: Pull) -> Result<Decided, EngineError> {
-        let parsed = parse(name)?;
+        let parsed = engine::parse_reference(name)?;
         let here = self.shared.engine.image(name).await?;
         let mut note = None;
         let image = match (pull, here) {
@@ -242,7 +242,7 @@ async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<(), EngineEr
         .await
         .map_err(|_| EngineError::Engine("the agent ends".to_owned()))?;
     let config = &shared.settings.docker_config;
-    let name = parse(&reference)?;
+    let name = engine::parse_reference(&reference)?;
     let registry = name.registry().to_owned();
     shared.heed_pause(&registry)?;
     let before = shared.engine.image(&reference).await?;
@@ -348,14 +348,8 @@ pub fn reference(name: &str, decided: &str) -> Result<String, EngineError> {
     if decided.starts_with(LOCAL) {
         return Ok(name.to_owned());
     }
-    let repository = parse(name)?.familiar_repository();
+    let repository = engine::parse_reference(name)?.familiar_repository();
     Ok(format!("{repository}@{decided}"))
-}
-
-/// The parts of an image's name.
-pub(crate) fn parse(name: &str) -> Result<Reference, EngineError> {
-    name.parse()
-        .map_err(|error| EngineError::BadRequest(format!("the image `{name}` {error}")))
 }
 
 /// The digest under which the image is known in the repository of its name.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use conductor_core::identity::Notes;
+use model::identity::Notes;
 use store::state_file;
 
 /// File of the state directory.

@@ -15,14 +15,12 @@
 
 pub mod allocation;
 pub mod credentials;
-pub mod engine;
 pub mod events;
 pub mod firewall;
 mod following;
 pub mod images;
 pub mod instances;
 mod looks;
-pub mod netns;
 pub mod observing;
 pub mod orphans;
 pub mod ports;
@@ -35,14 +33,3 @@ mod writes;
 
 pub use published::{Published, Seen};
 pub use run::{Setup, run};
-
-/// An error and what it came from, in one line for the log.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use conductor_core::observed::ObservedContainer;
 use futures_util::StreamExt;
 use manifests::{InstanceId, Manifest};
+use model::observed::ObservedContainer;
 use store::host::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::chain;
-use crate::engine::{Engine, LogOptions};
 use crate::readiness::{Criterion, Watch, look};
 use crate::run::Event;
+use engine::{Engine, LogOptions};
+use model::error::chain;
 
 /// Lines of an ended instance that are kept to say why.
 const LAST_LINES: u32 = 10;

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conductor_core::identity::Notes;
-use conductor_core::observed::{Copied, EngineState, Observed, ObservedContainer, Readiness};
 use manifests::InstanceId;
+use model::identity::Notes;
+use model::observed::{Copied, EngineState, Observed, ObservedContainer, Readiness};
 
-use crate::engine::Listing;
+use engine::Listing;
 
 /// When something was begun, in the order of the loop's own events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -220,8 +220,8 @@ impl Observing {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "names in tests are legal")]
 
-    use conductor_core::observed::{ContainerState, Ownership, PublishedPorts, Running};
     use manifests::ContainerId;
+    use model::observed::{ContainerState, Ownership, PublishedPorts, Running};
     use uuid::Uuid;
 
     use super::*;
@@ -251,7 +251,7 @@ mod tests {
             },
             addr: Some([172, 17, 0, 2].into()),
             ports: PublishedPorts::new(),
-            limits: conductor_core::observed::Limits::default(),
+            limits: model::observed::Limits::default(),
             check: None,
             image: String::new(),
             image_id: String::new(),

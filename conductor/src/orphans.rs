@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use conductor_core::local::Orphan;
 use manifests::InstanceId;
+use planner::local::Orphan;
 use serde::{Deserialize, Serialize};
 use store::state_file;
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use conductor_core::directory::Callers;
-use conductor_core::observed::Observed;
-use conductor_core::{Directory, Snapshot};
 use manifests::SlotId;
+use model::directory::Callers;
+use model::observed::Observed;
+use model::{Directory, Snapshot};
 use store::Alarm;
 use tokio::sync::watch;
 

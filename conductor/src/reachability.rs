@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::netns::{EnterError, inside};
+use engine::netns::{EnterError, inside};
 
 /// How long one try may take.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,14 +7,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use conductor_core::Millis;
-use conductor_core::observed::{
-    Check, ContainerPort, Health, ObservedContainer, Readiness, Running,
-};
 use manifests::Manifest;
 use manifests::manifest::Ready;
+use model::Millis;
+use model::observed::{Check, ContainerPort, Health, ObservedContainer, Readiness, Running};
 
-use crate::engine::{Engine, EngineError};
+use engine::{Engine, EngineError};
 
 /// First pause between looks at sockets; doubles.
 const SOCKETS_FIRST: Duration = Duration::from_millis(100);

@@ -9,14 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::directory::{self, Caller, ServiceId, SharedAddresses};
-use conductor_core::events;
-use conductor_core::local::{LOST, Outcome};
-use conductor_core::observed::{EngineState, Observed, ObservedContainer, Readiness, Surroundings};
-use conductor_core::plan::{Inputs, Write};
-use conductor_core::snapshot::Desired;
-use conductor_core::{Directory, Host, Local, Millis, Plan, Rules, Snapshot, Step, Trust, plan};
+use agent::events;
 use manifests::{ContainerId, InstanceId, env};
+use model::ActionResult;
+use model::Write;
+use model::directory;
+use model::directory::{Caller, ServiceId, SharedAddresses};
+use model::observed::{EngineState, Observed, ObservedContainer, Readiness, Surroundings};
+use model::snapshot::Desired;
+use model::{Action, Directory, Host, Millis, Rules, Snapshot, Trust};
+use planner::local::LOST;
+use planner::plan::Inputs;
+use planner::{Local, Plan, plan};
 use store::Kv;
 use store::host::HostStatus;
 use store::view::{Updates, ViewUpdate};
@@ -25,7 +29,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::engine::Engine;
 use crate::following::{Look, Sighting};
 use crate::instances::Instances;
 use crate::looks::Looks;
@@ -33,7 +36,9 @@ use crate::observing::{Observing, Seq};
 use crate::orphans::Orphans;
 use crate::published::{Published, Seen, count};
 use crate::steps::Steps;
-use crate::{chain, following, writes};
+use crate::{following, writes};
+use engine::Engine;
+use model::error::chain;
 
 /// Events that wait for the loop. It never waits for those who send them, so a full channel only slows them down.
 const EVENTS: usize = 1_024;
@@ -78,7 +83,7 @@ pub struct Setup {
 pub(crate) enum Event {
     /// A step ended; the container as it is now, or the Docker id of one that is gone.
     Stepped {
-        outcome: Outcome,
+        outcome: ActionResult,
         container: Option<Box<ObservedContainer>>,
         gone: Option<String>,
     },
@@ -107,7 +112,7 @@ pub(crate) enum Event {
 }
 
 /// Whose progress.
-pub(crate) type SlotOrContainer = conductor_core::Work;
+pub(crate) type SlotOrContainer = model::Scope;
 
 /// Runs until cancelled. Containers run on.
 pub async fn run(setup: Setup, stop: CancellationToken) {
@@ -492,7 +497,7 @@ impl Loop {
                 gone,
             } => {
                 match container {
-                    Some(made) if matches!(outcome, Outcome::Prepared { .. }) => {
+                    Some(made) if matches!(outcome, ActionResult::Prepared { .. }) => {
                         state.observing.made(*made, wall);
                     }
                     Some(container) => state.observing.set(*container, wall),
@@ -501,7 +506,7 @@ impl Loop {
                 if let Some(id) = gone {
                     state.observing.gone(&id, wall);
                 }
-                if let Outcome::Resolved {
+                if let ActionResult::Resolved {
                     container,
                     rev,
                     image,
@@ -512,7 +517,7 @@ impl Loop {
                 }
                 if matches!(
                     outcome,
-                    Outcome::NotResolved { .. } | Outcome::NotPrepared { .. }
+                    ActionResult::NotResolved { .. } | ActionResult::NotPrepared { .. }
                 ) {
                     count(&self.setup.published.counters.pull_failures);
                 }
@@ -577,7 +582,7 @@ impl Loop {
         let write = Write::Version {
             container,
             rev,
-            version: conductor_core::records::Version {
+            version: model::records::Version {
                 manifest: json.as_ref().clone(),
                 image,
                 good: false,
@@ -692,11 +697,11 @@ impl Loop {
 
     /// Notes which instances the steps are to make, and what else of the engine is ours. A disk that takes nothing stops
     /// nothing: the notes are kept in memory and written with a later plan, and `/status` names the containers too.
-    fn note(&mut self, steps: &[Step]) {
+    fn note(&mut self, steps: &[Action]) {
         let state = &mut self.state;
         let wall = self.setup.record.clock().wall();
         for step in steps {
-            if let Step::Prepare { instance, .. } = step {
+            if let Action::Prepare { instance, .. } = step {
                 state.observing.intend(instance, wall);
             }
         }
@@ -815,8 +820,7 @@ impl Loop {
                         },
                     ));
                 }
-            } else if let conductor_core::observed::ContainerState::Exited(exit) = &container.state
-            {
+            } else if let model::observed::ContainerState::Exited(exit) = &container.state {
                 let counted = state
                     .local
                     .instances
@@ -881,8 +885,8 @@ impl Loop {
 
 #[cfg(test)]
 mod tests {
-    use conductor_core::directory::Callers;
-    use conductor_core::observed::{ContainerState, Ownership, PublishedPorts, Running};
+    use model::directory::Callers;
+    use model::observed::{ContainerState, Ownership, PublishedPorts, Running};
 
     use super::*;
 
@@ -911,7 +915,7 @@ mod tests {
                 }),
                 addr: Some(addr),
                 ports: PublishedPorts::new(),
-                limits: conductor_core::observed::Limits::default(),
+                limits: model::observed::Limits::default(),
                 check: None,
                 image: String::new(),
                 image_id: String::new(),

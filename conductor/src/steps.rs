@@ -8,19 +8,19 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conductor_core::identity::oldest_by_name;
-use conductor_core::local::{Fault, Outcome};
-use conductor_core::observed::{ObservedContainer, Surroundings, name_beside};
-use conductor_core::{Host, Step, Work, volumes};
 use manifests::{InstanceId, Manifest, SlotId};
+use model::identity::oldest_by_name;
+use model::observed::{ObservedContainer, Surroundings, name_beside};
+use model::{Action, Host, Scope, volumes};
+use model::{ActionResult, Fault};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
 use crate::allocation::Allocation;
-use crate::engine::{CreateSpec, SpecInput, spec};
-use crate::engine::{Engine, EngineError, HostFault, Named};
 use crate::images::{Images, reference};
 use crate::run::Event;
+use engine::{CreateSpec, SpecInput, spec};
+use engine::{Engine, EngineError, HostFault, Named};
 
 /// Creates and starts at a time: more make each of them slower and none of them sooner.
 const AT_ONCE: usize = 4;
@@ -42,13 +42,13 @@ pub struct Steps {
 
 /// What a step left behind.
 struct Report {
-    outcome: Outcome,
+    outcome: ActionResult,
     container: Option<ObservedContainer>,
     gone: Option<String>,
 }
 
-impl From<Outcome> for Report {
-    fn from(outcome: Outcome) -> Self {
+impl From<ActionResult> for Report {
+    fn from(outcome: ActionResult) -> Self {
         Self {
             outcome,
             container: None,
@@ -94,7 +94,7 @@ impl Steps {
     }
 
     /// Carries one out; the loop is told what came of it.
-    pub(crate) async fn run(self, step: Step, events: mpsc::Sender<Event>) {
+    pub(crate) async fn run(self, step: Action, events: mpsc::Sender<Event>) {
         let kind = step.kind();
         let work = step.work();
         let begun = std::time::Instant::now();
@@ -120,16 +120,16 @@ impl Steps {
             .await;
     }
 
-    async fn carry_out(&self, step: Step, events: &mpsc::Sender<Event>) -> Report {
+    async fn carry_out(&self, step: Action, events: &mpsc::Sender<Event>) -> Report {
         match step {
-            Step::Resolve {
+            Action::Resolve {
                 container,
                 rev,
                 manifest,
                 ..
             } => {
                 let decide = self.images.decide(&manifest.image, manifest.pull);
-                let work = Work::Container(container.clone());
+                let work = Scope::Container(container.clone());
                 let decided = self
                     .with_progress(&manifest.image, work, events, decide)
                     .await;
@@ -138,14 +138,14 @@ impl Steps {
                         if let Some(note) = decided.note {
                             tracing::warn!(%container, "{note}");
                         }
-                        Outcome::Resolved {
+                        ActionResult::Resolved {
                             container,
                             rev,
                             image: decided.image,
                             volumes: decided.volumes,
                         }
                     }
-                    Err(error) => Outcome::NotResolved {
+                    Err(error) => ActionResult::NotResolved {
                         container,
                         rev,
                         reason: about(&manifest.image, &error),
@@ -154,7 +154,7 @@ impl Steps {
                 }
                 .into()
             }
-            Step::Prepare {
+            Action::Prepare {
                 slot,
                 instance,
                 rev,
@@ -175,7 +175,7 @@ impl Steps {
                 };
                 match self.prepare(&wanted, events).await {
                     Ok(container) => Report {
-                        outcome: Outcome::Prepared {
+                        outcome: ActionResult::Prepared {
                             slot: wanted.slot,
                             instance: wanted.instance,
                             rev,
@@ -183,7 +183,7 @@ impl Steps {
                         container,
                         gone: None,
                     },
-                    Err(Failed { reason, fault }) => Outcome::NotPrepared {
+                    Err(Failed { reason, fault }) => ActionResult::NotPrepared {
                         slot: wanted.slot,
                         rev,
                         reason,
@@ -192,12 +192,12 @@ impl Steps {
                     .into(),
                 }
             }
-            Step::Start {
+            Action::Start {
                 slot,
                 instance,
                 docker_id,
             } => self.start(slot, instance, &docker_id).await,
-            Step::Stop {
+            Action::Stop {
                 slot,
                 docker_id,
                 timeout,
@@ -206,28 +206,28 @@ impl Steps {
                 let stopped = self.engine.stop(&docker_id, timeout).await;
                 self.look(slot, &docker_id, stopped).await
             }
-            Step::Remove {
+            Action::Remove {
                 slot, docker_id, ..
             } => match self.remove(&docker_id).await {
                 Ok(()) => Report {
-                    outcome: Outcome::Done { slot },
+                    outcome: ActionResult::Done { slot },
                     container: None,
                     gone: Some(docker_id),
                 },
-                Err(error) => Outcome::Failed {
+                Err(error) => ActionResult::Failed {
                     slot,
                     reason: format!("Docker does not remove its container: {error}"),
                 }
                 .into(),
             },
-            Step::Rename {
+            Action::Rename {
                 slot,
                 docker_id,
                 name,
                 ..
             } => match self.engine.rename(&docker_id, &name).await {
                 Ok(Named::Done(())) => self.look(slot, &docker_id, Ok(())).await,
-                Ok(Named::Taken(_)) => Outcome::Failed {
+                Ok(Named::Taken(_)) => ActionResult::Failed {
                     slot,
                     reason: taken(&name),
                 }
@@ -249,7 +249,7 @@ impl Steps {
     /// What the container is now, after a step on it.
     async fn look(&self, slot: SlotId, docker_id: &str, result: Result<(), EngineError>) -> Report {
         if let Err(error) = result {
-            return Outcome::Failed {
+            return ActionResult::Failed {
                 slot,
                 reason: error.to_string(),
             }
@@ -257,16 +257,16 @@ impl Steps {
         }
         match self.engine.inspect(docker_id).await {
             Ok(Some(container)) => Report {
-                outcome: Outcome::Done { slot },
+                outcome: ActionResult::Done { slot },
                 container: Some(container),
                 gone: None,
             },
             Ok(None) => Report {
-                outcome: Outcome::Done { slot },
+                outcome: ActionResult::Done { slot },
                 container: None,
                 gone: Some(docker_id.to_owned()),
             },
-            Err(error) => Outcome::Failed {
+            Err(error) => ActionResult::Failed {
                 slot,
                 reason: error.to_string(),
             }
@@ -277,7 +277,7 @@ impl Steps {
     async fn start(&self, slot: SlotId, instance: InstanceId, docker_id: &str) -> Report {
         let started = {
             let Ok(_turn) = self.starts.acquire().await else {
-                return Outcome::Done { slot }.into();
+                return ActionResult::Done { slot }.into();
             };
             self.engine.start(docker_id).await
         };
@@ -287,7 +287,7 @@ impl Steps {
         if let EngineError::NotFound(_) = error {
             // Somebody removed it (`docker system prune` takes what does not run): another one is made.
             return Report {
-                outcome: Outcome::Done { slot },
+                outcome: ActionResult::Done { slot },
                 container: None,
                 gone: Some(docker_id.to_owned()),
             };
@@ -295,7 +295,7 @@ impl Steps {
         // Docker notes a failed start on the container; the loop is to see that too.
         let container = self.engine.inspect(docker_id).await.ok().flatten();
         Report {
-            outcome: Outcome::NotStarted {
+            outcome: ActionResult::NotStarted {
                 slot,
                 instance,
                 reason: error.to_string(),
@@ -339,7 +339,7 @@ impl Steps {
             .ensure(&manifest.image, &wanted.image, manifest.pull);
         let pulled =
             reference(&manifest.image, &wanted.image).unwrap_or_else(|_| manifest.image.clone());
-        let work = Work::Slot(wanted.slot.clone());
+        let work = Scope::Slot(wanted.slot.clone());
         let source = self
             .with_progress(&pulled, work, events, ensure)
             .await
@@ -456,7 +456,7 @@ impl Steps {
     async fn with_progress<T>(
         &self,
         reference: &str,
-        work: Work,
+        work: Scope,
         events: &mpsc::Sender<Event>,
         job: impl Future<Output = T>,
     ) -> T {
@@ -512,13 +512,15 @@ fn taken(name: &str) -> String {
     )
 }
 
-fn failure(outcome: &Outcome) -> Option<&str> {
+fn failure(outcome: &ActionResult) -> Option<&str> {
     match outcome {
-        Outcome::NotResolved { reason, .. }
-        | Outcome::NotPrepared { reason, .. }
-        | Outcome::NotStarted { reason, .. }
-        | Outcome::Failed { reason, .. } => Some(reason),
-        Outcome::Resolved { .. } | Outcome::Prepared { .. } | Outcome::Done { .. } => None,
+        ActionResult::NotResolved { reason, .. }
+        | ActionResult::NotPrepared { reason, .. }
+        | ActionResult::NotStarted { reason, .. }
+        | ActionResult::Failed { reason, .. } => Some(reason),
+        ActionResult::Resolved { .. }
+        | ActionResult::Prepared { .. }
+        | ActionResult::Done { .. } => None,
     }
 }
 
@@ -532,9 +534,9 @@ fn about(image: &str, error: &EngineError) -> String {
     }
 }
 
-fn name(work: &Work) -> String {
+fn name(work: &Scope) -> String {
     match work {
-        Work::Slot(slot) => slot.to_string(),
-        Work::Container(container) => container.to_string(),
+        Scope::Slot(slot) => slot.to_string(),
+        Scope::Container(container) => container.to_string(),
     }
 }

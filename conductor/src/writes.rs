@@ -1,14 +1,14 @@
 //! Carries the plan's writes out: each as a transaction with its guards, several at once in one.
 
-use conductor_core::records::Status;
-use conductor_core::{Rules, Write};
 use manifests::keys::{self, Key};
 use manifests::{HostName, SlotId};
+use model::records::Status;
+use model::{Rules, Write};
 use store::Kv;
 use store::claims::{self, Batch};
 use store::kv::{KeyRange, Range};
 
-use crate::chain;
+use model::error::chain;
 
 /// Writes that go to etcd together.
 pub(crate) struct Group {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use conductor_core::directory::Directory;
 use hickory_server::Server;
 use listen::{Places, Problem, Reason, Transport};
+use model::directory::Directory;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};

@@ -20,11 +20,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use conductor_core::directory::{Directory, Endpoint, Endpoints, ServiceId};
-use conductor_core::records::Phase;
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, NS, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use model::directory::{Directory, Endpoint, Endpoints, ServiceId};
+use model::records::Phase;
 
 /// Longest domain: what stands in front of it takes the rest of the 255 octets.
 const MAX_DOMAIN: usize = 100;

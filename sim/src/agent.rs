@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use conductor::engine::Listing;
 use conductor::observing::Observing;
-use conductor_core::local::LOST;
-use conductor_core::observed::{EngineState, Readiness};
-use conductor_core::plan::Inputs;
-use conductor_core::records::{Status, Version};
-use conductor_core::snapshot::{Desired, Snapshot};
-use conductor_core::{Local, Millis, Outcome, Rules, Step, Trust, Work, Write, plan};
+use engine::Listing;
 use manifests::keys::{self, Key};
 use manifests::{ContainerId, InstanceId};
+use model::observed::{EngineState, Readiness};
+use model::records::{Status, Version};
+use model::snapshot::{Desired, Snapshot};
+use model::{Action, ActionResult, Millis, Rules, Scope, Trust, Write};
+use planner::local::LOST;
+use planner::plan::Inputs;
+use planner::{Local, plan};
 use store::claims;
 use store::host::HostStatus;
 use store::kv::{KeyRange, KvError, Range, WatchReply};
@@ -69,7 +70,7 @@ pub struct Agent {
     /// The revision of the first read of this connect.
     pub first_read: i64,
     /// Own writes that were answered, by what they were about: their revision.
-    pub answered: BTreeMap<Work, i64>,
+    pub answered: BTreeMap<Scope, i64>,
     /// Containers of which an image could not be had, or a container not made or started.
     pub failed: BTreeSet<ContainerId>,
     rules: Rules,
@@ -573,7 +574,7 @@ impl World {
             return;
         };
         match report.container {
-            Some(made) if matches!(report.outcome, Outcome::Prepared { .. }) => {
+            Some(made) if matches!(report.outcome, ActionResult::Prepared { .. }) => {
                 agent.observing.made(made, wall);
             }
             Some(container) => agent.observing.set(container, wall),
@@ -582,7 +583,7 @@ impl World {
         if let Some(id) = report.gone {
             agent.observing.gone(&id, wall);
         }
-        if let Outcome::Resolved {
+        if let ActionResult::Resolved {
             container,
             rev,
             image,
@@ -772,7 +773,7 @@ impl World {
         let agent = at.process.as_mut()?.agent.as_mut()?;
         agent.local.begin(&planned, now);
         for step in &planned.steps {
-            if let Step::Prepare { instance, .. } = step {
+            if let Action::Prepare { instance, .. } = step {
                 agent.observing.intend(instance, wall);
             }
         }
@@ -894,16 +895,16 @@ impl World {
 }
 
 /// Whose step could not be done.
-fn failed(outcome: &Outcome) -> Option<ContainerId> {
+fn failed(outcome: &ActionResult) -> Option<ContainerId> {
     match outcome {
-        Outcome::NotResolved { container, .. } => Some(container.clone()),
-        Outcome::NotPrepared { slot, .. } | Outcome::NotStarted { slot, .. } => {
+        ActionResult::NotResolved { container, .. } => Some(container.clone()),
+        ActionResult::NotPrepared { slot, .. } | ActionResult::NotStarted { slot, .. } => {
             Some(slot.container.clone())
         }
-        Outcome::Resolved { .. }
-        | Outcome::Prepared { .. }
-        | Outcome::Done { .. }
-        | Outcome::Failed { .. } => None,
+        ActionResult::Resolved { .. }
+        | ActionResult::Prepared { .. }
+        | ActionResult::Done { .. }
+        | ActionResult::Failed { .. } => None,
     }
 }
 

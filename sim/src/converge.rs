@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conductor_core::observed::ObservedContainer;
-use conductor_core::placement;
-use conductor_core::records::{HostState, Phase};
-use conductor_core::snapshot::{Desired, SlotView, Snapshot};
-use conductor_core::target::Target;
 use manifests::{HostName, InstanceId, SlotId};
+use model::observed::ObservedContainer;
+use model::records::{HostState, Phase};
+use model::snapshot::{Desired, SlotView, Snapshot};
+use planner::placement;
+use planner::target::Target;
 use store::host::HostStatus;
 
 use crate::scenario::Scenario;

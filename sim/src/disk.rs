@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use conductor_core::identity::Notes;
-use conductor_core::local::Orphan;
-use conductor_core::records::{Cluster, Hold};
 use manifests::InstanceId;
+use model::identity::Notes;
+use model::records::{Cluster, Hold};
+use planner::local::Orphan;
 use store::host::Disk as Identity;
 use store::view::SavedView;
 use uuid::Uuid;

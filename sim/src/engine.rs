@@ -7,16 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use conductor::engine::memory::{Program, Published, World as Twin};
-use conductor::engine::{CreateSpec, EngineError, EngineEvent, Named, SpecInput, spec};
 use conductor::images::reference;
-use conductor_core::identity::oldest_by_name;
-use conductor_core::local::Outcome;
-use conductor_core::observed::{
+use engine::memory::{Program, Published, World as Twin};
+use engine::{CreateSpec, EngineError, EngineEvent, Named, SpecInput, spec};
+use manifests::{InstanceId, Manifest, SlotId};
+use model::ActionResult;
+use model::identity::oldest_by_name;
+use model::observed::{
     ContainerPort, ContainerState, ObservedContainer, PublishedPorts, name_beside,
 };
-use conductor_core::{Host, Step};
-use manifests::{InstanceId, Manifest, SlotId};
+use model::{Action, Host};
 use uuid::Uuid;
 
 /// What every registry has: image and digest.
@@ -48,15 +48,15 @@ pub struct Engine {
 #[derive(Debug)]
 pub struct Report {
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: ActionResult,
     /// The container as it is now.
     pub container: Option<ObservedContainer>,
     /// The Docker id of one that is gone.
     pub gone: Option<String>,
 }
 
-impl From<Outcome> for Report {
-    fn from(outcome: Outcome) -> Self {
+impl From<ActionResult> for Report {
+    fn from(outcome: ActionResult) -> Self {
         Self {
             outcome,
             container: None,
@@ -180,29 +180,29 @@ impl Engine {
     }
 
     /// Carries a step out.
-    pub fn carry_out(&mut self, step: &Step, host: &Host, cluster: Uuid, now: i64) -> Report {
+    pub fn carry_out(&mut self, step: &Action, host: &Host, cluster: Uuid, now: i64) -> Report {
         self.twin.hangs = self.hangs;
         let report = self.try_step(step, host, cluster, now);
         self.twin.hangs = false;
         report
     }
 
-    fn try_step(&mut self, step: &Step, host: &Host, cluster: Uuid, now: i64) -> Report {
+    fn try_step(&mut self, step: &Action, host: &Host, cluster: Uuid, now: i64) -> Report {
         match step {
-            Step::Resolve {
+            Action::Resolve {
                 container,
                 rev,
                 manifest,
                 ..
             } => match self.digest(&manifest.image) {
-                Ok(image) => Outcome::Resolved {
+                Ok(image) => ActionResult::Resolved {
                     container: container.clone(),
                     rev: *rev,
                     image,
                     volumes: Vec::new(),
                 }
                 .into(),
-                Err(error) => Outcome::NotResolved {
+                Err(error) => ActionResult::NotResolved {
                     container: container.clone(),
                     rev: *rev,
                     reason: error.to_string(),
@@ -210,7 +210,7 @@ impl Engine {
                 }
                 .into(),
             },
-            Step::Prepare {
+            Action::Prepare {
                 slot,
                 instance,
                 rev,
@@ -230,7 +230,7 @@ impl Engine {
                 };
                 match self.prepare(&wanted, host, cluster, now) {
                     Ok(container) => Report {
-                        outcome: Outcome::Prepared {
+                        outcome: ActionResult::Prepared {
                             slot: slot.clone(),
                             instance: instance.clone(),
                             rev: *rev,
@@ -241,7 +241,7 @@ impl Engine {
                     Err(error) => not_prepared(slot, *rev, &error),
                 }
             }
-            Step::Start {
+            Action::Start {
                 slot,
                 instance,
                 docker_id,
@@ -249,30 +249,30 @@ impl Engine {
                 Ok(()) => self.look(slot, docker_id, Ok(())),
                 Err(error) => not_started(slot, instance, &error),
             },
-            Step::Stop {
+            Action::Stop {
                 slot, docker_id, ..
             } => {
                 let stopped = self.twin.stop(docker_id, now);
                 self.look(slot, docker_id, stopped)
             }
-            Step::Remove {
+            Action::Remove {
                 slot, docker_id, ..
             } => match self.twin.remove(docker_id, false, now) {
                 Ok(()) => Report {
-                    outcome: Outcome::Done { slot: slot.clone() },
+                    outcome: ActionResult::Done { slot: slot.clone() },
                     container: None,
                     gone: Some(docker_id.clone()),
                 },
                 Err(error) => failed(slot, &error),
             },
-            Step::Rename {
+            Action::Rename {
                 slot,
                 docker_id,
                 name,
                 ..
             } => match self.twin.rename(docker_id, name) {
                 Ok(Named::Done(())) => self.look(slot, docker_id, Ok(())),
-                Ok(Named::Taken(_)) => Outcome::Failed {
+                Ok(Named::Taken(_)) => ActionResult::Failed {
                     slot: slot.clone(),
                     reason: format!("the name {name} is held"),
                 }
@@ -365,12 +365,12 @@ impl Engine {
     fn look(&self, slot: &SlotId, docker_id: &str, result: Result<(), EngineError>) -> Report {
         match result.and_then(|()| self.twin.inspect(docker_id)) {
             Ok(Some(container)) => Report {
-                outcome: Outcome::Done { slot: slot.clone() },
+                outcome: ActionResult::Done { slot: slot.clone() },
                 container: Some(container),
                 gone: None,
             },
             Ok(None) => Report {
-                outcome: Outcome::Done { slot: slot.clone() },
+                outcome: ActionResult::Done { slot: slot.clone() },
                 container: None,
                 gone: Some(docker_id.to_owned()),
             },
@@ -389,7 +389,7 @@ struct Wanted<'a> {
 }
 
 fn failed(slot: &SlotId, error: &EngineError) -> Report {
-    Outcome::Failed {
+    ActionResult::Failed {
         slot: slot.clone(),
         reason: error.to_string(),
     }
@@ -397,7 +397,7 @@ fn failed(slot: &SlotId, error: &EngineError) -> Report {
 }
 
 fn not_prepared(slot: &SlotId, rev: i64, error: &EngineError) -> Report {
-    Outcome::NotPrepared {
+    ActionResult::NotPrepared {
         slot: slot.clone(),
         rev,
         reason: error.to_string(),
@@ -407,7 +407,7 @@ fn not_prepared(slot: &SlotId, rev: i64, error: &EngineError) -> Report {
 }
 
 fn not_started(slot: &SlotId, instance: &InstanceId, error: &EngineError) -> Report {
-    Outcome::NotStarted {
+    ActionResult::NotStarted {
         slot: slot.clone(),
         instance: instance.clone(),
         reason: error.to_string(),

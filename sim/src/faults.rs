@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use conductor_core::records::{Availability, Cluster};
 use manifests::SlotId;
 use manifests::keys::{APPS, Key};
+use model::records::{Availability, Cluster};
 use store::host::Stop;
 use store::kv::Op;
 use store::memory::MemEtcd;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use conductor_core::Millis;
-use conductor_core::records::{Cluster, Hold, HostRecord};
+use model::Millis;
+use model::records::{Cluster, Hold, HostRecord};
 use store::host::{Facts, HostAnswer, HostMachine, HostOptions, HostStatus, HostStep, Stop};
 use store::kv::KvError;
 use store::view::{Known, Reason, Trust, ViewUpdate};

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use conductor_core::observed::{EngineState, ObservedContainer, Readiness};
-use conductor_core::records::{Availability, HostState, Phase};
-use conductor_core::snapshot::{SlotView, Snapshot, Successor};
-use conductor_core::target::Target;
-use conductor_core::{Millis, Plan, Step, Trust, Work, Write};
 use manifests::keys::Key;
 use manifests::{HostName, InstanceId, SlotId};
+use model::observed::{EngineState, ObservedContainer, Readiness};
+use model::records::{Availability, HostState, Phase};
+use model::snapshot::{SlotView, Snapshot, Successor};
+use model::{Action, Millis, Scope, Trust, Write};
+use planner::Plan;
+use planner::target::Target;
 use store::kv::Event as Told;
 use uuid::Uuid;
 
@@ -94,13 +95,13 @@ pub fn takes(write: &Write) -> bool {
 // === plans ===
 
 /// The container that a step is about.
-fn docker_id(step: &Step) -> Option<&String> {
+fn docker_id(step: &Action) -> Option<&String> {
     match step {
-        Step::Start { docker_id, .. }
-        | Step::Stop { docker_id, .. }
-        | Step::Remove { docker_id, .. }
-        | Step::Rename { docker_id, .. } => Some(docker_id),
-        Step::Resolve { .. } | Step::Prepare { .. } => None,
+        Action::Start { docker_id, .. }
+        | Action::Stop { docker_id, .. }
+        | Action::Remove { docker_id, .. }
+        | Action::Rename { docker_id, .. } => Some(docker_id),
+        Action::Resolve { .. } | Action::Prepare { .. } => None,
     }
 }
 
@@ -115,7 +116,7 @@ pub fn planned(
     let name = &machine.host.name;
     let agent = machine.process.as_ref()?.agent.as_ref()?;
     let copies = &machine.engine.copies;
-    let touches = |step: &Step| docker_id(step).is_some_and(|id| copies.contains(id));
+    let touches = |step: &Action| docker_id(step).is_some_and(|id| copies.contains(id));
     if let Some(step) = plan.steps.iter().find(|step| touches(step)) {
         return Some(format!(
             "{name} does {} to a container that somebody else made",
@@ -165,7 +166,7 @@ pub fn planned(
     let works = works.chain(plan.steps.iter().map(|step| (step.work(), step.kind())));
     for (work, kind) in works {
         let own = agent.answered.get(&work).copied();
-        if matches!(work, Work::Slot(_)) && own.is_some_and(|own| own > view.revision) {
+        if matches!(work, Scope::Slot(_)) && own.is_some_and(|own| own > view.revision) {
             return Some(format!(
                 "{name} plans {kind} from a view at {}, below its own last write on it",
                 view.revision
@@ -194,7 +195,7 @@ pub fn planned(
             ));
         }
         let stopped_for_another =
-            matches!(step, Step::Stop { .. }) && yields(view, slot, name, instance);
+            matches!(step, Action::Stop { .. }) && yields(view, slot, name, instance);
         if named(view, slot, name, instance)
             && is_wanted(view, slot)
             && !leaves
@@ -275,8 +276,12 @@ pub fn planned(
 }
 
 /// Who has said that it has stopped starts again only after it has taken that back.
-fn starts_what_has_stopped(view: &Snapshot, name: &HostName, step: &Step) -> Option<&'static str> {
-    let Step::Start { slot, instance, .. } = step else {
+fn starts_what_has_stopped(
+    view: &Snapshot,
+    name: &HostName,
+    step: &Action,
+) -> Option<&'static str> {
+    let Action::Start { slot, instance, .. } = step else {
         return None;
     };
     let slot = view.slot(slot)?;
@@ -295,9 +300,9 @@ fn ends_what_is_better(
     view: &Snapshot,
     agent: &Agent,
     name: &HostName,
-    step: &Step,
+    step: &Action,
 ) -> Option<&'static str> {
-    let Step::Stop { slot, instance, .. } = step else {
+    let Action::Stop { slot, instance, .. } = step else {
         return None;
     };
     let container = view.containers.get(&slot.container)?;
@@ -339,14 +344,15 @@ fn runs_it<'a>(mut containers: impl Iterator<Item = &'a ObservedContainer>, writ
 }
 
 /// The step ends a container.
-fn ends(step: &Step) -> Option<(&SlotId, &InstanceId)> {
+fn ends(step: &Action) -> Option<(&SlotId, &InstanceId)> {
     match step {
-        Step::Stop { slot, instance, .. } | Step::Remove { slot, instance, .. } => {
+        Action::Stop { slot, instance, .. } | Action::Remove { slot, instance, .. } => {
             Some((slot, instance))
         }
-        Step::Resolve { .. } | Step::Prepare { .. } | Step::Start { .. } | Step::Rename { .. } => {
-            None
-        }
+        Action::Resolve { .. }
+        | Action::Prepare { .. }
+        | Action::Start { .. }
+        | Action::Rename { .. } => None,
     }
 }
 
@@ -625,8 +631,8 @@ impl Change<'_> {
 /// A write in one line, with the revisions that its guards compare.
 pub fn write_text(write: &Write) -> String {
     let of = match write.work() {
-        Work::Slot(slot) => slot.to_string(),
-        Work::Container(container) => container.to_string(),
+        Scope::Slot(slot) => slot.to_string(),
+        Scope::Container(container) => container.to_string(),
     };
     let guards = match write {
         Write::Claim {
@@ -722,14 +728,14 @@ pub fn write_text(write: &Write) -> String {
 }
 
 /// A step in one line.
-pub fn step_text(step: &Step) -> String {
+pub fn step_text(step: &Action) -> String {
     let what = match step {
-        Step::Resolve { container, rev, .. } => format!("{container} at {rev}"),
-        Step::Prepare { slot, instance, .. }
-        | Step::Start { slot, instance, .. }
-        | Step::Stop { slot, instance, .. }
-        | Step::Remove { slot, instance, .. }
-        | Step::Rename { slot, instance, .. } => format!("{slot} {instance}"),
+        Action::Resolve { container, rev, .. } => format!("{container} at {rev}"),
+        Action::Prepare { slot, instance, .. }
+        | Action::Start { slot, instance, .. }
+        | Action::Stop { slot, instance, .. }
+        | Action::Remove { slot, instance, .. }
+        | Action::Rename { slot, instance, .. } => format!("{slot} {instance}"),
     };
     format!("{} {what}", step.kind())
 }

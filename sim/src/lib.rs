@@ -18,7 +18,7 @@ pub mod scenario;
 pub mod trace;
 pub mod world;
 
-use conductor_core::Rules;
+use model::Rules;
 
 pub use faults::{Exercised, Kind};
 pub use scenario::Scenario;

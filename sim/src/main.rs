@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use conductor_core::{Rule, Rules};
+use model::{Rule, Rules};
 use sim::{Exercised, Options, Scenario, simulate};
 
 /// Plays whole clusters by seed, with faults.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conductor_core::Write;
+use model::Write;
 use store::claims::Batch;
 use store::kv::{KvError, Range, RangeReply, Txn, TxnReply};
 use store::memory::WatchId;

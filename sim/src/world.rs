@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use conductor_core::records::{Cluster, Phase};
-use conductor_core::snapshot::{Change, Snapshot};
-use conductor_core::{Host, Millis, Rules, Step};
 use manifests::keys::{Key, WATCH_END, WATCH_START};
 use manifests::{HostName, InstanceId, SlotId};
+use model::records::{Cluster, Phase};
+use model::snapshot::{Change, Snapshot};
+use model::{Action, Host, Millis, Rules};
 use store::kv::{Event as Told, KeyRange, Op, Range, Txn};
 use store::memory::{MemEtcd, WatchId};
 use uuid::Uuid;
@@ -53,7 +53,7 @@ pub enum Event {
     /// The stream brings what waits.
     Stream,
     /// A step takes effect on the engine.
-    Effect(Step),
+    Effect(Action),
     /// The loop hears what came of a step.
     Stepped(Box<Report>),
     /// The agent sees a container that changed.
@@ -268,7 +268,7 @@ impl World {
             deaf: false,
             idle: false,
             gone: false,
-            placement: conductor_core::placement::VERSIONS.to_vec(),
+            placement: planner::placement::VERSIONS.to_vec(),
             witness: Witness::default(),
         });
         let soon = self.dice.below(400);
@@ -581,7 +581,7 @@ impl World {
 
     // === engines ===
 
-    fn effect(&mut self, machine: usize, process: u64, step: Step) {
+    fn effect(&mut self, machine: usize, process: u64, step: Action) {
         let (now, cluster) = (self.wall(), self.cluster.id);
         let at = &mut self.machines[machine];
         if !at.powered {
@@ -685,8 +685,8 @@ pub fn watched() -> KeyRange {
     KeyRange::range(WATCH_START, WATCH_END)
 }
 
-fn surroundings(machine: usize) -> conductor_core::observed::Surroundings {
-    conductor_core::observed::Surroundings {
+fn surroundings(machine: usize) -> model::observed::Surroundings {
+    model::observed::Surroundings {
         host_ip: [10, 0, 0, machine as u8 + 1].into(),
         gateway: [172, 17, 0, 1].into(),
         dns: None,

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use conductor_core::{Rule, Rules};
+use model::{Rule, Rules};
 use sim::{Options, Scenario, simulate};
 
 /// Seeds with all rules: as many as a test may take.

@@ -11,6 +11,7 @@ pub mod claims;
 pub mod etcd;
 pub mod host;
 pub mod kv;
+#[cfg(feature = "testing")]
 pub mod memory;
 pub mod state_file;
 pub mod view;

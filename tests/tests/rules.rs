@@ -5,24 +5,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Which of our crates a crate may use.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("manifests", &[]),
-    ("conductor-core", &["manifests"]),
-    ("store", &["manifests", "conductor-core"]),
-    ("conductor", &["manifests", "conductor-core", "store"]),
+    ("model", &["manifests"]),
+    ("planner", &["manifests", "model"]),
+    ("agent", &["manifests", "model", "planner"]),
+    ("engine", &["manifests", "model"]),
+    ("store", &["manifests", "model"]),
+    (
+        "conductor",
+        &["manifests", "model", "planner", "agent", "engine", "store"],
+    ),
     (
         "gateway",
-        &["manifests", "conductor-core", "store", "listen"],
+        &["manifests", "model", "planner", "store", "listen"],
     ),
-    ("dns", &["manifests", "conductor-core", "listen"]),
-    ("ambassador", &["manifests", "conductor-core", "listen"]),
+    ("dns", &["manifests", "model", "listen"]),
+    ("ambassador", &["manifests", "model", "listen"]),
     ("cloud-config", &[]),
     ("listen", &[]),
     (
         "dokkaa",
         &[
             "manifests",
-            "conductor-core",
+            "model",
+            "planner",
+            "engine",
             "store",
             "conductor",
             "gateway",
@@ -34,17 +42,32 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ),
     (
         "sim",
-        &["manifests", "conductor-core", "store", "conductor"],
+        &[
+            "manifests",
+            "model",
+            "planner",
+            "agent",
+            "engine",
+            "store",
+            "conductor",
+        ],
     ),
     // The harness looks at dokkaa from outside only; its bench drives agents in its own process.
     (
         "dokkaa-tests",
-        &["manifests", "conductor-core", "store", "conductor"],
+        &[
+            "manifests",
+            "model",
+            "planner",
+            "engine",
+            "store",
+            "conductor",
+        ],
     ),
 ];
 
 /// What decides nothing of its own: no clocks, sockets, engines, dice.
-const PURE: [&str; 2] = ["manifests", "conductor-core"];
+const PURE: [&str; 4] = ["manifests", "model", "planner", "agent"];
 const IMPURE: [&str; 6] = [
     "tokio",
     "bollard",

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use conductor_core::directory::{Directory, ServiceId};
-use conductor_core::snapshot::{Change, Snapshot};
 use manifests::SlotId;
 use manifests::env::FIRST_LINK_PORT;
+use model::directory::{Directory, ServiceId};
+use model::snapshot::{Change, Snapshot};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use conductor_core::directory::{Caller, Callers};
+use model::directory::{Caller, Callers};
 
 use crate::{Ambassador, Config, Handle, Ports, Tables};
 

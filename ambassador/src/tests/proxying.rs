@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::fixture::{Bench, Cluster, Server, caller, nobody, service, slot, until, wait};
-use conductor_core::directory::Callers;
+use model::directory::Callers;
 
 use crate::Config;
 

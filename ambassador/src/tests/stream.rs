@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
 use super::fixture::{Bench, Cluster, Server, caller, until};
-use conductor_core::directory::Callers;
+use model::directory::Callers;
 
 fn linked(server: &Server) -> Bench {
     let mut cluster = Cluster::default();

@@ -1,7 +1,7 @@
 //! What keeps the agent from its work, in the same words for `/readyz`, `status`, `hosts`, `ps` and the log.
 
 use conductor::Published;
-use conductor_core::observed::EngineState;
+use model::observed::EngineState;
 use store::Alarm;
 use store::host::{HostStatus, Waiting};
 

@@ -1,7 +1,7 @@
 //! Keeps what happens here, and tells how this host itself is.
 
 use conductor::events::{Journal, Writer};
-use conductor_core::events::{Happened, Kind};
+use model::events::{Happened, Kind};
 use store::host::HostStatus;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -57,8 +57,8 @@ mod tests {
 
     use std::time::Duration;
 
-    use conductor_core::events::Wanted;
     use futures_util::StreamExt;
+    use model::events::Wanted;
 
     use super::*;
 

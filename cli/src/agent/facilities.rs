@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use conductor::engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs, OutputStream};
 use conductor::published::Published;
-use conductor_core::events::Wanted;
-use conductor_core::observed::{ContainerState, Observed, ObservedContainer};
-use conductor_core::records::Cluster;
+use engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs, OutputStream};
 use futures_util::StreamExt;
 use gateway::v1::facilities::{
     EventStream, Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError,
 };
 use gateway::v1::types::{LinkFailure, LogOptions, LogSource, Reasons};
 use manifests::{HostName, SlotId};
+use model::events::Wanted;
+use model::observed::{ContainerState, Observed, ObservedContainer};
+use model::records::Cluster;
 use store::host::HostStatus;
 use tokio::sync::watch;
 

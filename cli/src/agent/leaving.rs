@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor::engine::Engine;
 use conductor::published::{Published, Seen};
-use conductor_core::Snapshot;
-use conductor_core::observed::ObservedContainer;
-use conductor_core::records::Availability;
+use engine::Engine;
 use manifests::HostName;
+use model::Snapshot;
+use model::observed::ObservedContainer;
+use model::records::Availability;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -63,7 +63,7 @@ impl Leaving {
                 labelled.all(|c| c.running().is_none() || is_copy(c))
             }
             Err(error) => {
-                warn!(error = %crate::chain(&error), "the engine does not say whether anything runs; this host can't leave yet");
+                warn!(error = %model::error::chain(&error), "the engine does not say whether anything runs; this host can't leave yet");
                 false
             }
         }
@@ -97,7 +97,7 @@ fn is_named(snapshot: &Snapshot, host: &HostName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use conductor_core::snapshot::Change;
+    use model::snapshot::Change;
 
     use super::*;
 

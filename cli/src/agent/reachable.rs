@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conductor::Published;
-use conductor::engine::EngineFacts;
 use conductor::reachability::{Firewall, Target, gateway_of, probe_from, problem};
-use conductor_core::observed::Surroundings;
+use engine::EngineFacts;
 use manifests::env::LAST_LINK_PORT;
+use model::observed::Surroundings;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -69,7 +69,7 @@ impl Way {
         let tried = match probe_from(pid, targets).await {
             Ok(tried) => tried,
             Err(error) => {
-                debug!(error = %crate::chain(&error), "could not try from inside a container");
+                debug!(error = %model::error::chain(&error), "could not try from inside a container");
                 return false;
             }
         };

@@ -104,7 +104,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use conductor::published::Seen;
-    use conductor_core::Snapshot;
+    use model::Snapshot;
 
     use super::*;
 

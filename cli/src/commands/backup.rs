@@ -89,7 +89,7 @@ async fn from_file(args: &RestoreArgs, file: &Path) -> Result<(), CommandError> 
 #[derive(Debug, Default)]
 struct Reports {
     keys: Vec<gateway::v1::types::RestoredKey>,
-    cluster: Option<conductor_core::records::Cluster>,
+    cluster: Option<model::records::Cluster>,
     hold: Option<String>,
     revision: i64,
 }

@@ -129,8 +129,8 @@ fn row(event: &HostEvent, columns: &mut [usize; 3], zone: &TimeZone) -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-    use conductor_core::events::{Happened, Kind};
     use manifests::ContainerId;
+    use model::events::{Happened, Kind};
 
     use super::*;
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use conductor_core::records::{Availability, Labels};
 use gateway::v1::types::{
     ClusterStatus, HostData, HostDetail, HostRemoved, HostSettings, HostSlot, Hosts,
     WantedAvailability,
 };
 use hyper::Method;
 use manifests::HostName;
+use model::records::{Availability, Labels};
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, LOOK};

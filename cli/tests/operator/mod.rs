@@ -1,8 +1,8 @@
 //! What operators do: hosts, volumes, backups, the end of a hold.
 
-use conductor_core::records::Cluster;
 use manifests::SlotId;
 use manifests::keys::Key;
+use model::records::Cluster;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use conductor_core::events::{Event, Wanted};
+use model::events::{Event, Wanted};
 use store::state_file;
 
 /// The present file, in the state directory.

@@ -5,13 +5,13 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use conductor_core::snapshot::Change;
+use model::snapshot::Change;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use super::*;
-use crate::engine::{EngineInfo, Routed};
-use crate::netns::inside;
+use engine::netns::inside;
+use engine::{EngineInfo, Routed};
 
 const HOST: &str = "10.98.0.1";
 const PEER: &str = "10.98.0.2";
@@ -481,7 +481,7 @@ async fn an_address_of_the_world_is_refused_where_no_rules_can_be_set() {
         host.run(move || check(ports, ip))
     };
     let refused = try_it(InstancePorts::Peers, "8.8.8.8").await;
-    let text = crate::chain(&refused.expect_err("the chain is in use"));
+    let text = model::error::chain(&refused.expect_err("the chain is in use"));
     assert!(
         text.contains("--instance-ports open") && text.contains("iptables-restore failed"),
         "{text}"

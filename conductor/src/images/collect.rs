@@ -4,14 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::disk::{
-    DiskLimits, DiskReport, DiskUsage, LocalImage, images_of, images_to_remove,
-};
+use model::disk::{DiskLimits, DiskReport, DiskUsage, LocalImage, images_of, images_to_remove};
 use tokio_util::sync::CancellationToken;
 
 use super::{Images, record};
-use crate::engine::{Engine, EngineError};
 use crate::published::Published;
+use engine::{Engine, EngineError};
 
 /// How often the disk is looked at.
 const EVERY: Duration = Duration::from_secs(30);

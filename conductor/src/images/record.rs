@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use conductor_core::disk::{LocalImage, PulledImages};
+use model::disk::{LocalImage, PulledImages};
 use store::state_file;
 
 /// Images that are remembered; of more, those that were not used for longest are forgotten, and so never removed.
@@ -133,7 +133,7 @@ fn read(file: &Path) -> PulledImages {
 
 #[cfg(test)]
 mod tests {
-    use conductor_core::disk::PulledImage;
+    use model::disk::PulledImage;
 
     use super::*;
 

@@ -4,8 +4,8 @@
 )]
 
 use super::*;
-use crate::engine::Operation;
-use crate::engine::memory::{MemEngine, Published};
+use engine::Operation;
+use engine::memory::{MemEngine, Published};
 
 const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use conductor_core::records::Rollout;
 use manifests::InstanceId;
 use manifests::keys::Key;
+use model::records::Rollout;
 
 use crate::agents::cluster::{Cluster, container, manifest, slot};
 
@@ -16,7 +16,7 @@ fn instances(cluster: &Cluster, id: &str) -> BTreeMap<u32, InstanceId> {
         .containers
         .get(&container(id))
         .expect("it is there");
-    let claimed = |(number, slot): (&u32, &conductor_core::snapshot::SlotView)| {
+    let claimed = |(number, slot): (&u32, &model::snapshot::SlotView)| {
         Some((*number, slot.claim.as_ref()?.instance.clone()))
     };
     view.slots.iter().filter_map(claimed).collect()

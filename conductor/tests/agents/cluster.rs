@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conductor::allocation::Allocation;
-use conductor::engine::memory::{MemEngine, Program, Published as InRegistry};
 use conductor::images::{Images, PullSettings, RECORD};
 use conductor::instances::Instances;
 use conductor::orphans::Orphans;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
-use conductor_core::observed::{ContainerState, ObservedContainer, Surroundings};
-use conductor_core::records::{Capacity, HostRecord, HostState, Phase, Versions};
-use conductor_core::snapshot::{Change, Desired, Snapshot};
-use conductor_core::{Host as ThisHost, Rules};
+use engine::memory::{MemEngine, Program, Published as InRegistry};
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
+use model::observed::{ContainerState, ObservedContainer, Surroundings};
+use model::records::{Capacity, HostRecord, HostState, Phase, Versions};
+use model::snapshot::{Change, Desired, Snapshot};
+use model::{Host as ThisHost, Rules};
 use store::host::{Clock, Host, HostOptions, HostStatus, StateDir, StateDirError, Stop};
 use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
@@ -568,7 +568,7 @@ fn record(id: Uuid, addr: IpAddr) -> HostRecord {
         capacity: Capacity::default(),
         versions: Versions {
             agent: "0.0.0".to_owned(),
-            placement: conductor_core::placement::VERSIONS.to_vec(),
+            placement: planner::placement::VERSIONS.to_vec(),
         },
         foreign: 0,
         engine: true,

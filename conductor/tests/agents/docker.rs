@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use conductor::engine::memory::{MemEngine, World};
-use conductor::engine::{
+use engine::memory::{MemEngine, World};
+use engine::{
     Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
     Image, Listening, Listing, LogOptions, LogStream, Named, OnProgress,
 };
-use conductor_core::disk::{DiskUsage, LocalImage};
-use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
-use conductor_core::volumes::Labels;
 use manifests::SlotId;
+use model::disk::{DiskUsage, LocalImage};
+use model::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
+use model::volumes::Labels;
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use conductor::engine::{CreateSpec, Named};
-use conductor_core::observed::ObservedContainer;
-use conductor_core::records::Phase;
+use engine::{CreateSpec, Named};
 use manifests::SlotId;
+use model::observed::ObservedContainer;
+use model::records::Phase;
 
 use crate::agents::cluster::{Cluster, manifest, slot};
 

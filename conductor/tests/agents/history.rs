@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use conductor_core::records::{Claim, Phase, SlotState, Unfit};
 use manifests::keys::Key;
 use manifests::{ContainerId, SlotId};
+use model::records::{Claim, Phase, SlotState, Unfit};
 use store::kv::{Event, KeyRange, WatchReply};
 use store::memory::MemKv;
 

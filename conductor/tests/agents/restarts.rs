@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use conductor_core::directory::ServiceId;
-use conductor_core::records::{Cluster as Accepted, HostState};
 use manifests::keys::Key;
+use model::directory::ServiceId;
+use model::records::{Cluster as Accepted, HostState};
 use store::kv::{Op, Txn};
 
 use crate::agents::cluster::{Cluster, manifest, slot};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use conductor_core::records::Phase;
 use manifests::keys::Key;
+use model::records::Phase;
 
 use crate::agents::cluster::{Cluster, container, manifest, slot};
 

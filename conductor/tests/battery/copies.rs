@@ -1,11 +1,11 @@
 //! Containers that carry the labels of one of ours: what a `docker commit` and a `docker run` leave.
 
-use conductor::engine::{EngineEvent, SpecInput, spec};
 use conductor::observing::Observing;
-use conductor_core::observed::{
+use engine::{EngineEvent, SpecInput, spec};
+use manifests::Manifest;
+use model::observed::{
     LABEL_CLUSTER, LABEL_SLOT, ObservedContainer, Ownership, PublishedPorts, Surroundings,
 };
-use manifests::Manifest;
 use tokio::sync::mpsc;
 
 use crate::harness::{Does, Lab, everywhere, next};

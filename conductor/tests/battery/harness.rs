@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::query_parameters as query;
-use conductor::engine::memory::{MemEngine, Program};
-use conductor::engine::{
+use engine::memory::{MemEngine, Program};
+use engine::{
     CreateSpec, DEFAULT_SOCKET, DockerEngine, Engine, EngineError, EngineEvent, LogOptions, Named,
     OLDEST, OutputStream,
 };
-use conductor_core::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use futures_util::StreamExt as _;
 use manifests::manifest::{HealthcheckChoice, Log, Protocol};
 use manifests::{ContainerId, InstanceId};
+use model::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 

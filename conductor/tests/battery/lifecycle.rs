@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bollard::query_parameters as query;
-use conductor::engine::{Change, EngineError, EngineEvent, HostFault, Mount, MountSource, Named};
-use conductor_core::observed::{
+use engine::{Change, EngineError, EngineEvent, HostFault, Mount, MountSource, Named};
+use manifests::manifest::{Healthcheck, HealthcheckChoice, Protocol};
+use model::observed::{
     ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT, Limits,
 };
-use manifests::manifest::{Healthcheck, HealthcheckChoice, Protocol};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conductor::engine::{EngineError, LogChunk, LogOptions, OutputStream};
+use engine::{EngineError, LogChunk, LogOptions, OutputStream};
 use futures_util::StreamExt;
 
 use crate::harness::{Does, Lab, everywhere, wait_for};

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use conductor::engine::{
-    Change, DEFAULT_SOCKET, DockerEngine, Engine, EngineError, EngineEvent, NEWEST,
-};
+use engine::{Change, DEFAULT_SOCKET, DockerEngine, Engine, EngineError, EngineEvent, NEWEST};
 
 use crate::harness::{Does, Lab, next, wait_for};
 use crate::proxy::Proxy;

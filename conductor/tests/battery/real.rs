@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use conductor::engine::{LogOptions, SpecInput, spec};
 use conductor::reachability::{Reach, Target, probe_from};
 use conductor::readiness::{Criterion, Look, look};
-use conductor_core::observed::{Ownership, Surroundings};
+use engine::{LogOptions, SpecInput, spec};
 use futures_util::StreamExt;
 use manifests::Manifest;
 use manifests::manifest::{Healthcheck, HealthcheckChoice, Service, Volume, VolumeSource};
+use model::observed::{Ownership, Surroundings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

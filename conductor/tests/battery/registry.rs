@@ -9,14 +9,14 @@ use std::time::Duration;
 use bollard::auth::DockerCredentials;
 use bollard::models::ContainerConfig;
 use bollard::query_parameters as query;
-use conductor::engine::memory::Published as InRegistry;
-use conductor::engine::{CreateSpec, Credentials, EngineError, HostFault};
 use conductor::images::{Images, PullSettings, RECORD, collect, reference};
 use conductor::{Published, Seen};
-use conductor_core::Snapshot;
-use conductor_core::disk::{DiskLimits, LocalImage, PulledImages};
+use engine::memory::Published as InRegistry;
+use engine::{CreateSpec, Credentials, EngineError, HostFault};
 use futures_util::StreamExt as _;
 use manifests::manifest::Pull;
+use model::Snapshot;
+use model::disk::{DiskLimits, LocalImage, PulledImages};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 

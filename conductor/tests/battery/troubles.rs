@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use conductor::engine::{CreateSpec, EngineError, HostFault, Mount, MountSource, Named};
-use conductor_core::observed::ContainerState;
+use engine::{CreateSpec, EngineError, HostFault, Mount, MountSource, Named};
+use model::observed::ContainerState;
 
 use crate::harness::{Does, Lab, everywhere, tcp};
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use arc_swap::ArcSwap;
-use conductor_core::directory::Directory;
-use conductor_core::snapshot::{Change, Snapshot};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use manifests::ContainerId;
+use model::directory::Directory;
+use model::snapshot::{Change, Snapshot};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 use axum::{Json, Router};
-use conductor_core::events::Wanted;
 use manifests::{AppName, ContainerId, ContainerName};
+use model::events::Wanted;
 
 use super::stream;
 use crate::v1::types::{ApiError, LogOptions, Reasons};

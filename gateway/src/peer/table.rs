@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use conductor_core::Snapshot;
-use conductor_core::records::Peer;
 use manifests::HostName;
+use model::Snapshot;
+use model::records::Peer;
 use tokio::sync::watch;
 
 /// The table. Told by the agent, read by both sides of the door.

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::events::{Happened, Kind, Wanted};
-use conductor_core::records::Peer;
 use futures_util::StreamExt;
 use manifests::{ContainerId, HostName, SlotId};
+use model::events::{Happened, Kind, Wanted};
+use model::records::Peer;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};

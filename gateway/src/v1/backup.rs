@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use conductor_core::records::Cluster;
 use manifests::keys::{CONFIG, Key};
 use manifests::{ContainerId, placement};
+use model::records::Cluster;
 use serde::Deserialize;
 use serde_json::Value;
 use store::kv::KeyValue;

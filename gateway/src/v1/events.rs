@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use axum::extract::State;
 use axum::response::Response;
-use conductor_core::events::{Event, Wanted};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use manifests::{AppName, ContainerName, HostName};
+use model::events::{Event, Wanted};
 use serde::Deserialize;
 
 use super::Api;

@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use conductor_core::events::{Event, Wanted};
-use conductor_core::observed::Observed;
-use conductor_core::records::Cluster;
-use conductor_core::{Directory, Snapshot};
 use futures_util::Stream;
 use manifests::{HostName, SlotId};
+use model::events::{Event, Wanted};
+use model::observed::Observed;
+use model::records::Cluster;
+use model::{Directory, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::types::{HoldReport, LogOptions, LogSource, Reasons};

@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::State;
-use conductor_core::Snapshot;
-use conductor_core::observed::Observed;
-use conductor_core::records::{Claim, Cluster, HostRecord, HostState};
-use conductor_core::snapshot::Desired;
 use futures_util::future::join_all;
 use manifests::HostName;
 use manifests::keys::Key;
+use model::Snapshot;
+use model::observed::Observed;
+use model::records::{Claim, Cluster, HostRecord, HostState};
+use model::snapshot::Desired;
 use serde::Deserialize;
 use store::{Compare, KvError, Op};
 use uuid::Uuid;

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use conductor_core::Snapshot;
-use conductor_core::records::{Availability, Labels};
-use conductor_core::snapshot::{HostView, Rev};
 use manifests::keys::{self, Key};
 use manifests::{HostName, SlotId, placement};
+use model::Snapshot;
+use model::records::{Availability, Labels};
+use model::snapshot::{HostView, Rev};
 use serde::Deserialize;
 use store::kv::{KeyRange, Relation, Target};
 use store::{Compare, Op};
@@ -288,7 +288,7 @@ fn stuck(snapshot: &Snapshot, host: &HostName, slot: &SlotId) -> Option<String> 
         let volumes = data.volumes.join(", ");
         return Some(format!("its data is on {} ({volumes})", data.host));
     }
-    let placed = conductor_core::placement::explain(snapshot, slot)?;
+    let placed = planner::placement::explain(snapshot, slot)?;
     if placed.order.iter().any(|other| other != host) {
         return None;
     }

@@ -3,9 +3,9 @@
 //! What an operator changes is decided on this and guarded by its revisions,
 //! never on the agent's view: that may be old, and in hold it is kept on purpose.
 
-use conductor_core::Snapshot;
-use conductor_core::snapshot::Change;
 use manifests::keys::{WATCH_END, WATCH_START};
+use model::Snapshot;
+use model::snapshot::Change;
 use store::kv::{KeyRange, KeyValue, Kv, KvError, Range};
 
 /// Keys read at once.

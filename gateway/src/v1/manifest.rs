@@ -12,10 +12,11 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
-use conductor_core::links::{self, LinkWarning};
 use manifests::keys::{self, Key};
 use manifests::parse::Problem;
 use manifests::{AppName, ContainerId, ContainerName, Manifest};
+use model::links;
+use model::links::LinkWarning;
 use store::kv::{KeyRange, KeyValue, Range, RangeReply, Relation, Target};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
 

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use conductor_core::events::{Event, Happened, Wanted};
-use conductor_core::observed::Observed;
-use conductor_core::records::{
-    Capacity, Claim, Cluster, Data, HostRecord, HostState, Member, Peer, Phase, SlotState, Status,
-    Versions,
-};
-use conductor_core::snapshot::Change;
-use conductor_core::{Directory, Snapshot};
 use futures_util::stream;
 use manifests::keys::{Key, WATCH_END, WATCH_START};
 use manifests::{ContainerId, HostName, InstanceId, ServiceName, SlotId};
+use model::events::{Event, Happened, Wanted};
+use model::observed::Observed;
+use model::records::{
+    Capacity, Claim, Cluster, Data, HostRecord, HostState, Member, Peer, Phase, SlotState, Status,
+    Versions,
+};
+use model::snapshot::Change;
+use model::{Directory, Snapshot};
 use store::Op;
 use store::kv::{KeyRange, Range, Txn};
 use store::memory::MemKv;

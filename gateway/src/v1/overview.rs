@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conductor_core::records::{Availability, HostState};
-use conductor_core::snapshot::{HostView, Snapshot};
 use manifests::HostName;
+use model::records::{Availability, HostState};
+use model::snapshot::{HostView, Snapshot};
 
 use super::types::{
     AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus,

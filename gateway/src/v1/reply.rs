@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use manifests::ContainerId;
+use model::error::chain;
 use serde::de::DeserializeOwned;
 use store::KvError;
 
@@ -114,17 +115,6 @@ impl Failure {
             _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// The names in a path; one that is no name is said in JSON.

@@ -6,17 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use conductor_core::Directory;
-use conductor_core::address::is_global;
-use conductor_core::directory::reached_at;
-use conductor_core::links;
-use conductor_core::placement::{self, Unclaimed};
-use conductor_core::records::{Claim, HostState, Phase, Status};
-use conductor_core::snapshot::{ContainerView, Desired, SlotView, Snapshot};
-use conductor_core::target::Target;
-use conductor_core::volumes;
 use manifests::manifest::Service;
 use manifests::{AppName, ContainerId, HostName, ServiceName, SlotId};
+use model::Directory;
+use model::address::is_global;
+use model::directory::reached_at;
+use model::links;
+use model::records::{Claim, HostState, Phase, Status};
+use model::snapshot::{ContainerView, Desired, SlotView, Snapshot};
+use model::volumes;
+use planner::placement;
+use planner::placement::Unclaimed;
+use planner::target::Target;
 
 use super::types::{ContainerRow, GaveUp, PublishedPort, Reasons, SlotRow, SlotStatus};
 

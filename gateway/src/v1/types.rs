@@ -547,7 +547,7 @@ pub struct HostEvent {
     pub times: u32,
     /// What.
     #[serde(flatten)]
-    pub what: conductor_core::events::Happened,
+    pub what: model::events::Happened,
 }
 
 /// Where a line was written.

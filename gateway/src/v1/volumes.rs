@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
-use conductor_core::Snapshot;
-use conductor_core::records::Data;
-use conductor_core::snapshot::{Rev, SlotView};
 use futures_util::future::join_all;
 use manifests::keys::Key;
 use manifests::{AppName, ContainerId, ContainerName, HostName, SlotId};
+use model::Snapshot;
+use model::records::Data;
+use model::snapshot::{Rev, SlotView};
 use serde::Deserialize;
 use store::Compare;
 use store::Op;

@@ -1,11 +1,11 @@
 //! `why`: one container explained, from what is known and what the hosts answered. Pure.
 
-use conductor_core::directory::{Directory, ServiceId};
-use conductor_core::placement;
-use conductor_core::records::Phase;
-use conductor_core::snapshot::Desired;
-use conductor_core::target::Target;
 use manifests::{ContainerId, Manifest, SlotId};
+use model::directory::{Directory, ServiceId};
+use model::records::Phase;
+use model::snapshot::Desired;
+use planner::placement;
+use planner::target::Target;
 
 use super::rows::{Filter, Sources, container_row, merge};
 use super::types::{SlotRow, Why, WhyEndpoint, WhyHost, WhyLink, WhySlot};

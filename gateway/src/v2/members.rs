@@ -3,8 +3,8 @@
 //! A host's record says where its API listens, if that is not loopback; the
 //! host that is asked is a member under the address that it was asked at.
 
-use conductor_core::records::HostRecord;
 use manifests::keys::Key;
+use model::records::HostRecord;
 use serde::Serialize;
 use store::kv::{KeyRange, Range};
 

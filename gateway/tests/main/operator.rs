@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use conductor_core::events::Wanted;
-use conductor_core::observed::Observed;
-use conductor_core::records::Cluster;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use gateway::v1::facilities::EventStream;
 use gateway::v1::memory::MemAgent;
 use gateway::v1::types::{LogOptions, Reasons};
 use gateway::v1::{Api, Facilities, LogStream, LogsError, Seen, VolumeError};
 use manifests::{HostName, SlotId};
+use model::events::Wanted;
+use model::observed::Observed;
+use model::records::Cluster;
 use serde_json::{Value, json};
 use store::Kv;
 use store::etcd::EtcdKv;

@@ -4,7 +4,7 @@
 //! before the whole. etcd refuses a transaction that names a key twice, even in
 //! a loser, so a transaction that shares a written key goes into another batch.
 
-use conductor_core::{Rule, Rules};
+use model::{Rule, Rules};
 
 use crate::kv::{KeyRange, Op, OpReply, Txn, TxnReply};
 

@@ -6,11 +6,12 @@
 
 mod batch;
 
-use conductor_core::records::{Claim, Data, Rollout, SlotState, Unfit, Version};
-use conductor_core::write::{Over, VoidNext, Write};
-use conductor_core::{Rule, Rules};
 use manifests::keys::{self, Key};
 use manifests::{ContainerId, HostName, SlotId};
+use model::records::{Claim, Data, Rollout, SlotState, Unfit, Version};
+use model::snapshot::VoidNext;
+use model::write::{Over, Write};
+use model::{Rule, Rules};
 
 pub use batch::{Batch, batch};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use conductor_core::Millis;
+use model::Millis;
 use tokio::time::Instant;
 
 use super::lease::boottime;

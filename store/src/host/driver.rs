@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::Millis;
-use conductor_core::records::{Cluster, Hold, HostRecord};
-use conductor_core::snapshot::Rev;
 use manifests::HostName;
+use model::Millis;
+use model::records::{Cluster, Hold, HostRecord};
+use model::snapshot::Rev;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, warn};
 use uuid::Uuid;

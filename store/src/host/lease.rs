@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use conductor_core::Millis;
+use model::Millis;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 

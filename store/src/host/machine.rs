@@ -8,9 +8,10 @@
 
 use std::time::Duration;
 
-use conductor_core::records::{Cluster, Hold, HostRecord, HostState};
-use conductor_core::{Millis, Rule};
 use manifests::keys::Key;
+use model::error::chain;
+use model::records::{Cluster, Hold, HostRecord, HostState};
+use model::{Millis, Rule};
 use uuid::Uuid;
 
 use super::disk::{Facts, Note};
@@ -809,17 +810,6 @@ impl HostMachine {
 
 fn note(note: Note) -> (Asked, HostStep) {
     (Asked::Note(note.clone()), HostStep::Note(note))
-}
-
-/// An error and what it came from.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

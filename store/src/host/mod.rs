@@ -21,8 +21,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::Rules;
 use manifests::HostName;
+use model::Rules;
 use uuid::Uuid;
 
 pub use clock::Clock;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use conductor_core::Millis;
-use conductor_core::records::HostRecord;
+use model::Millis;
+use model::records::HostRecord;
 
 /// How long a change must have held.
 pub(super) const HOLD: Duration = Duration::from_secs(2);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use conductor_core::records::{Cluster, HostRecord, HostState};
-use conductor_core::snapshot::Rev;
+use model::records::{Cluster, HostRecord, HostState};
+use model::snapshot::Rev;
 
 use super::disk::Disk;
 use crate::view::{FirstRead, Known, Reason, Trust, check};

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use conductor_core::records::{Availability, Cluster, HostRecord, Member};
-use conductor_core::snapshot::{Change, Snapshot};
 use manifests::HostName;
 use manifests::keys::{self, Key};
+use model::records::{Availability, Cluster, HostRecord, Member};
+use model::snapshot::{Change, Snapshot};
 
 use super::disk::Disk;
 use super::start::Start;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use conductor_core::Millis;
+use model::Millis;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-use conductor_core::Millis;
+use model::Millis;
 
 pub use kv::MemKv;
 pub use watches::WatchId;

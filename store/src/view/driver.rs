@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::Millis;
-use conductor_core::records::Cluster;
 use manifests::keys::Key;
+use model::Millis;
+use model::records::Cluster;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
-use conductor_core::Millis;
-use conductor_core::records::Cluster;
-use conductor_core::rules::{Rule, Rules};
-use conductor_core::snapshot::{Change, Snapshot, Touched};
 use manifests::keys::{Key, WATCH_END, WATCH_START};
+use model::Millis;
+use model::records::Cluster;
+use model::rules::{Rule, Rules};
+use model::snapshot::{Change, Snapshot, Touched};
 use rpds::RedBlackTreeMapSync;
 
 use super::saved::{Raw, SavedView};

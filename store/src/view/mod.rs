@@ -19,9 +19,9 @@ mod updates;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conductor_core::records::Cluster;
-use conductor_core::rules::{Rule, Rules};
-use conductor_core::snapshot::{Snapshot, Touched};
+use model::records::Cluster;
+use model::rules::{Rule, Rules};
+use model::snapshot::{Snapshot, Touched};
 use tokio::sync::watch;
 
 pub use driver::run_view;
@@ -55,16 +55,16 @@ pub struct ViewUpdate {
 impl ViewUpdate {
     /// How far a plan may trust the snapshot: in hold, and while it is not complete or stale, only what crashed is
     /// started again.
-    pub fn allows(&self, rules: Rules) -> conductor_core::Trust {
+    pub fn allows(&self, rules: Rules) -> model::Trust {
         let all = if self.trust.is_trusted() {
             self.complete && !self.stale
         } else {
             !rules.has(Rule::Hold)
         };
         if all {
-            conductor_core::Trust::Full
+            model::Trust::Full
         } else {
-            conductor_core::Trust::RestartsOnly
+            model::Trust::RestartsOnly
         }
     }
 

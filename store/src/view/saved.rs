@@ -7,8 +7,8 @@ use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use conductor_core::records::Cluster;
 use manifests::keys::Key;
+use model::records::Cluster;
 use rpds::RedBlackTreeMapSync;
 
 use crate::kv::KeyValue;

@@ -3,7 +3,7 @@
 //! A container is stopped only because of something seen in unbroken history;
 //! a failed check means that history may be broken.
 
-use conductor_core::records::Cluster;
+use model::records::Cluster;
 use uuid::Uuid;
 
 /// Fewer manifests than that may go unseen.

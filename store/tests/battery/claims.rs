@@ -1,10 +1,11 @@
 //! The transactions by which slots change hands, carried out.
 
-use conductor_core::Rules;
-use conductor_core::records::{Claim, Data, Phase, Rollout, SlotState, Status, Unfit, Version};
-use conductor_core::write::{Over, VoidNext, Write};
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, InstanceId, SlotId};
+use model::Rules;
+use model::records::{Claim, Data, Phase, Rollout, SlotState, Status, Unfit, Version};
+use model::snapshot::VoidNext;
+use model::write::{Over, Write};
 use store::claims::Batch;
 use store::kv::{KeyRange, Kv, OpReply, Range, Txn, TxnReply};
 use store::{Compare, Op};

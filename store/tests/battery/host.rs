@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::records::{
+use model::records::{
     Availability, Capacity, Cluster, Hold, HostRecord, HostState, Member, Versions,
 };
-use conductor_core::snapshot::Rev;
-use conductor_core::{Millis, Rules};
+use model::snapshot::Rev;
+use model::{Millis, Rules};
 use store::Op;
 use store::host::{
     Host, HostOptions, HostStatus, JoinError, StateDir, StateDirError, Stop, Stopped, Waiting,

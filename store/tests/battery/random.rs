@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor_core::snapshot::{Change, Snapshot};
 use manifests::keys::{WATCH_END, WATCH_START};
+use model::snapshot::{Change, Snapshot};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;

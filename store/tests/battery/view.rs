@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use conductor_core::records::Cluster;
-use conductor_core::snapshot::{Snapshot, Touched};
 use manifests::ContainerId;
+use model::records::Cluster;
+use model::snapshot::{Snapshot, Touched};
 use store::Op;
 use store::kv::{KeyRange, Kv, KvError, Range, RangeReply, Status, Txn, TxnReply, Watch};
 use store::memory::{MemEtcd, MemKv};

@@ -6,17 +6,17 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use conductor_core::Snapshot;
-use conductor_core::disk::PulledImage;
-use conductor_core::snapshot::Change;
 use manifests::manifest::Pull;
+use model::Snapshot;
+use model::disk::PulledImage;
+use model::snapshot::Change;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::engine::memory::{MemEngine, Published as InRegistry};
-use crate::engine::{HostFault, Operation};
 use crate::images::PullSettings;
 use crate::published::Seen;
+use engine::memory::{MemEngine, Published as InRegistry};
+use engine::{HostFault, Operation};
 
 /// An engine whose disk holds a hundred bytes, with images of ten bytes each.
 struct Lab {
@@ -60,7 +60,7 @@ impl Lab {
 
     /// Images that were pulled long ago, the first one first.
     fn pulled(&self, ids: &[&str]) {
-        let mut record = conductor_core::disk::PulledImages::new();
+        let mut record = model::disk::PulledImages::new();
         for (used, id) in ids.iter().enumerate() {
             let name = format!("{id}:1");
             self.engine
@@ -147,9 +147,9 @@ async fn nothing_goes_while_it_is_not_known_what_is_needed() {
 async fn what_a_manifest_means_and_what_a_container_is_made_from_stays() {
     let lab = Lab::new(99);
     lab.pulled(&["made-from", "meant", "neither"]);
-    let spec = crate::engine::CreateSpec {
+    let spec = engine::CreateSpec {
         image: "made-from:1".to_owned(),
-        ..crate::engine::CreateSpec::default()
+        ..engine::CreateSpec::default()
     };
     lab.engine.create(&spec).await.unwrap();
     let mut snapshot = Snapshot::default();

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
-use conductor_core::Snapshot;
-use conductor_core::snapshot::ContainerView;
 use jiff::Timestamp;
 use manifests::{AppName, ContainerId, ContainerName, SlotId};
+use model::Snapshot;
+use model::snapshot::ContainerView;
 use serde::Deserialize;
 
 use super::Api;

@@ -1,8 +1,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use super::*;
-use conductor_core::Directory;
-use conductor_core::snapshot::Change;
+use model::Directory;
+use model::snapshot::Change;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

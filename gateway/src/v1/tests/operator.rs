@@ -1,9 +1,9 @@
 //! What operators do: hosts, volumes, backups, the end of a hold.
 
-use conductor_core::observed::{
+use model::observed::{
     ContainerState, Observed, ObservedContainer, Ownership, PublishedPorts, Running,
 };
-use conductor_core::records::{Cluster, HostRecord, HostState};
+use model::records::{Cluster, HostRecord, HostState};
 use store::kv::{KeyRange, Range};
 use uuid::Uuid;
 
@@ -60,7 +60,7 @@ fn running(slot: &SlotId, on: &str) -> ObservedContainer {
         }),
         addr: None,
         ports: PublishedPorts::new(),
-        limits: conductor_core::observed::Limits::default(),
+        limits: model::observed::Limits::default(),
         check: None,
         image: String::new(),
         image_id: String::new(),
@@ -644,7 +644,7 @@ fn a_host_stops_what_etcd_gives_to_others_and_keeps_what_it_does_not_know() {
         bad.slot(0),   // with one that can't be read
     ];
     let mut ended = running(&db().slot(1), "h1");
-    ended.state = ContainerState::Exited(conductor_core::observed::Exit::default());
+    ended.state = ContainerState::Exited(model::observed::Exit::default());
     let containers = slots.iter().map(|slot| running(slot, "h1"));
     let observed = Observed::new(containers.chain([ended]), 0);
     let report = hold_report(&agent.snapshot().unwrap().snapshot, &observed, &host("h1"));
@@ -719,7 +719,7 @@ async fn hosts_say_why_they_are_in_hold() {
     change_record(&door.agent, "h1", |record| {
         record.state = HostState::Hold;
         record.disk = Some(87);
-        record.hold = Some(conductor_core::records::Hold {
+        record.hold = Some(model::records::Hold {
             reason: "the epoch is an older one".to_owned(),
             shared: true,
         });

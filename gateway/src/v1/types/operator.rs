@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use conductor_core::records::{Availability, Cluster, Labels};
 use manifests::{AppName, ContainerName, HostName, SlotId};
+use model::records::{Availability, Cluster, Labels};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use conductor_core::Rules;
-use conductor_core::records::{Availability, Capacity, Member, Versions};
 use manifests::HostName;
+use model::Rules;
+use model::records::{Availability, Capacity, Member, Versions};
 
 use super::super::disk::Disk;
 use super::*;

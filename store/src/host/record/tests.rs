@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use conductor_core::records::{Capacity, HostState, Versions};
+use model::records::{Capacity, HostState, Versions};
 use uuid::Uuid;
 
 use super::*;

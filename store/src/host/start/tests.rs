@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use conductor_core::records::{Capacity, Versions};
+use model::records::{Capacity, Versions};
 
 use uuid::Uuid;
 

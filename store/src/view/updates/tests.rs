@@ -1,5 +1,5 @@
-use conductor_core::records::Cluster;
-use conductor_core::snapshot::{Snapshot, Touched};
+use model::records::Cluster;
+use model::snapshot::{Snapshot, Touched};
 
 use super::*;
 use crate::view::Trust;

@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use conductor::allocation::Allocation;
-use conductor::engine::memory::{MemEngine, Published as InRegistry};
 use conductor::images::{Images, PullSettings};
 use conductor::instances::Instances;
 use conductor::orphans::Orphans;
 use conductor::steps::Steps;
 use conductor::{Published, Setup};
-use conductor_core::Rules;
-use conductor_core::observed::Surroundings;
-use conductor_core::records::{Capacity, HostRecord, HostState, Versions};
+use engine::memory::{MemEngine, Published as InRegistry};
 use manifests::HostName;
 use manifests::keys::{Key, WATCH_END, WATCH_START};
+use model::Rules;
+use model::observed::Surroundings;
+use model::records::{Capacity, HostRecord, HostState, Versions};
 use store::etcd::{EtcdKv, EtcdOptions};
 use store::host::{Clock, Host, HostOptions, HostStatus, StateDir, StateDirError, Stop};
 use store::kv::{
@@ -388,7 +388,7 @@ impl Agent {
         let kv = &self.kv;
         let viewing = tokio::spawn(run_view(kv.clone(), options, inputs, sender, view.clone()));
         let published = Arc::new(Published::default());
-        let this = conductor_core::Host {
+        let this = model::Host {
             name: self.name.clone(),
             id: dir.machine(),
             surroundings: Surroundings {
@@ -484,7 +484,7 @@ pub(crate) fn record(id: Uuid, addr: IpAddr) -> HostRecord {
         capacity: Capacity::default(),
         versions: Versions {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
-            placement: conductor_core::placement::VERSIONS.to_vec(),
+            placement: planner::placement::VERSIONS.to_vec(),
         },
         foreign: 0,
         engine: true,

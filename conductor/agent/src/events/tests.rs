@@ -1,0 +1,243 @@
+//! What is told of changes.
+
+use std::net::IpAddr;
+
+use manifests::{ContainerId, InstanceId, SlotId};
+use uuid::Uuid;
+
+use super::*;
+use model::observed::{Ownership, PublishedPorts};
+use model::records::{Claim, SlotState, Unfit};
+use planner::plan::Plan;
+
+fn slot() -> SlotId {
+    "shop/web".parse::<ContainerId>().expect("an id").slot(2)
+}
+
+fn instance(name: &str) -> InstanceId {
+    name.parse().expect("an instance")
+}
+
+fn running(started_at: i64) -> ContainerState {
+    ContainerState::Running(Running {
+        pid: 1,
+        started_at,
+        health: None,
+    })
+}
+
+fn exited(code: i64, at: i64) -> ContainerState {
+    ContainerState::Exited(Exit {
+        code,
+        at,
+        ..Exit::default()
+    })
+}
+
+fn shows(state: ContainerState) -> Observed {
+    let container = ObservedContainer {
+        docker_id: "d".to_owned(),
+        name: "n".to_owned(),
+        owner: Ownership {
+            cluster: Uuid::from_u128(7),
+            slot: slot(),
+            instance: instance("i-1"),
+            manifest_hash: "1:aa".to_owned(),
+            host_hash: "1:bb".to_owned(),
+        },
+        state,
+        addr: None,
+        ports: PublishedPorts::new(),
+        limits: model::observed::Limits::default(),
+        check: None,
+        image: String::new(),
+        image_id: "sha256:1".to_owned(),
+        created_at: 1,
+    };
+    Observed::new([container], 0)
+}
+
+fn with(mut observed: Observed, readiness: Readiness) -> Observed {
+    observed.readiness.insert(instance("i-1"), readiness);
+    observed
+}
+
+/// Kinds and messages.
+fn told(before: &Observed, after: &Observed, local: &Local) -> Vec<String> {
+    of_observed(before, after, local, 100)
+        .iter()
+        .map(|one| format!("{} {} {}", one.subject(), one.kind, one.message))
+        .map(|text| text.trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn starts_ends_and_readiness_are_told_once() {
+    let none = Observed::default();
+    let made = shows(ContainerState::Created {
+        error: String::new(),
+    });
+    let up = shows(running(200));
+    let ready = with(up.clone(), Readiness::Ready);
+    let unready = with(up.clone(), Readiness::Unready("port 80".to_owned()));
+    let down = shows(exited(1, 300));
+    let local = Local::default();
+    let of = |before: &Observed, after: &Observed| told(before, after, &local);
+    assert_eq!(of(&none, &made), [""; 0]);
+    assert_eq!(of(&made, &up), ["shop/web/2 started"]);
+    assert_eq!(of(&up, &up), [""; 0]);
+    assert_eq!(of(&up, &ready), ["shop/web/2 ready"]);
+    assert_eq!(of(&ready, &unready), ["shop/web/2 unready port 80"]);
+    assert_eq!(of(&unready, &ready), ["shop/web/2 ready again"]);
+    assert_eq!(of(&up, &down), ["shop/web/2 exited exit code 1"]);
+    assert_eq!(of(&down, &down), [""; 0]);
+    assert_eq!(of(&down, &none), ["shop/web/2 removed"]);
+    assert_eq!(of(&up, &none), ["shop/web/2 removed while it ran"]);
+    let again = shows(running(400));
+    assert_eq!(of(&down, &again), ["shop/web/2 started"]);
+    assert_eq!(
+        of(&up, &again),
+        ["shop/web/2 exited", "shop/web/2 started"],
+        "an end that was not seen has been all the same"
+    );
+}
+
+#[test]
+fn an_end_that_was_asked_for_is_a_stop() {
+    let mut local = Local::default();
+    let leaves = Plan {
+        leaving: vec![instance("i-1")],
+        ..Plan::default()
+    };
+    local.begin(&leaves, model::Millis(1));
+    let told = told(&shows(running(200)), &shows(exited(143, 300)), &local);
+    assert_eq!(told, ["shop/web/2 stopped exit code 143"]);
+}
+
+#[test]
+fn a_pause_by_hand_is_told_and_so_is_its_end() {
+    let local = Local::default();
+    let paused = ContainerState::Paused(Running {
+        pid: 1,
+        started_at: 200,
+        health: None,
+    });
+    let running = with(shows(running(200)), Readiness::Ready);
+    let why = Readiness::Unready("it is paused".to_owned());
+    let paused = with(shows(paused), why.clone());
+    assert_eq!(
+        told(&running, &paused, &local),
+        ["shop/web/2 paused", "shop/web/2 unready it is paused"]
+    );
+    let goes_on = with(running.clone(), why);
+    assert_eq!(told(&paused, &goes_on, &local), ["shop/web/2 unpaused"]);
+    assert_eq!(told(&goes_on, &running, &local), ["shop/web/2 ready again"]);
+}
+
+#[test]
+fn what_an_agent_finds_at_its_start_is_not_new() {
+    let local = Local::default();
+    let found = with(shows(running(50)), Readiness::Ready);
+    assert_eq!(told(&Observed::default(), &found, &local), [""; 0]);
+    let dead = shows(exited(1, 60));
+    assert_eq!(told(&Observed::default(), &dead, &local), [""; 0]);
+}
+
+#[test]
+fn an_engine_and_a_hold_have_a_begin_and_an_end() {
+    let up = Observed::default();
+    let silent = Observed {
+        engine: EngineState::Unresponsive("no answer".to_owned()),
+        ..Observed::default()
+    };
+    let local = Local::default();
+    assert_eq!(
+        told(&up, &silent, &local),
+        ["engine-unresponsive no answer"]
+    );
+    assert_eq!(told(&silent, &silent, &local), [""; 0]);
+    assert_eq!(told(&silent, &up, &local), ["engine-back"]);
+    let kind = |before, now| of_hold(before, now).map(|one| one.kind);
+    assert_eq!(kind(None, None), None);
+    assert_eq!(kind(None, Some("rewound")), Some(Kind::Hold));
+    assert_eq!(kind(Some("rewound"), Some("rewound")), None);
+    assert_eq!(kind(Some("rewound"), None), Some(Kind::HoldEnded));
+    assert_eq!(of_epoch(2, 2), None);
+    assert_eq!(of_epoch(2, 3).map(|one| one.kind), Some(Kind::Restored));
+}
+
+#[test]
+fn writes_and_steps_say_what_the_engine_does_not_show() {
+    let claim = Claim {
+        host: "h1".parse().expect("a host"),
+        instance: instance("i-1"),
+        manifest_rev: 7,
+    };
+    let write = Write::NewInstance {
+        slot: slot(),
+        claim,
+        held: 3,
+        data: None,
+    };
+    let one = of_write(&write).expect("an event");
+    assert_eq!(
+        (one.kind, one.message.as_str()),
+        (Kind::Replacing, "to run revision 7")
+    );
+    assert_eq!(one.instance, Some(instance("i-1")));
+    let state = |state| Write::State {
+        slot: slot(),
+        state: SlotState {
+            instance: instance("i-1"),
+            state,
+            addr: IpAddr::from([10, 0, 0, 1]),
+            ports: std::collections::BTreeMap::new(),
+        },
+        held: 3,
+        seen: 4,
+    };
+    assert_eq!(
+        of_write(&state(Phase::Leaving)).map(|one| one.kind),
+        Some(Kind::Leaving)
+    );
+    let taken = Write::TakeOver {
+        slot: slot(),
+        claim: Claim {
+            host: "h1".parse().expect("a host"),
+            instance: instance("i-2"),
+            manifest_rev: 7,
+        },
+        held: 3,
+        lost: "h3".parse().expect("a host"),
+        manifest: 7,
+        next: None,
+        data: None,
+    };
+    let one = of_write(&taken).expect("an event");
+    assert_eq!(one.kind, Kind::TakenOver);
+    assert_eq!(one.message, "h3 is missing; to run revision 7");
+    assert_eq!(one.from_host, Some("h3".parse().expect("a host")));
+    let unfit = Write::Release {
+        slot: slot(),
+        held: 3,
+        unfit: Some((
+            "h1".parse().expect("a host"),
+            Unfit {
+                manifest_rev: 7,
+                reason: "port 80 is taken".to_owned(),
+            },
+        )),
+    };
+    let one = of_write(&unfit).expect("an event");
+    assert_eq!(one.kind, Kind::Unfit);
+    assert!(one.message.ends_with("port 80 is taken"), "{one:?}");
+    // That it is ready, the engine shows.
+    assert_eq!(of_write(&state(Phase::Ready)), None);
+    let failed = ActionResult::Failed {
+        slot: slot(),
+        reason: "x".repeat(5_000),
+    };
+    let one = of_outcome(&failed).expect("an event");
+    assert_eq!(one.kind, Kind::Failed);
+    assert!(one.message.len() < 1_010, "a message has an end");
+}

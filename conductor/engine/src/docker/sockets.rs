@@ -1,0 +1,338 @@
+//! Which ports listen in a container's network namespace: asked of the kernel by `sock_diag(7)`, from inside it.
+//!
+//! Where that can't be had, `/proc/<pid>/net` is read: the same answer, but the
+//! kernel walks its table of all connections for it. Nothing is connected to:
+//! a bare connect is an error to many a server.
+
+mod message;
+mod proc;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use manifests::manifest::Protocol;
+use model::observed::ContainerPort;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+
+use self::message::{AnswerError, Family};
+use crate::EngineError;
+use crate::netns::{EnterError, inside};
+
+/// What the kernel sends at once is at most 32 KiB.
+const PART: usize = 32 * 1024;
+/// The kernel answers at once; whatever happens, the thread ends.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether this process has learnt that it can't have `sock_diag`.
+static DENIED: AtomicBool = AtomicBool::new(false);
+
+/// The wanted ports that are reached from outside the container.
+pub(super) async fn listening(
+    pid: u32,
+    wanted: &BTreeSet<ContainerPort>,
+) -> Result<BTreeSet<ContainerPort>, EngineError> {
+    if !DENIED.load(Ordering::Relaxed) {
+        let ports = wanted.clone();
+        let error = match inside(pid, "sockets", move || by_sock_diag(&ports)).await {
+            Ok(Ok(ports)) => return Ok(ports),
+            Err(EnterError::Enter { source, .. }) if is_gone(&source) => {
+                return Err(unread(pid, &source));
+            }
+            Ok(Err(error))
+            | Err(EnterError::Enter { source: error, .. } | EnterError::Thread(error)) => error,
+        };
+        if is_denial(&error) && !DENIED.swap(true, Ordering::Relaxed) {
+            tracing::info!(%error, "no sock_diag here: sockets are read from /proc");
+        }
+    }
+    let wanted = wanted.clone();
+    let reading = tokio::task::spawn_blocking(move || by_proc(pid, &wanted));
+    let read = reading.await.unwrap_or_else(|ended| Err(ended.into()));
+    read.map_err(|error| unread(pid, &error))
+}
+
+/// Why nothing could be seen. That this process lacks descriptors or memory says nothing about the container.
+fn unread(pid: u32, error: &io::Error) -> EngineError {
+    if is_gone(error) {
+        EngineError::NotFound(format!("process {pid} is gone"))
+    } else {
+        EngineError::Engine(format!(
+            "the sockets of process {pid} can't be read: {error}"
+        ))
+    }
+}
+
+/// The process has ended.
+fn is_gone(error: &io::Error) -> bool {
+    [Errno::NOENT, Errno::SRCH].contains(&errno(error))
+}
+
+/// Asking again will not help: a kernel without it, or no right to it.
+fn is_denial(error: &io::Error) -> bool {
+    [
+        Errno::NOENT,
+        Errno::OPNOTSUPP,
+        Errno::PROTONOSUPPORT,
+        Errno::AFNOSUPPORT,
+        Errno::NOSYS,
+        Errno::PERM,
+        Errno::ACCESS,
+    ]
+    .contains(&errno(error))
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// Goes through the tables that are needed for these ports. `table` tells the local address of each socket in one.
+fn look(
+    wanted: &BTreeSet<ContainerPort>,
+    mut table: impl FnMut(Protocol, Family, &mut dyn FnMut(SocketAddr)) -> io::Result<()>,
+) -> io::Result<BTreeSet<ContainerPort>> {
+    let mut ports = BTreeSet::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        // An IPv6 socket takes IPv4 too, as a rule, so any of the two will do.
+        for family in [Family::V4, Family::V6] {
+            let is_open = |port: &ContainerPort| port.protocol == protocol && !ports.contains(port);
+            if !wanted.iter().any(is_open) {
+                break;
+            }
+            let read = table(protocol, family, &mut |local| {
+                let port = ContainerPort {
+                    port: local.port(),
+                    protocol,
+                };
+                if !is_loopback(local.ip()) && wanted.contains(&port) {
+                    ports.insert(port);
+                }
+            });
+            match (read, family) {
+                // A kernel without IPv6 has no such tables.
+                (Err(error), Family::V6) if errno(&error) == Errno::NOENT => {}
+                (read, _) => read?,
+            }
+        }
+    }
+    Ok(ports)
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|a| a.is_loopback())
+        }
+    }
+}
+
+/// In the network namespace of the calling thread.
+fn by_sock_diag(wanted: &BTreeSet<ContainerPort>) -> io::Result<BTreeSet<ContainerPort>> {
+    let socket = net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(net::netlink::SOCK_DIAG),
+    )?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    // To the kernel: what processes of the container send here is turned away.
+    net::connect(&socket, &net::netlink::SocketAddrNetlink::new(0, 0))?;
+    let mut part = vec![0; PART];
+    let mut sequence = 0;
+    look(wanted, |protocol, family, each| {
+        sequence += 1;
+        let request = message::request(sequence, protocol, family);
+        retry_on_intr(|| net::send(&socket, &request, SendFlags::empty()))?;
+        while !receive(&socket, &mut part, sequence, protocol, each)? {}
+        Ok(())
+    })
+}
+
+/// One part of an answer; whether it was the last.
+fn receive(
+    socket: &OwnedFd,
+    part: &mut [u8],
+    sequence: u32,
+    protocol: Protocol,
+    each: &mut dyn FnMut(SocketAddr),
+) -> io::Result<bool> {
+    // Says the whole length also of what was cut off.
+    let (_, length) = retry_on_intr(|| net::recv(socket, &mut *part, RecvFlags::TRUNC))?;
+    let read = part
+        .get(..length)
+        .filter(|bytes| !bytes.is_empty())
+        .ok_or(AnswerError::Malformed)
+        .and_then(|bytes| message::read_part(bytes, sequence, protocol, each));
+    read.map_err(|error| match error {
+        AnswerError::Refused(code) => io::Error::from_raw_os_error(code),
+        AnswerError::Malformed => io::ErrorKind::InvalidData.into(),
+    })
+}
+
+fn by_proc(pid: u32, wanted: &BTreeSet<ContainerPort>) -> io::Result<BTreeSet<ContainerPort>> {
+    look(wanted, |protocol, family, each| {
+        let file = match (protocol, family) {
+            (Protocol::Tcp, Family::V4) => "tcp",
+            (Protocol::Tcp, Family::V6) => "tcp6",
+            (Protocol::Udp, Family::V4) => "udp",
+            (Protocol::Udp, Family::V6) => "udp6",
+        };
+        let text = std::fs::read_to_string(format!("/proc/{pid}/net/{file}"))?;
+        proc::parse(&text, protocol).for_each(each);
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    fn port(port: u16, protocol: Protocol) -> ContainerPort {
+        ContainerPort { port, protocol }
+    }
+
+    /// What is seen of the wanted ports, and which tables were read for it.
+    fn seen(wanted: &[(u16, Protocol)]) -> (Vec<String>, Vec<&'static str>) {
+        let wanted = wanted
+            .iter()
+            .map(|(number, protocol)| port(*number, *protocol));
+        let mut read = Vec::new();
+        let ports = look(&wanted.collect(), |protocol, family, each| {
+            let (name, sockets): (_, &[&str]) = match (protocol, family) {
+                (Protocol::Tcp, Family::V4) => (
+                    "tcp",
+                    &[
+                        "127.0.0.11:91",
+                        "0.0.0.0:80",
+                        "172.17.0.2:8080",
+                        "127.0.0.1:443",
+                    ],
+                ),
+                (Protocol::Tcp, Family::V6) => (
+                    "tcp6",
+                    &["[::]:443", "[::1]:3128", "[::ffff:127.0.0.1]:3129"],
+                ),
+                (Protocol::Udp, Family::V4) => ("udp", &["0.0.0.0:53", "127.0.0.11:67"]),
+                (Protocol::Udp, Family::V6) => {
+                    read.push("udp6");
+                    return Err(Errno::NOENT.into());
+                }
+            };
+            read.push(name);
+            for socket in sockets {
+                each(socket.parse().expect("an address"));
+            }
+            Ok(())
+        });
+        let ports = ports.expect("looked");
+        (ports.iter().map(ToString::to_string).collect(), read)
+    }
+
+    #[test]
+    fn listening_sockets_count_unless_they_are_on_loopback() {
+        use Protocol::{Tcp, Udp};
+        let all = [80, 91, 443, 3128, 3129, 8080].map(|number| (number, Tcp));
+        let (ports, _) = seen(&[all.as_slice(), &[(53, Udp), (67, Udp), (80, Udp)]].concat());
+        assert_eq!(ports, ["53/udp", "80/tcp", "443/tcp", "8080/tcp"]);
+    }
+
+    #[test]
+    fn only_the_tables_that_are_needed_are_read() {
+        use Protocol::{Tcp, Udp};
+        assert_eq!(seen(&[]).1, [""; 0]);
+        assert_eq!(seen(&[(80, Tcp), (8080, Tcp)]).1, ["tcp"]);
+        assert_eq!(seen(&[(80, Tcp), (443, Tcp)]).1, ["tcp", "tcp6"]);
+        assert_eq!(seen(&[(53, Udp), (443, Tcp)]).1, ["tcp", "tcp6", "udp"]);
+        // Without IPv6 in the kernel, nothing listens there.
+        let (ports, read) = seen(&[(54, Udp)]);
+        assert_eq!((ports.len(), read), (0, vec!["udp", "udp6"]));
+    }
+
+    #[test]
+    fn a_table_that_can_t_be_read_is_an_error() {
+        for (family, error) in [(Family::V4, Errno::NOENT), (Family::V6, Errno::PERM)] {
+            let wanted = [port(80, Protocol::Tcp)].into();
+            let looked = look(&wanted, |_, of, _| {
+                if of == family {
+                    Err(error.into())
+                } else {
+                    Ok(())
+                }
+            });
+            let looked = looked.expect_err("not readable");
+            assert!(is_denial(&looked), "{looked}");
+        }
+        assert!(!is_denial(&io::ErrorKind::InvalidData.into()));
+        assert!(!is_denial(&Errno::MFILE.into()));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_gone() {
+        let unread = |error: Errno| super::unread(7, &error.into());
+        for gone in [Errno::NOENT, Errno::SRCH] {
+            assert!(matches!(unread(gone), EngineError::NotFound(_)), "{gone}");
+        }
+        for error in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS] {
+            let said = unread(error);
+            assert!(matches!(said, EngineError::Engine(_)), "{error}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn both_ways_see_the_same_and_a_gone_process_is_not_found() {
+        let tcp = |at| TcpListener::bind((at, 0)).expect("a port");
+        let udp = |at| UdpSocket::bind((at, 0)).expect("a port");
+        let open = (tcp("0.0.0.0"), udp("0.0.0.0"));
+        let closed = (tcp("127.0.0.1"), udp("127.0.0.1"), udp("0.0.0.0"));
+        let server = udp("127.0.0.1").local_addr().expect("bound");
+        closed.2.connect(server).expect("connected");
+        let mut expected = BTreeSet::from([
+            port(open.0.local_addr().expect("bound").port(), Protocol::Tcp),
+            port(open.1.local_addr().expect("bound").port(), Protocol::Udp),
+        ]);
+        let mut wanted = expected.clone();
+        wanted.extend([
+            port(closed.0.local_addr().expect("bound").port(), Protocol::Tcp),
+            port(closed.1.local_addr().expect("bound").port(), Protocol::Udp),
+            port(closed.2.local_addr().expect("bound").port(), Protocol::Udp),
+        ]);
+        // Where there is IPv6.
+        let any = TcpListener::bind("[::]:0").ok();
+        let any = any
+            .as_ref()
+            .map(|socket| socket.local_addr().expect("bound"));
+        let any = any.map(|at| port(at.port(), Protocol::Tcp));
+        expected.extend(any);
+        wanted.extend(any);
+
+        // So many that the kernel answers in several parts.
+        let many: Vec<TcpListener> = (0..200).map(|_| tcp("0.0.0.0")).collect();
+        let numbers = many
+            .iter()
+            .map(|socket| socket.local_addr().expect("bound").port());
+        let numbers: Vec<ContainerPort> =
+            numbers.map(|number| port(number, Protocol::Tcp)).collect();
+        expected.extend(&numbers);
+        wanted.extend(&numbers);
+
+        let here = std::process::id();
+        assert_eq!(by_proc(here, &wanted).expect("our own"), expected);
+        match by_sock_diag(&wanted) {
+            Ok(seen) => assert_eq!(seen, expected),
+            Err(error) => assert!(is_denial(&error), "{error}"),
+        }
+        assert_eq!(listening(here, &wanted).await.expect("our own"), expected);
+        // Above the largest pid there can be.
+        assert!(matches!(
+            listening(5_000_000, &wanted).await,
+            Err(EngineError::NotFound(_))
+        ));
+    }
+}

@@ -1,0 +1,568 @@
+//! The watched range of etcd as typed values, at exactly one revision.
+//!
+//! Built by applying changes in order. Cloning is cheap (persistent maps), so
+//! a reader keeps the snapshot it started with. A value that cannot be read is
+//! kept as absent: bad data never stops what other keys say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use manifests::keys::Key;
+use manifests::{ContainerId, HostName, SlotId};
+use rpds::RedBlackTreeMapSync;
+use serde::de::DeserializeOwned;
+
+use crate::records::{
+    Availability, Claim, Cluster, Data, HostRecord, Labels, Member, Next, Rollout, SlotState,
+    Unfit, Version,
+};
+
+/// A value with the revisions that guards compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rev<T> {
+    /// The value.
+    pub value: T,
+    /// Revision of its last change.
+    pub modified: i64,
+    /// Revision of its creation.
+    pub created: i64,
+}
+
+impl<T> std::ops::Deref for Rev<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The key has this value now.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Vec<u8>,
+        /// Revision of this change.
+        modified: i64,
+        /// Revision of its creation.
+        created: i64,
+    },
+    /// The key is gone.
+    Delete {
+        /// The key.
+        key: String,
+        /// Revision of this change.
+        modified: i64,
+    },
+}
+
+/// What the changes touched: the tables made from a snapshot follow only that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Containers (manifest, claims, states, versions …).
+    pub containers: BTreeSet<ContainerId>,
+    /// Of these, the slots (claim, state …).
+    pub slots: BTreeSet<SlotId>,
+    /// Of these, those of which a version was.
+    pub versions: BTreeSet<ContainerId>,
+    /// Hosts (record, availability, membership).
+    pub hosts: BTreeSet<HostName>,
+    /// The cluster key.
+    pub cluster: bool,
+}
+
+impl Touched {
+    /// Adds what `other` touched.
+    pub fn extend(&mut self, other: Self) {
+        self.containers.extend(other.containers);
+        self.slots.extend(other.slots);
+        self.versions.extend(other.versions);
+        self.hosts.extend(other.hosts);
+        self.cluster |= other.cluster;
+    }
+
+    /// It may give this host something to do at once. Slots that other live hosts have do not, nor one that another
+    /// has claimed: they are planned with what comes next.
+    pub fn concerns(&self, host: &HostName, before: &Snapshot, after: &Snapshot) -> bool {
+        let of_another = |snapshot: &Snapshot, view: &SlotView| {
+            view.next.is_none()
+                && matches!(snapshot.owner(view), Owner::Live(claim) if claim.host != *host)
+        };
+        let leaves_alone = |slot: &SlotId| {
+            before
+                .slot(slot)
+                .is_none_or(|view| of_another(before, view))
+                && after.slot(slot).is_some_and(|view| of_another(after, view))
+        };
+        let shared = |snapshot: &Snapshot, id: &ContainerId| {
+            let container = snapshot.containers.get(id)?;
+            let manifest = container.manifest.as_ref().map(|rev| rev.modified);
+            Some((manifest, container.rollout.as_ref().map(|rev| rev.modified)))
+        };
+        let is_shared = |id: &ContainerId| {
+            self.versions.contains(id) || shared(before, id) != shared(after, id)
+        };
+        // While an update goes from slot to slot, each waits for those below it.
+        let updates = |id: &ContainerId| {
+            let Some(container) = after.containers.get(id) else {
+                return false;
+            };
+            let newest = container.versions.keys().next_back();
+            let mut claims = container.slots.values().filter_map(|s| s.claim.as_ref());
+            claims.any(|claim| claim.host == *host && Some(&claim.manifest_rev) < newest)
+        };
+        self.cluster
+            || !self.hosts.is_empty()
+            || self
+                .containers
+                .iter()
+                .any(|id| is_shared(id) || updates(id))
+            || !self.slots.iter().all(leaves_alone)
+    }
+
+    /// Nothing was touched.
+    pub fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.hosts.is_empty() && !self.cluster
+    }
+}
+
+/// A manifest as it stands in etcd.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Desired {
+    /// It can be run.
+    Valid {
+        /// As a value.
+        manifest: Arc<manifests::Manifest>,
+        /// As it was written.
+        json: Arc<serde_json::Value>,
+        /// What is odd but tolerated (unknown fields).
+        warnings: Vec<String>,
+    },
+    /// It can't; all errors, for people.
+    Invalid(Vec<String>),
+}
+
+/// What etcd says of one slot.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SlotView {
+    /// Who has it.
+    pub claim: Option<Rev<Claim>>,
+    /// How far it is.
+    pub state: Option<Rev<SlotState>>,
+    /// Who is to have it.
+    pub next: Option<Rev<Next>>,
+    /// Where its data is.
+    pub data: Option<Rev<Data>>,
+}
+
+impl SlotView {
+    /// The state, if it is the claimed instance's.
+    pub fn current_state(&self) -> Option<&Rev<SlotState>> {
+        let claim = self.claim.as_ref()?;
+        self.state.as_ref().filter(|s| s.instance == claim.instance)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.claim.is_none() && self.state.is_none() && self.next.is_none() && self.data.is_none()
+    }
+}
+
+/// Who has a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// It has no claim.
+    Nobody,
+    /// A host that is live.
+    Live(&'a Rev<Claim>),
+    /// A host that is not live: others may take it over.
+    Lost(&'a Rev<Claim>),
+}
+
+/// Who is to have a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Successor<'a> {
+    /// No handover is under way.
+    Nobody,
+    /// A host that is live.
+    Live(&'a Rev<Next>),
+    /// A host that is not live: the handover is void.
+    Void(&'a Rev<Next>),
+}
+
+/// A `.next` whose host is not live, as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VoidNext {
+    /// MOD(`.next`).
+    pub modified: i64,
+    /// Its host.
+    pub host: HostName,
+}
+
+impl Successor<'_> {
+    /// The void `.next`, for a guard.
+    pub fn void(self) -> Option<crate::snapshot::VoidNext> {
+        match self {
+            Self::Void(next) => Some(crate::snapshot::VoidNext {
+                modified: next.modified,
+                host: next.host.clone(),
+            }),
+            Self::Nobody | Self::Live(_) => None,
+        }
+    }
+}
+
+/// What etcd says of one container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ContainerView {
+    /// What the user wants; none if only remains are left.
+    pub manifest: Option<Rev<Desired>>,
+    /// Its slots, by number.
+    pub slots: RedBlackTreeMapSync<u32, SlotView>,
+    /// Its versions, by key, each with its manifest parsed (none if this agent can't read it).
+    pub versions: RedBlackTreeMapSync<i64, Rev<ParsedVersion>>,
+    /// An update that was given up.
+    pub rollout: Option<Rev<Rollout>>,
+}
+
+/// A version with its manifest read once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParsedVersion {
+    /// As stored.
+    pub version: Version,
+    /// Its manifest, if this agent understands it.
+    pub manifest: Option<Arc<manifests::Manifest>>,
+    /// Hash of the part that affects the container, with the decided image; none without a manifest.
+    pub hash: Option<String>,
+}
+
+impl ContainerView {
+    /// How many slots are wanted; none without a manifest. Where the manifest can't be read, what is claimed stays.
+    pub fn scale(&self) -> Option<u32> {
+        match &self.manifest.as_ref()?.value {
+            Desired::Valid { manifest, .. } => Some(manifest.scale),
+            Desired::Invalid(_) => Some(
+                self.slots
+                    .iter()
+                    .filter(|(_, slot)| slot.claim.is_some())
+                    .map(|(number, _)| number + 1)
+                    .max()
+                    .unwrap_or_default(),
+            ),
+        }
+    }
+
+    /// The user wants this slot.
+    pub fn is_wanted(&self, slot: u32) -> bool {
+        self.scale().is_some_and(|scale| slot < scale)
+    }
+
+    /// The manifest of a version, decided or still the user's newest.
+    pub fn manifest_of(&self, rev: i64) -> Option<&Arc<manifests::Manifest>> {
+        if let Some(version) = self.versions.get(&rev) {
+            return version.manifest.as_ref();
+        }
+        match self.manifest.as_ref() {
+            Some(Rev {
+                value: Desired::Valid { manifest, .. },
+                modified,
+                ..
+            }) if *modified == rev => Some(manifest),
+            _ => None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.manifest.is_none()
+            && self.slots.is_empty()
+            && self.versions.is_empty()
+            && self.rollout.is_none()
+    }
+}
+
+/// What etcd says of one host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostView {
+    /// Its record: it is live.
+    pub record: Option<Rev<HostRecord>>,
+    /// It is a member.
+    pub member: Option<Rev<Member>>,
+    /// What the operator wants of it.
+    pub availability: Option<Rev<Availability>>,
+    /// What the operator calls it.
+    pub labels: Option<Rev<Labels>>,
+    /// Containers it can't run.
+    pub unfit: BTreeMap<ContainerId, Rev<Unfit>>,
+}
+
+impl HostView {
+    /// What the operator wants of it.
+    pub fn availability(&self) -> Availability {
+        self.availability
+            .as_ref()
+            .map_or_else(Availability::default, |a| a.value)
+    }
+
+    /// Its labels: those that its agent was started with, and over them the operator's.
+    pub fn labels(&self) -> BTreeMap<&str, &str> {
+        let mut labels: BTreeMap<&str, &str> = self
+            .record
+            .iter()
+            .flat_map(|r| &r.labels)
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        for (name, value) in self.labels.iter().flat_map(|l| &l.value) {
+            match value {
+                Some(value) => labels.insert(name, value),
+                None => labels.remove(name.as_str()),
+            };
+        }
+        labels
+    }
+
+    fn is_empty(&self) -> bool {
+        self.record.is_none()
+            && self.member.is_none()
+            && self.availability.is_none()
+            && self.labels.is_none()
+            && self.unfit.is_empty()
+    }
+}
+
+/// The watched range at one revision.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// Which revision.
+    pub revision: i64,
+    /// The cluster key.
+    pub cluster: Option<Rev<Cluster>>,
+    /// All containers that have a manifest or remains of one.
+    pub containers: RedBlackTreeMapSync<ContainerId, Arc<ContainerView>>,
+    /// All hosts that have a record, a membership or a setting.
+    pub hosts: RedBlackTreeMapSync<HostName, Arc<HostView>>,
+}
+
+impl Snapshot {
+    /// The host's record exists: it is live.
+    pub fn is_live(&self, host: &HostName) -> bool {
+        self.record(host).is_some()
+    }
+
+    /// The host's record.
+    pub fn record(&self, host: &HostName) -> Option<&Rev<HostRecord>> {
+        self.hosts.get(host)?.record.as_ref()
+    }
+
+    /// Live hosts and their records, by name.
+    pub fn live(&self) -> impl Iterator<Item = (&HostName, &Rev<HostRecord>)> {
+        self.hosts
+            .iter()
+            .filter_map(|(name, host)| Some((name, host.record.as_ref()?)))
+    }
+
+    /// Who has this slot.
+    pub fn owner<'a>(&self, slot: &'a SlotView) -> Owner<'a> {
+        match &slot.claim {
+            None => Owner::Nobody,
+            Some(claim) if self.is_live(&claim.host) => Owner::Live(claim),
+            Some(claim) => Owner::Lost(claim),
+        }
+    }
+
+    /// Who is to have this slot.
+    pub fn successor<'a>(&self, slot: &'a SlotView) -> Successor<'a> {
+        match &slot.next {
+            None => Successor::Nobody,
+            Some(next) if self.is_live(&next.host) => Successor::Live(next),
+            Some(next) => Successor::Void(next),
+        }
+    }
+
+    /// Nobody who is live has this slot, and nobody who is live is to have it.
+    pub fn is_unclaimed(&self, slot: Option<&SlotView>) -> bool {
+        slot.is_none_or(|slot| {
+            !matches!(self.owner(slot), Owner::Live(_))
+                && !matches!(self.successor(slot), Successor::Live(_))
+        })
+    }
+
+    /// What the operator wants of a host.
+    pub fn availability(&self, host: &HostName) -> Availability {
+        self.hosts
+            .get(host)
+            .map_or_else(Availability::default, |h| h.availability())
+    }
+
+    /// A live host that distrusts its etcd in a way that may concern all.
+    pub fn in_hold(&self) -> Option<&HostName> {
+        self.live()
+            .find(|(_, record)| record.hold.as_ref().is_some_and(|hold| hold.shared))
+            .map(|(name, _)| name)
+    }
+
+    /// What etcd says of a slot.
+    pub fn slot(&self, slot: &manifests::SlotId) -> Option<&SlotView> {
+        self.containers.get(&slot.container)?.slots.get(&slot.slot)
+    }
+
+    /// Applies changes of one or more revisions in order; `revision` is where the snapshot stands afterwards.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, revision: i64) -> Touched {
+        let mut touched = Touched::default();
+        for change in changes {
+            self.apply_one(change, &mut touched);
+        }
+        self.revision = revision;
+        touched
+    }
+
+    fn apply_one(&mut self, change: Change, touched: &mut Touched) {
+        let (key, put) = match change {
+            Change::Put {
+                key,
+                value,
+                modified,
+                created,
+            } => (
+                key,
+                Some(Rev {
+                    value,
+                    modified,
+                    created,
+                }),
+            ),
+            Change::Delete { key, .. } => (key, None),
+        };
+        let Some(key) = Key::parse(&key) else { return };
+        match key {
+            Key::Manifest(id) => self.container(id, touched, |c| c.manifest = put.map(desired)),
+            Key::Claim(slot) => self.slot_of(slot, touched, |s| s.claim = put.and_then(json)),
+            Key::State(slot) => self.slot_of(slot, touched, |s| s.state = put.and_then(json)),
+            Key::Next(slot) => self.slot_of(slot, touched, |s| s.next = put.and_then(json)),
+            Key::Data(slot) => self.slot_of(slot, touched, |s| s.data = put.and_then(json)),
+            Key::Version(id, rev) => {
+                touched.versions.insert(id.clone());
+                self.container(id, touched, |c| {
+                    match put.and_then(json::<Version>).map(parse_version) {
+                        Some(version) => c.versions.insert_mut(rev, version),
+                        None => {
+                            c.versions.remove_mut(&rev);
+                        }
+                    }
+                });
+            }
+            Key::Rollout(id) => {
+                self.container(id, touched, |c| c.rollout = put.and_then(json));
+            }
+            Key::Status(_) => {}
+            Key::Cluster => {
+                self.cluster = put.and_then(json);
+                touched.cluster = true;
+            }
+            Key::Member(host) => self.host(host, touched, |h| h.member = put.and_then(json)),
+            Key::HostRecord(host) => self.host(host, touched, |h| h.record = put.and_then(json)),
+            Key::Availability(host) => {
+                self.host(host, touched, |h| h.availability = put.and_then(json));
+            }
+            Key::Labels(host) => self.host(host, touched, |h| h.labels = put.and_then(json)),
+            Key::Unfit(host, id) => {
+                touched.containers.insert(id.clone());
+                self.host(host, touched, |h| {
+                    match put.and_then(json) {
+                        Some(unfit) => h.unfit.insert(id, unfit),
+                        None => h.unfit.remove(&id),
+                    };
+                });
+            }
+        }
+    }
+
+    fn container(
+        &mut self,
+        id: ContainerId,
+        touched: &mut Touched,
+        change: impl FnOnce(&mut ContainerView),
+    ) {
+        if !self.containers.contains_key(&id) {
+            self.containers.insert_mut(id.clone(), Arc::default());
+        }
+        if let Some(view) = self.containers.get_mut(&id) {
+            let view = Arc::make_mut(view);
+            change(view);
+            if view.is_empty() {
+                self.containers.remove_mut(&id);
+            }
+        }
+        touched.containers.insert(id);
+    }
+
+    fn slot_of(&mut self, slot: SlotId, touched: &mut Touched, change: impl FnOnce(&mut SlotView)) {
+        self.container(slot.container.clone(), touched, |container| {
+            let known = container.slots.get(&slot.slot);
+            let mut view = known.cloned().unwrap_or_default();
+            change(&mut view);
+            if view.is_empty() {
+                container.slots.remove_mut(&slot.slot);
+            } else {
+                container.slots.insert_mut(slot.slot, view);
+            }
+        });
+        touched.slots.insert(slot);
+    }
+
+    fn host(&mut self, name: HostName, touched: &mut Touched, change: impl FnOnce(&mut HostView)) {
+        let known = self.hosts.get(&name);
+        let mut view = known.map(|h| h.as_ref().clone()).unwrap_or_default();
+        change(&mut view);
+        if view.is_empty() {
+            self.hosts.remove_mut(&name);
+        } else {
+            self.hosts.insert_mut(name.clone(), Arc::new(view));
+        }
+        touched.hosts.insert(name);
+    }
+}
+
+/// A record that this agent can't read counts as absent.
+fn json<T: DeserializeOwned>(put: Rev<Vec<u8>>) -> Option<Rev<T>> {
+    Some(Rev {
+        value: serde_json::from_slice(&put.value).ok()?,
+        modified: put.modified,
+        created: put.created,
+    })
+}
+
+fn desired(put: Rev<Vec<u8>>) -> Rev<Desired> {
+    let value = match manifests::parse::lenient(&put.value) {
+        Ok(parsed) => Desired::Valid {
+            manifest: Arc::new(parsed.manifest),
+            json: Arc::new(parsed.json),
+            warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
+        },
+        Err(errors) => Desired::Invalid(errors.iter().map(ToString::to_string).collect()),
+    };
+    Rev {
+        value,
+        modified: put.modified,
+        created: put.created,
+    }
+}
+
+fn parse_version(put: Rev<Version>) -> Rev<ParsedVersion> {
+    let manifest = manifests::parse::from_json(&put.value.manifest)
+        .ok()
+        .map(|parsed| Arc::new(parsed.manifest));
+    let hash = manifest
+        .as_ref()
+        .map(|m| manifests::canonical::hash(m, &put.value.image));
+    Rev {
+        value: ParsedVersion {
+            version: put.value,
+            manifest,
+            hash,
+        },
+        modified: put.modified,
+        created: put.created,
+    }
+}

@@ -1,0 +1,381 @@
+//! The plan: what one host writes and does now, and why the rest waits.
+//!
+//! `plan` is total: it returns no error. Every write carries the revisions it
+//! was decided on, so a plan that became stale fails in etcd and is made
+//! again. Of each slot at most one step and one write are under way.
+
+mod share;
+
+use model::{Action, Host, Trust};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use manifests::{InstanceId, SlotId};
+
+use crate::local::Local;
+use crate::placement;
+use crate::slot;
+use crate::target;
+use crate::target::Target;
+use model::Scope;
+use model::observed::{EngineState, Observed, ObservedContainer};
+use model::records::{Claim, Data, Status};
+use model::rules::{Rule, Rules};
+pub use model::snapshot::VoidNext;
+use model::snapshot::{Owner, SlotView, Snapshot};
+use model::time::Millis;
+use model::volumes;
+pub use model::write::{Over, Write};
+
+/// What is to be done now, in named buckets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// To be written to etcd.
+    pub writes: Vec<Write>,
+    /// To be done on the engine.
+    pub steps: Vec<Action>,
+    /// What waits, and why, for people.
+    pub waiting: BTreeMap<SlotId, String>,
+    /// Instances that take no new connections from now on at the latest.
+    pub leaving: Vec<InstanceId>,
+    /// Instances that are wanted (again).
+    pub staying: Vec<InstanceId>,
+    /// What any host may do, where others come before this one.
+    pub pending: BTreeSet<Scope>,
+    /// How the slots of this host are, for people.
+    pub statuses: BTreeMap<SlotId, Status>,
+    /// When to plan again if nothing happens.
+    pub requeue_at: Option<Millis>,
+    /// Not everything was looked at: what is not named here is not forgotten.
+    pub partial: bool,
+}
+
+impl Plan {
+    /// Nothing is to be done.
+    pub fn is_idle(&self) -> bool {
+        self.writes.is_empty() && self.steps.is_empty()
+    }
+
+    /// It writes or does something for this slot.
+    pub fn touches(&self, slot: &SlotId) -> bool {
+        let work = Scope::Slot(slot.clone());
+        self.writes.iter().any(|w| w.work() == work) || self.steps.iter().any(|s| s.work() == work)
+    }
+
+    /// Whether this host, before which so many come, is the one to do it now: the first in order at once, the second when it has been left undone
+    /// for two seconds, the third after four …, so that a host that lives and never acts holds up nothing.
+    pub(crate) fn is_my_turn(
+        &mut self,
+        inputs: &Inputs<'_>,
+        work: &Scope,
+        turn: Option<usize>,
+    ) -> bool {
+        self.pending.insert(work.clone());
+        let Some(turn) = turn else {
+            return false;
+        };
+        let since = inputs.local.pending.get(work).copied();
+        let at = since.unwrap_or(inputs.now) + TURN * turn as u32;
+        if inputs.now < at {
+            self.requeue(at);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn requeue_with(&mut self, at: Option<Millis>) {
+        if let Some(at) = at {
+            self.requeue(at);
+        }
+    }
+
+    pub(crate) fn requeue(&mut self, at: Millis) {
+        self.requeue_at = Some(self.requeue_at.map_or(at, |before| before.min(at)));
+    }
+}
+
+/// Counts by kind: `claim=2 start=1 waiting=1`.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for kind in self
+            .writes
+            .iter()
+            .map(Write::kind)
+            .chain(self.steps.iter().map(Action::kind))
+        {
+            *counts.entry(kind).or_default() += 1;
+        }
+        if !self.waiting.is_empty() {
+            counts.insert("waiting", self.waiting.len());
+        }
+        let texts: Vec<String> = counts.iter().map(|(k, n)| format!("{k}={n}")).collect();
+        f.write_str(&texts.join(" "))
+    }
+}
+
+/// All that a plan is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// etcd.
+    pub snapshot: &'a Snapshot,
+    /// The engine.
+    pub observed: &'a Observed,
+    /// The own work.
+    pub local: &'a Local,
+    /// This host.
+    pub host: &'a Host,
+    /// How far the snapshot may be trusted.
+    pub trust: Trust,
+    /// The rules of ownership: all of them.
+    pub rules: Rules,
+    /// The time.
+    pub now: Millis,
+}
+
+impl Inputs<'_> {
+    /// Whether a slot of this owner may be given to a host now; why not, for people.
+    pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), String> {
+        match owner {
+            Owner::Lost(_) if self.rules.has(Rule::Brake) => {
+                self.local.calm.taking_over(self.now)?;
+            }
+            Owner::Lost(_) | Owner::Nobody | Owner::Live(_) => {}
+        }
+        self.local.calm.placing(self.now)
+    }
+
+    /// Nothing may be written for this now: a write is under way, or an own one is not in the snapshot yet.
+    pub(crate) fn is_writing(&self, work: &Scope) -> bool {
+        self.local.writing.contains(work) || self.is_behind(work)
+    }
+
+    /// An own write on this is not in the snapshot yet.
+    pub(crate) fn is_behind(&self, work: &Scope) -> bool {
+        let revision = self.snapshot.revision;
+        self.local.is_ahead_of(work, revision, self.now, self.rules)
+    }
+}
+
+/// Time in which the next host in order leaves a slot to those before it.
+const TURN: Duration = Duration::from_secs(2);
+
+/// What this host writes and does now. `fresh` gives a new instance at each call.
+pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
+    let mut plan = Plan {
+        partial: inputs.trust == Trust::RestartsOnly,
+        ..Plan::default()
+    };
+    let hangs = match &inputs.observed.engine {
+        EngineState::Up => None,
+        EngineState::Unresponsive(why) => Some(why.as_str()),
+    };
+    plan.partial |= hangs.is_some();
+    let mut here: BTreeMap<&SlotId, Vec<&ObservedContainer>> = BTreeMap::new();
+    for container in inputs.observed.containers.values() {
+        here.entry(&container.owner.slot)
+            .or_default()
+            .push(container);
+    }
+    let me = &inputs.host.name;
+    let shares = inputs.trust == Trust::Full && inputs.snapshot.in_hold().is_none();
+    // Slots about which everything is said: placement has no word in them.
+    let mut settled = BTreeSet::new();
+    for (id, container) in &inputs.snapshot.containers {
+        for (number, view) in &container.slots {
+            let claim = view.claim.as_ref().filter(|claim| claim.host == *me);
+            let next = view.next.as_ref().filter(|next| next.host == *me);
+            if claim.is_none() && next.is_none() {
+                continue;
+            }
+            let slot = id.slot(*number);
+            let containers = here.remove(&slot).unwrap_or_default();
+            settled.insert(slot.clone());
+            if let Some(claim) = claim {
+                let own = slot::Own {
+                    slot,
+                    container,
+                    view,
+                    claim,
+                    containers: &containers,
+                };
+                match hangs {
+                    None => slot::own(&inputs, own, &mut plan, fresh),
+                    Some(why) => slot::own_without_engine(&inputs, &own, why, &mut plan),
+                }
+            } else if let Some(next) = next
+                && inputs.trust == Trust::Full
+                && hangs.is_none()
+            {
+                let incoming = slot::Incoming {
+                    slot: &slot,
+                    container,
+                    view,
+                    next,
+                    containers: &containers,
+                };
+                slot::incoming(&inputs, &incoming, &mut plan);
+            }
+        }
+        if shares {
+            share::container(&inputs, id, container, &mut plan);
+        }
+    }
+    if inputs.trust == Trust::RestartsOnly || hangs.is_some() {
+        return plan;
+    }
+    for (slot, containers) in here {
+        if containers.iter().all(|c| c.is_going()) {
+            continue;
+        }
+        if slot::not_own(&inputs, slot, &containers, &mut plan) == slot::Rest::Settled {
+            settled.insert(slot.clone());
+        }
+    }
+    claim(&inputs, &settled, &mut plan, fresh);
+    hand_over(&inputs, &settled, &mut plan, fresh);
+    share::marks(&inputs, &mut plan);
+    plan
+}
+
+/// Claims this host's share of what nobody has, and takes over what lost hosts have.
+fn claim(
+    inputs: &Inputs<'_>,
+    settled: &BTreeSet<SlotId>,
+    plan: &mut Plan,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) {
+    placement::each_unclaimed(inputs.snapshot, |placed| {
+        if settled.contains(&placed.slot) {
+            return;
+        }
+        if let Some(reason) = placed.why_waiting() {
+            plan.waiting.insert(placed.slot.clone(), reason);
+            return;
+        }
+        let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
+            return;
+        };
+        let none = SlotView::default();
+        let view = container.slots.get(&placed.slot.slot).unwrap_or(&none);
+        let owner = inputs.snapshot.owner(view);
+        if let Err(reason) = inputs.may_place(owner) {
+            plan.requeue_with(inputs.local.calm.next_change(inputs.now));
+            plan.waiting.insert(placed.slot.clone(), reason);
+            return;
+        }
+        let work = Scope::Slot(placed.slot.clone());
+        let turn = placed.turn_of(&inputs.host.name);
+        let is_taking = !inputs.local.taking.is_empty();
+        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
+            return;
+        }
+        let (Some(manifest), Some(target)) = (&container.manifest, target::placed_anew(container))
+        else {
+            plan.waiting.insert(
+                placed.slot.clone(),
+                "its manifest is not valid, and there is no earlier one".to_owned(),
+            );
+            return;
+        };
+        let claim = Claim {
+            host: inputs.host.name.clone(),
+            instance: fresh(),
+            manifest_rev: target.rev(),
+        };
+        let data = volumes::pin(inputs.host, Some(view), target.manifest());
+        let slot = placed.slot.clone();
+        let modified = manifest.modified;
+        // A void `.next` goes with the claim.
+        plan.writes.retain(|w| w.work() != work);
+        plan.writes
+            .extend(take(inputs, slot, view, claim, modified, data));
+    });
+}
+
+/// Claims a slot that nobody has, or takes it over from a lost host; none from a live one.
+pub(crate) fn take(
+    inputs: &Inputs<'_>,
+    slot: SlotId,
+    view: &SlotView,
+    claim: Claim,
+    manifest: i64,
+    data: Option<(Data, i64)>,
+) -> Option<Write> {
+    let next = inputs.snapshot.successor(view).void();
+    match inputs.snapshot.owner(view) {
+        Owner::Live(_) => None,
+        Owner::Nobody => Some(Write::Claim {
+            slot,
+            claim,
+            manifest,
+            next,
+            data,
+        }),
+        Owner::Lost(lost) => Some(Write::TakeOver {
+            slot,
+            claim,
+            held: lost.modified,
+            lost: lost.host.clone(),
+            manifest,
+            next,
+            data,
+        }),
+    }
+}
+
+/// Begins this host's share of the handovers from hosts that give away what they have.
+fn hand_over(
+    inputs: &Inputs<'_>,
+    settled: &BTreeSet<SlotId>,
+    plan: &mut Plan,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) {
+    for placed in placement::handovers(inputs.snapshot) {
+        if settled.contains(&placed.slot) || inputs.local.calm.placing(inputs.now).is_err() {
+            continue;
+        }
+        let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
+            continue;
+        };
+        let (Some(manifest), Some(target), Some(view)) = (
+            &container.manifest,
+            target::placed_anew(container),
+            container.slots.get(&placed.slot.slot),
+        ) else {
+            continue;
+        };
+        let Owner::Live(claim) = inputs.snapshot.owner(view) else {
+            continue;
+        };
+        let rev = match target {
+            Target::Decided { rev, .. } => rev,
+            Target::Undecided { .. } if !target.outdates(container, claim.manifest_rev) => {
+                claim.manifest_rev
+            }
+            // While a new version is being decided, a handover would only be given up again.
+            Target::Undecided { .. } => continue,
+        };
+        let work = Scope::Slot(placed.slot.clone());
+        let turn = placed.turn_of(&inputs.host.name);
+        let is_taking = !inputs.local.taking.is_empty();
+        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
+            continue;
+        }
+        plan.writes.push(Write::Next {
+            next: Claim {
+                host: inputs.host.name.clone(),
+                instance: fresh(),
+                manifest_rev: rev,
+            },
+            held: claim.modified,
+            manifest: manifest.modified,
+            void: inputs.snapshot.successor(view).void(),
+            slot: placed.slot,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

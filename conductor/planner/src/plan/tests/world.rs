@@ -1,0 +1,1207 @@
+//! A cluster in a few maps: etcd with its revisions, engines that obey, a clock that is set.
+//!
+//! Writes are applied only if their guards hold; a write whose guard does not
+//! hold where nothing raced is an error of the plan and ends the test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use manifests::keys::{self, Key};
+use manifests::{HostName, InstanceId, SlotId};
+use uuid::Uuid;
+
+use crate::local::Local;
+use crate::plan::{Inputs, Plan, plan};
+use model::observed::{
+    ContainerPort, ContainerState, EngineState, Exit, LABEL_CLUSTER, Observed, ObservedContainer,
+    Ownership, Readiness, Running, Surroundings,
+};
+use model::records::{HostRecord, HostState, Status, Unfit, Versions};
+use model::rules::Rules;
+use model::snapshot::VoidNext;
+use model::snapshot::{Change, Snapshot};
+use model::time::Millis;
+use model::volumes;
+use model::write::Over;
+use model::{Action, Host, Trust, Write};
+use model::{ActionResult, Fault};
+
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) keys: BTreeMap<String, (Vec<u8>, i64, i64)>,
+    pub(super) revision: i64,
+    pub(super) snapshot: Snapshot,
+    pub(super) hosts: BTreeMap<String, Agent>,
+    pub(super) now: Millis,
+    pub(super) minted: u32,
+    /// How often an image was pushed anew: its digest is another each time.
+    pub(super) pushed: BTreeMap<String, u32>,
+    /// Images that can't be had.
+    pub(super) missing: BTreeSet<String>,
+    /// Images whose process ends at once.
+    pub(super) crashing: BTreeSet<String>,
+    /// Images whose pull and create never end.
+    pub(super) stuck: BTreeSet<String>,
+    /// Images that never get ready.
+    pub(super) slow: BTreeSet<String>,
+    pub(super) images: BTreeMap<String, String>,
+    /// Images that a host can't run.
+    pub(super) faults: BTreeSet<(String, String)>,
+    /// Images whose start fails on a host for a reason that nobody knows.
+    pub(super) odd: BTreeSet<(String, String)>,
+    /// Records of hosts that are cut off.
+    pub(super) records: BTreeMap<String, Vec<u8>>,
+}
+
+pub(super) struct Agent {
+    pub(super) host: Host,
+    pub(super) observed: Observed,
+    pub(super) local: Local,
+    pub(super) trust: Trust,
+    pub(super) ports: u16,
+    pub(super) volumes: BTreeMap<String, volumes::Labels>,
+    /// It sees and does nothing.
+    pub(super) cut: bool,
+}
+
+impl World {
+    pub(super) fn command(&mut self, line: &str, out: &mut String) {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        match command {
+            "host" => self.add_host(words[0]),
+            "member" => {
+                let key = Key::Member(rest.parse().unwrap()).to_string();
+                let id = self.agent(rest).host.id;
+                self.put(
+                    &key,
+                    serde_json::to_vec(&model::records::Member { id }).unwrap(),
+                );
+            }
+            "put" => {
+                let (key, value) = rest.split_once(' ').unwrap();
+                self.put(key, value.as_bytes().to_vec());
+            }
+            "manifest" => {
+                let (id, value) = rest.split_once(' ').unwrap();
+                self.put(&format!("/apps/{id}/manifest"), value.as_bytes().to_vec());
+            }
+            "delete" => self.delete(&format!("/apps/{rest}/manifest")),
+            "push" => *self.pushed.entry(rest.to_owned()).or_default() += 1,
+            "missing" => {
+                self.missing.insert(rest.to_owned());
+            }
+            "there" => {
+                self.missing.remove(rest);
+            }
+            "crashing" => {
+                self.crashing.insert(rest.to_owned());
+            }
+            "stuck" => {
+                self.stuck.insert(rest.to_owned());
+            }
+            "slow" => {
+                self.slow.insert(rest.to_owned());
+            }
+            "pass" => self.now = self.now + Duration::from_millis(rest.parse().unwrap()),
+            "lose" => {
+                let key = Key::HostRecord(rest.parse().unwrap()).to_string();
+                let record = self.keys[&key].0.clone();
+                self.records.insert(rest.to_owned(), record);
+                self.delete(&key);
+                self.agent(rest).cut = true;
+            }
+            "power-cut" => {
+                self.command(&format!("lose {rest}"), out);
+                let now = self.now;
+                let agent = self.agent(rest);
+                agent.local = Local::default();
+                agent.observed.readiness.clear();
+                for container in agent.observed.containers.values_mut() {
+                    if container.running().is_some() {
+                        container.state = ContainerState::Exited(Exit {
+                            code: 137,
+                            at: now.0 as i64 + 1,
+                            ..Exit::default()
+                        });
+                    }
+                }
+            }
+            "back" => {
+                let record = self.records.remove(rest).unwrap();
+                let key = Key::HostRecord(rest.parse().unwrap()).to_string();
+                self.put(&key, record);
+                self.agent(rest).cut = false;
+            }
+            "unready" => {
+                let agent = self.agent(words[0]);
+                let slot = slot(words[1]);
+                for container in agent.observed.containers.values() {
+                    if container.owner.slot == slot {
+                        let says = Readiness::Unready("does not listen any more".to_owned());
+                        let instance = container.owner.instance.clone();
+                        agent.observed.readiness.insert(instance, says);
+                    }
+                }
+            }
+            "removing" => {
+                let slot = slot(words[1]);
+                for container in self.agent(words[0]).observed.containers.values_mut() {
+                    if container.owner.slot == slot {
+                        container.state = ContainerState::Removing;
+                    }
+                }
+            }
+            "docker-stop" => {
+                let (slot, at) = (slot(rest), self.now.0 as i64 + 1);
+                self.ends(
+                    &slot,
+                    &Exit {
+                        code: 143,
+                        at,
+                        ..Exit::default()
+                    },
+                );
+            }
+            "label" => {
+                let key = Key::Labels(words[0].parse().unwrap()).to_string();
+                let labels = BTreeMap::from([(words[1], words.get(2))]);
+                self.put(&key, serde_json::to_vec(&labels).unwrap());
+            }
+            "host-fault" => {
+                self.faults
+                    .insert((words[0].to_owned(), words[1].to_owned()));
+            }
+            "host-well" => {
+                self.faults
+                    .remove(&(words[0].to_owned(), words[1].to_owned()));
+            }
+            "odd-fault" => {
+                self.odd.insert((words[0].to_owned(), words[1].to_owned()));
+            }
+            "crash" => self.crash(rest),
+            "volume" => {
+                let cluster = words
+                    .get(2)
+                    .map(|of| (LABEL_CLUSTER.to_owned(), (*of).to_owned()));
+                let labels = cluster.into_iter().collect();
+                self.agent(words[0])
+                    .volumes
+                    .insert(words[1].to_owned(), labels);
+            }
+            "volume-rm" => {
+                self.agent(words[0]).volumes.remove(words[1]);
+            }
+            "release" => {
+                let key = Key::Data(slot(rest)).to_string();
+                self.delete(&key);
+            }
+            "reimage" => self.reimage(rest),
+            "restart-agent" => self.restart_agent(rest),
+            "trust" => {
+                self.agent(words[0]).trust = match words[1] {
+                    "full" => Trust::Full,
+                    _ => Trust::RestartsOnly,
+                };
+            }
+            "engine-hangs" => {
+                self.agent(rest).observed.engine = EngineState::Unresponsive("hangs".to_owned());
+            }
+            "engine-back" => self.agent(rest).observed.engine = EngineState::Up,
+            "pause" => self.at_docker(rest, |c, process| c.state = ContainerState::Paused(process)),
+            "unpause" => {
+                self.at_docker(rest, |c, process| {
+                    c.state = ContainerState::Running(process);
+                });
+            }
+            "limit-memory" => self.at_docker(words[0], |c, _| {
+                c.limits.memory = words[1].parse().ok();
+            }),
+            "disconnect" => self.at_docker(rest, |c, _| c.addr = None),
+            "docker-loses" => {
+                let slot = slot(words[1]);
+                self.agent(words[0])
+                    .observed
+                    .containers
+                    .retain(|_, c| c.owner.slot != slot);
+            }
+            "settle" => self.settle(rest.parse().unwrap_or(60), out),
+            "once" => {
+                self.round(out, true);
+            }
+            "ps" => self.ps(out),
+            "keys" => self.list_keys(rest, out),
+            "waiting" => self.waiting(out),
+            other => panic!("no such command: {other}"),
+        }
+    }
+
+    pub(super) fn agent(&mut self, name: &str) -> &mut Agent {
+        self.hosts.get_mut(name).unwrap()
+    }
+
+    /// Its memory is gone, but for what it wrote of its slots.
+    fn restart_agent(&mut self, name: &str) {
+        let mut local = Local::default();
+        for (key, (value, ..)) in &self.keys {
+            if let Some(Key::Status(slot)) = Key::parse(key) {
+                let status: Status = serde_json::from_slice(value).unwrap();
+                if status.host.as_str() == name {
+                    local.resume(slot, status);
+                }
+            }
+        }
+        self.agent(name).local = local;
+    }
+
+    fn add_host(&mut self, name: &str) {
+        let number = self.hosts.len() as u8 + 1;
+        let addr = IpAddr::from([10, 0, 0, number]);
+        let id = Uuid::from_u128(u128::from(number));
+        let record = HostRecord {
+            id,
+            session: Uuid::nil(),
+            epoch: 0,
+            state: HostState::Up,
+            addr,
+            peer: None,
+            api: Vec::new(),
+            labels: BTreeMap::new(),
+            capacity: model::records::Capacity::default(),
+            versions: Versions {
+                agent: String::new(),
+                placement: crate::placement::VERSIONS.to_vec(),
+            },
+            foreign: 0,
+            engine: true,
+            disk: None,
+            disk_full: false,
+            hold: None,
+            problems: Vec::new(),
+        };
+        let host: HostName = name.parse().unwrap();
+        self.put(
+            &Key::HostRecord(host.clone()).to_string(),
+            serde_json::to_vec(&record).unwrap(),
+        );
+        self.hosts.insert(
+            name.to_owned(),
+            Agent {
+                host: Host {
+                    name: host,
+                    id,
+                    surroundings: Surroundings {
+                        host_ip: addr,
+                        gateway: IpAddr::from([172, 17, 0, 1]),
+                        dns: None,
+                        domain: "skydns.local".to_owned(),
+                        network: "bridge".to_owned(),
+                    },
+                },
+                observed: Observed::default(),
+                local: Local::default(),
+                trust: Trust::Full,
+                ports: 20_000,
+                volumes: BTreeMap::new(),
+                cut: false,
+            },
+        );
+    }
+
+    /// The machine begins anew, under its old name.
+    fn reimage(&mut self, name: &str) {
+        let id = Uuid::from_u128(100 + u128::from(self.minted));
+        let agent = self.agent(name);
+        agent.host.id = id;
+        agent.observed = Observed::default();
+        agent.local = Local::default();
+        agent.volumes.clear();
+        let key = Key::HostRecord(agent.host.name.clone()).to_string();
+        let mut record: HostRecord = serde_json::from_slice(&self.keys[&key].0).unwrap();
+        record.id = id;
+        self.put(&key, serde_json::to_vec(&record).unwrap());
+    }
+
+    // === etcd ===
+
+    pub(super) fn put(&mut self, key: &str, value: Vec<u8>) {
+        self.revision += 1;
+        self.put_now(key, value);
+    }
+
+    fn put_now(&mut self, key: &str, value: Vec<u8>) {
+        let created = self.keys.get(key).map_or(self.revision, |k| k.2);
+        self.keys
+            .insert(key.to_owned(), (value.clone(), self.revision, created));
+        let change = Change::Put {
+            key: key.to_owned(),
+            value,
+            modified: self.revision,
+            created,
+        };
+        self.snapshot.apply([change], self.revision);
+    }
+
+    pub(super) fn delete(&mut self, key: &str) {
+        self.revision += 1;
+        self.delete_now(key);
+    }
+
+    fn delete_now(&mut self, key: &str) {
+        self.keys.remove(key);
+        let change = Change::Delete {
+            key: key.to_owned(),
+            modified: self.revision,
+        };
+        self.snapshot.apply([change], self.revision);
+    }
+
+    pub(super) fn modified(&self, key: &Key) -> i64 {
+        self.keys.get(&key.to_string()).map_or(0, |k| k.1)
+    }
+
+    fn json(&mut self, key: &Key, value: &impl serde::Serialize) {
+        self.put_now(&key.to_string(), serde_json::to_vec(value).unwrap());
+    }
+
+    fn is_absent(&self, host: &HostName) -> bool {
+        self.modified(&Key::HostRecord(host.clone())) == 0
+    }
+
+    fn next_is(&self, slot: &SlotId, void: Option<&VoidNext>) -> bool {
+        let seen = void.map_or(0, |void| void.modified);
+        self.modified(&Key::Next(slot.clone())) == seen
+            && void.is_none_or(|void| self.is_absent(&void.host))
+    }
+
+    fn mark(&mut self, slot: &SlotId, unfit: Option<&(HostName, Unfit)>) {
+        if let Some((host, unfit)) = unfit {
+            let key = Key::Unfit(host.clone(), slot.container.clone());
+            self.json(&key, unfit);
+        }
+    }
+
+    fn delete_slot(&mut self, slot: &SlotId) {
+        for key in [
+            Key::Claim(slot.clone()),
+            Key::State(slot.clone()),
+            Key::Status(slot.clone()),
+        ] {
+            self.delete_now(&key.to_string());
+        }
+    }
+
+    /// Its guards hold.
+    pub(super) fn holds(&self, write: &Write) -> bool {
+        match write {
+            Write::Claim {
+                slot,
+                manifest,
+                next,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == 0
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.next_is(slot, next.as_ref())
+            }
+            Write::Keep { slot, .. } => {
+                self.modified(&Key::Claim(slot.clone())) == 0
+                    && self.modified(&Key::Manifest(slot.container.clone())) == 0
+                    && self.next_is(slot, None)
+            }
+            Write::TakeOver {
+                slot,
+                held,
+                lost,
+                manifest,
+                next,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.is_absent(lost)
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.next_is(slot, next.as_ref())
+            }
+            Write::Retake {
+                slot,
+                held,
+                seen,
+                next,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::State(slot.clone())) == *seen
+                    && self.modified(&Key::Next(slot.clone())) == *next
+            }
+            Write::Next {
+                slot,
+                held,
+                manifest,
+                void,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.next_is(slot, void.as_ref())
+            }
+            Write::Promote {
+                slot,
+                held,
+                manifest,
+                next,
+                over,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.modified(&Key::Next(slot.clone())) == *next
+                    && match over {
+                        Over::Ready | Over::Nobody => true,
+                        Over::Lost(host) => self.is_absent(host),
+                        Over::Stopped(seen, _) => self.modified(&Key::State(slot.clone())) == *seen,
+                    }
+            }
+            Write::DeleteNext {
+                slot, seen, void, ..
+            } => {
+                self.modified(&Key::Next(slot.clone())) == *seen
+                    && void.as_ref().is_none_or(|host| self.is_absent(host))
+            }
+            Write::DeleteUnwanted {
+                slot,
+                held,
+                manifest,
+                lost,
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
+                    && self.is_absent(lost)
+            }
+            Write::NewInstance { slot, held, .. }
+            | Write::Release { slot, held, .. }
+            | Write::Status { slot, held, .. } => self.modified(&Key::Claim(slot.clone())) == *held,
+            Write::State {
+                slot, held, seen, ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::State(slot.clone())) == *seen
+            }
+            Write::Data { slot, data, held } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::Data(slot.clone())) == data.1
+            }
+            Write::TakeBack {
+                slot,
+                held,
+                seen,
+                next,
+                ..
+            } => {
+                self.modified(&Key::Claim(slot.clone())) == *held
+                    && self.modified(&Key::State(slot.clone())) == *seen
+                    && self.next_is(slot, next.as_ref())
+            }
+            Write::Fit {
+                container,
+                host,
+                seen,
+            } => self.modified(&Key::Unfit(host.clone(), container.clone())) == *seen,
+            Write::Version { container, rev, .. } => {
+                self.modified(&Key::Manifest(container.clone())) == *rev
+                    && self.modified(&Key::Version(container.clone(), *rev)) == 0
+            }
+            Write::Good {
+                container,
+                rev,
+                seen,
+                ..
+            } => self.modified(&Key::Version(container.clone(), *rev)) == *seen,
+            Write::Rollout {
+                container,
+                manifest,
+                seen,
+                ..
+            } => {
+                self.modified(&Key::Manifest(container.clone())) == *manifest
+                    && self.modified(&Key::Rollout(container.clone())) == *seen
+            }
+            Write::Prune {
+                container,
+                versions,
+            } => versions
+                .iter()
+                .all(|(rev, seen)| self.modified(&Key::Version(container.clone(), *rev)) == *seen),
+            Write::Sweep { container } => {
+                self.modified(&Key::Manifest(container.clone())) == 0
+                    && !self
+                        .keys
+                        .keys()
+                        .any(|k| k.starts_with(&keys::slots_of(container)))
+            }
+        }
+    }
+
+    /// Carries a write out if its guards hold.
+    pub(super) fn write(&mut self, write: &Write) -> bool {
+        if !self.holds(write) {
+            return false;
+        }
+        self.revision += 1;
+        match write {
+            Write::Claim {
+                slot, claim, data, ..
+            }
+            | Write::TakeOver {
+                slot, claim, data, ..
+            }
+            | Write::Promote {
+                slot, claim, data, ..
+            }
+            | Write::NewInstance {
+                slot, claim, data, ..
+            } => {
+                self.delete_now(&Key::State(slot.clone()).to_string());
+                self.delete_now(&Key::Status(slot.clone()).to_string());
+                self.json(&Key::Claim(slot.clone()), claim);
+                if let Some((data, _)) = data {
+                    self.json(&Key::Data(slot.clone()), data);
+                }
+                if !matches!(write, Write::NewInstance { .. }) {
+                    self.delete_now(&Key::Next(slot.clone()).to_string());
+                }
+                if let Write::Promote {
+                    state: Some(state), ..
+                } = write
+                {
+                    self.json(&Key::State(slot.clone()), state);
+                }
+            }
+            Write::Keep {
+                slot,
+                claim,
+                version,
+                ..
+            } => {
+                self.json(&Key::Claim(slot.clone()), claim);
+                if let Some(version) = version {
+                    let key = Key::Version(slot.container.clone(), claim.manifest_rev);
+                    self.json(&key, version);
+                }
+            }
+            Write::Retake {
+                slot, claim, state, ..
+            } => {
+                self.delete_now(&Key::Status(slot.clone()).to_string());
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.json(&Key::Claim(slot.clone()), claim);
+                self.json(&Key::State(slot.clone()), state);
+            }
+            Write::Next { slot, next, .. } => self.json(&Key::Next(slot.clone()), next),
+            Write::DeleteNext { slot, unfit, .. } => {
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.mark(slot, unfit.as_ref());
+            }
+            Write::DeleteUnwanted { slot, .. } => {
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.delete_slot(slot);
+            }
+            Write::Release { slot, unfit, .. } => {
+                self.delete_slot(slot);
+                self.mark(slot, unfit.as_ref());
+            }
+            Write::State { slot, state, .. } => self.json(&Key::State(slot.clone()), state),
+            Write::Data { slot, data, .. } => self.json(&Key::Data(slot.clone()), &data.0),
+            Write::TakeBack { slot, state, .. } => {
+                self.delete_now(&Key::Next(slot.clone()).to_string());
+                self.json(&Key::State(slot.clone()), state);
+            }
+            Write::Fit {
+                container, host, ..
+            } => self.delete_now(&Key::Unfit(host.clone(), container.clone()).to_string()),
+            Write::Status { slot, status, .. } => self.json(&Key::Status(slot.clone()), status),
+            Write::Version {
+                container,
+                rev,
+                version,
+                ..
+            }
+            | Write::Good {
+                container,
+                rev,
+                version,
+                ..
+            } => self.json(&Key::Version(container.clone(), *rev), version),
+            Write::Rollout {
+                container, rollout, ..
+            } => self.json(&Key::Rollout(container.clone()), rollout),
+            Write::Prune {
+                container,
+                versions,
+            } => {
+                for (rev, _) in versions {
+                    self.delete_now(&Key::Version(container.clone(), *rev).to_string());
+                }
+            }
+            Write::Sweep { container } => {
+                let left: Vec<String> = self
+                    .keys
+                    .keys()
+                    .filter(|k| k.starts_with(&keys::claims_of(container)))
+                    .cloned()
+                    .collect();
+                for key in left {
+                    self.delete_now(&key);
+                }
+            }
+        }
+        true
+    }
+
+    // === engines ===
+
+    fn is_stuck(&self, step: &Action) -> bool {
+        match step {
+            Action::Resolve { manifest, .. } | Action::Prepare { manifest, .. } => {
+                self.stuck.contains(&manifest.image)
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn step(&mut self, name: &str, step: Action) -> (ActionResult, Option<Write>) {
+        let now = self.now;
+        let started_at = now.0 as i64 + 1;
+        match step {
+            Action::Resolve {
+                container,
+                rev,
+                manifest,
+                json,
+            } => {
+                if self.missing.contains(&manifest.image) {
+                    let reason = format!("no such image: {}", manifest.image);
+                    return (
+                        ActionResult::NotResolved {
+                            container,
+                            rev,
+                            reason,
+                            fault: Fault::Manifest,
+                        },
+                        None,
+                    );
+                }
+                let pushed = self
+                    .pushed
+                    .get(&manifest.image)
+                    .copied()
+                    .unwrap_or_default();
+                let image = match pushed {
+                    0 => format!("sha256:{}", manifest.image),
+                    again => format!("sha256:{}#{again}", manifest.image),
+                };
+                let write = Write::Version {
+                    container: container.clone(),
+                    rev,
+                    version: model::records::Version {
+                        manifest: json.as_ref().clone(),
+                        image: image.clone(),
+                        good: false,
+                        volumes: Vec::new(),
+                    },
+                };
+                (
+                    ActionResult::Resolved {
+                        container,
+                        rev,
+                        image,
+                        volumes: Vec::new(),
+                    },
+                    Some(write),
+                )
+            }
+            Action::Prepare {
+                slot,
+                instance,
+                rev,
+                manifest,
+                hash,
+                temporary_name,
+                existing,
+                ..
+            } => {
+                let here = &mut self.hosts.get_mut(name).unwrap().volumes;
+                for volume in volumes::local(&manifest) {
+                    let docker = slot.volume_name(&volume);
+                    let must = existing.contains(&volume);
+                    let found = here.get(&docker);
+                    if let Some(reason) = volumes::refusal(&slot, &volume, must, found, Uuid::nil())
+                    {
+                        let outcome = ActionResult::NotPrepared {
+                            slot,
+                            rev,
+                            reason,
+                            fault: Fault::Data,
+                        };
+                        return (outcome, None);
+                    }
+                    let labels = [(LABEL_CLUSTER.to_owned(), Uuid::nil().to_string())];
+                    here.entry(docker).or_insert_with(|| labels.into());
+                }
+                if self
+                    .faults
+                    .contains(&(name.to_owned(), manifest.image.clone()))
+                {
+                    let reason = format!("{name} can't run {}", manifest.image);
+                    let fault = Fault::Host;
+                    let outcome = ActionResult::NotPrepared {
+                        slot,
+                        rev,
+                        reason,
+                        fault,
+                    };
+                    return (outcome, None);
+                }
+                let images = &mut self.images;
+                images.insert(instance.to_string(), manifest.image.clone());
+                let agent = self.hosts.get_mut(name).unwrap();
+                let mut ports = model::observed::PublishedPorts::new();
+                for service in manifest.services.values() {
+                    let port = ContainerPort {
+                        port: service.port,
+                        protocol: service.protocol,
+                    };
+                    let at = service.host_port.unwrap_or(agent.ports);
+                    agent.ports += 1;
+                    ports.insert(port, SocketAddr::new(agent.host.surroundings.host_ip, at));
+                }
+                let docker_name = slot.docker_name();
+                let container = ObservedContainer {
+                    docker_id: format!("d-{instance}"),
+                    name: if temporary_name {
+                        format!("{docker_name}.{instance}")
+                    } else {
+                        docker_name
+                    },
+                    owner: Ownership {
+                        cluster: Uuid::nil(),
+                        slot: slot.clone(),
+                        instance: instance.clone(),
+                        manifest_hash: hash,
+                        host_hash: agent.host.surroundings.hash(&ports),
+                    },
+                    state: ContainerState::Created {
+                        error: String::new(),
+                    },
+                    addr: None,
+                    ports,
+                    limits: model::observed::Limits {
+                        cpu_millis: manifest.cpu_millis,
+                        memory: manifest.memory,
+                    },
+                    check: None,
+                    image: String::new(),
+                    image_id: String::new(),
+                    created_at: now.0 as i64,
+                };
+                agent
+                    .observed
+                    .containers
+                    .insert(instance.clone(), container);
+                (
+                    ActionResult::Prepared {
+                        slot,
+                        instance,
+                        rev,
+                    },
+                    None,
+                )
+            }
+            Action::Start { slot, instance, .. } => {
+                let image = self
+                    .images
+                    .get(instance.as_str())
+                    .cloned()
+                    .unwrap_or_default();
+                if self.odd.contains(&(name.to_owned(), image.clone())) {
+                    let reason = format!("{name} fails oddly");
+                    let agent = self.hosts.get_mut(name).unwrap();
+                    agent.observed.containers.get_mut(&instance).unwrap().state =
+                        ContainerState::Created {
+                            error: reason.clone(),
+                        };
+                    let outcome = ActionResult::NotStarted {
+                        slot,
+                        instance,
+                        reason,
+                        fault: Fault::Unknown,
+                        doomed: false,
+                    };
+                    return (outcome, None);
+                }
+                let crashing = self.crashing.contains(&image);
+                let slow = self.slow.contains(&image);
+                let agent = self.hosts.get_mut(name).unwrap();
+                let runs: Vec<_> = agent
+                    .observed
+                    .of_slot(&slot)
+                    .filter(|c| c.running().is_some())
+                    .map(|c| c.owner.instance.clone())
+                    .collect();
+                assert!(runs.is_empty(), "{slot} would run twice: {runs:?}");
+                let container = agent.observed.containers.get_mut(&instance).unwrap();
+                container.state = if crashing {
+                    ContainerState::Exited(Exit {
+                        code: 1,
+                        at: started_at,
+                        ..Exit::default()
+                    })
+                } else {
+                    container.addr = Some(IpAddr::from([172, 17, 0, 2]));
+                    ContainerState::Running(Running {
+                        pid: 1,
+                        started_at,
+                        health: None,
+                    })
+                };
+                if !crashing && !slow {
+                    agent.observed.readiness.insert(instance, Readiness::Ready);
+                }
+                (ActionResult::Done { slot }, None)
+            }
+            Action::Stop { slot, instance, .. } => {
+                let agent = self.hosts.get_mut(name).unwrap();
+                agent.observed.readiness.remove(&instance);
+                let container = agent.observed.containers.get_mut(&instance).unwrap();
+                container.state = ContainerState::Exited(Exit {
+                    code: 143,
+                    at: started_at,
+                    ..Exit::default()
+                });
+                (ActionResult::Done { slot }, None)
+            }
+            Action::Remove { slot, instance, .. } => {
+                let agent = self.hosts.get_mut(name).unwrap();
+                agent.observed.containers.remove(&instance);
+                (ActionResult::Done { slot }, None)
+            }
+            Action::Rename {
+                slot,
+                instance,
+                name: new,
+                ..
+            } => {
+                let agent = self.hosts.get_mut(name).unwrap();
+                let taken = agent.observed.containers.values().any(|c| c.name == new);
+                assert!(!taken, "{new} is taken");
+                agent.observed.containers.get_mut(&instance).unwrap().name = new;
+                (ActionResult::Done { slot }, None)
+            }
+        }
+    }
+
+    fn crash(&mut self, text: &str) {
+        let at = self.now.0 as i64 + 1;
+        let exit = Exit {
+            code: 1,
+            at,
+            ..Exit::default()
+        };
+        self.ends(&slot(text), &exit);
+    }
+
+    fn ends(&mut self, slot: &SlotId, exit: &Exit) {
+        for agent in self.hosts.values_mut() {
+            let mut ended = Vec::new();
+            for container in agent.observed.containers.values_mut() {
+                if container.owner.slot == *slot && container.running().is_some() {
+                    container.state = ContainerState::Exited(exit.clone());
+                    ended.push(container.owner.instance.clone());
+                }
+            }
+            agent
+                .observed
+                .readiness
+                .retain(|instance, _| !ended.contains(instance));
+        }
+    }
+
+    /// Somebody does something to what runs of a slot. It is ready where nothing is in the way.
+    fn at_docker(&mut self, text: &str, does: impl Fn(&mut ObservedContainer, Running)) {
+        let slot = slot(text);
+        for agent in self.hosts.values_mut() {
+            let containers = agent.observed.containers.iter_mut();
+            for (instance, container) in containers.filter(|(_, c)| c.owner.slot == slot) {
+                let Some(process) = container.running().cloned() else {
+                    continue;
+                };
+                does(container, process);
+                let readiness = match container.cut_off() {
+                    Some(why) => Readiness::Unready(why.to_owned()),
+                    None => Readiness::Ready,
+                };
+                agent.observed.readiness.insert(instance.clone(), readiness);
+            }
+        }
+    }
+
+    // === agents ===
+
+    /// Every agent plans once on the same snapshot, then all is carried out. True if anything was.
+    fn round(&mut self, out: &mut String, print: bool) -> (bool, Option<Millis>) {
+        let mut plans: Vec<(String, Plan)> = Vec::new();
+        let (snapshot, now) = (self.snapshot.clone(), self.now);
+        let minted = &mut self.minted;
+        for (name, agent) in self.hosts.iter_mut().filter(|(_, agent)| !agent.cut) {
+            agent.local.observe(&agent.observed, now);
+            if agent.trust == Trust::Full {
+                agent.local.see(&snapshot, now);
+            }
+            let mut fresh = || -> InstanceId {
+                *minted += 1;
+                format!("i{minted}").parse().unwrap()
+            };
+            let planned = plan(
+                Inputs {
+                    snapshot: &snapshot,
+                    observed: &agent.observed,
+                    local: &agent.local,
+                    host: &agent.host,
+                    trust: agent.trust,
+                    rules: Rules::default(),
+                    now,
+                },
+                &mut fresh,
+            );
+            agent.local.begin(&planned, now);
+            plans.push((name.clone(), planned));
+        }
+        let mut did = false;
+        let mut wake: Option<Millis> = None;
+        for (name, planned) in plans {
+            if let Some(at) = planned.requeue_at {
+                wake = Some(wake.map_or(at, |w| w.min(at)));
+            }
+            did |= !planned.is_idle();
+            for write in planned.writes {
+                let held = self.write(&write);
+                if print {
+                    let lost = if held { "" } else { " (lost)" };
+                    let _ = writeln!(out, "{:>6} {name} {}{lost}", self.now.0, describe(&write));
+                }
+                let revision = self.revision;
+                self.agent(&name)
+                    .local
+                    .wrote(&write, held, revision, snapshot.revision, now);
+            }
+            for step in planned.steps {
+                if print {
+                    let _ = writeln!(out, "{:>6} {name} {}", self.now.0, describe_step(&step));
+                }
+                if self.is_stuck(&step) {
+                    continue;
+                }
+                let (outcome, write) = self.step(&name, step);
+                if let Some(write) = write {
+                    let held = self.write(&write);
+                    let revision = self.revision;
+                    self.agent(&name)
+                        .local
+                        .wrote(&write, held, revision, snapshot.revision, now);
+                }
+                if let ActionResult::NotResolved { reason, .. } = &outcome {
+                    let _ = writeln!(out, "{:>6} {name} not resolved: {reason}", self.now.0);
+                }
+                let now = self.now;
+                self.agent(&name).local.record(&outcome, now);
+            }
+        }
+        (did, wake)
+    }
+
+    /// Until nothing is left to do within `seconds` of the clock.
+    fn settle(&mut self, seconds: u64, out: &mut String) {
+        let end = self.now + Duration::from_secs(seconds);
+        for _ in 0..10_000 {
+            let (did, wake) = self.round(out, true);
+            if did {
+                continue;
+            }
+            match wake {
+                Some(at) if at <= end => self.now = at.max(Millis(self.now.0 + 1)),
+                _ => return,
+            }
+        }
+        panic!("does not settle:\n{out}");
+    }
+
+    // === what there is ===
+
+    fn ps(&self, out: &mut String) {
+        for (name, agent) in &self.hosts {
+            for container in agent.observed.containers.values() {
+                let state = match &container.state {
+                    ContainerState::Created { .. } => "created",
+                    ContainerState::Running(_) => "running",
+                    ContainerState::Paused(_) => "paused",
+                    ContainerState::Exited(_) => "exited",
+                    ContainerState::Removing => "removing",
+                };
+                let image = self
+                    .images
+                    .get(container.owner.instance.as_str())
+                    .map_or("?", String::as_str);
+                let _ = writeln!(
+                    out,
+                    "{name} {} {} {image} {state}",
+                    container.name, container.owner.instance
+                );
+            }
+        }
+    }
+
+    fn list_keys(&self, prefix: &str, out: &mut String) {
+        for (key, (value, modified, _)) in &self.keys {
+            if key.starts_with(prefix) {
+                let _ = writeln!(out, "{key} @{modified} {}", String::from_utf8_lossy(value));
+            }
+        }
+    }
+
+    fn waiting(&mut self, out: &mut String) {
+        let (snapshot, now) = (self.snapshot.clone(), self.now);
+        for (name, agent) in &self.hosts {
+            let planned = plan(
+                Inputs {
+                    snapshot: &snapshot,
+                    observed: &agent.observed,
+                    local: &agent.local,
+                    host: &agent.host,
+                    trust: agent.trust,
+                    rules: Rules::default(),
+                    now,
+                },
+                &mut || "unused".parse().unwrap(),
+            );
+            for (slot, reason) in planned.waiting {
+                let _ = writeln!(out, "{name} {slot}: {reason}");
+            }
+        }
+    }
+}
+
+fn slot(text: &str) -> SlotId {
+    let (container, number) = text.rsplit_once('/').unwrap();
+    let container: manifests::ContainerId = container.parse().unwrap();
+    container.slot(number.parse().unwrap())
+}
+
+fn describe(write: &Write) -> String {
+    let kind = write.kind();
+    match write {
+        Write::Claim { slot, claim, .. }
+        | Write::Keep { slot, claim, .. }
+        | Write::TakeOver { slot, claim, .. }
+        | Write::Retake { slot, claim, .. }
+        | Write::Next {
+            slot, next: claim, ..
+        }
+        | Write::NewInstance { slot, claim, .. } => {
+            format!("{kind} {slot} {} v{}", claim.instance, claim.manifest_rev)
+        }
+        Write::Promote {
+            slot, claim, over, ..
+        } => {
+            let over = match over {
+                Over::Ready => "is ready",
+                Over::Nobody => "nobody has it",
+                Over::Lost(_) => "its owner is lost",
+                Over::Stopped(..) => "its owner has stopped",
+            };
+            format!("{kind} {slot} {}: {over}", claim.instance)
+        }
+        Write::Release { slot, unfit, .. } | Write::DeleteNext { slot, unfit, .. } => {
+            let why = unfit
+                .as_ref()
+                .map(|(_, unfit)| format!(": {}", unfit.reason))
+                .unwrap_or_default();
+            format!("{kind} {slot}{why}")
+        }
+        Write::DeleteUnwanted { slot, .. } => format!("{kind} {slot}"),
+        Write::Data { slot, data, .. } => format!("{kind} {slot} {}", data.0.existing.join(", ")),
+        Write::State { slot, state, .. } | Write::TakeBack { slot, state, .. } => {
+            let ports: Vec<String> = state
+                .ports
+                .iter()
+                .map(|(n, p)| format!(" {n}={p}"))
+                .collect();
+            format!(
+                "{kind} {slot} {} {}{}",
+                state.instance,
+                format!("{:?}", state.state).to_lowercase(),
+                ports.concat()
+            )
+        }
+        Write::Version { container, rev, .. } | Write::Good { container, rev, .. } => {
+            format!("{kind} {container} v{rev}")
+        }
+        Write::Prune {
+            container,
+            versions,
+        } => {
+            let revs: Vec<i64> = versions.iter().map(|(rev, _)| *rev).collect();
+            format!("{kind} {container} {revs:?}")
+        }
+        Write::Rollout {
+            container, rollout, ..
+        } => format!(
+            "{kind} {container} v{} failed at slot {}: {}",
+            rollout.version, rollout.slot, rollout.reason
+        ),
+        Write::Sweep { container } | Write::Fit { container, .. } => format!("{kind} {container}"),
+        Write::Status { slot, status, .. } => {
+            let reason = status
+                .reason
+                .as_ref()
+                .map(|r| format!(": {r}"))
+                .unwrap_or_default();
+            format!("{kind} {slot} {}{reason}", status.progress)
+        }
+    }
+}
+
+fn describe_step(step: &Action) -> String {
+    let kind = step.kind();
+    match step {
+        Action::Resolve {
+            container,
+            rev,
+            manifest,
+            ..
+        } => format!("{kind} {container} v{rev} {}", manifest.image),
+        Action::Prepare {
+            slot,
+            instance,
+            image,
+            temporary_name,
+            ..
+        } => {
+            let name = if *temporary_name {
+                " under a temporary name"
+            } else {
+                ""
+            };
+            format!("{kind} {slot} {instance} {image}{name}")
+        }
+        Action::Start { slot, instance, .. }
+        | Action::Stop { slot, instance, .. }
+        | Action::Remove { slot, instance, .. } => format!("{kind} {slot} {instance}"),
+        Action::Rename {
+            slot,
+            instance,
+            name,
+            ..
+        } => format!("{kind} {slot} {instance} to {name}"),
+    }
+}

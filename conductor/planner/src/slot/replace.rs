@@ -1,0 +1,105 @@
+//! When a running instance is replaced by another, and when an update is given up.
+//!
+//! The new container is made before the old one is asked to leave.
+
+use manifests::InstanceId;
+
+use super::ctx::{Ctx, Out};
+use super::start::{prepare, resolve};
+use crate::plan::Plan;
+use crate::target::Target;
+use model::Write;
+use model::observed::ObservedContainer;
+use model::records::{Claim, Phase, Rollout};
+use model::volumes;
+
+/// Why and how the running or ended instance is replaced; none if it is not, or not yet.
+pub(super) fn replacement(
+    ctx: &Ctx<'_>,
+    current: &ObservedContainer,
+    target: &Target<'_>,
+    prepared: Option<&(InstanceId, i64)>,
+    outdated: bool,
+    plan: &mut Plan,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) -> Option<Out> {
+    if ctx.is_handed_over() {
+        return None;
+    }
+    if outdated {
+        if target.was_given_up(ctx.container) {
+            return None;
+        }
+        if let Err(why) = ctx.my_turn(target) {
+            return Some(Out::says("outdated", Some(why)));
+        }
+    } else if ctx.is_doomed(current) || ctx.surroundings_changed(current) {
+        let ready = ctx
+            .view
+            .current_state()
+            .is_some_and(|s| s.state == Phase::Ready);
+        if ready && !ctx.others_ready() {
+            return Some(Out::says(
+                "outdated",
+                Some(
+                    "the host's addresses have changed; waits until the other slots are ready"
+                        .to_owned(),
+                ),
+            ));
+        }
+    } else {
+        return None;
+    }
+    match (target, prepared) {
+        (Target::Undecided { .. }, _) => Some(resolve(ctx, target, plan)),
+        (Target::Decided { manifest, .. }, Some((instance, rev)))
+            if ctx.inputs.observed.containers.contains_key(instance) =>
+        {
+            Some(Out::says("replacing", None).write(Write::NewInstance {
+                slot: ctx.slot.clone(),
+                claim: Claim {
+                    host: ctx.inputs.host.name.clone(),
+                    instance: instance.clone(),
+                    manifest_rev: *rev,
+                },
+                held: ctx.claim.modified,
+                data: volumes::pin(ctx.inputs.host, Some(ctx.view), manifest),
+            }))
+        }
+        (Target::Decided { .. }, _) => Some(prepare(ctx, target, &fresh(), true, plan)),
+    }
+}
+
+/// Gives an update up whose first instance failed; nothing without an older version to stay with. What slots stay
+/// with where an update was given up is not given up in its turn.
+pub(super) fn give_up(
+    ctx: &Ctx<'_>,
+    current: &ObservedContainer,
+    target: &Target<'_>,
+    reason: Option<&str>,
+) -> Option<Write> {
+    let memory = ctx.instance(current)?;
+    let failed = memory.ends > 0 || memory.running_since.is_some();
+    let manifest = ctx.container.manifest.as_ref()?;
+    let update = ctx.container.versions.keys().any(|rev| *rev < target.rev());
+    if !failed
+        || memory.was_ready
+        || !update
+        || target.outdates(ctx.container, ctx.claim.manifest_rev)
+        || Target::of(ctx.container).is_none_or(|wanted| wanted.rev() != target.rev())
+        || target.was_given_up(ctx.container)
+    {
+        return None;
+    }
+    Some(Write::Rollout {
+        container: ctx.slot.container.clone(),
+        rollout: Rollout {
+            version: target.rev(),
+            failed: true,
+            slot: ctx.slot.slot,
+            reason: reason.unwrap_or("it ended before it was ready").to_owned(),
+        },
+        manifest: manifest.modified,
+        seen: ctx.container.rollout.as_ref().map_or(0, |r| r.modified),
+    })
+}

@@ -1,0 +1,305 @@
+//! From a claim to a ready instance, and back to its start when it ended.
+
+use std::time::Duration;
+
+use manifests::InstanceId;
+use manifests::units::format_size;
+
+use super::ctx::{Ctx, Out};
+use super::leave::{retire, stop_timeout};
+use super::replace::give_up;
+use crate::plan::Plan;
+use crate::target::Target;
+use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
+use model::records::{Phase, SlotState};
+use model::volumes;
+use model::{Action, Trust};
+use model::{Fault, Scope};
+
+/// Seconds after which every host decides the image by itself: a pull may take minutes, and all need it.
+const PULL_ALONE: u32 = 3;
+
+/// The engine has nothing of the claimed instance.
+pub(super) fn absent(
+    ctx: &Ctx<'_>,
+    target: &Target<'_>,
+    temporary_name: bool,
+    plan: &mut Plan,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) -> Out {
+    if let Some(out) = ctx
+        .gives_up_unfit(target)
+        .or_else(|| ctx.gives_up_stuck(target, plan))
+    {
+        return out;
+    }
+    if ctx.inputs.local.calm.restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
+        // An older etcd may name this host for what runs elsewhere: who runs it has it. And what is begun anew goes
+        // where it may be now.
+        return Out::says("waiting", None).write(ctx.release());
+    }
+    if ctx.has_data_elsewhere() {
+        let reason = "its data is on another machine that had this host's name";
+        return Out::says("waiting", Some(reason.to_owned())).write(ctx.release());
+    }
+    let minted = ctx.memory.and_then(|m| m.minted.as_ref()) == Some(&ctx.claim.instance);
+    // Without its pin it might be anywhere.
+    let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), target.manifest());
+    if !minted || pin.is_some() || target.rev() != ctx.claim.manifest_rev {
+        return ctx.remint(target, fresh);
+    }
+    match target {
+        Target::Undecided { .. } => resolve(ctx, target, plan),
+        Target::Decided { .. } => prepare(ctx, target, &ctx.claim.instance, temporary_name, plan),
+    }
+}
+
+pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Out {
+    let Target::Undecided {
+        rev,
+        manifest,
+        json,
+    } = target
+    else {
+        return Out::default();
+    };
+    let id = &ctx.slot.container;
+    let work = Scope::Container(id.clone());
+    let local = ctx.inputs.local;
+    let trouble = local.images.get(id).filter(|t| t.rev == *rev);
+    let reason = trouble.map(|t| t.reason.clone());
+    let progress = ctx.memory.and_then(|m| m.progress.clone());
+    if let Some(trouble) = trouble {
+        let again = trouble.backoff.next_try();
+        if again > ctx.inputs.now {
+            plan.requeue(again);
+            return Out::says("failed", reason).about(*rev);
+        }
+        if trouble.fault == Fault::Manifest && !ctx.tries_for_all() {
+            // It failed here too, so it is not this or that host: one goes on trying.
+            return Out::says("failed", reason).about(*rev);
+        }
+    }
+    let out = Out::says("pulling", reason.or(progress)).about(*rev);
+    let under_way = local.busy.contains_key(&work)
+        || ctx.inputs.is_writing(&work)
+        || plan.steps.iter().any(|s| s.work() == work);
+    if !under_way && ctx.is_first(PULL_ALONE, plan) {
+        plan.steps.push(Action::Resolve {
+            container: id.clone(),
+            rev: *rev,
+            manifest: (*manifest).clone(),
+            json: (*json).clone(),
+        });
+    }
+    out
+}
+
+pub(super) fn prepare(
+    ctx: &Ctx<'_>,
+    target: &Target<'_>,
+    instance: &InstanceId,
+    temporary_name: bool,
+    plan: &mut Plan,
+) -> Out {
+    let Target::Decided {
+        rev,
+        version,
+        manifest,
+    } = target
+    else {
+        return Out::default();
+    };
+    let trouble = ctx.memory.map(|m| &m.trouble).filter(|t| t.rev == *rev);
+    let waits = trouble.is_some_and(|t| t.fault == Fault::Data);
+    if let Some(trouble) = trouble {
+        let again = trouble.next_try();
+        if again > ctx.inputs.now {
+            plan.requeue(again);
+            let progress = if waits { "waiting" } else { "failed" };
+            return Out::says(progress, Some(trouble.reason.clone())).about(*rev);
+        }
+    }
+    let pulls = ctx.memory.and_then(|m| m.progress.clone());
+    let progress = match pulls {
+        Some(_) => "pulling",
+        None if waits => "waiting",
+        None => "creating",
+    };
+    let reason = trouble.map(|t| t.reason.clone()).filter(|r| !r.is_empty());
+    Out::says(progress, pulls.or(reason))
+        .about(*rev)
+        .step(Action::Prepare {
+            slot: ctx.slot.clone(),
+            instance: instance.clone(),
+            rev: *rev,
+            manifest: (*manifest).clone(),
+            image: version.version.image.clone(),
+            hash: version.hash.clone().unwrap_or_default(),
+            temporary_name,
+            existing: volumes::existing(ctx.inputs.host, Some(ctx.view)).to_vec(),
+        })
+}
+
+/// Made and never started: what else runs of the slot goes first.
+pub(super) fn first_start(
+    ctx: &Ctx<'_>,
+    current: &ObservedContainer,
+    error: &str,
+    others: &[&ObservedContainer],
+    plan: &mut Plan,
+) -> Out {
+    if let Some(other) = others.iter().find(|c| c.running().is_some()) {
+        let step = retire(&ctx.inputs, ctx.slot, other, Some(ctx.container), plan);
+        let reason = format!(
+            "stopping the former container, up to {} s",
+            stop_timeout(other, Some(ctx.container)).as_secs()
+        );
+        return Out {
+            step,
+            ..Out::says("replacing", Some(reason))
+        };
+    }
+    let mut out = start_after_backoff(ctx, current, plan);
+    if !error.is_empty() {
+        let reason = format!("it does not start: {error}");
+        // Of what is not known another try may do better.
+        let may_pass = ctx
+            .memory
+            .is_some_and(|m| m.trouble.fault == Fault::Unknown && m.trouble.may_pass());
+        if let Some(target) = ctx.target().filter(|_| !may_pass) {
+            out.shared = give_up(ctx, current, &target, Some(&reason));
+        }
+        out.progress = "failed";
+        out.reason = Some(reason);
+    }
+    out
+}
+
+pub(super) fn start_after_backoff(
+    ctx: &Ctx<'_>,
+    current: &ObservedContainer,
+    plan: &mut Plan,
+) -> Out {
+    let again = ctx
+        .instance(current)
+        .map(|m| m.backoff.next_try())
+        .unwrap_or_default();
+    if again > ctx.inputs.now {
+        plan.requeue(again);
+        return Out::says("failed", None);
+    }
+    Out::says("starting", None).step(Action::Start {
+        slot: ctx.slot.clone(),
+        instance: current.owner.instance.clone(),
+        docker_id: current.docker_id.clone(),
+    })
+}
+
+/// Its process ended: tell others, and start it again after the back-off.
+pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
+    let mut out = start_after_backoff(ctx, current, &mut Plan::default());
+    if let (ContainerState::Exited(exit), Some(memory)) = (&current.state, ctx.instance(current)) {
+        // Before this process nothing was counted: it is the machine or the engine that stopped it.
+        if memory.ends > 0 {
+            // Somebody's `docker stop` is no failure of the container, the first time.
+            let stopped = exit.was_asked_for() && memory.backoff.failures() <= 1;
+            out.progress = if stopped { "restarting" } else { "failed" };
+            out.reason = Some(format!(
+                "{}; restarting in {} s",
+                why_ended(ctx, exit),
+                memory.backoff.wait().as_secs()
+            ));
+        }
+    }
+    if let Some(state) = ctx.view.current_state()
+        && state.state != Phase::Unready
+        && ctx.inputs.trust == Trust::Full
+    {
+        out = out.write(ctx.state_write(SlotState {
+            state: Phase::Unready,
+            ..state.value.clone()
+        }));
+    }
+    out
+}
+
+pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> String {
+    if exit.out_of_memory {
+        let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
+        let limit = manifest.and_then(|m| m.memory).map(format_size);
+        let limit = limit.map(|limit| format!(" (limit {limit})"));
+        format!("killed: out of memory{}", limit.unwrap_or_default())
+    } else if exit.error.is_empty() {
+        format!("exited with code {}", exit.code)
+    } else {
+        format!("does not start: {}", exit.error)
+    }
+}
+
+pub(super) fn running(
+    ctx: &Ctx<'_>,
+    current: &ObservedContainer,
+    target: &Target<'_>,
+    plan: &mut Plan,
+) -> Out {
+    let now = ctx.inputs.now;
+    let since = ctx
+        .instance(current)
+        .and_then(|m| m.running_since)
+        .unwrap_or(now);
+    let phase = ctx.phase(current, plan);
+    let why = match ctx.inputs.observed.readiness(&current.owner.instance) {
+        Readiness::Unready(why) => Some(why.clone()),
+        _ if phase == Some(Phase::Unready) => Some(
+            ctx.instance(current)
+                .and_then(|m| m.lacks.clone())
+                .unwrap_or_else(|| "is not ready yet".to_owned()),
+        ),
+        _ => None,
+    };
+    let known = ctx.view.current_state();
+    let was_ready = known.is_some_and(|s| s.state == Phase::Ready);
+    let says = match phase {
+        Some(Phase::Ready) => "ready",
+        None if was_ready => "ready",
+        Some(_)
+            if ctx.inputs.observed.readiness(&current.owner.instance) != &Readiness::Starting =>
+        {
+            "unready"
+        }
+        Some(_) | None => "starting",
+    };
+    let mut out = Out::says(says, why);
+    if let Some(phase) = phase {
+        out = ctx.tells(current, phase, out);
+    }
+    if phase == Some(Phase::Ready) {
+        out.shared = ctx.good(plan);
+        let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
+        out.reason = manifest.and_then(|m| current.limits.drift(m));
+    } else if !was_ready
+        && current.cut_off().is_none()
+        && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev)
+    {
+        let late = since + manifest.start_timeout;
+        if now < late {
+            plan.requeue(late);
+        } else {
+            let reason = not_ready_in_time(manifest.start_timeout);
+            out.shared = give_up(ctx, current, target, Some(&reason));
+            out.reason = Some(match out.reason {
+                Some(why) => format!("{reason}: {why}"),
+                None => reason,
+            });
+        }
+    }
+    out
+}
+
+pub(super) fn not_ready_in_time(start_timeout: Duration) -> String {
+    format!(
+        "not ready within {} s of its start",
+        start_timeout.as_secs()
+    )
+}
