@@ -381,9 +381,11 @@ impl ClientArgs {
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    /// For people: columns that do not fit the terminal are left out
     #[default]
     Table,
+    /// For people: all columns
+    Wide,
     /// For programs
     Json,
 }
@@ -469,32 +471,6 @@ pub(crate) struct ScaleArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// How `dokkaa ps` and `dokkaa hosts` print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum WideFormat {
-    /// For people
-    #[default]
-    Table,
-    /// With more columns
-    Wide,
-    /// For programs
-    Json,
-}
-
-/// Of lists that have more columns than fit.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct WideOutputArgs {
-    /// How to print
-    #[arg(
-        short = 'o',
-        long = "output",
-        value_enum,
-        value_name = "FORMAT",
-        default_value_t
-    )]
-    pub(crate) format: WideFormat,
-}
-
 /// `dokkaa apps`.
 #[derive(Debug, Args)]
 pub(crate) struct AppsArgs {
@@ -520,7 +496,7 @@ pub(crate) struct PsArgs {
     pub(crate) watch: bool,
     /// The format.
     #[command(flatten)]
-    pub(crate) output: WideOutputArgs,
+    pub(crate) output: OutputArgs,
     /// The connection.
     #[command(flatten)]
     pub(crate) client: ClientArgs,
@@ -542,7 +518,7 @@ pub(crate) struct StatusArgs {
 pub(crate) struct ListArgs {
     /// The format.
     #[command(flatten)]
-    pub(crate) output: WideOutputArgs,
+    pub(crate) output: OutputArgs,
     /// The connection.
     #[command(flatten)]
     pub(crate) client: ClientArgs,

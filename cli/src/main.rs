@@ -19,15 +19,21 @@ mod name_service;
 mod pid_file;
 mod up;
 
-use model::error::chain;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
+use model::error::chain;
 
 use agent::Misconfigured;
 use args::{Cli, Command, UserCommand};
 use commands::CommandError;
+
+/// Columns of a help text that goes into a file or a pager.
+const HELP_IN_A_PIPE: usize = 100;
+/// A help text in fewer columns than this has one word a line.
+const NARROWEST_HELP: usize = 60;
 
 fn main() -> ExitCode {
     name_service::without_plugins();
@@ -37,7 +43,7 @@ fn main() -> ExitCode {
         Some(([_, command], rest)) if command == embedded_etcd::CHILD_COMMAND => {
             local::become_etcd(rest)
         }
-        _ => match Cli::try_parse_from(arguments) {
+        _ => match parse(arguments) {
             Ok(cli) => run(cli.command),
             Err(error) => {
                 if let Some(hint) = hints::other_command(&error) {
@@ -51,6 +57,15 @@ fn main() -> ExitCode {
         },
     };
     ended.unwrap_or_else(|error| end(&error))
+}
+
+/// Help is as wide as the terminal.
+fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let width = commands::columns().unwrap_or(HELP_IN_A_PIPE);
+    let matches = Cli::command()
+        .term_width(width.max(NARROWEST_HELP))
+        .try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches)
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -667,14 +667,40 @@ fn a_terminal_gets_what_fits_and_nothing_that_it_would_obey() {
     assert!(ps.lines().all(|line| line.chars().count() <= 80), "{ps}");
     assert!(ps.contains("\n    a long reason a long"), "{ps}");
     assert!(ps.lines().next().unwrap().contains("STATUS"), "{ps}");
-    // A terminal that does not know its width.
-    let ps = on_terminal(&door, 0, "ps");
-    assert_eq!(ps.lines().count(), 3, "{ps}");
-    let hosts = on_terminal(&door, 80, "hosts");
-    assert!(
-        hosts.lines().all(|line| line.chars().count() <= 80),
-        "{hosts}"
-    );
+    assert_eq!(on_terminal(&door, 0, "ps"), ps, "80 where it is not known");
+}
+
+#[test]
+fn every_table_fits_80_columns_and_breaks_no_word() {
+    let door = Door::open();
+    let id: ContainerId = "online-shop/web-frontend".parse().unwrap();
+    let host = "ip-10-20-30-40";
+    let revision = door.agent.put_manifest(&id, WEB);
+    door.agent.put_host(host, None);
+    door.agent.claim(&id.slot(0), host, revision);
+    let ports = [("web", 20_000), ("admin", 20_001), ("metrics", 20_002)];
+    door.agent
+        .put_state(&id.slot(0), host, Phase::Ready, &ports);
+    let image = format!("registry.example.com/team/web@sha256:{}", "0".repeat(64));
+    let now = jiff::Timestamp::now().as_millisecond();
+    let pulled = Happened::of_slot(&id.slot(0), Kind::Exited, format!("{image} was pulled"));
+    door.agent.happens(now, pulled);
+    for list in ["ps", "apps", "hosts", "volumes", "events"] {
+        for columns in [80, 0] {
+            let text = on_terminal(&door, columns, list);
+            assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+        }
+    }
+    let ps = on_terminal(&door, 80, "ps");
+    assert!(ps.ends_with("\n(-o wide shows AGE, too)\n"), "{ps}");
+    for (service, port) in ports {
+        let address = format!("{service}=10.0.0.1:{port}");
+        assert!(ps.contains(&address), "{ps}");
+    }
+    let wide = on_terminal(&door, 80, "ps -o wide");
+    assert!(wide.lines().any(|line| line.contains("CONTAINER ID")));
+    let help = on_terminal(&door, 0, "ps -h");
+    assert!(help.contains("Only this app, or only this container"));
 }
 
 #[test]

@@ -11,20 +11,28 @@ use manifests::HostName;
 use super::client::Client;
 use super::error::CommandError;
 use super::stream::{self, Reading, escape};
+use super::table::{Column, Shown, Table};
 use super::{lists, output};
 use crate::args::{EventsArgs, Format, Selection};
 
 /// A host that was not heard when the connection was lost may tell of a moment before: from there on it is asked again.
 const OVERLAP_MS: i64 = 60_000;
-/// Narrowest columns: host, what it is about, kind. They grow with what comes.
-const COLUMNS: [usize; 3] = [8, 16, 10];
+const COLUMNS: &[Column] = &[
+    Column("TIME", Shown::Always),
+    Column("HOST", Shown::IfFits(1)),
+    Column("SUBJECT", Shown::Always),
+    Column("KIND", Shown::Always),
+    Column("MESSAGE", Shown::Text),
+];
+/// They grow with what comes.
+const NARROWEST: &[usize] = &[19, 8, 16, 10];
 
 pub(super) async fn run(args: &EventsArgs) -> Result<(), CommandError> {
     let client = Client::new(&args.client)?;
     let mut reading = Events {
         args,
         last: BTreeMap::new(),
-        columns: COLUMNS,
+        table: Table::new(COLUMNS, args.output.format).at_least(NARROWEST),
     };
     let within = args.client.answer_within();
     if args.follow {
@@ -52,7 +60,7 @@ struct Events<'a> {
     args: &'a EventsArgs,
     /// Id of the last event of each host.
     last: BTreeMap<HostName, i64>,
-    columns: [usize; 3],
+    table: Table,
 }
 
 impl Reading for Events<'_> {
@@ -97,32 +105,28 @@ impl Reading for Events<'_> {
         *last = event.id;
         match self.args.output.format {
             Format::Json => output::json_line(&event),
-            Format::Table => output::print(&row(&event, &mut self.columns, &TimeZone::system())),
+            _ => output::print(&self.table.row(cells(&event, &TimeZone::system()))),
         }
     }
 }
 
-/// One line, in columns that are as wide as the widest so far.
-fn row(event: &HostEvent, columns: &mut [usize; 3], zone: &TimeZone) -> String {
+fn cells(event: &HostEvent, zone: &TimeZone) -> Vec<String> {
     let what = &event.what;
-    let of = match what.subject() {
+    let subject = match what.subject() {
         host if host.is_empty() => "-".to_owned(),
         subject => subject,
     };
-    let cells = [event.host.to_string(), of, what.kind.to_string()];
-    let mut line = output::local_time(event.time, zone);
-    for (cell, width) in cells.iter().zip(columns) {
-        *width = cell.len().max(*width);
-        let _ = write!(line, "  {cell:width$}", width = *width);
-    }
     let mut message = output::short_digests(&output::one_line(&what.message));
     if event.times > 1 {
         let _ = write!(message, " ({} times)", event.times);
     }
-    format!(
-        "{}\n",
-        format!("{line}  {}", message.trim_start()).trim_end()
-    )
+    vec![
+        output::local_time(event.time, zone),
+        event.host.to_string(),
+        subject,
+        what.kind.to_string(),
+        message,
+    ]
 }
 
 #[cfg(test)]
@@ -144,17 +148,18 @@ mod tests {
             times,
             what,
         };
-        let mut columns = COLUMNS;
+        let mut table = Table::new(COLUMNS, Format::Table).at_least(NARROWEST);
+        table.room = None;
+        let mut row = |event| table.row(cells(&event, &TimeZone::UTC));
         let exited = Happened::of_slot(&slot, Kind::Exited, "exit\ncode 1");
         assert_eq!(
-            row(&event(exited, 4), &mut columns, &TimeZone::UTC),
+            row(event(exited, 4)),
             "2023-11-14 22:13:20  h1        shop/web/0        exited      exit code 1 (4 times)\n"
         );
         let back = Happened::here(Kind::EngineUnresponsive, "");
         assert_eq!(
-            row(&event(back, 1), &mut columns, &TimeZone::UTC),
+            row(event(back, 1)),
             "2023-11-14 22:13:20  h1        -                 engine-unresponsive\n"
         );
-        assert_eq!(columns[2], "engine-unresponsive".len());
     }
 }

@@ -12,7 +12,8 @@ use tokio::time::sleep;
 use super::client::Client;
 use super::error::CommandError;
 use super::output;
-use crate::args::{AppsArgs, Format, ListArgs, PsArgs, Selection, StatusArgs, WideFormat};
+use super::table::{Column, Shown, table};
+use crate::args::{AppsArgs, Format, ListArgs, PsArgs, Selection, StatusArgs};
 
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -20,6 +21,40 @@ const LOOK: Duration = Duration::from_secs(1);
 const SHORT_ID: usize = 12;
 /// The cursor to the top left, everything below cleared.
 const CLEAR: &str = "\u{1b}[H\u{1b}[J";
+
+const PS: &[Column] = &[
+    Column("APP", Shown::Always),
+    Column("CONTAINER", Shown::Always),
+    Column("SLOT", Shown::Always),
+    Column("HOST", Shown::IfFits(3)),
+    Column("STATUS", Shown::Always),
+    Column("AGE", Shown::IfFits(1)),
+    Column("PORTS", Shown::Stacked(2)),
+    Column("IMAGE", Shown::Wide),
+    Column("VERSION", Shown::Wide),
+    Column("CONTAINER ID", Shown::Wide),
+    Column("REASON", Shown::Text),
+];
+const APPS: &[Column] = &[
+    Column("APP", Shown::Always),
+    Column("CONTAINER", Shown::Always),
+    Column("READY", Shown::Always),
+    Column("IMAGE", Shown::IfFits(1)),
+    Column("PROBLEMS", Shown::Text),
+];
+const HOSTS: &[Column] = &[
+    Column("HOST", Shown::Always),
+    Column("STATE", Shown::Always),
+    Column("ADDR", Shown::IfFits(6)),
+    Column("SLOTS", Shown::IfFits(5)),
+    Column("CPUS", Shown::IfFits(2)),
+    Column("MEMORY", Shown::IfFits(3)),
+    Column("DISK", Shown::IfFits(4)),
+    Column("FOREIGN", Shown::Wide),
+    Column("AGENT", Shown::Wide),
+    Column("LABELS", Shown::IfFits(1)),
+    Column("PROBLEMS", Shown::Text),
+];
 
 pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
     let client = Client::new(&args.client)?;
@@ -31,7 +66,7 @@ pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
         return show_slots(&slots, args.output.format);
     }
     let mut shown: Option<Slots> = None;
-    let on_screen = output::is_terminal() && args.output.format != WideFormat::Json;
+    let on_screen = output::is_terminal() && args.output.format != Format::Json;
     let mut silent = false;
     loop {
         // In a pipe only what changed is news; ages always change.
@@ -46,7 +81,7 @@ pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
             show_slots(&slots, args.output.format)?;
         } else if changed {
             match args.output.format {
-                WideFormat::Json => output::json_line(&slots)?,
+                Format::Json => output::json_line(&slots)?,
                 format => show_slots(&slots, format)?,
             }
         }
@@ -95,25 +130,20 @@ pub(super) async fn apps(args: &AppsArgs) -> Result<(), CommandError> {
         .apps
         .iter()
         .flat_map(|app| app.containers.iter().map(move |row| (&app.app, row)));
-    let rows = containers
-        .map(|(app, row)| {
-            vec![
-                app.to_string(),
-                row.container.to_string(),
-                format!("{}/{}", row.ready, or_dash(row.scale)),
-                or_dash(row.image.as_ref()),
-                row.problems.join("; "),
-            ]
-        })
-        .collect();
-    output::print(&output::table(
-        &["APP", "CONTAINER", "READY", "IMAGE", "PROBLEMS"],
-        rows,
-    ))
+    let rows = containers.map(|(app, row)| {
+        vec![
+            app.to_string(),
+            row.container.to_string(),
+            format!("{}/{}", row.ready, or_dash(row.scale)),
+            or_dash(row.image.as_ref()),
+            row.problems.join("; "),
+        ]
+    });
+    output::print(&table(APPS, args.output.format, rows))
 }
 
-fn show_slots(slots: &Slots, format: WideFormat) -> Result<(), CommandError> {
-    if format == WideFormat::Json {
+fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
+    if format == Format::Json {
         return output::json(slots);
     }
     tell(slots.stale, &slots.notices);
@@ -126,24 +156,19 @@ fn show_slots(slots: &Slots, format: WideFormat) -> Result<(), CommandError> {
         .collect();
     for row in &slots.slots {
         let warnings = warnings.remove(&row.id()).unwrap_or_default();
-        rows.push((row.id(), slot_cells(row, warnings, format)));
+        rows.push((row.id(), slot_cells(row, warnings)));
     }
     // What is scaled to 0 has no slots, and is there all the same.
     for container in &slots.containers {
         if let Some(warnings) = warnings.remove(&container.id())
             && container.scale == Some(0)
         {
-            rows.push((container.id(), idle_cells(container, warnings, format)));
+            rows.push((container.id(), idle_cells(container, warnings)));
         }
     }
     rows.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let mut headings = vec!["APP", "CONTAINER", "SLOT", "HOST", "STATUS", "AGE", "PORTS"];
-    if format == WideFormat::Wide {
-        headings.extend(["IMAGE", "VERSION", "CONTAINER ID"]);
-    }
-    headings.push("REASON");
-    let rows = rows.into_iter().map(|(_, cells)| cells).collect();
-    output::print(&output::table(&headings, rows))
+    let rows = rows.into_iter().map(|(_, cells)| cells);
+    output::print(&table(PS, format, rows))
 }
 
 /// What is to be said beside the list.
@@ -171,7 +196,7 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn slot_cells(row: &SlotRow, warnings: &[String], format: WideFormat) -> Vec<String> {
+fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
     let ports: Vec<String> = row.ports.iter().map(port_cell).collect();
     let reason = match (&row.reason, row.restarts) {
         (Some(reason), _) => Some(reason.clone()),
@@ -180,7 +205,8 @@ fn slot_cells(row: &SlotRow, warnings: &[String], format: WideFormat) -> Vec<Str
         (None, times) => Some(format!("restarted {times} times")),
     };
     let reasons: Vec<String> = reason.into_iter().chain(warnings.iter().cloned()).collect();
-    let mut cells = vec![
+    let id = row.container_id.as_ref();
+    vec![
         row.app.to_string(),
         row.container.to_string(),
         or_dash(row.slot),
@@ -192,22 +218,16 @@ fn slot_cells(row: &SlotRow, warnings: &[String], format: WideFormat) -> Vec<Str
         } else {
             ports.join(" ")
         },
-    ];
-    if format == WideFormat::Wide {
-        let id = row.container_id.as_ref();
-        cells.extend([
-            or_dash(row.image.as_ref()),
-            or_dash(row.version),
-            or_dash(id.map(|id| id.chars().take(SHORT_ID).collect::<String>())),
-        ]);
-    }
-    cells.push(reasons.join("; "));
-    cells
+        or_dash(row.image.as_ref()),
+        or_dash(row.version),
+        or_dash(id.map(|id| id.chars().take(SHORT_ID).collect::<String>())),
+        reasons.join("; "),
+    ]
 }
 
-fn idle_cells(row: &ContainerRow, warnings: &[String], format: WideFormat) -> Vec<String> {
+fn idle_cells(row: &ContainerRow, warnings: &[String]) -> Vec<String> {
     let dash = || "-".to_owned();
-    let mut cells = vec![
+    vec![
         row.app.to_string(),
         row.container.to_string(),
         dash(),
@@ -215,12 +235,11 @@ fn idle_cells(row: &ContainerRow, warnings: &[String], format: WideFormat) -> Ve
         "scaled to 0".to_owned(),
         dash(),
         dash(),
-    ];
-    if format == WideFormat::Wide {
-        cells.extend([or_dash(row.image.as_ref()), or_dash(row.revision), dash()]);
-    }
-    cells.push(warnings.join("; "));
-    cells
+        or_dash(row.image.as_ref()),
+        or_dash(row.revision),
+        dash(),
+        warnings.join("; "),
+    ]
 }
 
 /// Where a service listens.
@@ -233,20 +252,14 @@ fn port_cell(port: &PublishedPort) -> String {
 pub(super) async fn hosts(args: &ListArgs) -> Result<(), CommandError> {
     let hosts: Hosts = Client::new(&args.client)?.get("hosts").await?;
     let format = args.output.format;
-    if format == WideFormat::Json {
+    if format == Format::Json {
         return output::json(&hosts);
     }
     tell(hosts.stale, &hosts.notices);
-    let rows = hosts.hosts.iter().map(|row| host_cells(row, format));
-    let mut headings = vec!["HOST", "STATE", "ADDR", "SLOTS", "CPUS", "MEMORY", "DISK"];
-    if format == WideFormat::Wide {
-        headings.extend(["FOREIGN", "AGENT"]);
-    }
-    headings.extend(["LABELS", "PROBLEMS"]);
-    output::print(&output::table(&headings, rows.collect()))
+    output::print(&table(HOSTS, format, hosts.hosts.iter().map(host_cells)))
 }
 
-fn host_cells(row: &HostRow, format: WideFormat) -> Vec<String> {
+fn host_cells(row: &HostRow) -> Vec<String> {
     let state = match row.availability.as_str() {
         "active" => row.state.clone(),
         "pause" => format!("{} (paused)", row.state),
@@ -255,7 +268,7 @@ fn host_cells(row: &HostRow, format: WideFormat) -> Vec<String> {
         other => format!("{} ({other})", row.state),
     };
     let labels: Vec<String> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    let mut cells = vec![
+    vec![
         row.host.to_string(),
         state,
         or_dash(row.addr),
@@ -266,19 +279,15 @@ fn host_cells(row: &HostRow, format: WideFormat) -> Vec<String> {
         },
         output::size(row.memory),
         or_dash(row.disk.map(|percent| format!("{percent}%"))),
-    ];
-    if format == WideFormat::Wide {
-        cells.extend([row.foreign.to_string(), or_dash(row.agent.as_ref())]);
-    }
-    cells.extend([
+        row.foreign.to_string(),
+        or_dash(row.agent.as_ref()),
         if labels.is_empty() {
             "-".to_owned()
         } else {
             labels.join(",")
         },
         row.problems.join("; "),
-    ]);
-    cells
+    ]
 }
 
 pub(super) async fn status(args: &StatusArgs) -> Result<(), CommandError> {

@@ -18,6 +18,7 @@ mod logs;
 mod output;
 mod remove;
 mod stream;
+mod table;
 mod validate;
 mod volumes;
 mod wait;
@@ -26,7 +27,7 @@ mod why;
 use clap::CommandFactory;
 
 pub(crate) use error::CommandError;
-pub(crate) use output::print;
+pub(crate) use output::{columns, print};
 
 use crate::args::{Cli, CompletionArgs, HostsAction, UserCommand};
 

@@ -11,8 +11,21 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Client, LOOK};
 use super::error::CommandError;
+use super::table::{Column, Shown, table};
 use super::{ask, lists, output};
 use crate::args::{AdoptArgs, Format, PinArgs, Selection, VolumesAction, VolumesArgs};
+
+const COLUMNS: &[Column] = &[
+    Column("APP", Shown::Always),
+    Column("CONTAINER", Shown::Always),
+    Column("SLOT", Shown::Always),
+    Column("VOLUME", Shown::Always),
+    Column("HOST", Shown::Always),
+    Column("HOST IS", Shown::IfFits(2)),
+    Column("VOLUME IS", Shown::IfFits(4)),
+    Column("SLOT IS", Shown::IfFits(3)),
+    Column("DOCKER", Shown::IfFits(1)),
+];
 
 pub(super) async fn run(args: &VolumesArgs) -> Result<(), CommandError> {
     match &args.action {
@@ -29,21 +42,8 @@ async fn list(args: &VolumesArgs) -> Result<(), CommandError> {
         return output::json(&volumes);
     }
     lists::tell(volumes.stale, &volumes.notices);
-    let rows = volumes.volumes.iter().map(cells).collect();
-    output::print(&output::table(
-        &[
-            "APP",
-            "CONTAINER",
-            "SLOT",
-            "VOLUME",
-            "HOST",
-            "HOST IS",
-            "VOLUME IS",
-            "SLOT IS",
-            "DOCKER",
-        ],
-        rows,
-    ))
+    let rows = volumes.volumes.iter().map(cells);
+    output::print(&table(COLUMNS, args.output.format, rows))
 }
 
 async fn of(client: &Client, of: Option<&Selection>) -> Result<Volumes, CommandError> {
