@@ -399,7 +399,7 @@ fn begin(
             Arc::new(EtcdKv::new(&options).expect("options that were used before")) as Arc<dyn Kv>
         })
     };
-    let saved = SavedView::load(&dir.view_file()).unwrap_or_else(|error| {
+    let saved = store::view::file::load(&dir.view_file()).unwrap_or_else(|error| {
         warn!(error = %model::error::chain(&error), "the saved view can't be read; etcd is listed anew");
         None
     });

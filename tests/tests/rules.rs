@@ -11,7 +11,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("planner", &["manifests", "model"]),
     ("agent", &["manifests", "model", "planner"]),
     ("engine", &["manifests", "model"]),
-    ("store", &["manifests", "model"]),
+    ("store", &["manifests", "model", "agent"]),
     (
         "conductor",
         &["manifests", "model", "planner", "agent", "engine", "store"],

@@ -387,7 +387,7 @@ impl Agent {
     /// Starts the agent as `dokkaa` does: on what its disk has, and if it has never met a cluster, when it has.
     pub(crate) async fn begin(&mut self) {
         let dir = self.dir().await;
-        let saved = SavedView::load(&dir.view_file()).expect("readable");
+        let saved = store::view::file::load(&dir.view_file()).expect("readable");
         // An address of its own on loopback: ports are probed there.
         let number = self.name.as_str().as_bytes()[0];
         let host_ip = IpAddr::from([127, 54, std::process::id() as u8, number]);

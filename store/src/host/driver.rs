@@ -13,8 +13,10 @@ use uuid::Uuid;
 
 use super::disk::StateDir;
 use super::lease::{Gate, KeepAlive, Keeper, LeaseReport};
-use super::machine::{HostAnswer, HostMachine, HostStep, Word};
-use super::{Clock, HostOptions, HostStatus, KvFactory, Stop, Stopped};
+use super::{
+    Clock, HostAnswer, HostMachine, HostOptions, HostStatus, HostStep, KvFactory, Stop, Stopped,
+    Verdict,
+};
 use crate::kv::Kv;
 use crate::view::{Reason, Trust, ViewUpdate};
 
@@ -43,7 +45,7 @@ pub struct Host {
 struct Inputs {
     wanted: HostRecord,
     observed: Option<Observed>,
-    word: Word,
+    word: Verdict,
     accepted: Option<Cluster>,
     leave: bool,
 }
@@ -99,7 +101,7 @@ impl Host {
         let fed = Inputs {
             wanted: record.clone(),
             observed: None,
-            word: Word::Nothing,
+            word: Verdict::Nothing,
             accepted: None,
             leave: false,
         };
@@ -241,7 +243,7 @@ impl Host {
 
     /// The view distrusts etcd, and why; or (none) it has seen all of it and trusts it.
     pub fn hold(&self, hold: Option<Hold>) {
-        let word = Word::from(hold);
+        let word = Verdict::from(hold);
         self.inputs.send_if_modified(|inputs| {
             let differs = inputs.word != word;
             inputs.word = word;
@@ -349,8 +351,8 @@ impl Driver {
         }
         if inputs.word != fed.word {
             let hold = match &inputs.word {
-                Word::Distrusts(hold) => Some(hold.clone()),
-                Word::Trusts | Word::Nothing => None,
+                Verdict::Distrusts(hold) => Some(hold.clone()),
+                Verdict::Trusts | Verdict::Nothing => None,
             };
             self.machine.hold(hold, now);
         }

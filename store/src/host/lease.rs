@@ -12,7 +12,7 @@ use model::Millis;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::{Clock, KvFactory};
+use super::{Clock, KvFactory, Lease};
 use crate::kv::{Kv, KvError};
 
 /// Without a finished pass for so long the lease is not renewed.
@@ -24,15 +24,6 @@ const RETRY: Duration = Duration::from_millis(100);
 pub fn boottime() -> Millis {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Millis((now.tv_sec as u64) * 1_000 + (now.tv_nsec as u64) / 1_000_000)
-}
-
-/// A lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    /// Which.
-    pub id: i64,
-    /// The time to live that was granted.
-    pub ttl: Duration,
 }
 
 /// What the thread has seen.

@@ -1,5 +1,6 @@
 //! Carries out what `View` says, on a `Kv`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::machine::{Answer, Step, View, watched};
-use super::{FirstRead, Trust, UpdateSender, ViewInputs, ViewOptions};
+use super::{
+    Answer, FirstRead, Step, Trust, UpdateSender, View, ViewInputs, ViewOptions, file, watched,
+};
 use crate::kv::{Kv, KvError, Range, Watch, WatchReply};
 
 /// How often the view looks at the time.
@@ -24,15 +26,19 @@ const SAVE: Duration = Duration::from_secs(3);
 /// Spawns nothing that outlives it. At the end the view is saved once more.
 pub async fn run_view(
     kv: Arc<dyn Kv>,
-    options: ViewOptions,
+    mut options: ViewOptions,
     mut inputs: ViewInputs,
     out: UpdateSender,
     stop: CancellationToken,
 ) {
+    if options.seed == 0 {
+        options.seed = uuid::Uuid::new_v4().as_u64_pair().0;
+    }
     let start = Instant::now();
     let now = || Millis(start.elapsed().as_millis() as u64);
     let mut driver = Driver {
         view: View::new(&options, now()),
+        path: options.file.clone(),
         kv,
         out,
         stream: None,
@@ -51,7 +57,7 @@ pub async fn run_view(
     inputs.seen.mark_changed();
     inputs.floor.mark_changed();
     loop {
-        driver.publish(&options).await;
+        driver.publish().await;
         let step = driver.view.step();
         if step == Step::Follow {
             driver.failing = false;
@@ -82,7 +88,7 @@ pub async fn run_view(
                     driver.view.floor(floor);
                 }
                 _ = tick.tick() => driver.view.tick(now()),
-                _ = save.tick() => driver.save(&options).await,
+                _ = save.tick() => driver.save().await,
             }
             continue;
         }
@@ -93,11 +99,13 @@ pub async fn run_view(
         driver.view.floor(*inputs.floor.borrow_and_update());
         driver.view.answer(answer, now());
     }
-    driver.save(&options).await;
+    driver.save().await;
 }
 
 struct Driver {
     view: View,
+    /// Where the view is saved every few seconds when it has changed.
+    path: Option<PathBuf>,
     kv: Arc<dyn Kv>,
     out: UpdateSender,
     stream: Option<Watch>,
@@ -111,14 +119,14 @@ struct Driver {
 }
 
 impl Driver {
-    async fn publish(&mut self, options: &ViewOptions) {
+    async fn publish(&mut self) {
         let Some(update) = self.view.take_update() else {
             return;
         };
         if !update.trust.is_trusted() {
             // Whoever hears of a hold finds the view before it on disk: an older one may be part of a history that
             // this one is not part of.
-            self.save(options).await;
+            self.save().await;
         }
         if update.trust != self.trust {
             match &update.trust {
@@ -210,8 +218,8 @@ impl Driver {
     }
 
     /// A view that can't be saved costs a list at the next start, nothing else: said, and tried again.
-    async fn save(&mut self, options: &ViewOptions) {
-        let Some(path) = options.file.clone() else {
+    async fn save(&mut self) {
+        let Some(path) = self.path.clone() else {
             return;
         };
         let position = self.view.position();
@@ -219,7 +227,7 @@ impl Driver {
             return;
         }
         let saved = self.view.saved();
-        let written = tokio::task::spawn_blocking(move || saved.save(&path)).await;
+        let written = tokio::task::spawn_blocking(move || file::save(&saved, &path)).await;
         match written {
             Ok(Ok(())) => self.saved = position,
             Ok(Err(error)) => {

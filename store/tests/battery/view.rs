@@ -233,7 +233,7 @@ async fn after_compaction_a_list_brings_the_deletions(mut b: Backend) {
     let at = put(&*b.kv, &manifest("c"), MANIFEST).await;
     b.compact(at).await;
     b.restart();
-    let saved = SavedView::load(&file).expect("reads");
+    let saved = store::view::file::load(&file).expect("reads");
     let options = ViewOptions {
         saved,
         ..options(&cluster)
@@ -261,7 +261,9 @@ async fn saved(b: &Backend, cluster: &Cluster) -> (SavedView, PathBuf, TempDir) 
     let mut view = Running::start(b.kv.clone(), options);
     let update = view.until("a complete view", |u| u.complete).await;
     view.stop().await;
-    let saved = SavedView::load(&file).expect("reads").expect("is there");
+    let saved = store::view::file::load(&file)
+        .expect("reads")
+        .expect("is there");
     assert_eq!(saved.revision, update.snapshot.revision);
     assert_eq!(saved.len(), 3);
     (saved, file, folder)
@@ -445,7 +447,7 @@ async fn an_agent_that_starts_in_hold_trusts_a_restored_etcd_no_more_than_before
     overtake(&b).await;
     for held in [false, true] {
         let options = ViewOptions {
-            saved: SavedView::load(&file).expect("reads"),
+            saved: store::view::file::load(&file).expect("reads"),
             held,
             file: Some(file.clone()),
             ..options(&cluster)
@@ -510,7 +512,9 @@ async fn an_accepted_restore_is_what_counts_from_then_on(mut b: Backend) {
     let (mut view, backup) = with_backup(&b, with_file).await;
     restore(&mut b, &mut view, Some(&backup)).await;
     let update = view.until("distrust", |u| !u.trust.is_trusted()).await;
-    let saved = SavedView::load(&file).expect("reads").expect("is there");
+    let saved = store::view::file::load(&file)
+        .expect("reads")
+        .expect("is there");
     assert_eq!(saved.cluster, cluster);
     assert_eq!(
         saved.revision, update.snapshot.revision,
@@ -535,7 +539,9 @@ async fn an_accepted_restore_is_what_counts_from_then_on(mut b: Backend) {
         .await;
     assert!(update.complete && update.accepted.is_none() && !update.stale);
     view.stop().await;
-    let saved = SavedView::load(&file).expect("reads").expect("is there");
+    let saved = store::view::file::load(&file)
+        .expect("reads")
+        .expect("is there");
     assert_eq!(saved.cluster, restored);
     // And the etcd from before is another one now.
     b.go_down();
@@ -612,7 +618,7 @@ async fn most_manifests_may_not_go_where_history_is_compacted(b: Backend) {
     }
     b.compact(last).await;
     let options = ViewOptions {
-        saved: SavedView::load(&file).expect("reads"),
+        saved: store::view::file::load(&file).expect("reads"),
         ..options(&cluster)
     };
     let mut view = Running::start(b.kv.clone(), options);
@@ -956,7 +962,7 @@ async fn an_etcd_that_is_replaced_in_the_middle_of_a_connect_is_noticed() {
             kv: kv.clone(),
             by: Mutex::new((calls, Some(restored))),
         };
-        let saved = SavedView::load(&file).expect("reads");
+        let saved = store::view::file::load(&file).expect("reads");
         let options = ViewOptions {
             saved: saved.filter(|_| knows),
             ..options(&cluster)

@@ -334,7 +334,7 @@ impl Agent {
     /// Starts the agent, as `dokkaa` does, and waits until its host is live.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let dir = Arc::new(self.dir().await?);
-        let saved = SavedView::load(&dir.view_file())?;
+        let saved = store::view::file::load(&dir.view_file())?;
         let containers = self.engine.world(|world, _| world.list(None))?.labelled;
         let options = HostOptions {
             name: self.name.clone(),

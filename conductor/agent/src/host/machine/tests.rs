@@ -5,11 +5,11 @@ use manifests::HostName;
 use model::Rules;
 use model::records::{Availability, Capacity, Member, Versions};
 
-use super::super::disk::Disk;
+use super::super::Disk;
 use super::*;
-use crate::kv::{KeyRange, Range};
-use crate::memory::MemEtcd;
 use crate::view::Known;
+use model::kv::{KeyRange, Range};
+use store::memory::MemEtcd;
 
 const TTL: Duration = Duration::from_secs(6);
 const GRACE: Duration = Duration::from_secs(30);

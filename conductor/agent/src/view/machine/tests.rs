@@ -1,7 +1,7 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::kv::KeyValue;
+use model::kv::KeyValue;
 
 const SECOND: u64 = 1_000;
 

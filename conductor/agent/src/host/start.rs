@@ -5,7 +5,7 @@ use std::time::Duration;
 use model::records::{Cluster, HostRecord, HostState};
 use model::snapshot::Rev;
 
-use super::disk::Disk;
+use super::Disk;
 use crate::view::{FirstRead, Known, Reason, Trust, check};
 
 /// What to do about the own name.

@@ -14,14 +14,14 @@ use model::records::{Cluster, Hold, HostRecord, HostState};
 use model::{Millis, Rule};
 use uuid::Uuid;
 
-use super::disk::{Facts, Note};
-use super::lease::Lease;
 use super::record::RecordKeeper;
 use super::start::{ClusterFacts, ClusterStart, Start, decide, decide_cluster, decide_other};
 use super::txn::{self, Blocked, Entry, Seen};
-use super::{HostOptions, HostStatus, JoinError, Stop, Stopped, Waiting, longest_wait};
-use crate::kv::{KvError, Op, OpReply, Txn, TxnReply};
+use super::{
+    Facts, HostOptions, HostStatus, JoinError, Lease, Note, Stop, Stopped, Waiting, longest_wait,
+};
 use crate::view::Reason;
+use model::kv::{KvError, Op, OpReply, Txn, TxnReply};
 
 /// Pause after the first attempt that failed; it doubles up to the longest.
 const RETRY: Duration = Duration::from_millis(250);
@@ -83,7 +83,7 @@ enum Judged {
 
 /// The view's last word on etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Word {
+pub enum Verdict {
     /// It has not said anything yet.
     Nothing,
     /// It has seen all of it, and trusts it.
@@ -92,7 +92,7 @@ pub(super) enum Word {
     Distrusts(Hold),
 }
 
-impl From<Option<Hold>> for Word {
+impl From<Option<Hold>> for Verdict {
     fn from(hold: Option<Hold>) -> Self {
         hold.map_or(Self::Trusts, Self::Distrusts)
     }
@@ -131,7 +131,7 @@ pub struct HostMachine {
     judged: Option<Judged>,
     /// The epoch in which this process put its record last, not in hold.
     joined: Option<u64>,
-    told: Word,
+    told: Verdict,
     /// Why the own reads say that etcd is distrusted.
     found: Option<Hold>,
     /// When to look again at what is found and the view does not find.
@@ -163,7 +163,10 @@ impl HostMachine {
             anew: true,
             judged: None,
             joined: None,
-            told: facts.hold.clone().map_or(Word::Nothing, Word::Distrusts),
+            told: facts
+                .hold
+                .clone()
+                .map_or(Verdict::Nothing, Verdict::Distrusts),
             found: None,
             look_again: None,
             learnt: None,
@@ -246,7 +249,7 @@ impl HostMachine {
 
     /// The view distrusts etcd, and why; or it trusts it, having seen all of it.
     pub fn hold(&mut self, hold: Option<Hold>, now: Millis) {
-        let told = Word::from(hold);
+        let told = Verdict::from(hold);
         if self.told == told {
             return;
         }
@@ -520,7 +523,7 @@ impl HostMachine {
         {
             // Another history, and the operator has said that it counts.
             self.met = 0;
-            self.told = Word::Trusts;
+            self.told = Verdict::Trusts;
             self.found = None;
         }
         self.facts.note(note);
@@ -556,7 +559,7 @@ impl HostMachine {
         match decide_cluster(facts, found, seen.snapshot.revision) {
             ClusterStart::Use(cluster) if known.as_ref() == Some(&cluster) => {
                 self.met = self.met.max(seen.snapshot.revision);
-                if self.told == Word::Trusts {
+                if self.told == Verdict::Trusts {
                     self.found = None;
                 }
             }
@@ -707,8 +710,8 @@ impl HostMachine {
     /// Why the host is in hold.
     fn held(&self) -> Option<&Hold> {
         match &self.told {
-            Word::Distrusts(hold) => Some(hold),
-            Word::Trusts | Word::Nothing => self.found.as_ref(),
+            Verdict::Distrusts(hold) => Some(hold),
+            Verdict::Trusts | Verdict::Nothing => self.found.as_ref(),
         }
     }
 
@@ -747,7 +750,7 @@ impl HostMachine {
     /// The record is as it should be.
     fn stands(&mut self, now: Millis) {
         self.failures = 0;
-        let doubt = self.found.is_some() && self.told == Word::Trusts;
+        let doubt = self.found.is_some() && self.told == Verdict::Trusts;
         self.look_again = doubt.then(|| now + DOUBT);
         match (self.held(), &self.placed) {
             (None, Some(placed)) => {

@@ -22,7 +22,7 @@ use super::{
     FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, accepted, check, check_history,
     check_list, check_manifests,
 };
-use crate::kv::{Event, KeyRange, Range, RangeReply, WatchReply};
+use model::kv::{Event, KeyRange, Range, RangeReply, WatchReply};
 
 /// Behind for so long → a progress request; unanswered for so long → another stream. Not following for so long → stale.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ const STREAMS_BEFORE_LIST: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The one range that is watched.
-pub(super) fn watched() -> KeyRange {
+pub fn watched() -> KeyRange {
     KeyRange::range(WATCH_START, WATCH_END)
 }
 

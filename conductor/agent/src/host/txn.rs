@@ -8,9 +8,9 @@ use manifests::keys::{self, Key};
 use model::records::{Availability, Cluster, HostRecord, Member};
 use model::snapshot::{Change, Snapshot};
 
-use super::disk::Disk;
+use super::Disk;
 use super::start::Start;
-use crate::kv::{Compare, KeyRange, KeyValue, Op, OpReply, Relation, Target, Txn, TxnReply};
+use model::kv::{Compare, KeyRange, KeyValue, Op, OpReply, Relation, Target, Txn, TxnReply};
 
 /// Everything that decides, at one revision.
 #[derive(Debug)]

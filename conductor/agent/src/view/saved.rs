@@ -2,17 +2,14 @@
 //!
 //! It ends with a mark: a torn or foreign file is an error, never half a view.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use manifests::keys::Key;
 use model::records::Cluster;
 use rpds::RedBlackTreeMapSync;
 
-use crate::kv::KeyValue;
-use crate::state_file;
+use model::kv::KeyValue;
 
 const MAGIC: &[u8; 8] = b"dokkaav1";
 const END: &[u8; 8] = b"dokkaa.\n";
@@ -54,17 +51,6 @@ pub struct SavedView {
     pub(super) raw: RedBlackTreeMapSync<String, Raw>,
 }
 
-/// Why a saved view can't be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum SavedViewError {
-    /// The file can't be read or written.
-    #[error("the saved view {0} can't be read or written")]
-    Io(PathBuf, #[source] std::io::Error),
-    /// The file is torn or not ours.
-    #[error("the saved view {0} is damaged")]
-    Damaged(PathBuf),
-}
-
 impl SavedView {
     /// Number of keys.
     pub fn len(&self) -> usize {
@@ -83,31 +69,8 @@ impl SavedView {
             .map(|(key, raw)| (key.as_str(), raw.modified))
     }
 
-    /// Reads a saved view; none if there is none.
-    pub fn load(path: &Path) -> Result<Option<Self>, SavedViewError> {
-        let io = |source| SavedViewError::Io(path.to_owned(), source);
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(error)),
-        };
-        match Self::read(&mut BufReader::new(file)) {
-            Ok(Some(view)) => Ok(Some(view)),
-            Ok(None) => Err(SavedViewError::Damaged(path.to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(SavedViewError::Damaged(path.to_owned()))
-            }
-            Err(error) => Err(io(error)),
-        }
-    }
-
-    /// Writes it, so that after a crash of the machine the old file or the new one is there.
-    pub fn save(&self, path: &Path) -> Result<(), SavedViewError> {
-        state_file::replace_with(path, |file| self.write(file))
-            .map_err(|source| SavedViewError::Io(path.to_owned(), source))
-    }
-
-    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+    /// Writes it to a file.
+    pub fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         out.write_all(MAGIC)?;
         bytes(out, &serde_json::to_vec(&self.cluster)?)?;
         out.write_all(&self.revision.to_le_bytes())?;
@@ -121,8 +84,8 @@ impl SavedView {
         out.write_all(END)
     }
 
-    /// None if it is not a saved view.
-    fn read(from: &mut impl Read) -> std::io::Result<Option<Self>> {
+    /// Reads it from a file; none if it is not a saved view.
+    pub fn read(from: &mut impl Read) -> std::io::Result<Option<Self>> {
         if &array::<8>(from)? != MAGIC {
             return Ok(None);
         }
