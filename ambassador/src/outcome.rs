@@ -1,13 +1,9 @@
-//! What became of connections: counts, the last failure of each link, and what is worth a line in the log.
-//!
-//! Bounded whatever callers do: a line per caller and port each ten seconds,
-//! failures only of slots that are there.
+//! Outcomes of connections: counters, and the last failure of each link.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use manifests::SlotId;
 use model::directory::ServiceId;
@@ -63,72 +59,10 @@ impl Failures {
     }
 }
 
-/// How long a caller's port is silent after a line.
-const SILENT: Duration = Duration::from_secs(10);
-/// Most callers and ports that are told apart; above it, lines are left out.
-const REMEMBERED: usize = 1024;
-
-/// Lets one line per caller and port pass each ten seconds.
-#[derive(Debug, Default)]
-pub(crate) struct LogGate {
-    said: BTreeMap<(IpAddr, u16), (Instant, u64)>,
-}
-
-impl LogGate {
-    /// How many lines were left out since the last one, if this one is to be written.
-    pub(crate) fn pass(&mut self, caller: IpAddr, port: u16, now: Instant) -> Option<u64> {
-        let is_over = |at: Instant| now.saturating_duration_since(at) >= SILENT;
-        if let Some((at, left_out)) = self.said.get_mut(&(caller, port)) {
-            if !is_over(*at) {
-                *left_out += 1;
-                return None;
-            }
-            let count = *left_out;
-            (*at, *left_out) = (now, 0);
-            return Some(count);
-        }
-        if self.said.len() >= REMEMBERED {
-            self.said.retain(|_, (at, _)| !is_over(*at));
-        }
-        if self.said.len() >= REMEMBERED {
-            return None;
-        }
-        self.said.insert((caller, port), (now, 0));
-        Some(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tests::fixture::{service, slot};
-
-    #[test]
-    fn a_line_for_the_first_and_then_one_each_ten_seconds() {
-        let mut gate = LogGate::default();
-        let start = Instant::now();
-        let ip = |last| IpAddr::from([172, 17, 0, last]);
-        assert_eq!(gate.pass(ip(2), 10_000, start), Some(0));
-        assert_eq!(gate.pass(ip(2), 10_000, start), None);
-        assert_eq!(gate.pass(ip(2), 10_000, start), None);
-        assert_eq!(gate.pass(ip(2), 10_001, start), Some(0));
-        assert_eq!(gate.pass(ip(3), 10_000, start), Some(0));
-        assert_eq!(gate.pass(ip(2), 10_000, start + SILENT), Some(2));
-        assert_eq!(gate.pass(ip(2), 10_000, start + SILENT), None);
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut gate = LogGate::default();
-        let start = Instant::now();
-        for port in 0..2000 {
-            gate.pass(IpAddr::from([172, 17, 0, 2]), port, start);
-        }
-        assert_eq!(gate.said.len(), REMEMBERED);
-        let next = gate.pass(IpAddr::from([172, 17, 0, 3]), 1, start + SILENT);
-        assert_eq!(next, Some(0));
-        assert_eq!(gate.said.len(), 1);
-    }
 
     #[test]
     fn failures_live_as_long_as_their_slot() {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use listen::LogThrottle;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use tracing::{debug, warn};
 
 use crate::carry;
 use crate::loads::{Loads, Open};
-use crate::outcome::{Counters, Failure, Failures, LogGate};
+use crate::outcome::{Counters, Failure, Failures};
 use crate::table::{Reason, Refusal, Route, Tables};
 
 /// Most endpoints that one connection tries.
@@ -33,7 +34,7 @@ pub(crate) struct Proxy {
     pub(crate) counters: Arc<Counters>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) loads: Arc<Loads>,
-    pub(crate) log: Mutex<LogGate>,
+    pub(crate) log: Mutex<LogThrottle<(IpAddr, u16)>>,
 }
 
 /// How the way to an endpoint ended.
@@ -53,13 +54,13 @@ impl Proxy {
     ) {
         let caller = from.ip().to_canonical();
         if let Err(error) = carry::prepare(&client) {
-            debug!(%caller, port, %error, "the caller has gone");
+            debug!(%caller, port, %error, "caller disconnected");
             return;
         }
         let reached = tokio::select! {
             reached = self.reach(caller, port) => reached,
             _ = carry::broken(&client) => {
-                debug!(%caller, port, "the caller has gone");
+                debug!(%caller, port, "caller disconnected");
                 return;
             }
             () = stop.cancelled() => return listen::reset(client),
@@ -73,7 +74,7 @@ impl Proxy {
                     () = stop.cancelled() => Err(std::io::ErrorKind::Interrupted.into()),
                 };
                 if let Err(error) = ended {
-                    debug!(%caller, port, %error, "connection broken");
+                    debug!(%caller, port, %error, "connection lost");
                     listen::reset(client);
                     listen::reset(server);
                 }
@@ -81,9 +82,9 @@ impl Proxy {
             Ok(Reached::Nowhere(route, reason)) => {
                 count(&self.counters.failed);
                 listen::reset(client);
-                if let Some(left_out) = self.is_loud(caller, port) {
+                if let Some(suppressed) = self.is_loud(caller, port) {
                     let Route { slot, service, .. } = &route;
-                    warn!(%caller, port, %slot, %service, %reason, left_out, "link connection failed");
+                    warn!(%caller, port, %slot, %service, %reason, suppressed, "link connection failed");
                 }
                 self.note(&route.slot, &route.service, reason);
             }
@@ -110,7 +111,7 @@ impl Proxy {
                 }
                 Err(error) => {
                     self.loads.failed(target, Instant::now());
-                    debug!(%caller, port, %target, %error, "endpoint did not take the connection");
+                    debug!(%caller, port, %target, %error, "endpoint refused the connection");
                     let comma = if reasons.is_empty() { "" } else { ", " };
                     // Writing to a string does not fail.
                     let _ = write!(reasons, "{comma}{target}: {error}");
@@ -162,14 +163,14 @@ impl Proxy {
             service,
             reason,
         } = refusal;
-        if let Some(left_out) = self.is_loud(caller, port) {
+        if let Some(suppressed) = self.is_loud(caller, port) {
             warn!(
                 %caller,
                 port,
                 slot = slot.as_ref().map(tracing::field::display),
                 service = service.as_ref().map(tracing::field::display),
                 %reason,
-                left_out,
+                suppressed,
                 "link refused"
             );
         }
@@ -189,8 +190,8 @@ impl Proxy {
     }
 
     fn is_loud(&self, caller: IpAddr, port: u16) -> Option<u64> {
-        let mut gate = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        gate.pass(caller, port, Instant::now())
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.pass((caller, port), Instant::now())
     }
 }
 

@@ -9,9 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use listen::{Accepted, Acceptor, Limits, Places, Problem, WhenFull};
+use listen::{Accepted, Acceptor, BIND_RETRY, Limiter, Limits, LogThrottle, Problem, WhenFull};
 use manifests::env::MAX_LINKS;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +18,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::loads::Loads;
-use crate::outcome::{Counters, Failures, LogGate};
+use crate::outcome::{Counters, Failures};
 use crate::proxy::Proxy;
 use crate::table::{self, Tables};
 
-/// Between tries to bind what could not be bound: the first, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Interval between log lines of one caller and port.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Which port is bound for a link port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +117,7 @@ impl Ambassador {
             counters: Arc::default(),
             failures: Arc::default(),
             loads: Arc::default(),
-            log: Mutex::new(LogGate::default()),
+            log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
         });
         let addresses = watch::Sender::new(BTreeMap::new());
         let problems = watch::Sender::new(Vec::new());
@@ -132,7 +131,7 @@ impl Ambassador {
             loads: Arc::clone(&proxy.loads),
             task: tokio::spawn(
                 Listeners {
-                    places: Places::new(config.limits),
+                    limiter: Limiter::new(config.limits),
                     ports: config.ports,
                     addr: addr.subscribe(),
                     open: shutdown.child_token(),
@@ -153,7 +152,7 @@ struct Listeners {
     addr: watch::Receiver<IpAddr>,
     /// Ends the listeners at that address.
     open: CancellationToken,
-    places: Places,
+    limiter: Limiter,
     proxy: Arc<Proxy>,
     addresses: watch::Sender<BTreeMap<u16, SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
@@ -164,23 +163,25 @@ struct Listeners {
 impl Listeners {
     async fn run(mut self) {
         let mut changed = self.proxy.tables.changed();
-        let mut rest = RETRY.0;
+        let mut rest = BIND_RETRY.0;
         loop {
             changed.mark_unchanged();
             self.forget();
             let problems = self.bind_missing().await;
             let again = !problems.is_empty();
-            self.show(problems);
+            listen::publish(&self.problems, problems, |problem| {
+                warn!(%problem, "link listener failed; retrying");
+            });
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
-                _ = changed.changed() => rest = RETRY.0,
+                _ = changed.changed() => rest = BIND_RETRY.0,
                 Ok(()) = self.addr.changed() => {
-                    rest = RETRY.0;
+                    rest = BIND_RETRY.0;
                     self.open.cancel();
                     self.open = self.shutdown.child_token();
                     self.addresses.send_modify(BTreeMap::clear);
                 }
-                () = tokio::time::sleep(rest), if again => rest = (rest * 2).min(RETRY.1),
+                () = tokio::time::sleep(rest), if again => rest = (rest * 2).min(BIND_RETRY.1),
             }
         }
         self.tasks.close();
@@ -212,15 +213,17 @@ impl Listeners {
                 Ports::AsLinked => link,
                 Ports::Ephemeral => 0,
             };
-            match bind(SocketAddr::new(at, port)).await {
-                Ok((listener, addr)) => {
-                    info!(%addr, "link port open");
+            let addr = SocketAddr::new(at, port);
+            match listen::bind_tcp(addr).await {
+                Ok(listener) => {
+                    let addr = listener.local_addr().unwrap_or(addr);
+                    info!(%addr, "link listener started");
                     self.addresses.send_modify(|bound| {
                         bound.insert(link, addr);
                     });
                     self.tasks.spawn(accept(
                         Arc::clone(&self.proxy),
-                        Acceptor::new(listener, self.places.clone(), WhenFull::Refuse),
+                        Acceptor::new(listener, self.limiter.clone(), WhenFull::Refuse),
                         link,
                         self.tasks.clone(),
                         self.open.clone(),
@@ -232,32 +235,6 @@ impl Listeners {
         }
         problems
     }
-
-    fn show(&self, problems: Vec<Problem>) {
-        self.problems.send_if_modified(|shown| {
-            for problem in problems.iter().filter(|problem| !shown.contains(problem)) {
-                warn!(%problem, "a link port does not work, and is tried again");
-            }
-            let is_new = *shown != problems;
-            *shown = problems;
-            is_new
-        });
-    }
-}
-
-async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), Problem> {
-    let other = |error: &dyn std::fmt::Display| Problem {
-        addr,
-        transport: listen::Transport::Tcp,
-        reason: listen::Reason::Other(error.to_string()),
-    };
-    // Who has a taken port is looked up among all processes: not on this thread.
-    let listener = tokio::task::spawn_blocking(move || listen::tcp(addr))
-        .await
-        .map_err(|error| other(&error))??;
-    let listener = TcpListener::from_std(listener).map_err(|error| other(&error))?;
-    let addr = listener.local_addr().map_err(|error| other(&error))?;
-    Ok((listener, addr))
 }
 
 async fn accept(
@@ -278,10 +255,10 @@ async fn accept(
             let Accepted {
                 stream,
                 peer,
-                place,
+                permit,
             } = accepted;
             proxy.serve(stream, peer, link, &shutdown).await;
-            drop(place);
+            drop(permit);
         });
     }
 }

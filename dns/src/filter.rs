@@ -27,6 +27,6 @@ pub(crate) fn attach(socket: &UdpSocket) {
         SockFilter::new(RETURN, 0, 0, u32::MAX),
     ];
     if let Err(error) = SockRef::from(socket).attach_filter(&filter) {
-        debug!(%error, "packets can't be filtered; malformed ones may cost memory");
+        debug!(%error, "packet filter not attached; malformed queries may cost memory");
     }
 }

@@ -15,12 +15,14 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use model::directory::Directory;
 use tracing::warn;
 
+use listen::LogThrottle;
+
 use crate::relay::Relay;
 use crate::response::Response;
 use crate::zone::Zone;
 
-/// Between two lines on questions that nobody answers.
-const SILENT: Duration = Duration::from_secs(60);
+/// Interval between log lines on queries that no resolver answers.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Questions since the start, as far as they could be read.
 #[derive(Debug, Default)]
@@ -48,8 +50,7 @@ struct Shared {
     relay: Relay,
     turn: AtomicUsize,
     counters: Arc<Counters>,
-    /// When it was last said that nobody answers.
-    said: Mutex<Option<Instant>>,
+    log: Mutex<LogThrottle>,
 }
 
 /// What is done with a request.
@@ -68,7 +69,7 @@ impl Handler {
             relay,
             turn: AtomicUsize::new(0),
             counters: Arc::default(),
-            said: Mutex::default(),
+            log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
         }))
     }
 
@@ -151,18 +152,15 @@ impl Shared {
             Response::of_others(request, answer)
         } else {
             count(&self.counters.failed);
-            self.say_unanswered();
+            self.warn_unanswered();
             Response::failure(request, ResponseCode::ServFail)
         }
     }
 
-    /// One line a minute, however many questions.
-    fn say_unanswered(&self) {
-        let now = Instant::now();
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_none_or(|at| now.saturating_duration_since(at) >= SILENT) {
-            *said = Some(now);
-            warn!("none of the host's resolvers answered a question");
+    fn warn_unanswered(&self) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(suppressed) = log.pass((), Instant::now()) {
+            warn!(suppressed, "no upstream resolver answered a DNS query");
         }
     }
 }

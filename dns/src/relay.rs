@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_server::net::xfer::Protocol;
-use listen::{Limits, Places};
+use listen::{Limiter, Limits};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::debug;
@@ -46,7 +46,7 @@ const DEADLINE: Duration = Duration::from_millis(4500);
 #[derive(Debug)]
 pub(crate) struct Relay {
     upstreams: Upstreams,
-    places: Places,
+    limiter: Limiter,
     flights: Flights,
     exchange: Arc<Exchange>,
     /// Secret of this process; with a count, it gives numbers that can't be guessed.
@@ -58,7 +58,7 @@ impl Relay {
     pub(crate) fn new(upstreams: Upstreams) -> Self {
         Self {
             upstreams,
-            places: Places::new(OUTSTANDING),
+            limiter: Limiter::new(OUTSTANDING),
             flights: Flights::default(),
             exchange: Arc::default(),
             secret: RandomState::new(),
@@ -74,10 +74,10 @@ impl Relay {
         by: Protocol,
         client: SocketAddr,
     ) -> Option<Message> {
-        let _place = match self.places.take(client.ip(), Instant::now()) {
-            Ok(place) => place,
-            Err(full) => {
-                debug!(%client, %full, "too many questions under way");
+        let _permit = match self.limiter.acquire(client.ip(), Instant::now()) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                debug!(%client, %reason, "DNS query refused");
                 return None;
             }
         };
@@ -118,7 +118,7 @@ async fn first_good(
             Some(Ok((from, answer))) = asked.join_next() => match answer {
                 Ok(answer) if is_good(&answer) => return Some(Arc::new(answer)),
                 Ok(answer) => bad = Some(Arc::new(answer)),
-                Err(error) => debug!(%from, %error, "resolver did not answer"),
+                Err(error) => debug!(%from, %error, "upstream resolver failed"),
             },
             () = sleep(PATIENCE), if !waiting.as_slice().is_empty() => {}
             () = &mut deadline => return bad,

@@ -88,10 +88,10 @@ impl Upstreams {
             if !ours.is_empty() {
                 warn!(
                     ?ours,
-                    "resolv.conf names our own address, which is not asked"
+                    "resolv.conf names the agent's own address; ignoring it"
                 );
             }
-            info!(?used, "other names are asked of");
+            info!(?used, "forwarding external DNS queries to");
             seen.used = used.into();
             seen.named = named;
             seen.own.clone_from(&own);

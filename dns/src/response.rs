@@ -94,7 +94,7 @@ impl Response {
             Ok(info) => info,
             Err(error) => {
                 // The client has gone, and is the one to ask again.
-                debug!(%error, "an answer could not be sent");
+                debug!(%error, "answer not sent");
                 let (metadata, counts) = (response.metadata, HeaderCounts::default());
                 Header { metadata, counts }.into()
             }
@@ -113,7 +113,7 @@ impl Response {
         match self.fit(queries, request.protocol()) {
             Ok(()) => self,
             Err(error) => {
-                debug!(%error, "an answer can't be encoded");
+                debug!(%error, "answer not encoded");
                 Self::failure(request, ResponseCode::ServFail)
             }
         }

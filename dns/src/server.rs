@@ -8,11 +8,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hickory_server::Server;
-use listen::{Places, Problem, Reason, Transport};
+use listen::{BIND_RETRY, Limiter, Problem};
 use model::directory::Directory;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
@@ -27,8 +26,6 @@ use crate::resolv_conf::{Files, Upstreams};
 use crate::zone::Zone;
 use crate::{filter, tcp};
 
-/// Between tries to bind what could not be bound: the first, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Tries for a port that is free for UDP and TCP, where any will do.
 const ANY_PORT_TRIES: usize = 16;
 
@@ -97,7 +94,7 @@ impl Dns {
             task: tokio::spawn(
                 Listeners {
                     handler,
-                    connections: Places::new(tcp::CONNECTIONS),
+                    connections: Limiter::new(tcp::CONNECTIONS),
                     addresses,
                     problems,
                     serving: JoinSet::new(),
@@ -112,7 +109,7 @@ impl Dns {
 
 struct Listeners {
     handler: Handler,
-    connections: Places,
+    connections: Limiter,
     addresses: watch::Sender<Vec<SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
     /// One for each address, which it returns when it ends.
@@ -124,7 +121,7 @@ struct Listeners {
 
 impl Listeners {
     async fn run(mut self, mut wanted: watch::Receiver<Vec<SocketAddr>>) {
-        let mut rest = RETRY.0;
+        let mut rest = BIND_RETRY.0;
         let mut missing = wanted.borrow_and_update().clone();
         loop {
             let mut problems = Vec::new();
@@ -137,7 +134,9 @@ impl Listeners {
                     }
                 }
             }
-            self.show(problems);
+            listen::publish(&self.problems, problems, |problem| {
+                warn!(%problem, "DNS listener failed; retrying");
+            });
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
                 Some(Ok(ended)) = self.serving.join_next() => {
@@ -149,10 +148,10 @@ impl Listeners {
                     }
                 }
                 Ok(()) = wanted.changed() => {
-                    rest = RETRY.0;
+                    rest = BIND_RETRY.0;
                     missing = self.move_to(&wanted.borrow_and_update());
                 }
-                () = sleep(rest), if !missing.is_empty() => rest = (rest * 2).min(RETRY.1),
+                () = sleep(rest), if !missing.is_empty() => rest = (rest * 2).min(BIND_RETRY.1),
             }
         }
         while self.serving.join_next().await.is_some() {}
@@ -177,23 +176,12 @@ impl Listeners {
         let addr = sockets.addr;
         let end = self.shutdown.child_token();
         self.open.insert(wanted, (addr, end.clone()));
-        info!(%addr, "DNS answers");
+        info!(%addr, "DNS listener started");
         self.addresses.send_modify(|bound| bound.push(addr));
         let (handler, connections) = (self.handler.clone(), self.connections.clone());
         self.serving.spawn(async move {
             serve(sockets, connections, handler, &end).await;
             addr
-        });
-    }
-
-    fn show(&self, problems: Vec<Problem>) {
-        self.problems.send_if_modified(|shown| {
-            for problem in problems.iter().filter(|problem| !shown.contains(problem)) {
-                warn!(%problem, "DNS does not answer there, and tries again");
-            }
-            let is_new = *shown != problems;
-            *shown = problems;
-            is_new
         });
     }
 }
@@ -206,29 +194,13 @@ struct Sockets {
 }
 
 async fn bind(addr: SocketAddr) -> Result<Sockets, Problem> {
-    let other = |error: &dyn std::fmt::Display| Problem {
-        addr,
-        transport: Transport::Udp,
-        reason: Reason::Other(error.to_string()),
-    };
-    // Who has a taken port is looked up among all processes: not on this thread.
-    let (udp, tcp) = tokio::task::spawn_blocking(move || bind_both(addr))
-        .await
-        .map_err(|error| other(&error))??;
-    let udp = UdpSocket::from_std(udp).map_err(|error| other(&error))?;
-    let tcp = TcpListener::from_std(tcp).map_err(|error| other(&error))?;
-    let addr = udp.local_addr().map_err(|error| other(&error))?;
-    Ok(Sockets { addr, udp, tcp })
-}
-
-fn bind_both(addr: SocketAddr) -> Result<(std::net::UdpSocket, std::net::TcpListener), Problem> {
     let mut tries = if addr.port() == 0 { ANY_PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        let udp = listen::udp(addr)?;
-        let same = udp.local_addr().unwrap_or(addr);
-        match listen::tcp(same) {
-            Ok(tcp) => return Ok((udp, tcp)),
+        let udp = listen::bind_udp(addr).await?;
+        let addr = udp.local_addr().unwrap_or(addr);
+        match listen::bind_tcp(addr).await {
+            Ok(tcp) => return Ok(Sockets { addr, udp, tcp }),
             Err(problem) if tries == 0 => return Err(problem),
             Err(_) => {}
         }
@@ -238,7 +210,7 @@ fn bind_both(addr: SocketAddr) -> Result<(std::net::UdpSocket, std::net::TcpList
 /// Serves until the shutdown, or until a socket breaks.
 async fn serve(
     sockets: Sockets,
-    connections: Places,
+    connections: Limiter,
     handler: Handler,
     shutdown: &CancellationToken,
 ) {
@@ -254,7 +226,7 @@ async fn serve(
     // What it still says is of no use: it ends.
     let _ = datagrams.shutdown_gracefully().await;
     if let Some(ended) = ended {
-        warn!(%addr, ?ended, "DNS stopped answering there, and starts again");
-        shutdown.run_until_cancelled(sleep(RETRY.0)).await;
+        warn!(%addr, ?ended, "DNS listener failed; restarting");
+        shutdown.run_until_cancelled(sleep(BIND_RETRY.0)).await;
     }
 }

@@ -16,7 +16,7 @@ use hickory_proto::op::{Header, MessageType, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
-use listen::{Accepted, Acceptor, Limits, Place, Places, WhenFull};
+use listen::{Accepted, Acceptor, Limiter, Limits, Permit, WhenFull};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -35,8 +35,8 @@ pub(crate) const CONNECTIONS: Limits = Limits {
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Accepts and answers until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, places: Places, handler: Handler) -> Infallible {
-    let mut acceptor = Acceptor::new(listener, places, WhenFull::Refuse);
+pub(crate) async fn serve(listener: TcpListener, limiter: Limiter, handler: Handler) -> Infallible {
+    let mut acceptor = Acceptor::new(listener, limiter, WhenFull::Refuse);
     let mut connections = JoinSet::new();
     loop {
         let accepted = acceptor.accept().await;
@@ -50,34 +50,34 @@ async fn connection(accepted: Accepted, handler: Handler) {
     let Accepted {
         stream,
         peer,
-        place,
+        permit,
     } = accepted;
-    let place = Arc::new(place);
-    place.idle(Instant::now());
+    let permit = Arc::new(permit);
+    permit.set_idle(Instant::now());
     tokio::select! {
-        ended = converse(stream, peer, &place, &handler) => {
+        ended = converse(stream, peer, &permit, &handler) => {
             if let Err(error) = ended {
-                debug!(%peer, %error, "a TCP client was closed");
+                debug!(%peer, %error, "TCP connection closed");
             }
         }
-        () = place.reclaimed() => debug!(%peer, "an idle TCP client was closed to make room"),
+        () = permit.evicted() => debug!(%peer, "idle TCP connection evicted"),
     }
 }
 
 async fn converse(
     mut stream: TcpStream,
     peer: SocketAddr,
-    place: &Arc<Place>,
+    permit: &Arc<Permit>,
     handler: &Handler,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     loop {
         let message = timeout(IDLE, read_message(&mut stream, MAX_QUESTION)).await??;
-        let work = place.work();
+        let busy = permit.set_busy();
         if let Some(answer) = answer(message, peer, handler).await {
             timeout(IDLE, write_message(&mut stream, &answer)).await??;
         }
-        drop(work);
+        drop(busy);
     }
 }
 

@@ -30,7 +30,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use listen::{Accepted, Acceptor, Limits, Places, Problem, WhenFull};
+use listen::{Accepted, Acceptor, Limiter, Limits, Problem, WhenFull};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -108,21 +108,11 @@ pub fn check_exposure(listen: &[SocketAddr], protection: Protection) -> Result<(
 
 /// Binds all addresses (port 0 takes any) or none; `local_addr` of each says what was bound.
 pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Problem> {
-    let addresses = addresses.to_owned();
-    // Who has a taken port is looked up among all processes: not on this thread.
-    let bound = tokio::task::spawn_blocking(move || {
-        let bound = addresses.into_iter().map(|at| Ok((at, listen::tcp(at)?)));
-        bound.collect::<Result<Vec<_>, Problem>>()
-    });
-    let bound = bound.await.expect("binding does not panic")?;
-    let registered = bound.into_iter().map(|(addr, listener)| {
-        TcpListener::from_std(listener).map_err(|error| Problem {
-            addr,
-            transport: listen::Transport::Tcp,
-            reason: listen::Reason::Other(error.to_string()),
-        })
-    });
-    registered.collect()
+    let mut bound = Vec::new();
+    for &address in addresses {
+        bound.push(listen::bind_tcp(address).await?);
+    }
+    Ok(bound)
 }
 
 /// One router for one listener: `/v2`, `/version`, `/health` by `v2`, and `v1` below `/dokkaa/v1`.
@@ -139,7 +129,7 @@ pub async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let places = Places::new(config.limits);
+    let limiter = Limiter::new(config.limits);
     let header_time = config.header_time;
     let admission = Admission {
         allow_hosts: config.allow_hosts.into(),
@@ -152,7 +142,7 @@ pub async fn serve(
     };
     let mut listening = JoinSet::new();
     for listener in listeners {
-        let acceptor = Acceptor::new(listener, places.clone(), WhenFull::Wait);
+        let acceptor = Acceptor::new(listener, limiter.clone(), WhenFull::Wait);
         listening.spawn(serving.clone().accept(acceptor));
     }
     listening.join_all().await;
@@ -187,16 +177,16 @@ impl Serving {
         let Accepted {
             stream,
             peer,
-            place,
+            permit,
         } = accepted;
         if let Err(error) = listen::watch_peer(&stream) {
-            debug!(%peer, %error, "a connection has gone");
+            debug!(%peer, %error, "client disconnected");
             return;
         }
-        let place = Arc::new(place);
-        place.idle(Instant::now());
+        let permit = Arc::new(permit);
+        permit.set_idle(Instant::now());
         let connection = Arc::new(Connection {
-            place: Arc::clone(&place),
+            permit: Arc::clone(&permit),
             streams: AtomicBool::new(false),
         });
         let router = self
@@ -214,8 +204,8 @@ impl Serving {
         );
         let result = tokio::select! {
             result = served.as_mut() => result,
-            () = place.reclaimed() => {
-                debug!(%peer, "an idle connection was closed to make room");
+            () = permit.evicted() => {
+                debug!(%peer, "idle connection evicted");
                 return;
             }
             () = self.shutdown.cancelled() => {
@@ -224,7 +214,7 @@ impl Serving {
             }
         };
         if let Err(error) = result {
-            debug!(%peer, %error, "a connection ended early");
+            debug!(%peer, %error, "connection lost");
         }
     }
 }
@@ -244,7 +234,7 @@ async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    let work = connection.place.work();
+    let busy = connection.permit.set_busy();
     let start = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -269,7 +259,7 @@ async fn admit(
                 .await
         }
     };
-    let admitted = admission.answers.admit(response, work, &connection).await;
+    let admitted = admission.answers.admit(response, busy, &connection).await;
     let response = admitted.unwrap_or_else(|why| {
         warn!(%peer, %method, path, %why, "refused");
         refuse(&path, StatusCode::SERVICE_UNAVAILABLE, &why.to_string())

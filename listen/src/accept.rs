@@ -1,9 +1,8 @@
-//! The one way in which connections are accepted, so that no listener forgets a check.
+//! Accepting connections, with the same checks on every listener.
 //!
-//! What a listener on loopback gets from elsewhere is closed before anything is
-//! read: where `route_localnet` is set, a container or a neighbour can send
-//! packets to 127.0.0.1. A source above its share is closed; when all places
-//! are taken the next connection waits or is closed, as the listener says.
+//! A connection to a loopback listener from another source is reset before
+//! anything is read: with `route_localnet` on a bridge, containers and
+//! neighbours can send packets to 127.0.0.1.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,143 +12,142 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
-use crate::places::{Full, Place, Places};
+use crate::limiter::{LimitReached, Limiter, Permit};
+use crate::log_throttle::LogThrottle;
 
-/// After an error of `accept`, such as too many open files.
+/// Delay after a failed `accept`, such as for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Between two lines of the log about one listener.
-const SILENT: Duration = Duration::from_secs(10);
-/// Data that stays without an answer for so long, and silence, mean that the other side has gone.
+/// Interval between log lines of one listener.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Time without an acknowledgement after which a peer counts as gone.
 const UNANSWERED: Duration = Duration::from_secs(30);
 
-/// What happens to a connection when all places are taken.
+/// Treatment of a connection above the limit in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
     /// It waits, and those behind it too.
     Wait,
-    /// It is closed by a reset.
+    /// It is reset.
     Refuse,
 }
 
-/// A connection that was let in.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Accepted {
     /// The connection.
     pub stream: TcpStream,
-    /// Who is at the other end.
+    /// The client's address.
     pub peer: SocketAddr,
-    /// Its place.
-    pub place: Place,
+    /// The connection's permit.
+    pub permit: Permit,
 }
 
-/// A listener, the places of its connections, and what it does when there is none.
+/// A listener with limits.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
-    places: Places,
+    limiter: Limiter,
     when_full: WhenFull,
-    /// Accepted, and without a place yet.
+    /// Accepted by the kernel, and still without a permit.
     pending: Option<(TcpStream, SocketAddr)>,
-    said: Said,
+    log: LogThrottle,
+}
+
+/// Logs a warning of a listener, throttled.
+macro_rules! warn_throttled {
+    ($self:ident, $($line:tt)*) => {
+        if let Some(suppressed) = $self.log.pass((), Instant::now()) {
+            let listener = $self.listener.local_addr().ok();
+            let listener = listener.map(tracing::field::display);
+            warn!(listener, suppressed, $($line)*);
+        }
+    };
 }
 
 impl Acceptor {
-    /// Over a bound listener.
-    pub fn new(listener: TcpListener, places: Places, when_full: WhenFull) -> Self {
+    /// An acceptor over a bound listener.
+    pub fn new(listener: TcpListener, limiter: Limiter, when_full: WhenFull) -> Self {
         Self {
             listener,
-            places,
+            limiter,
             when_full,
             pending: None,
-            said: Said::default(),
+            log: LogThrottle::new(LOG_INTERVAL),
         }
     }
 
-    /// The next connection. Nothing is lost when the future is dropped.
+    /// The next connection. Cancellation-safe.
     pub async fn accept(&mut self) -> Accepted {
         loop {
-            if self.pending.is_none() {
-                self.pending = self.next().await;
-            }
-            let Some((_, peer)) = self.pending else {
+            let Some((stream, peer)) = self.next().await else {
                 continue;
             };
-            let place = self.places.take(peer.ip(), Instant::now());
-            match (place, self.when_full) {
-                (Err(full @ Full::All(_)), WhenFull::Wait) => {
-                    self.warn(&format!("{full}: a connection of {} waits", peer.ip()));
-                    self.places.room().await;
+            match (
+                self.limiter.acquire(peer.ip(), Instant::now()),
+                self.when_full,
+            ) {
+                (Ok(permit), _) => {
+                    return Accepted {
+                        stream,
+                        peer,
+                        permit,
+                    };
                 }
-                (Err(full), _) => {
-                    self.warn(&format!(
-                        "a connection of {} was refused: {full}",
-                        peer.ip()
-                    ));
-                    if let Some((stream, _)) = self.pending.take() {
-                        reset(stream);
-                    }
+                (Err(reason @ LimitReached::All(_)), WhenFull::Wait) => {
+                    self.pending = Some((stream, peer));
+                    warn_throttled!(self, peer = %peer.ip(), %reason, "connection is waiting");
+                    self.limiter.available().await;
                 }
-                (Ok(place), _) => {
-                    if let Some((stream, peer)) = self.pending.take() {
-                        return Accepted {
-                            stream,
-                            peer,
-                            place,
-                        };
-                    }
+                (Err(reason), _) => {
+                    warn_throttled!(self, peer = %peer.ip(), %reason, "connection refused");
+                    reset(stream);
                 }
             }
         }
     }
 
-    /// A connection that came the right way; none after an error.
+    /// The pending connection or one from the kernel; none after an error or a misrouted one.
     async fn next(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        if let Some(pending) = self.pending.take() {
+            return Some(pending);
+        }
         let (stream, peer) = match self.listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.warn(&format!("a connection can't be accepted: {error}"));
+                warn_throttled!(self, %error, "accept failed; retrying");
                 tokio::time::sleep(PAUSE).await;
                 return None;
             }
         };
-        // A socket that has no address any more is closed already.
+        // A socket without an address is closed already.
         let local = stream.local_addr().ok()?;
-        if is_astray(local.ip(), peer.ip()) {
-            self.warn(&format!(
-                "a connection of {} was closed: it did not come from this machine, and only packets that another machine or a container forged come here so",
-                peer.ip()
-            ));
+        if is_misrouted(local.ip(), peer.ip()) {
+            warn_throttled!(
+                self,
+                peer = %peer.ip(),
+                "connection to a loopback address from another machine or a container refused; its packets are forged"
+            );
             reset(stream);
             return None;
         }
         Some((stream, peer))
     }
-
-    fn warn(&mut self, what: &str) {
-        if let Some(left_out) = self.said.pass(Instant::now()) {
-            let listener = self.listener.local_addr().ok();
-            warn!(
-                listener = listener.map(tracing::field::display),
-                left_out, "{what}"
-            );
-        }
-    }
 }
 
-/// A connection to a loopback address from somewhere else. The kernel lets none through unless it was told to.
-fn is_astray(local: IpAddr, peer: IpAddr) -> bool {
+/// A connection to a loopback address from elsewhere, which the kernel drops unless `route_localnet` is set.
+fn is_misrouted(local: IpAddr, peer: IpAddr) -> bool {
     local.to_canonical().is_loopback() && !peer.to_canonical().is_loopback()
 }
 
-/// Closes with a reset instead of an orderly end.
+/// Closes a connection with a reset.
 pub fn reset(stream: TcpStream) {
     // It fails only on a socket that is closed already.
     let _ = stream.set_zero_linger();
 }
 
-/// Small packets go at once, and a peer that has vanished is noticed, whether data is under way or nothing is.
+/// Disables Nagle's algorithm, and detects peers that have vanished, whether data is under way or not.
 ///
-/// What is on this machine ends with a word from the kernel, so a reader there that only rests is not cut.
+/// Not on loopback: the kernel reports the end of a local peer, and a slow local reader must not be cut off.
 pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     if stream.peer_addr()?.ip().to_canonical().is_loopback() {
@@ -164,42 +162,20 @@ pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Lets one line pass in a while.
-#[derive(Debug, Default)]
-struct Said {
-    last: Option<Instant>,
-    left_out: u64,
-}
-
-impl Said {
-    /// How many lines were left out since the last one, if this one is to be written.
-    fn pass(&mut self, now: Instant) -> Option<u64> {
-        if self
-            .last
-            .is_some_and(|last| now.saturating_duration_since(last) < SILENT)
-        {
-            self.left_out += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.left_out))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::places::Limits;
+    use crate::limiter::Limits;
 
     const LOCALHOST: &str = "127.0.0.1";
 
     fn acceptor(limits: Limits, when_full: WhenFull) -> (Acceptor, SocketAddr) {
-        let listener = crate::tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+        let listener = crate::bind::tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
         let at = listener.local_addr().expect("bound");
         let listener = TcpListener::from_std(listener).expect("a listener");
-        (Acceptor::new(listener, Places::new(limits), when_full), at)
+        (Acceptor::new(listener, Limiter::new(limits), when_full), at)
     }
 
     const ONE: Limits = Limits {
@@ -209,25 +185,25 @@ mod tests {
 
     #[test]
     fn only_this_machine_reaches_a_loopback_address() {
-        let is_astray = |local: &str, peer: &str| {
-            is_astray(
+        let is_misrouted = |local: &str, peer: &str| {
+            is_misrouted(
                 local.parse().expect("an address"),
                 peer.parse().expect("an address"),
             )
         };
         for peer in [LOCALHOST, "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
-            assert!(!is_astray(LOCALHOST, peer), "{peer}");
+            assert!(!is_misrouted(LOCALHOST, peer), "{peer}");
         }
         for peer in ["172.17.0.2", "10.0.0.1", "::ffff:172.17.0.2", "fe80::1"] {
-            assert!(is_astray(LOCALHOST, peer), "{peer}");
-            assert!(is_astray("127.9.9.9", peer), "{peer}");
-            assert!(is_astray("::1", peer), "{peer}");
-            assert!(!is_astray("172.17.0.1", peer), "{peer}");
+            assert!(is_misrouted(LOCALHOST, peer), "{peer}");
+            assert!(is_misrouted("127.9.9.9", peer), "{peer}");
+            assert!(is_misrouted("::1", peer), "{peer}");
+            assert!(!is_misrouted("172.17.0.1", peer), "{peer}");
         }
     }
 
     #[tokio::test]
-    async fn who_finds_no_place_is_reset_or_waits() {
+    async fn a_connection_above_the_limit_is_reset_or_waits() {
         let (mut refusing, at) = acceptor(ONE, WhenFull::Refuse);
         let mut clients = Vec::new();
         for _ in 0..3 {
@@ -236,7 +212,7 @@ mod tests {
         let first = refusing.accept().await;
         assert_eq!(first.peer, clients[0].local_addr().expect("bound"));
         tokio::select! {
-            _ = refusing.accept() => panic!("there is no place"),
+            _ = refusing.accept() => panic!("no permit is free"),
             read = clients[2].read_u8() => {
                 let error = read.expect_err("reset");
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -249,26 +225,17 @@ mod tests {
         let second = TcpStream::connect(at).await.expect("connected");
         tokio::select! {
             biased;
-            _ = waiting.accept() => panic!("there is no place"),
+            _ = waiting.accept() => panic!("no permit is free"),
             () = tokio::task::yield_now() => {}
         }
         drop(first);
         let accepted = waiting.accept().await;
         assert_eq!(accepted.peer, second.local_addr().expect("bound"));
-        // An idle one makes room for the next.
-        accepted.place.idle(Instant::now());
+        // An idle connection is evicted for the next.
+        accepted.permit.set_idle(Instant::now());
         let mut third = TcpStream::connect(at).await.expect("connected");
-        let (mut next, ()) = tokio::join!(waiting.accept(), accepted.place.reclaimed());
+        let (mut next, ()) = tokio::join!(waiting.accept(), accepted.permit.evicted());
         next.stream.write_u8(3).await.expect("written");
         assert_eq!(third.read_u8().await.expect("read"), 3);
-    }
-
-    #[test]
-    fn a_line_and_then_one_each_ten_seconds() {
-        let mut said = Said::default();
-        let start = Instant::now();
-        assert_eq!(said.pass(start), Some(0));
-        assert_eq!(said.pass(start), None);
-        assert_eq!(said.pass(start + SILENT), Some(1));
     }
 }

@@ -93,8 +93,10 @@ pub struct Service {
     Default,
     serde::Serialize,
     serde::Deserialize,
+    strum::Display,
 )]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
     #[default]

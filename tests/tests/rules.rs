@@ -10,7 +10,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("model", &["manifests"]),
     ("planner", &["manifests", "model"]),
     ("agent", &["manifests", "model", "planner"]),
-    ("engine", &["manifests", "model"]),
+    ("engine", &["manifests", "model", "listen"]),
     ("store", &["manifests", "model", "agent"]),
     (
         "conductor",
@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("dns", &["manifests", "model", "listen"]),
     ("ambassador", &["manifests", "model", "listen"]),
     ("cloud-config", &[]),
-    ("listen", &[]),
+    ("listen", &["manifests"]),
     (
         "dokkaa",
         &[

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use manifests::manifest::Protocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -225,30 +226,15 @@ async fn a_thousand_connections_leave_nothing_behind() -> Result<()> {
 
 /// Open sockets of this process, in this network namespace, with one of these ports as their own or their peer's.
 fn own_sockets(ports: &[u16]) -> usize {
-    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("table");
-    let of_port = |field: &str| {
-        let port = field.rsplit(':').next()?;
-        u16::from_str_radix(port, 16).ok()
-    };
-    let inodes: Vec<String> = table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let ours = [1, 2]
+    let open = listen::sockets::open_inodes("self");
+    listen::sockets::read("self", Protocol::Tcp, false)
+        .expect("table")
+        .into_iter()
+        .filter(|socket| open.contains(&socket.inode))
+        .filter(|socket| {
+            [socket.local, socket.peer]
                 .iter()
-                .any(|at| of_port(fields[*at]).is_some_and(|port| ports.contains(&port)));
-            ours.then(|| format!("socket:[{}]", fields[9]))
-        })
-        .collect();
-    let files = std::fs::read_dir("/proc/self/fd").expect("own files");
-    files
-        .flatten()
-        .filter_map(|file| std::fs::read_link(file.path()).ok())
-        .filter(|link| {
-            inodes
-                .iter()
-                .any(|inode| link.as_os_str() == inode.as_str())
+                .any(|at| ports.contains(&at.port()))
         })
         .count()
 }

@@ -1,7 +1,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
+
+use manifests::manifest::Protocol;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -39,7 +42,7 @@ async fn it_is_closed_to_others_restarted_and_stopped() {
         let kind = fs::symlink_metadata(etcd.files.dir.join(name)).unwrap();
         assert!(kind.file_type().is_socket(), "{name}");
     }
-    assert_eq!(tcp_listeners(child_of(&etcd).pid()), Vec::<String>::new());
+    assert_eq!(tcp_listeners(child_of(&etcd).pid()), []);
 
     // Its owner gets in, another user of the machine does not.
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
@@ -129,26 +132,15 @@ fn etcdctl_gets_in(etcd: &EmbeddedEtcd, user: Option<u32>) -> bool {
     command.output().unwrap().status.success()
 }
 
-/// The listening TCP sockets of a process, as /proc shows them.
-fn tcp_listeners(pid: i32) -> Vec<String> {
-    let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter_map(|link| {
-            let link = link.to_string_lossy().into_owned();
-            Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
-        })
-        .collect();
-    ["tcp", "tcp6"]
+/// The listening TCP sockets of a process.
+fn tcp_listeners(pid: i32) -> Vec<SocketAddr> {
+    let pid = pid.to_string();
+    let open = listen::sockets::open_inodes(&pid);
+    [false, true]
         .into_iter()
-        .filter_map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
-        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
-        .filter(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.get(3) == Some(&"0A")
-                && fields
-                    .get(9)
-                    .is_some_and(|inode| sockets.iter().any(|s| s == inode))
-        })
+        .filter_map(|v6| listen::sockets::read(&pid, Protocol::Tcp, v6).ok())
+        .flatten()
+        .filter(|socket| socket.listens && open.contains(&socket.inode))
+        .map(|socket| socket.local)
         .collect()
 }

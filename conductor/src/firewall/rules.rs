@@ -132,10 +132,6 @@ fn rules_in(chain: &str, wanted: &Wanted) -> Vec<String> {
             rule("RETURN", &matches);
         }
         for (port, protocol) in exempt {
-            let protocol = match protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-            };
             let open = format!("-p {protocol} -m conntrack --ctorigdstport {port}");
             rule("RETURN", &open);
         }

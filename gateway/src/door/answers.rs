@@ -15,7 +15,7 @@ use axum::body::{Body, Bytes};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use listen::{Place, Work};
+use listen::{Busy, Permit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// All large answers under way.
@@ -29,7 +29,7 @@ const WAITING: usize = 4;
 /// One connection, as its requests know it.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) place: Arc<Place>,
+    pub(super) permit: Arc<Permit>,
     /// The answer under way is a stream, whose reader may rest.
     pub(super) streams: AtomicBool,
 }
@@ -61,22 +61,22 @@ impl Default for Answers {
 }
 
 impl Answers {
-    /// Lets an answer go out as `work` of its connection, if there is room for it.
+    /// Admits an answer, if there is room for it; `busy` is kept until it has been written.
     pub(super) async fn admit(
         &self,
         response: Response,
-        mut work: Work,
+        mut busy: Busy,
         connection: &Connection,
     ) -> Result<Response, TooMuch> {
         let whole = response.body().size_hint().exact();
         let streams = whole.is_none();
         connection.streams.store(streams, Ordering::Relaxed);
-        if streams && !work.wait() {
+        if streams && !busy.set_waiting() {
             return Err(TooMuch::Waits);
         }
         let length = usize::try_from(whole.unwrap_or_default()).unwrap_or(usize::MAX);
         if length <= SMALL {
-            return Ok(response.map(|body| Body::new(Kept { body, _work: work })));
+            return Ok(response.map(|body| Body::new(Kept { body, _busy: busy })));
         }
         let memory = self.memory(length).await.ok_or(TooMuch::Answers)?;
         let (parts, body) = response.into_parts();
@@ -84,7 +84,7 @@ impl Answers {
             Ok(body) => Body::from(Bytes::from_owner(Held {
                 bytes: body.to_bytes(),
                 _memory: memory,
-                _work: work,
+                _busy: busy,
             })),
             // A body that can't be read is shown to be cut short.
             Err(error) => Body::from_stream(futures_util::stream::iter([Err::<Bytes, _>(error)])),
@@ -109,7 +109,7 @@ impl Answers {
 struct Held {
     bytes: Bytes,
     _memory: OwnedSemaphorePermit,
-    _work: Work,
+    _busy: Busy,
 }
 
 impl AsRef<[u8]> for Held {
@@ -118,10 +118,10 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A body whose connection is at work until its end.
+/// A body that keeps its connection busy until its end.
 struct Kept {
     body: Body,
-    _work: Work,
+    _busy: Busy,
 }
 
 impl HttpBody for Kept {

@@ -12,7 +12,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use listen::{Acceptor, Limits, Places, WhenFull};
+use listen::{Acceptor, Limiter, Limits, WhenFull};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -43,9 +43,9 @@ pub async fn serve(
         acceptor: TlsAcceptor::from(Arc::new(tls::server(&identity, table.clone())?)),
         table,
         router,
-        members: Places::new(members),
+        members: Limiter::new(members),
     };
-    let strangers = Places::new(STRANGERS);
+    let strangers = Limiter::new(STRANGERS);
     let mut listening = JoinSet::new();
     for listener in listeners {
         let acceptor = Acceptor::new(listener, strangers.clone(), WhenFull::Refuse);
@@ -60,7 +60,7 @@ struct Server {
     acceptor: TlsAcceptor,
     table: Arc<Table>,
     router: Router,
-    members: Places,
+    members: Limiter,
 }
 
 impl Server {
@@ -76,7 +76,7 @@ impl Server {
             let server = self.clone();
             open.spawn(async move {
                 let from = accepted.peer;
-                let stranger = accepted.place;
+                let stranger = accepted.permit;
                 if let Err(error) = server.connection(accepted.stream, from, stranger).await {
                     tracing::debug!(%from, %error, "peer listener: connection ended");
                 }
@@ -88,7 +88,7 @@ impl Server {
         self,
         stream: TcpStream,
         from: SocketAddr,
-        stranger: listen::Place,
+        stranger: listen::Permit,
     ) -> io::Result<()> {
         listen::watch_peer(&stream)?;
         let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream))
@@ -103,7 +103,7 @@ impl Server {
             .ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))?;
         let _member = self
             .members
-            .take(from.ip(), Instant::now())
+            .acquire(from.ip(), Instant::now())
             .map_err(io::Error::other)?;
         drop(stranger);
         let connection = http1::Builder::new()

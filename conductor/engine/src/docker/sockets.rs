@@ -5,7 +5,6 @@
 //! a bare connect is an error to many a server.
 
 mod message;
-mod proc;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use listen::sockets;
 use manifests::manifest::Protocol;
 use model::observed::ContainerPort;
 use rustix::io::{Errno, retry_on_intr};
@@ -176,14 +176,9 @@ fn receive(
 
 fn by_proc(pid: u32, wanted: &BTreeSet<ContainerPort>) -> io::Result<BTreeSet<ContainerPort>> {
     look(wanted, |protocol, family, each| {
-        let file = match (protocol, family) {
-            (Protocol::Tcp, Family::V4) => "tcp",
-            (Protocol::Tcp, Family::V6) => "tcp6",
-            (Protocol::Udp, Family::V4) => "udp",
-            (Protocol::Udp, Family::V6) => "udp6",
-        };
-        let text = std::fs::read_to_string(format!("/proc/{pid}/net/{file}"))?;
-        proc::parse(&text, protocol).for_each(each);
+        let sockets = sockets::read(&pid.to_string(), protocol, family == Family::V6)?;
+        let listening = sockets.iter().filter(|socket| socket.listens);
+        listening.for_each(|socket| each(socket.local));
         Ok(())
     })
 }
