@@ -6,22 +6,20 @@
 //! record is put guarded by just that. What protects a write is noted on disk in
 //! a step of its own before it, so a crash between any two steps is harmless.
 
+mod judgement;
+mod steps;
+
 use std::time::Duration;
 
-use manifests::keys::Key;
+use model::Millis;
 use model::error::chain;
 use model::records::{Cluster, Hold, HostRecord, HostState};
-use model::{Millis, Rule};
 use uuid::Uuid;
 
 use super::record::RecordKeeper;
-use super::start::{ClusterFacts, ClusterStart, Start, decide, decide_cluster, decide_other};
-use super::txn::{self, Blocked, Entry, Seen};
-use super::{
-    Facts, HostOptions, HostStatus, JoinError, Lease, Note, Stop, Stopped, Waiting, longest_wait,
-};
-use crate::view::Reason;
-use model::kv::{KvError, Op, OpReply, Txn, TxnReply};
+use super::txn::{Entry, Seen};
+use super::{Facts, HostOptions, HostStatus, Lease, Note, Stop, Stopped, Waiting};
+use model::kv::{KvError, OpReply, Txn, TxnReply};
 
 /// Pause after the first attempt that failed; it doubles up to the longest.
 const RETRY: Duration = Duration::from_millis(250);
@@ -298,119 +296,6 @@ impl HostMachine {
         }
     }
 
-    fn work(&self, now: Millis) -> Option<(Asked, HostStep)> {
-        if let Some(stopping) = &self.stopping {
-            return self.goodbye(stopping);
-        }
-        if self.wake()? > now {
-            return None;
-        }
-        if let Some(cluster) = &self.learnt {
-            return Some(note(Note::Cluster(cluster.clone())));
-        }
-        if self.held() != self.facts.hold.as_ref() {
-            return Some(note(Note::Hold(self.held().cloned())));
-        }
-        let Some(placed) = self.placed.as_ref().filter(|_| !self.anew) else {
-            return Some(self.join());
-        };
-        if self.facts.disk.before.is_some() {
-            return Some(note(Note::SessionWritten));
-        }
-        if self.look_again.is_some_and(|at| at <= now) {
-            return Some((Asked::Read, HostStep::Ask(txn::read())));
-        }
-        let record = self.keeper.wanted().clone();
-        let put = txn::put_on_lease(&self.options.name, &record, placed.lease);
-        Some((
-            Asked::Change(record),
-            HostStep::Ask(self.guarded(placed, put)),
-        ))
-    }
-
-    fn join(&self) -> (Asked, HostStep) {
-        let entry = match &self.judged {
-            None => return (Asked::Read, HostStep::Ask(txn::read())),
-            Some(Judged::Create) => {
-                let cluster = Cluster {
-                    id: self.facts.new_cluster,
-                    epoch: 1,
-                };
-                return (Asked::Create, HostStep::Ask(txn::create(&cluster)));
-            }
-            Some(Judged::Leave(leave)) => return (Asked::Leave, HostStep::Ask(leave.clone())),
-            Some(Judged::Put(entry)) => entry,
-        };
-        let Some(lease) = self.lease else {
-            return (Asked::Grant, HostStep::Grant(self.options.ttl));
-        };
-        let disk = &self.facts.disk;
-        if disk.session != Some(self.facts.session) || disk.boot_id != self.facts.boot_id {
-            return note(Note::Session);
-        }
-        let record = self.keeper.wanted().clone();
-        let put = entry.put(&self.options.name, &record, lease.id);
-        let asked = Asked::Put {
-            record,
-            lease: lease.id,
-            cluster: entry.cluster.clone(),
-        };
-        (asked, HostStep::Ask(put))
-    }
-
-    fn goodbye(&self, stopping: &Stopping) -> Option<(Asked, HostStep)> {
-        let placed = match stopping.outcome {
-            Some(_) => return None,
-            None => self.placed.as_ref()?,
-        };
-        let name = &self.options.name;
-        let op = match (stopping.how, stopping.grace) {
-            (Stop::Shutdown, _) => Op::delete(Key::HostRecord(name.clone())),
-            (Stop::Restart, None) => {
-                return Some((Asked::Grace, HostStep::Grant(self.options.restart_grace)));
-            }
-            (Stop::Restart, Some(lease)) => {
-                // Why it is in hold goes on being said.
-                let record = HostRecord {
-                    state: HostState::Restarting,
-                    ..self.keeper.wanted().clone()
-                };
-                txn::put_on_lease(name, &record, lease)
-            }
-        };
-        Some((Asked::Goodbye, HostStep::Ask(self.guarded(placed, op))))
-    }
-
-    fn guarded(&self, placed: &Placed, op: Op) -> Txn {
-        txn::guarded(
-            &self.options.name,
-            placed.modified,
-            placed.cluster.as_deref(),
-            op,
-        )
-    }
-
-    /// When there is something to do; none: only an input brings something.
-    fn wake(&self) -> Option<Millis> {
-        if self.is_over() || self.stopping.is_some() {
-            return None;
-        }
-        let pressing = self.placed.is_none()
-            || self.anew
-            || self.learnt.is_some()
-            || self.held() != self.facts.hold.as_ref()
-            || self.facts.disk.before.is_some();
-        let due = if pressing {
-            Some(Millis(0))
-        } else {
-            [self.keeper.due(), self.look_again]
-                .into_iter()
-                .flatten()
-                .min()
-        };
-        Some(due?.max(self.not_before))
-    }
-
     // === answers ===
 
     /// Takes the answer to the last step.
@@ -536,176 +421,7 @@ impl HostMachine {
         }
     }
 
-    // === judgement ===
-
-    /// Judges the cluster's key.
-    fn judge(&mut self, seen: &Seen, now: Millis) {
-        let known = self.facts.cluster.clone();
-        let found = seen.snapshot.cluster.as_ref();
-        if seen.cluster.is_some() && found.is_none() {
-            // It is there, and nobody knows whose it is.
-            match known {
-                Some(_) => self.distrusted(now),
-                None => self.failed(Waiting::UnreadableCluster, now),
-            }
-            return;
-        }
-        let facts = ClusterFacts {
-            known: known.as_ref(),
-            saved_revision: self.known_revision(),
-            labelled_containers: self.options.labelled_containers,
-            live_records: seen.snapshot.live().next().is_some(),
-        };
-        match decide_cluster(facts, found, seen.snapshot.revision) {
-            ClusterStart::Use(cluster) if known.as_ref() == Some(&cluster) => {
-                self.met = self.met.max(seen.snapshot.revision);
-                if self.told == Verdict::Trusts {
-                    self.found = None;
-                }
-            }
-            ClusterStart::Use(cluster) | ClusterStart::Accept(cluster) => {
-                self.learnt = Some(cluster);
-                return;
-            }
-            ClusterStart::Create => {
-                self.judged = Some(Judged::Create);
-                return;
-            }
-            ClusterStart::Missing(why) => {
-                self.failed(Waiting::NoCluster(why.to_owned()), now);
-                return;
-            }
-            ClusterStart::Distrust(Reason::OtherCluster { .. }) => {
-                self.distrusted(now);
-                return;
-            }
-            ClusterStart::Distrust(reason) => {
-                self.found = Some(Hold {
-                    reason: reason.to_string(),
-                    shared: reason.is_shared(),
-                });
-            }
-        }
-        self.refresh(now);
-        self.judge_name(seen, now);
-    }
-
-    /// Judges who lives under this machine's name.
-    fn judge_name(&mut self, seen: &Seen, now: Millis) {
-        let own = seen.snapshot.record(&self.options.name);
-        if let Some(record) = own.filter(|record| record.session != self.facts.session) {
-            let epoch = self.facts.cluster.as_ref().map(|c| c.epoch);
-            // After a restore it may be an old record of our own, come back from the backup.
-            if self.joined.is_some() && self.joined == epoch && self.held().is_none() {
-                if record.modified >= self.floor {
-                    self.set(HostStatus::Foreign(record.session));
-                    return;
-                }
-                // It is older than what this process wrote: not a second process, but a history that went back.
-                let reason = Reason::Rewound {
-                    known: self.floor,
-                    found: record.modified,
-                };
-                self.found = Some(Hold {
-                    reason: reason.to_string(),
-                    shared: reason.is_shared(),
-                });
-                self.refresh(now);
-            }
-            if self.options.rules.has(Rule::OwnRecord) {
-                let since = *self.foreign_since.get_or_insert(now);
-                match decide(
-                    Some(&record.value),
-                    &self.facts.disk,
-                    &self.facts.boot_id,
-                    now - since,
-                    longest_wait(&self.options),
-                ) {
-                    Start::GoOn => {}
-                    Start::Wait => {
-                        let ours = record.id == self.facts.disk.id
-                            && record.addr == self.keeper.wanted().addr;
-                        self.waits(if ours {
-                            Waiting::Record(record.addr)
-                        } else {
-                            Waiting::NameTaken(record.addr)
-                        });
-                        self.not_before = now + LOOK;
-                        return;
-                    }
-                    Start::Exit => {
-                        self.set(HostStatus::Failed(JoinError::NameTaken {
-                            name: self.options.name.clone(),
-                            addr: record.addr,
-                        }));
-                        return;
-                    }
-                }
-            }
-        }
-        self.foreign_since = None;
-        self.judge_entry(seen, now);
-    }
-
-    /// Judges what there is to write.
-    fn judge_entry(&mut self, seen: &Seen, now: Millis) {
-        let name = &self.options.name;
-        let entry = if self.held().is_some() {
-            Entry::record_alone(seen, name)
-        } else {
-            if self.leaving {
-                let leave = txn::leave(seen, name, &self.facts.disk);
-                // The operator has changed their mind.
-                self.leaving = leave.is_some();
-                if let Some(leave) = leave {
-                    self.judged = Some(Judged::Leave(leave));
-                    return;
-                }
-            }
-            let since = *self.other_since.get_or_insert(now);
-            let judge = |record: &HostRecord| {
-                let facts = &self.facts;
-                let limit = longest_wait(&self.options);
-                decide_other(record, &facts.disk, &facts.boot_id, now - since, limit)
-            };
-            match Entry::full(seen, name, &self.facts.disk, judge) {
-                Ok(entry) => entry,
-                Err(Blocked::Waits(addr)) => {
-                    self.waits(Waiting::Record(addr));
-                    self.not_before = now + LOOK;
-                    return;
-                }
-                Err(Blocked::Clone(other)) => {
-                    self.set(HostStatus::Failed(JoinError::Clone { other }));
-                    return;
-                }
-            }
-        };
-        self.other_since = None;
-        let name = &self.options.name;
-        let own = seen.modified(&Key::HostRecord(name.clone()));
-        let is_placed = self.placed.as_ref().is_some_and(|placed| {
-            placed.modified == own
-                && placed.cluster == entry.cluster
-                && self.lease.is_some_and(|lease| lease.id == placed.lease)
-        });
-        if is_placed && entry.is_record_alone() && self.keeper.says_what_counts() {
-            self.anew = false;
-            self.stands(now);
-        } else {
-            self.judged = Some(Judged::Put(entry));
-        }
-    }
-
     // === what follows ===
-
-    /// The lowest revision that etcd can be at. Of an earlier epoch nothing counts.
-    fn known_revision(&self) -> i64 {
-        let cluster = self.facts.cluster.as_ref();
-        let saved = self.options.saved.as_ref();
-        let saved = saved.filter(|saved| Some(&saved.cluster) == cluster);
-        saved.map_or(0, |saved| saved.revision).max(self.met)
-    }
 
     /// Why the host is in hold.
     fn held(&self) -> Option<&Hold> {
@@ -778,12 +494,6 @@ impl HostMachine {
         }
     }
 
-    fn distrusted(&mut self, now: Millis) {
-        self.set(HostStatus::Distrusted);
-        self.pause(now);
-        self.failures += 1;
-    }
-
     fn failed(&mut self, why: Waiting, now: Millis) {
         // While nothing is seen, nobody can be waited for.
         self.other_since = None;
@@ -791,12 +501,6 @@ impl HostMachine {
         self.waits(why);
         self.pause(now);
         self.failures += 1;
-    }
-
-    fn waits(&mut self, why: Waiting) {
-        if let HostStatus::Joining(_) = self.status {
-            self.set(HostStatus::Joining(why));
-        }
     }
 
     fn pause(&mut self, now: Millis) {
@@ -809,10 +513,6 @@ impl HostMachine {
             self.status = status;
         }
     }
-}
-
-fn note(note: Note) -> (Asked, HostStep) {
-    (Asked::Note(note.clone()), HostStep::Note(note))
 }
 
 #[cfg(test)]

@@ -6,23 +6,25 @@
 //! replaced before fails the proof. Nothing is used, and no distrust ends, before
 //! that and before all that happened up to the first read has been seen.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod output;
+mod proof;
+mod state;
+mod stream;
+
 use std::time::Duration;
 
-use manifests::keys::{Key, WATCH_END, WATCH_START};
+use manifests::keys::{WATCH_END, WATCH_START};
 use model::Millis;
+use model::kv::{KeyRange, Range, RangeReply, WatchReply};
 use model::records::Cluster;
 use model::rules::{Rule, Rules};
-use model::snapshot::{Change, Snapshot, Touched};
+use model::snapshot::{Snapshot, Touched};
 use rpds::RedBlackTreeMapSync;
 
+use self::output::put;
+use self::state::{CatchUp, Connect, Flags, Freshness, Phase, Proof};
 use super::saved::{Raw, SavedView};
-use super::{
-    FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, accepted, check, check_history,
-    check_list, check_manifests,
-};
-use model::kv::{Event, KeyRange, Range, RangeReply, WatchReply};
+use super::{FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, accepted, check};
 
 /// Behind for so long → a progress request; unanswered for so long → another stream. Not following for so long → stale.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -79,87 +81,6 @@ pub enum Answer {
     Reply(WatchReply),
 }
 
-/// What is still to be seen before the view stands at the first read's revision.
-#[derive(Debug)]
-struct CatchUp {
-    /// Keys that changed since the view, and not seen so yet.
-    changed: BTreeMap<String, i64>,
-    /// Number of all keys then.
-    count: i64,
-    /// The first read's revision.
-    revision: i64,
-    since: Millis,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Reading,
-    /// All keys: at the revision of the first page.
-    Listing {
-        at: i64,
-        found: RedBlackTreeMapSync<String, Raw>,
-        next: String,
-    },
-    Opening,
-    /// Which keys have changed between the view and the first read, and how many there are.
-    Asking,
-    /// Whether the stream's etcd had these keys, page by page and without values.
-    Proving {
-        what: Proof,
-        next: String,
-    },
-    Following,
-}
-
-impl Phase {
-    fn listing() -> Self {
-        Self::Listing {
-            at: 0,
-            found: RedBlackTreeMapSync::new_sync(),
-            next: WATCH_START.to_owned(),
-        }
-    }
-
-    fn proving(what: Proof) -> Self {
-        Self::Proving {
-            what,
-            next: WATCH_START.to_owned(),
-        }
-    }
-}
-
-/// What is to be part of the stream's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    View,
-    List,
-}
-
-/// A list that is still to be proven.
-#[derive(Debug)]
-struct List {
-    keys: RedBlackTreeMapSync<String, Raw>,
-    at: i64,
-    /// The cluster in it, if that is the known one after an accepted restore.
-    restored: Option<Cluster>,
-    /// Unbroken history leads from the view to it.
-    leads: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Freshness {
-    Fine,
-    Behind { since: Millis },
-    Asked { at: Millis, wanted: i64 },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Flags {
-    complete: bool,
-    stale: bool,
-    trust: Trust,
-}
-
 /// The view.
 #[derive(Debug)]
 pub struct View {
@@ -173,9 +94,7 @@ pub struct View {
     /// There is something to resume from.
     based: bool,
     phase: Phase,
-    /// The revision of this connect's first read.
-    read: i64,
-    list: Option<List>,
+    connect: Connect,
     trust: Trust,
     /// A restore that was accepted and is still to be said.
     accepted: Option<Cluster>,
@@ -183,13 +102,8 @@ pub struct View {
     /// The stream was whole until it was dropped for a list.
     unbroken: bool,
     avoid: bool,
-    catch_up: Option<CatchUp>,
-    /// The first read of this connect has been reached.
-    reached: bool,
     floor: i64,
     seen: i64,
-    progress: i64,
-    freshness: Freshness,
     late_streams: u32,
     ask: bool,
     unfollowed_since: Option<Millis>,
@@ -227,19 +141,14 @@ impl View {
             raw: RedBlackTreeMapSync::new_sync(),
             based: false,
             phase: Phase::Reading,
-            read: 0,
-            list: None,
+            connect: Connect::default(),
             trust,
             accepted: None,
             must_list: false,
             unbroken: false,
             avoid: false,
-            catch_up: None,
-            reached: false,
             floor: 0,
             seen: 0,
-            progress: 0,
-            freshness: Freshness::Fine,
             late_streams: 0,
             ask: false,
             unfollowed_since: Some(now),
@@ -280,7 +189,7 @@ impl View {
                 from: self.base() + 1,
             },
             Phase::Asking => Step::Range(Range {
-                revision: self.read,
+                revision: self.connect.read,
                 min_modified: self.base() + 1,
                 keys_only: true,
                 ..Range::new(watched())
@@ -352,10 +261,10 @@ impl View {
             self.emit(Touched::default(), false);
             return;
         }
-        let reached = self.snapshot.revision.max(self.progress);
-        match self.freshness {
+        let reached = self.snapshot.revision.max(self.connect.progress);
+        match self.connect.freshness {
             _ if self.seen <= reached => self.fresh(),
-            Freshness::Fine => self.freshness = Freshness::Behind { since: now },
+            Freshness::Fine => self.connect.freshness = Freshness::Behind { since: now },
             Freshness::Behind { since } if now - since >= PATIENCE => self.ask_for_progress(now),
             // Etcd went on meanwhile, but what it had when it was asked is here.
             Freshness::Asked { wanted, .. } if reached >= wanted => self.fresh(),
@@ -370,9 +279,9 @@ impl View {
             Freshness::Behind { .. } => {}
         }
         let late = |c: &CatchUp| now - c.since >= CATCH_UP;
-        if self.catch_up.as_ref().is_some_and(late) || now >= self.next_heal {
+        if self.connect.catch_up.as_ref().is_some_and(late) || now >= self.next_heal {
             self.must_list = true;
-            self.unbroken = self.reached;
+            self.unbroken = self.connect.reached;
             self.disconnected(now);
         }
         self.emit(Touched::default(), false);
@@ -402,7 +311,7 @@ impl View {
             (Phase::Opening, Answer::Opened) => {
                 self.avoid = false;
                 // The proof comes last, so that it speaks for what is read here too.
-                self.phase = if self.base() < self.read && self.rules.has(Rule::CatchUp) {
+                self.phase = if self.base() < self.connect.read && self.rules.has(Rule::CatchUp) {
                     Phase::Asking
                 } else {
                     self.first_proof()
@@ -410,10 +319,10 @@ impl View {
             }
             (Phase::Asking, Answer::Page(page)) => {
                 let changed = page.kvs.into_iter().map(|kv| (kv.key, kv.modified));
-                self.catch_up = Some(CatchUp {
+                self.connect.catch_up = Some(CatchUp {
                     changed: changed.collect(),
                     count: page.count,
-                    revision: self.read,
+                    revision: self.connect.read,
                     since: now,
                 });
                 self.phase = self.first_proof();
@@ -432,7 +341,7 @@ impl View {
                 Answer::Compacted,
             ) => {
                 // What is between the view and the oldest revision left can't be seen any more: a list has to do.
-                if self.list.is_some() {
+                if self.connect.list.is_some() {
                     self.phase = Phase::proving(Proof::List);
                 } else {
                     self.compacted(now);
@@ -457,290 +366,12 @@ impl View {
         }
         // What keep-alive answers of another etcd, or of the time before a restore, said is not waited for.
         self.seen = self.seen.min(read.revision);
-        self.read = read.revision;
+        self.connect.read = read.revision;
         self.phase = if restored || !self.based || self.must_list {
             Phase::listing()
         } else {
             Phase::Opening
         };
-    }
-
-    fn listed(&mut self, keys: RedBlackTreeMapSync<String, Raw>, at: i64) {
-        let restored = accepted(&self.cluster, cluster_in(&keys).as_ref()).cloned();
-        self.list = Some(List {
-            keys,
-            at,
-            restored,
-            leads: self.unbroken,
-        });
-        self.phase = Phase::Opening;
-    }
-
-    /// The revision that the stream goes on from.
-    fn base(&self) -> i64 {
-        self.list
-            .as_ref()
-            .map_or(self.snapshot.revision, |list| list.at)
-    }
-
-    /// A list is all that there is to prove where no view comes before it: at the start, after an accepted restore, and
-    /// out of a stream that was whole.
-    fn first_proof(&self) -> Phase {
-        Phase::proving(match &self.list {
-            Some(list) if !self.based || list.leads || list.restored.is_some() => Proof::List,
-            _ => Proof::View,
-        })
-    }
-
-    /// The keys to be proven, and the revision at which they were.
-    fn to_prove(&self, what: Proof) -> (&RedBlackTreeMapSync<String, Raw>, i64) {
-        match (what, &self.list) {
-            (Proof::List, Some(list)) => (&list.keys, list.at),
-            _ => (&self.raw, self.snapshot.revision),
-        }
-    }
-
-    /// Compares a page of what the stream's etcd had with what is to be proven.
-    fn prove(&mut self, what: Proof, first: &str, page: &RangeReply, now: Millis) {
-        let next = after(page);
-        let bounds = (Bound::Included(first), Bound::Unbounded);
-        let (keys, _) = self.to_prove(what);
-        let seen = keys
-            .range::<str, _>(bounds)
-            .map(|(key, raw)| (key.as_str(), raw.modified))
-            .take_while(|(key, _)| next.as_deref().is_none_or(|next| *key < next));
-        let history = page.kvs.iter().map(|kv| (kv.key.as_str(), kv.modified));
-        // All of ours are ASCII; keys that are not even text can't be told apart here.
-        let ours = |(key, _): &(&str, i64)| key.is_ascii();
-        if let Trust::Distrust(reason) = check_history(seen.filter(ours), history.filter(ours)) {
-            match what {
-                Proof::View => self.distrust(reason, now),
-                // Etcd was replaced since it was listed; the view may still be part of the new one.
-                Proof::List => self.failed(now),
-            }
-            return;
-        }
-        if let Some(next) = next {
-            self.phase = Phase::Proving { what, next };
-            return;
-        }
-        match &mut self.list {
-            Some(list) if what == Proof::View => {
-                list.leads = true;
-                self.phase = Phase::proving(Proof::List);
-            }
-            _ => self.proven(now),
-        }
-    }
-
-    /// All that this connect has read is part of the stream's history.
-    fn proven(&mut self, now: Millis) {
-        let list = self.list.take();
-        if let Some(list) = &list
-            && let Trust::Distrust(reason) = self.judge(list)
-        {
-            self.distrust(reason, now);
-            return;
-        }
-        self.phase = Phase::Following;
-        self.unfollowed_since = None;
-        self.freshness = Freshness::Fine;
-        if let Some(catch_up) = &mut self.catch_up {
-            catch_up.since = now;
-        } else {
-            self.reach();
-        }
-        if let Some(list) = list {
-            self.adopt(list, now);
-        }
-        if self.seen > self.snapshot.revision {
-            self.ask_for_progress(now);
-        }
-        self.catch_up_reached();
-    }
-
-    /// The view is the list from now on.
-    fn adopt(&mut self, list: List, now: Millis) {
-        if let Some(restored) = list.restored {
-            self.accept(restored);
-        }
-        let puts = list
-            .keys
-            .iter()
-            .filter(|(key, raw)| self.raw.get(*key) != Some(raw))
-            .map(|(key, raw)| put(key, raw));
-        let gone = self
-            .raw
-            .keys()
-            .filter(|key| !list.keys.contains_key(*key))
-            .map(|key| Change::Delete {
-                key: key.clone(),
-                modified: list.at,
-            });
-        let touched = self.snapshot.apply(puts.chain(gone), list.at);
-        self.raw = list.keys;
-        self.based = true;
-        self.must_list = false;
-        self.unbroken = false;
-        self.failures = 0;
-        self.fresh();
-        self.plan_heal(now);
-        self.emit(touched, true);
-    }
-
-    /// Judges a list: an accepted restore may be anything.
-    fn judge(&self, list: &List) -> Trust {
-        if list.restored.is_some() {
-            return Trust::Trusted;
-        }
-        let read = FirstRead {
-            cluster: cluster_in(&list.keys),
-            revision: list.at,
-        };
-        check(&self.known(), &read).and(|| self.check_list(&list.keys, list.leads))
-    }
-
-    /// Judges a list against the view; one that no history leads to has to have the most of it.
-    fn check_list(&self, list: &RedBlackTreeMapSync<String, Raw>, leads: bool) -> Trust {
-        if !self.based {
-            return Trust::Trusted;
-        }
-        let trust = check_list(
-            self.snapshot.revision,
-            |key| self.raw.get(key).map(|raw| raw.modified),
-            list.iter().map(|(key, raw)| (key.as_str(), raw.modified)),
-        );
-        if leads {
-            return trust;
-        }
-        trust
-            .and(|| {
-                let cluster = Key::Cluster.to_string();
-                let created = |keys: &RedBlackTreeMapSync<String, Raw>| {
-                    keys.get(&cluster).map_or(0, |raw| raw.created)
-                };
-                let (known, found) = (created(&self.raw), created(list));
-                if known == found {
-                    return Trust::Trusted;
-                }
-                // Made anew: so it was gone meanwhile.
-                Trust::Distrust(Reason::OtherHistory {
-                    key: cluster,
-                    known,
-                    found,
-                })
-            })
-            .and(|| {
-                let manifests = self
-                    .raw
-                    .keys()
-                    .filter(|key| matches!(Key::parse(key), Some(Key::Manifest(_))));
-                let (known, left) = manifests.fold((0, 0), |(known, left), key| {
-                    (known + 1, left + usize::from(list.contains_key(key)))
-                });
-                check_manifests(known, left)
-            })
-    }
-
-    /// The operator has accepted a restore: what this etcd has counts from now on.
-    fn accept(&mut self, restored: Cluster) {
-        self.cluster = restored.clone();
-        self.accepted = Some(restored);
-    }
-
-    fn reply(&mut self, reply: WatchReply, now: Millis) {
-        match reply {
-            WatchReply::Events(events, _) => self.events(events, now),
-            WatchReply::Progress(revision) => {
-                self.progress = self.progress.max(revision);
-                if self.reached {
-                    self.failures = 0;
-                }
-            }
-            WatchReply::Compacted(_) => self.compacted(now),
-            WatchReply::Closed(_) => self.failed(now),
-        }
-    }
-
-    fn events(&mut self, mut events: Vec<Event>, now: Millis) {
-        // What is known already is not news; streams do not repeat, but it costs nothing to be sure.
-        let known = self.snapshot.revision;
-        events.retain(|event| event.modified() > known);
-        let Some(revision) = events.last().map(Event::modified) else {
-            return;
-        };
-        match self.cluster_after(&events) {
-            Ok(cluster) if cluster == self.cluster => {}
-            Ok(restored) => self.accept(restored),
-            Err(reason) => {
-                self.distrust(reason, now);
-                return;
-            }
-        }
-        self.failures = 0;
-        if self
-            .catch_up
-            .as_ref()
-            .is_some_and(|c| revision > c.revision)
-        {
-            // Events come in order: all up to the first read have been here.
-            self.reach();
-        }
-        let mut changes = Vec::with_capacity(events.len());
-        for event in events {
-            let modified = event.modified();
-            match event {
-                Event::Put { now: kv, .. } => {
-                    if let Some(catch_up) = &mut self.catch_up
-                        && catch_up
-                            .changed
-                            .get(&kv.key)
-                            .is_some_and(|m| *m <= modified)
-                    {
-                        catch_up.changed.remove(&kv.key);
-                    }
-                    let raw = Raw::of(&kv);
-                    changes.push(put(&kv.key, &raw));
-                    self.raw.insert_mut(kv.key, raw);
-                }
-                Event::Delete { key, .. } => {
-                    self.raw.remove_mut(&key);
-                    changes.push(Change::Delete { key, modified });
-                }
-            }
-        }
-        let touched = self.snapshot.apply(changes, revision);
-        self.catch_up_reached();
-        self.emit(touched, false);
-    }
-
-    /// The cluster after these events. If one of them takes its key away or makes it another's, none of them counts:
-    /// what else the same hand did is not what a user wanted.
-    fn cluster_after(&self, events: &[Event]) -> Result<Cluster, Reason> {
-        let key = Key::Cluster.to_string();
-        let mut cluster = self.cluster.clone();
-        for event in events.iter().filter(|event| event.key() == key) {
-            let found: Option<Cluster> = match event {
-                Event::Put { now, .. } => serde_json::from_slice(&now.value).ok(),
-                Event::Delete { .. } => None,
-            };
-            if let Some(restored) = accepted(&cluster, found.as_ref()) {
-                cluster = restored.clone();
-                continue;
-            }
-            let known = Known {
-                cluster: cluster.clone(),
-                revision: self.snapshot.revision,
-            };
-            let read = FirstRead {
-                cluster: found,
-                revision: event.modified(),
-            };
-            if let Trust::Distrust(reason) = check(&known, &read) {
-                return Err(reason);
-            }
-        }
-        Ok(cluster)
     }
 
     fn known(&self) -> Known {
@@ -750,34 +381,16 @@ impl View {
         }
     }
 
-    fn catch_up_reached(&mut self) {
-        // The same keys at the same revisions, and not one more: this is the state of the first read. Progress answers
-        // prove nothing here: before etcd 3.4.25 they overtake events.
-        if let Some(c) = &self.catch_up
-            && c.changed.is_empty()
-            && self.raw.size() as i64 == c.count
-        {
-            self.reach();
-        }
-    }
-
-    /// All checks are passed, and all that happened up to the first read has been seen.
-    fn reach(&mut self) {
-        self.reached = true;
-        self.catch_up = None;
-        self.trust = Trust::Trusted;
-    }
-
     fn ask_for_progress(&mut self, now: Millis) {
         self.ask = true;
-        self.freshness = Freshness::Asked {
+        self.connect.freshness = Freshness::Asked {
             at: now,
             wanted: self.seen,
         };
     }
 
     fn fresh(&mut self) {
-        self.freshness = Freshness::Fine;
+        self.connect.freshness = Freshness::Fine;
         self.late_streams = 0;
         self.stale = false;
     }
@@ -804,10 +417,7 @@ impl View {
 
     fn disconnected(&mut self, now: Millis) {
         self.phase = Phase::Reading;
-        self.list = None;
-        self.reached = false;
-        self.catch_up = None;
-        self.progress = 0;
+        self.connect = Connect::default();
         self.unfollowed_since.get_or_insert(now);
         self.emit(Touched::default(), false);
     }
@@ -817,35 +427,6 @@ impl View {
         self.next_heal = now + self.heal_every + self.heal_every.mul_f64(late as f64 / 10_240.0);
     }
 
-    fn emit(&mut self, touched: Touched, resync: bool) {
-        let flags = Flags {
-            complete: self.reached
-                && (self.snapshot.revision >= self.floor || !self.rules.has(Rule::CatchUp)),
-            stale: self.stale,
-            trust: self.trust.clone(),
-        };
-        // A revision that touched nothing of ours is said too: who wrote it waits for it.
-        let moved = self.snapshot.revision != self.said_revision;
-        if !moved && touched.is_empty() && !resync && flags == self.said {
-            return;
-        }
-        self.said = flags.clone();
-        self.said_revision = self.snapshot.revision;
-        let update = ViewUpdate {
-            snapshot: self.snapshot.clone(),
-            touched,
-            resync,
-            complete: flags.complete,
-            stale: flags.stale,
-            trust: flags.trust,
-            accepted: self.accepted.take(),
-        };
-        self.outbox = Some(match self.outbox.take() {
-            Some(before) => update.after(before),
-            None => update,
-        });
-    }
-
     /// xorshift64: only jitter.
     fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
@@ -853,20 +434,6 @@ impl View {
         self.random ^= self.random << 17;
         self.random
     }
-}
-
-fn put(key: &str, raw: &Raw) -> Change {
-    Change::Put {
-        key: key.to_owned(),
-        value: raw.value.to_vec(),
-        modified: raw.modified,
-        created: raw.created,
-    }
-}
-
-fn cluster_in(keys: &RedBlackTreeMapSync<String, Raw>) -> Option<Cluster> {
-    let raw = keys.get(&Key::Cluster.to_string())?;
-    serde_json::from_slice(&raw.value).ok()
 }
 
 /// Where the next page begins, if there is one.

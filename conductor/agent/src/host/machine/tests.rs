@@ -5,10 +5,12 @@ use manifests::HostName;
 use model::Rules;
 use model::records::{Availability, Capacity, Member, Versions};
 
-use super::super::Disk;
+use super::super::{Disk, JoinError};
 use super::*;
 use crate::view::Known;
-use model::kv::{KeyRange, Range};
+use manifests::keys::Key;
+use model::Rule;
+use model::kv::{KeyRange, Op, Range};
 use store::memory::MemEtcd;
 
 const TTL: Duration = Duration::from_secs(6);

@@ -1,7 +1,7 @@
 use uuid::Uuid;
 
 use super::*;
-use model::kv::KeyValue;
+use model::kv::{Event, KeyValue};
 
 const SECOND: u64 = 1_000;
 

@@ -1,0 +1,134 @@
+//! Events and progress of the stream.
+
+use manifests::keys::Key;
+use model::Millis;
+use model::kv::{Event, WatchReply};
+use model::records::Cluster;
+use model::snapshot::Change;
+
+use super::View;
+use super::output::put;
+use crate::view::saved::Raw;
+use crate::view::{FirstRead, Known, Reason, Trust, accepted, check};
+
+impl View {
+    /// The operator has accepted a restore: what this etcd has counts from now on.
+    pub(super) fn accept(&mut self, restored: Cluster) {
+        self.cluster = restored.clone();
+        self.accepted = Some(restored);
+    }
+
+    pub(super) fn reply(&mut self, reply: WatchReply, now: Millis) {
+        match reply {
+            WatchReply::Events(events, _) => self.events(events, now),
+            WatchReply::Progress(revision) => {
+                self.connect.progress = self.connect.progress.max(revision);
+                if self.connect.reached {
+                    self.failures = 0;
+                }
+            }
+            WatchReply::Compacted(_) => self.compacted(now),
+            WatchReply::Closed(_) => self.failed(now),
+        }
+    }
+
+    pub(super) fn events(&mut self, mut events: Vec<Event>, now: Millis) {
+        // What is known already is not news; streams do not repeat, but it costs nothing to be sure.
+        let known = self.snapshot.revision;
+        events.retain(|event| event.modified() > known);
+        let Some(revision) = events.last().map(Event::modified) else {
+            return;
+        };
+        match self.cluster_after(&events) {
+            Ok(cluster) if cluster == self.cluster => {}
+            Ok(restored) => self.accept(restored),
+            Err(reason) => {
+                self.distrust(reason, now);
+                return;
+            }
+        }
+        self.failures = 0;
+        if self
+            .connect
+            .catch_up
+            .as_ref()
+            .is_some_and(|c| revision > c.revision)
+        {
+            // Events come in order: all up to the first read have been here.
+            self.reach();
+        }
+        let mut changes = Vec::with_capacity(events.len());
+        for event in events {
+            let modified = event.modified();
+            match event {
+                Event::Put { now: kv, .. } => {
+                    if let Some(catch_up) = &mut self.connect.catch_up
+                        && catch_up
+                            .changed
+                            .get(&kv.key)
+                            .is_some_and(|m| *m <= modified)
+                    {
+                        catch_up.changed.remove(&kv.key);
+                    }
+                    let raw = Raw::of(&kv);
+                    changes.push(put(&kv.key, &raw));
+                    self.raw.insert_mut(kv.key, raw);
+                }
+                Event::Delete { key, .. } => {
+                    self.raw.remove_mut(&key);
+                    changes.push(Change::Delete { key, modified });
+                }
+            }
+        }
+        let touched = self.snapshot.apply(changes, revision);
+        self.catch_up_reached();
+        self.emit(touched, false);
+    }
+
+    /// The cluster after these events. If one of them takes its key away or makes it another's, none of them counts:
+    /// what else the same hand did is not what a user wanted.
+    pub(super) fn cluster_after(&self, events: &[Event]) -> Result<Cluster, Reason> {
+        let key = Key::Cluster.to_string();
+        let mut cluster = self.cluster.clone();
+        for event in events.iter().filter(|event| event.key() == key) {
+            let found: Option<Cluster> = match event {
+                Event::Put { now, .. } => serde_json::from_slice(&now.value).ok(),
+                Event::Delete { .. } => None,
+            };
+            if let Some(restored) = accepted(&cluster, found.as_ref()) {
+                cluster = restored.clone();
+                continue;
+            }
+            let known = Known {
+                cluster: cluster.clone(),
+                revision: self.snapshot.revision,
+            };
+            let read = FirstRead {
+                cluster: found,
+                revision: event.modified(),
+            };
+            if let Trust::Distrust(reason) = check(&known, &read) {
+                return Err(reason);
+            }
+        }
+        Ok(cluster)
+    }
+
+    pub(super) fn catch_up_reached(&mut self) {
+        // The same keys at the same revisions, and not one more: this is the state of the first read. Progress answers
+        // prove nothing here: before etcd 3.4.25 they overtake events.
+        if let Some(c) = &self.connect.catch_up
+            && c.changed.is_empty()
+            && self.raw.size() as i64 == c.count
+        {
+            self.reach();
+        }
+    }
+
+    /// All checks are passed, and all that happened up to the first read has been seen.
+    pub(super) fn reach(&mut self) {
+        self.connect.reached = true;
+        self.connect.catch_up = None;
+        self.trust = Trust::Trusted;
+    }
+}
