@@ -18,7 +18,7 @@ use gateway::v1::types::LogSource;
 use gateway::v1::{Api, Facilities, LogRecord};
 use manifests::ContainerId;
 use model::events::{Happened, Kind};
-use model::records::Phase;
+use model::records::{Phase, Progress};
 use serde_json::Value;
 use store::memory::MemKv;
 use tempfile::TempDir;
@@ -302,7 +302,7 @@ fn ps_shows_every_slot_and_its_reason_in_one_line_each() {
         .put_status(&web().slot(0), "h1", |status| status.restarts = 1);
     door.agent.claim(&web().slot(1), "h1", revision);
     door.agent.put_status(&web().slot(1), "h1", |status| {
-        status.progress = "waiting".to_owned();
+        status.progress = Progress::Waiting;
         status.reason = Some("exit code 1:\nsegfault\u{1b}[31m".to_owned());
     });
     let key = manifests::keys::Key::Manifest("shop/bad".parse().unwrap());
@@ -508,7 +508,7 @@ fn wait_ends_failed_with_the_slot_and_its_last_lines() {
     let revision = wait_for("the manifest", || door.revision(&web()));
     door.agent.claim(&web().slot(1), "h1", revision);
     door.agent.put_status(&web().slot(1), "h1", |status| {
-        status.progress = "failed".to_owned();
+        status.progress = Progress::Failed;
         status.manifest_rev = revision;
         status.reason = Some("no such image".to_owned());
         status.log = vec!["last words".to_owned()];
@@ -660,7 +660,7 @@ fn a_terminal_gets_what_fits_and_nothing_that_it_would_obey() {
     door.agent.claim(&web().slot(1), "h1", revision);
     let reason = "a long reason ".repeat(12);
     door.agent.put_status(&web().slot(1), "h1", |status| {
-        status.progress = "waiting".to_owned();
+        status.progress = Progress::Waiting;
         status.reason = Some(reason.clone());
     });
     let ps = on_terminal(&door, 80, "ps");

@@ -250,6 +250,42 @@ pub struct Unfit {
     pub reason: String,
 }
 
+/// How far the host has got with a slot.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::Display,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Progress {
+    /// Something else has to happen first.
+    Waiting,
+    /// The image is being pulled.
+    Pulling,
+    /// The container is being created.
+    Creating,
+    /// The container is started, or runs and is not ready yet.
+    Starting,
+    /// Takes traffic.
+    Ready,
+    /// Runs and takes no traffic any more.
+    Unready,
+    /// Stopped by hand; started again after the back-off.
+    Restarting,
+    /// A new container takes the place of the present one.
+    Replacing,
+    /// Runs an older version, until its turn in the rollout comes.
+    Outdated,
+    /// About to be stopped.
+    Leaving,
+    /// Kept without a manifest since a restore was accepted.
+    Orphan,
+    /// The last attempt failed; trying again will hardly help where the manifest is at fault.
+    Failed,
+    /// Written by a newer agent.
+    #[serde(other)]
+    Unknown,
+}
+
 /// `/status/<app>/<container>/<slot>`: for people, read on demand, never decided on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -257,9 +293,8 @@ pub struct Status {
     pub instance: InstanceId,
     /// Where it is.
     pub host: HostName,
-    /// What happens: `pulling`, `creating`, `starting`, `running`, `waiting`; `failed` where the manifest is at fault,
-    /// so that trying again will hardly help.
-    pub progress: String,
+    /// How far it is.
+    pub progress: Progress,
     /// Revision of the manifest that this is about, which may not be the claim's while an update is tried; 0 if unknown.
     #[serde(default)]
     pub manifest_rev: i64,
@@ -278,4 +313,18 @@ pub struct Status {
     /// Last lines of its log, when it failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_progress_of_a_newer_agent_is_unknown() {
+        let read = |text: &str| serde_json::from_str::<Progress>(text).expect("a progress");
+        assert_eq!(read(r#""thawing""#), Progress::Unknown);
+        assert_eq!(read(r#""replacing""#), Progress::Replacing);
+        let text = serde_json::to_string(&Progress::Orphan).expect("JSON");
+        assert_eq!(text, format!("\"{}\"", Progress::Orphan));
+    }
 }

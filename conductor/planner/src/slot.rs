@@ -23,7 +23,7 @@ use handover::{stops_first, yields};
 use leave::{retire_all, tidy};
 use model::Scope;
 use model::observed::{ContainerState, ObservedContainer};
-use model::records::{Claim, Phase, SlotState, Status};
+use model::records::{Claim, Phase, Progress, SlotState, Status};
 use model::snapshot::{ContainerView, Rev, SlotView};
 use model::{Action, Trust, Write};
 use replace::{give_up, replacement};
@@ -114,7 +114,7 @@ impl<'a> Own<'a> {
 
 fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Out {
     let Some(container) = current.filter(|c| matches!(c.state, ContainerState::Exited(_))) else {
-        return Out::says("unchanged", None);
+        return Out::says(Progress::Unknown, None);
     };
     // What was asked to stop is no crash.
     let asked_to_stop = ctx.instance(container).is_some_and(|m| m.stopping)
@@ -126,13 +126,13 @@ fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Out {
     let may_be_handed_over =
         !ctx.inputs.local.has_seen && stops_first(ctx.container, ctx.claim.manifest_rev);
     if asked_to_stop || may_be_handed_over {
-        return Out::says("unchanged", None);
+        return Out::says(Progress::Unknown, None);
     }
     restart(ctx, container)
 }
 
 fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -> Out {
-    let mut out = Out::says("leaving", None);
+    let mut out = Out::says(Progress::Leaving, None);
     let runs = containers
         .iter()
         .any(|c| c.owner.instance == ctx.claim.instance && c.running().is_some());
@@ -153,19 +153,20 @@ fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -
 
 /// Kept without a manifest since a restore was accepted, until somebody removes it by name.
 fn orphan(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, plan: &mut Plan) -> Out {
-    let mut out = match current {
-        Some(container) if matches!(container.state, ContainerState::Exited(_)) => {
-            restart(ctx, container)
-        }
-        Some(container) if container.running().is_some() => match ctx.phase(container, plan) {
-            Some(phase) => ctx.tells(container, phase, Out::default()),
-            None => Out::default(),
+    let reason = "it has no manifest any more; `dokkaa rm` of its name ends it".to_owned();
+    let orphan = Out::says(Progress::Orphan, Some(reason));
+    match current {
+        Some(container) if matches!(container.state, ContainerState::Exited(_)) => Out {
+            progress: orphan.progress,
+            reason: orphan.reason,
+            ..restart(ctx, container)
         },
-        _ => Out::default(),
-    };
-    out.progress = "orphan";
-    out.reason = Some("it has no manifest any more; `dokkaa rm` of its name ends it".to_owned());
-    out
+        Some(container) if container.running().is_some() => match ctx.phase(container, plan) {
+            Some(phase) => ctx.tells(container, phase, orphan),
+            None => orphan,
+        },
+        _ => orphan,
+    }
 }
 
 fn wanted(
@@ -177,7 +178,7 @@ fn wanted(
 ) -> Out {
     let Some(target) = ctx.target() else {
         return Out::says(
-            "waiting",
+            Progress::Waiting,
             Some("its manifest is not valid, and there is no earlier one".to_owned()),
         );
     };
@@ -202,12 +203,12 @@ fn wanted(
     };
     plan.staying.push(current.owner.instance.clone());
     match &current.state {
-        ContainerState::Removing => Out::says("waiting", None),
+        ContainerState::Removing => Out::says(Progress::Waiting, None),
         ContainerState::Created { error } => {
             let work = Scope::Slot(ctx.slot.clone());
             if ctx.inputs.local.busy.contains_key(&work) {
                 // It may be running in a moment.
-                return Out::says("starting", None);
+                return Out::says(Progress::Starting, None);
             }
             if let Some(out) = ctx.gives_up_start() {
                 return out;
@@ -326,8 +327,10 @@ fn status_write(ctx: &Ctx<'_>, status: &Status, plan: &mut Plan) -> Option<Write
         .and_then(|m| m.status_now.as_ref())
         .filter(|(now, _)| now == status)
         .map_or(ctx.inputs.now, |(_, since)| *since);
-    let holds = match status.progress.as_str() {
-        "ready" | "failed" | "restarting" | "waiting" => STATUS_HOLDS,
+    let holds = match status.progress {
+        Progress::Ready | Progress::Failed | Progress::Restarting | Progress::Waiting => {
+            STATUS_HOLDS
+        }
         _ => PROGRESS_HOLDS,
     };
     if ctx.inputs.now < since + holds {

@@ -10,8 +10,8 @@ use manifests::{ContainerId, HostName, InstanceId, ServiceName, SlotId};
 use model::events::{Event, Happened, Wanted};
 use model::observed::Observed;
 use model::records::{
-    Capacity, Claim, Cluster, Data, HostRecord, HostState, Member, Peer, Phase, SlotState, Status,
-    Versions,
+    Capacity, Claim, Cluster, Data, HostRecord, HostState, Member, Peer, Phase, Progress,
+    SlotState, Status, Versions,
 };
 use model::snapshot::Change;
 use model::{Directory, Snapshot};
@@ -226,7 +226,7 @@ impl MemAgent {
         let mut status = Status {
             instance: instance(slot, host),
             host: host.parse().expect("a host's name"),
-            progress: "running".to_owned(),
+            progress: Progress::Starting,
             manifest_rev: 0,
             reason: None,
             container_id: None,

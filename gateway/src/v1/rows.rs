@@ -12,7 +12,7 @@ use model::Directory;
 use model::address::is_global;
 use model::directory::reached_at;
 use model::links;
-use model::records::{Claim, HostState, Phase, Status};
+use model::records::{Claim, HostState, Phase, Progress, Status};
 use model::snapshot::{ContainerView, Desired, SlotView, Snapshot};
 use model::volumes;
 use planner::placement;
@@ -293,13 +293,13 @@ fn claimed_row(
         .answers
         .get(&claim.host)
         .and_then(|reasons| reasons.waiting.get(&slot_id));
-    let progress = own.map(|s| progress_status(&s.progress));
+    let progress = own.map(|s| progress_status(s.progress));
     row.status = match (state.map(|s| s.state), progress) {
         (Some(Phase::Ready), _) => SlotStatus::Ready,
         (Some(Phase::Leaving), _) => SlotStatus::Leaving,
         (Some(Phase::Stopped), _) => SlotStatus::Stopped,
         (_, Some(told @ (SlotStatus::Failed | SlotStatus::Waiting))) | (None, Some(told)) => told,
-        (_, Some(told)) if own.is_some_and(|s| s.progress == "restarting") => told,
+        (_, Some(told)) if own.is_some_and(|s| s.progress == Progress::Restarting) => told,
         (Some(Phase::Unready), _) => SlotStatus::Unready,
         (None, None) => SlotStatus::Starting,
     };
@@ -313,7 +313,11 @@ fn claimed_row(
     row.reason = match row.status {
         SlotStatus::Ready => ready_reason(view, &row)
             // What was said before it was ready is old.
-            .or_else(|| own.filter(|s| s.progress == "ready")?.reason.clone())
+            .or_else(|| {
+                own.filter(|s| s.progress == Progress::Ready)?
+                    .reason
+                    .clone()
+            })
             .or_else(|| outlived(sources, view, claim)),
         _ => own.and_then(|s| s.reason.clone()).or_else(|| said.cloned()),
     };
@@ -386,7 +390,7 @@ const FORGIVEN: std::ops::Range<u32> = 1..3;
 
 /// An attempt at the manifest as it is now that failed, also one beside an instance that runs on.
 fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>) {
-    let Some(status) = status.filter(|s| s.progress == "failed") else {
+    let Some(status) = status.filter(|s| s.progress == Progress::Failed) else {
         return;
     };
     let own = row.instance.as_ref() == Some(&status.instance);
@@ -418,13 +422,21 @@ fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>
     }
 }
 
-fn progress_status(progress: &str) -> SlotStatus {
+fn progress_status(progress: Progress) -> SlotStatus {
     match progress {
-        "pulling" => SlotStatus::Pulling,
-        "waiting" => SlotStatus::Waiting,
-        "failed" => SlotStatus::Failed,
-        "orphan" => SlotStatus::Orphan,
-        _ => SlotStatus::Starting,
+        Progress::Pulling => SlotStatus::Pulling,
+        Progress::Waiting => SlotStatus::Waiting,
+        Progress::Failed => SlotStatus::Failed,
+        Progress::Orphan => SlotStatus::Orphan,
+        Progress::Creating
+        | Progress::Starting
+        | Progress::Ready
+        | Progress::Unready
+        | Progress::Restarting
+        | Progress::Replacing
+        | Progress::Outdated
+        | Progress::Leaving
+        | Progress::Unknown => SlotStatus::Starting,
     }
 }
 

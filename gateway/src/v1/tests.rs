@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
 use model::events::{Happened, Kind, Wanted};
-use model::records::Phase;
+use model::records::{Phase, Progress};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use store::memory::MemKv;
@@ -284,7 +284,7 @@ async fn slots_join_the_snapshot_and_the_status_keys() {
     door.agent
         .put_state(&slot, "h1", Phase::Ready, &[("web", 20_000)]);
     door.agent.put_status(&web().slot(1), "h2", |status| {
-        status.progress = "pulling".to_owned();
+        status.progress = Progress::Pulling;
         status.reason = Some("3 of 9 layers".to_owned());
     });
     let body = door.get("/slots?app=shop&container=web").await;

@@ -10,7 +10,7 @@ use crate::placement;
 use crate::plan::{Inputs, Plan};
 use crate::target::{Target, placed_anew};
 use model::observed::{ContainerPort, ContainerState, ObservedContainer, Readiness};
-use model::records::{Availability, Claim, Phase, SlotState, Status, Unfit};
+use model::records::{Availability, Claim, Phase, Progress, SlotState, Status, Unfit};
 use model::rules::Rule;
 use model::snapshot::{ContainerView, Desired, Owner, Rev, SlotView, Successor};
 use model::time::Millis;
@@ -41,23 +41,25 @@ pub(super) struct Ctx<'a> {
 }
 
 /// What comes out for one slot: at most one step and one write.
-#[derive(Default)]
 pub(super) struct Out {
     pub(super) step: Option<Action>,
     pub(super) write: Option<Write>,
     pub(super) shared: Option<Write>,
-    pub(super) progress: &'static str,
+    pub(super) progress: Progress,
     pub(super) reason: Option<String>,
     /// The version that this is about, where it is not the claim's.
     pub(super) about: Option<i64>,
 }
 
 impl Out {
-    pub(super) fn says(progress: &'static str, reason: Option<String>) -> Self {
+    pub(super) fn says(progress: Progress, reason: Option<String>) -> Self {
         Self {
+            step: None,
+            write: None,
+            shared: None,
             progress,
             reason,
-            ..Self::default()
+            about: None,
         }
     }
 
@@ -204,11 +206,13 @@ impl<'a> Ctx<'a> {
             manifest_rev: manifest.modified,
             reason: reason.clone(),
         };
-        Some(Out::says("failed", Some(reason)).write(Write::Release {
-            slot: self.slot.clone(),
-            held: self.claim.modified,
-            unfit: Some((self.inputs.host.name.clone(), unfit)),
-        }))
+        Some(
+            Out::says(Progress::Failed, Some(reason)).write(Write::Release {
+                slot: self.slot.clone(),
+                held: self.claim.modified,
+                unfit: Some((self.inputs.host.name.clone(), unfit)),
+            }),
+        )
     }
 
     pub(super) fn release(&self) -> Write {
@@ -410,7 +414,7 @@ impl<'a> Ctx<'a> {
 
     /// Another instance for a slot whose claimed one was never started or is gone.
     pub(super) fn remint(&self, target: &Target<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Out {
-        Out::says("starting", None).write(Write::NewInstance {
+        Out::says(Progress::Starting, None).write(Write::NewInstance {
             slot: self.slot.clone(),
             claim: Claim {
                 host: self.inputs.host.name.clone(),
@@ -472,13 +476,13 @@ impl<'a> Ctx<'a> {
         Status {
             instance: self.claim.instance.clone(),
             host: self.inputs.host.name.clone(),
-            progress: out.progress.to_owned(),
+            progress: out.progress,
             manifest_rev: out.about.unwrap_or(self.claim.manifest_rev),
             reason: out.reason.clone(),
             container_id: current.map(|c| c.docker_id.clone()),
             restarts: memory.map_or(0, |m| m.ends) + self.restarts_before(),
             started_at: running.map(|r| r.started_at / 1000),
-            log: if out.progress == "failed" {
+            log: if out.progress == Progress::Failed {
                 memory.map(|m| m.log.clone()).unwrap_or_default()
             } else {
                 Vec::new()

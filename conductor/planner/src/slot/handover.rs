@@ -14,7 +14,7 @@ use crate::plan::{Inputs, Plan};
 use crate::target;
 use model::Scope;
 use model::observed::{ContainerState, ObservedContainer, Readiness};
-use model::records::{Availability, Claim, Next, Phase, SlotState, Unfit};
+use model::records::{Availability, Claim, Next, Phase, Progress, SlotState, Unfit};
 use model::rules::Rule;
 use model::snapshot::{ContainerView, Owner, Rev, SlotView, Successor};
 use model::volumes;
@@ -241,7 +241,7 @@ pub(super) fn yields(
         let said = state.state == Phase::Stopped || ctx.memory.is_some_and(|m| m.may_say_stopped);
         let back = said && ctx.inputs.rules.has(Rule::TakeBackStopped);
         return back.then(|| {
-            Out::says("starting", None).write(Write::TakeBack {
+            Out::says(Progress::Starting, None).write(Write::TakeBack {
                 slot: ctx.slot.clone(),
                 state: SlotState {
                     state: Phase::Unready,
@@ -259,7 +259,7 @@ pub(super) fn yields(
             ..state.value.clone()
         })
     };
-    let out = Out::says("leaving", Some("another host takes it".to_owned()));
+    let out = Out::says(Progress::Leaving, Some("another host takes it".to_owned()));
     let Some(running) = current.filter(|c| c.running().is_some()) else {
         // A start that is under way may have it running in a moment.
         let starting = ctx

@@ -10,7 +10,7 @@ use crate::plan::Plan;
 use crate::target::Target;
 use model::Write;
 use model::observed::ObservedContainer;
-use model::records::{Claim, Phase, Rollout};
+use model::records::{Claim, Phase, Progress, Rollout};
 use model::volumes;
 
 /// Why and how the running or ended instance is replaced; none if it is not, or not yet.
@@ -31,7 +31,7 @@ pub(super) fn replacement(
             return None;
         }
         if let Err(why) = ctx.my_turn(target) {
-            return Some(Out::says("outdated", Some(why)));
+            return Some(Out::says(Progress::Outdated, Some(why)));
         }
     } else if ctx.is_doomed(current) || ctx.surroundings_changed(current) {
         let ready = ctx
@@ -40,7 +40,7 @@ pub(super) fn replacement(
             .is_some_and(|s| s.state == Phase::Ready);
         if ready && !ctx.others_ready() {
             return Some(Out::says(
-                "outdated",
+                Progress::Outdated,
                 Some(
                     "the host's addresses have changed; waits until the other slots are ready"
                         .to_owned(),
@@ -55,16 +55,18 @@ pub(super) fn replacement(
         (Target::Decided { manifest, .. }, Some((instance, rev)))
             if ctx.inputs.observed.containers.contains_key(instance) =>
         {
-            Some(Out::says("replacing", None).write(Write::NewInstance {
-                slot: ctx.slot.clone(),
-                claim: Claim {
-                    host: ctx.inputs.host.name.clone(),
-                    instance: instance.clone(),
-                    manifest_rev: *rev,
-                },
-                held: ctx.claim.modified,
-                data: volumes::pin(ctx.inputs.host, Some(ctx.view), manifest),
-            }))
+            Some(
+                Out::says(Progress::Replacing, None).write(Write::NewInstance {
+                    slot: ctx.slot.clone(),
+                    claim: Claim {
+                        host: ctx.inputs.host.name.clone(),
+                        instance: instance.clone(),
+                        manifest_rev: *rev,
+                    },
+                    held: ctx.claim.modified,
+                    data: volumes::pin(ctx.inputs.host, Some(ctx.view), manifest),
+                }),
+            )
         }
         (Target::Decided { .. }, _) => Some(prepare(ctx, target, &fresh(), true, plan)),
     }

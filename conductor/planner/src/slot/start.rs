@@ -11,7 +11,7 @@ use super::replace::give_up;
 use crate::plan::Plan;
 use crate::target::Target;
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
-use model::records::{Phase, SlotState};
+use model::records::{Phase, Progress, SlotState};
 use model::volumes;
 use model::{Action, Trust};
 use model::{Fault, Scope};
@@ -36,11 +36,11 @@ pub(super) fn absent(
     if ctx.inputs.local.calm.restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
         // An older etcd may name this host for what runs elsewhere: who runs it has it. And what is begun anew goes
         // where it may be now.
-        return Out::says("waiting", None).write(ctx.release());
+        return Out::says(Progress::Waiting, None).write(ctx.release());
     }
     if ctx.has_data_elsewhere() {
         let reason = "its data is on another machine that had this host's name";
-        return Out::says("waiting", Some(reason.to_owned())).write(ctx.release());
+        return Out::says(Progress::Waiting, Some(reason.to_owned())).write(ctx.release());
     }
     let minted = ctx.memory.and_then(|m| m.minted.as_ref()) == Some(&ctx.claim.instance);
     // Without its pin it might be anywhere.
@@ -61,7 +61,7 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
         json,
     } = target
     else {
-        return Out::default();
+        return Out::says(Progress::Unknown, None);
     };
     let id = &ctx.slot.container;
     let work = Scope::Container(id.clone());
@@ -73,14 +73,14 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
         let again = trouble.backoff.next_try();
         if again > ctx.inputs.now {
             plan.requeue(again);
-            return Out::says("failed", reason).about(*rev);
+            return Out::says(Progress::Failed, reason).about(*rev);
         }
         if trouble.fault == Fault::Manifest && !ctx.tries_for_all() {
             // It failed here too, so it is not this or that host: one goes on trying.
-            return Out::says("failed", reason).about(*rev);
+            return Out::says(Progress::Failed, reason).about(*rev);
         }
     }
-    let out = Out::says("pulling", reason.or(progress)).about(*rev);
+    let out = Out::says(Progress::Pulling, reason.or(progress)).about(*rev);
     let under_way = local.busy.contains_key(&work)
         || ctx.inputs.is_writing(&work)
         || plan.steps.iter().any(|s| s.work() == work);
@@ -108,7 +108,7 @@ pub(super) fn prepare(
         manifest,
     } = target
     else {
-        return Out::default();
+        return Out::says(Progress::Unknown, None);
     };
     let trouble = ctx.memory.map(|m| &m.trouble).filter(|t| t.rev == *rev);
     let waits = trouble.is_some_and(|t| t.fault == Fault::Data);
@@ -116,15 +116,19 @@ pub(super) fn prepare(
         let again = trouble.next_try();
         if again > ctx.inputs.now {
             plan.requeue(again);
-            let progress = if waits { "waiting" } else { "failed" };
+            let progress = if waits {
+                Progress::Waiting
+            } else {
+                Progress::Failed
+            };
             return Out::says(progress, Some(trouble.reason.clone())).about(*rev);
         }
     }
     let pulls = ctx.memory.and_then(|m| m.progress.clone());
     let progress = match pulls {
-        Some(_) => "pulling",
-        None if waits => "waiting",
-        None => "creating",
+        Some(_) => Progress::Pulling,
+        None if waits => Progress::Waiting,
+        None => Progress::Creating,
     };
     let reason = trouble.map(|t| t.reason.clone()).filter(|r| !r.is_empty());
     Out::says(progress, pulls.or(reason))
@@ -157,7 +161,7 @@ pub(super) fn first_start(
         );
         return Out {
             step,
-            ..Out::says("replacing", Some(reason))
+            ..Out::says(Progress::Replacing, Some(reason))
         };
     }
     let mut out = start_after_backoff(ctx, current, plan);
@@ -170,7 +174,7 @@ pub(super) fn first_start(
         if let Some(target) = ctx.target().filter(|_| !may_pass) {
             out.shared = give_up(ctx, current, &target, Some(&reason));
         }
-        out.progress = "failed";
+        out.progress = Progress::Failed;
         out.reason = Some(reason);
     }
     out
@@ -187,9 +191,9 @@ pub(super) fn start_after_backoff(
         .unwrap_or_default();
     if again > ctx.inputs.now {
         plan.requeue(again);
-        return Out::says("failed", None);
+        return Out::says(Progress::Failed, None);
     }
-    Out::says("starting", None).step(Action::Start {
+    Out::says(Progress::Starting, None).step(Action::Start {
         slot: ctx.slot.clone(),
         instance: current.owner.instance.clone(),
         docker_id: current.docker_id.clone(),
@@ -204,7 +208,11 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
         if memory.ends > 0 {
             // Somebody's `docker stop` is no failure of the container, the first time.
             let stopped = exit.was_asked_for() && memory.backoff.failures() <= 1;
-            out.progress = if stopped { "restarting" } else { "failed" };
+            out.progress = if stopped {
+                Progress::Restarting
+            } else {
+                Progress::Failed
+            };
             out.reason = Some(format!(
                 "{}; restarting in {} s",
                 why_ended(ctx, exit),
@@ -261,14 +269,14 @@ pub(super) fn running(
     let known = ctx.view.current_state();
     let was_ready = known.is_some_and(|s| s.state == Phase::Ready);
     let says = match phase {
-        Some(Phase::Ready) => "ready",
-        None if was_ready => "ready",
+        Some(Phase::Ready) => Progress::Ready,
+        None if was_ready => Progress::Ready,
         Some(_)
             if ctx.inputs.observed.readiness(&current.owner.instance) != &Readiness::Starting =>
         {
-            "unready"
+            Progress::Unready
         }
-        Some(_) | None => "starting",
+        Some(_) | None => Progress::Starting,
     };
     let mut out = Out::says(says, why);
     if let Some(phase) = phase {

@@ -3,7 +3,7 @@
 use model::observed::{
     ContainerState, Observed, ObservedContainer, Ownership, PublishedPorts, Running,
 };
-use model::records::{Cluster, HostRecord, HostState};
+use model::records::{Cluster, HostRecord, HostState, Progress};
 use store::kv::{KeyRange, Range};
 use uuid::Uuid;
 
@@ -739,7 +739,7 @@ async fn an_orphan_is_shown_as_one_and_removed_by_its_name() {
     door.agent.claim(&db().slot(2), "h1", 1);
     door.agent.put_state(&db().slot(2), "h1", Phase::Ready, &[]);
     door.agent.put_status(&db().slot(2), "h1", |status| {
-        status.progress = "orphan".to_owned();
+        status.progress = Progress::Orphan;
     });
     let row = &door.get("/slots?app=shop&container=db").await["slots"][0];
     assert_eq!(
