@@ -516,4 +516,5 @@ impl HostMachine {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any id will do in a test")]
 mod tests;

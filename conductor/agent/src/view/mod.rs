@@ -64,6 +64,7 @@ impl ViewUpdate {
     }
 
     /// This update for a reader that has not read the one before it.
+    #[must_use]
     pub fn after(mut self, before: Self) -> Self {
         let mut touched = before.touched;
         touched.extend(self.touched);

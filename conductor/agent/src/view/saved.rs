@@ -139,4 +139,5 @@ fn take(from: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any id will do in a test")]
 mod tests;
