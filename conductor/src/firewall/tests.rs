@@ -10,6 +10,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use super::*;
+use engine::memory::MemEngine;
 use engine::netns::inside;
 use engine::{EngineInfo, Routed};
 
@@ -132,6 +133,22 @@ impl Space {
         });
     }
 
+    /// Waits until its table is as expected.
+    async fn shows(&self, what: &str, is_so: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        loop {
+            let table = self.sh("iptables -S");
+            if is_so(&table) {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "{what}:\n{table}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Whether a datagram is answered.
     async fn is_answered(&self, from: &'static str, to: &'static str) -> bool {
         let from = SocketAddr::new(from.parse().expect("an address"), 0);
@@ -229,22 +246,6 @@ impl Lan {
         }
         reach
     }
-
-    /// Waits until the host's table is as expected.
-    async fn shows(&self, what: &str, is_so: impl Fn(&str) -> bool) {
-        let start = Instant::now();
-        loop {
-            let table = self.host.sh("iptables -S");
-            if is_so(&table) {
-                return;
-            }
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "{what}:\n{table}"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
 }
 
 /// A view with these hosts, in which `h1` has a service with the `host_port`.
@@ -338,6 +339,19 @@ fn publish(published: &Published, seen: Seen) {
         .send_modify(|(revision, _)| *revision += 1);
 }
 
+/// The task of the agent, in this network namespace.
+fn keep_in(host: &Space, setup: Setup, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
+    let pid = host.pid();
+    let work = move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(run(setup, stop));
+    };
+    tokio::spawn(async move { inside(pid, "firewall", work).await.expect("entered") })
+}
+
 fn forwards(table: &str, parent: &str) -> bool {
     table.contains("-A DOKKAA -p udp -j DROP") && table.contains(&format!("-A {parent} -j DOKKAA"))
 }
@@ -351,18 +365,9 @@ async fn only_who_is_named_reaches_an_instance() {
     let before = site.host.sh("iptables -S");
 
     let stop = CancellationToken::new();
-    let running = {
-        let (setup, stop, pid) = (setup(&published, &engine), stop.clone(), site.host.pid());
-        let work = move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime")
-                .block_on(run(setup, stop));
-        };
-        tokio::spawn(async move { inside(pid, "firewall", work).await })
-    };
-    site.shows("the rules are set", |table| forwards(table, "DOCKER-USER"))
+    let running = keep_in(&site.host, setup(&published, &engine), stop.clone());
+    site.host
+        .shows("the rules are set", |table| forwards(table, "DOCKER-USER"))
         .await;
     assert_eq!(site.reach(PEER).await, [true; 3]);
     assert_eq!(site.reach(STRANGER).await, [false, false, true]);
@@ -372,34 +377,38 @@ async fn only_who_is_named_reaches_an_instance() {
     // A host that joins is let in, and one that has gone is not, but by a view that is old nobody is shut out.
     let has_stranger = |table: &str| table.contains(&format!("-s {STRANGER}/32"));
     publish(&published, seen(&ALL, false));
-    site.shows("a third host", has_stranger).await;
+    site.host.shows("a third host", has_stranger).await;
     assert_eq!(site.reach(STRANGER).await, [true; 3]);
     let open = site
         .host
         .sh("iptables -S DOKKAA | grep -c -- '-s 10.98.0.'");
     assert_eq!(open.trim(), "3");
     publish(&published, seen(&BOTH, false));
-    site.shows("two hosts", |table| !has_stranger(table)).await;
+    site.host
+        .shows("two hosts", |table| !has_stranger(table))
+        .await;
     assert_eq!(site.reach(STRANGER).await, [false, false, true]);
 
     // Whoever flushes all rules opens nothing for long.
     site.host.sh("iptables -F");
-    site.shows("the rules are back", |table| forwards(table, "FORWARD"))
+    site.host
+        .shows("the rules are back", |table| forwards(table, "FORWARD"))
         .await;
     assert_eq!(site.reach(STRANGER).await, [false, false, true]);
     assert_eq!(site.reach(PEER).await, [true; 3]);
     // And Docker starts again.
     site.host.sh("iptables -I FORWARD -j DOCKER-USER");
     engine.send_modify(|_| {});
-    site.shows("the jump has moved", |table| {
-        forwards(table, "DOCKER-USER") && !forwards(table, "FORWARD")
-    })
-    .await;
+    site.host
+        .shows("the jump has moved", |table| {
+            forwards(table, "DOCKER-USER") && !forwards(table, "FORWARD")
+        })
+        .await;
     assert_eq!(site.reach(STRANGER).await, [false, false, true]);
 
     // The rules outlive who set them; the next one finds them as they are to be.
     stop.cancel();
-    running.await.expect("joined").expect("entered");
+    running.await.expect("joined");
     assert_eq!(site.reach(STRANGER).await, [false, false, true]);
     let counted = site.host.sh("iptables -S -v");
     let next = setup(&published, &engine);
@@ -435,6 +444,40 @@ async fn only_who_is_named_reaches_an_instance() {
     let restored = before.replace("-A DOCKER-USER -j RETURN\n", "");
     assert_eq!(site.host.sh("iptables -S"), restored);
     assert_eq!(site.reach(STRANGER).await, [true; 3]);
+}
+
+/// A restarted dockerd may have set its rules anew. The agent lists all containers then, which leads here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rules_are_checked_when_the_engine_is_back() {
+    let host = Space::new();
+    let published = Arc::new(Published::default());
+    publish(&published, seen(&BOTH, false));
+    let docker = Arc::new(MemEngine::default());
+    let facts = EngineFacts::read(docker.as_ref(), "bridge").await;
+    let facts = watch::Sender::new(facts.expect("it answers"));
+    let setup = Setup {
+        // Only the engine leads to a check.
+        every: Duration::from_secs(3600),
+        ..setup(&published, &facts)
+    };
+    let stop = CancellationToken::new();
+    let running = keep_in(&host, setup, stop.clone());
+    host.shows("the rules are set", |table| forwards(table, "FORWARD"))
+        .await;
+    let following = tokio::spawn(engine::facts::follow(
+        docker,
+        facts,
+        watch::Sender::default(),
+        published.lists.subscribe(),
+        stop.clone(),
+    ));
+    host.sh("iptables -F");
+    published.lists.send_modify(|lists| *lists += 1);
+    host.shows("the rules are back", |table| forwards(table, "FORWARD"))
+        .await;
+    stop.cancel();
+    running.await.expect("joined");
+    following.await.expect("joined");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
