@@ -24,13 +24,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
+use conductor::actions::Actions;
 use conductor::allocation::Allocation;
 use conductor::events::Journal;
 use conductor::images::{Images, PullSettings, RECORD, collect};
 use conductor::instances::Instances;
 use conductor::orphans::Orphans;
 use conductor::ports::PortRange;
-use conductor::steps::Steps;
 use conductor::{Published, Setup, firewall};
 use engine::{self, Bridge, DockerEngine, Engine, EngineError, EngineFacts, EngineInfo};
 use gateway::{door, peer, v1, v2};
@@ -720,7 +720,7 @@ impl Running {
             .map_err(|e: conductor::ports::PortRangeError| Misconfigured(e.to_string()))?;
         let kept = [&listening, &dns].into_iter().flatten().copied().collect();
         let ports = Arc::new(Allocation::open(range, dir.path(), published.clone(), kept));
-        let steps = Steps::new(engine.clone(), images, ports, this.clone(), cluster.id);
+        let actions = Actions::new(engine.clone(), images, ports, this.clone(), cluster.id);
         let conductor = tokio::spawn(conductor::run(
             Setup {
                 surroundings: surroundings_out,
@@ -730,7 +730,7 @@ impl Running {
                 kv,
                 updates: view,
                 published,
-                steps,
+                actions,
                 look_again: look_again_out,
                 record: host.clone(),
                 orphans: Orphans::open(dir.path())

@@ -7,12 +7,13 @@
 //!
 //! Tasks and the ways between them:
 //! - the loop (`run`), which owns all state; everything reaches it by one channel of `Event`s;
-//! - one task per step under way (`steps`), at most one per slot;
+//! - one task per action under way (`actions`), at most one per slot;
 //! - one task per batch of writes (`writes`);
 //! - one task that follows the engine (`following`): events, looks at single containers, lists;
 //! - one task per running instance that looks whether it is ready (`looks`);
 //! - one task that keeps what happened (`events`).
 
+pub mod actions;
 pub mod allocation;
 pub mod credentials;
 pub mod events;
@@ -28,7 +29,6 @@ pub mod published;
 pub mod reachability;
 pub mod readiness;
 mod run;
-pub mod steps;
 mod writes;
 
 pub use published::{Published, Seen};

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use agent::events;
 use manifests::{ContainerId, InstanceId, env};
-use model::ActionResult;
 use model::Write;
 use model::directory;
 use model::directory::{Caller, ServiceId, SharedAddresses};
-use model::observed::{EngineState, Observed, ObservedContainer, Readiness, Surroundings};
+use model::observed::{EngineState, Observed, Readiness, Surroundings};
 use model::snapshot::Desired;
-use model::{Action, Directory, Host, Millis, Rules, Snapshot, Trust};
+use model::{
+    Action, ActionReport, ActionResult, Directory, Host, Millis, Prepare, Rules, Snapshot, Trust,
+};
 use planner::local::LOST;
 use planner::plan::Inputs;
 use planner::{Local, Plan, plan};
@@ -29,13 +30,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::actions::Actions;
 use crate::following::{Look, Sighting};
 use crate::instances::Instances;
 use crate::looks::Looks;
 use crate::observing::{Observing, Seq};
 use crate::orphans::Orphans;
 use crate::published::{Published, Seen, count};
-use crate::steps::Steps;
 use crate::{following, writes};
 use engine::Engine;
 use model::error::chain;
@@ -67,8 +68,8 @@ pub struct Setup {
     pub updates: Updates,
     /// What others read.
     pub published: Arc<Published>,
-    /// Carries out steps.
-    pub steps: Steps,
+    /// Carries out actions.
+    pub actions: Actions,
     /// Somebody asks for a look at the engine: an address is not known.
     pub look_again: mpsc::Receiver<()>,
     /// This host's record: told that the loop lives, and what the engine shows.
@@ -81,12 +82,8 @@ pub struct Setup {
 
 /// What reaches the loop.
 pub(crate) enum Event {
-    /// A step ended; the container as it is now, or the Docker id of one that is gone.
-    Stepped {
-        outcome: ActionResult,
-        container: Option<Box<ObservedContainer>>,
-        gone: Option<String>,
-    },
+    /// An action ended.
+    Ended(ActionReport),
     /// A pull says how far it is.
     Progress(SlotOrContainer, Option<String>),
     /// Last lines of an instance that ended.
@@ -448,7 +445,7 @@ impl Loop {
             host_ip = %now.host_ip, gateway = %now.gateway, network = now.network,
             "the engine's network has changed: containers are replaced"
         );
-        self.setup.steps.surround(now.clone());
+        self.setup.actions.surround(now.clone());
         self.setup.host.surroundings = now;
         self.state.pressing = true;
     }
@@ -491,13 +488,13 @@ impl Loop {
         let state = &mut self.state;
         state.pressing = true;
         match event {
-            Event::Stepped {
-                outcome,
+            Event::Ended(ActionReport {
+                result,
                 container,
                 gone,
-            } => {
+            }) => {
                 match container {
-                    Some(made) if matches!(outcome, ActionResult::Prepared { .. }) => {
+                    Some(made) if matches!(result, ActionResult::Prepared { .. }) => {
                         state.observing.made(*made, wall);
                     }
                     Some(container) => state.observing.set(*container, wall),
@@ -511,19 +508,19 @@ impl Loop {
                     rev,
                     image,
                     volumes,
-                } = &outcome
+                } = &result
                 {
                     self.version(container.clone(), *rev, image.clone(), volumes.clone());
                 }
                 if matches!(
-                    outcome,
+                    result,
                     ActionResult::NotResolved { .. } | ActionResult::NotPrepared { .. }
                 ) {
                     count(&self.setup.published.counters.pull_failures);
                 }
-                let happened = events::of_outcome(&outcome);
+                let happened = events::of_outcome(&result);
                 self.setup.published.events.tell(happened);
-                self.state.local.record(&outcome, now);
+                self.state.local.record(&result, now);
             }
             Event::Progress(work, text) => state.local.progress(&work, text.as_ref(), now),
             Event::Log(instance, lines) => {
@@ -688,7 +685,7 @@ impl Loop {
         }
         self.note(&steps);
         for step in steps {
-            let job = self.setup.steps.clone().run(step, self.events_in.clone());
+            let job = self.setup.actions.clone().run(step, self.events_in.clone());
             self.tasks.spawn(job);
         }
         self.after_plan();
@@ -701,7 +698,7 @@ impl Loop {
         let state = &mut self.state;
         let wall = self.setup.record.clock().wall();
         for step in steps {
-            if let Action::Prepare { instance, .. } = step {
+            if let Action::Prepare(Prepare { instance, .. }) = step {
                 state.observing.intend(instance, wall);
             }
         }
@@ -886,7 +883,7 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use model::directory::Callers;
-    use model::observed::{ContainerState, Ownership, PublishedPorts, Running};
+    use model::observed::{ContainerState, ObservedContainer, Ownership, PublishedPorts, Running};
 
     use super::*;
 

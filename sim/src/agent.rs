@@ -11,7 +11,7 @@ use manifests::{ContainerId, InstanceId};
 use model::observed::{EngineState, Readiness};
 use model::records::{Status, Version};
 use model::snapshot::{Desired, Snapshot};
-use model::{Action, ActionResult, Millis, Rules, Scope, Trust, Write};
+use model::{Action, ActionReport, ActionResult, Millis, Prepare, Rules, Scope, Trust, Write};
 use planner::local::LOST;
 use planner::plan::Inputs;
 use planner::{Local, plan};
@@ -23,7 +23,6 @@ use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions, ViewUp
 use uuid::Uuid;
 
 use crate::disk::Disk;
-use crate::engine::Report;
 use crate::host::HostLife;
 use crate::invariants;
 use crate::network::{Answered, Asker, Reply, Request};
@@ -568,16 +567,16 @@ impl World {
     }
 
     /// What came of a step.
-    pub fn stepped(&mut self, machine: usize, report: Report) {
+    pub fn stepped(&mut self, machine: usize, report: ActionReport) {
         let (now, wall) = (self.clock(machine), self.wall());
         let Some(agent) = self.agent(machine) else {
             return;
         };
         match report.container {
-            Some(made) if matches!(report.outcome, ActionResult::Prepared { .. }) => {
-                agent.observing.made(made, wall);
+            Some(made) if matches!(report.result, ActionResult::Prepared { .. }) => {
+                agent.observing.made(*made, wall);
             }
-            Some(container) => agent.observing.set(container, wall),
+            Some(container) => agent.observing.set(*container, wall),
             None => {}
         }
         if let Some(id) = report.gone {
@@ -588,13 +587,13 @@ impl World {
             rev,
             image,
             ..
-        } = &report.outcome
+        } = &report.result
         {
             self.version(machine, container.clone(), *rev, image.clone());
         }
         if let Some(agent) = self.agent(machine) {
-            agent.local.record(&report.outcome, now);
-            agent.failed.extend(failed(&report.outcome));
+            agent.local.record(&report.result, now);
+            agent.failed.extend(failed(&report.result));
         }
         self.wake(machine);
     }
@@ -773,7 +772,7 @@ impl World {
         let agent = at.process.as_mut()?.agent.as_mut()?;
         agent.local.begin(&planned, now);
         for step in &planned.steps {
-            if let Action::Prepare { instance, .. } = step {
+            if let Action::Prepare(Prepare { instance, .. }) = step {
                 agent.observing.intend(instance, wall);
             }
         }

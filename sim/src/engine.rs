@@ -11,12 +11,11 @@ use conductor::images::reference;
 use engine::memory::{Program, Published, World as Twin};
 use engine::{CreateSpec, EngineError, EngineEvent, Named, SpecInput, spec};
 use manifests::{InstanceId, Manifest, SlotId};
-use model::ActionResult;
 use model::identity::oldest_by_name;
 use model::observed::{
     ContainerPort, ContainerState, ObservedContainer, PublishedPorts, name_beside,
 };
-use model::{Action, Host};
+use model::{Action, ActionReport, ActionResult, Host, Prepare};
 use uuid::Uuid;
 
 /// What every registry has: image and digest.
@@ -42,27 +41,6 @@ pub struct Engine {
     /// Containers that somebody made of images of ours.
     pub copies: BTreeSet<String>,
     next_port: u16,
-}
-
-/// What a step left behind.
-#[derive(Debug)]
-pub struct Report {
-    /// What came of it.
-    pub outcome: ActionResult,
-    /// The container as it is now.
-    pub container: Option<ObservedContainer>,
-    /// The Docker id of one that is gone.
-    pub gone: Option<String>,
-}
-
-impl From<ActionResult> for Report {
-    fn from(outcome: ActionResult) -> Self {
-        Self {
-            outcome,
-            container: None,
-            gone: None,
-        }
-    }
 }
 
 impl Default for Engine {
@@ -180,14 +158,20 @@ impl Engine {
     }
 
     /// Carries a step out.
-    pub fn carry_out(&mut self, step: &Action, host: &Host, cluster: Uuid, now: i64) -> Report {
+    pub fn carry_out(
+        &mut self,
+        step: &Action,
+        host: &Host,
+        cluster: Uuid,
+        now: i64,
+    ) -> ActionReport {
         self.twin.hangs = self.hangs;
         let report = self.try_step(step, host, cluster, now);
         self.twin.hangs = false;
         report
     }
 
-    fn try_step(&mut self, step: &Action, host: &Host, cluster: Uuid, now: i64) -> Report {
+    fn try_step(&mut self, step: &Action, host: &Host, cluster: Uuid, now: i64) -> ActionReport {
         match step {
             Action::Resolve {
                 container,
@@ -210,37 +194,18 @@ impl Engine {
                 }
                 .into(),
             },
-            Action::Prepare {
-                slot,
-                instance,
-                rev,
-                manifest,
-                image,
-                hash,
-                temporary_name,
-                ..
-            } => {
-                let wanted = Wanted {
-                    slot,
-                    instance,
-                    manifest,
-                    image,
-                    hash,
-                    beside: *temporary_name,
-                };
-                match self.prepare(&wanted, host, cluster, now) {
-                    Ok(container) => Report {
-                        outcome: ActionResult::Prepared {
-                            slot: slot.clone(),
-                            instance: instance.clone(),
-                            rev: *rev,
-                        },
-                        container,
-                        gone: None,
+            Action::Prepare(wanted) => match self.prepare(wanted, host, cluster, now) {
+                Ok(container) => ActionReport {
+                    result: ActionResult::Prepared {
+                        slot: wanted.slot.clone(),
+                        instance: wanted.instance.clone(),
+                        rev: wanted.rev,
                     },
-                    Err(error) => not_prepared(slot, *rev, &error),
-                }
-            }
+                    container: container.map(Box::new),
+                    gone: None,
+                },
+                Err(error) => not_prepared(&wanted.slot, wanted.rev, &error),
+            },
             Action::Start {
                 slot,
                 instance,
@@ -258,11 +223,10 @@ impl Engine {
             Action::Remove {
                 slot, docker_id, ..
             } => match self.twin.remove(docker_id, false, now) {
-                Ok(()) => Report {
-                    outcome: ActionResult::Done { slot: slot.clone() },
-                    container: None,
-                    gone: Some(docker_id.clone()),
-                },
+                Ok(()) => {
+                    let done = ActionResult::Done { slot: slot.clone() };
+                    ActionReport::with(done, docker_id, None)
+                }
                 Err(error) => failed(slot, &error),
             },
             Action::Rename {
@@ -296,39 +260,39 @@ impl Engine {
 
     fn prepare(
         &mut self,
-        wanted: &Wanted<'_>,
+        wanted: &Prepare,
         host: &Host,
         cluster: Uuid,
         now: i64,
     ) -> Result<Option<ObservedContainer>, EngineError> {
-        let image = reference(&wanted.manifest.image, wanted.image)?;
+        let image = reference(&wanted.manifest.image, &wanted.image)?;
         if self.twin.image(&image)?.is_none() {
             self.twin.pull(&image, None)?;
         }
         let there = self.twin.list(Some(cluster))?.labelled;
-        let made = oldest_by_name(wanted.instance, &there).cloned();
+        let made = oldest_by_name(&wanted.instance, &there).cloned();
         if made.is_some() {
             return Ok(made);
         }
-        let ports = self.ports(wanted.manifest, host.surroundings.host_ip);
+        let ports = self.ports(&wanted.manifest, host.surroundings.host_ip);
         let mut spec = spec(SpecInput {
-            manifest: wanted.manifest,
+            manifest: &wanted.manifest,
             image: &image,
             image_labels: &[],
             cluster,
-            slot: wanted.slot,
-            instance: wanted.instance,
-            manifest_hash: wanted.hash,
+            slot: &wanted.slot,
+            instance: &wanted.instance,
+            manifest_hash: &wanted.hash,
             host: &host.name,
             surroundings: &host.surroundings,
             ports,
-            beside: wanted.beside,
+            beside: wanted.temporary_name,
         });
         let id = match self.twin.create(&spec, now)? {
             Named::Done(id) => id,
             Named::Taken(_) => {
                 // One of ours that is on its way out still has the name.
-                spec.name = name_beside(wanted.slot, wanted.instance);
+                spec.name = name_beside(&wanted.slot, &wanted.instance);
                 match self.twin.create(&spec, now)? {
                     Named::Done(id) => id,
                     Named::Taken(_) => {
@@ -362,33 +326,23 @@ impl Engine {
     }
 
     /// What the container is now, after a step on it.
-    fn look(&self, slot: &SlotId, docker_id: &str, result: Result<(), EngineError>) -> Report {
+    fn look(
+        &self,
+        slot: &SlotId,
+        docker_id: &str,
+        result: Result<(), EngineError>,
+    ) -> ActionReport {
         match result.and_then(|()| self.twin.inspect(docker_id)) {
-            Ok(Some(container)) => Report {
-                outcome: ActionResult::Done { slot: slot.clone() },
-                container: Some(container),
-                gone: None,
-            },
-            Ok(None) => Report {
-                outcome: ActionResult::Done { slot: slot.clone() },
-                container: None,
-                gone: Some(docker_id.to_owned()),
-            },
+            Ok(container) => {
+                let done = ActionResult::Done { slot: slot.clone() };
+                ActionReport::with(done, docker_id, container)
+            }
             Err(error) => failed(slot, &error),
         }
     }
 }
 
-struct Wanted<'a> {
-    slot: &'a SlotId,
-    instance: &'a InstanceId,
-    manifest: &'a Manifest,
-    image: &'a str,
-    hash: &'a str,
-    beside: bool,
-}
-
-fn failed(slot: &SlotId, error: &EngineError) -> Report {
+fn failed(slot: &SlotId, error: &EngineError) -> ActionReport {
     ActionResult::Failed {
         slot: slot.clone(),
         reason: error.to_string(),
@@ -396,7 +350,7 @@ fn failed(slot: &SlotId, error: &EngineError) -> Report {
     .into()
 }
 
-fn not_prepared(slot: &SlotId, rev: i64, error: &EngineError) -> Report {
+fn not_prepared(slot: &SlotId, rev: i64, error: &EngineError) -> ActionReport {
     ActionResult::NotPrepared {
         slot: slot.clone(),
         rev,
@@ -406,7 +360,7 @@ fn not_prepared(slot: &SlotId, rev: i64, error: &EngineError) -> Report {
     .into()
 }
 
-fn not_started(slot: &SlotId, instance: &InstanceId, error: &EngineError) -> Report {
+fn not_started(slot: &SlotId, instance: &InstanceId, error: &EngineError) -> ActionReport {
     ActionResult::NotStarted {
         slot: slot.clone(),
         instance: instance.clone(),

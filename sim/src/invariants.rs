@@ -8,7 +8,7 @@ use manifests::{HostName, InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer, Readiness};
 use model::records::{Availability, HostState, Phase};
 use model::snapshot::{SlotView, Snapshot, Successor};
-use model::{Action, Millis, Scope, Trust, Write};
+use model::{Action, Millis, Prepare, Scope, Trust, Write};
 use planner::Plan;
 use planner::target::Target;
 use store::kv::Event as Told;
@@ -101,7 +101,7 @@ fn docker_id(step: &Action) -> Option<&String> {
         | Action::Stop { docker_id, .. }
         | Action::Remove { docker_id, .. }
         | Action::Rename { docker_id, .. } => Some(docker_id),
-        Action::Resolve { .. } | Action::Prepare { .. } => None,
+        Action::Resolve { .. } | Action::Prepare(_) => None,
     }
 }
 
@@ -350,7 +350,7 @@ fn ends(step: &Action) -> Option<(&SlotId, &InstanceId)> {
             Some((slot, instance))
         }
         Action::Resolve { .. }
-        | Action::Prepare { .. }
+        | Action::Prepare(_)
         | Action::Start { .. }
         | Action::Rename { .. } => None,
     }
@@ -731,7 +731,7 @@ pub fn write_text(write: &Write) -> String {
 pub fn step_text(step: &Action) -> String {
     let what = match step {
         Action::Resolve { container, rev, .. } => format!("{container} at {rev}"),
-        Action::Prepare { slot, instance, .. }
+        Action::Prepare(Prepare { slot, instance, .. })
         | Action::Start { slot, instance, .. }
         | Action::Stop { slot, instance, .. }
         | Action::Remove { slot, instance, .. }

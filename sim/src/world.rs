@@ -11,7 +11,7 @@ use manifests::keys::{Key, WATCH_END, WATCH_START};
 use manifests::{HostName, InstanceId, SlotId};
 use model::records::{Cluster, Phase};
 use model::snapshot::{Change, Snapshot};
-use model::{Action, Host, Millis, Rules};
+use model::{Action, ActionReport, Host, Millis, Rules};
 use store::kv::{Event as Told, KeyRange, Op, Range, Txn};
 use store::memory::{MemEtcd, WatchId};
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::agent::Process;
 use crate::dice::Dice;
 use crate::disk::Disk;
-use crate::engine::{Engine, Report};
+use crate::engine::Engine;
 use crate::faults::{Exercised, Fault};
 use crate::invariants::{self, Witness};
 use crate::network::{Answered, Asker, Net, Reply, Request, unavailable};
@@ -55,7 +55,7 @@ pub enum Event {
     /// A step takes effect on the engine.
     Effect(Action),
     /// The loop hears what came of a step.
-    Stepped(Box<Report>),
+    Stepped(Box<ActionReport>),
     /// The agent sees a container that changed.
     Sight(String),
     /// A look at a running instance.
@@ -592,7 +592,7 @@ impl World {
             format!(
                 "engine: {} -> {:?}",
                 invariants::step_text(&step),
-                report.outcome
+                report.result
             )
         });
         self.changed_at = self.now;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use manifests::{ContainerId, InstanceId, Manifest, SlotId};
 
+use crate::observed::ObservedContainer;
 use crate::scope::Scope;
 
-/// A step on the engine. Each may be done twice.
+/// An action on the engine. Each may be done twice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Decide the image of a version.
@@ -22,24 +23,7 @@ pub enum Action {
         json: Arc<serde_json::Value>,
     },
     /// Pull what lacks, and make the container; it is not started.
-    Prepare {
-        /// For which slot.
-        slot: SlotId,
-        /// Which instance.
-        instance: InstanceId,
-        /// The version's key.
-        rev: i64,
-        /// Its manifest.
-        manifest: Arc<Manifest>,
-        /// Its decided image.
-        image: String,
-        /// Its hash, for the label.
-        hash: String,
-        /// Under `<name>.<instance>`, since another container of the slot is there.
-        temporary_name: bool,
-        /// Those of its local volumes that must be there: the slot has them on this machine.
-        existing: Vec<String>,
-    },
+    Prepare(Prepare),
     /// Start the process.
     Start {
         /// Of which slot.
@@ -82,12 +66,33 @@ pub enum Action {
     },
 }
 
+/// A container to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepare {
+    /// For which slot.
+    pub slot: SlotId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// The version's key.
+    pub rev: i64,
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    /// Its decided image.
+    pub image: String,
+    /// Its hash, for the label.
+    pub hash: String,
+    /// Under `<name>.<instance>`, since another container of the slot is there.
+    pub temporary_name: bool,
+    /// Those of its local volumes that must be there: the slot has them on this machine.
+    pub existing: Vec<String>,
+}
+
 impl Action {
-    /// Whose steps follow each other.
+    /// Actions of one scope follow each other.
     pub fn work(&self) -> Scope {
         match self {
             Self::Resolve { container, .. } => Scope::Container(container.clone()),
-            Self::Prepare { slot, .. }
+            Self::Prepare(Prepare { slot, .. })
             | Self::Start { slot, .. }
             | Self::Stop { slot, .. }
             | Self::Remove { slot, .. }
@@ -99,7 +104,7 @@ impl Action {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Resolve { .. } => "resolve",
-            Self::Prepare { .. } => "prepare",
+            Self::Prepare(_) => "prepare",
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",
             Self::Remove { .. } => "remove",
@@ -124,7 +129,7 @@ pub enum Fault {
     Data,
 }
 
-/// What came of a step.
+/// What came of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionResult {
     /// The image of a version is decided; the write follows.
@@ -194,4 +199,40 @@ pub enum ActionResult {
         /// Why, for people.
         reason: String,
     },
+}
+
+/// An action that ended, and what it left on the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActionReport {
+    /// What came of it.
+    pub result: ActionResult,
+    /// The container as it is now.
+    pub container: Option<Box<ObservedContainer>>,
+    /// Docker's id of one that is gone.
+    pub gone: Option<String>,
+}
+
+impl From<ActionResult> for ActionReport {
+    fn from(result: ActionResult) -> Self {
+        Self {
+            result,
+            container: None,
+            gone: None,
+        }
+    }
+}
+
+impl ActionReport {
+    /// With the container as it is now; none is gone.
+    pub fn with(
+        result: ActionResult,
+        docker_id: &str,
+        container: Option<ObservedContainer>,
+    ) -> Self {
+        Self {
+            result,
+            gone: container.is_none().then(|| docker_id.to_owned()),
+            container: container.map(Box::new),
+        }
+    }
 }

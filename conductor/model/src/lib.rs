@@ -24,7 +24,7 @@ pub mod time;
 pub mod volumes;
 pub mod write;
 
-pub use action::{Action, ActionResult, Fault};
+pub use action::{Action, ActionReport, ActionResult, Fault, Prepare};
 pub use directory::{Directory, Endpoint};
 pub use host::{Host, Trust};
 pub use observed::Observed;

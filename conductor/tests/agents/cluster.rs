@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conductor::actions::Actions;
 use conductor::allocation::Allocation;
 use conductor::images::{Images, PullSettings, RECORD};
 use conductor::instances::Instances;
 use conductor::orphans::Orphans;
-use conductor::steps::Steps;
 use conductor::{Published, Setup};
 use engine::memory::{MemEngine, Program, Published as InRegistry};
 use manifests::keys::Key;
@@ -481,7 +481,7 @@ impl Agent {
             published.clone(),
             Vec::new(),
         ));
-        let steps = Steps::new(self.docker.clone(), images, ports, this.clone(), cluster.id);
+        let actions = Actions::new(self.docker.clone(), images, ports, this.clone(), cluster.id);
         let (look_again, asked) = mpsc::channel(1);
         let setup = Setup {
             surroundings: watch::channel(this.surroundings.clone()).1,
@@ -491,7 +491,7 @@ impl Agent {
             kv,
             updates,
             published: published.clone(),
-            steps,
+            actions,
             look_again: asked,
             record: host.clone(),
             orphans: Orphans::open(dir.path()).expect("a note that can be read"),

@@ -12,14 +12,13 @@ use super::leave::has_left;
 use super::start::not_ready_in_time;
 use crate::plan::{Inputs, Plan};
 use crate::target;
-use model::Scope;
 use model::observed::{ContainerState, ObservedContainer, Readiness};
 use model::records::{Availability, Claim, Next, Phase, Progress, SlotState, Unfit};
 use model::rules::Rule;
 use model::snapshot::{ContainerView, Owner, Rev, SlotView, Successor};
 use model::volumes;
 use model::write::Over;
-use model::{Action, Write};
+use model::{Action, Prepare, Scope, Write};
 
 /// A slot that another host has or had, and that this one is to have.
 pub(crate) struct Incoming<'a> {
@@ -182,7 +181,7 @@ impl Incoming<'_> {
                 });
                 return None;
             }
-            return Some(Action::Prepare {
+            return Some(Action::Prepare(Prepare {
                 slot: self.slot.clone(),
                 instance: self.next.instance.clone(),
                 rev,
@@ -191,7 +190,7 @@ impl Incoming<'_> {
                 hash: version.hash.clone().unwrap_or_default(),
                 temporary_name: !self.containers.is_empty(),
                 existing: volumes::existing(inputs.host, Some(self.view)).to_vec(),
-            });
+            }));
         };
         if let Some(memory) = inputs.local.instances.get(&container.owner.instance) {
             if let Some(since) = memory.running_since {

@@ -13,8 +13,7 @@ use crate::target::Target;
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState};
 use model::volumes;
-use model::{Action, Trust};
-use model::{Fault, Scope};
+use model::{Action, Fault, Prepare, Scope, Trust};
 
 /// Seconds after which every host decides the image by itself: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
@@ -133,7 +132,7 @@ pub(super) fn prepare(
     let reason = trouble.map(|t| t.reason.clone()).filter(|r| !r.is_empty());
     Out::says(progress, pulls.or(reason))
         .about(*rev)
-        .step(Action::Prepare {
+        .step(Action::Prepare(Prepare {
             slot: ctx.slot.clone(),
             instance: instance.clone(),
             rev: *rev,
@@ -142,7 +141,7 @@ pub(super) fn prepare(
             hash: version.hash.clone().unwrap_or_default(),
             temporary_name,
             existing: volumes::existing(ctx.inputs.host, Some(ctx.view)).to_vec(),
-        })
+        }))
 }
 
 /// Made and never started: what else runs of the slot goes first.

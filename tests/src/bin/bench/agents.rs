@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use conductor::actions::Actions;
 use conductor::allocation::Allocation;
 use conductor::images::{Images, PullSettings};
 use conductor::instances::Instances;
 use conductor::orphans::Orphans;
-use conductor::steps::Steps;
 use conductor::{Published, Setup};
 use engine::memory::{MemEngine, Published as InRegistry};
 use manifests::HostName;
@@ -414,7 +414,7 @@ impl Agent {
             published.clone(),
             Vec::new(),
         ));
-        let steps = Steps::new(engine.clone(), images, ports, this.clone(), cluster.id);
+        let actions = Actions::new(engine.clone(), images, ports, this.clone(), cluster.id);
         let (look_again, asked) = mpsc::channel(1);
         let setup = Setup {
             surroundings: watch::channel(this.surroundings.clone()).1,
@@ -424,7 +424,7 @@ impl Agent {
             kv: kv.clone(),
             updates,
             published: published.clone(),
-            steps,
+            actions,
             look_again: asked,
             record: host.clone(),
             orphans: Orphans::open(dir.path())?,

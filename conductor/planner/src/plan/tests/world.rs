@@ -25,8 +25,7 @@ use model::snapshot::{Change, Snapshot};
 use model::time::Millis;
 use model::volumes;
 use model::write::Over;
-use model::{Action, Host, Trust, Write};
-use model::{ActionResult, Fault};
+use model::{Action, ActionResult, Fault, Host, Prepare, Trust, Write};
 
 #[derive(Default)]
 pub(super) struct World {
@@ -663,7 +662,7 @@ impl World {
 
     fn is_stuck(&self, step: &Action) -> bool {
         match step {
-            Action::Resolve { manifest, .. } | Action::Prepare { manifest, .. } => {
+            Action::Resolve { manifest, .. } | Action::Prepare(Prepare { manifest, .. }) => {
                 self.stuck.contains(&manifest.image)
             }
             _ => false,
@@ -721,7 +720,7 @@ impl World {
                     Some(write),
                 )
             }
-            Action::Prepare {
+            Action::Prepare(Prepare {
                 slot,
                 instance,
                 rev,
@@ -730,7 +729,7 @@ impl World {
                 temporary_name,
                 existing,
                 ..
-            } => {
+            }) => {
                 let here = &mut self.hosts.get_mut(name).unwrap().volumes;
                 for volume in volumes::local(&manifest) {
                     let docker = slot.volume_name(&volume);
@@ -1180,13 +1179,13 @@ fn describe_step(step: &Action) -> String {
             manifest,
             ..
         } => format!("{kind} {container} v{rev} {}", manifest.image),
-        Action::Prepare {
+        Action::Prepare(Prepare {
             slot,
             instance,
             image,
             temporary_name,
             ..
-        } => {
+        }) => {
             let name = if *temporary_name {
                 " under a temporary name"
             } else {
