@@ -46,13 +46,14 @@ fn main() -> ExitCode {
         _ => match parse(arguments) {
             Ok(cli) => run(cli.command),
             Err(error) => {
+                let code = error.exit_code() as u8;
                 if let Some(hint) = hints::other_command(&error) {
                     let _ = writeln!(io::stderr(), "{hint}");
                 } else {
                     // Help and version are errors to clap, too. Who asked for them may be gone.
-                    let _ = error.print();
+                    let _ = hints::with_safe_guesses(error).print();
                 }
-                return ExitCode::from(error.exit_code() as u8);
+                return ExitCode::from(code);
             }
         },
     };

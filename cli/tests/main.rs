@@ -707,14 +707,39 @@ fn every_table_fits_80_columns_and_breaks_no_word() {
 fn who_comes_from_other_tools_is_told_what_there_is() {
     let door = Door::open();
     for (command, hint) in [
-        ("restart", "docker restart"),
-        ("exec", "docker exec"),
+        ("run", "dokkaa apply"),
         ("stop", "dokkaa scale"),
+        ("start", "dokkaa scale"),
+        ("restart", "docker restart"),
+        ("kill", "dokkaa scale"),
+        ("exec", "docker exec"),
+        ("describe", "dokkaa why"),
+        ("delete", "dokkaa rm"),
+        ("drain", "dokkaa leave"),
+        ("job", "dokkaa apply"),
+        ("node", "dokkaa hosts"),
+        ("alloc", "dokkaa ps"),
+        ("compose", "dokkaa apply"),
+        ("service", "dokkaa apps"),
+        ("stack", "dokkaa apps"),
         ("env", "etcd-env"),
+        ("hosts delete", "dokkaa hosts rm"),
     ] {
-        let ended = door.run(&[command, "shop/web"]).with(2);
+        let words: Vec<&str> = command.split(' ').chain(["shop/web"]).collect();
+        let ended = door.run(&words).with(2);
         assert!(ended.err.contains(hint), "{}", ended.err);
         assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+    }
+    // dokkaa has these, of an app and a container.
+    for args in [
+        &["get", "pods"][..],
+        &["get", "nodes"],
+        &["scale", "web", "3"],
+        &["scale", "web=3"],
+        &["rm"],
+    ] {
+        let ended = door.run(args).with(2);
+        assert!(ended.err.to_lowercase().contains("app"), "{}", ended.err);
     }
     // Nothing like it: the parser's own words.
     door.run(&["frobnicate"]).with(2);
