@@ -756,8 +756,10 @@ fn who_comes_from_other_tools_is_told_what_there_is() {
     assert!(ended.err.contains("names an app"), "{}", ended.err);
     let ended = door.run(&["apply", "shop"]).with(2);
     assert!(ended.err.contains("dokkaa apply ."), "{}", ended.err);
-    let ended = door.run(&["events", "nope"]).with(1);
-    assert_eq!(ended.err, "there is no app nope\n");
+    for args in [&["events", "nope"][..], &["events", "-f", "nope"]] {
+        let ended = door.run(args).with(1);
+        assert_eq!(ended.err, "there is no app nope\n");
+    }
     let ended = door.run(&["events"]).with(0);
     assert_eq!(
         (ended.out.as_str(), ended.err.as_str()),

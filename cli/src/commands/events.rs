@@ -31,33 +31,36 @@ pub(super) async fn run(args: &EventsArgs) -> Result<(), CommandError> {
     let client = Client::new(&args.client)?;
     let mut reading = Events {
         args,
+        follow: false,
         last: BTreeMap::new(),
         table: Table::new(COLUMNS, args.output.format).at_least(NARROWEST),
     };
     let within = args.client.answer_within();
+    // Events outlive what they are about: what does not exist may have some.
+    let missing = match &args.of {
+        Some(of) if client.slots(Some(of)).await?.containers.is_empty() => Some(of),
+        _ => None,
+    };
+    if !args.follow || missing.is_some() {
+        stream::read(&client, false, within, &mut reading).await?;
+        match missing {
+            Some(of) if reading.last.is_empty() => return Err(lists::none_of(of)),
+            None if reading.last.is_empty() => {
+                output::note(&format!("no events (--since {})", args.since));
+            }
+            _ => {}
+        }
+    }
     if args.follow {
-        return stream::read(&client, true, within, &mut reading).await;
+        reading.follow = true;
+        stream::read(&client, true, within, &mut reading).await?;
     }
-    stream::read(&client, false, within, &mut reading).await?;
-    if reading.last.is_empty() {
-        return nothing(&client, args).await;
-    }
-    Ok(())
-}
-
-/// Events outlive what they are about, so only where there are none it is asked whether there is such a thing.
-async fn nothing(client: &Client, args: &EventsArgs) -> Result<(), CommandError> {
-    if let Some(of) = &args.of
-        && client.slots(Some(of)).await?.containers.is_empty()
-    {
-        return Err(lists::none_of(of));
-    }
-    output::note(&format!("no events (--since {})", args.since));
     Ok(())
 }
 
 struct Events<'a> {
     args: &'a EventsArgs,
+    follow: bool,
     /// Id of the last event of each host.
     last: BTreeMap<HostName, i64>,
     table: Table,
@@ -67,10 +70,7 @@ impl Reading for Events<'_> {
     type Line = EventLine;
 
     fn path(&self) -> String {
-        let mut path = format!(
-            "events?follow={}&local={}",
-            self.args.follow, self.args.local
-        );
+        let mut path = format!("events?follow={}&local={}", self.follow, self.args.local);
         match &self.args.of {
             None => {}
             Some(Selection::App(app)) => {
