@@ -1,283 +1,293 @@
 //! The fields of a manifest: one table for the parser, the JSON Schema and the documentation.
 //!
-//! A field that is not in its table is unknown; one that is `later` is
-//! refused with that reason, because a manifest that needs it cannot be run.
+//! A field that is not in its table is unknown. One that is not supported yet
+//! is refused as such, because a manifest that needs it cannot be run.
 
-use std::fmt::Write as _;
+use serde_json::{Value, json};
+use strum::VariantNames as _;
 
-/// One field of an object.
-#[derive(Debug, Clone, Copy)]
-pub struct Field {
-    /// As it is written.
-    pub name: &'static str,
-    /// What it takes, for people.
-    pub kind: &'static str,
-    /// What holds without it, for people; empty if nothing does.
-    pub default: &'static str,
-    /// What it means; of one that is `later`, what holds meanwhile.
-    pub meaning: &'static str,
-    /// Known, but not in this version.
-    pub later: bool,
-}
+use crate::env::MAX_LINKS;
+use crate::manifest::{Protocol, Pull, Ready};
+use crate::names::MAX_NAME;
+use crate::placement::{MAX_CONSTRAINTS, MAX_LABEL};
+use crate::schema::{
+    Field, boolean, command, count, duration, field, later, object, pairs, pattern, port, required,
+    strings, text,
+};
 
-const fn field(
-    name: &'static str,
-    kind: &'static str,
-    default: &'static str,
-    meaning: &'static str,
-) -> Field {
-    Field {
-        name,
-        kind,
-        default,
-        meaning,
-        later: false,
-    }
-}
-
-const fn later(name: &'static str) -> Field {
-    instead(name, "")
-}
-
-/// As `later`, with what holds meanwhile.
-const fn instead(name: &'static str, meaning: &'static str) -> Field {
-    Field {
-        name,
-        kind: "",
-        default: "",
-        meaning,
-        later: true,
-    }
-}
+const SIZE: &str = "^[0-9]+([bB]|[kKmMgG][iI]?[bB]?)$";
+const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+const LINK: &str = "^([a-z0-9-]+/)?[a-z0-9-]+(:[a-z0-9-]+)?$";
+const SIGNAL: &str = r"^([1-9][0-9]?|([Ss][Ii][Gg])?[A-Za-z]+[0-9]?([+-][0-9]{1,2})?)$";
+const LABEL_NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$";
+const CONSTRAINT: &str = r"^\s*[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?\s*[=!]=\s*[^=\s]";
+const CPUS: &str = r"^\+?[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?$";
+const VOLUME_STRING: &str = "^[^:]+:/[^:]*(:(ro|rw))?$";
 
 /// The manifest itself.
 pub const MANIFEST: &[Field] = &[
-    field(
+    required(
         "image",
-        "string, required",
-        "",
+        "string",
         "The image to run, as `docker pull` takes it: `[registry/]path[:tag][@digest]`.",
+        || json!({"type": "string", "pattern": r"^\S+$"}),
     ),
     field(
         "scale",
         "0 to 1000",
-        "1",
+        "`1`",
         "How many instances run, each in a slot of its own.",
+        || json!({"type": "integer", "minimum": 0, "maximum": 1000}),
     ),
     field(
         "command",
         "list of strings, or one string",
         "the image's",
         "Arguments (Docker's CMD). One string is split into words as a shell does, but no shell runs it: nothing is expanded.",
+        command,
     ),
     field(
         "entrypoint",
         "list of strings, or one string",
         "the image's",
         "The program (Docker's ENTRYPOINT); `[]` clears the image's.",
+        || strings(0),
     ),
     field(
         "env",
         "map of name to string, number or boolean; or list of `\"NAME=value\"`",
         "none",
         "Environment variables. Under `SERVICE_`, `DOKKAA_` and `BACKENDS_` those that dokkaa sets win.",
+        || pairs("^[A-Za-z_.-][A-Za-z0-9_.-]*", "$", "="),
     ),
     field(
         "links",
         "list of `service` or `app/service`, each with an optional `:alias`; at most 256",
         "none",
         "Services to reach, over TCP: links carry no UDP. Each becomes `SERVICE_<NAME>_ADDR` and `SERVICE_<NAME>_PORT`, by its alias if it has one.",
+        || json!({"type": "array", "items": {"type": "string", "pattern": LINK}, "maxItems": MAX_LINKS}),
     ),
     field(
         "services",
         "map of name to port, or to an object",
         "none",
         "Named ports that it offers to others.",
+        || {
+            json!({
+                "type": "object",
+                "propertyNames": {"pattern": LABEL, "maxLength": MAX_NAME, "not": {"pattern": "---"}},
+                "additionalProperties": {"anyOf": [port(), object(SERVICE)]},
+            })
+        },
     ),
     field(
         "volumes",
         "list of `source:target[:ro]`, or of objects",
         "none",
         "What is mounted. A source is an absolute path of the host, which must exist, or a volume's name; a named volume belongs to its slot and keeps it on its host.",
+        || {
+            let short = json!({"type": "string", "pattern": VOLUME_STRING});
+            json!({"type": "array", "items": {"anyOf": [short, object(VOLUME)]}})
+        },
     ),
     field(
         "user",
         "string",
         "the image's",
         "User to run as: `user`, `uid`, `user:group` or `uid:gid`.",
+        text,
     ),
     field(
         "workdir",
         "absolute path",
         "the image's",
         "Working directory.",
+        || pattern("^/"),
     ),
     field(
         "labels",
         "map of name to string, number or boolean; or list of `\"name=value\"`",
         "none",
         "Labels of the container; not under `dokkaa.`, which is dokkaa's own.",
+        || pairs(r"^[^\s=]", "", "[^=]*="),
     ),
     field(
         "stop_signal",
         "name or number of a signal",
         "the image's, else SIGTERM",
         "Signal that asks it to stop.",
+        || {
+            let number = json!({"type": "integer", "minimum": 1, "maximum": 64});
+            json!({"anyOf": [pattern(SIGNAL), number]})
+        },
     ),
     field(
         "stop_timeout",
         "duration",
         "`\"10s\"`",
         "Time between that signal and SIGKILL.",
+        duration,
     ),
     field(
         "pull",
         "`\"missing\"`, `\"always\"` or `\"never\"`",
         "`\"missing\"`",
         "When the registry is asked. With `always`, a PUT without any change resolves the tag anew.",
+        || json!({"enum": Pull::VARIANTS}),
     ),
     field(
         "healthcheck",
         "object, or `\"none\"`",
         "the image's",
         "A check that says whether it is ready, in place of the image's. With `\"none\"` there is no check, and its services' ports say it.",
+        || json!({"anyOf": [{"const": "none"}, object(HEALTHCHECK)]}),
     ),
     field(
         "log",
         "object",
         "10 MiB, 3 files",
         "How much of its output is kept.",
+        || object(LOG),
     ),
     field(
         "start_timeout",
         "duration",
         "`\"60s\"`",
         "How long it may take to get ready until its start counts as failed.",
+        duration,
     ),
     field(
         "cpus",
         "number of processors, or that as a string; 0.01 to 1024",
         "no limit, none reserved",
         "Processors that it may use at most, such as `0.5`, and that a host must have free for it.",
+        || {
+            let number = json!({"type": "number", "minimum": 0.01, "maximum": 1024});
+            json!({"anyOf": [number, pattern(CPUS)]})
+        },
     ),
     field(
         "memory",
         "size; `\"6m\"` to `\"16384g\"`",
         "no limit, none reserved",
         "Memory that it may use at most, and that a host must have free for it. One that takes more is killed.",
+        || pattern(SIZE),
     ),
     field(
         "placement",
         "object",
         "any host",
         "Which hosts may run it, and how its instances are spread over them.",
+        || object(PLACEMENT),
     ),
-    later("update"),
-    later("drain_timeout"),
-    later("rebalance"),
-    instead("restart", "containers are always restarted"),
-    later("connect_timeout"),
-    later("secrets"),
-    later("privileged"),
-    later("network"),
-    later("cap_add"),
-    later("devices"),
+    later("update", ""),
+    later("drain_timeout", ""),
+    later("rebalance", ""),
+    later("restart", "containers are always restarted"),
+    later("connect_timeout", ""),
+    later("secrets", ""),
+    later("privileged", ""),
+    later("network", ""),
+    later("cap_add", ""),
+    later("devices", ""),
 ];
 
 /// One of `services`, as an object.
 pub const SERVICE: &[Field] = &[
-    field(
-        "port",
-        "1 to 65535, required",
-        "",
-        "The port inside the container.",
-    ),
+    required("port", "1 to 65535", "The port inside the container.", port),
     field(
         "protocol",
         "`\"tcp\"` or `\"udp\"`",
         "`\"tcp\"`",
         "Its transport. Links carry TCP only; clients of a UDP service look up its DNS SRV record.",
+        || json!({"enum": Protocol::VARIANTS}),
     ),
     field(
         "role",
         "string",
         "none",
         "Free text that the container finds in `DOKKAA_ROLE_<name>`.",
+        || json!({"type": "string"}),
     ),
     field(
         "ready",
         "`\"listening\"` or `\"started\"`",
         "`\"listening\"`",
         "What makes it ready: its port listens, or the container runs. A healthcheck goes before both.",
+        || json!({"enum": Ready::VARIANTS}),
     ),
     field(
         "host_port",
         "1 to 65535",
         "any free port",
         "The port that it must have on its host; a host where that is taken, or is the agent's own, is not eligible.",
+        port,
     ),
     field(
         "bind",
         "IP address",
         "the agent's `--host-ip`; under `dokkaa up` that is the bridge's, such as 172.17.0.1",
         "The address of the host on which `host_port` listens, and at which DNS and links find it. `0.0.0.0` is every address, open to the world, found at the agent's `--host-ip`; what is bound to loopback is not found by others.",
+        || json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
     ),
-    later("publish"),
-    later("hosts"),
-    later("paths"),
-    later("balance"),
-    later("proxy_protocol"),
+    later("publish", ""),
+    later("hosts", ""),
+    later("paths", ""),
+    later("balance", ""),
+    later("proxy_protocol", ""),
 ];
 
 /// One of `volumes`, as an object.
 pub const VOLUME: &[Field] = &[
-    field(
-        "source",
-        "absolute path or name, required",
-        "",
-        "What is mounted.",
-    ),
-    field(
-        "target",
-        "absolute path, required",
-        "",
-        "Where in the container.",
-    ),
-    field("read_only", "boolean", "`false`", "No writing."),
+    required("source", "absolute path or name", "What is mounted.", text),
+    required("target", "absolute path", "Where in the container.", || {
+        pattern("^/.")
+    }),
+    field("read_only", "boolean", "`false`", "No writing.", boolean),
     field(
         "external",
         "boolean",
         "`false`",
         "The source is an existing Docker volume of that very name, shared by whoever mounts it.",
+        boolean,
     ),
 ];
 
 /// `healthcheck`.
 pub const HEALTHCHECK: &[Field] = &[
-    field(
+    required(
         "command",
-        "list of strings, or one string, required",
-        "",
+        "list of strings, or one string",
         "What is run in the container; exit code 0 means healthy. One string is run by `/bin/sh -c`.",
+        command,
     ),
     field(
         "interval",
         "duration",
         "Docker's, 30 s",
         "Time between two runs.",
+        duration,
     ),
-    field("timeout", "duration", "Docker's, 30 s", "Longest run."),
+    field(
+        "timeout",
+        "duration",
+        "Docker's, 30 s",
+        "Longest run.",
+        duration,
+    ),
     field(
         "retries",
         "1 to 1000",
         "Docker's, 3",
         "Failures in a row that make it unhealthy.",
+        count,
     ),
     field(
         "start_period",
         "duration",
         "Docker's, 0 s",
         "Time after the start in which failures do not count.",
+        duration,
     ),
 ];
 
@@ -288,8 +298,15 @@ pub const LOG: &[Field] = &[
         "size",
         "`\"10m\"`",
         "Size at which a new file is begun.",
+        || pattern(SIZE),
     ),
-    field("max_file", "1 to 1000", "`3`", "Files that are kept."),
+    field(
+        "max_file",
+        "1 to 1000",
+        "`3`",
+        "Files that are kept.",
+        count,
+    ),
 ];
 
 /// `placement`.
@@ -299,20 +316,34 @@ pub const PLACEMENT: &[Field] = &[
         "list of `\"label==value\"` and `\"label!=value\"`; at most 100",
         "none",
         "What the labels of a host must satisfy, all of it. A host without the label satisfies `!=`.",
+        || {
+            let constraint = pattern(CONSTRAINT);
+            json!({"type": "array", "items": constraint, "maxItems": MAX_CONSTRAINTS})
+        },
     ),
     field(
         "max_per_host",
         "1 to 1000",
         "no limit",
         "Most instances of it on one host.",
+        count,
     ),
     field(
         "spread",
         "name of a label",
         "none",
         "The label over whose values the instances are spread evenly, such as `zone`.",
+        || json!({"type": "string", "pattern": LABEL_NAME, "maxLength": MAX_LABEL}),
     ),
 ];
+
+/// JSON Schema, draft 2020-12, of a manifest.
+pub fn json_schema() -> Value {
+    let mut schema = object(MANIFEST);
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!("dokkaa manifest");
+    schema
+}
 
 /// The field of that name.
 pub fn find(table: &'static [Field], name: &str) -> Option<&'static Field> {
@@ -357,105 +388,12 @@ pub fn nearest(table: &'static [Field], name: &str) -> Option<&'static str> {
     }
     table
         .iter()
-        .filter(|field| !field.later)
+        .filter(|field| field.is_supported())
         .map(|field| (strsim::damerau_levenshtein(field.name, &plain), field.name))
         .filter(|(distance, known)| *distance <= 2 && *distance * 2 < known.len())
         .min()
         .map(|(_, known)| known)
 }
-
-/// The page about the manifest, in Markdown.
-pub fn markdown() -> String {
-    let mut page = String::from(PAGE_HEAD);
-    for (title, text, table) in [
-        ("Fields", "", MANIFEST),
-        (
-            "A service",
-            "`\"web\": 80` is short for `\"web\": {\"port\": 80}`. The name is a DNS label.\n\n",
-            SERVICE,
-        ),
-        (
-            "A volume",
-            "`\"data:/var/lib/x:ro\"` is short for `{\"source\": \"data\", \"target\": \"/var/lib/x\", \"read_only\": true}`.\n\n",
-            VOLUME,
-        ),
-        ("The healthcheck", "", HEALTHCHECK),
-        ("The log", "", LOG),
-        ("Placement", PLACEMENT_TEXT, PLACEMENT),
-    ] {
-        let _ = write!(page, "\n## {title}\n\n{text}");
-        page.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
-        for field in table.iter().filter(|field| !field.later) {
-            let _ = writeln!(
-                page,
-                "| `{}` | {} | {} | {} |",
-                field.name, field.kind, field.default, field.meaning
-            );
-        }
-        let later: Vec<String> = table
-            .iter()
-            .filter(|field| field.later)
-            .map(|field| format!("`{}`", field.name))
-            .collect();
-        if !later.is_empty() {
-            let _ = writeln!(
-                page,
-                "\nNot supported yet, and refused: {}.",
-                later.join(", ")
-            );
-        }
-    }
-    page
-}
-
-const PLACEMENT_TEXT: &str = "\
-A host has the labels that its agent was started with (`--label zone=a`), and over them those that an
-operator gave it. The name of a label has letters and digits, inside also `.`, `-`, `_` and `/`; a value is
-compared as it is written.
-
-```json
-{
-  \"image\": \"postgres:17\",
-  \"scale\": 3,
-  \"cpus\": 0.5,
-  \"memory\": \"512m\",
-  \"placement\": {\"constraints\": [\"disk==ssd\", \"zone!=c\"], \"max_per_host\": 1, \"spread\": \"zone\"}
-}
-```
-
-";
-
-const PAGE_HEAD: &str = "\
-# The manifest
-
-<!-- Generated from manifests/src/fields.rs: REWRITE=1 cargo test -p manifests -->
-
-A manifest is one JSON object: strict JSON, in UTF-8, without comments. It lives under
-`/apps/<app>/<container>/manifest`, where both names are DNS labels of at most 40 characters in lower
-case, without `---`.
-
-```json
-{
-  \"image\": \"nginx:1.27\",
-  \"scale\": 2,
-  \"services\": {\"web\": 80},
-  \"links\": [\"db\", \"shop/cache:sessions\"],
-  \"env\": {\"WORKERS\": 4},
-  \"volumes\": [\"/srv/pages:/usr/share/nginx/html:ro\"]
-}
-```
-
-A duration is a string such as `\"30s\"`, `\"1m30s\"` or `\"500ms\"` (units `d`, `h`, `m`, `s`, `ms`; at most 30 days).
-A size is a string such as `\"512m\"`, `\"512Mi\"` or `\"10k\"` (units `b`, `k`, `m`, `g` in either case, also as `KB`
-or `KiB`: all the same, each 1024 times the one before).
-
-`dokkaa validate FILE` says what is wrong with a manifest, all at once, each with its line and column; the
-API gives the same text and writes nothing. Unknown fields are errors there. A bad manifest that was
-written straight into etcd stops nothing: the last good version goes on.
-
-A change of `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout` or a service's `ready` replaces no container;
-a change of anything else does.
-";
 
 #[cfg(test)]
 mod tests {

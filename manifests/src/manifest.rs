@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantNames};
+
 use crate::names::{AppName, ServiceName};
 
 /// What the user wants to run: one `/apps/<app>/<container>/manifest`.
@@ -91,9 +94,11 @@ pub struct Service {
     Ord,
     Hash,
     Default,
-    serde::Serialize,
-    serde::Deserialize,
-    strum::Display,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    VariantNames,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -106,7 +111,9 @@ pub enum Protocol {
 }
 
 /// What makes a service ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, EnumString, VariantNames)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Ready {
     /// Its port listens (or its HEALTHCHECK says so).
     #[default]
@@ -138,7 +145,9 @@ pub enum VolumeSource {
 }
 
 /// When the registry is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, EnumString, VariantNames)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Pull {
     /// Only when the host lacks the image.
     #[default]

@@ -11,7 +11,8 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged as _;
 
 use super::WHOLE;
-use crate::fields::{self, Field};
+use crate::fields;
+use crate::schema::Field;
 use crate::units;
 
 /// Problems beyond this many are not even collected.
@@ -458,10 +459,10 @@ impl Reader {
         let mut by_name = BTreeMap::new();
         for entry in self.entries(node, expected)? {
             match fields::find(table, entry.name) {
-                Some(field) if field.later && field.meaning.is_empty() => {
+                Some(field) if !field.is_supported() && field.meaning.is_empty() => {
                     self.wrong_name(&entry, "is not supported yet; remove it");
                 }
-                Some(field) if field.later => {
+                Some(field) if !field.is_supported() => {
                     let meanwhile = field.meaning;
                     let what = format_args!("is not supported yet; remove it ({meanwhile})");
                     self.wrong_name(&entry, what);
@@ -518,7 +519,7 @@ fn push(drafts: &mut Vec<Draft>, offset: usize, path: &str, what: String) {
 fn names_of(table: &'static [Field]) -> String {
     let names: Vec<&str> = table
         .iter()
-        .filter(|field| !field.later)
+        .filter(|field| field.is_supported())
         .map(|field| field.name)
         .collect();
     format!("one of {}", names.join(", "))

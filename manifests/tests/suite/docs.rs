@@ -1,8 +1,113 @@
-//! The page about the manifest says what the code does.
+//! `docs/manifest.md`, generated from the tables of fields.
+
+use std::fmt::Write as _;
+
+use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, VOLUME};
+use manifests::schema::Field;
 
 use super::same_as_file;
 
 #[test]
 fn the_page_is_up_to_date() {
-    same_as_file("../docs/manifest.md", &manifests::fields::markdown());
+    same_as_file("../docs/manifest.md", &markdown());
 }
+
+fn kind(field: &Field) -> String {
+    let required = if field.required { ", required" } else { "" };
+    format!("{}{required}", field.kind)
+}
+
+fn markdown() -> String {
+    let mut page = String::from(PAGE_HEAD);
+    for (title, text, table) in [
+        ("Fields", "", MANIFEST),
+        (
+            "A service",
+            "`\"web\": 80` is short for `\"web\": {\"port\": 80}`. The name is a DNS label.\n\n",
+            SERVICE,
+        ),
+        (
+            "A volume",
+            "`\"data:/var/lib/x:ro\"` is short for `{\"source\": \"data\", \"target\": \"/var/lib/x\", \"read_only\": true}`.\n\n",
+            VOLUME,
+        ),
+        ("The healthcheck", "", HEALTHCHECK),
+        ("The log", "", LOG),
+        ("Placement", PLACEMENT_TEXT, PLACEMENT),
+    ] {
+        let _ = write!(page, "\n## {title}\n\n{text}");
+        page.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
+        for field in table.iter().filter(|field| field.is_supported()) {
+            let _ = writeln!(
+                page,
+                "| `{}` | {} | {} | {} |",
+                field.name,
+                kind(field),
+                field.default,
+                field.meaning
+            );
+        }
+        let later: Vec<String> = table
+            .iter()
+            .filter(|field| !field.is_supported())
+            .map(|field| format!("`{}`", field.name))
+            .collect();
+        if !later.is_empty() {
+            let _ = writeln!(
+                page,
+                "\nNot supported yet, and refused: {}.",
+                later.join(", ")
+            );
+        }
+    }
+    page
+}
+
+const PLACEMENT_TEXT: &str = "\
+A host has the labels that its agent was started with (`--label zone=a`), and over them those that an
+operator gave it. The name of a label has letters and digits, inside also `.`, `-`, `_` and `/`; a value is
+compared as it is written.
+
+```json
+{
+  \"image\": \"postgres:17\",
+  \"scale\": 3,
+  \"cpus\": 0.5,
+  \"memory\": \"512m\",
+  \"placement\": {\"constraints\": [\"disk==ssd\", \"zone!=c\"], \"max_per_host\": 1, \"spread\": \"zone\"}
+}
+```
+
+";
+
+const PAGE_HEAD: &str = "\
+# The manifest
+
+<!-- Generated from manifests/src/fields.rs: REWRITE=1 cargo test -p manifests -->
+
+A manifest is one JSON object: strict JSON, in UTF-8, without comments. It lives under
+`/apps/<app>/<container>/manifest`, where both names are DNS labels of at most 40 characters in lower
+case, without `---`.
+
+```json
+{
+  \"image\": \"nginx:1.27\",
+  \"scale\": 2,
+  \"services\": {\"web\": 80},
+  \"links\": [\"db\", \"shop/cache:sessions\"],
+  \"env\": {\"WORKERS\": 4},
+  \"volumes\": [\"/srv/pages:/usr/share/nginx/html:ro\"]
+}
+```
+
+A duration is a string such as `\"30s\"`, `\"1m30s\"` or `\"500ms\"` (units `d`, `h`, `m`, `s`, `ms`; at most 30 days).
+A size is a string such as `\"512m\"`, `\"512Mi\"` or `\"10k\"` (units `b`, `k`, `m`, `g` in either case, also as `KB`
+or `KiB`: all the same, each 1024 times the one before).
+
+`dokkaa validate FILE` says what is wrong with a manifest, all at once, each with its line and column; the
+API gives the same text and writes nothing. Unknown fields are errors there. A bad manifest that was
+written straight into etcd stops nothing: the last good version goes on.
+
+A change of `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout` or a service's `ready` replaces no container;
+a change of anything else does.
+";

@@ -45,7 +45,7 @@ fn schema() -> &'static jsonschema::Validator {
     static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
         jsonschema::options()
             .should_validate_formats(true)
-            .build(&manifests::schema::json_schema())
+            .build(&manifests::fields::json_schema())
             .expect("the schema is one")
     });
     &SCHEMA
