@@ -1,25 +1,21 @@
-//! A manifest as JSON, and the part of it that affects its container with its hash.
+//! JSON of a manifest, and the hash of the part that affects its container.
 //!
-//! Two spellings with two purposes: `to_json` is for people and reads back as
-//! the same manifest; `text` is what is hashed, and may never change under one
-//! version number, because a changed hash replaces every container.
+//! Hashed text may never change under one version number: a changed hash
+//! replaces every container.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::Manifest;
-use crate::manifest::{
-    Healthcheck, HealthcheckChoice, Log, Placement, Protocol, Pull, Ready, Service, Volume,
-    VolumeSource,
-};
-use crate::units::{format_duration, format_size};
+use crate::manifest::{Ready, Service, VolumeSource};
 
-/// Version of the spelling that is hashed.
+/// Version of the hashed text.
 pub const VERSION: u32 = 1;
 
-/// Hash of the part that affects the container and the decided image: `1:<sha256 in hex>`.
+/// Hash of the part that affects the container and the resolved image: `1:<sha256 in hex>`.
 pub fn hash(manifest: &Manifest, image: &str) -> String {
     let digest = Sha256::digest(text(manifest, image).as_bytes());
     let mut hash = format!("{VERSION}:");
@@ -29,243 +25,90 @@ pub fn hash(manifest: &Manifest, image: &str) -> String {
     hash
 }
 
-/// The two differ in nothing that affects a container.
+/// Equality of everything that affects a container.
 pub fn same_container(one: &Manifest, other: &Manifest) -> bool {
-    text(one, &one.image) == text(other, &other.image)
+    container_part(one, &one.image) == container_part(other, &other.image)
 }
 
-/// What is hashed: canonical JSON of the part that affects the container, defaults left out.
-///
-/// Not in it: `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout`, a service's `ready`.
+/// The hashed text: compact JSON with sorted names, without defaults.
 pub fn text(manifest: &Manifest, image: &str) -> String {
-    let mut part = Map::new();
-    part.insert("image".to_owned(), image.into());
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            part.insert(name.to_owned(), value);
-        }
-    };
-    put("command", manifest.command.as_ref().map(|c| json!(c)));
-    put("entrypoint", manifest.entrypoint.as_ref().map(|e| json!(e)));
-    put("env", filled(json!(manifest.env)));
-    put("links", filled(links(manifest)));
-    let services = manifest
-        .services
-        .iter()
-        .map(|(name, service)| (name.to_string(), service_part(service)));
-    put("services", filled(Value::Object(services.collect())));
-    let volumes = manifest.volumes.iter().map(volume_object).collect();
-    put("volumes", filled(Value::Array(volumes)));
-    put("user", manifest.user.as_ref().map(|u| json!(u)));
-    put("workdir", manifest.workdir.as_ref().map(|w| json!(w)));
-    put("labels", filled(json!(manifest.labels)));
-    put(
-        "stop_signal",
-        manifest.stop_signal.as_ref().map(|s| json!(s)),
-    );
-    put("healthcheck", health(&manifest.healthcheck));
-    put("log", filled(log(&manifest.log)));
-    put("cpus", manifest.cpu_millis.map(cpus));
-    put("memory", manifest.memory.map(|m| json!(format_size(m))));
     let mut text = String::new();
-    write_sorted(&Value::Object(part), &mut text);
+    write_sorted(
+        &without_defaults(&container_part(manifest, image)),
+        &mut text,
+    );
     text
 }
 
-/// The whole manifest as JSON, defaults left out; it parses to the same manifest.
+/// The manifest with defaults for everything that affects no container.
+fn container_part(manifest: &Manifest, image: &str) -> Manifest {
+    let default = Manifest::of_image(image);
+    let mut part = Manifest {
+        image: default.image,
+        scale: default.scale,
+        placement: default.placement,
+        pull: default.pull,
+        start_timeout: default.start_timeout,
+        stop_timeout: default.stop_timeout,
+        ..manifest.clone()
+    };
+    for service in part.services.values_mut() {
+        service.ready = Ready::default();
+    }
+    part
+}
+
+/// The manifest as JSON, defaults left out; it parses to the same manifest.
 pub fn to_json(manifest: &Manifest) -> Value {
-    let default = Manifest::of_image(&manifest.image);
-    let mut whole = Map::new();
-    whole.insert("image".to_owned(), json!(manifest.image));
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            whole.insert(name.to_owned(), value);
-        }
-    };
-    put(
-        "scale",
-        differs(&manifest.scale, &default.scale).map(|s| json!(s)),
-    );
-    put("command", manifest.command.as_ref().map(|c| json!(c)));
-    put("entrypoint", manifest.entrypoint.as_ref().map(|e| json!(e)));
-    put("env", filled(json!(manifest.env)));
-    put("links", filled(links(manifest)));
-    let services = manifest
-        .services
-        .iter()
-        .map(|(name, service)| (name.to_string(), service_short(service)));
-    put("services", filled(Value::Object(services.collect())));
-    let volumes = manifest.volumes.iter().map(volume_short).collect();
-    put("volumes", filled(Value::Array(volumes)));
-    put("user", manifest.user.as_ref().map(|u| json!(u)));
-    put("workdir", manifest.workdir.as_ref().map(|w| json!(w)));
-    put("labels", filled(json!(manifest.labels)));
-    put(
-        "stop_signal",
-        manifest.stop_signal.as_ref().map(|s| json!(s)),
-    );
-    put(
-        "stop_timeout",
-        differs(&manifest.stop_timeout, &default.stop_timeout).map(|t| json!(format_duration(*t))),
-    );
-    put(
-        "pull",
-        match manifest.pull {
-            Pull::Missing => None,
-            Pull::Always => Some(json!("always")),
-            Pull::Never => Some(json!("never")),
-        },
-    );
-    put("healthcheck", health(&manifest.healthcheck));
-    put("log", filled(log(&manifest.log)));
-    put(
-        "start_timeout",
-        differs(&manifest.start_timeout, &default.start_timeout)
-            .map(|t| json!(format_duration(*t))),
-    );
-    put("cpus", manifest.cpu_millis.map(cpus));
-    put("memory", manifest.memory.map(|m| json!(format_size(m))));
-    put("placement", filled(placement(&manifest.placement)));
-    Value::Object(whole)
-}
-
-fn differs<'a, T: PartialEq>(value: &'a T, default: &T) -> Option<&'a T> {
-    (value != default).then_some(value)
-}
-
-/// Nothing for an empty list or object.
-fn filled(value: Value) -> Option<Value> {
-    let empty = match &value {
-        Value::Array(elements) => elements.is_empty(),
-        Value::Object(properties) => properties.is_empty(),
-        _ => false,
-    };
-    (!empty).then_some(value)
-}
-
-fn links(manifest: &Manifest) -> Value {
-    manifest.links.iter().map(ToString::to_string).collect()
-}
-
-/// Without `ready`, which affects no container.
-fn service_part(service: &Service) -> Value {
-    let mut object = Map::new();
-    object.insert("port".to_owned(), service.port.into());
-    if service.protocol == Protocol::Udp {
-        object.insert("protocol".to_owned(), "udp".into());
-    }
-    if let Some(role) = &service.role {
-        object.insert("role".to_owned(), role.as_str().into());
-    }
-    if let Some(port) = service.host_port {
-        object.insert("host_port".to_owned(), port.into());
-    }
-    if let Some(bind) = service.bind {
-        object.insert("bind".to_owned(), bind.to_string().into());
-    }
-    Value::Object(object)
-}
-
-fn service_short(service: &Service) -> Value {
-    if *service == Service::on_port(service.port) {
-        return service.port.into();
-    }
-    let mut object = service_part(service);
-    if service.ready == Ready::Started {
-        object["ready"] = "started".into();
-    }
-    object
-}
-
-fn volume_object(volume: &Volume) -> Value {
-    let (source, external) = match &volume.source {
-        VolumeSource::HostPath(source) | VolumeSource::Named(source) => (source, false),
-        VolumeSource::External(source) => (source, true),
-    };
-    let mut object = Map::new();
-    object.insert("source".to_owned(), source.as_str().into());
-    object.insert("target".to_owned(), volume.target.as_str().into());
-    if volume.read_only {
-        object.insert("read_only".to_owned(), true.into());
-    }
-    if external {
-        object.insert("external".to_owned(), true.into());
-    }
-    Value::Object(object)
-}
-
-fn volume_short(volume: &Volume) -> Value {
-    let source = match &volume.source {
-        VolumeSource::HostPath(source) | VolumeSource::Named(source) => source,
-        VolumeSource::External(_) => return volume_object(volume),
-    };
-    if source.contains(':') || volume.target.contains(':') {
-        return volume_object(volume);
-    }
-    let option = if volume.read_only { ":ro" } else { "" };
-    format!("{source}:{}{option}", volume.target).into()
-}
-
-fn health(health: &HealthcheckChoice) -> Option<Value> {
-    match health {
-        HealthcheckChoice::Image => None,
-        HealthcheckChoice::Off => Some("none".into()),
-        HealthcheckChoice::Own(check) => Some(healthcheck(check)),
-    }
-}
-
-fn healthcheck(check: &Healthcheck) -> Value {
-    let mut object = Map::new();
-    object.insert("command".to_owned(), json!(check.command));
-    for (name, duration) in [
-        ("interval", check.interval),
-        ("timeout", check.timeout),
-        ("start_period", check.start_period),
-    ] {
-        if let Some(duration) = duration {
-            object.insert(name.to_owned(), format_duration(duration).into());
+    let mut whole = without_defaults(manifest);
+    for (service, json) in manifest.services.values().zip(services(&mut whole)) {
+        if *service == Service::on_port(service.port) {
+            *json = service.port.into();
         }
     }
-    if let Some(retries) = check.retries {
-        object.insert("retries".to_owned(), retries.into());
+    let volumes = whole.get_mut("volumes").and_then(Value::as_array_mut);
+    let volumes = volumes.into_iter().flatten();
+    for (volume, json) in manifest.volumes.iter().zip(volumes) {
+        let (source, target) = (volume.source.as_str(), &volume.target);
+        let has_short_form = !matches!(volume.source, VolumeSource::External(_))
+            && !source.contains(':')
+            && !target.contains(':');
+        if has_short_form {
+            let option = if volume.read_only { ":ro" } else { "" };
+            *json = format!("{source}:{target}{option}").into();
+        }
     }
-    Value::Object(object)
+    whole
 }
 
-fn log(log: &Log) -> Value {
-    let default = Log::default();
-    let mut object = Map::new();
-    if log.max_size != default.max_size {
-        object.insert("max_size".to_owned(), format_size(log.max_size).into());
-    }
-    if log.max_file != default.max_file {
-        object.insert("max_file".to_owned(), log.max_file.into());
-    }
-    Value::Object(object)
+fn services(manifest: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let services = manifest.get_mut("services").and_then(Value::as_object_mut);
+    services
+        .into_iter()
+        .flat_map(|services| services.values_mut())
 }
 
-/// A number with as few digits as it needs.
-fn cpus(millis: u32) -> Value {
-    if millis.is_multiple_of(1000) {
-        (millis / 1000).into()
-    } else {
-        (f64::from(millis) / 1000.0).into()
-    }
+fn without_defaults(manifest: &Manifest) -> Value {
+    static DEFAULTS: LazyLock<(Value, Value)> =
+        LazyLock::new(|| (json!(Manifest::of_image("")), json!(Service::on_port(0))));
+    let (default, service) = &*DEFAULTS;
+    let mut whole = json!(manifest);
+    services(&mut whole).for_each(|json| remove_defaults(json, service));
+    remove_defaults(&mut whole, default);
+    whole
 }
 
-fn placement(placement: &Placement) -> Value {
-    let mut object = Map::new();
-    let constraints = placement.constraints.iter().map(ToString::to_string);
-    if let Some(constraints) = filled(constraints.collect()) {
-        object.insert("constraints".to_owned(), constraints);
-    }
-    if let Some(max) = placement.max_per_host {
-        object.insert("max_per_host".to_owned(), max.into());
-    }
-    if let Some(label) = &placement.spread {
-        object.insert("spread".to_owned(), label.as_str().into());
-    }
-    Value::Object(object)
+/// Removes properties that are null, as in `default`, or left empty by this.
+fn remove_defaults(value: &mut Value, default: &Value) {
+    let Value::Object(properties) = value else {
+        return;
+    };
+    properties.retain(|name, value| {
+        let default = &default[name];
+        remove_defaults(value, default);
+        let is_empty = value.as_object().is_some_and(serde_json::Map::is_empty);
+        !value.is_null() && value != default && !is_empty
+    });
 }
 
 /// Compact JSON with sorted names, whatever order serde_json's map has.

@@ -1,85 +1,89 @@
-//! The manifest as a value: fields, defaults, and which of them affect a running container.
-//!
-//! A manifest is immutable once parsed. How text becomes one is `parse`'s business.
+//! The manifest as a value: its fields and defaults.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Serialize, Serializer};
 use strum::{Display, EnumString, VariantNames};
 
 use crate::names::{AppName, ServiceName};
+use crate::units;
 
-/// What the user wants to run: one `/apps/<app>/<container>/manifest`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The value of `/apps/<app>/<container>/manifest`. [`crate::canonical`] has its JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Manifest {
-    /// The image, as `docker pull` takes it.
+    /// Image reference, as for `docker pull`.
     pub image: String,
-    /// How many slots.
+    /// Number of slots.
     pub scale: u32,
-    /// Arguments (Docker's CMD); none leaves the image's.
+    /// Arguments (Docker's CMD); none: the image's.
     pub command: Option<Vec<String>>,
-    /// The program (Docker's ENTRYPOINT); none leaves the image's.
+    /// Program (Docker's ENTRYPOINT); none: the image's.
     pub entrypoint: Option<Vec<String>>,
     /// The user's environment.
     pub env: BTreeMap<String, String>,
-    /// Services it wants to reach; order gives the ports.
+    /// Services it connects to; their order decides the ports.
     pub links: Vec<Link>,
     /// Named ports it offers.
     pub services: BTreeMap<ServiceName, Service>,
-    /// What is mounted.
+    /// Mounts.
     pub volumes: Vec<Volume>,
     /// User (and group) to run as.
     pub user: Option<String>,
     /// Working directory.
     pub workdir: Option<String>,
-    /// The user's own labels.
+    /// The user's labels.
     pub labels: BTreeMap<String, String>,
-    /// Signal that asks it to stop; none leaves the image's.
+    /// Signal that asks it to stop; none: the image's.
     pub stop_signal: Option<String>,
     /// Time between that signal and SIGKILL.
+    #[serde(serialize_with = "duration")]
     pub stop_timeout: Duration,
-    /// When to ask the registry.
+    /// Pull policy.
     pub pull: Pull,
     /// Healthcheck in place of the image's.
     pub healthcheck: HealthcheckChoice,
-    /// How Docker keeps its output.
+    /// Options of Docker's json-file log.
     pub log: Log,
-    /// How long a start may take until it counts as failed.
+    /// Time after which a start counts as failed.
+    #[serde(serialize_with = "duration")]
     pub start_timeout: Duration,
-    /// Processors that it may use, in thousandths, and that are reserved for it; none sets no limit.
+    /// CPU limit and reservation, in thousandths; none: no limit.
+    #[serde(rename = "cpus", serialize_with = "cpus")]
     pub cpu_millis: Option<u32>,
-    /// Bytes of memory that it may use, and that are reserved for it; none sets no limit.
+    /// Memory limit and reservation, in bytes; none: no limit.
+    #[serde(serialize_with = "size")]
     pub memory: Option<u64>,
-    /// Which hosts may run it.
+    /// Placement of its slots on hosts.
     pub placement: Placement,
 }
 
-/// A wish to reach a service.
+/// A link to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Link {
-    /// The service's app; none is the container's own.
+    /// App of the service; none: the container's own.
     pub app: Option<AppName>,
     /// The service.
     pub service: ServiceName,
-    /// The name that the variables use instead of the service's.
+    /// Name for the variables, instead of the service's.
     pub alias: Option<ServiceName>,
 }
 
 /// A named port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
-    /// The port inside the container.
+    /// Port inside the container.
     pub port: u16,
-    /// TCP unless said otherwise.
+    /// Transport.
     pub protocol: Protocol,
-    /// Free text for `DOKKAA_ROLE_<name>`.
+    /// Value of `DOKKAA_ROLE_<name>`.
     pub role: Option<String>,
-    /// What makes it ready.
+    /// Condition of readiness.
     pub ready: Ready,
-    /// A port that it must have on its host.
+    /// Fixed port on the host.
     pub host_port: Option<u16>,
-    /// Where `host_port` listens; none is the agent's `--host-ip`.
+    /// Address that `host_port` listens on; none: the agent's `--host-ip`.
     pub bind: Option<std::net::IpAddr>,
 }
 
@@ -110,12 +114,12 @@ pub enum Protocol {
     Udp,
 }
 
-/// What makes a service ready.
+/// Condition of a service's readiness, where the container has no healthcheck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Ready {
-    /// Its port listens (or its HEALTHCHECK says so).
+    /// Its port listens.
     #[default]
     Listening,
     /// The container runs.
@@ -123,17 +127,19 @@ pub enum Ready {
 }
 
 /// A mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Volume {
-    /// Where it comes from.
+    /// Source of the mount.
+    #[serde(flatten)]
     pub source: VolumeSource,
     /// Absolute path inside the container.
     pub target: String,
-    /// No writing.
+    /// Mounted read-only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
 }
 
-/// Where a mount comes from.
+/// Source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeSource {
     /// An absolute path of the host; never created, pins nothing.
@@ -144,7 +150,26 @@ pub enum VolumeSource {
     External(String),
 }
 
-/// When the registry is asked.
+impl VolumeSource {
+    /// The path or name.
+    pub fn as_str(&self) -> &str {
+        let (Self::HostPath(source) | Self::Named(source) | Self::External(source)) = self;
+        source
+    }
+}
+
+impl Serialize for VolumeSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("source", self.as_str())?;
+        if let Self::External(_) = self {
+            map.serialize_entry("external", &true)?;
+        }
+        map.end()
+    }
+}
+
+/// Pull policy: when the registry is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
@@ -158,7 +183,7 @@ pub enum Pull {
     Never,
 }
 
-/// Whose healthcheck it has.
+/// Choice of a healthcheck.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum HealthcheckChoice {
     /// The image's, if it has one.
@@ -170,54 +195,68 @@ pub enum HealthcheckChoice {
     Own(Healthcheck),
 }
 
+impl Serialize for HealthcheckChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Image => serializer.serialize_none(),
+            Self::Off => serializer.serialize_str("none"),
+            Self::Own(check) => check.serialize(serializer),
+        }
+    }
+}
+
 /// A healthcheck as Docker's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Healthcheck {
-    /// What is run in the container; a string in the manifest becomes `/bin/sh -c`.
+    /// Command that is run in the container; a string in the manifest becomes `/bin/sh -c`.
     pub command: Vec<String>,
     /// Time between two runs.
+    #[serde(serialize_with = "duration")]
     pub interval: Option<Duration>,
-    /// Longest run.
+    /// Time-out of a run.
+    #[serde(serialize_with = "duration")]
     pub timeout: Option<Duration>,
-    /// Failures in a row that make it unhealthy.
+    /// Consecutive failures that make it unhealthy.
     pub retries: Option<u32>,
-    /// Time in which failures do not count.
+    /// Time after the start in which failures do not count.
+    #[serde(serialize_with = "duration")]
     pub start_period: Option<Duration>,
 }
 
-/// How Docker keeps its output (json-file).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Options of Docker's json-file log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Log {
     /// Bytes in one file.
+    #[serde(serialize_with = "size")]
     pub max_size: u64,
-    /// Files kept.
+    /// Number of files.
     pub max_file: u32,
 }
 
-/// Which hosts may run a container, and how its instances are spread over them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Placement of slots on hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Placement {
-    /// What a host's labels must satisfy, all of it.
+    /// Conditions on the labels of a host; all must hold.
     pub constraints: Vec<Constraint>,
     /// Most instances on one host.
     pub max_per_host: Option<u32>,
-    /// The label over whose values the instances are spread evenly.
+    /// Label over whose values the instances are spread evenly.
     pub spread: Option<String>,
 }
 
-/// A wish about a label of the host.
+/// A condition on a label of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Constraint {
-    /// The label.
+    /// Name of the label.
     pub label: String,
-    /// It must have the value; else it must not.
+    /// The label must have the value; otherwise it must not.
     pub equal: bool,
     /// The value.
     pub value: String,
 }
 
 impl Manifest {
-    /// The manifest that names an image and nothing else.
+    /// A manifest with an image and defaults.
     pub fn of_image(image: &str) -> Self {
         Self {
             image: image.to_owned(),
@@ -245,7 +284,7 @@ impl Manifest {
 }
 
 impl Service {
-    /// A TCP service on that port and nothing else.
+    /// A service with a port and defaults.
     pub fn on_port(port: u16) -> Self {
         Self {
             port,
@@ -264,5 +303,31 @@ impl Default for Log {
             max_size: 10 << 20,
             max_file: 3,
         }
+    }
+}
+
+fn duration<S: Serializer>(
+    duration: &(impl Copy + Into<Option<Duration>>),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let duration = (*duration).into();
+    duration.map(units::format_duration).serialize(serializer)
+}
+
+fn size<S: Serializer>(
+    size: &(impl Copy + Into<Option<u64>>),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let size = (*size).into();
+    size.map(units::format_size).serialize(serializer)
+}
+
+/// A JSON number with as few digits as it needs.
+fn cpus<S: Serializer>(millis: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    match *millis {
+        Some(millis) if millis.is_multiple_of(1000) => serializer.serialize_u32(millis / 1000),
+        millis => millis
+            .map(|millis| f64::from(millis) / 1000.0)
+            .serialize(serializer),
     }
 }
