@@ -9,6 +9,7 @@ use manifests::SlotId;
 use model::directory::Callers;
 use model::observed::Observed;
 use model::{Directory, Snapshot};
+use planner::Waiting;
 use store::Alarm;
 use tokio::sync::watch;
 
@@ -35,7 +36,7 @@ pub struct Published {
     /// This engine.
     pub observed: ArcSwap<Observed>,
     /// Why slots wait, as far as this host knows.
-    pub waiting: ArcSwap<BTreeMap<SlotId, String>>,
+    pub waiting: ArcSwap<BTreeMap<SlotId, Waiting>>,
     /// Revision of `seen` and whether it is stale, at each change.
     pub revision: watch::Sender<(i64, bool)>,
     /// Local instances that may use links.

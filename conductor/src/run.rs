@@ -281,7 +281,7 @@ impl Loop {
                 },
                 Ok(()) = alarm.changed() => {
                     let why = alarm.borrow_and_update().map(|alarm| alarm.to_string());
-                    self.state.local.calm.refuses_writes(why, now);
+                    self.state.local.disruption.refuses_writes(why, now);
                     self.state.pressing = true;
                 }
                 Ok(()) = held_links.changed() => self.state.pressing = true,

@@ -93,7 +93,13 @@ impl Facilities for Agent {
             })
             .collect();
         Reasons {
-            waiting: self.published.waiting.load().as_ref().clone(),
+            waiting: {
+                let waiting = self.published.waiting.load();
+                let reasons = waiting.iter();
+                reasons
+                    .map(|(slot, why)| (slot.clone(), why.to_string()))
+                    .collect()
+            },
             links,
         }
     }

@@ -6,12 +6,16 @@
 //! beside this crate makes that a rule. What cannot be done now is a value
 //! with a reason, never an error.
 
-pub mod calm;
+pub mod disruption;
 pub mod local;
 pub mod placement;
 pub mod plan;
+pub mod refusal;
 mod slot;
 pub mod target;
+pub mod waiting;
 
 pub use local::Local;
 pub use plan::{Inputs, Plan, plan};
+pub use refusal::Refusal;
+pub use waiting::Waiting;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use manifests::{ContainerId, InstanceId, SlotId};
 use serde::{Deserialize, Serialize};
 
-use crate::calm::Calm;
+use crate::disruption::DisruptionGuard;
 use crate::plan::Plan;
 use model::backoff::Backoff;
 use model::observed::{ContainerState, EngineState, Observed};
@@ -64,8 +64,8 @@ pub struct Local {
     pub unfit: BTreeMap<ContainerId, Mark>,
     /// This process has seen a trusted, complete snapshot.
     pub has_seen: bool,
-    /// What has been seen of the hosts.
-    pub calm: Calm,
+    /// When nothing may be placed or taken over.
+    pub disruption: DisruptionGuard,
     /// Instances that were kept without a manifest when a restore was accepted.
     pub orphans: BTreeMap<InstanceId, Orphan>,
 }
@@ -290,7 +290,7 @@ impl Local {
         observed: &Observed,
         now: Millis,
     ) {
-        self.calm.accepted(now);
+        self.disruption.restore_accepted(now);
         // Revisions of the former history say nothing about this one.
         self.written.clear();
         self.lost.clear();
@@ -333,7 +333,7 @@ impl Local {
     /// Notes what a trusted, complete snapshot shows.
     pub fn see(&mut self, snapshot: &Snapshot, now: Millis) {
         self.has_seen = true;
-        self.calm.observe(snapshot, now);
+        self.disruption.observe(snapshot, now);
         self.written.retain(|_, own| *own > snapshot.revision);
         self.taking
             .retain(|_, own| own.is_none_or(|own| own > snapshot.revision));

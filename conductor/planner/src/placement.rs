@@ -13,6 +13,9 @@ use manifests::manifest::{Constraint, Protocol};
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::refusal::{Cpus, Refusal};
+use crate::waiting::Waiting;
+
 use model::records::{Availability, Data, HostRecord, HostState};
 use model::snapshot::{ContainerView, Desired, HostView, Owner, Snapshot, Successor};
 
@@ -28,8 +31,8 @@ pub struct Unclaimed {
     pub slot: SlotId,
     /// Eligible hosts, best first.
     pub order: Vec<HostName>,
-    /// Every other host and why not, by name.
-    pub refused: Vec<(HostName, String)>,
+    /// Every other live host and why not, by name.
+    pub refused: Vec<(HostName, Refusal)>,
 }
 
 impl Unclaimed {
@@ -143,20 +146,15 @@ pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Unclaimed> {
     Some(Placed::of(&load, &group, slot.slot).unclaimed())
 }
 
-/// Why a slot that nobody has stays so, in one line; none if some host may take it.
-pub fn why_waiting(placed: &Unclaimed) -> Option<String> {
+/// Why a slot that nobody has stays so; none if some host may take it.
+pub fn why_waiting(placed: &Unclaimed) -> Option<Waiting> {
     if !placed.order.is_empty() {
         return None;
     }
     if placed.refused.is_empty() {
-        return Some("no host is live".to_owned());
+        return Some(Waiting::NoHost);
     }
-    let reasons: Vec<String> = placed
-        .refused
-        .iter()
-        .map(|(host, why)| format!("{host}: {why}"))
-        .collect();
-    Some(format!("no host can run it: {}", reasons.join("; ")))
+    Some(Waiting::Unplaceable(placed.refused.clone()))
 }
 
 /// How much each live host has, from one snapshot. A host is known by its position here.
@@ -240,7 +238,7 @@ struct Group<'a> {
     /// Whether a host may take it depends on what it has.
     is_choosy: bool,
     /// Why a host gets none of it, whatever it has.
-    refused: Vec<Option<String>>,
+    refused: Vec<Option<Refusal>>,
     /// How many of it each host has.
     same: Vec<u32>,
 }
@@ -384,7 +382,7 @@ impl<'p> Placed<'p> {
     }
 
     /// Why it stays as it is; none if some host may take it.
-    pub(crate) fn why_waiting(&self) -> Option<String> {
+    pub(crate) fn why_waiting(&self) -> Option<Waiting> {
         if self.eligible.is_empty() {
             why_waiting(&self.unclaimed())
         } else {
@@ -413,54 +411,49 @@ impl<'p> Placed<'p> {
     }
 
     /// Why this host can't take this slot with what it has now.
-    fn refusal(&self, host: usize) -> Option<String> {
+    fn refusal(&self, host: usize) -> Option<Refusal> {
         let same = self.group.same[host];
         let host = &self.load.hosts[host];
         if let Some(data) = self.data
             && data.host_id != host.record.id
         {
             return Some(if data.host == *host.name {
-                format!(
-                    "the slot's data is on another machine that was called {}",
-                    data.host
-                )
+                Refusal::DataOnFormerMachine(data.host.clone())
             } else {
-                format!("the slot's data is on {}", data.host)
+                Refusal::DataOn(data.host.clone())
             });
         }
         let wanted = self.group.wanted?;
         if let Some(most) = wanted.placement.max_per_host
             && same >= most
         {
-            return Some(format!("it has {most} of it already (max_per_host)"));
+            return Some(Refusal::MaxPerHost(most));
         }
         let capacity = &host.record.capacity;
         if let (Some(asks), total @ 1..) = (wanted.cpu_millis, capacity.cpu_millis) {
             let free = total.saturating_sub(host.cpu_millis);
             if u64::from(asks) > free {
-                return Some(format!(
-                    "{} of {} cpus are free, {} are asked for",
-                    cpus(free),
-                    cpus(total),
-                    cpus(u64::from(asks))
-                ));
+                return Some(Refusal::Cpus {
+                    free: Cpus(free),
+                    total: Cpus(total),
+                    asked: Cpus(u64::from(asks)),
+                });
             }
         }
         if let (Some(asks), total @ 1..) = (wanted.memory, capacity.memory) {
             let free = total.saturating_sub(host.memory);
             if asks > free {
-                return Some(format!(
-                    "{} MiB of {} MiB memory are free, {} MiB are asked for",
-                    free >> 20,
-                    total >> 20,
-                    asks.div_ceil(1 << 20)
-                ));
+                return Some(Refusal::Memory {
+                    free: free >> 20,
+                    total: total >> 20,
+                    asked: asks.div_ceil(1 << 20),
+                });
             }
         }
         for (port, protocol) in &self.group.ports {
             let holder = host.ports.get(&(*port, *protocol));
             if let Some(holder) = holder.filter(|holder| **holder != self.slot) {
-                return Some(format!("host port {port} is taken by {holder}"));
+                return Some(Refusal::HostPort(*port, holder.clone()));
             }
         }
         None
@@ -497,38 +490,41 @@ fn unsuitable(
     id: &ContainerId,
     container: &ContainerView,
     wanted: Option<&Manifest>,
-) -> Option<String> {
+) -> Option<Refusal> {
     match host.record.state {
         HostState::Up => {}
-        HostState::Restarting => return Some("its agent restarts".to_owned()),
-        HostState::Hold => return Some("it is in hold: it distrusts its etcd".to_owned()),
+        HostState::Restarting => return Some(Refusal::Restarting),
+        HostState::Hold => return Some(Refusal::Hold),
     }
     match host.view.availability() {
         Availability::Active => {}
-        Availability::Pause => return Some("it is paused".to_owned()),
-        Availability::Drain => return Some("it is drained".to_owned()),
-        Availability::Leave => return Some("it leaves the cluster".to_owned()),
+        Availability::Pause => return Some(Refusal::Paused),
+        Availability::Drain => return Some(Refusal::Drained),
+        Availability::Leave => return Some(Refusal::Leaving),
     }
     if !host.record.engine {
-        return Some("its Docker Engine does not answer".to_owned());
+        return Some(Refusal::EngineDown);
     }
     if host.record.disk_full {
         let used = host.record.disk.unwrap_or(100);
-        return Some(format!("disk {used} %"));
+        return Some(Refusal::DiskFull(used));
     }
     let manifest = container.manifest.as_ref()?;
     if let Some(unfit) = host.view.unfit.get(id)
         && unfit.manifest_rev == manifest.modified
     {
-        return Some(format!("unfit: {}", unfit.reason));
+        return Some(Refusal::Unfit(unfit.reason.clone()));
     }
     let constraint = unmet(&host.labels, wanted?)?;
-    let value = host.labels.get(constraint.label.as_str());
-    let has = value.map_or_else(|| "is not set".to_owned(), |v| format!("is {v}"));
-    Some(format!(
-        "{constraint} is asked for, and {} {has}",
-        constraint.label
-    ))
+    let (label, constraint) = (constraint.label.clone(), constraint.to_string());
+    Some(match host.labels.get(label.as_str()) {
+        None => Refusal::LabelMissing { constraint, label },
+        Some(value) => Refusal::LabelDiffers {
+            constraint,
+            label,
+            value: (*value).to_owned(),
+        },
+    })
 }
 
 /// The first constraint of a manifest that does not hold on a host with these labels.
@@ -546,10 +542,6 @@ pub(crate) fn unmet<'m>(
 pub fn outlived(snapshot: &Snapshot, container: &ContainerView, host: &HostName) -> Option<String> {
     let labels = snapshot.hosts.get(host)?.labels();
     unmet(&labels, wanted(container)?).map(ToString::to_string)
-}
-
-fn cpus(millis: u64) -> f64 {
-    millis as f64 / 1_000.0
 }
 
 #[cfg(test)]

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use manifests::{InstanceId, SlotId};
 
+use crate::disruption::Pause;
 use crate::local::Local;
 use crate::placement;
 use crate::slot;
 use crate::target;
 use crate::target::Target;
+use crate::waiting::Waiting;
 use model::Scope;
 use model::observed::{EngineState, Observed, ObservedContainer};
 use model::records::{Claim, Data, Status};
@@ -35,8 +37,8 @@ pub struct Plan {
     pub writes: Vec<Write>,
     /// To be done on the engine.
     pub steps: Vec<Action>,
-    /// What waits, and why, for people.
-    pub waiting: BTreeMap<SlotId, String>,
+    /// Slots that wait, and why.
+    pub waiting: BTreeMap<SlotId, Waiting>,
     /// Instances that take no new connections from now on at the latest.
     pub leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
@@ -135,15 +137,15 @@ pub struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
-    /// Whether a slot of this owner may be given to a host now; why not, for people.
-    pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), String> {
+    /// Whether a slot of this owner may be given to a host now.
+    pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), Pause> {
         match owner {
             Owner::Lost(_) if self.rules.has(Rule::Brake) => {
-                self.local.calm.taking_over(self.now)?;
+                self.local.disruption.may_take_over(self.now)?;
             }
             Owner::Lost(_) | Owner::Nobody | Owner::Live(_) => {}
         }
-        self.local.calm.placing(self.now)
+        self.local.disruption.may_place(self.now)
     }
 
     /// Nothing may be written for this now: a write is under way, or an own one is not in the snapshot yet.
@@ -260,9 +262,10 @@ fn claim(
         let none = SlotView::default();
         let view = container.slots.get(&placed.slot.slot).unwrap_or(&none);
         let owner = inputs.snapshot.owner(view);
-        if let Err(reason) = inputs.may_place(owner) {
-            plan.requeue_with(inputs.local.calm.next_change(inputs.now));
-            plan.waiting.insert(placed.slot.clone(), reason);
+        if let Err(pause) = inputs.may_place(owner) {
+            plan.requeue_with(inputs.local.disruption.next_change(inputs.now));
+            plan.waiting
+                .insert(placed.slot.clone(), Waiting::Paused(pause));
             return;
         }
         let work = Scope::Slot(placed.slot.clone());
@@ -273,10 +276,8 @@ fn claim(
         }
         let (Some(manifest), Some(target)) = (&container.manifest, target::placed_anew(container))
         else {
-            plan.waiting.insert(
-                placed.slot.clone(),
-                "its manifest is not valid, and there is no earlier one".to_owned(),
-            );
+            plan.waiting
+                .insert(placed.slot.clone(), Waiting::InvalidManifest);
             return;
         };
         let claim = Claim {
@@ -333,7 +334,8 @@ fn hand_over(
     fresh: &mut dyn FnMut() -> InstanceId,
 ) {
     for placed in placement::handovers(inputs.snapshot) {
-        if settled.contains(&placed.slot) || inputs.local.calm.placing(inputs.now).is_err() {
+        if settled.contains(&placed.slot) || inputs.local.disruption.may_place(inputs.now).is_err()
+        {
             continue;
         }
         let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {

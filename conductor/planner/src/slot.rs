@@ -17,6 +17,7 @@ use manifests::{InstanceId, SlotId};
 
 use crate::plan::{Inputs, Plan};
 use crate::target::Target;
+use crate::waiting::{Stalled, Waiting};
 use ctx::{Ctx, Out};
 pub(crate) use handover::{Incoming, incoming};
 use handover::{stops_first, yields};
@@ -89,8 +90,8 @@ pub(crate) fn own_without_engine(inputs: &Inputs<'_>, own: &Own<'_>, why: &str, 
     let Some(since) = inputs.local.hangs_since.filter(|_| wanted) else {
         return;
     };
-    let what = format!("the Docker Engine has not answered ({why})");
-    if let Some(out) = ctx.gives_up_stalled(since, what, plan) {
+    let engine = Stalled::Engine(why.to_owned());
+    if let Some(out) = ctx.gives_up_stalled(since, engine, plan) {
         emit(&ctx, None, out, plan);
     }
 }
@@ -153,8 +154,7 @@ fn unwanted(ctx: &Ctx<'_>, containers: &[&ObservedContainer], plan: &mut Plan) -
 
 /// Kept without a manifest since a restore was accepted, until somebody removes it by name.
 fn orphan(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, plan: &mut Plan) -> Out {
-    let reason = "it has no manifest any more; `dokkaa rm` of its name ends it".to_owned();
-    let orphan = Out::says(Progress::Orphan, Some(reason));
+    let orphan = Out::says(Progress::Orphan, Some(Waiting::Orphaned));
     match current {
         Some(container) if matches!(container.state, ContainerState::Exited(_)) => Out {
             progress: orphan.progress,
@@ -177,10 +177,7 @@ fn wanted(
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Out {
     let Some(target) = ctx.target() else {
-        return Out::says(
-            Progress::Waiting,
-            Some("its manifest is not valid, and there is no earlier one".to_owned()),
-        );
+        return Out::says(Progress::Waiting, Some(Waiting::InvalidManifest));
     };
     let outdated = target.outdates(ctx.container, ctx.claim.manifest_rev);
     // What was made to replace an instance that needs it no more is one too many.
@@ -244,7 +241,7 @@ fn wanted(
             }
             // While what is to replace it has to wait, it is better than nothing.
             let mut out = restart(ctx, current);
-            out.shared = give_up(ctx, current, &target, Some(&why_ended(ctx, exit)));
+            out.shared = give_up(ctx, current, &target, why_ended(ctx, exit));
             if out.step.is_none() {
                 out.step = tidy(ctx, current, &others, plan);
             }

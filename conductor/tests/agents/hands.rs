@@ -185,7 +185,7 @@ async fn a_look_that_fails_takes_no_readiness_away() {
     cluster.put("shop/db", &manifest("app:2", 1));
     cluster.pass(Duration::from_secs(30)).await;
     let waiting = cluster.agent("a").published().waiting.load_full();
-    let why = waiting.get(&slot("shop/db", 0)).cloned();
+    let why = waiting.get(&slot("shop/db", 0)).map(ToString::to_string);
     assert!(
         why.as_ref()
             .is_some_and(|why| why.contains("too many open files")),

@@ -318,7 +318,7 @@ async fn a_host_that_dies_while_etcd_is_full_is_taken_over_when_it_is_not_any_mo
     cluster.agent_mut("a").kill().await;
     cluster.pass(Duration::from_secs(20)).await;
     let waiting = cluster.agent("b").published().waiting.load();
-    let reasons: Vec<_> = waiting.values().collect();
+    let reasons: Vec<_> = waiting.values().map(ToString::to_string).collect();
     assert!(
         reasons.len() == 2 && reasons.iter().all(|why| why.contains("NOSPACE")),
         "{reasons:?}"

@@ -218,7 +218,7 @@ fn slot_row(
 /// Why a slot that nobody has waits.
 fn waiting_reason(sources: Sources<'_>, slot: &SlotId, placed: Option<&Unclaimed>) -> String {
     if let Some(why) = placed.and_then(placement::why_waiting) {
-        return why;
+        return why.to_string();
     }
     match (
         said_waiting(sources, slot),

@@ -82,9 +82,10 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
     }
     for (host, reason) in &placed.refused {
         if Some(host) != owner {
+            let reason = reason.to_string();
             let reason = match said(host) {
                 Some(why) if !why.contains(reason.as_str()) => format!("{reason}; {why}"),
-                _ => reason.clone(),
+                _ => reason,
             };
             found.push(WhyHost {
                 host: host.clone(),

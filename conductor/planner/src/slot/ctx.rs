@@ -9,6 +9,7 @@ use crate::local::{InstanceMemory, STALLED, SlotMemory, Trouble};
 use crate::placement;
 use crate::plan::{Inputs, Plan};
 use crate::target::{Target, placed_anew};
+use crate::waiting::{Stalled, Waiting};
 use model::observed::{ContainerPort, ContainerState, ObservedContainer, Readiness};
 use model::records::{Availability, Claim, Phase, Progress, SlotState, Status, Unfit};
 use model::rules::Rule;
@@ -46,13 +47,13 @@ pub(super) struct Out {
     pub(super) write: Option<Write>,
     pub(super) shared: Option<Write>,
     pub(super) progress: Progress,
-    pub(super) reason: Option<String>,
+    pub(super) reason: Option<Waiting>,
     /// The version that this is about, where it is not the claim's.
     pub(super) about: Option<i64>,
 }
 
 impl Out {
-    pub(super) fn says(progress: Progress, reason: Option<String>) -> Self {
+    pub(super) fn says(progress: Progress, reason: Option<Waiting>) -> Self {
         Self {
             step: None,
             write: None,
@@ -141,7 +142,7 @@ impl<'a> Ctx<'a> {
             .into_iter()
             .flatten()
             .find(|t| t.rev == target.rev() && self.is_hosts(t))?;
-        self.releases_unfit(trouble.reason.clone())
+        self.releases_unfit(Waiting::Attempt(trouble.reason.clone()))
     }
 
     /// As `gives_up_unfit`, for an instance that was made and does not start here.
@@ -150,7 +151,7 @@ impl<'a> Ctx<'a> {
         if !self.is_hosts(trouble) {
             return None;
         }
-        self.releases_unfit(trouble.reason.clone())
+        self.releases_unfit(Waiting::Attempt(trouble.reason.clone()))
     }
 
     /// Another host may do better. Of what is not known that is found out by trying, if there is another one.
@@ -170,21 +171,20 @@ impl<'a> Ctx<'a> {
     /// Gives the slot up where the pull or create that was begun for it does not end.
     pub(super) fn gives_up_stuck(&self, target: &Target<'_>, plan: &mut Plan) -> Option<Out> {
         let (work, what) = match target {
-            Target::Undecided { .. } => (
-                Scope::Container(self.slot.container.clone()),
-                "pulling its image",
-            ),
-            Target::Decided { .. } => (Scope::Slot(self.slot.clone()), "creating its container"),
+            Target::Undecided { .. } => {
+                (Scope::Container(self.slot.container.clone()), Stalled::Pull)
+            }
+            Target::Decided { .. } => (Scope::Slot(self.slot.clone()), Stalled::Create),
         };
         let since = *self.inputs.local.busy.get(&work)?;
-        self.gives_up_stalled(since, format!("{what} has made no progress"), plan)
+        self.gives_up_stalled(since, what, plan)
     }
 
     /// Gives the slot up where it is so since long.
     pub(super) fn gives_up_stalled(
         &self,
         since: Millis,
-        what: String,
+        what: Stalled,
         plan: &mut Plan,
     ) -> Option<Out> {
         let at = since + STALLED;
@@ -192,11 +192,10 @@ impl<'a> Ctx<'a> {
             plan.requeue(at);
             return None;
         }
-        let minutes = STALLED.as_secs() / 60;
-        self.releases_unfit(format!("{what} for {minutes} min"))
+        self.releases_unfit(Waiting::Stalled(what, STALLED))
     }
 
-    fn releases_unfit(&self, reason: String) -> Option<Out> {
+    fn releases_unfit(&self, reason: Waiting) -> Option<Out> {
         let runs = self.containers.iter().any(|c| c.running().is_some());
         if runs || self.has_data_here() {
             return None;
@@ -204,7 +203,7 @@ impl<'a> Ctx<'a> {
         let manifest = self.container.manifest.as_ref()?;
         let unfit = Unfit {
             manifest_rev: manifest.modified,
-            reason: reason.clone(),
+            reason: reason.to_string(),
         };
         Some(
             Out::says(Progress::Failed, Some(reason)).write(Write::Release {
@@ -376,7 +375,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// One slot at a time, in order of number: every lower slot is ready on the new version, or not placed.
-    pub(super) fn my_turn(&self, target: &Target<'_>) -> Result<(), String> {
+    pub(super) fn my_turn(&self, target: &Target<'_>) -> Result<(), Waiting> {
         for (number, slot) in self.container.slots.range(..self.slot.slot) {
             // What a lost host has is not placed.
             let Owner::Live(claim) = self.inputs.snapshot.owner(slot) else {
@@ -389,9 +388,7 @@ impl<'a> Ctx<'a> {
                 .current_state()
                 .is_some_and(|s| s.state == Phase::Ready);
             if !ready || target.outdates(self.container, claim.manifest_rev) {
-                return Err(format!(
-                    "waits until slot {number} is ready on the new version"
-                ));
+                return Err(Waiting::LowerSlot(*number));
             }
         }
         Ok(())
@@ -478,7 +475,7 @@ impl<'a> Ctx<'a> {
             host: self.inputs.host.name.clone(),
             progress: out.progress,
             manifest_rev: out.about.unwrap_or(self.claim.manifest_rev),
-            reason: out.reason.clone(),
+            reason: out.reason.as_ref().map(ToString::to_string),
             container_id: current.map(|c| c.docker_id.clone()),
             restarts: memory.map_or(0, |m| m.ends) + self.restarts_before(),
             started_at: running.map(|r| r.started_at / 1000),

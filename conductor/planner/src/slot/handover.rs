@@ -9,9 +9,9 @@ use manifests::manifest::VolumeSource;
 
 use super::ctx::{Ctx, Out, state};
 use super::leave::has_left;
-use super::start::not_ready_in_time;
 use crate::plan::{Inputs, Plan};
 use crate::target;
+use crate::waiting::{Failure, Waiting};
 use model::observed::{ContainerState, ObservedContainer, Readiness};
 use model::records::{Availability, Claim, Next, Phase, Progress, SlotState, Unfit};
 use model::rules::Rule;
@@ -84,7 +84,7 @@ impl Incoming<'_> {
             let manifest_rev = self.container.manifest.as_ref()?.modified;
             let unfit = Unfit {
                 manifest_rev,
-                reason,
+                reason: reason.to_string(),
             };
             Some((inputs.host.name.clone(), unfit))
         });
@@ -97,10 +97,10 @@ impl Incoming<'_> {
     }
 
     /// Why it can't get ready here.
-    fn failed(&self, inputs: &Inputs<'_>) -> Option<String> {
+    fn failed(&self, inputs: &Inputs<'_>) -> Option<Waiting> {
         let trouble = inputs.local.slots.get(self.slot).map(|m| &m.trouble);
         if let Some(trouble) = trouble.filter(|t| !t.may_pass()) {
-            return Some(trouble.reason.clone());
+            return Some(Waiting::Attempt(trouble.reason.clone()));
         }
         let container = self.current()?;
         let memory = inputs.local.instances.get(&container.owner.instance)?;
@@ -109,7 +109,7 @@ impl Incoming<'_> {
         let since = memory.running_since.unwrap_or(memory.seen);
         let started = memory.running_since.is_some() || memory.ends > 0;
         let late = started && !ready && inputs.now >= since + manifest.start_timeout;
-        late.then(|| not_ready_in_time(manifest.start_timeout))
+        late.then_some(Waiting::Failed(Failure::NotReady(manifest.start_timeout)))
     }
 
     fn promotion(&self, inputs: &Inputs<'_>) -> Option<Write> {
@@ -258,7 +258,7 @@ pub(super) fn yields(
             ..state.value.clone()
         })
     };
-    let out = Out::says(Progress::Leaving, Some("another host takes it".to_owned()));
+    let out = Out::says(Progress::Leaving, Some(Waiting::HandedOver));
     let Some(running) = current.filter(|c| c.running().is_some()) else {
         // A start that is under way may have it running in a moment.
         let starting = ctx

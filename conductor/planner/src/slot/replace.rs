@@ -8,6 +8,7 @@ use super::ctx::{Ctx, Out};
 use super::start::{prepare, resolve};
 use crate::plan::Plan;
 use crate::target::Target;
+use crate::waiting::{Failure, Waiting};
 use model::Write;
 use model::observed::ObservedContainer;
 use model::records::{Claim, Phase, Progress, Rollout};
@@ -39,13 +40,7 @@ pub(super) fn replacement(
             .current_state()
             .is_some_and(|s| s.state == Phase::Ready);
         if ready && !ctx.others_ready() {
-            return Some(Out::says(
-                Progress::Outdated,
-                Some(
-                    "the host's addresses have changed; waits until the other slots are ready"
-                        .to_owned(),
-                ),
-            ));
+            return Some(Out::says(Progress::Outdated, Some(Waiting::OtherSlots)));
         }
     } else {
         return None;
@@ -78,7 +73,7 @@ pub(super) fn give_up(
     ctx: &Ctx<'_>,
     current: &ObservedContainer,
     target: &Target<'_>,
-    reason: Option<&str>,
+    failure: Failure,
 ) -> Option<Write> {
     let memory = ctx.instance(current)?;
     let failed = memory.ends > 0 || memory.running_since.is_some();
@@ -99,7 +94,7 @@ pub(super) fn give_up(
             version: target.rev(),
             failed: true,
             slot: ctx.slot.slot,
-            reason: reason.unwrap_or("it ended before it was ready").to_owned(),
+            reason: failure.to_string(),
         },
         manifest: manifest.modified,
         seen: ctx.container.rollout.as_ref().map_or(0, |r| r.modified),

@@ -7,6 +7,7 @@ use super::handover::is_other_live;
 use super::leave::{manifest_of, retire_all};
 use crate::plan::{Inputs, Plan, take};
 use crate::target::Target;
+use crate::waiting::Waiting;
 use model::Scope;
 use model::Write;
 use model::observed::{ObservedContainer, Readiness};
@@ -114,9 +115,10 @@ impl Returned<'_> {
             Owner::Nobody if inputs.snapshot.in_hold().is_none() => Ok(()),
             owner => inputs.may_place(owner),
         };
-        if let Err(reason) = may {
-            plan.requeue_with(inputs.local.calm.next_change(inputs.now));
-            plan.waiting.insert(self.slot.clone(), reason);
+        if let Err(pause) = may {
+            plan.requeue_with(inputs.local.disruption.next_change(inputs.now));
+            plan.waiting
+                .insert(self.slot.clone(), Waiting::Paused(pause));
             return Verdict::Stays;
         }
         let rev = self.version_of(runs);

@@ -1,15 +1,13 @@
 //! From a claim to a ready instance, and back to its start when it ended.
 
-use std::time::Duration;
-
 use manifests::InstanceId;
-use manifests::units::format_size;
 
 use super::ctx::{Ctx, Out};
 use super::leave::{retire, stop_timeout};
 use super::replace::give_up;
 use crate::plan::Plan;
 use crate::target::Target;
+use crate::waiting::{Failure, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState};
 use model::volumes;
@@ -32,14 +30,13 @@ pub(super) fn absent(
     {
         return out;
     }
-    if ctx.inputs.local.calm.restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
+    if ctx.inputs.local.disruption.is_restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
         // An older etcd may name this host for what runs elsewhere: who runs it has it. And what is begun anew goes
         // where it may be now.
         return Out::says(Progress::Waiting, None).write(ctx.release());
     }
     if ctx.has_data_elsewhere() {
-        let reason = "its data is on another machine that had this host's name";
-        return Out::says(Progress::Waiting, Some(reason.to_owned())).write(ctx.release());
+        return Out::says(Progress::Waiting, Some(Waiting::DataElsewhere)).write(ctx.release());
     }
     let minted = ctx.memory.and_then(|m| m.minted.as_ref()) == Some(&ctx.claim.instance);
     // Without its pin it might be anywhere.
@@ -66,8 +63,11 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
     let work = Scope::Container(id.clone());
     let local = ctx.inputs.local;
     let trouble = local.images.get(id).filter(|t| t.rev == *rev);
-    let reason = trouble.map(|t| t.reason.clone());
-    let progress = ctx.memory.and_then(|m| m.progress.clone());
+    let reason = trouble.map(|t| Waiting::Attempt(t.reason.clone()));
+    let progress = ctx
+        .memory
+        .and_then(|m| m.progress.clone())
+        .map(Waiting::Pulling);
     if let Some(trouble) = trouble {
         let again = trouble.backoff.next_try();
         if again > ctx.inputs.now {
@@ -120,16 +120,22 @@ pub(super) fn prepare(
             } else {
                 Progress::Failed
             };
-            return Out::says(progress, Some(trouble.reason.clone())).about(*rev);
+            return Out::says(progress, Some(Waiting::Attempt(trouble.reason.clone()))).about(*rev);
         }
     }
-    let pulls = ctx.memory.and_then(|m| m.progress.clone());
+    let pulls = ctx
+        .memory
+        .and_then(|m| m.progress.clone())
+        .map(Waiting::Pulling);
     let progress = match pulls {
         Some(_) => Progress::Pulling,
         None if waits => Progress::Waiting,
         None => Progress::Creating,
     };
-    let reason = trouble.map(|t| t.reason.clone()).filter(|r| !r.is_empty());
+    let reason = trouble
+        .map(|t| t.reason.clone())
+        .filter(|reason| !reason.is_empty())
+        .map(Waiting::Attempt);
     Out::says(progress, pulls.or(reason))
         .about(*rev)
         .step(Action::Prepare(Prepare {
@@ -154,10 +160,7 @@ pub(super) fn first_start(
 ) -> Out {
     if let Some(other) = others.iter().find(|c| c.running().is_some()) {
         let step = retire(&ctx.inputs, ctx.slot, other, Some(ctx.container), plan);
-        let reason = format!(
-            "stopping the former container, up to {} s",
-            stop_timeout(other, Some(ctx.container)).as_secs()
-        );
+        let reason = Waiting::FormerContainer(stop_timeout(other, Some(ctx.container)));
         return Out {
             step,
             ..Out::says(Progress::Replacing, Some(reason))
@@ -165,16 +168,16 @@ pub(super) fn first_start(
     }
     let mut out = start_after_backoff(ctx, current, plan);
     if !error.is_empty() {
-        let reason = format!("it does not start: {error}");
+        let failure = Failure::NotStarted(error.to_owned());
         // Of what is not known another try may do better.
         let may_pass = ctx
             .memory
             .is_some_and(|m| m.trouble.fault == Fault::Unknown && m.trouble.may_pass());
         if let Some(target) = ctx.target().filter(|_| !may_pass) {
-            out.shared = give_up(ctx, current, &target, Some(&reason));
+            out.shared = give_up(ctx, current, &target, failure.clone());
         }
         out.progress = Progress::Failed;
-        out.reason = Some(reason);
+        out.reason = Some(Waiting::Failed(failure));
     }
     out
 }
@@ -212,10 +215,9 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
             } else {
                 Progress::Failed
             };
-            out.reason = Some(format!(
-                "{}; restarting in {} s",
+            out.reason = Some(Waiting::Restarting(
                 why_ended(ctx, exit),
-                memory.backoff.wait().as_secs()
+                memory.backoff.wait(),
             ));
         }
     }
@@ -231,16 +233,14 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
     out
 }
 
-pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> String {
+pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> Failure {
     if exit.out_of_memory {
         let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
-        let limit = manifest.and_then(|m| m.memory).map(format_size);
-        let limit = limit.map(|limit| format!(" (limit {limit})"));
-        format!("killed: out of memory{}", limit.unwrap_or_default())
+        Failure::OutOfMemory(manifest.and_then(|m| m.memory))
     } else if exit.error.is_empty() {
-        format!("exited with code {}", exit.code)
+        Failure::Exited(exit.code)
     } else {
-        format!("does not start: {}", exit.error)
+        Failure::NotStarted(exit.error.clone())
     }
 }
 
@@ -277,14 +277,16 @@ pub(super) fn running(
         }
         Some(_) | None => Progress::Starting,
     };
-    let mut out = Out::says(says, why);
+    let mut out = Out::says(says, why.clone().map(Waiting::NotReady));
     if let Some(phase) = phase {
         out = ctx.tells(current, phase, out);
     }
     if phase == Some(Phase::Ready) {
         out.shared = ctx.good(plan);
         let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
-        out.reason = manifest.and_then(|m| current.limits.drift(m));
+        out.reason = manifest
+            .and_then(|m| current.limits.drift(m))
+            .map(Waiting::LimitsChanged);
     } else if !was_ready
         && current.cut_off().is_none()
         && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev)
@@ -293,20 +295,13 @@ pub(super) fn running(
         if now < late {
             plan.requeue(late);
         } else {
-            let reason = not_ready_in_time(manifest.start_timeout);
-            out.shared = give_up(ctx, current, target, Some(&reason));
-            out.reason = Some(match out.reason {
-                Some(why) => format!("{reason}: {why}"),
-                None => reason,
+            let failure = Failure::NotReady(manifest.start_timeout);
+            out.reason = Some(match why {
+                Some(why) => Waiting::Late(manifest.start_timeout, why),
+                None => Waiting::Failed(failure.clone()),
             });
+            out.shared = give_up(ctx, current, target, failure);
         }
     }
     out
-}
-
-pub(super) fn not_ready_in_time(start_timeout: Duration) -> String {
-    format!(
-        "not ready within {} s of its start",
-        start_timeout.as_secs()
-    )
 }

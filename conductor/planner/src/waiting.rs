@@ -1,0 +1,142 @@
+//! Why a slot waits, as values; they become text where people read them.
+
+use std::fmt;
+use std::time::Duration;
+
+use manifests::HostName;
+use manifests::units::format_size;
+
+use crate::disruption::Pause;
+use crate::refusal::Refusal;
+
+/// Why a slot is not where or what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waiting {
+    /// No host is live.
+    NoHost,
+    /// No live host can run it: each with its reason.
+    Unplaceable(Vec<(HostName, Refusal)>),
+    /// Nothing is placed or taken over for now.
+    Paused(Pause),
+    /// Its manifest can't be read, and there is no version to go on with.
+    InvalidManifest,
+    /// It was kept without a manifest when a restore was accepted.
+    Orphaned,
+    /// In a rollout: the slot of this number is not ready on the new version yet.
+    LowerSlot(u32),
+    /// The host's addresses have changed, and it is replaced when the other slots are ready.
+    OtherSlots,
+    /// Another host takes it, and this one stops it first.
+    HandedOver,
+    /// Its local volumes are on another machine, of the same name.
+    DataElsewhere,
+    /// This has made no progress for so long.
+    Stalled(Stalled, Duration),
+    /// How far the pull of its image is.
+    Pulling(String),
+    /// What the engine, or the look at its volumes, said to the last attempt.
+    Attempt(String),
+    /// The container that it replaces has so long to end.
+    FormerContainer(Duration),
+    /// Its instance failed.
+    Failed(Failure),
+    /// Its process ended, and is started again after this.
+    Restarting(Failure, Duration),
+    /// It runs and is not ready.
+    NotReady(String),
+    /// It is not ready after its start time-out, and why not.
+    Late(Duration, String),
+    /// It is ready, but somebody has changed its limits.
+    LimitsChanged(String),
+}
+
+/// How an instance failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Its process exited with this code.
+    Exited(i64),
+    /// The kernel killed it; its memory limit in bytes, if it has one.
+    OutOfMemory(Option<u64>),
+    /// The engine could not start it.
+    NotStarted(String),
+    /// It was not ready within its start time-out.
+    NotReady(Duration),
+}
+
+/// What makes no progress.
+#[derive(Debug, Clone, PartialEq, Eq, strum::Display)]
+pub enum Stalled {
+    /// A pull.
+    #[strum(to_string = "pulling its image has made no progress")]
+    Pull,
+    /// The creation of the container.
+    #[strum(to_string = "creating its container has made no progress")]
+    Create,
+    /// The Docker Engine, and what it last said.
+    #[strum(to_string = "the Docker Engine has not answered ({0})")]
+    Engine(String),
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoHost => f.write_str("no host is live"),
+            Self::Unplaceable(refusals) => {
+                f.write_str("no host can run it: ")?;
+                for (at, (host, refusal)) in refusals.iter().enumerate() {
+                    let separator = if at == 0 { "" } else { "; " };
+                    write!(f, "{separator}{host}: {refusal}")?;
+                }
+                Ok(())
+            }
+            Self::Paused(pause) => pause.fmt(f),
+            Self::InvalidManifest => {
+                f.write_str("its manifest is not valid, and there is no earlier one")
+            }
+            Self::Orphaned => {
+                f.write_str("it has no manifest any more; `dokkaa rm` of its name ends it")
+            }
+            Self::LowerSlot(slot) => {
+                write!(f, "waits until slot {slot} is ready on the new version")
+            }
+            Self::OtherSlots => f.write_str(
+                "the host's addresses have changed; waits until the other slots are ready",
+            ),
+            Self::HandedOver => f.write_str("another host takes it"),
+            Self::DataElsewhere => {
+                f.write_str("its data is on another machine that had this host's name")
+            }
+            Self::Stalled(what, time) => write!(f, "{what} for {} min", time.as_secs() / 60),
+            Self::Pulling(text)
+            | Self::Attempt(text)
+            | Self::NotReady(text)
+            | Self::LimitsChanged(text) => f.write_str(text),
+            Self::FormerContainer(timeout) => write!(
+                f,
+                "stopping the former container, up to {} s",
+                timeout.as_secs()
+            ),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Restarting(failure, after) => {
+                write!(f, "{failure}; restarting in {} s", after.as_secs())
+            }
+            Self::Late(timeout, why) => write!(f, "{}: {why}", Failure::NotReady(*timeout)),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::OutOfMemory(None) => f.write_str("killed: out of memory"),
+            Self::OutOfMemory(Some(limit)) => {
+                write!(f, "killed: out of memory (limit {})", format_size(*limit))
+            }
+            Self::NotStarted(error) => write!(f, "does not start: {error}"),
+            Self::NotReady(timeout) => {
+                write!(f, "not ready within {} s of its start", timeout.as_secs())
+            }
+        }
+    }
+}
