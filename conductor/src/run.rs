@@ -785,10 +785,8 @@ impl Loop {
                     .filter(|claim| claim.instance == *instance)
                     .and_then(|claim| view.manifest_of(claim.manifest_rev));
                 claimed.or_else(|| {
-                    view.versions
-                        .values()
-                        .find(|v| v.hash.as_ref() == Some(&container.owner.manifest_hash))
-                        .and_then(|v| v.manifest.as_ref())
+                    view.version_by_hash(&container.owner.manifest_hash)
+                        .and_then(|(_, version)| version.manifest.as_ref())
                 })
             });
             if container.running().is_some() {

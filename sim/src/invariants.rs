@@ -317,11 +317,8 @@ fn ends_what_is_better(
     let observed = agent.observing.observed();
     let copy = observed.containers.get(instance)?;
     let current = Target::of(container).is_some_and(|target| {
-        let version = container
-            .versions
-            .iter()
-            .rfind(|(_, v)| v.hash.as_ref() == Some(&copy.owner.manifest_hash));
-        version.is_some_and(|(rev, _)| !target.outdates(container, *rev))
+        let version = container.version_by_hash(&copy.owner.manifest_hash);
+        version.is_some_and(|(rev, _)| !target.outdates(container, rev))
     });
     let better = current
         && other.is_some()

@@ -274,6 +274,15 @@ impl ContainerView {
         }
     }
 
+    /// The version that a container with this hash was made from. Of several with equal hash, which differ in what does
+    /// not affect a container (`stop_timeout`), the newest counts.
+    pub fn version_by_hash(&self, hash: &str) -> Option<(i64, &Rev<ParsedVersion>)> {
+        self.versions
+            .iter()
+            .rfind(|(_, version)| version.hash.as_deref() == Some(hash))
+            .map(|(rev, version)| (*rev, version))
+    }
+
     fn is_empty(&self) -> bool {
         self.manifest.is_none()
             && self.slots.is_empty()

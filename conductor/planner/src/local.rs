@@ -312,11 +312,10 @@ impl Local {
             if has_manifest(restored) || !counts {
                 continue;
             }
-            let made_from = before.containers.get(&slot.container).and_then(|view| {
-                view.versions
-                    .iter()
-                    .rfind(|(_, v)| v.hash.as_ref() == Some(&container.owner.manifest_hash))
-            });
+            let made_from = before
+                .containers
+                .get(&slot.container)
+                .and_then(|view| view.version_by_hash(&container.owner.manifest_hash));
             self.orphans.insert(
                 instance.clone(),
                 Orphan {

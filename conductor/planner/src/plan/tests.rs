@@ -66,6 +66,11 @@ fn an_update_goes_one_slot_at_a_time() {
 }
 
 #[test]
+fn of_versions_with_equal_hash_the_newest_says_how_long_a_stop_may_take() {
+    notebook("stop-timeout");
+}
+
+#[test]
 fn an_update_that_fails_halts() {
     notebook("halt");
 }

@@ -8,7 +8,7 @@ use manifests::SlotId;
 use manifests::manifest::VolumeSource;
 
 use super::ctx::{Ctx, Out, state};
-use super::leave::has_left;
+use super::leave::{has_left, stop_timeout};
 use crate::plan::{Inputs, Plan};
 use crate::target;
 use crate::waiting::{Failure, Waiting};
@@ -278,15 +278,11 @@ pub(super) fn yields(
     if !has_left(&ctx.inputs, running, plan) {
         return Some(out);
     }
-    let timeout = ctx
-        .container
-        .manifest_of(ctx.claim.manifest_rev)
-        .map_or(super::leave::STOP_TIMEOUT, |m| m.stop_timeout);
     Some(out.step(Action::Stop {
         slot: ctx.slot.clone(),
         instance: running.owner.instance.clone(),
         docker_id: running.docker_id.clone(),
-        timeout,
+        timeout: stop_timeout(running, Some(ctx.container)),
     }))
 }
 

@@ -16,7 +16,7 @@ use model::snapshot::ContainerView;
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// SIGKILL follows the signal after this, where no manifest says otherwise.
-pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The next step towards having nothing of the slot; none while all that is left is leaving.
 pub(super) fn retire_all(
@@ -105,10 +105,8 @@ pub(super) fn manifest_of<'a>(
 ) -> Option<&'a Manifest> {
     let view = view?;
     let made_from = view
-        .versions
-        .values()
-        .find(|v| v.hash.as_ref() == Some(&container.owner.manifest_hash))
-        .and_then(|v| v.manifest.as_deref());
+        .version_by_hash(&container.owner.manifest_hash)
+        .and_then(|(_, version)| version.manifest.as_deref());
     made_from.or_else(|| {
         view.manifest_of(view.manifest.as_ref()?.modified)
             .map(|m| &**m)

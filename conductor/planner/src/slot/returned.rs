@@ -226,13 +226,10 @@ impl Returned<'_> {
         })
     }
 
-    /// The version that it was made from, by its key.
+    /// Key of the version that it was made from.
     fn version_of(&self, runs: &ObservedContainer) -> Option<i64> {
-        self.container
-            .versions
-            .iter()
-            .rfind(|(_, v)| v.hash.as_ref() == Some(&runs.owner.manifest_hash))
-            .map(|(rev, _)| *rev)
+        let version = self.container.version_by_hash(&runs.owner.manifest_hash);
+        version.map(|(rev, _)| rev)
     }
 }
 

@@ -1193,6 +1193,14 @@ fn describe_step(step: &Action) -> String {
             };
             format!("{kind} {slot} {instance} {image}{name}")
         }
+        Action::Stop {
+            slot,
+            instance,
+            timeout,
+            ..
+        } if timeout.as_secs() != 10 => {
+            format!("{kind} {slot} {instance} within {} s", timeout.as_secs())
+        }
         Action::Start { slot, instance, .. }
         | Action::Stop { slot, instance, .. }
         | Action::Remove { slot, instance, .. } => format!("{kind} {slot} {instance}"),
