@@ -13,6 +13,7 @@ pub mod plan;
 pub mod refusal;
 mod slot;
 pub mod target;
+mod turn;
 pub mod waiting;
 
 pub use local::Local;

@@ -14,6 +14,7 @@ use manifests::{ContainerId, HostName, Manifest, SlotId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::refusal::{Cpus, Refusal};
+use crate::turn::Turn;
 use crate::waiting::Waiting;
 
 use model::records::{Availability, Data, HostRecord, HostState};
@@ -36,9 +37,10 @@ pub struct Unclaimed {
 }
 
 impl Unclaimed {
-    /// How many come before this host; none if it may not take it.
-    pub(crate) fn turn_of(&self, host: &HostName) -> Option<usize> {
-        self.order.iter().position(|one| one == host)
+    /// The turn of a host; none if it may not take the slot.
+    pub(crate) fn turn(&self, host: &HostName) -> Option<Turn> {
+        let before = self.order.iter().position(|one| one == host)?;
+        Some(Turn::in_placement(before))
     }
 }
 
@@ -364,8 +366,8 @@ impl<'p> Placed<'p> {
             .min_by_key(|host| (Reverse(self.hash(*host)), *host))
     }
 
-    /// How many come before this host; none if it may not take it.
-    pub(crate) fn turn_of(&self, host: &HostName) -> Option<usize> {
+    /// The turn of a host; none if it may not take the slot.
+    pub(crate) fn turn(&self, host: &HostName) -> Option<Turn> {
         let host = self.load.position(host)?;
         let own = self.eligible.iter().find(|one| one.host == host)?;
         let mut hash = None;
@@ -378,7 +380,8 @@ impl<'p> Placed<'p> {
                 (Reverse(self.hash(one.host)), one.host) < (Reverse(own), host)
             }
         };
-        Some(self.eligible.iter().filter(before).count())
+        let before = self.eligible.iter().filter(before).count();
+        Some(Turn::in_placement(before))
     }
 
     /// Why it stays as it is; none if some host may take it.

@@ -9,7 +9,6 @@ mod share;
 use model::{Action, Host, Trust};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
 
 use manifests::{InstanceId, SlotId};
 
@@ -19,6 +18,7 @@ use crate::placement;
 use crate::slot;
 use crate::target;
 use crate::target::Target;
+use crate::turn::Turn;
 use crate::waiting::Waiting;
 use model::Scope;
 use model::observed::{EngineState, Observed, ObservedContainer};
@@ -65,25 +65,23 @@ impl Plan {
         self.writes.iter().any(|w| w.work() == work) || self.steps.iter().any(|s| s.work() == work)
     }
 
-    /// Whether this host, before which so many come, is the one to do it now: the first in order at once, the second when it has been left undone
-    /// for two seconds, the third after four …, so that a host that lives and never acts holds up nothing.
+    /// Whether this host's turn has come; none if it has none. What is left undone is noted.
     pub(crate) fn is_my_turn(
         &mut self,
         inputs: &Inputs<'_>,
         work: &Scope,
-        turn: Option<usize>,
+        turn: Option<Turn>,
     ) -> bool {
         self.pending.insert(work.clone());
         let Some(turn) = turn else {
             return false;
         };
         let since = inputs.local.pending.get(work).copied();
-        let at = since.unwrap_or(inputs.now) + TURN * turn as u32;
-        if inputs.now < at {
-            self.requeue(at);
-            return false;
+        let comes = turn.comes(since.unwrap_or(inputs.now));
+        if inputs.now < comes {
+            self.requeue(comes);
         }
-        true
+        inputs.now >= comes
     }
 
     pub(crate) fn requeue_with(&mut self, at: Option<Millis>) {
@@ -159,9 +157,6 @@ impl Inputs<'_> {
         self.local.is_ahead_of(work, revision, self.now, self.rules)
     }
 }
-
-/// Time in which the next host in order leaves a slot to those before it.
-const TURN: Duration = Duration::from_secs(2);
 
 /// What this host writes and does now. `fresh` gives a new instance at each call.
 pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
@@ -269,7 +264,7 @@ fn claim(
             return;
         }
         let work = Scope::Slot(placed.slot.clone());
-        let turn = placed.turn_of(&inputs.host.name);
+        let turn = placed.turn(&inputs.host.name);
         let is_taking = !inputs.local.taking.is_empty();
         if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
             return;
@@ -360,7 +355,7 @@ fn hand_over(
             Target::Undecided { .. } => continue,
         };
         let work = Scope::Slot(placed.slot.clone());
-        let turn = placed.turn_of(&inputs.host.name);
+        let turn = placed.turn(&inputs.host.name);
         let is_taking = !inputs.local.taking.is_empty();
         if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
             continue;

@@ -4,8 +4,8 @@ use manifests::ContainerId;
 
 use super::{Inputs, Plan, Write};
 use crate::target;
+use crate::turn::Turn;
 use model::Scope;
-use model::records::HostState;
 use model::rules::Rule;
 use model::snapshot::{ContainerView, Owner, Successor};
 
@@ -32,7 +32,13 @@ pub(super) fn container(
                 .slots
                 .values()
                 .any(|s| s.state.is_some() || s.next.is_some());
-        if remains && plan.is_my_turn(inputs, &work, turn(inputs)) {
+        if remains
+            && plan.is_my_turn(
+                inputs,
+                &work,
+                Turn::in_clean_up(inputs.snapshot, &inputs.host.name),
+            )
+        {
             plan.writes.push(Write::Sweep {
                 container: id.clone(),
             });
@@ -70,7 +76,12 @@ fn left_by_lost_hosts(
         }
         let slot = id.slot(*number);
         let work = Scope::Slot(slot.clone());
-        if !plan.is_my_turn(inputs, &work, turn(inputs)) || inputs.is_writing(&work) {
+        if !plan.is_my_turn(
+            inputs,
+            &work,
+            Turn::in_clean_up(inputs.snapshot, &inputs.host.name),
+        ) || inputs.is_writing(&work)
+        {
             continue;
         }
         match (lost.filter(|_| unwanted), void) {
@@ -125,13 +136,4 @@ pub(super) fn marks(inputs: &Inputs<'_>, plan: &mut Plan) {
             });
         }
     }
-}
-
-/// How many come before this host of those that may clear away what is nobody's; none if it may not.
-fn turn(inputs: &Inputs<'_>) -> Option<usize> {
-    inputs
-        .snapshot
-        .live()
-        .filter(|(_, record)| record.state == HostState::Up)
-        .position(|(name, _)| *name == inputs.host.name)
 }

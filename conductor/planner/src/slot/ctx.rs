@@ -1,14 +1,14 @@
 //! What is known of one slot of this host, and what comes out for it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use manifests::{HostName, InstanceId, SlotId};
+use manifests::{InstanceId, SlotId};
 
 use crate::local::{InstanceMemory, STALLED, SlotMemory, Trouble};
 use crate::placement;
 use crate::plan::{Inputs, Plan};
 use crate::target::{Target, placed_anew};
+use crate::turn::Turn;
 use crate::waiting::{Stalled, Waiting};
 use model::observed::{ContainerPort, ContainerState, ObservedContainer, Readiness};
 use model::records::{Availability, Claim, Phase, Progress, SlotState, Status, Unfit};
@@ -21,9 +21,6 @@ use model::{Fault, Scope};
 
 /// Running this long without being ready is told to others: a second, and the time that a look at it takes.
 const UNREADY_AFTER: Duration = Duration::from_millis(1_200);
-
-/// Who has the lowest slot is waited for so long.
-const FIRST: Duration = Duration::from_secs(1);
 
 /// An adopted instance that others know as ready is looked at this long before that is taken back.
 pub(super) const ADOPT: Duration = Duration::from_secs(5);
@@ -281,45 +278,9 @@ impl<'a> Ctx<'a> {
             })
     }
 
-    /// Of the hosts that have a slot of this container, this one has the lowest: it goes on trying what failed
-    /// elsewhere too.
-    pub(super) fn tries_for_all(&self) -> bool {
-        let lowest = self
-            .container
-            .slots
-            .values()
-            .filter_map(|slot| slot.claim.as_ref())
-            .find(|claim| self.inputs.snapshot.is_live(&claim.host));
-        lowest.is_none_or(|claim| claim.host == self.inputs.host.name)
-    }
-
-    /// What every host with a slot of this container would do is done by the one with the lowest; by the next one when
-    /// it is left undone for a second, and so on, `longest` seconds at most.
-    pub(super) fn is_first(&self, longest: u32, plan: &mut Plan) -> bool {
-        let me = &self.inputs.host.name;
-        let owners = self
-            .container
-            .slots
-            .values()
-            .filter_map(|s| s.claim.as_ref());
-        let before: BTreeSet<&HostName> = owners
-            .map(|claim| &claim.host)
-            .take_while(|host| *host != me)
-            .filter(|host| self.inputs.snapshot.is_live(host))
-            .collect();
-        if before.is_empty() {
-            return true;
-        }
-        let now = self.inputs.now;
-        let work = Scope::Container(self.slot.container.clone());
-        let since = self.inputs.local.pending.get(&work).copied();
-        let turn = (before.len() as u32).min(longest);
-        let at = since.unwrap_or(now) + FIRST * turn;
-        plan.pending.insert(work);
-        if now < at {
-            plan.requeue(at);
-        }
-        now >= at
+    /// This host's turn to do what every host with a slot of this container would do.
+    pub(super) fn turn(&self) -> Turn {
+        Turn::among_owners(self.inputs.snapshot, self.container, &self.inputs.host.name)
     }
 
     /// A handover to a host that is not live any more is void: its `.next` goes.
@@ -444,7 +405,8 @@ impl<'a> Ctx<'a> {
 
     pub(super) fn good(&self, plan: &mut Plan) -> Option<Write> {
         let version = self.container.versions.get(&self.claim.manifest_rev)?;
-        if version.version.good || !self.is_first(u32::MAX, plan) {
+        let work = Scope::Container(self.slot.container.clone());
+        if version.version.good || !plan.is_my_turn(&self.inputs, &work, Some(self.turn())) {
             return None;
         }
         Some(Write::Good {

@@ -13,7 +13,7 @@ use model::records::{Phase, Progress, SlotState};
 use model::volumes;
 use model::{Action, Fault, Prepare, Scope, Trust};
 
-/// Seconds after which every host decides the image by itself: a pull may take minutes, and all need it.
+/// Number of hosts that are waited for to decide an image: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
 
 /// The engine has nothing of the claimed instance.
@@ -74,7 +74,7 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
             plan.requeue(again);
             return Out::says(Progress::Failed, reason).about(*rev);
         }
-        if trouble.fault == Fault::Manifest && !ctx.tries_for_all() {
+        if trouble.fault == Fault::Manifest && !ctx.turn().is_first() {
             // It failed here too, so it is not this or that host: one goes on trying.
             return Out::says(Progress::Failed, reason).about(*rev);
         }
@@ -83,7 +83,8 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
     let under_way = local.busy.contains_key(&work)
         || ctx.inputs.is_writing(&work)
         || plan.steps.iter().any(|s| s.work() == work);
-    if !under_way && ctx.is_first(PULL_ALONE, plan) {
+    let turn = ctx.turn().at_most(PULL_ALONE);
+    if !under_way && plan.is_my_turn(&ctx.inputs, &work, Some(turn)) {
         plan.steps.push(Action::Resolve {
             container: id.clone(),
             rev: *rev,
