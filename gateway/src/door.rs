@@ -76,36 +76,6 @@ impl Default for DoorConfig {
     }
 }
 
-/// What guards a door that is reached from other machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protection {
-    /// Nothing: loopback only.
-    None,
-    /// The operator said `--insecure`.
-    Insecure,
-}
-
-/// Why a door may not be opened as configured.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// Not loopback, and nobody said that this is wanted.
-    #[error(
-        "{0} is reached from other machines, and who can write a manifest is root on every host; listen on 127.0.0.1 or [::1] and use an ssh tunnel, or say --insecure"
-    )]
-    Exposed(SocketAddr),
-}
-
-/// Whether a door may listen there.
-pub fn check_exposure(listen: &[SocketAddr], protection: Protection) -> Result<(), ConfigError> {
-    if protection == Protection::Insecure {
-        return Ok(());
-    }
-    match listen.iter().find(|address| !address.ip().is_loopback()) {
-        Some(address) => Err(ConfigError::Exposed(*address)),
-        None => Ok(()),
-    }
-}
-
 /// Binds all addresses (port 0 takes any) or none; `local_addr` of each says what was bound.
 pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Problem> {
     let mut bound = Vec::new();
@@ -322,20 +292,6 @@ pub fn refuse(path: &str, status: StatusCode, why: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_door_to_other_machines_needs_the_word() {
-        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
-        let local = [address("127.0.0.1:4001"), address("[::1]:4001")];
-        assert_eq!(check_exposure(&local, Protection::None), Ok(()));
-        for open in ["0.0.0.0:4001", "10.1.2.3:4001", "[::]:4001"] {
-            let listen = [local[0], address(open)];
-            let error = check_exposure(&listen, Protection::None).expect_err("exposed");
-            assert_eq!(error, ConfigError::Exposed(address(open)));
-            assert!(error.to_string().contains("--insecure"));
-            assert_eq!(check_exposure(&listen, Protection::Insecure), Ok(()));
-        }
-    }
 
     #[tokio::test]
     async fn a_taken_address_names_who_has_it() {

@@ -14,6 +14,7 @@ mod hosts;
 pub mod list;
 mod logs;
 mod manifest;
+#[cfg(any(test, feature = "testing"))]
 pub mod memory;
 mod merge;
 pub mod overview;
