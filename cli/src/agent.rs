@@ -7,7 +7,7 @@
 
 pub(crate) mod condition;
 mod events;
-mod facilities;
+mod handle;
 mod leaving;
 mod listeners;
 mod reachable;
@@ -33,7 +33,7 @@ use conductor::orphans::Orphans;
 use conductor::ports::PortRange;
 use conductor::{Published, Setup, firewall};
 use engine::{self, Bridge, DockerEngine, Engine, EngineError, EngineFacts, EngineInfo};
-use gateway::{door, peer, v1, v2};
+use gateway::{listener, peer, v1, v2};
 use manifests::HostName;
 use model::directory::Callers;
 use model::disk::{DiskReport, DiskUsage};
@@ -54,7 +54,7 @@ use crate::config::{AgentConfig, DnsListen};
 use crate::limits::{self, Shares};
 use crate::metrics;
 use crate::up::{Bound, SOON};
-use facilities::Agent;
+use handle::RunningAgent;
 use leaving::Leaving;
 use listeners::{Listeners, addresses};
 use reached::reached_at;
@@ -607,7 +607,7 @@ impl Running {
         ));
 
         // === doors ===
-        let facilities: Arc<dyn v1::Facilities> = Arc::new(Agent {
+        let handle: Arc<dyn v1::AgentHandle> = Arc::new(RunningAgent {
             host: host.name().clone(),
             published: published.clone(),
             kv: kv.clone(),
@@ -626,33 +626,36 @@ impl Running {
         let mut bound = Bound::default();
         let mut peers: Option<Arc<dyn v1::Peers>> = None;
         if let Some(identity) = identity {
-            let table = Arc::new(peer::Table::default());
+            let table = Arc::new(peer::PeerTable::default());
             tasks.spawn(follow_peers(
                 published.clone(),
                 table.clone(),
                 doors.clone(),
             ));
-            peers = Some(Arc::new(peer::Client::new(identity.clone(), table.clone())));
+            peers = Some(Arc::new(peer::PeerClient::new(
+                identity.clone(),
+                table.clone(),
+            )));
             note(&mut bound, "peer", &addresses(&listeners.peer));
-            let router = peer::router(facilities.clone());
+            let router = peer::router(handle.clone());
             let token = doors.clone();
             tasks.spawn(async move {
                 if let Err(error) =
                     peer::serve(listeners.peer, identity, table, router, shares.peers, token).await
                 {
-                    error!(error = %model::error::chain(&error), "the peer door can't be opened");
+                    error!(error = %model::error::chain(&error), "peer listener failed to start");
                 }
             });
         }
         note(&mut bound, "keys", &listeners.keys);
-        let keys = door::routes(
+        let keys = listener::routes(
             v2::router(v2::V2::new(
                 kv.clone(),
                 host.name().to_string(),
                 doors.clone(),
             )),
             v1::router(v1::Api {
-                facilities: facilities.clone(),
+                agent: handle.clone(),
                 peers,
             }),
         );
@@ -919,7 +922,11 @@ async fn follow_callers(
     }
 }
 
-async fn follow_peers(published: Arc<Published>, table: Arc<peer::Table>, stop: CancellationToken) {
+async fn follow_peers(
+    published: Arc<Published>,
+    table: Arc<peer::PeerTable>,
+    stop: CancellationToken,
+) {
     let mut revision = published.revision.subscribe();
     loop {
         if let Some(seen) = published.seen.load().as_ref() {

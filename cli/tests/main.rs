@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use gateway::v1::memory::MemAgent;
-use gateway::v1::types::LogSource;
-use gateway::v1::{Api, Facilities, LogRecord};
+use gateway::v1::{AgentHandle, Api, LogRecord};
 use manifests::ContainerId;
 use model::events::{Happened, Kind};
+use model::logs::OutputStream;
 use model::records::{Phase, Progress};
 use serde_json::Value;
 use store::memory::MemKv;
@@ -44,7 +44,7 @@ impl Door {
         });
         let addr = listener.local_addr().unwrap();
         let api = Api {
-            facilities: Arc::new(agent.clone()),
+            agent: Arc::new(agent.clone()),
             peers: None,
         };
         let router = Router::new().nest("/dokkaa/v1", gateway::v1::router(api));
@@ -86,7 +86,7 @@ impl Door {
     }
 
     fn revision(&self, id: &ContainerId) -> Option<i64> {
-        let seen = self.agent.snapshot().unwrap();
+        let seen = self.agent.view().unwrap();
         Some(
             seen.snapshot
                 .containers
@@ -770,7 +770,7 @@ fn who_comes_from_other_tools_is_told_what_there_is() {
 fn record(millis: i64, line: &str) -> LogRecord {
     LogRecord {
         time: jiff::Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap(),
-        source: LogSource::Stdout,
+        source: OutputStream::Stdout,
         line: line.to_owned(),
     }
 }

@@ -1,26 +1,26 @@
-//! What may be read and written through a door: one table.
+//! Access control of the APIs: one table of key prefixes.
 //!
-//! A door has its agent's rights in etcd, so this is where a user's end.
-//! Pure; the doors ask it before they read or write anything.
+//! An API has its agent's rights in etcd, so a user's are checked here, before
+//! anything is read or written. Pure.
 //!
-//! Invariant: under `/apps` only manifests are ever written, and what agents
-//! write is never written by a user.
+//! Invariant: under `/apps` users write only manifests, and keys of agents
+//! never.
 
 use manifests::keys::Key;
 use manifests::{AppName, ContainerId, ContainerName};
 
-/// Who may do what below a first part of the key.
+/// Access to the keys below a first part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tree {
-    /// Not shown and not written: a door's own bookkeeping.
+    /// Neither readable nor writable: side keys of the v2 API.
     Hidden,
-    /// Readable; agents write it.
+    /// Readable; written by agents.
     Agents,
-    /// Readable; users write manifests, nothing else.
+    /// Readable; users write only manifests.
     Manifests,
 }
 
-/// Everything that is not listed is the user's own, as in etcd.
+/// Other keys are the user's own.
 const TABLE: [(&str, Tree); 6] = [
     ("v2meta", Tree::Hidden),
     ("apps", Tree::Manifests),
@@ -30,57 +30,57 @@ const TABLE: [(&str, Tree); 6] = [
     ("status", Tree::Agents),
 ];
 
-/// Why a write is refused.
+/// Why a write is denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Agents' or a door's own.
-    #[error("{0} is written by dokkaa, not through this door")]
-    NotYours(String),
+    /// Written by agents only.
+    #[error("{0} is read-only: only agents write it")]
+    ReadOnly(String),
     /// Not the key of a manifest.
     #[error(
         "{0} is not a manifest; under /apps only /apps/<app>/<container>/manifest can be written"
     )]
     NotAManifest(String),
-    /// The key of a manifest whose name is not one.
+    /// A manifest key with an invalid name.
     #[error("{key}: the {part} {reason}")]
     Name {
         /// The key.
         key: String,
         /// `app` or `container`.
         part: &'static str,
-        /// What is wrong with the name.
+        /// The error in the name.
         reason: String,
     },
 }
 
-/// A write that is let through.
+/// An allowed write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
-    /// A manifest: its value is checked first.
+    /// A manifest, which is validated first.
     Manifest(ContainerId),
-    /// A key of the user's own.
+    /// The user's own key.
     Own,
 }
 
-/// A deletion that is let through.
+/// An allowed deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delete {
-    /// Whatever is there.
+    /// All keys at and below it.
     Own,
-    /// The manifests at and below the key.
+    /// Only the manifests at and below it.
     Manifests,
 }
 
-/// The key is never shown.
+/// The key is not readable.
 pub fn hidden(key: &str) -> bool {
     tree(key) == Some(Tree::Hidden)
 }
 
-/// Whether the value of `key` may be written.
+/// Checks a write of `key`.
 pub fn put(key: &str) -> Result<Put, Refusal> {
     match tree(key) {
         None => Ok(Put::Own),
-        Some(Tree::Hidden | Tree::Agents) => Err(Refusal::NotYours(key.to_owned())),
+        Some(Tree::Hidden | Tree::Agents) => Err(Refusal::ReadOnly(key.to_owned())),
         Some(Tree::Manifests) => match parts(key).as_slice() {
             [_, app, container, "manifest"] => Ok(Put::Manifest(ContainerId::new(
                 app_name(key, app)?,
@@ -91,11 +91,11 @@ pub fn put(key: &str) -> Result<Put, Refusal> {
     }
 }
 
-/// Whether `key`, and what is below it, may be deleted.
+/// Checks a deletion of `key` and the keys below it.
 pub fn delete(key: &str) -> Result<Delete, Refusal> {
     match tree(key) {
         None => Ok(Delete::Own),
-        Some(Tree::Hidden | Tree::Agents) => Err(Refusal::NotYours(key.to_owned())),
+        Some(Tree::Hidden | Tree::Agents) => Err(Refusal::ReadOnly(key.to_owned())),
         Some(Tree::Manifests) => {
             match parts(key).as_slice() {
                 [_, app] => {
@@ -112,7 +112,7 @@ pub fn delete(key: &str) -> Result<Delete, Refusal> {
     }
 }
 
-/// The key is a manifest's.
+/// The key is that of a manifest.
 pub fn is_manifest(key: &str) -> bool {
     matches!(Key::parse(key), Some(Key::Manifest(_)))
 }
@@ -181,8 +181,8 @@ mod tests {
     fn what_agents_write_is_read_only() {
         for tree in ["claims", "hosts", "dokkaa", "status", "v2meta"] {
             for key in [format!("/{tree}"), format!("/{tree}/x/y")] {
-                assert_eq!(put(&key), Err(Refusal::NotYours(key.clone())));
-                assert_eq!(delete(&key), Err(Refusal::NotYours(key.clone())));
+                assert_eq!(put(&key), Err(Refusal::ReadOnly(key.clone())));
+                assert_eq!(delete(&key), Err(Refusal::ReadOnly(key.clone())));
                 assert_eq!(hidden(&key), tree == "v2meta");
             }
         }

@@ -1,12 +1,12 @@
-//! The HTTP doors of an agent.
+//! HTTP APIs of an agent.
 //!
-//! `door` is the listener that the control APIs share, with the checks that
-//! keep strangers out; `v2` is the etcd v2 keys API over etcd v3; `access`
-//! says what may be written through a door. A door has its agent's rights, so
-//! what it lets through is decided in that one table.
+//! `listener` accepts connections, checks where requests come from and limits
+//! what they cost; `v1` is dokkaa's own API, `v2` the etcd v2 keys API over
+//! etcd v3, `peer` the API between agents; `access` decides which keys users
+//! may write.
 
 pub mod access;
-pub mod door;
+pub mod listener;
 pub mod ndjson;
 pub mod peer;
 pub mod v1;

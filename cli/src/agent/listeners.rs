@@ -11,7 +11,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use gateway::door::{self, DoorConfig};
+use gateway::listener::{self, ListenerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -77,21 +77,21 @@ impl Listeners {
         metrics: Vec<TcpListener>,
     ) -> Self {
         let mut allow_hosts = config.allow_hosts.clone();
-        self.tasks.spawn(door::serve(
+        self.tasks.spawn(listener::serve(
             keys,
-            DoorConfig {
+            ListenerConfig {
                 allow_hosts: allow_hosts.clone(),
                 limits: shares.api,
-                ..DoorConfig::default()
+                ..ListenerConfig::default()
             },
             api(self.routes.clone(), standing.clone()),
             self.stop.clone(),
         ));
         // A scrape names the host that it asks.
         allow_hosts.push(config.name.to_string());
-        self.tasks.spawn(door::serve(
+        self.tasks.spawn(listener::serve(
             metrics,
-            DoorConfig {
+            ListenerConfig {
                 allow_hosts,
                 limits: shares.metrics,
                 header_time: METRICS_HEADERS,
@@ -104,7 +104,7 @@ impl Listeners {
 }
 
 async fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {
-    door::bind(addresses).await.map_err(|problem| {
+    listener::bind(addresses).await.map_err(|problem| {
         Misconfigured(format!("{problem}; {flag} chooses another address")).into()
     })
 }
@@ -153,7 +153,7 @@ fn needs_etcd(path: &str) -> bool {
 }
 
 fn unavailable(path: &str, why: &str) -> Response {
-    door::refuse(path, StatusCode::SERVICE_UNAVAILABLE, why)
+    listener::refuse(path, StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gateway::v1::types::{Acceptance, Backup, HoldReport, RestoreReport, Restored};
+use gateway::v1::types::{Acceptance, Backup, HoldReport, RestoreAction, RestoreReport};
 use hyper::Method;
 use serde_json::Value;
 use store::state_file;
@@ -73,7 +73,7 @@ async fn from_file(args: &RestoreArgs, file: &Path) -> Result<(), CommandError> 
         ));
     }
     let invalid: Vec<String> = looked
-        .keys(Restored::Invalid)
+        .keys(RestoreAction::Invalid)
         .map(|(key, why)| format!(" {key}: {why}"))
         .collect();
     if invalid.is_empty() {
@@ -105,17 +105,17 @@ impl Reports {
     }
 
     fn changes(&self) -> bool {
-        let written = |what| matches!(what, Restored::Added | Restored::Replaced);
+        let written = |what| matches!(what, RestoreAction::Added | RestoreAction::Replaced);
         self.cluster.is_some() || self.keys.iter().any(|key| written(key.what))
     }
 
-    fn keys(&self, what: Restored) -> impl Iterator<Item = (&str, &str)> {
+    fn keys(&self, what: RestoreAction) -> impl Iterator<Item = (&str, &str)> {
         let keys = self.keys.iter().filter(move |key| key.what == what);
         keys.map(|key| (key.key.as_str(), key.why.as_deref().unwrap_or_default()))
     }
 
     fn counts(&self) -> String {
-        let mut counts: BTreeMap<Restored, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<RestoreAction, usize> = BTreeMap::new();
         for key in &self.keys {
             *counts.entry(key.what).or_default() += 1;
         }
@@ -184,7 +184,11 @@ fn parts(backup: Backup) -> Vec<Backup> {
 }
 
 fn show(reports: &Reports) {
-    for key in reports.keys.iter().filter(|key| key.what != Restored::Same) {
+    for key in reports
+        .keys
+        .iter()
+        .filter(|key| key.what != RestoreAction::Same)
+    {
         let why = key
             .why
             .as_ref()

@@ -14,7 +14,7 @@ fn db() -> SlotId {
 }
 
 fn availability(door: &Door, host: &str) -> String {
-    let seen = door.agent.snapshot().unwrap();
+    let seen = door.agent.view().unwrap();
     let view = seen.snapshot.hosts.get(&host.parse().unwrap()).cloned();
     format!("{:?}", view.map(|view| view.availability()))
 }

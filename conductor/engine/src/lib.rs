@@ -37,6 +37,7 @@ pub use docker::{
 };
 pub use error::{EngineError, HostFault, Operation};
 pub use facts::EngineFacts;
+pub use model::logs::OutputStream;
 pub use reference::parse_reference;
 pub use spec::{BACKENDS, LABEL_VOLUME, SpecInput, spec, volume_name};
 
@@ -329,15 +330,6 @@ pub struct LogOptions {
     pub tail: Option<u32>,
     /// Only from this time on, in Unix nanoseconds by the host's clock.
     pub since: Option<i64>,
-}
-
-/// Where a line was written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OutputStream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
 }
 
 /// A piece of a log: a line with its newline, the last words of a process without one, or (longer than 1 MiB) a part of

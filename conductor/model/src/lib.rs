@@ -15,6 +15,7 @@ pub mod host;
 pub mod identity;
 pub mod kv;
 pub mod links;
+pub mod logs;
 pub mod observed;
 pub mod records;
 pub mod rules;

@@ -1,7 +1,8 @@
-//! The calling side: one connection for one question, pinned to the certificate of the host that is asked.
+//! Client side of the peer API: one connection per request, pinned to the certificate of the host that is asked.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,47 +10,51 @@ use async_trait::async_trait;
 use axum::http::header::HOST;
 use axum::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
-use futures_util::StreamExt;
-use http_body_util::{BodyExt, Empty, Limited};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
+use model::records::Peer;
 use rustls::pki_types::ServerName;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::identity::Identity;
-use super::stream::{self, Broken};
-use super::table::Table;
+use super::stream::{self, StreamError};
+use super::table::PeerTable;
 use super::tls;
 use crate::v1::types::{ApiError, HoldReport, LogOptions, Reasons};
-use crate::v1::{EventStream, LogStream, LogsError, Peers, VolumeError};
+use crate::v1::{EventStream, HostError, LogStream, Peers};
 
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
-/// What the other side has to do first: an engine may take its time.
+/// For requests that an engine has to carry out first.
 const WORK: Duration = Duration::from_secs(20);
 /// Largest answer that is not a stream.
 const LARGEST: usize = 4 << 20;
 
-/// Asks other agents.
+/// Client of other agents.
 #[derive(Debug)]
-pub struct Client {
+pub struct PeerClient {
     identity: Arc<Identity>,
-    table: Arc<Table>,
+    table: Arc<PeerTable>,
 }
 
-/// Why a host could not be asked.
+/// Errors of a request to another agent.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
-    #[error("its record names no peer door")]
-    NoDoor,
+enum PeerError {
+    #[error("its record names no peer listener")]
+    NoListener,
     #[error("no answer from {0}")]
-    Silent(std::net::SocketAddr),
+    Timeout(SocketAddr),
     #[error("{0}")]
     Connect(#[source] io::Error),
     #[error("TLS: {0}")]
@@ -61,109 +66,129 @@ enum AskError {
     #[error("{0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
     #[error("it answered {0}: {1}")]
-    Refused(StatusCode, String),
-    #[error("it answered what can't be read: {0}")]
-    Unreadable(#[source] serde_json::Error),
+    Status(StatusCode, String),
+    #[error("its answer can't be parsed: {0}")]
+    Parse(#[source] serde_json::Error),
 }
 
-/// Ends the connection's task with the question.
-pub(super) struct Connection(JoinHandle<()>);
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.abort();
+impl PeerError {
+    /// An agent without this route is of an older version.
+    fn or_older(self, lacks: &str) -> Self {
+        match self {
+            Self::Status(StatusCode::NOT_FOUND, _) => {
+                Self::Body(format!("its agent is older and has no {lacks}").into())
+            }
+            error => error,
+        }
     }
 }
 
-impl Client {
-    /// A caller of this identity.
-    pub fn new(identity: Arc<Identity>, table: Arc<Table>) -> Self {
+impl From<PeerError> for HostError {
+    fn from(error: PeerError) -> Self {
+        match error {
+            PeerError::Status(StatusCode::NOT_FOUND, _) => Self::NotFound,
+            PeerError::Status(StatusCode::CONFLICT, why) => Self::InUse(why),
+            PeerError::Status(StatusCode::BAD_GATEWAY, why) => Self::Engine(why),
+            error => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+struct PeerResponse {
+    response: Response<Incoming>,
+    fingerprint: String,
+    /// Ends the connection with the request.
+    connection: AbortOnDropHandle<()>,
+}
+
+impl PeerClient {
+    /// A client with this certificate, for the hosts in `table`.
+    pub fn new(identity: Arc<Identity>, table: Arc<PeerTable>) -> Self {
         Self { identity, table }
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: Method,
         host: &HostName,
         path: &str,
-    ) -> Result<(Response<Incoming>, Connection, String), AskError> {
-        let door = self.table.door(host).ok_or(AskError::NoDoor)?;
-        let silent = |_| AskError::Silent(door.addr);
-        let config =
-            tls::client(&self.identity, door.fingerprint.clone()).map_err(AskError::Config)?;
-        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(door.addr))
-            .await
-            .map_err(silent)?
-            .map_err(AskError::Connect)?;
-        stream.set_nodelay(true).map_err(AskError::Connect)?;
-        let name = ServerName::IpAddress(door.addr.ip().into());
+    ) -> Result<PeerResponse, PeerError> {
+        let Peer { addr, fingerprint } = self.table.get(host).ok_or(PeerError::NoListener)?;
+        let late = |_| PeerError::Timeout(addr);
+        let config = tls::client(&self.identity, fingerprint.clone()).map_err(PeerError::Config)?;
+        let stream = timeout(CONNECT, TcpStream::connect(addr)).await;
+        let stream = stream.map_err(late)?.map_err(PeerError::Connect)?;
+        stream.set_nodelay(true).map_err(PeerError::Connect)?;
+        let name = ServerName::IpAddress(addr.ip().into());
         let connector = TlsConnector::from(Arc::new(config));
-        let stream = tokio::time::timeout(CONNECT, connector.connect(name, stream))
-            .await
-            .map_err(silent)?
-            .map_err(AskError::Tls)?;
+        let stream = timeout(CONNECT, connector.connect(name, stream)).await;
+        let stream = stream.map_err(late)?.map_err(PeerError::Tls)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(AskError::Http)?;
-        let task = Connection(tokio::spawn(async move {
-            // What goes wrong is seen by who awaits the answer.
+            .map_err(PeerError::Http)?;
+        let connection = tokio::spawn(async move {
+            // Its error is the response's, too.
             let _ = connection.await;
-        }));
+        });
+        let connection = AbortOnDropHandle::new(connection);
         let within = if method == Method::GET { ANSWER } else { WORK };
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, door.addr.to_string())
+            .header(HOST, addr.to_string())
             .body(Empty::<Bytes>::new())
             .expect("paths of names and numbers are legal");
-        let response = tokio::time::timeout(within, sender.send_request(request))
-            .await
-            .map_err(silent)?
-            .map_err(AskError::Http)?;
-        Ok((response, task, door.fingerprint))
-    }
-
-    /// A whole answer.
-    async fn answer(&self, method: Method, host: &HostName, path: &str) -> Result<Bytes, AskError> {
-        let (response, connection, _) = self.ask(method, host, path).await?;
+        let response = timeout(within, sender.send_request(request)).await;
+        let response = response.map_err(late)?.map_err(PeerError::Http)?;
         let status = response.status();
-        let body = tokio::time::timeout(ANSWER, whole(response))
-            .await
-            .map_err(|_| AskError::Body("no end of its answer".into()))??;
-        drop(connection);
         if !status.is_success() {
-            return Err(AskError::Refused(status, error_text(&body)));
+            let body = read_body(response).await?;
+            return Err(PeerError::Status(status, error_text(&body)));
         }
-        Ok(body)
+        Ok(PeerResponse {
+            response,
+            fingerprint,
+            connection,
+        })
     }
 
-    async fn read<T: DeserializeOwned>(&self, host: &HostName, path: &str) -> Result<T, AskError> {
-        let body = self.answer(Method::GET, host, path).await?;
-        serde_json::from_slice(&body).map_err(AskError::Unreadable)
+    async fn get<T: DeserializeOwned>(&self, host: &HostName, path: &str) -> Result<T, PeerError> {
+        let answer = self.send(Method::GET, host, path).await?;
+        let body = read_body(answer.response).await?;
+        serde_json::from_slice(&body).map_err(PeerError::Parse)
+    }
+
+    async fn stream<T: DeserializeOwned + Send + 'static>(
+        &self,
+        host: &HostName,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<BoxStream<'static, Result<T, StreamError>>, PeerError> {
+        let query = serde_urlencoded::to_string(query).expect("a flat struct");
+        let path = format!("{path}?{query}");
+        let answer = self.send(Method::GET, host, &path).await?;
+        let body = answer.response.into_body();
+        let table = self.table.clone();
+        let records = stream::decode(body, answer.connection, table, answer.fingerprint);
+        Ok(records.boxed())
     }
 }
 
 #[async_trait]
-impl Peers for Client {
+impl Peers for PeerClient {
     async fn reasons(&self, host: &HostName) -> Result<Reasons, String> {
-        let answer = self.read(host, "/peer/v1/reasons").await;
+        let answer = self.get(host, "/peer/v1/reasons").await;
         answer.map_err(|e| e.to_string())
     }
 
     async fn hold(&self, host: &HostName) -> Result<HoldReport, String> {
-        let answer = self.read(host, "/peer/v1/hold").await;
+        let answer = self.get(host, "/peer/v1/hold").await;
         answer.map_err(|e| e.to_string())
     }
 
-    async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, VolumeError> {
-        match self.read(host, "/peer/v1/volumes").await {
-            Ok(names) => Ok(names),
-            Err(AskError::Refused(StatusCode::NOT_FOUND, _)) => Err(VolumeError::Unreachable(
-                "its agent is older and does not list them".to_owned(),
-            )),
-            Err(AskError::Refused(StatusCode::BAD_GATEWAY, why)) => Err(VolumeError::Engine(why)),
-            Err(error) => Err(VolumeError::Unreachable(error.to_string())),
-        }
+    async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, HostError> {
+        let names = self.get(host, "/peer/v1/volumes").await;
+        Ok(names.map_err(|error| error.or_older("list of volumes"))?)
     }
 
     async fn remove_volume(
@@ -171,14 +196,10 @@ impl Peers for Client {
         host: &HostName,
         slot: &SlotId,
         volume: &str,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<(), HostError> {
         let path = format!("/peer/v1/volumes/{slot}/{volume}");
-        match self.answer(Method::DELETE, host, &path).await {
-            Ok(_) => Ok(()),
-            Err(AskError::Refused(StatusCode::CONFLICT, why)) => Err(VolumeError::InUse(why)),
-            Err(AskError::Refused(StatusCode::BAD_GATEWAY, why)) => Err(VolumeError::Engine(why)),
-            Err(error) => Err(VolumeError::Unreachable(error.to_string())),
-        }
+        self.send(Method::DELETE, host, &path).await?;
+        Ok(())
     }
 
     async fn logs(
@@ -186,68 +207,30 @@ impl Peers for Client {
         host: &HostName,
         slot: &SlotId,
         options: &LogOptions,
-    ) -> Result<LogStream, LogsError> {
-        let unreachable = |error: AskError| LogsError::Unreachable(error.to_string());
-        let path = format!("/peer/v1/logs/{slot}?{}", query(options));
-        let (response, connection, fingerprint) = self
-            .ask(Method::GET, host, &path)
-            .await
-            .map_err(unreachable)?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err(LogsError::NotFound),
-            status => {
-                let body = tokio::time::timeout(ANSWER, whole(response)).await;
-                let text = match body {
-                    Ok(Ok(body)) => error_text(&body),
-                    _ => status.to_string(),
-                };
-                return Err(LogsError::Engine(text));
-            }
-        }
-        let lines = stream::decode(
-            response.into_body(),
-            connection,
-            self.table.clone(),
-            fingerprint,
-        );
-        Ok(Box::pin(lines.map(|line| {
-            line.map_err(|broken| match broken {
-                Broken::There(why) => LogsError::Engine(why),
-                Broken::Lost(why) => LogsError::Unreachable(why),
-            })
-        })))
+    ) -> Result<LogStream, HostError> {
+        let path = format!("/peer/v1/logs/{slot}");
+        let lines = self.stream(host, &path, options).await?;
+        let error = |error| match error {
+            StreamError::Remote(why) => HostError::Engine(why),
+            StreamError::Disconnected(why) => HostError::Unreachable(why),
+        };
+        Ok(lines.map_err(error).boxed())
     }
 
     async fn events(&self, host: &HostName, wanted: &Wanted) -> Result<EventStream, String> {
-        let path = format!("/peer/v1/events?{}", events_query(wanted));
-        let asked = self.ask(Method::GET, host, &path).await;
-        let (response, connection, fingerprint) = asked.map_err(|e| e.to_string())?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err("its agent is older and tells none".to_owned()),
-            status => return Err(format!("it answered {status}")),
-        }
-        let events = stream::decode(
-            response.into_body(),
-            connection,
-            self.table.clone(),
-            fingerprint,
-        );
-        Ok(Box::pin(events.map(|event| {
-            event.map_err(|broken| match broken {
-                Broken::There(why) | Broken::Lost(why) => why,
-            })
-        })))
+        let events = self.stream(host, "/peer/v1/events", wanted).await;
+        let events = events.map_err(|error| error.or_older("events").to_string())?;
+        let error = |(StreamError::Remote(why) | StreamError::Disconnected(why))| why;
+        Ok(events.map_err(error).boxed())
     }
 }
 
-async fn whole(response: Response<Incoming>) -> Result<Bytes, AskError> {
-    Limited::new(response.into_body(), LARGEST)
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-        .map_err(AskError::Body)
+async fn read_body(response: Response<Incoming>) -> Result<Bytes, PeerError> {
+    let body = Limited::new(response.into_body(), LARGEST).collect();
+    match timeout(ANSWER, body).await {
+        Ok(body) => body.map(Collected::to_bytes).map_err(PeerError::Body),
+        Err(_) => Err(PeerError::Body("timed out reading its answer".into())),
+    }
 }
 
 fn error_text(body: &[u8]) -> String {
@@ -255,31 +238,4 @@ fn error_text(body: &[u8]) -> String {
         Ok(error) => error.error,
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     }
-}
-
-fn query(options: &LogOptions) -> String {
-    use std::fmt::Write as _;
-    let mut query = format!("follow={}&previous={}", options.follow, options.previous);
-    if let Some(tail) = options.tail {
-        let _ = write!(query, "&tail={tail}");
-    }
-    if let Some(since) = options.since {
-        let _ = write!(query, "&since={since}");
-    }
-    query
-}
-
-fn events_query(wanted: &Wanted) -> String {
-    use std::fmt::Write as _;
-    let mut query = format!("follow={}", wanted.follow);
-    if let Some(app) = &wanted.app {
-        let _ = write!(query, "&app={app}");
-    }
-    if let Some(container) = &wanted.container {
-        let _ = write!(query, "&container={container}");
-    }
-    if let Some(after) = wanted.after {
-        let _ = write!(query, "&after={after}");
-    }
-    query
 }

@@ -5,7 +5,7 @@
 //! of the records in the last view, a caller exactly that of the host it dials.
 //! Names and dates in certificates are not looked at; that the other side has
 //! the key is proved by the handshake's signature, which the provider's own
-//! functions verify. Nothing here reads etcd: `Table` is told what the view says.
+//! functions verify. Nothing here reads etcd: `PeerTable` is told what the view says.
 //!
 //! Invariant: no connection outlives its host's record, except while etcd is away.
 
@@ -17,11 +17,11 @@ mod stream;
 mod table;
 mod tls;
 
-pub use client::Client;
+pub use client::PeerClient;
 pub use identity::{Identity, IdentityError};
 pub use routes::router;
 pub use server::serve;
-pub use table::Table;
+pub use table::PeerTable;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! What agents ask of each other: what only this host knows, and its containers' lines, and what happened there.
+//! HTTP routes between agents: slot reasons, hold reports, volumes, container logs and events of one host.
 
 use std::sync::Arc;
 
@@ -13,13 +13,15 @@ use model::events::Wanted;
 
 use super::stream;
 use crate::v1::types::{ApiError, LogOptions, Reasons};
-use crate::v1::{Facilities, LogsError, VolumeError, hold, volumes};
+use crate::v1::{AgentHandle, HostError, hold, volumes};
 
-/// What the peer door serves.
-pub fn router(facilities: Arc<dyn Facilities>) -> Router {
+type Agent = State<Arc<dyn AgentHandle>>;
+
+/// Routes of the peer listener.
+pub fn router(agent: Arc<dyn AgentHandle>) -> Router {
     Router::new()
         .route("/peer/v1/reasons", get(reasons))
-        .route("/peer/v1/hold", get(held))
+        .route("/peer/v1/hold", get(hold_report))
         .route("/peer/v1/volumes", get(volume_names))
         .route("/peer/v1/logs/{app}/{container}/{slot}", get(logs))
         .route(
@@ -27,81 +29,57 @@ pub fn router(facilities: Arc<dyn Facilities>) -> Router {
             delete(remove_volume),
         )
         .route("/peer/v1/events", get(events))
-        .with_state(facilities)
+        .with_state(agent)
 }
 
-async fn reasons(State(facilities): State<Arc<dyn Facilities>>) -> Json<Reasons> {
-    Json(facilities.reasons())
+async fn reasons(State(agent): Agent) -> Json<Reasons> {
+    Json(agent.reasons())
 }
 
-async fn held(State(facilities): State<Arc<dyn Facilities>>) -> Response {
-    match hold::report(facilities.as_ref()).await {
+async fn hold_report(State(agent): Agent) -> Response {
+    match hold::report(agent.as_ref()).await {
         Ok(report) => Json(report).into_response(),
         Err(error) => failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 
-async fn volume_names(State(facilities): State<Arc<dyn Facilities>>) -> Response {
-    match facilities.volume_names().await {
-        Ok(names) => Json(names).into_response(),
-        Err(error) => volume_failure(error),
-    }
+async fn volume_names(State(agent): Agent) -> Result<Response, HostError> {
+    Ok(Json(agent.volume_names().await?).into_response())
 }
 
 async fn remove_volume(
-    State(facilities): State<Arc<dyn Facilities>>,
+    State(agent): Agent,
     Path((app, container, slot, volume)): Path<(AppName, ContainerName, u32, String)>,
-) -> Response {
+) -> Result<StatusCode, HostError> {
     let slot = ContainerId::new(app, container).slot(slot);
-    match volumes::remove_here(facilities.as_ref(), &slot, &volume).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => volume_failure(error),
-    }
+    volumes::remove_here(agent.as_ref(), &slot, &volume).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
-fn volume_failure(error: VolumeError) -> Response {
-    match error {
-        VolumeError::InUse(why) => failure(StatusCode::CONFLICT, why),
-        VolumeError::Engine(why) | VolumeError::Unreachable(why) => {
-            failure(StatusCode::BAD_GATEWAY, why)
+async fn events(State(agent): Agent, Query(wanted): Query<Wanted>) -> Body {
+    Body::from_stream(stream::encode(agent.events(wanted)))
+}
+
+async fn logs(
+    State(agent): Agent,
+    Path((app, container, slot)): Path<(AppName, ContainerName, u32)>,
+    Query(options): Query<LogOptions>,
+) -> Result<Body, HostError> {
+    let slot = ContainerId::new(app, container).slot(slot);
+    let lines = agent.local_logs(&slot, &options).await?;
+    Ok(Body::from_stream(stream::encode(lines)))
+}
+
+impl IntoResponse for HostError {
+    fn into_response(self) -> Response {
+        match self {
+            Self::NotFound => failure(StatusCode::NOT_FOUND, self.to_string()),
+            Self::InUse(why) => failure(StatusCode::CONFLICT, why),
+            Self::Engine(why) | Self::Unreachable(why) => failure(StatusCode::BAD_GATEWAY, why),
         }
     }
 }
 
 fn failure(status: StatusCode, error: String) -> Response {
-    let body = ApiError {
-        error,
-        problems: Vec::new(),
-        revision: None,
-    };
-    (status, Json(body)).into_response()
-}
-
-async fn events(
-    State(facilities): State<Arc<dyn Facilities>>,
-    Query(wanted): Query<Wanted>,
-) -> Response {
-    Body::from_stream(stream::encode(facilities.events(wanted))).into_response()
-}
-
-async fn logs(
-    State(facilities): State<Arc<dyn Facilities>>,
-    Path((app, container, slot)): Path<(AppName, ContainerName, u32)>,
-    Query(options): Query<LogOptions>,
-) -> Response {
-    let slot = ContainerId::new(app, container).slot(slot);
-    match facilities.local_logs(&slot, &options).await {
-        Ok(lines) => Body::from_stream(stream::encode(lines)).into_response(),
-        Err(error) => {
-            let status = match &error {
-                LogsError::NotFound => StatusCode::NOT_FOUND,
-                LogsError::Engine(_) | LogsError::Unreachable(_) => StatusCode::BAD_GATEWAY,
-            };
-            let error = match error {
-                LogsError::Engine(why) => why,
-                other => other.to_string(),
-            };
-            failure(status, error)
-        }
-    }
+    (status, Json(ApiError::new(error))).into_response()
 }

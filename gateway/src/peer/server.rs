@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{Identity, fingerprint};
-use super::table::Table;
+use super::table::PeerTable;
 use super::tls;
 
 /// Callers that have not shown their certificate yet: anybody who reaches the port.
@@ -34,7 +34,7 @@ const HEADERS: Duration = Duration::from_secs(10);
 pub async fn serve(
     listeners: Vec<TcpListener>,
     identity: Arc<Identity>,
-    table: Arc<Table>,
+    table: Arc<PeerTable>,
     router: Router,
     members: Limits,
     shutdown: CancellationToken,
@@ -58,7 +58,7 @@ pub async fn serve(
 #[derive(Clone)]
 struct Server {
     acceptor: TlsAcceptor,
-    table: Arc<Table>,
+    table: Arc<PeerTable>,
     router: Router,
     members: Limiter,
 }
@@ -115,7 +115,7 @@ impl Server {
             );
         tokio::select! {
             ended = connection => ended.map_err(io::Error::other),
-            () = self.table.forgotten(&caller) => Ok(()),
+            () = self.table.removed(&caller) => Ok(()),
         }
     }
 }

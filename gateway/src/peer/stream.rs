@@ -1,4 +1,4 @@
-//! What one agent gives another line by line, and that it lives while there is nothing to give.
+//! Streams between agents: a JSON object a line, and an empty line as heartbeat.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -12,35 +12,33 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::client::Connection;
-use super::table::Table;
+use super::table::PeerTable;
 use crate::ndjson;
 
 /// An empty line after this much silence; the caller gives up after three.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = HEARTBEAT.saturating_mul(3);
 
-/// One line between agents.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Said<T> {
-    /// What was asked for.
+enum Frame<T> {
     Record(T),
-    /// The other side broke off; why.
+    /// The stream of the other side failed.
     Error(String),
 }
 
-/// Why there is no more.
+/// Why a stream ended early.
 #[derive(Debug)]
-pub(super) enum Broken {
-    /// The other side says so.
-    There(String),
-    /// It is not reached any more.
-    Lost(String),
+pub(super) enum StreamError {
+    /// Reported by the other side.
+    Remote(String),
+    /// The connection was lost.
+    Disconnected(String),
 }
 
-/// What the door sends.
+/// Body of a streamed answer.
 pub(super) fn encode<T, E>(
     records: Pin<Box<dyn Stream<Item = Result<T, E>> + Send>>,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send
@@ -53,25 +51,25 @@ where
             Err(_) => b"\n".to_vec(),
             Ok(None) => return None,
             Ok(Some(record)) => {
-                let said = match record {
-                    Ok(record) => Said::Record(record),
-                    Err(error) => Said::Error(error.to_string()),
+                let frame = match record {
+                    Ok(record) => Frame::Record(record),
+                    Err(error) => Frame::Error(error.to_string()),
                 };
-                ndjson::line(&said).expect("records always serialize")
+                ndjson::line(&frame).expect("records always serialize")
             }
         };
         Some((Ok(Bytes::from(line)), records))
     })
 }
 
-/// What a caller gets, until the stream ends, breaks, or the other side's record has gone.
+/// Records of a streamed answer, until it ends or fails, or the other side's record is deleted.
 pub(super) fn decode<T: DeserializeOwned + Send>(
     body: Incoming,
-    connection: Connection,
-    table: Arc<Table>,
+    connection: AbortOnDropHandle<()>,
+    table: Arc<PeerTable>,
     fingerprint: String,
-) -> impl Stream<Item = Result<T, Broken>> + Send {
-    let lines = Lines::<T> {
+) -> impl Stream<Item = Result<T, StreamError>> + Send {
+    let frames = Frames::<T> {
         body,
         reader: ndjson::Reader::default(),
         read: Vec::new().into_iter(),
@@ -80,44 +78,44 @@ pub(super) fn decode<T: DeserializeOwned + Send>(
         ended: false,
         _connection: connection,
     };
-    stream::unfold(lines, async |mut lines| {
-        if lines.ended {
+    stream::unfold(frames, async |mut frames| {
+        if frames.ended {
             return None;
         }
-        let record = match lines.next().await? {
-            Ok(Said::Record(record)) => Ok(record),
-            Ok(Said::Error(error)) => Err(Broken::There(error)),
-            Err(why) => Err(Broken::Lost(why)),
+        let record = match frames.next().await? {
+            Ok(Frame::Record(record)) => Ok(record),
+            Ok(Frame::Error(error)) => Err(StreamError::Remote(error)),
+            Err(why) => Err(StreamError::Disconnected(why)),
         };
-        lines.ended = record.is_err();
-        Some((record, lines))
+        frames.ended = record.is_err();
+        Some((record, frames))
     })
 }
 
-struct Lines<T> {
+struct Frames<T> {
     body: Incoming,
-    reader: ndjson::Reader<Said<T>>,
-    read: std::vec::IntoIter<Said<T>>,
-    table: Arc<Table>,
+    reader: ndjson::Reader<Frame<T>>,
+    read: std::vec::IntoIter<Frame<T>>,
+    table: Arc<PeerTable>,
     fingerprint: String,
     ended: bool,
-    _connection: Connection,
+    _connection: AbortOnDropHandle<()>,
 }
 
-impl<T: DeserializeOwned> Lines<T> {
-    async fn next(&mut self) -> Option<Result<Said<T>, String>> {
+impl<T: DeserializeOwned> Frames<T> {
+    async fn next(&mut self) -> Option<Result<Frame<T>, String>> {
         loop {
-            if let Some(said) = self.read.next() {
-                return Some(Ok(said));
+            if let Some(frame) = self.read.next() {
+                return Some(Ok(frame));
             }
             let frame = tokio::select! {
                 frame = tokio::time::timeout(SILENCE, self.body.frame()) => frame,
-                () = self.table.forgotten(&self.fingerprint) => {
-                    return Some(Err("its record has gone".to_owned()));
+                () = self.table.removed(&self.fingerprint) => {
+                    return Some(Err("its host record was deleted".to_owned()));
                 }
             };
             let data = match frame {
-                Err(_) => return Some(Err("it has fallen silent".to_owned())),
+                Err(_) => return Some(Err("no heartbeat".to_owned())),
                 Ok(None) => return None,
                 Ok(Some(Err(error))) => return Some(Err(format!("connection lost: {error}"))),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),

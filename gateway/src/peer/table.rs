@@ -1,6 +1,6 @@
-//! Who may come in and who is where: the peer doors of the host records in the last view.
+//! Peer listeners and certificate fingerprints of the host records in the last view.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use manifests::HostName;
@@ -8,76 +8,58 @@ use model::Snapshot;
 use model::records::Peer;
 use tokio::sync::watch;
 
-/// The table. Told by the agent, read by both sides of the door.
+type PeersByHost = BTreeMap<HostName, Peer>;
+
+/// Peers by host; none before the first view. Updated by the agent, read by client and server.
 #[derive(Debug)]
-pub struct Table {
-    known: watch::Sender<Option<Arc<Known>>>,
+pub struct PeerTable {
+    peers: watch::Sender<Option<Arc<PeersByHost>>>,
 }
 
-/// The table at one moment.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Known {
-    hosts: BTreeMap<HostName, Peer>,
-    fingerprints: BTreeSet<String>,
-}
-
-impl Default for Table {
+impl Default for PeerTable {
     fn default() -> Self {
         Self {
-            known: watch::Sender::new(None),
+            peers: watch::Sender::new(None),
         }
     }
 }
 
-impl Table {
-    /// Follows the view. While etcd is away nothing is forgotten: a record that is gone may be an outage.
+impl PeerTable {
+    /// Follows the view. A stale one removes nothing: a missing record may be an outage of etcd.
     pub fn update(&self, snapshot: &Snapshot, stale: bool) {
-        self.known.send_if_modified(|known| {
-            if stale && known.is_some() {
+        self.peers.send_if_modified(|peers| {
+            if stale && peers.is_some() {
                 return false;
             }
-            let hosts: BTreeMap<HostName, Peer> = snapshot
+            let new: PeersByHost = snapshot
                 .live()
                 .filter_map(|(host, record)| Some((host.clone(), record.peer.clone()?)))
                 .collect();
-            let new = Known {
-                fingerprints: hosts
-                    .values()
-                    .map(|peer| peer.fingerprint.clone())
-                    .collect(),
-                hosts,
-            };
-            if known.as_deref() == Some(&new) {
+            if peers.as_deref() == Some(&new) {
                 return false;
             }
-            *known = Some(Arc::new(new));
+            *peers = Some(Arc::new(new));
             true
         });
     }
 
-    /// The host's peer door.
-    pub(super) fn door(&self, host: &HostName) -> Option<Peer> {
-        self.known.borrow().as_ref()?.hosts.get(host).cloned()
+    pub(super) fn get(&self, host: &HostName) -> Option<Peer> {
+        self.peers.borrow().as_ref()?.get(host).cloned()
     }
 
-    /// A record names this certificate.
-    pub(super) fn knows(&self, fingerprint: &str) -> bool {
-        self.known
-            .borrow()
-            .as_ref()
-            .is_some_and(|known| known.fingerprints.contains(fingerprint))
+    /// A host record names this certificate.
+    pub(super) fn contains(&self, fingerprint: &str) -> bool {
+        contains(self.peers.borrow().as_deref(), fingerprint)
     }
 
-    /// Returns when no record names this certificate any more.
-    pub(super) async fn forgotten(&self, fingerprint: &str) {
-        let mut changes = self.known.subscribe();
-        let gone = changes
-            .wait_for(|known| {
-                !known
-                    .as_ref()
-                    .is_some_and(|known| known.fingerprints.contains(fingerprint))
-            })
-            .await;
-        drop(gone);
+    /// Returns when no host record names this certificate any more.
+    pub(super) async fn removed(&self, fingerprint: &str) {
+        let mut changes = self.peers.subscribe();
+        let removed = changes.wait_for(|peers| !contains(peers.as_deref(), fingerprint));
+        drop(removed.await);
     }
+}
+
+fn contains(peers: Option<&PeersByHost>, fingerprint: &str) -> bool {
+    peers.is_some_and(|peers| peers.values().any(|peer| peer.fingerprint == fingerprint))
 }

@@ -19,14 +19,14 @@ use rustls::{
 };
 
 use super::identity::{Identity, fingerprint};
-use super::table::Table;
+use super::table::PeerTable;
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// For the listener: whoever a record names.
-pub(super) fn server(identity: &Identity, table: Arc<Table>) -> Result<ServerConfig, Error> {
+pub(super) fn server(identity: &Identity, table: Arc<PeerTable>) -> Result<ServerConfig, Error> {
     let provider = provider();
     let verifier = Members {
         table,
@@ -69,7 +69,7 @@ fn tls12() -> Error {
 /// Takes the certificates of the host records.
 #[derive(Debug)]
 struct Members {
-    table: Arc<Table>,
+    table: Arc<PeerTable>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -84,7 +84,7 @@ impl ClientCertVerifier for Members {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if self.table.knows(&fingerprint(end_entity)) {
+        if self.table.contains(&fingerprint(end_entity)) {
             Ok(ClientCertVerified::assertion())
         } else {
             Err(unknown())

@@ -1,11 +1,10 @@
 //! `backup` and `restore`: what users and operators put into a cluster, as one JSON document.
 //!
-//! What agents write is not in it: it follows from the manifests and from what
+//! Keys of agents are left out: they follow from the manifests and from what
 //! runs. A restore is decided by one pure function on a fresh list, and its
-//! writes are guarded by that list; done again, it writes what is missing and
-//! nothing else. Where etcd has lost its cluster key, that is written last:
-//! agents that wait in hold take it for the word to go on, and by then every
-//! manifest has to be there.
+//! writes are guarded by that list; repeated, it writes only what is missing.
+//! Where etcd has lost its cluster key, that is written last: it ends the hold
+//! of the agents, and by then every manifest has to be there.
 
 use std::collections::BTreeMap;
 
@@ -19,23 +18,23 @@ use serde_json::Value;
 use store::kv::KeyValue;
 use store::{Compare, Op};
 
-use super::Api;
-use super::hold::highest_epoch;
+use super::api::Api;
+use super::hold::epochs;
 use super::hosts::check_labels;
 use super::list::List;
-use super::reply::{Asked, Failure, Reply, Sent};
-use super::types::{BACKUP_VERSION, Backup, RestoreReport, Restored, RestoredKey};
+use super::reply::{ApiFailure, ApiResult, JsonBody, QueryParams};
+use super::types::{BACKUP_VERSION, Backup, RestoreAction, RestoreReport, RestoredKey};
 
-/// Writes of one transaction; etcd takes 128 operations and 1.5 MiB by default.
+/// Size of one transaction; etcd takes 128 operations and 1.5 MiB by default.
 const WRITES: usize = 100;
 const BYTES: usize = 1 << 19;
 
 /// `GET backup`.
-pub(super) async fn backup(State(api): State<Api>) -> Reply<Backup> {
+pub(super) async fn backup(State(api): State<Api>) -> ApiResult<Backup> {
     Ok(Json(of(&api.list().await?)))
 }
 
-/// What is to be kept of a list. Pure.
+/// Backup of a list. Pure.
 pub fn of(list: &List) -> Backup {
     let mut backup = Backup {
         version: BACKUP_VERSION,
@@ -70,7 +69,7 @@ pub fn of(list: &List) -> Backup {
     backup
 }
 
-/// A manifest as it stands in a backup.
+/// A manifest in a backup: as an object, or as text if it is none.
 fn manifest(text: &[u8]) -> Value {
     match serde_json::from_slice(text) {
         Ok(value @ Value::Object(_)) => value,
@@ -78,71 +77,71 @@ fn manifest(text: &[u8]) -> Value {
     }
 }
 
-/// How to restore.
+/// Query of `POST restore`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub struct RestoreQuery {
-    /// Only say what would be done.
+    /// Only report what would be done.
     #[serde(default)]
     pub dry_run: bool,
-    /// What says something else is overwritten.
+    /// Overwrite keys that differ.
     #[serde(default)]
     pub overwrite: bool,
-    /// The backup is of another cluster: only its manifests are wanted.
+    /// The backup is of another cluster: restore only its manifests.
     #[serde(default)]
     pub new_cluster: bool,
-    /// This is a part, and more follow: the cluster key is not written yet.
+    /// More parts follow: do not write the cluster key yet.
     #[serde(default)]
     pub more: bool,
-    /// The revision at which what would be overwritten was looked at: what changed since is kept.
+    /// Revision at which the differences were shown: keys changed since are kept.
     pub seen: Option<i64>,
 }
 
 /// `POST restore`.
 pub(super) async fn restore(
     State(api): State<Api>,
-    Asked(query): Asked<RestoreQuery>,
-    Sent(backup): Sent<Backup>,
-) -> Reply<RestoreReport> {
+    QueryParams(query): QueryParams<RestoreQuery>,
+    JsonBody(backup): JsonBody<Backup>,
+) -> ApiResult<RestoreReport> {
     let list = api.list().await?;
-    let own = api.facilities.cluster();
-    let plan = plan(&backup, &list, own.as_ref(), query).map_err(Failure::conflict)?;
+    let own = api.agent.cluster();
+    let plan = plan(&backup, &list, own.as_ref(), query).map_err(ApiFailure::conflict)?;
     if !query.dry_run {
         api.carry_out(&plan, &list).await?;
     }
     Ok(Json(RestoreReport {
         keys: plan.keys,
         cluster: plan.cluster,
-        hold: api.facilities.hold(),
+        hold: api.agent.view().and_then(|view| view.hold),
         revision: list.snapshot.revision,
         written: !query.dry_run,
     }))
 }
 
-/// What a restore does.
+/// Plan of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct RestorePlan {
     /// By key.
     pub keys: Vec<RestoredKey>,
-    /// What is written, and over which revision; 0 is none.
+    /// Keys to write, with values, and revisions to overwrite; 0 is none.
     pub writes: Vec<(String, Vec<u8>, i64)>,
     /// The cluster key, written last.
     pub cluster: Option<Cluster>,
 }
 
-/// What restoring `backup` into etcd as it is means; `own` is the cluster of the agent that is asked. Pure.
+/// Plans to restore `backup` into etcd as it is. `own` is the cluster of this agent. Pure.
 pub fn plan(
     backup: &Backup,
     list: &List,
     own: Option<&Cluster>,
     query: RestoreQuery,
-) -> Result<Plan, String> {
+) -> Result<RestorePlan, String> {
     if backup.version != BACKUP_VERSION {
         return Err(format!(
             "the backup is of version {}; this agent reads {BACKUP_VERSION}",
             backup.version
         ));
     }
-    let mut plan = Plan {
+    let mut plan = RestorePlan {
         keys: Vec::new(),
         writes: Vec::new(),
         cluster: cluster(backup, list, own, query)?,
@@ -190,7 +189,7 @@ fn json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("records always serialize")
 }
 
-/// The cluster key to write, if etcd has none; or why this backup is not for this etcd.
+/// The cluster key to write, if etcd has none; or why this backup does not fit this etcd.
 fn cluster(
     backup: &Backup,
     list: &List,
@@ -220,14 +219,14 @@ fn cluster(
         (Some(_), _) => Ok(None),
         (None, _) if query.more => Ok(None),
         (None, own) => {
-            let epochs = highest_epoch(&list.snapshot).chain(own.map(|own| own.epoch));
-            let epoch = epochs.fold(then.epoch, u64::max) + 1;
+            let known = epochs(&list.snapshot).chain(own.map(|own| own.epoch));
+            let epoch = known.fold(then.epoch, u64::max) + 1;
             Ok(Some(Cluster { id: then.id, epoch }))
         }
     }
 }
 
-impl Plan {
+impl RestorePlan {
     fn manifest(
         &mut self,
         name: &str,
@@ -258,7 +257,7 @@ impl Plan {
     fn invalid(&mut self, key: String, why: String) {
         self.keys.push(RestoredKey {
             key: key.escape_debug().to_string(),
-            what: Restored::Invalid,
+            what: RestoreAction::Invalid,
             why: Some(why),
         });
     }
@@ -272,19 +271,19 @@ impl Plan {
         query: RestoreQuery,
     ) {
         let (what, why) = match now {
-            _ if same => (Restored::Same, None),
-            None => (Restored::Added, None),
+            _ if same => (RestoreAction::Same, None),
+            None => (RestoreAction::Added, None),
             Some(now) if query.seen.is_some_and(|seen| now.modified > seen) => (
-                Restored::Kept,
+                RestoreAction::Kept,
                 Some("it was changed since it was shown".to_owned()),
             ),
-            Some(_) if query.overwrite => (Restored::Replaced, None),
+            Some(_) if query.overwrite => (RestoreAction::Replaced, None),
             Some(_) => (
-                Restored::Kept,
+                RestoreAction::Kept,
                 Some("it says something else now; --overwrite takes the backup's".to_owned()),
             ),
         };
-        if matches!(what, Restored::Added | Restored::Replaced) {
+        if matches!(what, RestoreAction::Added | RestoreAction::Replaced) {
             let over = now.map_or(0, |now| now.modified);
             self.writes.push((key.clone(), value, over));
         }
@@ -294,7 +293,7 @@ impl Plan {
 
 impl Api {
     /// Batches, each guarded by what it writes over and by the cluster key as it was listed.
-    async fn carry_out(&self, plan: &Plan, list: &List) -> Result<(), Failure> {
+    async fn carry_out(&self, plan: &RestorePlan, list: &List) -> Result<(), ApiFailure> {
         let cluster = list.snapshot.cluster.as_ref().map_or(0, |c| c.modified);
         let fresh = || {
             (
@@ -322,11 +321,11 @@ impl Api {
         self.write_batch(guards, ops).await
     }
 
-    async fn write_batch(&self, guards: Vec<Compare>, ops: Vec<Op>) -> Result<(), Failure> {
-        if self.write(guards, ops).await? {
+    async fn write_batch(&self, guards: Vec<Compare>, ops: Vec<Op>) -> Result<(), ApiFailure> {
+        if self.try_write(guards, ops).await? {
             Ok(())
         } else {
-            Err(Failure::conflict(
+            Err(ApiFailure::conflict(
                 "somebody else wrote at the same time, and the rest was not restored; restore again",
             ))
         }

@@ -14,10 +14,10 @@ use manifests::{AppName, ContainerName, HostName};
 use model::events::{Event, Wanted};
 use serde::Deserialize;
 
-use super::Api;
-use super::facilities::EventStream;
-use super::merge::{self, Out, RETRY_FIRST, RETRY_LAST, Sources, Told};
-use super::reply::{Asked, Failure};
+use super::agent::EventStream;
+use super::api::Api;
+use super::merge::{self, LineSources, RETRY_FIRST, RETRY_LAST, SourceSink, StreamItem};
+use super::reply::{ApiFailure, QueryParams};
 use super::types::{EventLine, HostEvent};
 
 #[derive(Debug, Default, Deserialize)]
@@ -35,15 +35,15 @@ pub(super) struct EventsQuery {
 /// `GET events`.
 pub(super) async fn events(
     State(api): State<Api>,
-    Asked(query): Asked<EventsQuery>,
-) -> Result<Response, Failure> {
+    QueryParams(query): QueryParams<EventsQuery>,
+) -> Result<Response, ApiFailure> {
     if query.container.is_some() && query.app.is_none() {
-        return Err(Failure::bad("container: needs app too"));
+        return Err(ApiFailure::bad("container: needs app too"));
     }
     let since = query.since.as_deref();
     let since = since.map(|text| merge::since(text, Timestamp::now()));
-    let since = since.transpose().map_err(Failure::bad)?;
-    let request = Request {
+    let since = since.transpose().map_err(ApiFailure::bad)?;
+    let request = EventRequest {
         api,
         local: query.local,
         wanted: Wanted {
@@ -56,31 +56,31 @@ pub(super) async fn events(
     };
     merge::answer(request, query.follow, "application/x-ndjson", |told| {
         merge::ndjson(told.map(|told| match told {
-            Told::Line(event) => EventLine::Event(event),
-            Told::Notice(notice) => EventLine::Notice(notice),
+            StreamItem::Line(event) => EventLine::Event(event),
+            StreamItem::Notice(notice) => EventLine::Notice(notice),
         }))
     })
 }
 
 /// What was asked for.
 #[derive(Clone)]
-struct Request {
+struct EventRequest {
     api: Api,
     local: bool,
     wanted: Wanted,
 }
 
-impl Sources for Request {
+impl LineSources for EventRequest {
     type Key = HostName;
     type Line = HostEvent;
 
     /// This host, all live ones, and the members that should be.
     fn wanted(&self) -> Option<BTreeSet<HostName>> {
-        let mut hosts = BTreeSet::from([self.api.facilities.host()]);
+        let mut hosts = BTreeSet::from([self.api.agent.host()]);
         if !self.local
-            && let Some(seen) = self.api.facilities.snapshot()
+            && let Some(view) = self.api.agent.view()
         {
-            let there = seen.snapshot.hosts.iter();
+            let there = view.snapshot.hosts.iter();
             let there = there.filter(|(_, host)| host.record.is_some() || host.member.is_some());
             hosts.extend(there.map(|(name, _)| name.clone()));
         }
@@ -90,9 +90,9 @@ impl Sources for Request {
     fn read(
         &self,
         host: HostName,
-        out: Out<HostEvent>,
+        out: SourceSink<HostEvent>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let source = Source {
+        let source = HostEventReader {
             api: self.api.clone(),
             wanted: self.wanted.clone(),
             host,
@@ -107,15 +107,15 @@ impl Sources for Request {
 }
 
 /// Reads one host.
-struct Source {
+struct HostEventReader {
     api: Api,
     /// Behind which event, as far as it was read.
     wanted: Wanted,
     host: HostName,
-    out: Out<HostEvent>,
+    out: SourceSink<HostEvent>,
 }
 
-impl Source {
+impl HostEventReader {
     async fn run(mut self) {
         let mut retry = RETRY_FIRST;
         loop {
@@ -143,11 +143,11 @@ impl Source {
     }
 
     async fn open(&self) -> Result<EventStream, String> {
-        if self.host == self.api.facilities.host() {
-            return Ok(self.api.facilities.events(self.wanted.clone()));
+        if self.host == self.api.agent.host() {
+            return Ok(self.api.agent.events(self.wanted.clone()));
         }
         self.api
-            .reach(&self.host)?
+            .peer(&self.host)?
             .events(&self.host, &self.wanted)
             .await
     }

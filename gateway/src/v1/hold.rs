@@ -1,15 +1,13 @@
-//! The end of a hold: what each host would do if etcd as it is now were accepted, and the acceptance.
+//! Acceptance of etcd by an operator, which ends a hold, and its effect on each host beforehand.
 //!
-//! Agents that distrust their etcd change nothing. The same cluster id with a
-//! higher epoch tells them that an operator has looked; that key is all that
-//! is written here. What a host would stop, that host computes itself, from
-//! etcd as it is and from what its engine shows.
+//! Agents that distrust their etcd change nothing. The cluster key with a
+//! higher epoch ends that; it is the only key written here. What a host would
+//! stop it computes itself, from etcd as it is and from its own containers.
 
 use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::State;
-use futures_util::future::join_all;
 use manifests::HostName;
 use manifests::keys::Key;
 use model::Snapshot;
@@ -20,17 +18,17 @@ use serde::Deserialize;
 use store::{Compare, KvError, Op};
 use uuid::Uuid;
 
-use super::Api;
-use super::facilities::Facilities;
+use super::agent::AgentHandle;
+use super::api::{Api, ask_hosts};
 use super::list::List;
-use super::reply::{Asked, Failure, Reply};
+use super::reply::{ApiFailure, ApiResult, QueryParams};
 use super::types::{Acceptance, HoldReport, HostHold, WouldStop};
 
-/// What this host would do with its running containers under etcd as it is now.
+/// Effect of etcd as it is now on the running containers of a host.
 ///
 /// A container whose manifest is there stops if its slot is not wanted or
 /// belongs to another instance; one without a manifest is kept as an orphan;
-/// the rest stays. `held` and `epoch` are the agent's to say.
+/// the rest stays. `held` and `epoch` are filled in by the agent.
 pub fn hold_report(list: &Snapshot, observed: &Observed, host: &HostName) -> HoldReport {
     let mut report = HoldReport::default();
     let running = observed
@@ -72,22 +70,22 @@ pub fn hold_report(list: &Snapshot, observed: &Observed, host: &HostName) -> Hol
     report
 }
 
-/// The report of this agent.
-pub async fn report(facilities: &dyn Facilities) -> Result<HoldReport, KvError> {
-    let list = List::read(facilities.kv().as_ref()).await?;
+/// Report of this agent.
+pub async fn report(agent: &dyn AgentHandle) -> Result<HoldReport, KvError> {
+    let list = List::read(agent.kv().as_ref()).await?;
     Ok(HoldReport {
-        held: facilities.hold(),
-        epoch: facilities.cluster().map_or(0, |cluster| cluster.epoch),
-        ..hold_report(&list.snapshot, &facilities.observed(), &facilities.host())
+        held: agent.view().and_then(|view| view.hold),
+        epoch: agent.cluster().map_or(0, |cluster| cluster.epoch),
+        ..hold_report(&list.snapshot, &agent.observed(), &agent.host())
     })
 }
 
 /// `GET hold`.
-pub(super) async fn own(State(api): State<Api>) -> Reply<HoldReport> {
-    report(api.facilities.as_ref())
+pub(super) async fn own(State(api): State<Api>) -> ApiResult<HoldReport> {
+    report(api.agent.as_ref())
         .await
         .map(Json)
-        .map_err(|error| Failure::etcd_read(&error))
+        .map_err(|error| ApiFailure::etcd_read(&error))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,36 +94,32 @@ pub(super) struct AcceptQuery {
     revision: i64,
 }
 
-/// `GET accept`: what accepting would mean, host by host.
-pub(super) async fn look(State(api): State<Api>) -> Reply<Acceptance> {
+/// `GET accept`: the effect of accepting, host by host.
+pub(super) async fn look(State(api): State<Api>) -> ApiResult<Acceptance> {
     api.acceptance().await.map(Json)
 }
 
-/// `POST accept?revision=N`: the epoch rises, if the cluster key is still what was shown.
+/// `POST accept?revision=N`: raises the epoch, if the cluster key is still the one that was shown.
 pub(super) async fn accept(
     State(api): State<Api>,
-    Asked(query): Asked<AcceptQuery>,
-) -> Reply<Acceptance> {
-    let acceptance = api.acceptance().await?;
+    QueryParams(query): QueryParams<AcceptQuery>,
+) -> ApiResult<Acceptance> {
+    let mut acceptance = api.acceptance().await?;
+    if acceptance.revision != query.revision {
+        return Err(ApiFailure::changed());
+    }
     let guards = vec![Compare::modified(Key::Cluster, query.revision)];
     let op = Op::put_json(Key::Cluster, &acceptance.cluster);
-    if acceptance.revision != query.revision || !api.write(guards, vec![op]).await? {
-        return Err(Failure::changed());
-    }
-    Ok(Json(Acceptance {
-        accepted: true,
-        ..acceptance
-    }))
+    api.write(guards, vec![op]).await?;
+    acceptance.accepted = true;
+    Ok(Json(acceptance))
 }
 
 impl Api {
-    async fn acceptance(&self) -> Result<Acceptance, Failure> {
+    async fn acceptance(&self) -> Result<Acceptance, ApiFailure> {
         let list = self.list().await?;
         let now = list.snapshot.cluster.as_ref();
-        let id = cluster_id(
-            now.map(|now| &now.value),
-            self.facilities.cluster().as_ref(),
-        )?;
+        let id = cluster_id(now.map(|now| &now.value), self.agent.cluster().as_ref())?;
         let mut notices = Vec::new();
         let hosts = self.hold_reports(&list.snapshot, &mut notices).await;
         let says_hold = |record: &HostRecord| record.state == HostState::Hold;
@@ -135,13 +129,13 @@ impl Api {
                 .live()
                 .any(|(_, record)| says_hold(&record.value));
         if !held {
-            return Err(Failure::conflict(
+            return Err(ApiFailure::conflict(
                 "no host is in hold: there is nothing to accept",
             ));
         }
-        let epochs = hosts.iter().map(|host| host.report.epoch);
-        let epoch = epochs
-            .chain(highest_epoch(&list.snapshot))
+        let reported = hosts.iter().map(|host| host.report.epoch);
+        let epoch = reported
+            .chain(epochs(&list.snapshot))
             .max()
             .unwrap_or_default();
         Ok(Acceptance {
@@ -156,55 +150,46 @@ impl Api {
         })
     }
 
-    /// What every host says that is live in etcd as it is or was when this agent last believed it.
+    /// Reports of every host that is live in etcd now, or was in this agent's last view.
     async fn hold_reports(&self, now: &Snapshot, notices: &mut Vec<String>) -> Vec<HostHold> {
-        let own = self.facilities.host();
-        let before = self.facilities.snapshot().map(|seen| seen.snapshot);
-        let mut names: BTreeSet<HostName> = now.live().map(|(host, _)| host.clone()).collect();
-        if let Some(snapshot) = &before {
-            names.extend(snapshot.live().map(|(host, _)| host.clone()));
-        }
-        names.insert(own.clone());
-        let asked = names.into_iter().map(|host| {
-            let own = &own;
-            async move {
-                let answer = match &self.peers {
-                    _ if host == *own => report(self.facilities.as_ref())
-                        .await
-                        .map_err(|error| error.to_string()),
-                    Some(peers) => peers.hold(&host).await,
-                    None => Err("this agent has no peer door".to_owned()),
-                };
-                (host, answer)
+        let own = self.agent.host();
+        let before = self.agent.view().map(|view| view.snapshot);
+        let live = now.live().chain(before.iter().flat_map(Snapshot::live));
+        let mut hosts: BTreeSet<HostName> = live.map(|(host, _)| host.clone()).collect();
+        hosts.insert(own.clone());
+        let report = async |host: HostName| {
+            if host == own {
+                let report = report(self.agent.as_ref()).await;
+                return report.map_err(|error| error.to_string());
             }
-        });
-        let mut hosts = Vec::new();
-        for (host, answer) in join_all(asked).await {
-            match answer {
-                Ok(report) => hosts.push(HostHold { host, report }),
-                Err(why) => notices.push(format!("host {host} does not answer: {why}")),
+            match &self.peers {
+                Some(peers) => peers.hold(&host).await,
+                None => Err("this agent has no peer listener".to_owned()),
             }
-        }
-        hosts
+        };
+        let reports = ask_hosts(hosts, report, notices).await.into_iter();
+        reports
+            .map(|(host, report)| HostHold { host, report })
+            .collect()
     }
 }
 
-/// The highest epoch that etcd speaks of.
-pub(super) fn highest_epoch(snapshot: &Snapshot) -> impl Iterator<Item = u64> {
+/// Epochs of the cluster key and of live hosts.
+pub(super) fn epochs(snapshot: &Snapshot) -> impl Iterator<Item = u64> {
     let records = snapshot.live().map(|(_, record)| record.epoch);
     let cluster = snapshot.cluster.iter().map(|cluster| cluster.epoch);
     records.chain(cluster)
 }
 
-/// The id of the cluster that etcd is to be of.
-fn cluster_id(now: Option<&Cluster>, own: Option<&Cluster>) -> Result<Uuid, Failure> {
+/// Id of the cluster to accept.
+fn cluster_id(now: Option<&Cluster>, own: Option<&Cluster>) -> Result<Uuid, ApiFailure> {
     match (now, own) {
-        (Some(now), Some(own)) if now.id != own.id => Err(Failure::conflict(format!(
+        (Some(now), Some(own)) if now.id != own.id => Err(ApiFailure::conflict(format!(
             "etcd is of another cluster ({}) than this agent ({}): give the agent its own etcd back",
             now.id, own.id
         ))),
         (Some(cluster), _) | (None, Some(cluster)) => Ok(cluster.id),
-        (None, None) => Err(Failure::conflict(
+        (None, None) => Err(ApiFailure::conflict(
             "neither etcd nor this agent knows which cluster it is; ask the agent of another host",
         )),
     }

@@ -1,7 +1,7 @@
-//! What operators want of hosts: availability, labels, and that one is forgotten.
+//! Operations on hosts: availability, labels, removal.
 //!
-//! Each write is guarded by what it was decided on. How a host that leaves
-//! gives its slots away is its agent's business; here is only said that it is to.
+//! Each write is guarded by what it was decided on. A host that is to leave
+//! hands its slots over itself.
 
 use std::collections::BTreeMap;
 
@@ -16,31 +16,32 @@ use serde::Deserialize;
 use store::kv::{KeyRange, Relation, Target};
 use store::{Compare, Op};
 
-use super::reply::{Asked, Failure, Named, Reply, Sent};
+use super::api::Api;
+use super::overview;
+use super::reply::{ApiFailure, ApiResult, JsonBody, PathParams, QueryParams};
 use super::types::{HostData, HostDetail, HostRemoved, HostSettings, HostSlot, WantedAvailability};
-use super::{Api, overview};
 
 /// Deletions in one transaction; etcd takes 128 operations by default.
 const DELETIONS: usize = 100;
-/// Somebody else may be writing labels of the same host.
+/// Tries when others write labels of the same host.
 const ATTEMPTS: usize = 5;
 
 /// `GET`: the host, and what depends on it.
 pub(super) async fn detail(
     State(api): State<Api>,
-    Named(host): Named<HostName>,
-) -> Reply<HostDetail> {
+    PathParams(host): PathParams<HostName>,
+) -> ApiResult<HostDetail> {
     let list = api.list().await?;
     let view = known(&list.snapshot, &host)?;
     Ok(Json(describe(&list.snapshot, &host, view)))
 }
 
-/// `PUT availability`: `active` takes the key away.
+/// `PUT availability`: `active` deletes the key.
 pub(super) async fn availability(
     State(api): State<Api>,
-    Named(host): Named<HostName>,
-    Sent(wanted): Sent<WantedAvailability>,
-) -> Reply<HostSettings> {
+    PathParams(host): PathParams<HostName>,
+    JsonBody(wanted): JsonBody<WantedAvailability>,
+) -> ApiResult<HostSettings> {
     let list = api.list().await?;
     let view = known(&list.snapshot, &host)?;
     let key = Key::Availability(host.clone());
@@ -48,10 +49,7 @@ pub(super) async fn availability(
         Availability::Active => Op::delete(&key),
         other => Op::put_json(&key, &other),
     };
-    let reply = api.write(vec![still_known(&host, view)], vec![op]).await?;
-    if !reply {
-        return Err(Failure::changed());
-    }
+    api.write(vec![still_known(&host, view)], vec![op]).await?;
     Ok(Json(HostSettings {
         availability: wanted.availability,
         labels: labels_of(view),
@@ -60,20 +58,20 @@ pub(super) async fn availability(
     }))
 }
 
-/// `PATCH labels`: a value sets a label, `null` takes it away, also one that the agent was started with.
+/// `PATCH labels`: a value sets a label, `null` removes it, also one that the agent was started with.
 pub(super) async fn labels(
     State(api): State<Api>,
-    Named(host): Named<HostName>,
-    Sent(changes): Sent<Labels>,
-) -> Reply<HostSettings> {
-    check_labels(&changes).map_err(Failure::bad)?;
+    PathParams(host): PathParams<HostName>,
+    JsonBody(changes): JsonBody<Labels>,
+) -> ApiResult<HostSettings> {
+    check_labels(&changes).map_err(ApiFailure::bad)?;
     for _ in 0..ATTEMPTS {
         let list = api.list().await?;
         let view = known(&list.snapshot, &host)?;
         let mut after = view.clone();
         let labels = changed_labels(view, &changes);
         if labels.len() > placement::MAX_LABELS {
-            return Err(Failure::bad(too_many(labels.len())));
+            return Err(ApiFailure::bad(too_many(labels.len())));
         }
         let key = Key::Labels(host.clone());
         let seen = view.labels.as_ref().map_or(0, |labels| labels.modified);
@@ -82,7 +80,7 @@ pub(super) async fn labels(
             labels if labels.is_empty() => Op::delete(&key),
             labels => Op::put_json(&key, labels),
         };
-        if api.write(guards, vec![op]).await? {
+        if api.try_write(guards, vec![op]).await? {
             after.labels = Some(Rev {
                 value: labels,
                 modified: seen,
@@ -96,7 +94,7 @@ pub(super) async fn labels(
             }));
         }
     }
-    Err(Failure::changed())
+    Err(ApiFailure::changed())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -105,22 +103,22 @@ pub(super) struct RemoveQuery {
     member: Option<i64>,
 }
 
-/// `DELETE`: of a host that is not live. What it claims others take over by themselves.
+/// `DELETE`: of a host that is not live. Others take over its slots by themselves.
 pub(super) async fn remove(
     State(api): State<Api>,
-    Named(host): Named<HostName>,
-    Asked(query): Asked<RemoveQuery>,
-) -> Reply<HostRemoved> {
+    PathParams(host): PathParams<HostName>,
+    QueryParams(query): QueryParams<RemoveQuery>,
+) -> ApiResult<HostRemoved> {
     let list = api.list().await?;
     let view = known(&list.snapshot, &host)?;
     if view.record.is_some() {
-        return Err(Failure::conflict(format!(
+        return Err(ApiFailure::conflict(format!(
             "{host} is live: `dokkaa leave {host}` takes it out of the cluster"
         )));
     }
     let member = view.member.as_ref().map_or(0, |member| member.modified);
     if query.member.is_some_and(|shown| shown != member) {
-        return Err(Failure::changed());
+        return Err(ApiFailure::changed());
     }
     let gone = || {
         vec![
@@ -130,7 +128,7 @@ pub(super) async fn remove(
     };
     let pins: Vec<(SlotId, i64, Vec<String>)> = pins_of(&list.snapshot, view);
     let (early, last) = pins.split_at(pins.len().saturating_sub(DELETIONS));
-    // The membership goes last: what breaks off before can be done again.
+    // Membership last: after a failure the removal can be repeated.
     for some in early.chunks(DELETIONS) {
         forget(&api, gone(), some, Vec::new()).await?;
     }
@@ -151,21 +149,17 @@ async fn forget(
     mut guards: Vec<Compare>,
     pins: &[(SlotId, i64, Vec<String>)],
     mut ops: Vec<Op>,
-) -> Result<(), Failure> {
+) -> Result<(), ApiFailure> {
     for (slot, modified, _) in pins {
         let key = Key::Data(slot.clone());
         guards.push(Compare::modified(&key, *modified));
         ops.push(Op::delete(&key));
     }
-    if api.write(guards, ops).await? {
-        Ok(())
-    } else {
-        Err(Failure::changed())
-    }
+    api.write(guards, ops).await
 }
 
-/// The host, or who is there instead.
-fn known<'a>(snapshot: &'a Snapshot, host: &HostName) -> Result<&'a HostView, Failure> {
+/// The host; or an error that names the others.
+fn known<'a>(snapshot: &'a Snapshot, host: &HostName) -> Result<&'a HostView, ApiFailure> {
     let is_known = |view: &HostView| view.record.is_some() || view.member.is_some();
     if let Some(view) = snapshot.hosts.get(host).filter(|view| is_known(view)) {
         return Ok(view);
@@ -176,14 +170,14 @@ fn known<'a>(snapshot: &'a Snapshot, host: &HostName) -> Result<&'a HostView, Fa
         .filter(|(_, view)| is_known(view))
         .map(|(name, _)| name.as_str())
         .collect();
-    Err(Failure::not_found(if names.is_empty() {
+    Err(ApiFailure::not_found(if names.is_empty() {
         format!("there is no host {host}, and no other")
     } else {
         format!("there is no host {host}; there is {}", names.join(", "))
     }))
 }
 
-/// A setting outlives no host that was forgotten meanwhile.
+/// Guard of a setting: its host has not been removed meanwhile.
 fn still_known(host: &HostName, view: &HostView) -> Compare {
     let key = match view.member {
         Some(_) => Key::Member(host.clone()),
@@ -203,7 +197,7 @@ fn labels_of(view: &HostView) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The operator's labels after `changes`: what says nothing new is left out.
+/// The operator's labels after `changes`, without those that change nothing.
 fn changed_labels(view: &HostView, changes: &Labels) -> Labels {
     let started_with = view.record.as_ref().map(|record| &record.labels);
     let mut labels = view
@@ -221,7 +215,7 @@ fn changed_labels(view: &HostView, changes: &Labels) -> Labels {
     labels
 }
 
-/// What is set is what a constraint can name; whatever is there can be taken away.
+/// Labels that are set must be usable in constraints; any label can be removed.
 pub(super) fn check_labels(labels: &Labels) -> Result<(), String> {
     if labels.len() > placement::MAX_LABELS {
         return Err(too_many(labels.len()));
@@ -241,7 +235,7 @@ fn too_many(labels: usize) -> String {
     )
 }
 
-/// The slots whose data is on this machine, each with the revision of that.
+/// Slots with data on this machine, each with the data key's revision and volumes.
 fn pins_of(snapshot: &Snapshot, view: &HostView) -> Vec<(SlotId, i64, Vec<String>)> {
     let member = view.member.as_ref().map(|member| member.id);
     let Some(machine) = member.or_else(|| view.record.as_ref().map(|record| record.id)) else {

@@ -1,8 +1,7 @@
-//! Manifests: read from etcd itself, written by compare-and-swap, never unless valid.
+//! Manifests: read from etcd itself, validated, written by compare-and-swap.
 //!
-//! Where a container has no manifest but is claimed all the same (an orphan of
-//! an accepted restore), removing it means its claims: who has them then stops
-//! what runs, in order.
+//! An orphan (claimed, but without a manifest after an accepted restore) is
+//! removed by its claims: their owners then stop the containers.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +19,8 @@ use model::links::LinkWarning;
 use store::kv::{KeyRange, KeyValue, Range, RangeReply, Relation, Target};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
 
-use super::Api;
-use super::reply::{Failure, Named, Reply};
+use super::api::Api;
+use super::reply::{ApiFailure, ApiResult, PathParams};
 use super::types::{ManifestText, Removed, Written};
 
 /// Largest body, in bytes.
@@ -29,27 +28,22 @@ pub(super) const MAX_BODY: usize = 1 << 20;
 /// Deletions in one transaction; etcd takes 128 operations by default.
 const DELETIONS: usize = 100;
 
-type Name = Named<(AppName, ContainerName)>;
+type Name = PathParams<(AppName, ContainerName)>;
 
-fn id(Named((app, container)): Name) -> ContainerId {
+fn id(PathParams((app, container)): Name) -> ContainerId {
     ContainerId::new(app, container)
 }
 
 /// `GET`: as it stands in etcd, by a linearizable read, so that what follows a write shows it.
-pub(super) async fn read(State(api): State<Api>, name: Name) -> Reply<ManifestText> {
+pub(super) async fn read(State(api): State<Api>, name: Name) -> ApiResult<ManifestText> {
     let id = id(name);
     let key = Key::Manifest(id.clone()).to_string();
-    let reply = api
-        .facilities
-        .kv()
-        .range(Range::new(KeyRange::key(key)))
-        .await
-        .map_err(|error| Failure::etcd_read(&error))?;
+    let reply = api.range(Range::new(KeyRange::key(key))).await?;
     let kv = reply
         .kvs
         .into_iter()
         .next()
-        .ok_or_else(|| Failure::no_container(&id))?;
+        .ok_or_else(|| ApiFailure::no_container(&id))?;
     let errors = match manifests::parse::lenient(&kv.value) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
@@ -69,16 +63,17 @@ pub(super) async fn write(
     name: Name,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<(StatusCode, Json<Written>), Failure> {
+) -> Result<(StatusCode, Json<Written>), ApiFailure> {
     let id = id(name);
     let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large(MAX_BODY),
-        _ => Failure::bad(rejection.body_text()),
+        StatusCode::PAYLOAD_TOO_LARGE => ApiFailure::too_large(MAX_BODY),
+        _ => ApiFailure::bad(rejection.body_text()),
     })?;
     let key = Key::Manifest(id.clone()).to_string();
     let guards = precondition(&headers, &key)?;
-    let parsed = manifests::parse::strict(&body)
-        .map_err(|problems| Failure::invalid(problems.iter().map(ToString::to_string).collect()))?;
+    let parsed = manifests::parse::strict(&body).map_err(|problems| {
+        ApiFailure::invalid(problems.iter().map(ToString::to_string).collect())
+    })?;
     let links = link_warnings(&api, &id, &parsed.manifest);
     let refused = links.iter().filter(|link| link.is_error()).map(|link| {
         let problem = Problem {
@@ -91,22 +86,19 @@ pub(super) async fn write(
     });
     let refused: Vec<String> = refused.collect();
     if !refused.is_empty() {
-        return Err(Failure::invalid(refused));
+        return Err(ApiFailure::invalid(refused));
     }
     let before = Op::Get(KeyRange::key(key.clone()));
     let reply = api
-        .facilities
-        .kv()
         .txn(Txn {
             guards,
             then: vec![before.clone(), Op::put(&key, body.to_vec())],
             otherwise: vec![before],
         })
-        .await
-        .map_err(|error| Failure::etcd_write(&error))?;
+        .await?;
     let before = first_read(&reply);
     if !reply.succeeded {
-        return Err(Failure::precondition(before.map_or(0, |kv| kv.modified)));
+        return Err(ApiFailure::precondition(before.map_or(0, |kv| kv.modified)));
     }
     let warnings = links.iter().map(ToString::to_string).collect();
     let written = Written {
@@ -125,12 +117,12 @@ pub(super) async fn write(
     Ok((status, Json(written)))
 }
 
-/// As far as this agent sees the cluster; none before its first view.
+/// Warnings about links, by this agent's view; none before the first.
 fn link_warnings(api: &Api, id: &ContainerId, manifest: &Manifest) -> Vec<LinkWarning> {
-    let Some(seen) = api.facilities.snapshot() else {
+    let Some(view) = api.agent.view() else {
         return Vec::new();
     };
-    links::warnings(&seen.snapshot, &seen.directory, id, manifest)
+    links::warnings(&view.snapshot, &view.directory, id, manifest)
 }
 
 /// `DELETE` of one container's manifest.
@@ -138,7 +130,7 @@ pub(super) async fn delete(
     State(api): State<Api>,
     name: Name,
     headers: HeaderMap,
-) -> Reply<Removed> {
+) -> ApiResult<Removed> {
     let id = id(name);
     let key = Key::Manifest(id.clone()).to_string();
     let mut guards = precondition(&headers, &key)?;
@@ -148,22 +140,19 @@ pub(super) async fn delete(
         Target::Version(0),
     ));
     let reply = api
-        .facilities
-        .kv()
         .txn(Txn {
             guards,
             then: vec![Op::delete(&key)],
             otherwise: vec![Op::Get(KeyRange::key(key))],
         })
-        .await
-        .map_err(|error| Failure::etcd_write(&error))?;
+        .await?;
     if reply.succeeded {
         return Ok(Json(Removed {
             containers: vec![id],
         }));
     }
     if let Some(kv) = first_read(&reply) {
-        return Err(Failure::precondition(kv.modified));
+        return Err(ApiFailure::precondition(kv.modified));
     }
     release_claims(&api, &id).await?;
     Ok(Json(Removed {
@@ -171,18 +160,13 @@ pub(super) async fn delete(
     }))
 }
 
-/// Takes the slots of a container without a manifest from whoever has them, as they were seen.
-async fn release_claims(api: &Api, id: &ContainerId) -> Result<(), Failure> {
+/// Deletes the claims of a container without a manifest, unless they change meanwhile.
+async fn release_claims(api: &Api, id: &ContainerId) -> Result<(), ApiFailure> {
     let slots = KeyRange::prefix(&keys::slots_of(id));
-    let reply = api
-        .facilities
-        .kv()
-        .range(Range::new(slots.clone()))
-        .await
-        .map_err(|error| Failure::etcd_read(&error))?;
+    let reply = api.range(Range::new(slots.clone())).await?;
     let claimed = |kv: &KeyValue| matches!(Key::parse(&kv.key), Some(Key::Claim(_)));
     if !reply.kvs.iter().any(claimed) {
-        return Err(Failure::no_container(id));
+        return Err(ApiFailure::no_container(id));
     }
     let unchanged = Compare::new(
         slots.clone(),
@@ -190,26 +174,18 @@ async fn release_claims(api: &Api, id: &ContainerId) -> Result<(), Failure> {
         Target::Modified(reply.revision + 1),
     );
     let guards = vec![Compare::absent(Key::Manifest(id.clone())), unchanged];
-    if api.write(guards, vec![Op::Delete(slots)]).await? {
-        Ok(())
-    } else {
-        Err(Failure::changed())
-    }
+    api.write(guards, vec![Op::Delete(slots)]).await
 }
 
 /// `DELETE` of all manifests of an app; other keys below it stay.
 pub(super) async fn delete_app(
     State(api): State<Api>,
-    Named(app): Named<AppName>,
-) -> Reply<Removed> {
-    let kv = api.facilities.kv();
+    PathParams(app): PathParams<AppName>,
+) -> ApiResult<Removed> {
     let read = async |prefix: String| {
-        kv.range(Range {
-            keys_only: true,
-            ..Range::new(KeyRange::prefix(&prefix))
-        })
-        .await
-        .map_err(|error| Failure::etcd_read(&error))
+        let keys = Range::new(KeyRange::prefix(&prefix));
+        let keys_only = true;
+        api.range(Range { keys_only, ..keys }).await
     };
     let (manifests, claims) = tokio::try_join!(
         read(keys::app(&app)),
@@ -225,7 +201,7 @@ pub(super) async fn delete_app(
     });
     let orphans: Vec<ContainerId> = claimed.difference(&containers).cloned().collect();
     if containers.is_empty() && orphans.is_empty() {
-        return Err(Failure::not_found(format!("there is no app {app}")));
+        return Err(ApiFailure::not_found(format!("there is no app {app}")));
     }
     let mut containers: Vec<ContainerId> = containers.into_iter().collect();
     for some in containers.chunks(DELETIONS) {
@@ -233,9 +209,7 @@ pub(super) async fn delete_app(
             .iter()
             .map(|id| Op::delete(Key::Manifest(id.clone())))
             .collect();
-        kv.txn(Txn::new(Vec::new(), deletions))
-            .await
-            .map_err(|error| Failure::etcd_write(&error))?;
+        api.txn(Txn::new(Vec::new(), deletions)).await?;
     }
     for id in &orphans {
         release_claims(&api, id).await?;
@@ -257,7 +231,7 @@ fn first_read(reply: &TxnReply) -> Option<&KeyValue> {
     })
 }
 
-fn precondition(headers: &HeaderMap, key: &str) -> Result<Vec<Compare>, Failure> {
+fn precondition(headers: &HeaderMap, key: &str) -> Result<Vec<Compare>, ApiFailure> {
     let mut guards = Vec::new();
     if let Some(value) = headers.get(IF_MATCH) {
         let revision = value
@@ -265,12 +239,12 @@ fn precondition(headers: &HeaderMap, key: &str) -> Result<Vec<Compare>, Failure>
             .ok()
             .and_then(|text| text.trim().trim_matches('"').parse::<i64>().ok())
             .filter(|revision| *revision > 0)
-            .ok_or_else(|| Failure::bad("If-Match: expected one revision, such as \"12\""))?;
+            .ok_or_else(|| ApiFailure::bad("If-Match: expected one revision, such as \"12\""))?;
         guards.push(Compare::modified(key, revision));
     }
     if let Some(value) = headers.get(IF_NONE_MATCH) {
         if value.as_bytes() != b"*" {
-            return Err(Failure::bad("If-None-Match: expected *"));
+            return Err(ApiFailure::bad("If-None-Match: expected *"));
         }
         guards.push(Compare::absent(key));
     }

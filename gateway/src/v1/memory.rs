@@ -1,4 +1,4 @@
-//! The agent in memory: what `Facilities` gives, from an etcd in memory, for tests of doors and of the CLI.
+//! The agent in memory: what `AgentHandle` gives, from an etcd in memory, for tests of the APIs and of the CLI.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +20,7 @@ use store::kv::{KeyRange, Range, Txn};
 use store::memory::MemKv;
 use tokio::sync::watch;
 
-use super::facilities::{
-    EventStream, Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError,
-};
+use super::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
 use super::types::{LogOptions, Reasons};
 
 /// An agent that sees an etcd in memory and runs nothing.
@@ -44,7 +42,7 @@ struct Said {
     stale: bool,
     known_at: Option<jiff::Timestamp>,
     hold: Option<String>,
-    troubles: Vec<String>,
+    problems: Vec<String>,
     reasons: Reasons,
     cluster: Option<Cluster>,
     observed: Observed,
@@ -97,8 +95,8 @@ impl MemAgent {
     }
 
     /// What keeps it from its work.
-    pub fn set_troubles(&self, troubles: &[&str]) {
-        self.said().troubles = troubles.iter().map(ToString::to_string).collect();
+    pub fn set_problems(&self, problems: &[&str]) {
+        self.said().problems = problems.iter().map(ToString::to_string).collect();
     }
 
     /// What it knows and does not write to etcd.
@@ -318,12 +316,12 @@ fn uuid_of(host: &str) -> uuid::Uuid {
 }
 
 #[async_trait]
-impl Facilities for MemAgent {
+impl AgentHandle for MemAgent {
     fn host(&self) -> HostName {
         self.0.host.clone()
     }
 
-    fn snapshot(&self) -> Option<Seen> {
+    fn view(&self) -> Option<ClusterView> {
         let said = self.said();
         if said.blind {
             return None;
@@ -342,20 +340,17 @@ impl Facilities for MemAgent {
             created: kv.created,
         });
         snapshot.apply(changes, reply.revision);
-        Some(Seen {
+        Some(ClusterView {
             directory: Directory::new(&snapshot),
             snapshot,
             stale: said.stale,
+            hold: said.hold.clone(),
             known_at: said.known_at,
         })
     }
 
-    fn hold(&self) -> Option<String> {
-        self.said().hold.clone()
-    }
-
-    fn troubles(&self) -> Vec<String> {
-        self.said().troubles.clone()
+    fn problems(&self) -> Vec<String> {
+        self.said().problems.clone()
     }
 
     fn kv(&self) -> Arc<dyn store::Kv> {
@@ -374,11 +369,11 @@ impl Facilities for MemAgent {
         self.said().observed.clone()
     }
 
-    async fn volume_names(&self) -> Result<BTreeSet<String>, VolumeError> {
+    async fn volume_names(&self) -> Result<BTreeSet<String>, HostError> {
         Ok(self.said().volumes.clone())
     }
 
-    async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
+    async fn remove_volume(&self, name: &str) -> Result<(), HostError> {
         self.said().volumes.remove(name);
         Ok(())
     }
@@ -393,16 +388,16 @@ impl Facilities for MemAgent {
         &self,
         slot: &SlotId,
         options: &LogOptions,
-    ) -> Result<LogStream, LogsError> {
+    ) -> Result<LogStream, HostError> {
         let log = self
             .said()
             .logs
             .get(slot)
             .cloned()
-            .ok_or(LogsError::NotFound)?;
+            .ok_or(HostError::NotFound)?;
         let lines = match (options.previous, log.previous) {
             (true, Some(previous)) => previous,
-            (true, None) => return Err(LogsError::NotFound),
+            (true, None) => return Err(HostError::NotFound),
             (false, _) => log.present,
         };
         let read = lines.len();

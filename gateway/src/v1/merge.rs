@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::reply::Failure;
+use super::reply::ApiFailure;
 
 /// Lines of one source on their way; a slow reader holds the sources up here.
 const LINES: usize = 1_024;
@@ -43,7 +43,7 @@ pub(super) const RETRY_FIRST: Duration = Duration::from_millis(250);
 pub(super) const RETRY_LAST: Duration = Duration::from_secs(5);
 
 /// Where lines come from.
-pub(super) trait Sources: Send + Sync + 'static {
+pub(super) trait LineSources: Send + Sync + 'static {
     /// What tells one source from another; of one moment's lines those of the lower come first.
     type Key: Ord + Clone + Send + Sync + 'static;
     /// One line.
@@ -57,7 +57,7 @@ pub(super) trait Sources: Send + Sync + 'static {
     fn read(
         &self,
         source: Self::Key,
-        out: Out<Self::Line>,
+        out: SourceSink<Self::Line>,
     ) -> impl Future<Output = ()> + Send + 'static;
 
     /// When a line was written.
@@ -66,7 +66,7 @@ pub(super) trait Sources: Send + Sync + 'static {
 
 /// What a reader is told.
 #[derive(Debug)]
-pub(super) enum Told<T> {
+pub(super) enum StreamItem<T> {
     /// A line of a source.
     Line(T),
     /// Something about the answer itself.
@@ -77,14 +77,14 @@ pub(super) enum Told<T> {
 type Came<T> = (T, Instant);
 
 /// Where a source puts its lines.
-pub(super) struct Out<T> {
+pub(super) struct SourceSink<T> {
     lines: mpsc::Sender<Came<T>>,
     notices: mpsc::Sender<String>,
     /// The last trouble that was told; the same is not told again while it lasts.
     told: Option<String>,
 }
 
-impl<T> Out<T> {
+impl<T> SourceSink<T> {
     /// Gives a line; false if nobody reads any more.
     pub(super) async fn line(&self, line: T) -> bool {
         self.lines.send((line, Instant::now())).await.is_ok()
@@ -112,12 +112,12 @@ impl<T> Out<T> {
 
 /// Answers with the lines of all sources that are wanted. `encode` spells what a reader is told; none says that the
 /// connection lives.
-pub(super) fn answer<S: Sources>(
+pub(super) fn answer<S: LineSources>(
     sources: S,
     follow: bool,
     kind: &'static str,
-    encode: impl Fn(Option<Told<S::Line>>) -> Bytes + Send + 'static,
-) -> Result<Response, Failure> {
+    encode: impl Fn(Option<StreamItem<S::Line>>) -> Bytes + Send + 'static,
+) -> Result<Response, ApiFailure> {
     // A short channel: the sources' own hold what there is to hold.
     let (out, lines) = mpsc::channel(16);
     tokio::spawn(merge(sources, follow, out));
@@ -129,7 +129,7 @@ pub(super) fn answer<S: Sources>(
     Response::builder()
         .header(CONTENT_TYPE, kind)
         .body(Body::from_stream(body))
-        .map_err(|error| Failure::bad(error.to_string()))
+        .map_err(|error| ApiFailure::bad(error.to_string()))
 }
 
 /// A value as a line of JSON; an empty line says that the connection lives.
@@ -176,7 +176,11 @@ struct AtHand<K, T> {
 }
 
 /// Reads all sources until they end or nobody reads any more.
-async fn merge<S: Sources>(sources: S, follow: bool, out: mpsc::Sender<Option<Told<S::Line>>>) {
+async fn merge<S: LineSources>(
+    sources: S,
+    follow: bool,
+    out: mpsc::Sender<Option<StreamItem<S::Line>>>,
+) {
     let started = Timestamp::now();
     let (notices, mut notices_in) = mpsc::channel(16);
     let patience = if follow { PATIENCE_FOLLOWING } else { PATIENCE };
@@ -192,7 +196,7 @@ async fn merge<S: Sources>(sources: S, follow: bool, out: mpsc::Sender<Option<To
         let notices = notices.clone();
         tokio::spawn(sources.read(
             source.clone(),
-            Out {
+            SourceSink {
                 lines,
                 notices,
                 told,
@@ -205,7 +209,7 @@ async fn merge<S: Sources>(sources: S, follow: bool, out: mpsc::Sender<Option<To
         silent.insert(source.clone(), Instant::now());
         awaited.push(start(source));
     }
-    // Sources of one host tell the same: once is enough.
+    // LineSources of one host tell the same: once is enough.
     let mut told: BTreeMap<String, Instant> = BTreeMap::new();
     let mut look = tokio::time::interval(LOOK);
     let mut last_sent = Instant::now();
@@ -240,7 +244,7 @@ async fn merge<S: Sources>(sources: S, follow: bool, out: mpsc::Sender<Option<To
             }
             silent.insert(source.clone(), Instant::now());
             awaited.push(next(source, rest));
-            if out.send(Some(Told::Line(line))).await.is_err() {
+            if out.send(Some(StreamItem::Line(line))).await.is_err() {
                 return;
             }
             last_sent = now;
@@ -270,7 +274,7 @@ async fn merge<S: Sources>(sources: S, follow: bool, out: mpsc::Sender<Option<To
                 if told.insert(notice.clone(), now).is_some() {
                     continue;
                 }
-                if out.send(Some(Told::Notice(notice))).await.is_err() {
+                if out.send(Some(StreamItem::Notice(notice))).await.is_err() {
                     return;
                 }
                 last_sent = now;
@@ -302,7 +306,7 @@ async fn merge<S: Sources>(sources: S, follow: bool, out: mpsc::Sender<Option<To
         if told.insert(notice.clone(), Instant::now()).is_some() {
             continue;
         }
-        if out.send(Some(Told::Notice(notice))).await.is_err() {
+        if out.send(Some(StreamItem::Notice(notice))).await.is_err() {
             return;
         }
     }

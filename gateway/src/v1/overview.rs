@@ -6,6 +6,7 @@ use manifests::HostName;
 use model::records::{Availability, HostState};
 use model::snapshot::{HostView, Snapshot};
 
+use super::agent::ClusterView;
 use super::types::{
     AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus,
 };
@@ -121,41 +122,36 @@ pub fn last_known(host: &HostName, hold: Option<&str>, seconds: Option<u64>) -> 
     }
 }
 
-/// The agent that answers, as far as the snapshot does not say it.
+/// The agent that answers `status`, beside its view.
 #[derive(Debug, Clone)]
-pub struct Answering {
+pub struct AnsweringAgent {
     /// Its host.
     pub host: HostName,
-    /// Its version.
-    pub agent: String,
     /// etcd answers it.
     pub etcd: bool,
-    /// Why it changes nothing.
-    pub hold: Option<String>,
-    /// What else keeps it from its work.
-    pub troubles: Vec<String>,
-    /// The snapshot is the last known state.
-    pub stale: bool,
+    /// What keeps it from its work, beside a hold.
+    pub problems: Vec<String>,
 }
 
 /// The cluster in a few lines.
 pub fn status(
-    snapshot: &Snapshot,
+    view: &ClusterView,
     slots: &[SlotRow],
     containers: &[ContainerRow],
-    answering: Answering,
+    answering: AnsweringAgent,
 ) -> ClusterStatus {
+    let snapshot = &view.snapshot;
     let hosts = hosts(snapshot);
-    let mut problems = answering.troubles;
+    let mut problems = answering.problems;
     if !answering.etcd {
         problems.push("etcd does not answer this agent; what runs goes on running".to_owned());
-    } else if answering.stale && answering.hold.is_none() && problems.is_empty() {
+    } else if view.stale && view.hold.is_none() && problems.is_empty() {
         problems.push(format!(
             "{} does not follow etcd at the moment: what is shown may be old",
             answering.host
         ));
     }
-    if let Some(why) = &answering.hold {
+    if let Some(why) = &view.hold {
         problems.push(format!("{} is in hold: {why}", answering.host));
     }
     if snapshot.live().next().is_none() {
@@ -176,11 +172,11 @@ pub fn status(
     ClusterStatus {
         cluster: snapshot.cluster.as_ref().map(|c| c.id.to_string()),
         host: answering.host,
-        agent: answering.agent,
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
         etcd: answering.etcd,
-        hold: answering.hold,
+        hold: view.hold.clone(),
         revision: snapshot.revision,
-        stale: answering.stale,
+        stale: view.stale,
         hosts: count(hosts.iter().map(|row| row.state.clone())),
         slots: count(
             slots

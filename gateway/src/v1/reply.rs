@@ -1,4 +1,6 @@
-//! Answers of the API: JSON, and failures as JSON too.
+//! Extractors and answers of the API: JSON, errors too.
+
+use std::iter;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -6,32 +8,27 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use manifests::ContainerId;
+use manifests::{ContainerId, SlotId};
 use model::error::chain;
 use serde::de::DeserializeOwned;
 use store::KvError;
 
 use super::types::ApiError;
 
-/// An answer.
-pub(super) type Reply<T> = Result<Json<T>, Failure>;
+pub(super) type ApiResult<T> = Result<Json<T>, ApiFailure>;
 
 /// An answer that is not 2xx.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ApiFailure {
     status: StatusCode,
     body: ApiError,
 }
 
-impl Failure {
+impl ApiFailure {
     fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self {
             status,
-            body: ApiError {
-                error: error.into(),
-                problems: Vec::new(),
-                revision: None,
-            },
+            body: ApiError::new(error),
         }
     }
 
@@ -47,17 +44,18 @@ impl Failure {
         Self::not_found(format!("there is no container {id}"))
     }
 
-    /// It is not so, or not so any more, that this can be done.
+    pub(super) fn no_slot(slot: &SlotId) -> Self {
+        Self::not_found(format!("there is no slot {slot}"))
+    }
+
     pub(super) fn conflict(error: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, error)
     }
 
-    /// Somebody else wrote in between.
     pub(super) fn changed() -> Self {
         Self::conflict("it was changed by somebody else at the same time; look again")
     }
 
-    /// Another part of the agent, or another host, could not do it.
     pub(super) fn gateway(error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, error)
     }
@@ -69,13 +67,10 @@ impl Failure {
         )
     }
 
-    pub(super) fn not_yet(lacks: &[String]) -> Self {
-        let mut text = "this agent has not read etcd since it started".to_owned();
-        for lack in lacks {
-            text.push_str("; ");
-            text.push_str(lack);
-        }
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    pub(super) fn not_ready(problems: &[String]) -> Self {
+        let text = "this agent has not read etcd since it started".to_owned();
+        let text: Vec<String> = iter::once(text).chain(problems.iter().cloned()).collect();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text.join("; "))
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
@@ -106,65 +101,62 @@ impl Failure {
     }
 
     pub(super) fn etcd_write(error: &KvError) -> Self {
-        let text = chain(error);
-        match error {
-            KvError::Unavailable(_) => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("{text}; whether it was written is not known"),
-            ),
-            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
+        let mut failure = Self::etcd_read(error);
+        if matches!(error, KvError::Unavailable(_)) {
+            let text = "; whether it was written is not known";
+            failure.body.error.push_str(text);
         }
+        failure
     }
 }
 
-/// The names in a path; one that is no name is said in JSON.
+/// Names in the path; an error is answered in JSON.
 #[derive(Debug)]
-pub(super) struct Named<T>(pub(super) T);
+pub(super) struct PathParams<T>(pub(super) T);
 
-/// A query; one that can't be read is said in JSON.
+/// The query; an error is answered in JSON.
 #[derive(Debug)]
-pub(super) struct Asked<T>(pub(super) T);
+pub(super) struct QueryParams<T>(pub(super) T);
 
-/// A JSON body, whatever its content type says; one that can't be read is said in JSON.
+/// A JSON body, whatever its content type; an error is answered in JSON.
 #[derive(Debug)]
-pub(super) struct Sent<T>(pub(super) T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
-    type Rejection = Failure;
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiFailure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| Failure::new(rejection.status(), rejection.body_text()))?;
-        serde_json::from_slice(&body)
-            .map(Self)
-            .map_err(|error| Failure::bad(format!("the body: {error}")))
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiFailure> {
+        let body = Bytes::from_request(request, state).await;
+        let body = body.map_err(|error| ApiFailure::new(error.status(), error.body_text()))?;
+        let value = serde_json::from_slice(&body);
+        Ok(Self(value.map_err(|error| {
+            ApiFailure::bad(format!("the body: {error}"))
+        })?))
     }
 }
 
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
-    type Rejection = Failure;
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
+    type Rejection = ApiFailure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        match Path::from_request_parts(parts, state).await {
-            Ok(Path(names)) => Ok(Self(names)),
-            Err(rejection) => Err(Failure::new(rejection.status(), rejection.body_text())),
-        }
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiFailure> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(names)| Self(names))
+            .map_err(|error| ApiFailure::new(error.status(), error.body_text()))
     }
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
-    type Rejection = Failure;
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = ApiFailure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        match Query::from_request_parts(parts, state).await {
-            Ok(Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(Failure::new(rejection.status(), rejection.body_text())),
-        }
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiFailure> {
+        let query = Query::from_request_parts(parts, state).await;
+        query
+            .map(|Query(query)| Self(query))
+            .map_err(|error| ApiFailure::new(error.status(), error.body_text()))
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiFailure {
     fn into_response(self) -> Response {
         (self.status, Json(self.body)).into_response()
     }

@@ -56,7 +56,7 @@ impl Filter {
 
 /// What is known.
 #[derive(Debug, Clone, Copy)]
-pub struct Sources<'a> {
+pub struct RowInputs<'a> {
     /// The last view of etcd.
     pub snapshot: &'a Snapshot,
     /// The table of services made from it.
@@ -70,24 +70,24 @@ pub struct Sources<'a> {
 }
 
 /// Rows of slots and containers, each in order of app, container and number.
-pub fn merge(sources: Sources<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<ContainerRow>) {
+pub fn merge(inputs: RowInputs<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<ContainerRow>) {
     // Placed over the whole snapshot: what one slot gets depends on the others.
-    let placed: BTreeMap<SlotId, Unclaimed> = placement::unclaimed(sources.snapshot)
+    let placed: BTreeMap<SlotId, Unclaimed> = placement::unclaimed(inputs.snapshot)
         .into_iter()
         .map(|unclaimed| (unclaimed.slot.clone(), unclaimed))
         .collect();
     let mut slots = Vec::new();
     let mut containers = Vec::new();
-    for (id, view) in &sources.snapshot.containers {
+    for (id, view) in &inputs.snapshot.containers {
         if !filter.takes(id) {
             continue;
         }
-        let container = container_row(sources, id, view);
+        let container = container_row(inputs, id, view);
         if !container.errors.is_empty() {
             slots.push(invalid_row(&container));
         }
         for number in numbers(view) {
-            if let Some(row) = slot_row(sources, id, view, number, &placed) {
+            if let Some(row) = slot_row(inputs, id, view, number, &placed) {
                 slots.push(row);
             }
         }
@@ -97,12 +97,16 @@ pub fn merge(sources: Sources<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<Contai
 }
 
 /// What is to be said of a container as a whole.
-pub fn container_row(sources: Sources<'_>, id: &ContainerId, view: &ContainerView) -> ContainerRow {
+pub fn container_row(
+    inputs: RowInputs<'_>,
+    id: &ContainerId,
+    view: &ContainerView,
+) -> ContainerRow {
     let (wanted, errors, warnings) = match view.manifest.as_ref().map(|m| &m.value) {
         Some(Desired::Valid {
             manifest, warnings, ..
         }) => {
-            let links = links::warnings(sources.snapshot, sources.directory, id, manifest);
+            let links = links::warnings(inputs.snapshot, inputs.directory, id, manifest);
             let links = links.iter().map(ToString::to_string);
             let warnings = warnings.iter().cloned().chain(links).collect();
             (Some(manifest), Vec::new(), warnings)
@@ -191,23 +195,23 @@ fn numbers(view: &ContainerView) -> BTreeSet<u32> {
 }
 
 fn slot_row(
-    sources: Sources<'_>,
+    inputs: RowInputs<'_>,
     id: &ContainerId,
     view: &ContainerView,
     number: u32,
     placed: &BTreeMap<SlotId, Unclaimed>,
 ) -> Option<SlotRow> {
     let slot = id.slot(number);
-    let status = sources.statuses.get(&slot);
+    let status = inputs.statuses.get(&slot);
     let Some(claimed) = view.slots.get(&number).filter(|s| s.claim.is_some()) else {
         let mut row = empty_row(id, Some(number), SlotStatus::Waiting);
         let placed = placed.get(&slot);
         row.unplaceable = placed.is_some_and(|p| p.order.is_empty() && !p.refused.is_empty());
-        row.reason = Some(waiting_reason(sources, &slot, placed));
+        row.reason = Some(waiting_reason(inputs, &slot, placed));
         note_failure(&mut row, view, status);
         return Some(row);
     };
-    let mut row = claimed_row(sources, id, view, number, claimed)?;
+    let mut row = claimed_row(inputs, id, view, number, claimed)?;
     note_failure(&mut row, view, status);
     if row.reason.is_none() && row.status != SlotStatus::Ready {
         row.reason = Some(default_reason(&row).to_owned());
@@ -216,12 +220,12 @@ fn slot_row(
 }
 
 /// Why a slot that nobody has waits.
-fn waiting_reason(sources: Sources<'_>, slot: &SlotId, placed: Option<&Unclaimed>) -> String {
+fn waiting_reason(inputs: RowInputs<'_>, slot: &SlotId, placed: Option<&Unclaimed>) -> String {
     if let Some(why) = placed.and_then(placement::why_waiting) {
         return why.to_string();
     }
     match (
-        said_waiting(sources, slot),
+        said_waiting(inputs, slot),
         placed.and_then(|p| p.order.first()),
     ) {
         (Some((host, why)), _) => format!("{host}: {why}"),
@@ -231,13 +235,13 @@ fn waiting_reason(sources: Sources<'_>, slot: &SlotId, placed: Option<&Unclaimed
 }
 
 /// What the first host that says so waits for with this slot.
-fn said_waiting<'a>(sources: Sources<'a>, slot: &SlotId) -> Option<(&'a HostName, &'a String)> {
-    let mut answers = sources.answers.iter();
+fn said_waiting<'a>(inputs: RowInputs<'a>, slot: &SlotId) -> Option<(&'a HostName, &'a String)> {
+    let mut answers = inputs.answers.iter();
     answers.find_map(|(host, reasons)| Some((host, reasons.waiting.get(slot)?)))
 }
 
 fn claimed_row(
-    sources: Sources<'_>,
+    inputs: RowInputs<'_>,
     id: &ContainerId,
     view: &ContainerView,
     number: u32,
@@ -264,7 +268,7 @@ fn claimed_row(
             .map(|(name, port)| published(state.addr, service(name), name, *port))
             .collect();
     }
-    let status = sources.statuses.get(&slot_id);
+    let status = inputs.statuses.get(&slot_id);
     let own = status.filter(|s| s.instance == claim.instance);
     if let Some(own) = own {
         row.restarts = own.restarts;
@@ -272,10 +276,10 @@ fn claimed_row(
         row.log.clone_from(&own.log);
         row.age_seconds = own
             .started_at
-            .map(|started| sources.now.saturating_sub(started).max(0) as u64);
+            .map(|started| inputs.now.saturating_sub(started).max(0) as u64);
     }
 
-    let record = sources.snapshot.record(&claim.host);
+    let record = inputs.snapshot.record(&claim.host);
     if record.is_none() {
         row.status = SlotStatus::Lost;
         row.age_seconds = None;
@@ -283,13 +287,13 @@ fn claimed_row(
             "host {} is missing; its containers may still run there",
             claim.host
         );
-        if let Some((_, why)) = said_waiting(sources, &slot_id) {
+        if let Some((_, why)) = said_waiting(inputs, &slot_id) {
             reason = format!("{reason}; {why}");
         }
         row.reason = Some(reason);
         return Some(row);
     }
-    let said = sources
+    let said = inputs
         .answers
         .get(&claim.host)
         .and_then(|reasons| reasons.waiting.get(&slot_id));
@@ -318,7 +322,7 @@ fn claimed_row(
                     .reason
                     .clone()
             })
-            .or_else(|| outlived(sources, view, claim)),
+            .or_else(|| outlived(inputs, view, claim)),
         _ => own.and_then(|s| s.reason.clone()).or_else(|| said.cloned()),
     };
     if row.surplus {
@@ -342,8 +346,8 @@ fn claimed_row(
 }
 
 /// It runs where it would not be placed now.
-fn outlived(sources: Sources<'_>, view: &ContainerView, claim: &Claim) -> Option<String> {
-    let constraint = placement::outlived(sources.snapshot, view, &claim.host)?;
+fn outlived(inputs: RowInputs<'_>, view: &ContainerView, claim: &Claim) -> Option<String> {
+    let constraint = placement::outlived(inputs.snapshot, view, &claim.host)?;
     Some(format!(
         "runs on {} though `{constraint}` no longer holds there; it moves when its container is removed",
         claim.host

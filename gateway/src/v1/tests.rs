@@ -1,4 +1,4 @@
-//! The API as a door serves it, over an agent in memory.
+//! The API as the listener serves it, over an agent in memory.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
 use model::events::{Happened, Kind, Wanted};
+use model::logs::OutputStream;
 use model::records::{Phase, Progress};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -24,10 +25,8 @@ use store::memory::MemKv;
 use tower::ServiceExt;
 
 use super::memory::MemAgent;
-use super::types::{EventLine, HoldReport, LogEvent, LogOptions, LogSource, Reasons};
-use super::{
-    Api, EventStream, Facilities, LogRecord, LogStream, LogsError, Peers, VolumeError, router,
-};
+use super::types::{EventLine, HoldReport, LogEvent, LogOptions, Reasons};
+use super::{AgentHandle, Api, EventStream, HostError, LogRecord, LogStream, Peers, router};
 use crate::ndjson;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -52,11 +51,11 @@ impl Peers for Others {
         super::hold::report(agent).await.map_err(|e| e.to_string())
     }
 
-    async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, VolumeError> {
+    async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, HostError> {
         let agent = self
             .agents
             .get(host)
-            .ok_or_else(|| VolumeError::Unreachable("connection refused".to_owned()))?;
+            .ok_or_else(|| HostError::Unreachable("connection refused".to_owned()))?;
         agent.volume_names().await
     }
 
@@ -65,11 +64,11 @@ impl Peers for Others {
         host: &HostName,
         slot: &SlotId,
         volume: &str,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<(), HostError> {
         let agent = self
             .agents
             .get(host)
-            .ok_or_else(|| VolumeError::Unreachable("connection refused".to_owned()))?;
+            .ok_or_else(|| HostError::Unreachable("connection refused".to_owned()))?;
         super::volumes::remove_here(agent, slot, volume).await
     }
 
@@ -78,13 +77,13 @@ impl Peers for Others {
         host: &HostName,
         slot: &SlotId,
         options: &LogOptions,
-    ) -> Result<LogStream, LogsError> {
+    ) -> Result<LogStream, HostError> {
         let agent = self
             .agents
             .get(host)
-            .ok_or_else(|| LogsError::Unreachable("connection refused".to_owned()))?;
+            .ok_or_else(|| HostError::Unreachable("connection refused".to_owned()))?;
         let lines = agent.local_logs(slot, options).await?;
-        let lost = LogsError::Unreachable("connection lost".to_owned());
+        let lost = HostError::Unreachable("connection lost".to_owned());
         Ok(self.may_break(lines, lost))
     }
 
@@ -117,13 +116,13 @@ impl Others {
     }
 }
 
-struct Door {
+struct TestApi {
     agent: MemAgent,
     router: Router,
 }
 
-/// The door of `h1`; of the `others` only those answer that are named.
-fn door(others: &[&MemAgent], kv: &MemKv, breaks: usize) -> Door {
+/// The API of `h1`; of the `others` only those answer that are named.
+fn api(others: &[&MemAgent], kv: &MemKv, breaks: usize) -> TestApi {
     let agent = MemAgent::new("h1", kv.clone());
     let peers = Others {
         agents: others
@@ -133,17 +132,17 @@ fn door(others: &[&MemAgent], kv: &MemKv, breaks: usize) -> Door {
         breaks: breaks.into(),
     };
     let router = router(Api {
-        facilities: Arc::new(agent.clone()),
+        agent: Arc::new(agent.clone()),
         peers: Some(Arc::new(peers)),
     });
-    Door { agent, router }
+    TestApi { agent, router }
 }
 
-fn alone() -> Door {
-    door(&[], &MemKv::new(), 0)
+fn alone() -> TestApi {
+    api(&[], &MemKv::new(), 0)
 }
 
-impl Door {
+impl TestApi {
     async fn ask(&self, request: Request<Body>) -> Response<Body> {
         self.router.clone().oneshot(request).await.unwrap()
     }
@@ -241,7 +240,7 @@ fn web() -> ContainerId {
 fn record(millis: i64, line: &str) -> LogRecord {
     LogRecord {
         time: jiff::Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap(),
-        source: LogSource::Stdout,
+        source: OutputStream::Stdout,
         line: line.to_owned(),
     }
 }
@@ -258,8 +257,8 @@ fn two_slots(agent: &MemAgent) -> i64 {
 
 #[tokio::test]
 async fn before_the_first_view_it_says_so() {
-    let door = alone();
-    door.agent.set_blind(true);
+    let api = alone();
+    api.agent.set_blind(true);
     for path in [
         "/slots",
         "/hosts",
@@ -267,7 +266,7 @@ async fn before_the_first_view_it_says_so() {
         "/why/shop/web",
         "/logs/shop/web",
     ] {
-        let (status, body) = door.send("GET", path, "").await;
+        let (status, body) = api.send("GET", path, "").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
         assert!(
             body["error"].as_str().unwrap().contains("not read etcd"),
@@ -278,32 +277,32 @@ async fn before_the_first_view_it_says_so() {
 
 #[tokio::test]
 async fn slots_join_the_snapshot_and_the_status_keys() {
-    let door = alone();
-    let revision = two_slots(&door.agent);
+    let api = alone();
+    let revision = two_slots(&api.agent);
     let slot = web().slot(0);
-    door.agent
+    api.agent
         .put_state(&slot, "h1", Phase::Ready, &[("web", 20_000)]);
-    door.agent.put_status(&web().slot(1), "h2", |status| {
+    api.agent.put_status(&web().slot(1), "h2", |status| {
         status.progress = Progress::Pulling;
         status.reason = Some("3 of 9 layers".to_owned());
     });
-    let body = door.get("/slots?app=shop&container=web").await;
+    let body = api.get("/slots?app=shop&container=web").await;
     assert_eq!(body["slots"][0]["status"], "ready");
     assert_eq!(body["slots"][0]["ports"][0]["port"], 20_000);
     assert_eq!(body["slots"][1]["status"], "pulling");
     assert_eq!(body["slots"][1]["reason"], "3 of 9 layers");
     assert_eq!(body["containers"][0]["revision"], revision);
-    assert_eq!(door.get("/slots?app=other").await["slots"], json!([]));
-    let (status, _) = door.send("GET", "/slots?container=web", "").await;
+    assert_eq!(api.get("/slots?app=other").await["slots"], json!([]));
+    let (status, _) = api.send("GET", "/slots?container=web", "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
 async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
-    let door = alone();
-    two_slots(&door.agent);
-    door.agent.mem_kv().set_unavailable(true);
-    let body = door.get("/slots").await;
+    let api = alone();
+    two_slots(&api.agent);
+    api.agent.mem_kv().set_unavailable(true);
+    let body = api.get("/slots").await;
     assert_eq!(body["slots"].as_array().unwrap().len(), 2);
     assert!(
         body["notices"][0]
@@ -311,9 +310,9 @@ async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
             .unwrap()
             .contains("could not be read")
     );
-    door.agent.set_stale(true);
-    assert_eq!(door.get("/slots").await["stale"], true);
-    let status = door.get("/status").await;
+    api.agent.set_stale(true);
+    assert_eq!(api.get("/slots").await["stale"], true);
+    let status = api.get("/status").await;
     assert_eq!(status["etcd"], false);
     assert!(
         status["problems"][0]
@@ -321,7 +320,7 @@ async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
             .unwrap()
             .contains("etcd does not answer")
     );
-    let (code, body) = door
+    let (code, body) = api
         .send("PUT", "/manifests/shop/new", r#"{"image": "a"}"#)
         .await;
     assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
@@ -330,58 +329,58 @@ async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
 
 #[tokio::test]
 async fn a_hold_is_not_a_silent_etcd_and_lists_say_how_old_they_are() {
-    let door = alone();
-    two_slots(&door.agent);
-    door.agent.set_stale(true);
-    door.agent.set_hold(Some("/dokkaa/cluster is missing"));
+    let api = alone();
+    two_slots(&api.agent);
+    api.agent.set_stale(true);
+    api.agent.set_hold(Some("/dokkaa/cluster is missing"));
     let known_at = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3);
-    door.agent.set_known_at(Some(known_at));
-    let status = door.get("/status").await;
+    api.agent.set_known_at(Some(known_at));
+    let status = api.get("/status").await;
     assert_eq!(status["etcd"], true);
     let problems = status["problems"].to_string();
     assert!(problems.contains("is in hold: /dokkaa/cluster is missing"));
     assert!(!problems.contains("does not answer"), "{problems}");
     for list in ["/slots", "/hosts"] {
-        let body = door.get(list).await;
+        let body = api.get(list).await;
         assert_eq!(body["known_at"], known_at.to_string());
         let notice = body["notices"][0].as_str().unwrap();
         assert!(notice.contains("from 3 min ago"), "{notice}");
         assert!(notice.contains("/dokkaa/cluster is missing"), "{notice}");
     }
-    door.agent.mem_kv().set_unavailable(true);
-    assert_eq!(door.get("/status").await["etcd"], false);
+    api.agent.mem_kv().set_unavailable(true);
+    assert_eq!(api.get("/status").await["etcd"], false);
 }
 
 #[tokio::test]
 async fn what_keeps_the_agent_from_its_work_is_said_everywhere() {
-    let door = alone();
-    two_slots(&door.agent);
+    let api = alone();
+    two_slots(&api.agent);
     let trouble = "another machine (10.0.0.1) runs under this host's name";
-    door.agent.set_troubles(&[trouble]);
-    assert_eq!(door.get("/status").await["problems"][0], trouble);
+    api.agent.set_problems(&[trouble]);
+    assert_eq!(api.get("/status").await["problems"][0], trouble);
     for list in ["/slots", "/hosts", "/why/shop/web"] {
-        assert_eq!(door.get(list).await["notices"][0], trouble, "{list}");
+        assert_eq!(api.get(list).await["notices"][0], trouble, "{list}");
     }
 }
 
 #[tokio::test]
 async fn more_status_keys_than_one_page_are_read() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    let revision = door
+    let api = alone();
+    api.agent.put_host("h1", None);
+    let revision = api
         .agent
         .put_manifest(&web(), r#"{"image": "a", "scale": 1000}"#);
     let other: ContainerId = "shop/worker".parse().unwrap();
     for number in 0..1000 {
-        door.agent.claim(&web().slot(number), "h1", revision);
-        door.agent
+        api.agent.claim(&web().slot(number), "h1", revision);
+        api.agent
             .put_status(&web().slot(number), "h1", |s| s.restarts = 7);
     }
-    door.agent.put_manifest(&other, r#"{"image": "a"}"#);
-    door.agent.claim(&other.slot(0), "h1", revision);
-    door.agent
+    api.agent.put_manifest(&other, r#"{"image": "a"}"#);
+    api.agent.claim(&other.slot(0), "h1", revision);
+    api.agent
         .put_status(&other.slot(0), "h1", |s| s.restarts = 8);
-    let body = door.get("/slots").await;
+    let body = api.get("/slots").await;
     let slots = body["slots"].as_array().unwrap();
     assert_eq!(slots.len(), 1001);
     assert!(slots[..1000].iter().all(|row| row["restarts"] == 7));
@@ -390,39 +389,39 @@ async fn more_status_keys_than_one_page_are_read() {
 
 #[tokio::test]
 async fn a_manifest_is_written_read_and_removed() {
-    let door = alone();
+    let api = alone();
     let path = "/manifests/shop/web";
     let text = "{\"image\": \"a\"}\n";
-    let (status, _) = door.send("GET", path, "").await;
+    let (status, _) = api.send("GET", path, "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    let (status, first) = door.send("PUT", path, text).await;
+    let (status, first) = api.send("PUT", path, text).await;
     assert_eq!(status, StatusCode::CREATED);
     assert_eq!(
         (&first["created"], &first["changed"]),
         (&json!(true), &json!(true))
     );
-    let body = door.get(path).await;
+    let body = api.get(path).await;
     assert_eq!(body["manifest"], text, "as it was written, byte by byte");
     assert_eq!(body["revision"], first["revision"]);
-    let (status, again) = door.send("PUT", path, text).await;
+    let (status, again) = api.send("PUT", path, text).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(
         (&again["created"], &again["changed"]),
         (&json!(false), &json!(false))
     );
-    let (status, gone) = door.send("DELETE", path, "").await;
+    let (status, gone) = api.send("DELETE", path, "").await;
     assert_eq!(
         (status, &gone["containers"][0]["container"]),
         (StatusCode::OK, &json!("web"))
     );
-    let (status, _) = door.send("DELETE", path, "").await;
+    let (status, _) = api.send("DELETE", path, "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn an_invalid_manifest_is_refused_with_everything_that_is_wrong() {
-    let door = alone();
-    let (status, body) = door
+    let api = alone();
+    let (status, body) = api
         .send(
             "PUT",
             "/manifests/shop/web",
@@ -431,18 +430,18 @@ async fn an_invalid_manifest_is_refused_with_everything_that_is_wrong() {
         .await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(body["problems"].as_array().unwrap().len() >= 2, "{body}");
-    let (status, _) = door.send("GET", "/manifests/shop/web", "").await;
+    let (status, _) = api.send("GET", "/manifests/shop/web", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND, "nothing was written");
 
     let large = format!(
         "{{\"image\": \"{}\"}}",
         "x".repeat(super::manifest::MAX_BODY)
     );
-    let (status, body) = door.send("PUT", "/manifests/shop/web", &large).await;
+    let (status, body) = api.send("PUT", "/manifests/shop/web", &large).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(body["error"].as_str().unwrap().contains("larger than"));
     for path in ["/manifests/Shop/web", "/manifests/shop/a---b"] {
-        let (status, body) = door.send("PUT", path, r#"{"image": "a"}"#).await;
+        let (status, body) = api.send("PUT", path, r#"{"image": "a"}"#).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
         assert!(body["error"].is_string(), "{path}");
     }
@@ -450,10 +449,10 @@ async fn an_invalid_manifest_is_refused_with_everything_that_is_wrong() {
 
 #[tokio::test]
 async fn a_precondition_is_compare_and_swap() {
-    let door = alone();
+    let api = alone();
     let path = "/manifests/shop/web";
     let put = async |header| {
-        door.send_if("PUT", path, r#"{"image": "a"}"#, Some(header))
+        api.send_if("PUT", path, r#"{"image": "a"}"#, Some(header))
             .await
     };
     let (status, body) = put(("if-match", "\"5\"")).await;
@@ -480,7 +479,7 @@ async fn a_precondition_is_compare_and_swap() {
     ] {
         assert_eq!(put(wrong).await.0, StatusCode::BAD_REQUEST, "{wrong:?}");
     }
-    let (status, _) = door
+    let (status, _) = api
         .send_if("DELETE", path, "", Some(("if-match", "\"1\"")))
         .await;
     assert_eq!(status, StatusCode::PRECONDITION_FAILED);
@@ -488,33 +487,30 @@ async fn a_precondition_is_compare_and_swap() {
 
 #[tokio::test]
 async fn an_app_goes_with_its_manifests_and_nothing_else() {
-    let door = alone();
+    let api = alone();
     for name in ["web", "db"] {
-        door.agent.put_manifest(
+        api.agent.put_manifest(
             &format!("shop/{name}").parse().unwrap(),
             r#"{"image": "a"}"#,
         );
     }
     let near: ContainerId = "shopping/web".parse().unwrap();
-    door.agent.put_manifest(&near, r#"{"image": "a"}"#);
-    let (status, body) = door.send("DELETE", "/manifests/shop", "").await;
+    api.agent.put_manifest(&near, r#"{"image": "a"}"#);
+    let (status, body) = api.send("DELETE", "/manifests/shop", "").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(body["containers"].as_array().unwrap().len(), 2);
-    assert_eq!(
-        door.get("/manifests/shopping/web").await["container"],
-        "web"
-    );
-    let (status, _) = door.send("DELETE", "/manifests/shop", "").await;
+    assert_eq!(api.get("/manifests/shopping/web").await["container"], "web");
+    let (status, _) = api.send("DELETE", "/manifests/shop", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_json_too() {
-    let door = alone();
-    let (status, body) = door.send("GET", "/nothing", "").await;
+    let api = alone();
+    let (status, body) = api.send("GET", "/nothing", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(body["error"].is_string());
-    let (status, body) = door.send("POST", "/manifests/shop/web", "").await;
+    let (status, body) = api.send("POST", "/manifests/shop/web", "").await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
     assert!(body["error"].is_string());
 }
@@ -523,20 +519,20 @@ async fn what_is_not_there_is_json_too() {
 async fn why_asks_every_host_and_a_silent_one_is_a_notice() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
-    two_slots(&door.agent);
-    door.agent.put_host("h3", None);
+    let api = api(&[&h2], &kv, 0);
+    two_slots(&api.agent);
+    api.agent.put_host("h3", None);
     h2.set_reasons(Reasons {
         waiting: BTreeMap::from([(web().slot(1), "the image is 2 GB".to_owned())]),
         links: Vec::new(),
     });
-    let why = door.get("/why/shop/web").await;
+    let why = api.get("/why/shop/web").await;
     assert_eq!(why["slots"][1]["row"]["reason"], "the image is 2 GB");
     assert_eq!(
         why["notices"],
         json!(["host h3 does not answer: connection refused"])
     );
-    let (status, _) = door.send("GET", "/why/shop/none", "").await;
+    let (status, _) = api.send("GET", "/why/shop/none", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
@@ -544,9 +540,9 @@ async fn why_asks_every_host_and_a_silent_one_is_a_notice() {
 async fn logs_of_several_hosts_come_in_order_of_time() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
-    two_slots(&door.agent);
-    door.agent.log(
+    let api = api(&[&h2], &kv, 0);
+    two_slots(&api.agent);
+    api.agent.log(
         &web().slot(0),
         (0..200).map(|n| record(n * 10, &n.to_string())),
     );
@@ -554,14 +550,14 @@ async fn logs_of_several_hosts_come_in_order_of_time() {
         &web().slot(1),
         (0..200).map(|n| record(n * 10 + 5, &n.to_string())),
     );
-    let lines = door.lines("/logs/shop/web").await;
+    let lines = api.lines("/logs/shop/web").await;
     let expected: Vec<String> = (0..200)
         .flat_map(|n| [format!("h1/0 {n}"), format!("h2/1 {n}")])
         .collect();
     assert_eq!(lines, expected);
-    assert_eq!(door.lines("/logs/shop/web/1?tail=1").await, ["h2/1 199"]);
+    assert_eq!(api.lines("/logs/shop/web/1?tail=1").await, ["h2/1 199"]);
     let since = record(1980, "").time;
-    let lines = door.lines(&format!("/logs/shop/web?since={since}")).await;
+    let lines = api.lines(&format!("/logs/shop/web?since={since}")).await;
     assert_eq!(
         lines,
         ["h2/1 198", "h1/0 199", "h2/1 199"],
@@ -571,15 +567,15 @@ async fn logs_of_several_hosts_come_in_order_of_time() {
 
 #[tokio::test]
 async fn a_host_that_is_not_reached_is_a_line_and_not_an_error() {
-    let door = alone();
-    let revision = two_slots(&door.agent);
-    door.agent
+    let api = alone();
+    let revision = two_slots(&api.agent);
+    api.agent
         .put_manifest(&web(), r#"{"image": "a", "scale": 5}"#);
     // h2 has two slots and does not answer; h3 is not live; nobody has slot 4.
-    door.agent.claim(&web().slot(2), "h2", revision);
-    door.agent.claim(&web().slot(3), "h3", revision);
-    door.agent.log(&web().slot(0), [record(0, "here")]);
-    let mut lines = door.lines("/logs/shop/web").await;
+    api.agent.claim(&web().slot(2), "h2", revision);
+    api.agent.claim(&web().slot(3), "h3", revision);
+    api.agent.log(&web().slot(0), [record(0, "here")]);
+    let mut lines = api.lines("/logs/shop/web").await;
     lines.sort();
     assert_eq!(
         lines,
@@ -590,9 +586,9 @@ async fn a_host_that_is_not_reached_is_a_line_and_not_an_error() {
             "h1/0 here",
         ]
     );
-    let (status, _) = door.send("GET", "/logs/shop/web/9", "").await;
+    let (status, _) = api.send("GET", "/logs/shop/web/9", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    let (status, body) = door.send("GET", "/logs/shop/web?since=yesterday", "").await;
+    let (status, body) = api.send("GET", "/logs/shop/web?since=yesterday", "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(body["error"].as_str().unwrap().contains("10m"));
 }
@@ -601,10 +597,10 @@ async fn a_host_that_is_not_reached_is_a_line_and_not_an_error() {
 async fn followed_lines_go_on_after_a_lost_connection_without_one_twice() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 2);
-    two_slots(&door.agent);
+    let api = api(&[&h2], &kv, 2);
+    two_slots(&api.agent);
     h2.log(&web().slot(1), (0..4).map(|n| record(n, &n.to_string())));
-    let mut stream = door.stream("/logs/shop/web/1?follow=true").await;
+    let mut stream = api.stream("/logs/shop/web/1?follow=true").await;
     let mut seen = Vec::new();
     while seen.len() < 4 {
         let line = stream.next().await.unwrap();
@@ -621,19 +617,19 @@ async fn followed_lines_go_on_after_a_lost_connection_without_one_twice() {
 async fn following_goes_with_a_slot_to_its_next_host_and_ends_with_it() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
-    let revision = two_slots(&door.agent);
+    let api = api(&[&h2], &kv, 0);
+    let revision = two_slots(&api.agent);
     let slot = web().slot(0);
-    door.agent.log(&slot, [record(50, "on h1")]);
-    let mut stream = door.stream("/logs/shop/web/0?follow=true").await;
+    api.agent.log(&slot, [record(50, "on h1")]);
+    let mut stream = api.stream("/logs/shop/web/0?follow=true").await;
     assert_eq!(stream.next().await.unwrap(), "h1/0 on h1");
     // Its new host's clock is behind: all that the new instance wrote is new.
     h2.log(&slot, [record(10, "on h2")]);
-    door.agent.claim(&slot, "h2", revision);
-    door.agent.end_log(&slot);
+    api.agent.claim(&slot, "h2", revision);
+    api.agent.end_log(&slot);
     assert_eq!(stream.next().await.unwrap(), "h2/0 on h2");
-    door.agent.delete(&Key::Manifest(web()));
-    door.agent.delete(&Key::Claim(slot.clone()));
+    api.agent.delete(&Key::Manifest(web()));
+    api.agent.delete(&Key::Claim(slot.clone()));
     h2.end_log(&slot);
     assert_eq!(stream.next().await, None);
 }
@@ -642,30 +638,30 @@ async fn following_goes_with_a_slot_to_its_next_host_and_ends_with_it() {
 async fn the_previous_instance_is_found_on_whichever_host_keeps_it() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
-    two_slots(&door.agent);
+    let api = api(&[&h2], &kv, 0);
+    two_slots(&api.agent);
     let slot = web().slot(0);
     h2.log(&slot, [record(0, "last words")]);
     h2.end_log(&slot);
     assert_eq!(
-        door.lines("/logs/shop/web/0?previous=true").await,
+        api.lines("/logs/shop/web/0?previous=true").await,
         ["h2/0 last words"]
     );
     assert_eq!(
-        door.lines("/logs/shop/web/1?previous=true").await,
+        api.lines("/logs/shop/web/1?previous=true").await,
         ["(shop/web/1: no ended instance is kept)"]
     );
 }
 
 #[tokio::test]
 async fn raw_lines_are_for_people() {
-    let door = alone();
-    two_slots(&door.agent);
-    door.agent.log(&web().slot(0), [record(0, "hello")]);
+    let api = alone();
+    two_slots(&api.agent);
+    api.agent.log(&web().slot(0), [record(0, "hello")]);
     let request = Request::get("/logs/shop/web/0?format=raw&timestamps=true")
         .body(Body::empty())
         .unwrap();
-    let body = door.ask(request).await.into_body().collect().await.unwrap();
+    let body = api.ask(request).await.into_body().collect().await.unwrap();
     assert_eq!(body.to_bytes(), "2023-11-14T22:13:20Z h1/0 | hello\n");
 }
 
@@ -673,7 +669,7 @@ fn ready(slot: u32) -> Happened {
     Happened::of_slot(&web().slot(slot), Kind::Ready, "")
 }
 
-impl Door {
+impl TestApi {
     async fn events(&self, path: &str) -> Vec<String> {
         let mut events = self.follow_events(path).await;
         let mut lines = Vec::new();
@@ -706,41 +702,41 @@ fn event_text(line: EventLine) -> String {
 async fn events_of_all_hosts_come_in_order_of_time() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
-    two_slots(&door.agent);
+    let api = api(&[&h2], &kv, 0);
+    two_slots(&api.agent);
     for at in 0..50 {
-        door.agent.happens(2 * at + 1, ready(0));
+        api.agent.happens(2 * at + 1, ready(0));
         h2.happens(2 * at + 2, ready(1));
     }
     h2.happens(200, Happened::here(Kind::EngineBack, ""));
-    let lines = door.events("app=shop").await;
+    let lines = api.events("app=shop").await;
     let expected: Vec<&str> = ["h1 shop/web/0 ready", "h2 shop/web/1 ready"].repeat(50);
     assert_eq!(lines, expected);
     let since = jiff::Timestamp::from_millisecond(99).unwrap();
-    let lines = door.events(&format!("since={since}")).await;
+    let lines = api.events(&format!("since={since}")).await;
     let last = [
         "h1 shop/web/0 ready",
         "h2 shop/web/1 ready",
         "h2  engine-back",
     ];
     assert_eq!(lines, last, "the time itself included");
-    assert_eq!(door.events("local=true").await.len(), 50);
-    assert!(door.events("app=shop&container=db").await.is_empty());
-    let (status, body) = door.send("GET", "/events?since=yesterday", "").await;
+    assert_eq!(api.events("local=true").await.len(), 50);
+    assert!(api.events("app=shop&container=db").await.is_empty());
+    let (status, body) = api.send("GET", "/events?since=yesterday", "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
-    let (status, body) = door.send("GET", "/events?container=web", "").await;
+    let (status, body) = api.send("GET", "/events?container=web", "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
 }
 
 #[tokio::test]
 async fn a_host_that_tells_no_events_is_a_line_and_not_an_error() {
-    let door = alone();
-    two_slots(&door.agent);
+    let api = alone();
+    two_slots(&api.agent);
     let member = json!({"id": "00000000-0000-0000-0000-000000000003"});
     let h3 = Key::Member("h3".parse().unwrap());
-    door.agent.put(&h3, member.to_string().as_bytes());
-    door.agent.happens(1, ready(0));
-    let mut lines = door.events("").await;
+    api.agent.put(&h3, member.to_string().as_bytes());
+    api.agent.happens(1, ready(0));
+    let mut lines = api.events("").await;
     lines.sort();
     let expected = [
         "(host h2 unreachable: connection refused)",
@@ -749,20 +745,20 @@ async fn a_host_that_tells_no_events_is_a_line_and_not_an_error() {
     ];
     assert_eq!(lines, expected);
     // Before the first view its own are known all the same.
-    door.agent.set_blind(true);
-    assert_eq!(door.events("").await, ["h1 shop/web/0 ready"]);
+    api.agent.set_blind(true);
+    assert_eq!(api.events("").await, ["h1 shop/web/0 ready"]);
 }
 
 #[tokio::test]
 async fn followed_events_go_on_after_a_lost_connection_without_one_twice() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 2);
-    two_slots(&door.agent);
+    let api = api(&[&h2], &kv, 2);
+    two_slots(&api.agent);
     for at in 1..=4 {
         h2.happens(at, ready(at as u32));
     }
-    let mut events = door.follow_events("follow=true").await;
+    let mut events = api.follow_events("follow=true").await;
     let mut seen = Vec::new();
     while seen.len() < 4 {
         let line = events.next_line(event_text).await.unwrap();

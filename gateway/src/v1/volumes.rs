@@ -1,9 +1,9 @@
-//! Local volumes: where they are, and how a slot gets rid of them.
+//! Local volumes: listed, adopted, released, removed.
 //!
-//! A slot with a local volume runs on the machine that its `data` key names,
-//! and nowhere else. `adopt` gives it the volumes of its name that a host has,
-//! whoever made them. `release` forgets them and leaves the data; `remove`
-//! deletes the data first. None touches the data of a container that exists.
+//! A slot with a local volume is pinned to the machine in its `data` key.
+//! `adopt` pins it to a host that has volumes of its name, whoever made them.
+//! `release` deletes the pin and leaves the volumes; `remove` deletes the
+//! volumes first. None touches the volumes of a container that exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,11 +20,12 @@ use store::Compare;
 use store::Op;
 use uuid::Uuid;
 
-use super::facilities::{Facilities, Peers, VolumeError};
-use super::reply::{Asked, Failure, Named, Reply};
+use super::agent::{AgentHandle, HostError, Peers};
+use super::api::Api;
+use super::cluster::SlotsQuery;
+use super::reply::{ApiFailure, ApiResult, PathParams, QueryParams};
 use super::rows::Filter;
 use super::types::{PinReleased, Presence, VolumeRow, VolumeState, Volumes, VolumesAdopted};
-use super::{Api, SlotsQuery};
 
 /// What `adopt` may be asked.
 #[derive(Debug, Default, Deserialize)]
@@ -32,17 +33,20 @@ pub(super) struct AdoptQuery {
     host: Option<HostName>,
 }
 
-type Name = Named<(AppName, ContainerName, u32)>;
+type Name = PathParams<(AppName, ContainerName, u32)>;
 
-fn id(Named((app, container, slot)): Name) -> SlotId {
+fn id(PathParams((app, container, slot)): Name) -> SlotId {
     ContainerId::new(app, container).slot(slot)
 }
 
 /// `GET`: every volume that pins a slot.
-pub(super) async fn list(State(api): State<Api>, query: Asked<SlotsQuery>) -> Reply<Volumes> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    query: QueryParams<SlotsQuery>,
+) -> ApiResult<Volumes> {
     let filter = query.filter()?;
-    let seen = api.seen()?;
-    let mut volumes = rows(&seen.snapshot, &filter);
+    let view = api.view()?;
+    let mut volumes = rows(&view.snapshot, &filter);
     let mut notices = Vec::new();
     let hosts: BTreeSet<HostName> = volumes
         .iter()
@@ -71,8 +75,8 @@ pub(super) async fn list(State(api): State<Api>, query: Asked<SlotsQuery>) -> Re
     }
     Ok(Json(Volumes {
         volumes,
-        revision: seen.snapshot.revision,
-        stale: seen.stale,
+        revision: view.snapshot.revision,
+        stale: view.stale,
         notices,
     }))
 }
@@ -125,26 +129,26 @@ fn machine(snapshot: &Snapshot, id: Uuid) -> (Presence, Option<&HostName>) {
 }
 
 /// `DELETE pins/…`: the slot may run anywhere; what is in the volumes stays behind.
-pub(super) async fn release(State(api): State<Api>, name: Name) -> Reply<PinReleased> {
+pub(super) async fn release(State(api): State<Api>, name: Name) -> ApiResult<PinReleased> {
     let slot = id(name);
     let list = api.list().await?;
     let (view, data) = pinned(&list.snapshot, &slot)?;
     if let Some((host, why)) = held_there(&list.snapshot, &slot, view, data)
         && !api.has_lost(host, &slot, data).await
     {
-        return Err(Failure::conflict(why));
+        return Err(ApiFailure::conflict(why));
     }
     unpin(&api, &slot, view, data).await?;
     Ok(Json(released(slot, data, false)))
 }
 
 /// `DELETE volumes/…`: the data itself goes, where no container of the slot exists; then the pin.
-pub(super) async fn remove(State(api): State<Api>, name: Name) -> Reply<PinReleased> {
+pub(super) async fn remove(State(api): State<Api>, name: Name) -> ApiResult<PinReleased> {
     let slot = id(name);
     let list = api.list().await?;
     let (view, data) = pinned(&list.snapshot, &slot)?;
     if let Some(claim) = &view.claim {
-        return Err(Failure::conflict(format!(
+        return Err(ApiFailure::conflict(format!(
             "{} has {slot}: its volumes go only when it is removed or scaled down",
             claim.host
         )));
@@ -152,7 +156,7 @@ pub(super) async fn remove(State(api): State<Api>, name: Name) -> Reply<PinRelea
     let host = match machine(&list.snapshot, data.host_id) {
         (Presence::Live, Some(host)) => host,
         (presence, host) => {
-            return Err(Failure::conflict(format!(
+            return Err(ApiFailure::conflict(format!(
                 "the data of {slot} is on {}, which is {presence}: it is removed when that host is back, or \
                  given up by `dokkaa volumes release {slot}`",
                 host.unwrap_or(&data.host)
@@ -165,8 +169,8 @@ pub(super) async fn remove(State(api): State<Api>, name: Name) -> Reply<PinRelea
             .map_err(|error| {
                 let text = format!("{host}: volume {}: {error}", slot.volume_name(volume));
                 match error {
-                    VolumeError::InUse(_) => Failure::conflict(text),
-                    VolumeError::Engine(_) | VolumeError::Unreachable(_) => Failure::gateway(text),
+                    HostError::InUse(_) => ApiFailure::conflict(text),
+                    _ => ApiFailure::gateway(text),
                 }
             })?;
     }
@@ -176,25 +180,25 @@ pub(super) async fn remove(State(api): State<Api>, name: Name) -> Reply<PinRelea
 
 /// Removes a volume of a slot on this host, if no container of the slot exists here.
 pub async fn remove_here(
-    facilities: &dyn Facilities,
+    agent: &dyn AgentHandle,
     slot: &SlotId,
     volume: &str,
-) -> Result<(), VolumeError> {
-    if let Some(container) = facilities.observed().of_slot(slot).next() {
-        return Err(VolumeError::InUse(format!(
+) -> Result<(), HostError> {
+    if let Some(container) = agent.observed().of_slot(slot).next() {
+        return Err(HostError::InUse(format!(
             "the container {} still exists",
             container.name
         )));
     }
-    facilities.remove_volume(&slot.volume_name(volume)).await
+    agent.remove_volume(&slot.volume_name(volume)).await
 }
 
 /// `PUT pins/…`: the slot's volumes are those of its name on a host, whoever made them.
 pub(super) async fn adopt(
     State(api): State<Api>,
     name: Name,
-    Asked(AdoptQuery { host }): Asked<AdoptQuery>,
-) -> Reply<VolumesAdopted> {
+    QueryParams(AdoptQuery { host }): QueryParams<AdoptQuery>,
+) -> ApiResult<VolumesAdopted> {
     let slot = id(name);
     let list = api.list().await?;
     let snapshot = &list.snapshot;
@@ -203,23 +207,23 @@ pub(super) async fn adopt(
     let pinned = view.data.as_ref();
     let there = pinned.and_then(|data| machine(snapshot, data.host_id).1);
     let Some(host) = host.as_ref().or(there) else {
-        return Err(Failure::bad(format!(
+        return Err(ApiFailure::bad(format!(
             "it is not known which host has the volumes of {slot}; name it (--host)"
         )));
     };
     if let Some(claim) = view.claim.as_ref().filter(|claim| claim.host != *host) {
-        return Err(Failure::conflict(format!("{} has {slot}", claim.host)));
+        return Err(ApiFailure::conflict(format!("{} has {slot}", claim.host)));
     }
     let Some((_, record)) = snapshot.live().find(|(live, _)| *live == host) else {
-        return Err(Failure::conflict(format!("host {host} is missing")));
+        return Err(ApiFailure::conflict(format!("host {host} is missing")));
     };
     let names = api.volumes_on(host).await;
-    let names = names.map_err(|error| Failure::gateway(format!("{host}: {error}")))?;
+    let names = names.map_err(|error| ApiFailure::gateway(format!("{host}: {error}")))?;
     let here = pinned.filter(|data| data.host_id == record.id);
     let data = adopted(&slot, host, record.id, here.map(|data| &data.value), &names);
     if data.existing.is_empty() {
         let name = slot.volume_name("…");
-        return Err(Failure::conflict(format!("{host} has no volume {name}")));
+        return Err(ApiFailure::conflict(format!("{host} has no volume {name}")));
     }
     let key = Key::Data(slot.clone());
     let guards = vec![
@@ -229,9 +233,7 @@ pub(super) async fn adopt(
             view.claim.as_ref().map_or(0, |claim| claim.modified),
         ),
     ];
-    if !api.write(guards, vec![Op::put_json(&key, &data)]).await? {
-        return Err(Failure::changed());
-    }
+    api.write(guards, vec![Op::put_json(&key, &data)]).await?;
     Ok(Json(VolumesAdopted {
         slot,
         host: data.host,
@@ -270,9 +272,9 @@ fn adopted(
 
 impl Api {
     /// Docker's names of the volumes on a host.
-    async fn volumes_on(&self, host: &HostName) -> Result<BTreeSet<String>, VolumeError> {
-        if *host == self.facilities.host() {
-            return self.facilities.volume_names().await;
+    async fn volumes_on(&self, host: &HostName) -> Result<BTreeSet<String>, HostError> {
+        if *host == self.agent.host() {
+            return self.agent.volume_names().await;
         }
         self.peers()?.volume_names(host).await
     }
@@ -286,8 +288,8 @@ impl Api {
         })
     }
 
-    fn peers(&self) -> Result<&dyn Peers, VolumeError> {
-        let none = || VolumeError::Unreachable("this agent asks no other agents".to_owned());
+    fn peers(&self) -> Result<&dyn Peers, HostError> {
+        let none = || HostError::Unreachable("this agent has no peer listener".to_owned());
         self.peers.as_deref().ok_or_else(none)
     }
 
@@ -296,9 +298,9 @@ impl Api {
         host: &HostName,
         slot: &SlotId,
         volume: &str,
-    ) -> Result<(), VolumeError> {
-        if *host == self.facilities.host() {
-            return remove_here(self.facilities.as_ref(), slot, volume).await;
+    ) -> Result<(), HostError> {
+        if *host == self.agent.host() {
+            return remove_here(self.agent.as_ref(), slot, volume).await;
         }
         self.peers()?.remove_volume(host, slot, volume).await
     }
@@ -307,11 +309,11 @@ impl Api {
 fn pinned<'a>(
     snapshot: &'a Snapshot,
     slot: &SlotId,
-) -> Result<(&'a SlotView, &'a Rev<Data>), Failure> {
+) -> Result<(&'a SlotView, &'a Rev<Data>), ApiFailure> {
     snapshot
         .slot(slot)
         .and_then(|view| Some((view, view.data.as_ref()?)))
-        .ok_or_else(|| Failure::not_found(format!("{slot} has no local volume anywhere")))
+        .ok_or_else(|| ApiFailure::not_found(format!("{slot} has no local volume anywhere")))
 }
 
 /// The host on which a released slot would be pinned again at once, and why it is not released.
@@ -334,18 +336,19 @@ fn held_there<'a>(
     })
 }
 
-async fn unpin(api: &Api, slot: &SlotId, view: &SlotView, data: &Rev<Data>) -> Result<(), Failure> {
+async fn unpin(
+    api: &Api,
+    slot: &SlotId,
+    view: &SlotView,
+    data: &Rev<Data>,
+) -> Result<(), ApiFailure> {
     let key = Key::Data(slot.clone());
     let claim = view.claim.as_ref().map_or(0, |claim| claim.modified);
     let guards = vec![
         Compare::modified(&key, data.modified),
         Compare::modified(Key::Claim(slot.clone()), claim),
     ];
-    if api.write(guards, vec![Op::delete(&key)]).await? {
-        Ok(())
-    } else {
-        Err(Failure::changed())
-    }
+    api.write(guards, vec![Op::delete(&key)]).await
 }
 
 fn released(slot: SlotId, data: &Data, removed: bool) -> PinReleased {

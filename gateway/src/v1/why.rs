@@ -7,49 +7,49 @@ use model::snapshot::Desired;
 use planner::placement;
 use planner::target::Target;
 
-use super::rows::{Filter, Sources, container_row, merge};
+use super::rows::{Filter, RowInputs, container_row, merge};
 use super::types::{SlotRow, Why, WhyEndpoint, WhyHost, WhyLink, WhySlot};
 
 /// Everything there is to say of a container; none if there is none of that name.
-pub fn why(sources: Sources<'_>, id: &ContainerId) -> Option<Why> {
-    let view = sources.snapshot.containers.get(id)?;
-    let (rows, _) = merge(sources, &Filter::Container(id.clone()));
+pub fn why(inputs: RowInputs<'_>, id: &ContainerId) -> Option<Why> {
+    let view = inputs.snapshot.containers.get(id)?;
+    let (rows, _) = merge(inputs, &Filter::Container(id.clone()));
     let manifest = match view.manifest.as_ref().map(|m| &m.value) {
         Some(Desired::Valid { manifest, .. }) => Some(manifest.clone()),
         _ => Target::of(view).map(|target| target.manifest().clone()),
     };
     Some(Why {
-        container: container_row(sources, id, view),
+        container: container_row(inputs, id, view),
         slots: rows
             .into_iter()
             .map(|row| WhySlot {
-                hosts: hosts(sources, id, &row),
+                hosts: hosts(inputs, id, &row),
                 row,
             })
             .collect(),
-        links: manifest.map_or_else(Vec::new, |m| links(sources, id, &m)),
+        links: manifest.map_or_else(Vec::new, |m| links(inputs, id, &m)),
         stale: false,
         notices: Vec::new(),
     })
 }
 
 /// Each host's word on one slot: the owner, then the eligible ones, best first, then the others.
-fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> {
+fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> {
     let Some(slot) = row.slot.map(|number| id.slot(number)) else {
         return Vec::new();
     };
     let mut found = Vec::new();
     let said = |host| {
-        sources
+        inputs
             .answers
             .get(host)
             .and_then(|reasons| reasons.waiting.get(&slot))
     };
     let owner = row.host.as_ref();
-    let has_live_owner = owner.is_some_and(|owner| sources.snapshot.is_live(owner));
+    let has_live_owner = owner.is_some_and(|owner| inputs.snapshot.is_live(owner));
     if let Some(owner) = owner {
         let verb = if has_live_owner { "runs" } else { "has" };
-        let has = match pinned(sources, &slot) {
+        let has = match pinned(inputs, &slot) {
             Some(volumes) => format!("{verb} it; its volumes ({volumes}) keep it here"),
             None => format!("{verb} it"),
         };
@@ -63,7 +63,7 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
             },
         });
     }
-    let Some(placed) = placement::explain(sources.snapshot, &slot) else {
+    let Some(placed) = placement::explain(inputs.snapshot, &slot) else {
         return found;
     };
     let eligible = placed.order.iter().filter(|host| Some(*host) != owner);
@@ -94,7 +94,7 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
             });
         }
     }
-    let missing = sources
+    let missing = inputs
         .snapshot
         .hosts
         .iter()
@@ -111,12 +111,12 @@ fn hosts(sources: Sources<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> 
 }
 
 /// The local volumes that keep the slot where it is.
-fn pinned(sources: Sources<'_>, slot: &SlotId) -> Option<String> {
-    let data = sources.snapshot.slot(slot)?.data.as_ref()?;
+fn pinned(inputs: RowInputs<'_>, slot: &SlotId) -> Option<String> {
+    let data = inputs.snapshot.slot(slot)?.data.as_ref()?;
     Some(data.volumes.join(", "))
 }
 
-fn links(sources: Sources<'_>, id: &ContainerId, manifest: &Manifest) -> Vec<WhyLink> {
+fn links(inputs: RowInputs<'_>, id: &ContainerId, manifest: &Manifest) -> Vec<WhyLink> {
     let targets = manifests::env::link_targets(manifest, &id.app);
     manifest
         .links
@@ -131,8 +131,8 @@ fn links(sources: Sources<'_>, id: &ContainerId, manifest: &Manifest) -> Vec<Why
             WhyLink {
                 variable: format!("SERVICE_{}_ADDR", manifests::env::link_variable_name(link)),
                 port: target.port,
-                endpoints: endpoints(sources.directory, &service),
-                failures: sources
+                endpoints: endpoints(inputs.directory, &service),
+                failures: inputs
                     .answers
                     .values()
                     .flat_map(|reasons| &reasons.links)

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// etcd's error numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
+pub enum ErrorCode {
     /// 100
     KeyNotFound,
     /// 101
@@ -44,7 +44,7 @@ pub enum Code {
     EventIndexCleared,
 }
 
-impl Code {
+impl ErrorCode {
     fn facts(self) -> (u16, &'static str, StatusCode) {
         use StatusCode as S;
         match self {
@@ -92,7 +92,7 @@ impl Code {
 #[error("{code:?}: {cause}")]
 pub struct V2Error {
     /// Its number.
-    pub code: Code,
+    pub code: ErrorCode,
     /// Why here.
     pub cause: String,
     /// The store's revision; 0 where it was not asked.
@@ -111,12 +111,12 @@ struct Body<'a> {
 
 impl V2Error {
     /// An error found in the request itself.
-    pub fn request(code: Code, cause: impl Into<String>) -> Self {
+    pub fn request(code: ErrorCode, cause: impl Into<String>) -> Self {
         Self::at(code, cause, 0)
     }
 
     /// An error found in the store at a revision.
-    pub fn at(code: Code, cause: impl Into<String>, index: i64) -> Self {
+    pub fn at(code: ErrorCode, cause: impl Into<String>, index: i64) -> Self {
         Self {
             code,
             cause: cause.into(),

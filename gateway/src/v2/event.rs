@@ -9,14 +9,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use store::kv::{self, KeyValue};
 
-use super::node::{Action, Event, Node};
+use super::node::{Action, V2Event, V2Node};
 
 /// The key that says what a revision was. No v2 key has a double slash.
 pub const OP_KEY: &str = "/v2meta//op";
 
 /// What a door did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct OpRecord {
     /// What.
     pub action: Action,
     /// To which key.
@@ -29,22 +29,22 @@ pub struct Record {
     pub dir: bool,
     /// What was there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prev: Option<Prev>,
+    pub prev: Option<PrevIndexes>,
 }
 
 /// What was there before, beside what the watch says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prev {
+pub struct PrevIndexes {
     /// Its created index.
     pub created: i64,
     /// Its modified index.
     pub modified: i64,
 }
 
-impl Record {
+impl OpRecord {
     /// The event at a revision, with the values that the door wrote and found.
-    pub fn event(&self, revision: i64, value: Option<&[u8]>, before: Option<&[u8]>) -> Event {
-        let node = |value: Option<&[u8]>, modified, created| Node {
+    pub fn event(&self, revision: i64, value: Option<&[u8]>, before: Option<&[u8]>) -> V2Event {
+        let node = |value: Option<&[u8]>, modified, created| V2Node {
             key: self.key.clone(),
             value: value.filter(|_| !self.dir).map(Arc::from),
             dir: self.dir,
@@ -52,7 +52,7 @@ impl Record {
             modified,
             created,
         };
-        Event {
+        V2Event {
             action: self.action,
             node: Some(node(value, revision, self.created.unwrap_or(revision))),
             prev: self
@@ -63,7 +63,7 @@ impl Record {
 }
 
 /// The v2 events of one watch reply, in order.
-pub fn map(events: &[kv::Event]) -> Vec<Event> {
+pub fn map(events: &[kv::Event]) -> Vec<V2Event> {
     events
         .chunk_by(|a, b| revision(a) == revision(b))
         .flat_map(map_revision)
@@ -85,10 +85,10 @@ fn key(event: &kv::Event) -> &str {
     }
 }
 
-fn map_revision(events: &[kv::Event]) -> Vec<Event> {
+fn map_revision(events: &[kv::Event]) -> Vec<V2Event> {
     let record = events.iter().find_map(|event| match event {
         kv::Event::Put { now, .. } if now.key == OP_KEY => {
-            serde_json::from_slice::<Record>(&now.value).ok()
+            serde_json::from_slice::<OpRecord>(&now.value).ok()
         }
         _ => None,
     });
@@ -112,16 +112,16 @@ fn map_revision(events: &[kv::Event]) -> Vec<Event> {
 }
 
 /// A write past the doors.
-fn plain(event: &kv::Event) -> Event {
-    let node = |kv: &KeyValue| Node {
+fn plain(event: &kv::Event) -> V2Event {
+    let node = |kv: &KeyValue| V2Node {
         key: kv.key.clone(),
         value: Some(kv.value.as_slice().into()),
         modified: kv.modified,
         created: kv.modified,
-        ..Node::default()
+        ..V2Node::default()
     };
     match event {
-        kv::Event::Put { now, before } => Event {
+        kv::Event::Put { now, before } => V2Event {
             action: Action::Set,
             node: Some(node(now)),
             prev: before.as_ref().map(node),
@@ -132,17 +132,17 @@ fn plain(event: &kv::Event) -> Event {
             before,
         } => {
             let leased = before.as_ref().is_some_and(|kv| kv.lease != 0);
-            Event {
+            V2Event {
                 action: if leased {
                     Action::Expire
                 } else {
                     Action::Delete
                 },
-                node: Some(Node {
+                node: Some(V2Node {
                     key: key.clone(),
                     modified: *modified,
                     created: before.as_ref().map_or(*modified, |kv| kv.modified),
-                    ..Node::default()
+                    ..V2Node::default()
                 }),
                 prev: before.as_ref().map(node),
             }
@@ -185,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn a_write_of_a_door_is_one_event() {
-        let record = Record {
+    fn a_v2_write_is_one_event() {
+        let record = OpRecord {
             action: Action::CompareAndSwap,
             key: "/a/b".into(),
             created: Some(3),
             dir: false,
-            prev: Some(Prev {
+            prev: Some(PrevIndexes {
                 created: 3,
                 modified: 5,
             }),
@@ -215,12 +215,12 @@ mod tests {
 
     #[test]
     fn a_recursive_delete_is_one_event_too() {
-        let record = Record {
+        let record = OpRecord {
             action: Action::Delete,
             key: "/a".into(),
             created: Some(2),
             dir: true,
-            prev: Some(Prev {
+            prev: Some(PrevIndexes {
                 created: 2,
                 modified: 2,
             }),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_past_the_doors_are_an_event_for_each_key() {
+    fn v3_writes_are_an_event_for_each_key() {
         let leased = KeyValue {
             lease: 7,
             ..kv("/hosts/h/record", "{}", 4)

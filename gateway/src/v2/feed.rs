@@ -15,9 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::event;
-use super::node::Event;
+use super::node::V2Event;
 use super::path::KeyPath;
-use super::ring::{CAPACITY, Look, Ring};
+use super::ring::{CAPACITY, EventMatch, Ring};
 
 /// Between two tries to open the watch: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -87,7 +87,13 @@ impl Feed {
     }
 
     /// Looks once.
-    pub(super) fn look(&self, key: &KeyPath, recursive: bool, since: i64, history: i64) -> Look {
+    pub(super) fn look(
+        &self,
+        key: &KeyPath,
+        recursive: bool,
+        since: i64,
+        history: i64,
+    ) -> EventMatch {
         self.shared.ring().find(key, recursive, since, history)
     }
 
@@ -96,20 +102,20 @@ impl Feed {
         self.shared.changed.receiver_count()
     }
 
-    /// The next event; none if the door closes, or if events were missed: the client asks again.
+    /// The next event; none if the listener closes, or if events were missed: the client asks again.
     pub(super) async fn next(
         &self,
         key: &KeyPath,
         recursive: bool,
         mut since: i64,
         history: i64,
-    ) -> Option<Arc<Event>> {
+    ) -> Option<Arc<V2Event>> {
         let mut changed = self.shared.changed.subscribe();
         loop {
             match self.look(key, recursive, since, history) {
-                Look::Found(event) => return Some(event),
-                Look::Cleared(_) => return None,
-                Look::NotYet(next) => since = next,
+                EventMatch::Found(event) => return Some(event),
+                EventMatch::Cleared(_) => return None,
+                EventMatch::NotYet(next) => since = next,
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,

@@ -18,17 +18,17 @@ use http_body_util::BodyExt;
 use store::kv::{KeyRange, KvError, Range, Status, Txn};
 use tracing::{info, warn};
 
-use super::error::{Code, V2Error};
+use super::error::{ErrorCode, V2Error};
 use super::event::OP_KEY;
 use super::form::{self, Form};
-use super::node::{Action, Event};
+use super::lookup::{self, Lookup};
+use super::node::{Action, V2Event};
 use super::path::{KeyPath, MAX_PARTS};
 use super::request::{Get, Operation, Wait, Write};
-use super::ring::Look;
-use super::seen::{self, Seen};
+use super::ring::EventMatch;
 use super::{V2, answer, not_allowed, plan, request, stats, tree};
 use crate::access;
-use crate::door;
+use crate::listener;
 
 const METHODS: &str = "HEAD,GET,PUT,POST,DELETE";
 
@@ -51,12 +51,12 @@ pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Respons
     let body = if method == Method::PUT || method == Method::POST {
         match body.collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) => return door::refuse_body("/v2/keys", &error),
+            Err(error) => return listener::refuse_body("/v2/keys", &error),
         }
     } else {
         Bytes::new()
     };
-    let asked = Asked {
+    let asked = KeysRequest {
         method,
         path,
         query: parts.uri.query(),
@@ -79,7 +79,7 @@ pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Respons
     response
 }
 
-struct Asked<'a> {
+struct KeysRequest<'a> {
     method: Method,
     path: &'a str,
     query: Option<&'a str>,
@@ -87,7 +87,7 @@ struct Asked<'a> {
     body: &'a [u8],
 }
 
-impl Asked<'_> {
+impl KeysRequest<'_> {
     /// The body, if it says that it is a form; nothing else is read.
     fn form_body(&self) -> Option<&[u8]> {
         let content_type = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
@@ -97,16 +97,16 @@ impl Asked<'_> {
     }
 }
 
-async fn serve(v2: &Arc<V2>, asked: &Asked<'_>) -> Result<Response, V2Error> {
+async fn serve(v2: &Arc<V2>, asked: &KeysRequest<'_>) -> Result<Response, V2Error> {
     let Some(key) = KeyPath::new(asked.path) else {
         let cause = format!("the key has more than {MAX_PARTS} parts");
-        return Err(V2Error::request(Code::InvalidField, cause));
+        return Err(V2Error::request(ErrorCode::InvalidField, cause));
     };
     let form = Form::parse(asked.form_body(), asked.query).map_err(|mut cause| {
         if is_app(&key) && form::looks_unencoded(asked.body) {
             cause = format!("{cause}; {}", form::HINT);
         }
-        V2Error::request(Code::InvalidForm, cause)
+        V2Error::request(ErrorCode::InvalidForm, cause)
     })?;
     let operation = request::parse(&asked.method, key, &form)?;
     let kind = stats::kind(&operation);
@@ -117,7 +117,7 @@ async fn serve(v2: &Arc<V2>, asked: &Asked<'_>) -> Result<Response, V2Error> {
 
 async fn carry_out(
     v2: &Arc<V2>,
-    asked: &Asked<'_>,
+    asked: &KeysRequest<'_>,
     operation: Operation,
 ) -> Result<Response, V2Error> {
     match operation {
@@ -135,9 +135,9 @@ fn is_app(key: &KeyPath) -> bool {
 }
 
 /// Whether this write is let through, and if it is a manifest, whether that is one.
-fn allow(write: &Write, asked: &Asked<'_>) -> Result<(), V2Error> {
+fn allow(write: &Write, asked: &KeysRequest<'_>) -> Result<(), V2Error> {
     let refused =
-        |refusal: access::Refusal| V2Error::request(Code::Unauthorized, refusal.to_string());
+        |refusal: access::Refusal| V2Error::request(ErrorCode::Unauthorized, refusal.to_string());
     let key = write.key.as_str();
     let Some(value) = write.change.value() else {
         return access::delete(key).map(drop).map_err(refused);
@@ -153,7 +153,7 @@ fn allow(write: &Write, asked: &Asked<'_>) -> Result<(), V2Error> {
     }
 }
 
-fn manifest(value: &[u8], asked: &Asked<'_>) -> Result<(), V2Error> {
+fn manifest(value: &[u8], asked: &KeysRequest<'_>) -> Result<(), V2Error> {
     let by_hand = form::looks_unencoded(asked.body);
     let Err(problems) = manifests::parse::strict(value) else {
         if by_hand {
@@ -169,7 +169,7 @@ fn manifest(value: &[u8], asked: &Asked<'_>) -> Result<(), V2Error> {
     if by_hand {
         lines.push(form::HINT.to_owned());
     }
-    Err(V2Error::request(Code::InvalidField, lines.join("\n")))
+    Err(V2Error::request(ErrorCode::InvalidField, lines.join("\n")))
 }
 
 /// Reads are linearized, so `quorum=true` is always kept.
@@ -184,12 +184,12 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
         None
     };
     if access::hidden(get.key.as_str()) {
-        return Err(seen.error(Code::KeyNotFound, get.key.as_str()));
+        return Err(seen.error(ErrorCode::KeyNotFound, get.key.as_str()));
     }
     seen.walk()?;
     let node = tree::node(&get.key, &seen, get.recursive)
-        .ok_or_else(|| seen.error(Code::KeyNotFound, get.key.as_str()))?;
-    let event = Event {
+        .ok_or_else(|| seen.error(ErrorCode::KeyNotFound, get.key.as_str()))?;
+    let event = V2Event {
         action: Action::Get,
         node: Some(node),
         prev: None,
@@ -199,10 +199,10 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
     Ok(response)
 }
 
-async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Seen, V2Error> {
-    let txn = Txn::new(Vec::new(), seen::read(key, below));
+async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Lookup, V2Error> {
+    let txn = Txn::new(Vec::new(), lookup::read(key, below));
     let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
-    Ok(Seen::new(key, reply))
+    Ok(Lookup::new(key, reply))
 }
 
 async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
@@ -212,7 +212,7 @@ async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
     loop {
         let planned = plan::plan(write, &seen)?;
         let mut txn = planned.txn.clone();
-        txn.otherwise = seen::read(&write.key, below);
+        txn.otherwise = lookup::read(&write.key, below);
         let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
         if reply.succeeded {
             v2.note_write(reply.revision);
@@ -230,9 +230,9 @@ async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
         }
         if start.elapsed() > PATIENCE {
             let cause = "others write this key all the time";
-            return Err(V2Error::at(Code::RaftInternal, cause, reply.revision));
+            return Err(V2Error::at(ErrorCode::RaftInternal, cause, reply.revision));
         }
-        seen = Seen::new(&write.key, reply);
+        seen = Lookup::new(&write.key, reply);
     }
 }
 
@@ -247,7 +247,11 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
         .map_err(unanswered)?
         .revision;
     if access::hidden(wait.key.as_str()) {
-        return Err(V2Error::at(Code::KeyNotFound, wait.key.as_str(), revision));
+        return Err(V2Error::at(
+            ErrorCode::KeyNotFound,
+            wait.key.as_str(),
+            revision,
+        ));
     }
     v2.feed.start(&v2.kv, revision);
     let (since, history) = match wait.index {
@@ -257,9 +261,9 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     if since <= revision {
         v2.feed.reached(v2.written.load(Ordering::Relaxed)).await;
     }
-    if let Look::Cleared(oldest) = v2.feed.look(&wait.key, wait.recursive, since, history) {
+    if let EventMatch::Cleared(oldest) = v2.feed.look(&wait.key, wait.recursive, since, history) {
         let cause = format!("the requested history has been cleared [{oldest}/{since}]");
-        return Err(V2Error::at(Code::EventIndexCleared, cause, revision));
+        return Err(V2Error::at(ErrorCode::EventIndexCleared, cause, revision));
     }
     let state = v2.clone();
     let next = async move {
@@ -276,7 +280,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     Ok(response)
 }
 
-async fn success(v2: &V2, event: &Event, revision: i64) -> Response {
+async fn success(v2: &V2, event: &V2Event, revision: i64) -> Response {
     let mut response = answer(StatusCode::OK, "application/json", event.body());
     let status = v2.status().await;
     put_headers(response.headers_mut(), status.as_ref(), revision, true);
@@ -287,7 +291,9 @@ async fn failure(v2: &V2, error: &V2Error) -> Response {
     let mut response = answer(error.status(), "application/json", error.body());
     // Where etcd does not answer, nothing more is asked of it.
     let status = match error.code {
-        Code::RaftInternal | Code::LeaderElection => v2.known_status().map(|(_, status)| status),
+        ErrorCode::RaftInternal | ErrorCode::LeaderElection => {
+            v2.known_status().map(|(_, status)| status)
+        }
         _ => v2.status().await,
     };
     put_headers(response.headers_mut(), status.as_ref(), error.index, false);
@@ -312,5 +318,5 @@ fn unanswered(error: KvError) -> V2Error {
         KvError::Compacted | KvError::LeaseNotFound => "etcd's answer makes no sense here",
     };
     warn!(%error, "etcd could not be asked");
-    V2Error::request(Code::RaftInternal, cause)
+    V2Error::request(ErrorCode::RaftInternal, cause)
 }

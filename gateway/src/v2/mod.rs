@@ -16,13 +16,13 @@ pub mod form;
 mod info;
 mod json;
 mod keys;
+pub mod lookup;
 mod members;
 pub mod node;
 pub mod path;
 pub mod plan;
 pub mod request;
 pub mod ring;
-pub mod seen;
 mod stats;
 pub mod tree;
 

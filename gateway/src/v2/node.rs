@@ -36,7 +36,7 @@ impl Action {
 
 /// A file or a directory, or what is told of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Node {
+pub struct V2Node {
     /// Its key; empty for the root, which has none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key: String,
@@ -48,7 +48,7 @@ pub struct Node {
     pub dir: bool,
     /// What is in it, as far as that was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<V2Node>,
     /// The index of its last change; 0 for the root.
     #[serde(rename = "modifiedIndex", skip_serializing_if = "is_zero")]
     pub modified: i64,
@@ -73,18 +73,18 @@ fn text<S: Serializer>(value: &Option<Arc<[u8]>>, serializer: S) -> Result<S::Ok
 
 /// One change, or the answer to a read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Event {
+pub struct V2Event {
     /// What happened.
     pub action: Action,
     /// The node after it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<Node>,
+    pub node: Option<V2Node>,
     /// The node before it.
     #[serde(rename = "prevNode", skip_serializing_if = "Option::is_none")]
-    pub prev: Option<Node>,
+    pub prev: Option<V2Node>,
 }
 
-impl Event {
+impl V2Event {
     /// Its index.
     pub fn index(&self) -> i64 {
         self.node.as_ref().map_or(0, |node| node.modified)
@@ -106,7 +106,7 @@ impl Event {
 
     /// About how much memory it takes.
     pub fn size(&self) -> usize {
-        let node = |node: &Option<Node>| {
+        let node = |node: &Option<V2Node>| {
             node.as_ref().map_or(0, |node| {
                 node.key.len() + node.value.as_ref().map_or(0, |value| value.len())
             })
@@ -126,19 +126,19 @@ mod tests {
 
     #[test]
     fn a_file_shows_an_empty_value_and_a_directory_none() {
-        let file = Node {
+        let file = V2Node {
             key: "/a".into(),
             value: Some(Arc::from(&b""[..])),
             modified: 3,
             created: 2,
-            ..Node::default()
+            ..V2Node::default()
         };
-        let dir = Node {
+        let dir = V2Node {
             dir: true,
             nodes: vec![file.clone()],
-            ..Node::default()
+            ..V2Node::default()
         };
-        let event = Event {
+        let event = V2Event {
             action: Action::CompareAndSwap,
             node: Some(dir),
             prev: None,

@@ -5,12 +5,12 @@
 
 use store::kv::{Compare, KeyRange, KeyValue, Op, Relation, Target, Txn};
 
-use super::error::{Code, V2Error};
-use super::event::{OP_KEY, Prev, Record};
-use super::node::{Action, Event};
+use super::error::{ErrorCode, V2Error};
+use super::event::{OP_KEY, OpRecord, PrevIndexes};
+use super::lookup::{Below, KeyKind, Level, Lookup, Meta, created_of};
+use super::node::{Action, V2Event};
 use super::path::KeyPath;
-use super::request::{Change, Condition, Write};
-use super::seen::{Below, Kind, Level, Meta, Seen, created_of};
+use super::request::{Condition, Write, WriteKind};
 use super::tree::dir_index;
 use crate::access;
 
@@ -23,71 +23,71 @@ pub struct Planned {
     /// Without a branch for failure.
     pub txn: Txn,
     /// The event's facts, written by the transaction too.
-    pub record: Record,
+    pub record: OpRecord,
     value: Option<Vec<u8>>,
     before: Option<Vec<u8>>,
 }
 
 impl Planned {
     /// The event, once the revision is known.
-    pub fn event(&self, revision: i64) -> Event {
+    pub fn event(&self, revision: i64) -> V2Event {
         self.record
             .event(revision, self.value.as_deref(), self.before.as_deref())
     }
 }
 
 /// Whether planning this write needs to see all that is below its key.
-pub fn needs_below(change: &Change) -> bool {
+pub fn needs_below(change: &WriteKind) -> bool {
     match change {
-        Change::Delete { dir, recursive } => *dir || *recursive,
+        WriteKind::Delete { dir, recursive } => *dir || *recursive,
         // It may be of a directory, whose index may come from what is in it.
-        Change::Update(value) => value.is_empty(),
+        WriteKind::Update(value) => value.is_empty(),
         _ => false,
     }
 }
 
 /// Plans a write whose key and value may be written.
-pub fn plan(write: &Write, seen: &Seen) -> Result<Planned, V2Error> {
+pub fn plan(write: &Write, seen: &Lookup) -> Result<Planned, V2Error> {
     let Some(target) = seen.target() else {
         return Err(match write.change {
             // etcd knows the root by no name here.
-            Change::CompareAndDelete(_) => seen.error(Code::NotFile, ""),
-            _ => seen.error(Code::RootReadOnly, "/"),
+            WriteKind::CompareAndDelete(_) => seen.error(ErrorCode::NotFile, ""),
+            _ => seen.error(ErrorCode::RootReadOnly, "/"),
         });
     };
     match &write.change {
-        Change::Set(value) => set(target, seen, value),
-        Change::Create(value) => create(target, seen, value),
-        Change::Update(value) => {
+        WriteKind::Set(value) => set(target, seen, value),
+        WriteKind::Create(value) => create(target, seen, value),
+        WriteKind::Update(value) => {
             seen.walk()?;
             match existing(target, seen)? {
-                Found::File(file) => Ok(rewrite(Action::Update, target, file, value)),
-                Found::Dir if value.is_empty() => Ok(touch_dir(target, seen)),
-                Found::Dir => Err(seen.error(Code::NotFile, target.key.as_str())),
+                Existing::File(file) => Ok(rewrite(Action::Update, target, file, value)),
+                Existing::Dir if value.is_empty() => Ok(touch_dir(target, seen)),
+                Existing::Dir => Err(seen.error(ErrorCode::NotFile, target.key.as_str())),
             }
         }
-        Change::CompareAndSwap(condition, value) => {
+        WriteKind::CompareAndSwap(condition, value) => {
             let file = compared(target, seen, condition)?;
             Ok(rewrite(Action::CompareAndSwap, target, file, value))
         }
-        Change::CompareAndDelete(condition) => {
+        WriteKind::CompareAndDelete(condition) => {
             let file = compared(target, seen, condition)?;
             may_go(target, seen)?;
             Ok(delete_file(Action::CompareAndDelete, target, file))
         }
-        Change::Delete { dir, recursive } => {
+        WriteKind::Delete { dir, recursive } => {
             seen.walk()?;
             match existing(target, seen)? {
-                Found::File(file) => {
+                Existing::File(file) => {
                     may_go(target, seen)?;
                     Ok(delete_file(Action::Delete, target, file))
                 }
-                Found::Dir if *recursive && only_manifests(target) => {
+                Existing::Dir if *recursive && only_manifests(target) => {
                     delete_manifests(target, seen)
                 }
-                Found::Dir if *recursive => Ok(delete_dir(target, seen)),
-                Found::Dir if *dir => delete_empty_dir(target, seen),
-                Found::Dir => Err(seen.error(Code::NotFile, target.key.as_str())),
+                Existing::Dir if *recursive => Ok(delete_dir(target, seen)),
+                Existing::Dir if *dir => delete_empty_dir(target, seen),
+                Existing::Dir => Err(seen.error(ErrorCode::NotFile, target.key.as_str())),
             }
         }
     }
@@ -98,37 +98,37 @@ fn only_manifests(target: &Level) -> bool {
 }
 
 /// Under `/apps`, v3 may have put a file where a directory belongs.
-fn may_go(target: &Level, seen: &Seen) -> Result<(), V2Error> {
+fn may_go(target: &Level, seen: &Lookup) -> Result<(), V2Error> {
     let key = target.key.as_str();
     if only_manifests(target) && !access::is_manifest(key) {
         let refusal = access::Refusal::NotAManifest(key.to_owned());
-        return Err(seen.error(Code::Unauthorized, refusal.to_string()));
+        return Err(seen.error(ErrorCode::Unauthorized, refusal.to_string()));
     }
     Ok(())
 }
 
-enum Found<'a> {
+enum Existing<'a> {
     File(&'a KeyValue),
     Dir,
 }
 
-fn existing<'a>(target: &'a Level, seen: &Seen) -> Result<Found<'a>, V2Error> {
+fn existing<'a>(target: &'a Level, seen: &Lookup) -> Result<Existing<'a>, V2Error> {
     match (target.kind(), &target.file) {
-        (Kind::Dir, _) => Ok(Found::Dir),
-        (Kind::File, Some(file)) => Ok(Found::File(file)),
-        _ => Err(seen.error(Code::KeyNotFound, target.key.as_str())),
+        (KeyKind::Dir, _) => Ok(Existing::Dir),
+        (KeyKind::File, Some(file)) => Ok(Existing::File(file)),
+        _ => Err(seen.error(ErrorCode::KeyNotFound, target.key.as_str())),
     }
 }
 
 /// The file, if it is as the condition says.
 fn compared<'a>(
     target: &'a Level,
-    seen: &Seen,
+    seen: &Lookup,
     condition: &Condition,
 ) -> Result<&'a KeyValue, V2Error> {
     seen.walk()?;
-    let Found::File(file) = existing(target, seen)? else {
-        return Err(seen.error(Code::NotFile, target.key.as_str()));
+    let Existing::File(file) = existing(target, seen)? else {
+        return Err(seen.error(ErrorCode::NotFile, target.key.as_str()));
     };
     let modified = file.modified.unsigned_abs();
     let mut causes = Vec::new();
@@ -143,15 +143,15 @@ fn compared<'a>(
     if causes.is_empty() {
         Ok(file)
     } else {
-        Err(seen.error(Code::CompareFailed, causes.join(" ")))
+        Err(seen.error(ErrorCode::CompareFailed, causes.join(" ")))
     }
 }
 
-fn set(target: &Level, seen: &Seen, value: &[u8]) -> Result<Planned, V2Error> {
+fn set(target: &Level, seen: &Lookup, value: &[u8]) -> Result<Planned, V2Error> {
     fail_below_a_file(seen)?;
     match (target.kind(), &target.file) {
-        (Kind::Dir, _) => Err(seen.error(Code::NotFile, target.key.as_str())),
-        (Kind::File, Some(file)) => {
+        (KeyKind::Dir, _) => Err(seen.error(ErrorCode::NotFile, target.key.as_str())),
+        (KeyKind::File, Some(file)) => {
             let prev = Some(prev_of(target, file));
             let mut planned = put(Action::Set, target, value, None, prev);
             planned.before = Some(file.value.clone());
@@ -164,32 +164,32 @@ fn set(target: &Level, seen: &Seen, value: &[u8]) -> Result<Planned, V2Error> {
     }
 }
 
-fn create(target: &Level, seen: &Seen, value: &[u8]) -> Result<Planned, V2Error> {
+fn create(target: &Level, seen: &Lookup, value: &[u8]) -> Result<Planned, V2Error> {
     fail_below_a_file(seen)?;
-    if target.kind() == Kind::Missing {
+    if target.kind() == KeyKind::Missing {
         Ok(put_new(Action::Create, target, seen, value))
     } else {
-        Err(seen.error(Code::KeyExists, target.key.as_str()))
+        Err(seen.error(ErrorCode::KeyExists, target.key.as_str()))
     }
 }
 
 /// Missing directories are made; only a file in their place is in the way.
-fn fail_below_a_file(seen: &Seen) -> Result<(), V2Error> {
+fn fail_below_a_file(seen: &Lookup) -> Result<(), V2Error> {
     match seen.walk() {
-        Err(error) if error.code == Code::NotDir => Err(error),
+        Err(error) if error.code == ErrorCode::NotDir => Err(error),
         _ => Ok(()),
     }
 }
 
-fn put_new(action: Action, target: &Level, seen: &Seen, value: &[u8]) -> Planned {
+fn put_new(action: Action, target: &Level, seen: &Lookup, value: &[u8]) -> Planned {
     let mut planned = put(action, target, value, None, None);
     forget_side(target, &mut planned.txn.then);
     make_dirs(seen, &mut planned.txn);
     planned
 }
 
-/// Side keys for the directories above that have none, and guards that these are as they were seen.
-fn make_dirs(seen: &Seen, txn: &mut Txn) {
+/// SideKey keys for the directories above that have none, and guards that these are as they were seen.
+fn make_dirs(seen: &Lookup, txn: &mut Txn) {
     let mut parent: Option<&Level> = None;
     for dir in seen.above() {
         if !dir.has_dir_side() {
@@ -201,7 +201,7 @@ fn make_dirs(seen: &Seen, txn: &mut Txn) {
                 },
             ));
         }
-        if dir.kind() == Kind::Missing {
+        if dir.kind() == KeyKind::Missing {
             // It and all below it are missing, so guards on it cover the rest.
             txn.guards.extend([
                 Compare::absent(&dir.key),
@@ -250,7 +250,7 @@ fn put(
     target: &Level,
     value: &[u8],
     created: Option<i64>,
-    prev: Option<Prev>,
+    prev: Option<PrevIndexes>,
 ) -> Planned {
     let then = vec![Op::put(&target.key, value)];
     let mut planned = planned(action, target, created, prev, false, then);
@@ -259,7 +259,7 @@ fn put(
 }
 
 /// A directory's update without a value changes nothing but the index.
-fn touch_dir(target: &Level, seen: &Seen) -> Planned {
+fn touch_dir(target: &Level, seen: &Lookup) -> Planned {
     dir_event(Action::Update, target, seen, Vec::new(), Vec::new())
 }
 
@@ -272,7 +272,7 @@ fn delete_file(action: Action, target: &Level, file: &KeyValue) -> Planned {
     planned
 }
 
-fn delete_dir(target: &Level, seen: &Seen) -> Planned {
+fn delete_dir(target: &Level, seen: &Lookup) -> Planned {
     let mut then = vec![
         Op::Delete(KeyRange::prefix(&target.key.below())),
         Op::Delete(KeyRange::prefix(&target.key.side_below())),
@@ -284,14 +284,14 @@ fn delete_dir(target: &Level, seen: &Seen) -> Planned {
     dir_event(Action::Delete, target, seen, Vec::new(), then)
 }
 
-fn delete_empty_dir(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
+fn delete_empty_dir(target: &Level, seen: &Lookup) -> Result<Planned, V2Error> {
     let below = seen.below.as_ref();
     let has_dirs = below.is_some_and(|below| {
-        let dir = |kv| super::seen::Side::new(kv).meta.dir;
+        let dir = |kv| super::lookup::SideKey::new(kv).meta.dir;
         below.sides.iter().any(dir)
     });
     if target.parent || has_dirs {
-        return Err(seen.error(Code::DirNotEmpty, target.key.as_str()));
+        return Err(seen.error(ErrorCode::DirNotEmpty, target.key.as_str()));
     }
     let guards = vec![
         Compare::none_in(KeyRange::prefix(&target.key.below())),
@@ -303,7 +303,7 @@ fn delete_empty_dir(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
 }
 
 /// Under `/apps`: the manifests go; what else is there, which only v3 can have put, stays.
-fn delete_manifests(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
+fn delete_manifests(target: &Level, seen: &Lookup) -> Result<Planned, V2Error> {
     let nothing = Below::default();
     let below = seen.below.as_ref().unwrap_or(&nothing);
     let staying: Vec<&str> = below
@@ -337,7 +337,7 @@ fn delete_manifests(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
             staying.len(),
             target.key
         );
-        return Err(seen.error(Code::Unauthorized, cause));
+        return Err(seen.error(ErrorCode::Unauthorized, cause));
     }
     Ok(dir_event(Action::Delete, target, seen, guards, then))
 }
@@ -345,14 +345,14 @@ fn delete_manifests(target: &Level, seen: &Seen) -> Result<Planned, V2Error> {
 fn dir_event(
     action: Action,
     target: &Level,
-    seen: &Seen,
+    seen: &Lookup,
     guards: Vec<Compare>,
     then: Vec<Op>,
 ) -> Planned {
     let below = seen.below.as_ref();
     let oldest = below.and_then(|below| below.files.iter().min_by_key(|kv| kv.created));
     let index = dir_index(target, oldest);
-    let prev = Prev {
+    let prev = PrevIndexes {
         created: index,
         modified: index,
     };
@@ -373,11 +373,11 @@ fn planned(
     action: Action,
     target: &Level,
     created: Option<i64>,
-    prev: Option<Prev>,
+    prev: Option<PrevIndexes>,
     dir: bool,
     mut then: Vec<Op>,
 ) -> Planned {
-    let record = Record {
+    let record = OpRecord {
         action,
         key: target.key.to_string(),
         created,
@@ -403,8 +403,8 @@ fn planned(
     }
 }
 
-fn prev_of(target: &Level, file: &KeyValue) -> Prev {
-    Prev {
+fn prev_of(target: &Level, file: &KeyValue) -> PrevIndexes {
+    PrevIndexes {
         created: created_of(file, target.side),
         modified: file.modified,
     }

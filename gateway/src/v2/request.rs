@@ -5,7 +5,7 @@
 
 use axum::http::Method;
 
-use super::error::{Code, V2Error};
+use super::error::{ErrorCode, V2Error};
 use super::form::Form;
 use super::path::KeyPath;
 
@@ -16,7 +16,7 @@ pub enum Operation {
     Get(Get),
     /// Wait for an event.
     Wait(Wait),
-    /// Change the store.
+    /// WriteKind the store.
     Write(Write),
 }
 
@@ -46,14 +46,14 @@ pub struct Write {
     /// Of which key.
     pub key: KeyPath,
     /// How.
-    pub change: Change,
+    pub change: WriteKind,
     /// Answer with the action alone.
     pub no_value: bool,
 }
 
 /// How a key is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum WriteKind {
     /// Whatever is there.
     Set(Vec<u8>),
     /// Only if it is not there.
@@ -73,7 +73,7 @@ pub enum Change {
     CompareAndDelete(Condition),
 }
 
-impl Change {
+impl WriteKind {
     /// The value that is to be written.
     pub fn value(&self) -> Option<&[u8]> {
         match self {
@@ -119,7 +119,7 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
     let prev_value = form.get("prevValue");
     if prev_value.is_some_and(<[u8]>::is_empty) {
         let cause = "\"prevValue\" cannot be empty";
-        return Err(V2Error::request(Code::PrevValueRequired, cause));
+        return Err(V2Error::request(ErrorCode::PrevValueRequired, cause));
     }
     let no_value = flag(form, "noValueOnSuccess")?;
     let ttl = match form.get("ttl") {
@@ -131,11 +131,11 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
     let value = form.get("value").unwrap_or_default();
     if refresh && !value.is_empty() {
         let cause = "A value was provided on a refresh";
-        return Err(V2Error::request(Code::RefreshValue, cause));
+        return Err(V2Error::request(ErrorCode::RefreshValue, cause));
     }
     if refresh && ttl.is_none() {
         let cause = "No TTL value set";
-        return Err(V2Error::request(Code::RefreshTtlRequired, cause));
+        return Err(V2Error::request(ErrorCode::RefreshTtlRequired, cause));
     }
 
     let condition = Condition {
@@ -144,9 +144,9 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
     };
     if *method == Method::DELETE {
         let change = if condition.is_none() {
-            Change::Delete { dir, recursive }
+            WriteKind::Delete { dir, recursive }
         } else {
-            Change::CompareAndDelete(condition)
+            WriteKind::CompareAndDelete(condition)
         };
         return Ok(Operation::Write(Write {
             key,
@@ -169,10 +169,10 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
         }
         let value = value.to_vec();
         let change = match prev_exist {
-            Some(false) => Change::Create(value),
-            Some(true) if condition.is_none() => Change::Update(value),
-            None if condition.is_none() => Change::Set(value),
-            _ => Change::CompareAndSwap(condition, value),
+            Some(false) => WriteKind::Create(value),
+            Some(true) if condition.is_none() => WriteKind::Update(value),
+            None if condition.is_none() => WriteKind::Set(value),
+            _ => WriteKind::CompareAndSwap(condition, value),
         };
         return Ok(Operation::Write(Write {
             key,
@@ -194,7 +194,7 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
 }
 
 fn invalid(cause: impl Into<String>) -> V2Error {
-    V2Error::request(Code::InvalidField, cause)
+    V2Error::request(ErrorCode::InvalidField, cause)
 }
 
 fn later(what: &str) -> V2Error {
@@ -213,7 +213,7 @@ fn number(form: &Form, name: &str) -> Result<u64, V2Error> {
         None => Ok(0),
         Some(text) => digits(text).ok_or_else(|| {
             V2Error::request(
-                Code::IndexNotANumber,
+                ErrorCode::IndexNotANumber,
                 format!("invalid value for \"{name}\""),
             )
         }),
@@ -223,7 +223,7 @@ fn number(form: &Form, name: &str) -> Result<u64, V2Error> {
 fn ttl(form: &Form) -> Result<u64, V2Error> {
     form.get("ttl")
         .and_then(digits)
-        .ok_or_else(|| V2Error::request(Code::TtlNotANumber, "invalid value for \"ttl\""))
+        .ok_or_else(|| V2Error::request(ErrorCode::TtlNotANumber, "invalid value for \"ttl\""))
 }
 
 /// A truth value as Go reads it.
@@ -262,14 +262,14 @@ mod tests {
         parse(method, key, &form)
     }
 
-    fn change(method: &Method, query: &str) -> Change {
+    fn change(method: &Method, query: &str) -> WriteKind {
         match operation(method, query).expect("an operation") {
             Operation::Write(write) => write.change,
             other => panic!("not a write: {other:?}"),
         }
     }
 
-    fn error(method: &Method, query: &str) -> (Code, String) {
+    fn error(method: &Method, query: &str) -> (ErrorCode, String) {
         let error = operation(method, query).expect_err("an error");
         assert_eq!(error.index, 0);
         (error.code, error.cause)
@@ -283,21 +283,24 @@ mod tests {
             value: value.into(),
             index,
         };
-        assert_eq!(put("value=v"), Change::Set(value.clone()));
-        assert_eq!(put(""), Change::Set(Vec::new()));
-        assert_eq!(put("value=v&prevIndex=0&ttl="), Change::Set(value.clone()));
+        assert_eq!(put("value=v"), WriteKind::Set(value.clone()));
+        assert_eq!(put(""), WriteKind::Set(Vec::new()));
+        assert_eq!(
+            put("value=v&prevIndex=0&ttl="),
+            WriteKind::Set(value.clone())
+        );
         assert_eq!(
             put("value=v&prevExist=false&prevValue=x"),
-            Change::Create(value.clone())
+            WriteKind::Create(value.clone())
         );
-        assert_eq!(put("value=v&prevExist=T"), Change::Update(value.clone()));
+        assert_eq!(put("value=v&prevExist=T"), WriteKind::Update(value.clone()));
         assert_eq!(
             put("value=v&prevExist=true&prevIndex=3"),
-            Change::CompareAndSwap(condition("", 3), value.clone())
+            WriteKind::CompareAndSwap(condition("", 3), value.clone())
         );
         assert_eq!(
             put("value=v&prevValue=a&prevIndex=3"),
-            Change::CompareAndSwap(condition("a", 3), value)
+            WriteKind::CompareAndSwap(condition("a", 3), value)
         );
     }
 
@@ -306,14 +309,14 @@ mod tests {
         let delete = |query| change(&Method::DELETE, query);
         assert_eq!(
             delete("recursive=true&prevExist=false"),
-            Change::Delete {
+            WriteKind::Delete {
                 dir: false,
                 recursive: true
             }
         );
         assert!(matches!(
             delete("prevIndex=1&dir=true"),
-            Change::CompareAndDelete(_)
+            WriteKind::CompareAndDelete(_)
         ));
     }
 
@@ -351,7 +354,10 @@ mod tests {
             for bad in ["", "yes", "tRUE", "2"] {
                 assert_eq!(
                     put(&format!("{name}={bad}")),
-                    (Code::InvalidField, format!("invalid value for \"{name}\""))
+                    (
+                        ErrorCode::InvalidField,
+                        format!("invalid value for \"{name}\"")
+                    )
                 );
             }
         }
@@ -360,7 +366,7 @@ mod tests {
                 assert_eq!(
                     put(&format!("{name}={bad}")),
                     (
-                        Code::IndexNotANumber,
+                        ErrorCode::IndexNotANumber,
                         format!("invalid value for \"{name}\"")
                     )
                 );
@@ -369,32 +375,44 @@ mod tests {
         for (query, code, cause) in [
             (
                 "prevExist=",
-                Code::InvalidField,
+                ErrorCode::InvalidField,
                 "invalid value for prevExist",
             ),
-            ("refresh=x", Code::InvalidField, "invalid value for refresh"),
-            ("ttl=-1", Code::TtlNotANumber, "invalid value for \"ttl\""),
+            (
+                "refresh=x",
+                ErrorCode::InvalidField,
+                "invalid value for refresh",
+            ),
+            (
+                "ttl=-1",
+                ErrorCode::TtlNotANumber,
+                "invalid value for \"ttl\"",
+            ),
             (
                 "prevValue=",
-                Code::PrevValueRequired,
+                ErrorCode::PrevValueRequired,
                 "\"prevValue\" cannot be empty",
             ),
             (
                 "wait=true",
-                Code::InvalidField,
+                ErrorCode::InvalidField,
                 "\"wait\" can only be used with GET requests",
             ),
             (
                 "refresh=true&value=x",
-                Code::RefreshValue,
+                ErrorCode::RefreshValue,
                 "A value was provided on a refresh",
             ),
-            ("refresh=true", Code::RefreshTtlRequired, "No TTL value set"),
+            (
+                "refresh=true",
+                ErrorCode::RefreshTtlRequired,
+                "No TTL value set",
+            ),
         ] {
             assert_eq!(put(query), (code, cause.to_owned()), "{query}");
         }
         // Two mistakes: the first that etcd looks at.
-        assert_eq!(put("prevIndex=x&recursive=x").0, Code::IndexNotANumber);
+        assert_eq!(put("prevIndex=x&recursive=x").0, ErrorCode::IndexNotANumber);
     }
 
     #[test]
@@ -407,7 +425,7 @@ mod tests {
             (Method::GET, "wait=true&stream=true"),
         ] {
             let (code, cause) = error(&method, query);
-            assert_eq!(code, Code::InvalidField);
+            assert_eq!(code, ErrorCode::InvalidField);
             assert!(
                 cause.ends_with("is not in this version of dokkaa"),
                 "{cause}"

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::node::Event;
+use super::node::V2Event;
 use super::path::KeyPath;
 
 /// As many as etcd keeps.
@@ -17,7 +17,7 @@ pub const MAX_BYTES: usize = 8 << 20;
 /// The ring.
 #[derive(Debug, Default)]
 pub struct Ring {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Arc<V2Event>>,
     bytes: usize,
     first: i64,
     seen: i64,
@@ -25,9 +25,9 @@ pub struct Ring {
 
 /// Whether there is something for a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Look {
+pub enum EventMatch {
     /// This event.
-    Found(Arc<Event>),
+    Found(Arc<V2Event>),
     /// Not yet; nothing before this index needs to be looked at again.
     NotYet(i64),
     /// What was asked for is not kept any more; the oldest that is.
@@ -50,7 +50,7 @@ impl Ring {
     }
 
     /// Takes all events up to a revision.
-    pub fn extend(&mut self, events: Vec<Event>, seen: i64) {
+    pub fn extend(&mut self, events: Vec<V2Event>, seen: i64) {
         for event in events {
             self.bytes += event.size();
             self.events.push_back(Arc::new(event));
@@ -71,9 +71,9 @@ impl Ring {
 
     /// The first event of index `since` or later that the wait is for. Up to
     /// `history` it is a look back, which also shows names that begin with `_`.
-    pub fn find(&self, key: &KeyPath, recursive: bool, since: i64, history: i64) -> Look {
+    pub fn find(&self, key: &KeyPath, recursive: bool, since: i64, history: i64) -> EventMatch {
         if since < self.first {
-            return Look::Cleared(self.first);
+            return EventMatch::Cleared(self.first);
         }
         let start = self.events.partition_point(|event| event.index() < since);
         let found = self.events.iter().skip(start).find(|event| {
@@ -81,13 +81,13 @@ impl Ring {
                 && (event.index() <= history || !hidden_from(event, key))
         });
         match found {
-            Some(event) => Look::Found(event.clone()),
-            None => Look::NotYet(since.max(self.seen + 1)),
+            Some(event) => EventMatch::Found(event.clone()),
+            None => EventMatch::NotYet(since.max(self.seen + 1)),
         }
     }
 }
 
-fn matches_key(event: &Event, key: &KeyPath, recursive: bool) -> bool {
+fn matches_key(event: &V2Event, key: &KeyPath, recursive: bool) -> bool {
     let at = event.key();
     if at == key.as_str() {
         return true;
@@ -101,7 +101,7 @@ fn matches_key(event: &Event, key: &KeyPath, recursive: bool) -> bool {
 }
 
 /// A part of the event's key after the wait's begins with `_`.
-fn hidden_from(event: &Event, key: &KeyPath) -> bool {
+fn hidden_from(event: &V2Event, key: &KeyPath) -> bool {
     event
         .key()
         .strip_prefix(key.as_str())
@@ -110,18 +110,18 @@ fn hidden_from(event: &Event, key: &KeyPath) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::{Action, Node};
+    use super::super::node::{Action, V2Node};
     use super::*;
 
-    fn event(action: Action, key: &str, index: i64, dir: bool) -> Event {
-        let node = Node {
+    fn event(action: Action, key: &str, index: i64, dir: bool) -> V2Event {
+        let node = V2Node {
             key: key.to_owned(),
             dir,
             modified: index,
             created: index,
-            ..Node::default()
+            ..V2Node::default()
         };
-        Event {
+        V2Event {
             action,
             prev: action.removes().then(|| node.clone()),
             node: Some(node),
@@ -132,9 +132,9 @@ mod tests {
         KeyPath::new(text).expect("a key")
     }
 
-    fn found(look: &Look) -> Option<i64> {
+    fn found(look: &EventMatch) -> Option<i64> {
         match look {
-            Look::Found(event) => Some(event.index()),
+            EventMatch::Found(event) => Some(event.index()),
             _ => None,
         }
     }
@@ -156,8 +156,8 @@ mod tests {
         assert_eq!(found(&find("/a", false, 3)), Some(5));
         assert_eq!(found(&find("/a", true, 3)), Some(3));
         assert_eq!(found(&find("/", true, 4)), Some(4));
-        assert_eq!(find("/", false, 1), Look::NotYet(7));
-        assert_eq!(find("/a", true, 100), Look::NotYet(100));
+        assert_eq!(find("/", false, 1), EventMatch::NotYet(7));
+        assert_eq!(find("/a", true, 100), EventMatch::NotYet(100));
     }
 
     #[test]
@@ -172,8 +172,8 @@ mod tests {
         );
         let find = |text: &str| ring.find(&key(text), false, 1, 3);
         assert_eq!(found(&find("/a/b/c")), Some(2));
-        assert_eq!(find("/ab"), Look::NotYet(4));
-        assert_eq!(find("/f/x"), Look::NotYet(4));
+        assert_eq!(find("/ab"), EventMatch::NotYet(4));
+        assert_eq!(find("/f/x"), EventMatch::NotYet(4));
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let mut ring = Ring::new(1);
         ring.extend(vec![event(Action::Set, "/a/_h/x", 2, false)], 2);
         let find = |text: &str, history| ring.find(&key(text), true, 2, history);
-        assert_eq!(find("/a", 1), Look::NotYet(3));
+        assert_eq!(find("/a", 1), EventMatch::NotYet(3));
         assert_eq!(found(&find("/a", 2)), Some(2));
         assert_eq!(found(&find("/a/_h", 1)), Some(2));
         assert_eq!(found(&find("/a/_h/x", 1)), Some(2));
@@ -196,7 +196,7 @@ mod tests {
         let oldest = 1500 - 1000 + 1;
         assert_eq!(
             ring.find(&key("/never"), false, oldest - 1, 1500),
-            Look::Cleared(oldest)
+            EventMatch::Cleared(oldest)
         );
         assert_eq!(
             found(&ring.find(&key("/a"), false, oldest, 1500)),
@@ -217,7 +217,7 @@ mod tests {
         assert!(ring.bytes <= MAX_BYTES);
         assert!(matches!(
             ring.find(&key("/a"), false, 2, 40),
-            Look::Cleared(_)
+            EventMatch::Cleared(_)
         ));
     }
 }

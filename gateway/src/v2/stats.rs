@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::request::{Change, Operation};
+use super::request::{Operation, WriteKind};
 
 /// Kinds of operations, each with the names of its counters: of what succeeded, and of what did not.
 const COUNTERS: [(&str, &str); 7] = [
@@ -33,12 +33,12 @@ pub(super) fn kind(operation: &Operation) -> Option<usize> {
         Operation::Get(_) => 0,
         Operation::Wait(_) => return None,
         Operation::Write(write) => match write.change {
-            Change::Set(_) => 1,
-            Change::Create(_) => 2,
-            Change::Update(_) => 3,
-            Change::Delete { .. } => 4,
-            Change::CompareAndSwap(..) => 5,
-            Change::CompareAndDelete(_) => 6,
+            WriteKind::Set(_) => 1,
+            WriteKind::Create(_) => 2,
+            WriteKind::Update(_) => 3,
+            WriteKind::Delete { .. } => 4,
+            WriteKind::CompareAndSwap(..) => 5,
+            WriteKind::CompareAndDelete(_) => 6,
         },
     })
 }

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use store::kv::KeyValue;
 
-use super::node::Node;
+use super::lookup::{Below, KeyKind, Level, Lookup, SideKey, created_of};
+use super::node::V2Node;
 use super::path::{KeyPath, MAX_PARTS};
-use super::seen::{Below, Kind, Level, Seen, Side, created_of};
 
 #[derive(Default)]
 struct Dir<'a> {
-    files: BTreeMap<&'a str, (&'a KeyValue, Option<Side>)>,
+    files: BTreeMap<&'a str, (&'a KeyValue, Option<SideKey>)>,
     dirs: BTreeMap<&'a str, Dir<'a>>,
     /// The index of its side key.
     own: Option<i64>,
@@ -44,7 +44,7 @@ impl<'a> Dir<'a> {
         self.own.or(self.implied).unwrap_or(0)
     }
 
-    fn nodes(&self, key: &str, recursive: bool) -> Vec<Node> {
+    fn nodes(&self, key: &str, recursive: bool) -> Vec<V2Node> {
         let mut nodes = BTreeMap::new();
         for (name, dir) in &self.dirs {
             if hidden(name) || (self.files.contains_key(name) && dir.implied.is_none()) {
@@ -75,47 +75,47 @@ fn hidden(name: &str) -> bool {
 }
 
 /// A file as v2 shows it.
-pub fn file_node(key: String, file: &KeyValue, side: Option<Side>) -> Node {
-    Node {
+pub fn file_node(key: String, file: &KeyValue, side: Option<SideKey>) -> V2Node {
+    V2Node {
         key,
         value: Some(file.value.as_slice().into()),
         modified: file.modified,
         created: created_of(file, side),
-        ..Node::default()
+        ..V2Node::default()
     }
 }
 
 /// A directory as v2 shows it: its indexes are those of its creation.
-pub fn dir_node(key: String, index: i64, nodes: Vec<Node>) -> Node {
-    Node {
+pub fn dir_node(key: String, index: i64, nodes: Vec<V2Node>) -> V2Node {
+    V2Node {
         key,
         dir: true,
         nodes,
         modified: index,
         created: index,
-        ..Node::default()
+        ..V2Node::default()
     }
 }
 
 /// The key and what is below it; none if it is not there. Needs all below to be read.
-pub fn node(key: &KeyPath, seen: &Seen, recursive: bool) -> Option<Node> {
+pub fn node(key: &KeyPath, seen: &Lookup, recursive: bool) -> Option<V2Node> {
     let nothing = Below::default();
     let below = seen.below.as_ref().unwrap_or(&nothing);
     let Some(target) = seen.target() else {
         let nodes = build(key, below).nodes("/", recursive);
-        return Some(Node {
+        return Some(V2Node {
             dir: true,
             nodes,
-            ..Node::default()
+            ..V2Node::default()
         });
     };
     match (target.kind(), &target.file) {
-        (Kind::Dir, _) => {
+        (KeyKind::Dir, _) => {
             let nodes = build(key, below).nodes(&key.below(), recursive);
             let oldest = below.files.iter().min_by_key(|kv| kv.created);
             Some(dir_node(key.to_string(), dir_index(target, oldest), nodes))
         }
-        (Kind::File, Some(file)) => Some(file_node(key.to_string(), file, target.side)),
+        (KeyKind::File, Some(file)) => Some(file_node(key.to_string(), file, target.side)),
         _ => None,
     }
 }
@@ -140,9 +140,9 @@ fn names<'a>(prefix: &str, key: &'a str) -> Option<Vec<&'a str>> {
 fn build<'a>(key: &KeyPath, below: &'a Below) -> Dir<'a> {
     let mut root = Dir::default();
     let prefix = key.side_below();
-    let mut sides: BTreeMap<&str, Side> = BTreeMap::new();
+    let mut sides: BTreeMap<&str, SideKey> = BTreeMap::new();
     for kv in &below.sides {
-        let side = Side::new(kv);
+        let side = SideKey::new(kv);
         let Some(names) = names(&prefix, &kv.key) else {
             continue;
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use dokkaa_tests::node::Node;
-use gateway::door::{self, DoorConfig};
+use gateway::listener::{self, ListenerConfig};
 use gateway::v2::{self, V2};
 use store::kv::{Kv, Range};
 use store::memory::MemKv;
@@ -73,11 +73,11 @@ async fn a_loopback_listener_answers_this_machine_only() {
         let at = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
         let v2 = V2::new(Arc::new(kv.clone()), "h1", stop.clone());
-        let router = door::routes(v2::router(v2), Router::new());
+        let router = listener::routes(v2::router(v2), Router::new());
         let listener = TcpListener::from_std(listener).expect("a listener");
-        tokio::spawn(door::serve(
+        tokio::spawn(listener::serve(
             vec![listener],
-            DoorConfig::default(),
+            ListenerConfig::default(),
             router,
             stop,
         ));

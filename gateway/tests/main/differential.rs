@@ -1,5 +1,5 @@
 //! One random stream of operations to a real etcd that speaks v2 and to the
-//! door over a real etcd, compared answer by answer.
+//! API over a real etcd, compared answer by answer.
 //!
 //! `DIFF_OPS` and `DIFF_SEED` choose how many and which. Both stores are
 //! brought to the same index first, so answers are equal to the byte, except
@@ -14,14 +14,14 @@ use serde_json::Value;
 use store::etcd::EtcdKv;
 
 use crate::client::{Answer, Ask, Begun, Client};
-use crate::house::House;
+use crate::harness::TestServer;
 use crate::stream::{Step, Stream};
 
-/// Where the door differs on purpose, and how the comparison takes that into account.
+/// Where dokkaa differs on purpose, and how the comparison takes that into account.
 const KNOWN_DIFFERENCES: [(&str, &str); 6] = [
     (
         "CORS headers",
-        "etcd sends them with every answer; a door must not let web pages in, so it sends none",
+        "etcd sends them with every answer; dokkaa lets no web page in, so it sends none",
     ),
     (
         "X-Etcd-Cluster-Id, X-Raft-Index, X-Raft-Term",
@@ -29,19 +29,19 @@ const KNOWN_DIFFERENCES: [(&str, &str); 6] = [
     ),
     (
         "order of an unsorted listing",
-        "etcd leaves it open, the door always sorts: compared after sorting unless sorted=true",
+        "etcd leaves it open, dokkaa always sorts: compared after sorting unless sorted=true",
     ),
     (
         "a wait below a deleted directory, at a key that never was",
-        "etcd wakes it from history but not live; the door wakes it both ways",
+        "etcd wakes it from history but not live; dokkaa wakes it both ways",
     ),
     (
         "a double slash in the path",
-        "etcd redirects and curl loses the body; the door cleans in place: not in the stream",
+        "etcd redirects and curl loses the body; dokkaa cleans in place: not in the stream",
     ),
     (
         "POST, dir=true on PUT, TTL, refresh, stream=true",
-        "not in this version of the door: not in the stream",
+        "not in this version of dokkaa: not in the stream",
     ),
 ];
 
@@ -106,10 +106,7 @@ fn compare(what: &str, ask: &Ask, theirs: &Answer, ours: &Answer) {
         lines.join("\n")
     };
     let (theirs, ours) = (told(theirs), told(ours));
-    assert_eq!(
-        theirs, ours,
-        "{what}: {ask:?}\n(left: etcd, right: the door)"
-    );
+    assert_eq!(theirs, ours, "{what}: {ask:?}\n(left: etcd, right: dokkaa)");
 }
 
 /// What waits were told.
@@ -156,7 +153,7 @@ impl Waiting {
             (true, _) => {
                 let theirs = self.theirs.await.expect("an answer");
                 told.count(&theirs);
-                let ours = end(self.ours, &self.what, &self.ask, "the door").await;
+                let ours = end(self.ours, &self.what, &self.ask, "dokkaa").await;
                 if below_a_deleted_directory(&self.key, &ours, Some(&theirs)) {
                     return None;
                 }
@@ -174,7 +171,7 @@ async fn end(task: tokio::task::JoinHandle<Answer>, what: &str, ask: &Ask, whose
     }
 }
 
-/// The known difference: the door told of a directory's end, etcd (yet) nothing or what came after.
+/// The known difference: dokkaa told of a directory's end, etcd (yet) nothing or what came after.
 fn below_a_deleted_directory(key: &str, ours: &Answer, theirs: Option<&Answer>) -> bool {
     if ours.status != 200 || theirs.is_some_and(|theirs| theirs.status != 200) {
         return false;
@@ -200,11 +197,11 @@ async fn a_random_stream_is_answered_as_by_etcd() {
         ..EtcdOptions::default()
     };
     let reference = Etcd::start(&options).expect("an etcd with v2");
-    let store = Etcd::start(&EtcdOptions::default()).expect("an etcd for the door");
+    let store = Etcd::start(&EtcdOptions::default()).expect("an etcd for dokkaa");
     let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
-    let house = House::over(Arc::new(kv)).await;
+    let server = TestServer::over(Arc::new(kv)).await;
     let theirs = Client::new(reference.address());
-    let ours = house.client.clone();
+    let ours = server.client.clone();
 
     let operations = number("DIFF_OPS", DEFAULT_OPS);
     let seed = number("DIFF_SEED", 1);
@@ -259,7 +256,7 @@ async fn what_clients_ask_beside_keys_has_etcds_shape() {
         ..EtcdOptions::default()
     };
     let reference = Etcd::start(&options).expect("an etcd with v2");
-    let (house, _) = House::in_memory().await;
+    let (server, _) = TestServer::in_memory().await;
     let theirs = Client::new(reference.address());
     for path in [
         "/version",
@@ -271,7 +268,7 @@ async fn what_clients_ask_beside_keys_has_etcds_shape() {
         "/v2/stats/leader",
         "/v2/auth/enable",
     ] {
-        let (a, b) = tokio::join!(theirs.get(path), house.client.get(path));
+        let (a, b) = tokio::join!(theirs.get(path), server.client.get(path));
         assert_eq!(a.status, b.status, "{path}");
         assert_eq!(names_in(&a.json()), names_in(&b.json()), "{path}");
         assert_eq!(a.body.ends_with('\n'), b.body.ends_with('\n'), "{path}");
@@ -285,7 +282,7 @@ async fn what_clients_ask_beside_keys_has_etcds_shape() {
         ("GET", "/"),
     ] {
         let ask = || Ask::new(method, path);
-        let (a, b) = tokio::join!(theirs.send(ask()), house.client.send(ask()));
+        let (a, b) = tokio::join!(theirs.send(ask()), server.client.send(ask()));
         assert_eq!(a.status, b.status, "{path}");
         assert_eq!(headers(&a.headers), headers(&b.headers), "{path}");
     }

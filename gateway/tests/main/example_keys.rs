@@ -8,16 +8,16 @@ use store::kv::{Kv, Op, Txn};
 use store::memory::MemKv;
 
 use crate::client::Ask;
-use crate::house::House;
+use crate::harness::TestServer;
 
-async fn write_past_the_door(kv: &MemKv, ops: Vec<Op>) {
+async fn write_with_v3(kv: &MemKv, ops: Vec<Op>) {
     kv.txn(Txn::new(Vec::new(), ops)).await.expect("written");
 }
 
 #[tokio::test]
 async fn a_key_is_set_read_and_deleted() {
-    let (house, _) = House::in_memory().await;
-    let client = &house.client;
+    let (server, _) = TestServer::in_memory().await;
+    let client = &server.client;
     let set = client.put("/v2/keys/foo", "value=bar").await;
     assert_eq!(set.status, 201);
     let first = set.index();
@@ -65,8 +65,8 @@ async fn a_key_is_set_read_and_deleted() {
 
 #[tokio::test]
 async fn conditions_decide_what_a_put_is() {
-    let (house, _) = House::in_memory().await;
-    let client = &house.client;
+    let (server, _) = TestServer::in_memory().await;
+    let client = &server.client;
     let put = |form: &'static str| client.put("/v2/keys/k", form);
     assert_eq!(put("value=1&prevExist=true").await.error().1, 100);
     let create = put("value=1&prevExist=false").await;
@@ -114,8 +114,8 @@ async fn conditions_decide_what_a_put_is() {
 
 #[tokio::test]
 async fn directories_come_with_keys_and_stay_when_they_are_empty() {
-    let (house, _) = House::in_memory().await;
-    let client = &house.client;
+    let (server, _) = TestServer::in_memory().await;
+    let client = &server.client;
     let made = client.put("/v2/keys/d/e/f", "value=1").await.index();
     client.put("/v2/keys/d/b", "value=2").await;
     client.put("/v2/keys/d/_hidden", "value=3").await;
@@ -174,8 +174,8 @@ async fn directories_come_with_keys_and_stay_when_they_are_empty() {
 
 #[tokio::test]
 async fn paths_are_cleaned_where_they_are() {
-    let (house, _) = House::in_memory().await;
-    let client = &house.client;
+    let (server, _) = TestServer::in_memory().await;
+    let client = &server.client;
     for path in [
         "/v2/keys//a///b",
         "//v2//keys/a/b/",
@@ -219,22 +219,22 @@ async fn paths_are_cleaned_where_they_are() {
 
 #[tokio::test]
 async fn other_methods_are_not_allowed() {
-    let (house, _) = House::in_memory().await;
-    let patch = house.client.send(Ask::new("PATCH", "/v2/keys/a")).await;
+    let (server, _) = TestServer::in_memory().await;
+    let patch = server.client.send(Ask::new("PATCH", "/v2/keys/a")).await;
     assert_eq!(patch.status, 405);
     assert_eq!(patch.header("allow"), Some("HEAD,GET,PUT,POST,DELETE"));
     assert_eq!(patch.body, "Method Not Allowed\n");
-    let options = house.client.send(Ask::new("OPTIONS", "/v2/keys/a")).await;
+    let options = server.client.send(Ask::new("OPTIONS", "/v2/keys/a")).await;
     assert_eq!((options.status, options.body.as_str()), (200, ""));
-    house.client.put("/v2/keys/a", "value=1").await;
-    let head = house.client.send(Ask::new("HEAD", "/v2/keys/a")).await;
+    server.client.put("/v2/keys/a", "value=1").await;
+    let head = server.client.send(Ask::new("HEAD", "/v2/keys/a")).await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert!(head.header("x-etcd-index").is_some());
 }
 
 #[tokio::test]
 async fn what_comes_later_is_a_clear_error_and_writes_nothing() {
-    let (house, kv) = House::in_memory().await;
+    let (server, kv) = TestServer::in_memory().await;
     let before = kv.with(|etcd| etcd.revision());
     for ask in [
         Ask::new("POST", "/v2/keys/q").form("value=x"),
@@ -243,7 +243,7 @@ async fn what_comes_later_is_a_clear_error_and_writes_nothing() {
         Ask::new("PUT", "/v2/keys/q").form("ttl=5&refresh=true"),
         Ask::new("GET", "/v2/keys/q?wait=true&stream=true"),
     ] {
-        let (status, code, cause) = house.client.send(ask).await.error();
+        let (status, code, cause) = server.client.send(ask).await.error();
         assert_eq!((status, code), (400, 209));
         assert!(cause.contains("not in this version"), "{cause}");
     }
@@ -252,9 +252,9 @@ async fn what_comes_later_is_a_clear_error_and_writes_nothing() {
 
 #[tokio::test]
 async fn a_key_that_v3_wrote_is_the_same_key() {
-    let (house, kv) = House::in_memory().await;
-    let client = &house.client;
-    write_past_the_door(&kv, vec![Op::put("/x/y", "1"), Op::put("/x/z", "2")]).await;
+    let (server, kv) = TestServer::in_memory().await;
+    let client = &server.client;
+    write_with_v3(&kv, vec![Op::put("/x/y", "1"), Op::put("/x/z", "2")]).await;
     let get = client.get("/v2/keys/x?recursive=true").await.json();
     assert_eq!(get["node"]["dir"], true);
     assert_eq!(get["node"]["nodes"][1]["value"], "2");
@@ -268,26 +268,26 @@ async fn a_key_that_v3_wrote_is_the_same_key() {
     );
 
     // A plain put makes the created index the modified one again.
-    write_past_the_door(&kv, vec![Op::put("/x/y", "4")]).await;
+    write_with_v3(&kv, vec![Op::put("/x/y", "4")]).await;
     let get = client.get("/v2/keys/x/y").await.json();
     assert_eq!(get["node"]["createdIndex"], get["node"]["modifiedIndex"]);
 
     // Only v3 can give a key that has keys below it a value.
-    write_past_the_door(&kv, vec![Op::put("/x", "file?")]).await;
+    write_with_v3(&kv, vec![Op::put("/x", "file?")]).await;
     assert_eq!(client.get("/v2/keys/x").await.json()["node"]["dir"], true);
     assert_eq!(client.put("/v2/keys/x", "value=1").await.error().1, 102);
     assert_eq!(client.delete("/v2/keys/x?recursive=true").await.status, 200);
     assert_eq!(client.get("/v2/keys/x").await.error().1, 100);
     // What v2 cannot name is not shown.
-    write_past_the_door(&kv, vec![Op::put("/n//m", "1"), Op::put("other", "1")]).await;
+    write_with_v3(&kv, vec![Op::put("/n//m", "1"), Op::put("other", "1")]).await;
     let all = client.get("/v2/keys/?recursive=true").await.body;
     assert!(!all.contains("other") && !all.contains("/m"), "{all}");
 }
 
 #[tokio::test]
-async fn the_doors_own_keys_are_never_shown() {
-    let (house, kv) = House::in_memory().await;
-    let client = &house.client;
+async fn internal_keys_are_never_shown() {
+    let (server, kv) = TestServer::in_memory().await;
+    let client = &server.client;
     client.put("/v2/keys/a/b", "value=1").await;
     client.put("/v2/keys/a/b", "value=2&prevExist=true").await;
     client.put("/v2/keys/v2meta-mine", "value=3").await;
@@ -324,12 +324,12 @@ async fn the_doors_own_keys_are_never_shown() {
 
 #[tokio::test]
 async fn agents_keys_are_read_and_not_written() {
-    let (house, kv) = House::in_memory().await;
-    for tree in ["claims", "hosts", "dokkaa", "status", "acks"] {
+    let (server, kv) = TestServer::in_memory().await;
+    for tree in ["claims", "hosts", "dokkaa", "status"] {
         let key = format!("/{tree}/a");
-        write_past_the_door(&kv, vec![Op::put(&key, "1")]).await;
+        write_with_v3(&kv, vec![Op::put(&key, "1")]).await;
         let path = format!("/v2/keys{key}");
-        assert_eq!(house.client.get(&path).await.status, 200);
+        assert_eq!(server.client.get(&path).await.status, 200);
         for ask in [
             Ask::new("PUT", &path).form("value=2"),
             Ask::new("PUT", &path).form("value=2&prevExist=true"),
@@ -338,17 +338,17 @@ async fn agents_keys_are_read_and_not_written() {
             Ask::new("DELETE", &format!("{path}?prevValue=1")),
             Ask::new("DELETE", &format!("/v2/keys/{tree}?recursive=true")),
         ] {
-            let (status, code, cause) = house.client.send(ask).await.error();
+            let (status, code, cause) = server.client.send(ask).await.error();
             assert_eq!((status, code), (403, 110), "{cause}");
         }
-        assert_eq!(house.client.get(&path).await.json()["node"]["value"], "1");
+        assert_eq!(server.client.get(&path).await.json()["node"]["value"], "1");
     }
 }
 
 #[tokio::test]
 async fn under_apps_only_valid_manifests_are_written() {
-    let (house, kv) = House::in_memory().await;
-    let client = &house.client;
+    let (server, kv) = TestServer::in_memory().await;
+    let client = &server.client;
     let before = kv.with(|etcd| etcd.revision());
     let good = r#"value={"image":"a"}"#;
     for (path, why) in [
@@ -399,25 +399,25 @@ async fn under_apps_only_valid_manifests_are_written() {
 
 #[tokio::test]
 async fn a_manifest_cut_short_by_its_form_gets_the_hint() {
-    let (house, _) = House::in_memory().await;
+    let (server, _) = TestServer::in_memory().await;
     let path = "/v2/keys/apps/dummy/crawler/manifest";
     for body in [
         r#"value={"image":"a","command":["sh","-c","true && false"]}"#,
         r#"value={"image":"a","command":["sh","-c","while true; do sleep 2; done"]}"#,
         r#"value={"image":"a","command":["date","%Y"]}"#,
     ] {
-        let (status, _, cause) = house.client.put(path, body).await.error();
+        let (status, _, cause) = server.client.put(path, body).await.error();
         assert_eq!(status, 400);
         assert!(cause.contains("--data-urlencode"), "{cause}");
     }
-    let (_, _, cause) = house.client.put(path, "value=%7B").await.error();
+    let (_, _, cause) = server.client.put(path, "value=%7B").await.error();
     assert!(!cause.contains("--data-urlencode"), "{cause}");
 }
 
 #[tokio::test]
 async fn a_recursive_delete_of_an_app_deletes_its_manifests() {
-    let (house, kv) = House::in_memory().await;
-    let client = &house.client;
+    let (server, kv) = TestServer::in_memory().await;
+    let client = &server.client;
     let good = r#"value={"image":"a"}"#;
     for container in ["a1", "a2"] {
         let path = format!("/v2/keys/apps/x1/{container}/manifest");
@@ -442,7 +442,7 @@ async fn a_recursive_delete_of_an_app_deletes_its_manifests() {
     );
     assert_eq!(client.get("/v2/keys/apps/x1/a1").await.error().1, 100);
 
-    write_past_the_door(&kv, vec![Op::put("/apps/x1/note", "stays")]).await;
+    write_with_v3(&kv, vec![Op::put("/apps/x1/note", "stays")]).await;
     assert_eq!(client.delete("/v2/keys/apps/x1/note").await.error().1, 110);
     assert_eq!(
         client
@@ -465,8 +465,8 @@ async fn a_recursive_delete_of_an_app_deletes_its_manifests() {
 
 #[tokio::test]
 async fn writers_of_one_key_all_get_through() {
-    let (house, _) = House::in_memory().await;
-    let client = &house.client;
+    let (server, _) = TestServer::in_memory().await;
+    let client = &server.client;
     client.put("/v2/keys/n", "value=0").await;
     let adders = (0..8).map(|_| {
         let client = client.clone();
@@ -495,55 +495,55 @@ async fn writers_of_one_key_all_get_through() {
 
 #[tokio::test]
 async fn an_etcd_that_is_away_is_an_error_of_etcds_kind() {
-    let (house, kv) = House::in_memory().await;
-    house.client.put("/v2/keys/a", "value=1").await;
+    let (server, kv) = TestServer::in_memory().await;
+    server.client.put("/v2/keys/a", "value=1").await;
     kv.set_unavailable(true);
     for ask in [
         Ask::new("GET", "/v2/keys/a"),
         Ask::new("GET", "/v2/keys/a?wait=true"),
         Ask::new("PUT", "/v2/keys/a").form("value=2"),
     ] {
-        let (status, code, cause) = house.client.send(ask).await.error();
+        let (status, code, cause) = server.client.send(ask).await.error();
         assert_eq!((status, code), (500, 300), "{cause}");
     }
-    let health = house.client.get("/health").await;
+    let health = server.client.get("/health").await;
     assert_eq!(
         (health.status, health.json()),
         (503, json!({"health": "false"}))
     );
     kv.set_unavailable(false);
     assert_eq!(
-        house.client.get("/v2/keys/a").await.json()["node"]["value"],
+        server.client.get("/v2/keys/a").await.json()["node"]["value"],
         "1"
     );
 }
 
 #[tokio::test]
-async fn clients_find_the_door_where_they_found_it() {
-    let (house, _) = House::in_memory().await;
-    let own = format!("http://{}", house.address);
-    let machines = house.client.get("/v2/machines").await;
+async fn clients_find_the_api_where_they_found_it() {
+    let (server, _) = TestServer::in_memory().await;
+    let own = format!("http://{}", server.address);
+    let machines = server.client.get("/v2/machines").await;
     assert_eq!((machines.status, &machines.body), (200, &own));
-    let members = house.client.get("/v2/members").await.json();
+    let members = server.client.get("/v2/members").await.json();
     assert_eq!(members["members"][0]["name"], "h1");
     assert_eq!(members["members"][0]["clientURLs"], json!([own]));
-    let leader = house.client.get("/v2/members/leader").await.json();
+    let leader = server.client.get("/v2/members/leader").await.json();
     assert_eq!(leader, members["members"][0]);
-    let stats = house.client.get("/v2/stats/self").await.json();
+    let stats = server.client.get("/v2/stats/self").await.json();
     assert_eq!(stats["leaderInfo"]["leader"], leader["id"]);
-    let version = house.client.get("/version").await.json();
+    let version = server.client.get("/version").await.json();
     assert_eq!(
         version,
         json!({"etcdserver": "3.4.23", "etcdcluster": "3.4.0"})
     );
     assert_eq!(
-        house.client.get("/health").await.json(),
+        server.client.get("/health").await.json(),
         json!({"health": "true"})
     );
-    let auth = house.client.get("/v2/auth/enable").await.json();
+    let auth = server.client.get("/v2/auth/enable").await.json();
     assert_eq!(auth, json!({"enabled": false}));
     for path in ["/", "/v2", "/v2/keysx", "/v1/keys", "/v2/keys/../x"] {
-        let answer = house.client.get(path).await;
+        let answer = server.client.get(path).await;
         assert_eq!(
             (answer.status, answer.body.as_str()),
             (404, "404 page not found\n")
@@ -562,7 +562,7 @@ async fn curl(arguments: Vec<String>) -> Output {
 
 #[tokio::test]
 async fn the_tutorials_commands_work_word_for_word() {
-    let house = House::over(Arc::new(MemKv::new())).await;
+    let server = TestServer::over(Arc::new(MemKv::new())).await;
     let manifests = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../manifests/examples/tutorial/dummy");
     for (file, flag, container) in [
@@ -573,7 +573,7 @@ async fn the_tutorials_commands_work_word_for_word() {
         let text = text.trim_end();
         let url = format!(
             "http://{}/v2/keys/apps/dummy/{container}/manifest",
-            house.address
+            server.address
         );
         let words = ["-XPUT", flag, &format!("value={text}"), &url];
         let output = curl(words.map(str::to_owned).to_vec()).await;
@@ -583,7 +583,7 @@ async fn the_tutorials_commands_work_word_for_word() {
         assert_eq!(answer["node"]["value"], text);
     }
     // A double slash costs curl its body where a server answers with a redirect.
-    let url = format!("http://{}/v2/keys//own//key", house.address);
+    let url = format!("http://{}/v2/keys//own//key", server.address);
     let words = ["-XPUT", "-d", "value=kept", &url];
     let output = curl(words.map(str::to_owned).to_vec()).await;
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -593,8 +593,8 @@ async fn the_tutorials_commands_work_word_for_word() {
 #[tokio::test]
 async fn etcdctl_of_version_2_works() {
     dokkaa_tests::needs::check(&[dokkaa_tests::needs::ETCD]).expect("etcdctl");
-    let (house, _) = House::in_memory().await;
-    let door = format!("http://{}", house.address);
+    let (server, _) = TestServer::in_memory().await;
+    let api = format!("http://{}", server.address);
     for (words, told) in [
         (&["mk", "/x/y", "1"][..], "1\n"),
         (&["set", "/x/y", "2"], "2\n"),
@@ -606,7 +606,7 @@ async fn etcdctl_of_version_2_works() {
     ] {
         let output = tokio::process::Command::new("etcdctl")
             .env("ETCDCTL_API", "2")
-            .args(["--endpoints", &door])
+            .args(["--endpoints", &api])
             .args(words)
             .output()
             .await

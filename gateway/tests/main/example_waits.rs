@@ -7,13 +7,13 @@ use store::kv::{KeyRange, Kv, Op, Txn};
 use store::memory::MemKv;
 
 use crate::client::{Answer, Ask, Begun};
-use crate::house::House;
+use crate::harness::TestServer;
 
 /// No event takes longer, unless something is wrong.
 const CAP: Duration = Duration::from_secs(20);
 
-async fn begin(house: &House, query: &str) -> Begun {
-    let begun = house
+async fn begin(server: &TestServer, query: &str) -> Begun {
+    let begun = server
         .client
         .begin(Ask::new("GET", &format!("/v2/keys{query}")))
         .await;
@@ -27,13 +27,13 @@ async fn event(begun: Begun) -> Answer {
         .expect("an event in time")
 }
 
-async fn write_past_the_door(kv: &MemKv, ops: Vec<Op>) {
+async fn write_with_v3(kv: &MemKv, ops: Vec<Op>) {
     kv.txn(Txn::new(Vec::new(), ops)).await.expect("written");
 }
 
 #[tokio::test]
 async fn a_wait_is_told_what_the_writer_is_told() {
-    let (house, _) = House::in_memory().await;
+    let (server, _) = TestServer::in_memory().await;
     for (method, form) in [
         ("PUT", "value=1&prevExist=false"),
         ("PUT", "value=2"),
@@ -41,11 +41,11 @@ async fn a_wait_is_told_what_the_writer_is_told() {
         ("PUT", "value=4&prevValue=3"),
         ("DELETE", ""),
     ] {
-        let wait = begin(&house, "/a/b?wait=true").await;
-        let above = begin(&house, "/?wait=true&recursive=true").await;
+        let wait = begin(&server, "/a/b?wait=true").await;
+        let above = begin(&server, "/?wait=true&recursive=true").await;
         let index = wait.headers["x-etcd-index"].clone();
         let ask = Ask::new(method, "/v2/keys/a/b").form(form);
-        let written = house.client.send(ask).await;
+        let written = server.client.send(ask).await;
         assert!(written.status < 300, "{}", written.body);
         let told = event(wait).await;
         assert_eq!(told.body, written.body);
@@ -57,46 +57,46 @@ async fn a_wait_is_told_what_the_writer_is_told() {
 
 #[tokio::test]
 async fn a_wait_index_finds_what_has_been() {
-    let (house, _) = House::in_memory().await;
-    let first = house.client.put("/v2/keys/k", "value=1").await;
-    let other = house.client.put("/v2/keys/other", "value=1").await;
-    let second = house.client.put("/v2/keys/k", "value=2").await;
+    let (server, _) = TestServer::in_memory().await;
+    let first = server.client.put("/v2/keys/k", "value=1").await;
+    let other = server.client.put("/v2/keys/other", "value=1").await;
+    let second = server.client.put("/v2/keys/k", "value=2").await;
     let wait = |index: u64| {
         let query = format!("/k?wait=true&waitIndex={index}");
-        let house = &house;
-        async move { event(begin(house, &query).await).await.body }
+        let server = &server;
+        async move { event(begin(server, &query).await).await.body }
     };
     assert_eq!(wait(first.index()).await, first.body);
     assert_eq!(wait(other.index()).await, second.body);
 
     let future = second.index() + 2;
-    let waiting = begin(&house, &format!("/k?wait=true&waitIndex={future}")).await;
-    house.client.put("/v2/keys/k", "value=3").await;
-    let third = house.client.put("/v2/keys/k", "value=4").await;
+    let waiting = begin(&server, &format!("/k?wait=true&waitIndex={future}")).await;
+    server.client.put("/v2/keys/k", "value=3").await;
+    let third = server.client.put("/v2/keys/k", "value=4").await;
     assert_eq!(event(waiting).await.body, third.body);
 }
 
 #[tokio::test]
-async fn a_door_that_has_just_started_knows_what_was_before() {
-    let (first, kv) = House::in_memory().await;
+async fn an_api_that_has_just_started_knows_what_was_before() {
+    let (first, kv) = TestServer::in_memory().await;
     let put = first.client.put("/v2/keys/k", "value=1").await;
-    let second = House::over(std::sync::Arc::new(kv)).await;
+    let second = TestServer::over(std::sync::Arc::new(kv)).await;
     let wait = begin(&second, &format!("/k?wait=true&waitIndex={}", put.index())).await;
     assert_eq!(event(wait).await.body, put.body);
 }
 
 #[tokio::test]
 async fn history_ends_after_a_thousand_events() {
-    let (house, _) = House::in_memory().await;
-    let first = house.client.put("/v2/keys/k", "value=0").await.index();
+    let (server, _) = TestServer::in_memory().await;
+    let first = server.client.put("/v2/keys/k", "value=0").await.index();
     // The ring is filled as events come, not from the store's history.
-    drop(begin(&house, "/k?wait=true").await);
+    drop(begin(&server, "/k?wait=true").await);
     for n in 0..1000 {
-        house.client.put("/v2/keys/k", &format!("value={n}")).await;
+        server.client.put("/v2/keys/k", &format!("value={n}")).await;
     }
     for path in ["k", "never/touched"] {
         let query = format!("/v2/keys/{path}?wait=true&waitIndex={first}");
-        let answer = house.client.get(&query).await;
+        let answer = server.client.get(&query).await;
         let cause = format!(
             "the requested history has been cleared [{}/{first}]",
             first + 1
@@ -108,23 +108,23 @@ async fn history_ends_after_a_thousand_events() {
             Some((first + 1000).to_string().as_str())
         );
     }
-    let oldest = begin(&house, &format!("/k?wait=true&waitIndex={}", first + 1)).await;
+    let oldest = begin(&server, &format!("/k?wait=true&waitIndex={}", first + 1)).await;
     assert_eq!(event(oldest).await.index(), first + 1);
 }
 
 #[tokio::test]
 async fn compacted_history_is_cleared_too() {
-    let (house, kv) = House::in_memory().await;
-    let first = house.client.put("/v2/keys/k", "value=1").await.index();
-    let last = house.client.put("/v2/keys/k", "value=2").await.index();
+    let (server, kv) = TestServer::in_memory().await;
+    let first = server.client.put("/v2/keys/k", "value=1").await.index();
+    let last = server.client.put("/v2/keys/k", "value=2").await.index();
     kv.with(|etcd| etcd.compact(last as i64))
         .expect("compacted");
     // The first wait finds out, and its client asks again.
-    let wait = house
+    let wait = server
         .client
         .get(&format!("/v2/keys/k?wait=true&waitIndex={first}"))
         .await;
-    let again = house
+    let again = server
         .client
         .get(&format!("/v2/keys/k?wait=true&waitIndex={first}"))
         .await;
@@ -134,16 +134,16 @@ async fn compacted_history_is_cleared_too() {
         wait.body
     );
     assert_eq!(again.error().1, 401, "{}", again.body);
-    let waiting = begin(&house, "/k?wait=true").await;
-    let put = house.client.put("/v2/keys/k", "value=3").await;
+    let waiting = begin(&server, "/k?wait=true").await;
+    let put = server.client.put("/v2/keys/k", "value=3").await;
     assert_eq!(event(waiting).await.body, put.body);
 }
 
 #[tokio::test]
 async fn a_recursive_delete_is_one_event_for_all_below() {
-    let (house, _) = House::in_memory().await;
-    house.client.put("/v2/keys/d/a", "value=1").await;
-    house.client.put("/v2/keys/d/e/b", "value=2").await;
+    let (server, _) = TestServer::in_memory().await;
+    server.client.put("/v2/keys/d/a", "value=1").await;
+    server.client.put("/v2/keys/d/e/b", "value=2").await;
     let mut waits = Vec::new();
     for query in [
         "/d?wait=true",
@@ -152,25 +152,25 @@ async fn a_recursive_delete_is_one_event_for_all_below() {
         "/d/e?wait=true&recursive=true",
         "/?wait=true&recursive=true",
     ] {
-        waits.push(begin(&house, query).await);
+        waits.push(begin(&server, query).await);
     }
-    let delete = house.client.delete("/v2/keys/d?recursive=true").await;
+    let delete = server.client.delete("/v2/keys/d?recursive=true").await;
     for wait in waits {
         assert_eq!(event(wait).await.body, delete.body);
     }
-    let next = house.client.put("/v2/keys/z", "value=1").await;
+    let next = server.client.put("/v2/keys/z", "value=1").await;
     let query = format!(
         "/?wait=true&recursive=true&waitIndex={}",
         delete.index() + 1
     );
-    assert_eq!(event(begin(&house, &query).await).await.body, next.body);
+    assert_eq!(event(begin(&server, &query).await).await.body, next.body);
 }
 
 #[tokio::test]
 async fn what_v3_writes_is_an_event_too() {
-    let (house, kv) = House::in_memory().await;
-    let wait = begin(&house, "/x?wait=true&recursive=true").await;
-    write_past_the_door(&kv, vec![Op::put("/x/y", "1")]).await;
+    let (server, kv) = TestServer::in_memory().await;
+    let wait = begin(&server, "/x?wait=true&recursive=true").await;
+    write_with_v3(&kv, vec![Op::put("/x/y", "1")]).await;
     let told = event(wait).await.json();
     assert_eq!(
         (&told["action"], &told["node"]["value"]),
@@ -186,8 +186,8 @@ async fn what_v3_writes_is_an_event_too() {
         value: b"2".to_vec(),
         lease,
     };
-    write_past_the_door(&kv, vec![put]).await;
-    let wait = begin(&house, "/x/z?wait=true").await;
+    write_with_v3(&kv, vec![put]).await;
+    let wait = begin(&server, "/x/z?wait=true").await;
     kv.lease_revoke(lease).await.expect("revoked");
     let told = event(wait).await.json();
     assert_eq!(
@@ -196,29 +196,29 @@ async fn what_v3_writes_is_an_event_too() {
     );
     assert_eq!(told["node"]["value"], Value::Null);
 
-    let wait = begin(&house, "/x/y?wait=true").await;
+    let wait = begin(&server, "/x/y?wait=true").await;
     let delete = Op::Delete(KeyRange::prefix("/x/"));
-    write_past_the_door(&kv, vec![delete]).await;
+    write_with_v3(&kv, vec![delete]).await;
     assert_eq!(event(wait).await.json()["action"], "delete");
 }
 
 #[tokio::test]
 async fn hidden_names_do_not_wake_who_waits_above() {
-    let (house, _) = House::in_memory().await;
-    let above = begin(&house, "/d?wait=true&recursive=true").await;
-    let inside = begin(&house, "/d/_h?wait=true&recursive=true").await;
-    let hidden = house.client.put("/v2/keys/d/_h/k", "value=1").await;
+    let (server, _) = TestServer::in_memory().await;
+    let above = begin(&server, "/d?wait=true&recursive=true").await;
+    let inside = begin(&server, "/d/_h?wait=true&recursive=true").await;
+    let hidden = server.client.put("/v2/keys/d/_h/k", "value=1").await;
     assert_eq!(event(inside).await.body, hidden.body);
-    let shown = house.client.put("/v2/keys/d/k", "value=2").await;
+    let shown = server.client.put("/v2/keys/d/k", "value=2").await;
     assert_eq!(event(above).await.body, shown.body);
 }
 
 #[tokio::test]
 async fn waits_survive_a_watch_that_breaks() {
-    let (house, kv) = House::in_memory().await;
-    let wait = begin(&house, "/k?wait=true").await;
+    let (server, kv) = TestServer::in_memory().await;
+    let wait = begin(&server, "/k?wait=true").await;
     kv.set_unavailable(true);
     kv.set_unavailable(false);
-    let put = house.client.put("/v2/keys/k", "value=1").await;
+    let put = server.client.put("/v2/keys/k", "value=1").await;
     assert_eq!(event(wait).await.body, put.body);
 }

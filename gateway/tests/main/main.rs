@@ -1,12 +1,12 @@
-//! The doors from outside: over real sockets, on the store in memory and on a real etcd.
+//! The APIs from outside: over real sockets, on the store in memory and on a real etcd.
 
 mod astray;
 mod client;
 mod differential;
-mod door;
 mod example_keys;
 mod example_waits;
-mod house;
+mod harness;
+mod listener;
 mod members;
 mod on_etcd;
 mod operator;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use store::kv::{Kv, Op, Txn};
 
 use crate::client::Ask;
-use crate::house::House;
+use crate::harness::TestServer;
 
 fn record(api: &[&str]) -> Vec<u8> {
     let record = json!({
@@ -27,8 +27,8 @@ async fn put(kv: &Arc<dyn Kv>, key: &str, value: Vec<u8>) {
 }
 
 /// Hosts as one asked host shows them: name, id and addresses.
-async fn members(house: &House) -> Vec<(String, String, Value)> {
-    let json = house.client.get("/v2/members").await.json();
+async fn members(server: &TestServer) -> Vec<(String, String, Value)> {
+    let json = server.client.get("/v2/members").await.json();
     let text = |member: &Value, field: &str| member[field].as_str().expect("text").to_owned();
     let members = json["members"].as_array().expect("members").iter();
     members
@@ -41,10 +41,10 @@ async fn members(house: &House) -> Vec<(String, String, Value)> {
 
 #[tokio::test]
 async fn all_hosts_whose_api_is_reached_are_members_with_an_id_of_their_own() {
-    let (h1, kv) = House::in_memory().await;
+    let (h1, kv) = TestServer::in_memory().await;
     let kv: Arc<dyn Kv> = Arc::new(kv);
-    let h2 = House::named("h2", kv.clone()).await;
-    let own = |house: &House| format!("http://{}", house.address);
+    let h2 = TestServer::named("h2", kv.clone()).await;
+    let own = |server: &TestServer| format!("http://{}", server.address);
 
     // All listen on loopback: only the asked one is there for this client.
     put(&kv, "/hosts/h1/record", record(&[])).await;
@@ -81,10 +81,10 @@ async fn all_hosts_whose_api_is_reached_are_members_with_an_id_of_their_own() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 3);
-    for (house, id) in [(&h1, &by_h1[0].1), (&h2, &by_h1[1].1)] {
-        let leader = house.client.get("/v2/members/leader").await.json();
+    for (server, id) in [(&h1, &by_h1[0].1), (&h2, &by_h1[1].1)] {
+        let leader = server.client.get("/v2/members/leader").await.json();
         assert_eq!(leader["id"], id.as_str());
-        let own = house.client.get("/v2/stats/self").await.json();
+        let own = server.client.get("/v2/stats/self").await.json();
         assert_eq!(
             (&own["id"], &own["leaderInfo"]["leader"]),
             (&json!(id), &json!(id))
@@ -94,8 +94,8 @@ async fn all_hosts_whose_api_is_reached_are_members_with_an_id_of_their_own() {
 
 #[tokio::test]
 async fn operations_are_counted_by_kind_and_outcome() {
-    let (house, _) = House::in_memory().await;
-    let client = &house.client;
+    let (server, _) = TestServer::in_memory().await;
+    let client = &server.client;
     client.put("/v2/keys/a", "value=1").await;
     client.put("/v2/keys/a", "value=1&prevExist=false").await;
     client.put("/v2/keys/a", "value=2&prevValue=1").await;

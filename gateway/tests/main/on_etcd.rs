@@ -6,18 +6,18 @@ use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use store::etcd::EtcdKv;
 
 use crate::client::Ask;
-use crate::house::House;
+use crate::harness::TestServer;
 
-async fn house() -> (House, Etcd) {
+async fn server() -> (TestServer, Etcd) {
     let etcd = Etcd::start(&EtcdOptions::default()).expect("an etcd");
     let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([etcd.url()])).expect("its options");
-    (House::over(Arc::new(kv)).await, etcd)
+    (TestServer::over(Arc::new(kv)).await, etcd)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deepest_key_and_the_largest_value_fit() {
-    let (house, etcd) = house().await;
-    let client = &house.client;
+    let (server, etcd) = server().await;
+    let client = &server.client;
     let deep = "/d".repeat(100);
     let path = format!("/v2/keys{deep}");
     let value = "x".repeat((1 << 20) - "value=".len());
@@ -42,19 +42,19 @@ async fn the_deepest_key_and_the_largest_value_fit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_may_be_as_large_as_etcd_takes() {
-    let (house, etcd) = house().await;
+    let (server, etcd) = server().await;
     // Keys and guards take the rest of etcd's 1.5 MiB.
     let value = "{".repeat((3 << 19) - (4 << 10));
     let form = format!("value={}", value.replace('{', "%7B"));
-    let put = house.client.put("/v2/keys/large", &form).await;
+    let put = server.client.put("/v2/keys/large", &form).await;
     assert_eq!(put.status, 201, "{}", &put.body[..200.min(put.body.len())]);
     assert_eq!(etcd.get("/large").expect("a read"), Some(value));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_of_many_manifests_is_deleted_at_once() {
-    let (house, etcd) = house().await;
-    let client = &house.client;
+    let (server, etcd) = server().await;
+    let client = &server.client;
     for n in 0..150 {
         let path = format!("/v2/keys/apps/many/c{n}/manifest");
         let put = client.put(&path, r#"value={"image":"a"}"#).await;

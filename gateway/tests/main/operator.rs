@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
-use gateway::v1::facilities::EventStream;
+use gateway::v1::agent::EventStream;
 use gateway::v1::memory::MemAgent;
 use gateway::v1::types::{LogOptions, Reasons};
-use gateway::v1::{Api, Facilities, LogStream, LogsError, Seen, VolumeError};
+use gateway::v1::{AgentHandle, Api, ClusterView, HostError, LogStream};
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
 use model::observed::Observed;
@@ -19,7 +19,7 @@ use store::etcd::EtcdKv;
 use store::memory::MemKv;
 
 use crate::client::Ask;
-use crate::house::House;
+use crate::harness::TestServer;
 
 /// An agent that runs nothing, over a real etcd.
 struct OnEtcd {
@@ -28,21 +28,17 @@ struct OnEtcd {
 }
 
 #[async_trait]
-impl Facilities for OnEtcd {
+impl AgentHandle for OnEtcd {
     fn host(&self) -> HostName {
         self.agent.host()
     }
 
-    fn snapshot(&self) -> Option<Seen> {
-        self.agent.snapshot()
+    fn view(&self) -> Option<ClusterView> {
+        self.agent.view()
     }
 
-    fn hold(&self) -> Option<String> {
-        self.agent.hold()
-    }
-
-    fn troubles(&self) -> Vec<String> {
-        self.agent.troubles()
+    fn problems(&self) -> Vec<String> {
+        self.agent.problems()
     }
 
     fn kv(&self) -> Arc<dyn Kv> {
@@ -65,11 +61,11 @@ impl Facilities for OnEtcd {
         self.agent.observed()
     }
 
-    async fn volume_names(&self) -> Result<BTreeSet<String>, VolumeError> {
+    async fn volume_names(&self) -> Result<BTreeSet<String>, HostError> {
         self.agent.volume_names().await
     }
 
-    async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
+    async fn remove_volume(&self, name: &str) -> Result<(), HostError> {
         self.agent.remove_volume(name).await
     }
 
@@ -77,30 +73,27 @@ impl Facilities for OnEtcd {
         &self,
         slot: &SlotId,
         options: &LogOptions,
-    ) -> Result<LogStream, LogsError> {
+    ) -> Result<LogStream, HostError> {
         self.agent.local_logs(slot, options).await
     }
 }
 
-async fn house() -> (House, Etcd) {
+async fn server() -> (TestServer, Etcd) {
     let etcd = Etcd::start(&EtcdOptions::default()).expect("an etcd");
     let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([etcd.url()])).expect("its options");
-    let facilities = Arc::new(OnEtcd {
+    let agent = Arc::new(OnEtcd {
         agent: MemAgent::new("h1", MemKv::new()),
         kv: Arc::new(kv),
     });
-    let api = Api {
-        facilities,
-        peers: None,
-    };
-    (House::of(api).await, etcd)
+    let api = Api { agent, peers: None };
+    (TestServer::of(api).await, etcd)
 }
 
 const ID: &str = "00000000-0000-0000-0000-000000000007";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
-    let (house, etcd) = house().await;
+    let (server, etcd) = server().await;
     let padding = "x".repeat(2_000);
     let manifests: serde_json::Map<String, Value> = (0..300)
         .map(|n| {
@@ -118,7 +111,7 @@ async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
     });
     let restore = async || {
         let ask = Ask::new("POST", "/dokkaa/v1/restore").form(&backup.to_string());
-        let answer = house.client.send(ask).await;
+        let answer = server.client.send(ask).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()
     };
@@ -133,19 +126,19 @@ async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
         revision,
         "nothing was written"
     );
-    let answer = house.client.get("/dokkaa/v1/backup").await.json();
+    let answer = server.client.get("/dokkaa/v1/backup").await.json();
     assert_eq!(answer["cluster"]["epoch"], 4);
     for part in ["manifests", "labels", "availability", "config"] {
         assert_eq!(answer[part], backup[part], "{part}");
     }
-    // The v2 door lets none of that in.
+    // The v2 API lets none of that in.
     for key in [
         "dokkaa/cluster",
         "dokkaa/config/x",
         "hosts/h1/labels",
         "hosts/h1/availability",
     ] {
-        let put = house
+        let put = server
             .client
             .put(&format!("/v2/keys/{key}"), "value=1")
             .await;
@@ -155,7 +148,7 @@ async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_with_much_data_is_forgotten() {
-    let (house, etcd) = house().await;
+    let (server, etcd) = server().await;
     let member = json!({"id": ID}).to_string();
     etcd.put("/dokkaa/members/h2", &member).expect("a write");
     etcd.put("/hosts/h2/labels", r#"{"a":"b"}"#)
@@ -165,24 +158,24 @@ async fn a_host_with_much_data_is_forgotten() {
         etcd.put(&format!("/claims/shop/db/data/{number}"), &data.to_string())
             .expect("a write");
     }
-    let answer = house.client.delete("/dokkaa/v1/hosts/h2").await;
+    let answer = server.client.delete("/dokkaa/v1/hosts/h2").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(etcd.list("/").expect("a list"), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_claims_of_an_orphan_are_released_unless_there_is_a_manifest() {
-    let (house, etcd) = house().await;
+    let (server, etcd) = server().await;
     let claim = json!({"host": "h1", "instance": "i", "manifest_rev": 1}).to_string();
     for key in ["slots/0", "slots/1", "slots/0.state", "data/0"] {
         etcd.put(&format!("/claims/shop/web/{key}"), &claim)
             .expect("a write");
     }
-    let answer = house.client.delete("/dokkaa/v1/manifests/shop/web").await;
+    let answer = server.client.delete("/dokkaa/v1/manifests/shop/web").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let left = etcd.list("/claims/").expect("a list");
     let keys: Vec<&str> = left.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["/claims/shop/web/data/0"]);
-    let answer = house.client.delete("/dokkaa/v1/manifests/shop/web").await;
+    let answer = server.client.delete("/dokkaa/v1/manifests/shop/web").await;
     assert_eq!(answer.status, 404, "{}", answer.body);
 }

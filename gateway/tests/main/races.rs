@@ -1,10 +1,10 @@
 //! Two writers at once: a write planned on what was seen either fails its
 //! guards or does what it would have done if it had been planned just then.
 
+use gateway::v2::lookup::{Lookup, read};
 use gateway::v2::path::KeyPath;
 use gateway::v2::plan::{Planned, needs_below, plan};
-use gateway::v2::request::{Change, Condition, Write};
-use gateway::v2::seen::{Seen, read};
+use gateway::v2::request::{Condition, Write, WriteKind};
 use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
 
@@ -21,19 +21,19 @@ fn key(random: &mut Random) -> KeyPath {
     KeyPath::new(&names.join("/")).expect("a key")
 }
 
-fn change(random: &mut Random, index: u64) -> Change {
+fn change(random: &mut Random, index: u64) -> WriteKind {
     let value = random.pick(&["", "1", "2"]).as_bytes().to_vec();
     let condition = Condition {
         value: random.pick(&["", "1"]).as_bytes().to_vec(),
         index: index * random.below(2),
     };
     match random.below(11) {
-        0..4 => Change::Set(value),
-        4 => Change::Create(value),
-        5 => Change::Update(value),
-        6 => Change::CompareAndSwap(condition, value),
-        7 => Change::CompareAndDelete(condition),
-        _ => Change::Delete {
+        0..4 => WriteKind::Set(value),
+        4 => WriteKind::Create(value),
+        5 => WriteKind::Update(value),
+        6 => WriteKind::CompareAndSwap(condition, value),
+        7 => WriteKind::CompareAndDelete(condition),
+        _ => WriteKind::Delete {
             dir: random.one_in(2),
             recursive: !random.one_in(3),
         },
@@ -48,10 +48,10 @@ fn write(random: &mut Random, index: u64) -> Write {
     }
 }
 
-async fn look(kv: &MemKv, write: &Write) -> Seen {
+async fn look(kv: &MemKv, write: &Write) -> Lookup {
     let reads = read(&write.key, needs_below(&write.change));
     let reply = kv.txn(Txn::new(Vec::new(), reads)).await.expect("a read");
-    Seen::new(&write.key, reply)
+    Lookup::new(&write.key, reply)
 }
 
 async fn carry_out(kv: &MemKv, planned: &Planned) -> bool {
@@ -95,7 +95,7 @@ async fn a_stale_plan_fails_or_does_no_harm() {
             refused += 1;
             continue;
         };
-        // Another door, or v3 itself, gets in between.
+        // Another agent, or v3 itself, gets in between.
         let second = write(&mut random, index);
         if random.one_in(10) {
             let op = match random.below(3) {

@@ -15,11 +15,11 @@ use model::Snapshot;
 use model::snapshot::ContainerView;
 use serde::Deserialize;
 
-use super::Api;
-use super::merge::{self, Out, Sources, Told};
-use super::reply::{Asked, Failure, Named};
+use super::api::Api;
+use super::merge::{self, LineSources, SourceSink, StreamItem};
+use super::reply::{ApiFailure, PathParams, QueryParams};
 use super::types::{LogEvent, LogLine, LogOptions};
-use source::Source;
+use source::SlotLogReader;
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct LogQuery {
@@ -48,35 +48,39 @@ enum Format {
 /// `GET logs/<app>`.
 pub(super) async fn of_app(
     State(api): State<Api>,
-    Named(app): Named<AppName>,
-    Asked(query): Asked<LogQuery>,
-) -> Result<Response, Failure> {
-    answer(api, Of::App(app), query)
+    PathParams(app): PathParams<AppName>,
+    QueryParams(query): QueryParams<LogQuery>,
+) -> Result<Response, ApiFailure> {
+    answer(api, LogTarget::App(app), query)
 }
 
 /// `GET logs/<app>/<container>`.
 pub(super) async fn of_container(
     State(api): State<Api>,
-    Named((app, container)): Named<(AppName, ContainerName)>,
-    Asked(query): Asked<LogQuery>,
-) -> Result<Response, Failure> {
-    answer(api, Of::Container(ContainerId::new(app, container)), query)
+    PathParams((app, container)): PathParams<(AppName, ContainerName)>,
+    QueryParams(query): QueryParams<LogQuery>,
+) -> Result<Response, ApiFailure> {
+    answer(
+        api,
+        LogTarget::Container(ContainerId::new(app, container)),
+        query,
+    )
 }
 
 /// `GET logs/<app>/<container>/<slot>`.
 pub(super) async fn of_slot(
     State(api): State<Api>,
-    Named((app, container, slot)): Named<(AppName, ContainerName, u32)>,
-    Asked(query): Asked<LogQuery>,
-) -> Result<Response, Failure> {
+    PathParams((app, container, slot)): PathParams<(AppName, ContainerName, u32)>,
+    QueryParams(query): QueryParams<LogQuery>,
+) -> Result<Response, ApiFailure> {
     answer(
         api,
-        Of::Slot(ContainerId::new(app, container).slot(slot)),
+        LogTarget::Slot(ContainerId::new(app, container).slot(slot)),
         query,
     )
 }
 
-fn answer(api: Api, of: Of, query: LogQuery) -> Result<Response, Failure> {
+fn answer(api: Api, of: LogTarget, query: LogQuery) -> Result<Response, ApiFailure> {
     let now = Timestamp::now();
     let options = LogOptions {
         follow: query.follow && !query.previous,
@@ -86,23 +90,25 @@ fn answer(api: Api, of: Of, query: LogQuery) -> Result<Response, Failure> {
             .as_deref()
             .map(|text| merge::since(text, now))
             .transpose()
-            .map_err(Failure::bad)?,
+            .map_err(ApiFailure::bad)?,
         previous: query.previous,
     };
-    let seen = api.seen()?;
-    if of.slots(&seen.snapshot).is_empty() {
-        let is_known = of.containers(&seen.snapshot).next().is_some();
+    let view = api.view()?;
+    if of.slots(&view.snapshot).is_empty() {
+        let is_known = of.containers(&view.snapshot).next().is_some();
         return Err(match &of {
-            Of::Slot(slot) => Failure::not_found(format!("there is no slot {slot}")),
-            Of::App(app) if is_known => Failure::not_found(format!("{app} has no slots")),
-            Of::App(app) => Failure::not_found(format!("there is no app {app}")),
-            Of::Container(id) if is_known => Failure::not_found(format!("{id} has no slots")),
-            Of::Container(id) => Failure::no_container(id),
+            LogTarget::Slot(slot) => ApiFailure::not_found(format!("there is no slot {slot}")),
+            LogTarget::App(app) if is_known => ApiFailure::not_found(format!("{app} has no slots")),
+            LogTarget::App(app) => ApiFailure::not_found(format!("there is no app {app}")),
+            LogTarget::Container(id) if is_known => {
+                ApiFailure::not_found(format!("{id} has no slots"))
+            }
+            LogTarget::Container(id) => ApiFailure::no_container(id),
         });
     }
-    let is_app = matches!(of, Of::App(_));
+    let is_app = matches!(of, LogTarget::App(_));
     let follow = options.follow;
-    let request = Request { api, of, options };
+    let request = LogRequest { api, of, options };
     let kind = match query.format {
         Format::Json => "application/x-ndjson",
         Format::Raw => "text/plain; charset=utf-8",
@@ -112,10 +118,15 @@ fn answer(api: Api, of: Of, query: LogQuery) -> Result<Response, Failure> {
     })
 }
 
-fn encode(told: Option<Told<LogLine>>, format: Format, timestamps: bool, is_app: bool) -> Bytes {
+fn encode(
+    told: Option<StreamItem<LogLine>>,
+    format: Format,
+    timestamps: bool,
+    is_app: bool,
+) -> Bytes {
     let event = told.map(|told| match told {
-        Told::Line(line) => LogEvent::Line(line),
-        Told::Notice(notice) => LogEvent::Notice(notice),
+        StreamItem::Line(line) => LogEvent::Line(line),
+        StreamItem::Notice(notice) => LogEvent::Notice(notice),
     });
     let text = match (event, format) {
         (event, Format::Json) => return merge::ndjson(event),
@@ -139,24 +150,24 @@ fn encode(told: Option<Told<LogLine>>, format: Format, timestamps: bool, is_app:
 
 /// What was asked for.
 #[derive(Clone)]
-struct Request {
+struct LogRequest {
     api: Api,
-    of: Of,
+    of: LogTarget,
     options: LogOptions,
 }
 
 /// Whose lines.
 #[derive(Debug, Clone)]
-enum Of {
-    /// Of all containers of an app.
+enum LogTarget {
+    /// LogTarget all containers of an app.
     App(AppName),
-    /// Of all slots of a container.
+    /// LogTarget all slots of a container.
     Container(ContainerId),
-    /// Of one slot.
+    /// LogTarget one slot.
     Slot(SlotId),
 }
 
-impl Of {
+impl LogTarget {
     fn takes(&self, id: &ContainerId) -> bool {
         match self {
             Self::App(app) => id.app == *app,
@@ -189,17 +200,21 @@ impl Of {
     }
 }
 
-impl Sources for Request {
+impl LineSources for LogRequest {
     type Key = SlotId;
     type Line = LogLine;
 
     fn wanted(&self) -> Option<BTreeSet<SlotId>> {
-        let seen = self.api.facilities.snapshot()?;
-        Some(self.of.slots(&seen.snapshot))
+        let view = self.api.agent.view()?;
+        Some(self.of.slots(&view.snapshot))
     }
 
-    fn read(&self, slot: SlotId, out: Out<LogLine>) -> impl Future<Output = ()> + Send + 'static {
-        Source::new(self.clone(), slot, out).run()
+    fn read(
+        &self,
+        slot: SlotId,
+        out: SourceSink<LogLine>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        SlotLogReader::new(self.clone(), slot, out).run()
     }
 
     fn time(line: &LogLine) -> Timestamp {

@@ -7,33 +7,33 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use manifests::{HostName, InstanceId, SlotId};
 
-use super::Request;
-use crate::v1::facilities::{LogStream, LogsError};
-use crate::v1::merge::{Out, RETRY_FIRST, RETRY_LAST};
+use super::LogRequest;
+use crate::v1::agent::{HostError, LogStream};
+use crate::v1::merge::{RETRY_FIRST, RETRY_LAST, SourceSink};
 use crate::v1::types::{LogLine, LogOptions};
 
 /// Reads one slot.
-pub(super) struct Source {
-    request: Request,
+pub(super) struct SlotLogReader {
+    request: LogRequest,
     slot: SlotId,
-    out: Out<LogLine>,
+    out: SourceSink<LogLine>,
 }
 
 /// Where a slot is.
-type Place = (HostName, InstanceId);
+type SlotLocation = (HostName, InstanceId);
 
 /// How reading ended.
-enum Ended {
+enum ReadEnd {
     /// The stream is through.
     Through,
     /// It broke off.
-    Broken(LogsError),
+    Broken(HostError),
     /// Nobody reads any more.
     Unread,
 }
 
-impl Source {
-    pub(super) fn new(request: Request, slot: SlotId, out: Out<LogLine>) -> Self {
+impl SlotLogReader {
+    pub(super) fn new(request: LogRequest, slot: SlotId, out: SourceSink<LogLine>) -> Self {
         Self { request, slot, out }
     }
 
@@ -57,20 +57,20 @@ impl Source {
         let mut last = options.since;
         let ended = match self.open(&host, &options).await {
             Ok(stream) => self.pass_on(stream, &host, &mut last).await,
-            Err(error) => Ended::Broken(error),
+            Err(error) => ReadEnd::Broken(error),
         };
-        if let Ended::Broken(error) = ended {
+        if let ReadEnd::Broken(error) = ended {
             self.tell_trouble(&host, &error).await;
         }
     }
 
     /// The instance that ended last may be on any host: the owner is asked first.
     async fn read_previous(&mut self) {
-        let own = self.request.api.facilities.host();
+        let own = self.request.api.agent.host();
         let mut hosts: Vec<HostName> = self.place().map(|(host, _)| host).into_iter().collect();
-        let live = self.request.api.facilities.snapshot().map(|seen| {
+        let live = self.request.api.agent.view().map(|view| {
             let mut live: Vec<HostName> =
-                seen.snapshot.live().map(|(host, _)| host.clone()).collect();
+                view.snapshot.live().map(|(host, _)| host.clone()).collect();
             live.sort_by_key(|host| *host != own);
             live
         });
@@ -84,12 +84,12 @@ impl Source {
             let mut last = options.since;
             match self.open(&host, &options).await {
                 Ok(stream) => {
-                    if let Ended::Broken(error) = self.pass_on(stream, &host, &mut last).await {
+                    if let ReadEnd::Broken(error) = self.pass_on(stream, &host, &mut last).await {
                         self.tell_trouble(&host, &error).await;
                     }
                     return;
                 }
-                Err(LogsError::NotFound) => {}
+                Err(HostError::NotFound) => {}
                 Err(error) => self.tell_trouble(&host, &error).await,
             }
         }
@@ -100,7 +100,7 @@ impl Source {
     }
 
     async fn follow(&mut self) {
-        let mut reading: Option<Place> = None;
+        let mut reading: Option<SlotLocation> = None;
         let mut last = self.request.options.since;
         let mut retry = RETRY_FIRST;
         let mut first = true;
@@ -126,16 +126,16 @@ impl Source {
                         first = false;
                         self.pass_on(stream, &place.0, &mut last).await
                     }
-                    Err(error) => Ended::Broken(error),
+                    Err(error) => ReadEnd::Broken(error),
                 };
                 if last != before {
                     retry = RETRY_FIRST;
                 }
                 match ended {
-                    Ended::Unread => return,
+                    ReadEnd::Unread => return,
                     // Not made yet, or ended and not made again yet.
-                    Ended::Through | Ended::Broken(LogsError::NotFound) => {}
-                    Ended::Broken(error) => self.tell_trouble(&place.0, &error).await,
+                    ReadEnd::Through | ReadEnd::Broken(HostError::NotFound) => {}
+                    ReadEnd::Broken(error) => self.tell_trouble(&place.0, &error).await,
                 }
             } else if !self.is_wanted() {
                 return;
@@ -147,25 +147,25 @@ impl Source {
         }
     }
 
-    fn place(&self) -> Option<Place> {
-        let seen = self.request.api.facilities.snapshot()?;
-        let claim = seen.snapshot.slot(&self.slot)?.claim.as_ref()?;
+    fn place(&self) -> Option<SlotLocation> {
+        let view = self.request.api.agent.view()?;
+        let claim = view.snapshot.slot(&self.slot)?.claim.as_ref()?;
         Some((claim.host.clone(), claim.instance.clone()))
     }
 
     fn is_wanted(&self) -> bool {
-        self.request.api.facilities.snapshot().is_some_and(|seen| {
-            let container = seen.snapshot.containers.get(&self.slot.container);
+        self.request.api.agent.view().is_some_and(|view| {
+            let container = view.snapshot.containers.get(&self.slot.container);
             container.is_some_and(|view| view.is_wanted(self.slot.slot))
         })
     }
 
-    async fn open(&self, host: &HostName, options: &LogOptions) -> Result<LogStream, LogsError> {
+    async fn open(&self, host: &HostName, options: &LogOptions) -> Result<LogStream, HostError> {
         let api = &self.request.api;
-        if *host == api.facilities.host() {
-            return api.facilities.local_logs(&self.slot, options).await;
+        if *host == api.agent.host() {
+            return api.agent.local_logs(&self.slot, options).await;
         }
-        let peers = api.reach(host).map_err(LogsError::Unreachable)?;
+        let peers = api.peer(host).map_err(HostError::Unreachable)?;
         peers.logs(host, &self.slot, options).await
     }
 
@@ -174,17 +174,17 @@ impl Source {
         mut stream: LogStream,
         host: &HostName,
         last: &mut Option<Timestamp>,
-    ) -> Ended {
+    ) -> ReadEnd {
         // Lines of one moment belong together: what was given out before is compared, not what this stream gave.
         let after = *last;
         loop {
             let record = tokio::select! {
-                () = self.out.closed() => return Ended::Unread,
+                () = self.out.closed() => return ReadEnd::Unread,
                 record = stream.next() => record,
             };
             let record = match record {
-                None => return Ended::Through,
-                Some(Err(error)) => return Ended::Broken(error),
+                None => return ReadEnd::Through,
+                Some(Err(error)) => return ReadEnd::Broken(error),
                 Some(Ok(record)) => record,
             };
             if after.is_some_and(|after| record.time <= after) {
@@ -200,16 +200,16 @@ impl Source {
                 line: record.line,
             };
             if !self.out.line(line).await {
-                return Ended::Unread;
+                return ReadEnd::Unread;
             }
         }
     }
 
-    async fn tell_trouble(&mut self, host: &HostName, error: &LogsError) {
+    async fn tell_trouble(&mut self, host: &HostName, error: &HostError) {
         let text = match error {
-            LogsError::Unreachable(why) => format!("host {host} unreachable: {why}"),
-            LogsError::NotFound => format!("{}: no container on host {host}", self.slot),
-            LogsError::Engine(_) => format!("{}: host {host}: {error}", self.slot),
+            HostError::Unreachable(why) => format!("host {host} unreachable: {why}"),
+            HostError::NotFound => format!("{}: no container on host {host}", self.slot),
+            _ => format!("{}: host {host}: {error}", self.slot),
         };
         self.out.notice(text).await;
     }

@@ -6,6 +6,7 @@ use model::snapshot::Change;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::v1::ClusterView;
 use crate::v1::types::LinkFailure;
 use crate::v1::{overview, why};
 
@@ -99,14 +100,24 @@ fn rows(
         let answer = answers.entry(host.parse().unwrap()).or_default();
         answer.waiting.insert(slot(*number), (*reason).to_owned());
     }
-    let sources = Sources {
+    let inputs = RowInputs {
         snapshot,
         directory: &Directory::new(snapshot),
         statuses: &statuses,
         answers: &answers,
         now: 1_000,
     };
-    merge(sources, &Filter::All).0
+    merge(inputs, &Filter::All).0
+}
+
+fn view(snapshot: &Snapshot) -> ClusterView {
+    ClusterView {
+        snapshot: snapshot.clone(),
+        directory: Directory::new(snapshot),
+        stale: false,
+        hold: None,
+        known_at: None,
+    }
 }
 
 #[test]
@@ -263,15 +274,12 @@ fn who_is_not_ready_for_too_long_is_a_problem_and_who_restarts_is_not() {
         ];
         let shown = rows(&snapshot, &statuses, &[]);
         assert_eq!(shown[1].status, SlotStatus::Starting);
-        let answering = overview::Answering {
+        let answering = overview::AnsweringAgent {
             host: "h1".parse().unwrap(),
-            agent: "1".to_owned(),
             etcd: true,
-            hold: None,
-            stale: false,
-            troubles: Vec::new(),
+            problems: Vec::new(),
         };
-        overview::status(&snapshot, &shown, &[], answering).problems
+        overview::status(&view(&snapshot), &shown, &[], answering).problems
     };
     assert_eq!(problems(1_000 - 29), [""; 0]);
     assert_eq!(problems(1_000 - 30), ["shop/web/0: it is paused"]);
@@ -422,14 +430,14 @@ fn an_update_says_who_is_behind_and_why() {
         rows(&given_up, &[], &[])[1].reason.as_deref(),
         Some("keeps the older version: the update failed at slot 0: exit code 1")
     );
-    let sources = Sources {
+    let inputs = RowInputs {
         snapshot: &given_up,
         directory: &Directory::new(&given_up),
         statuses: &BTreeMap::new(),
         answers: &BTreeMap::new(),
         now: 0,
     };
-    let (_, mut containers) = merge(sources, &Filter::All);
+    let (_, mut containers) = merge(inputs, &Filter::All);
     let gave_up = containers.pop().unwrap().gave_up.unwrap();
     assert_eq!(gave_up.reason, "exit code 1");
 }
@@ -482,14 +490,14 @@ fn why_tells_of_hosts_and_links() {
             links: vec![failure.clone()],
         },
     )]);
-    let sources = Sources {
+    let inputs = RowInputs {
         snapshot: &snapshot,
         directory: &Directory::new(&snapshot),
         statuses: &BTreeMap::new(),
         answers: &answers,
         now: 0,
     };
-    let why = why::why(sources, &slot(0).container).unwrap();
+    let why = why::why(inputs, &slot(0).container).unwrap();
     let hosts = |at: usize| -> Vec<String> {
         let hosts = &why.slots[at].hosts;
         hosts
@@ -514,7 +522,7 @@ fn why_tells_of_hosts_and_links() {
     assert_eq!(link.failures, [failure]);
     assert_eq!(link.endpoints[0].reason.as_deref(), Some("not ready"));
     assert!(!link.endpoints[0].serving);
-    assert!(why::why(sources, &"shop/none".parse().unwrap()).is_none());
+    assert!(why::why(inputs, &"shop/none".parse().unwrap()).is_none());
 }
 
 #[test]
@@ -551,7 +559,7 @@ fn hosts_and_status_name_what_needs_attention() {
     assert_eq!(hosts[1].problems.len(), 2);
 
     let (slots, containers) = merge(
-        Sources {
+        RowInputs {
             snapshot: &snapshot,
             directory: &Directory::new(&snapshot),
             statuses: &BTreeMap::new(),
@@ -560,15 +568,12 @@ fn hosts_and_status_name_what_needs_attention() {
         },
         &Filter::All,
     );
-    let answering = overview::Answering {
+    let answering = overview::AnsweringAgent {
         host: "h1".parse().unwrap(),
-        agent: "1".to_owned(),
         etcd: true,
-        troubles: Vec::new(),
-        hold: None,
-        stale: false,
+        problems: Vec::new(),
     };
-    let status = overview::status(&snapshot, &slots, &containers, answering);
+    let status = overview::status(&view(&snapshot), &slots, &containers, answering);
     assert_eq!(status.hosts["missing"], 1);
     assert_eq!((status.slots["lost"], status.slots["waiting"]), (1, 1));
     assert_eq!((status.apps, status.containers), (1, 1));

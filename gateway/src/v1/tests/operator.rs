@@ -34,7 +34,7 @@ fn keys(kv: &MemKv) -> BTreeMap<String, String> {
 }
 
 fn change_record(agent: &MemAgent, name: &str, change: impl FnOnce(&mut HostRecord)) {
-    let seen = agent.snapshot().unwrap();
+    let seen = agent.view().unwrap();
     let mut record = seen.snapshot.record(&host(name)).unwrap().value.clone();
     change(&mut record);
     let value = serde_json::to_vec(&record).unwrap();
@@ -70,23 +70,20 @@ fn running(slot: &SlotId, on: &str) -> ObservedContainer {
 
 #[tokio::test]
 async fn a_host_is_paused_and_activated() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    door.agent.put_member("h1");
-    door.agent.put_member("h2");
+    let api = alone();
+    api.agent.put_host("h1", None);
+    api.agent.put_member("h1");
+    api.agent.put_member("h2");
     let path = "/hosts/h1/availability";
-    let (status, body) = door.send("PUT", path, r#"{"availability":"pause"}"#).await;
+    let (status, body) = api.send("PUT", path, r#"{"availability":"pause"}"#).await;
     assert_eq!((status, &body["changed"]), (StatusCode::OK, &json!(true)));
-    assert_eq!(
-        door.get("/hosts").await["hosts"][0]["availability"],
-        "pause"
-    );
-    let (status, body) = door.send("PUT", path, r#"{"availability":"pause"}"#).await;
+    assert_eq!(api.get("/hosts").await["hosts"][0]["availability"], "pause");
+    let (status, body) = api.send("PUT", path, r#"{"availability":"pause"}"#).await;
     assert_eq!((status, &body["changed"]), (StatusCode::OK, &json!(false)));
-    door.send("PUT", path, r#"{"availability":"active"}"#).await;
-    assert!(!keys(door.agent.mem_kv()).contains_key("/hosts/h1/availability"));
+    api.send("PUT", path, r#"{"availability":"active"}"#).await;
+    assert!(!keys(api.agent.mem_kv()).contains_key("/hosts/h1/availability"));
 
-    let (status, body) = door
+    let (status, body) = api
         .send(
             "PUT",
             "/hosts/h9/availability",
@@ -95,38 +92,38 @@ async fn a_host_is_paused_and_activated() {
         .await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert_eq!(body["error"], "there is no host h9; there is h1, h2");
-    let (status, _) = door.send("PUT", path, r#"{"availability":"away"}"#).await;
+    let (status, _) = api.send("PUT", path, r#"{"availability":"away"}"#).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
 async fn the_operators_labels_win_over_those_an_agent_was_started_with() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    change_record(&door.agent, "h1", |record| {
+    let api = alone();
+    api.agent.put_host("h1", None);
+    change_record(&api.agent, "h1", |record| {
         record.labels = [("zone", "a"), ("disk", "hdd")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
     });
-    let label = async |body: &str| door.send("PATCH", "/hosts/h1/labels", body).await.1;
+    let label = async |body: &str| api.send("PATCH", "/hosts/h1/labels", body).await.1;
     let body = label(r#"{"disk": "ssd", "gpu": "yes", "zone": null}"#).await;
     assert_eq!(body["labels"], json!({"disk": "ssd", "gpu": "yes"}));
     assert_eq!(
-        door.get("/hosts").await["hosts"][0]["labels"],
+        api.get("/hosts").await["hosts"][0]["labels"],
         body["labels"]
     );
     assert_eq!(
-        keys(door.agent.mem_kv())["/hosts/h1/labels"],
+        keys(api.agent.mem_kv())["/hosts/h1/labels"],
         r#"{"disk":"ssd","gpu":"yes","zone":null}"#
     );
     assert_eq!(label(r#"{"gpu": "yes"}"#).await["changed"], false);
     label(r#"{"gpu": null}"#).await;
     assert_eq!(
-        keys(door.agent.mem_kv())["/hosts/h1/labels"],
+        keys(api.agent.mem_kv())["/hosts/h1/labels"],
         r#"{"disk":"ssd","zone":null}"#,
         "what nobody else says need not be hidden"
     );
-    let (status, _) = door
+    let (status, _) = api
         .send("PATCH", "/hosts/h1/labels", r#"{"a b": "c"}"#)
         .await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -134,10 +131,10 @@ async fn the_operators_labels_win_over_those_an_agent_was_started_with() {
 
 #[tokio::test]
 async fn labels_are_few_short_and_such_as_constraints_can_name() {
-    let door = alone();
-    door.agent.put_host("h1", None);
+    let api = alone();
+    api.agent.put_host("h1", None);
     let label = async |body: Value| {
-        let (status, body) = door
+        let (status, body) = api
             .send("PATCH", "/hosts/h1/labels", &body.to_string())
             .await;
         (
@@ -164,15 +161,15 @@ async fn labels_are_few_short_and_such_as_constraints_can_name() {
     assert!(label(some(100..1_000)).await.1.contains("at most 64"));
     assert_eq!(label(some(40..64)).await.0, StatusCode::OK);
     // One that an earlier version took can be taken away.
-    door.agent.put(&Key::Labels(host("h1")), br#"{"_odd":"x"}"#);
+    api.agent.put(&Key::Labels(host("h1")), br#"{"_odd":"x"}"#);
     assert_eq!(label(json!({"_odd": null})).await.0, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn what_a_backup_names_oddly_is_not_restored() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    door.agent.set_cluster(None);
+    let api = alone();
+    api.agent.put_host("h1", None);
+    api.agent.set_cluster(None);
     let backup = json!({
         "dokkaa_backup": 1,
         "manifests": {},
@@ -180,12 +177,12 @@ async fn what_a_backup_names_oddly_is_not_restored() {
         "labels": {"h1": {"a": "\u{1b}[31m"}, "h2": {"a": "b"}},
         "config": {"../members/h9": "{}", "": "x", "a\u{0}b": "x", "a/../b": "x", "\u{1b}[31m": "x", "good/one": "1"},
     });
-    let (status, body) = door.send("POST", "/restore", &backup.to_string()).await;
+    let (status, body) = api.send("POST", "/restore", &backup.to_string()).await;
     assert_eq!(status, StatusCode::OK, "{body}");
     let rows = body["keys"].as_array().unwrap();
     let invalid = rows.iter().filter(|row| row["what"] == "invalid").count();
     assert_eq!(invalid, 6, "{body}");
-    let written: Vec<String> = keys(door.agent.mem_kv()).into_keys().collect();
+    let written: Vec<String> = keys(api.agent.mem_kv()).into_keys().collect();
     let odd = written
         .iter()
         .filter(|key| key.starts_with("/dokkaa/config/") || key.ends_with("/labels"));
@@ -197,78 +194,76 @@ async fn what_a_backup_names_oddly_is_not_restored() {
 
 #[tokio::test]
 async fn a_label_that_is_taken_away_leaves_no_key_behind() {
-    let door = alone();
-    door.agent.put_host("h1", None);
+    let api = alone();
+    api.agent.put_host("h1", None);
     for body in [r#"{"gpu": "yes"}"#, r#"{"gpu": null}"#] {
-        let (status, _) = door.send("PATCH", "/hosts/h1/labels", body).await;
+        let (status, _) = api.send("PATCH", "/hosts/h1/labels", body).await;
         assert_eq!(status, StatusCode::OK);
     }
-    assert!(!keys(door.agent.mem_kv()).contains_key("/hosts/h1/labels"));
+    assert!(!keys(api.agent.mem_kv()).contains_key("/hosts/h1/labels"));
 }
 
 #[tokio::test]
 async fn a_host_that_is_gone_is_forgotten_with_its_data_and_nothing_else() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    let revision = door.agent.put_manifest(&db(), DB);
-    let member = door.agent.put_member("h2");
-    door.agent.claim(&db().slot(0), "h2", revision);
+    let api = alone();
+    api.agent.put_host("h1", None);
+    let revision = api.agent.put_manifest(&db(), DB);
+    let member = api.agent.put_member("h2");
+    api.agent.claim(&db().slot(0), "h2", revision);
     for number in 0..250 {
-        door.agent.put_data(&db().slot(number), "h2", &["data"]);
+        api.agent.put_data(&db().slot(number), "h2", &["data"]);
     }
-    door.agent.put_data(&web().slot(0), "h1", &["data"]);
-    door.agent
-        .put(&Key::Availability(host("h2")), br#""pause""#);
-    door.agent.put(&Key::Labels(host("h2")), br#"{"a":"b"}"#);
-    door.agent.put(
+    api.agent.put_data(&web().slot(0), "h1", &["data"]);
+    api.agent.put(&Key::Availability(host("h2")), br#""pause""#);
+    api.agent.put(&Key::Labels(host("h2")), br#"{"a":"b"}"#);
+    api.agent.put(
         &Key::Unfit(host("h2"), db()),
         br#"{"manifest_rev":1,"reason":"x"}"#,
     );
 
-    let (status, body) = door.send("DELETE", "/hosts/h1", "").await;
+    let (status, body) = api.send("DELETE", "/hosts/h1", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(body["error"].as_str().unwrap().contains("dokkaa leave h1"));
 
-    let detail = door.get("/hosts/h2").await;
+    let detail = api.get("/hosts/h2").await;
     assert_eq!(
         (&detail["live"], &detail["member"]),
         (&json!(false), &json!(member))
     );
     assert_eq!(detail["data"].as_array().unwrap().len(), 250);
-    let (status, _) = door.send("DELETE", "/hosts/h2?member=1", "").await;
+    let (status, _) = api.send("DELETE", "/hosts/h2?member=1", "").await;
     assert_eq!(status, StatusCode::CONFLICT, "another membership was shown");
-    assert!(keys(door.agent.mem_kv()).contains_key("/dokkaa/members/h2"));
+    assert!(keys(api.agent.mem_kv()).contains_key("/dokkaa/members/h2"));
 
-    let (status, body) = door
+    let (status, body) = api
         .send("DELETE", &format!("/hosts/h2?member={member}"), "")
         .await;
     assert_eq!(status, StatusCode::OK, "{body}");
     assert_eq!(body["data"].as_array().unwrap().len(), 250);
-    let left = keys(door.agent.mem_kv());
+    let left = keys(api.agent.mem_kv());
     assert!(left.keys().all(|key| !key.contains("h2")), "{left:?}");
     assert!(left.contains_key("/claims/shop/web/data/0"));
     assert!(
         left.contains_key("/claims/shop/db/slots/0"),
         "others take it over"
     );
-    let (status, _) = door.send("DELETE", "/hosts/h2", "").await;
+    let (status, _) = api.send("DELETE", "/hosts/h2", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn a_host_shows_what_can_go_elsewhere_and_what_can_not() {
-    let door = alone();
-    let revision = two_slots(&door.agent);
-    door.agent.put_manifest(&db(), DB);
-    door.agent.claim(&db().slot(0), "h1", revision);
-    door.agent.put_data(&db().slot(0), "h1", &["data"]);
-    let detail = door.get("/hosts/h1").await;
+    let api = alone();
+    let revision = two_slots(&api.agent);
+    api.agent.put_manifest(&db(), DB);
+    api.agent.claim(&db().slot(0), "h1", revision);
+    api.agent.put_data(&db().slot(0), "h1", &["data"]);
+    let detail = api.get("/hosts/h1").await;
     assert_eq!(detail["slots"][0]["slot"]["container"]["container"], "db");
     assert_eq!(detail["slots"][0]["stuck"], "its data is on h1 (data)");
     assert_eq!(detail["slots"][1]["stuck"], Value::Null);
-    door.agent
-        .put(&Key::Availability(host("h2")), br#""pause""#);
-    let detail = door.get("/hosts/h1").await;
+    api.agent.put(&Key::Availability(host("h2")), br#""pause""#);
+    let detail = api.get("/hosts/h1").await;
     assert_eq!(
         detail["slots"][1]["stuck"],
         "no other host can run it: h2: it is paused"
@@ -277,15 +272,15 @@ async fn a_host_shows_what_can_go_elsewhere_and_what_can_not() {
 
 #[tokio::test]
 async fn volumes_are_listed_with_where_they_are_and_whether_that_is_there() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    door.agent.put_member("h2");
-    let revision = door.agent.put_manifest(&db(), DB);
-    door.agent.claim(&db().slot(0), "h1", revision);
-    door.agent.put_data(&db().slot(0), "h1", &["log", "data"]);
-    door.agent.put_data(&db().slot(1), "h2", &["data"]);
-    door.agent.put_data(&web().slot(0), "h3", &["data"]);
-    let all = door.get("/volumes").await;
+    let api = alone();
+    api.agent.put_host("h1", None);
+    api.agent.put_member("h2");
+    let revision = api.agent.put_manifest(&db(), DB);
+    api.agent.claim(&db().slot(0), "h1", revision);
+    api.agent.put_data(&db().slot(0), "h1", &["log", "data"]);
+    api.agent.put_data(&db().slot(1), "h2", &["data"]);
+    api.agent.put_data(&web().slot(0), "h3", &["data"]);
+    let all = api.get("/volumes").await;
     let row = |at: usize| {
         let row = &all["volumes"][at];
         let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
@@ -302,31 +297,30 @@ async fn volumes_are_listed_with_where_they_are_and_whether_that_is_there() {
     assert_eq!(row(2), "shop---db---1---data h2 missing false");
     assert_eq!(row(3), "shop---web---0---data h3 gone false");
     assert_eq!(all["volumes"][0]["claimed_by"], "h1");
-    let some = door.get("/volumes?app=shop&container=web").await;
+    let some = api.get("/volumes?app=shop&container=web").await;
     assert_eq!(some["volumes"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn a_pin_is_released_only_where_it_would_not_come_back() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    let revision = door.agent.put_manifest(&db(), DB);
+    let api = alone();
+    api.agent.put_host("h1", None);
+    let revision = api.agent.put_manifest(&db(), DB);
     let slot = db().slot(0);
-    door.agent.claim(&slot, "h1", revision);
-    door.agent.put_data(&slot, "h1", &["data"]);
-    door.agent.add_volume(&slot.volume_name("data"));
-    let (status, body) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    api.agent.claim(&slot, "h1", revision);
+    api.agent.put_data(&slot, "h1", &["data"]);
+    api.agent.add_volume(&slot.volume_name("data"));
+    let (status, body) = api.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(body["error"].as_str().unwrap().contains("dokkaa leave h1"));
-    door.agent
-        .put(&Key::Availability(host("h1")), br#""leave""#);
-    let (status, body) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    api.agent.put(&Key::Availability(host("h1")), br#""leave""#);
+    let (status, body) = api.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!((status, &body["removed"]), (StatusCode::OK, &json!(false)));
-    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    let (status, _) = api.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     // Of a machine that nobody remembers, too.
-    door.agent.put_data(&slot, "h3", &["data"]);
-    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    api.agent.put_data(&slot, "h3", &["data"]);
+    let (status, _) = api.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::OK);
 }
 
@@ -334,39 +328,39 @@ async fn a_pin_is_released_only_where_it_would_not_come_back() {
 async fn a_volume_that_its_host_lacks_is_lost_and_its_slot_may_be_released() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
-    door.agent.put_host("h1", None);
-    door.agent.put_host("h2", None);
-    door.agent.put_host("h3", None);
-    let revision = door.agent.put_manifest(&db(), DB);
+    let api = api(&[&h2], &kv, 0);
+    api.agent.put_host("h1", None);
+    api.agent.put_host("h2", None);
+    api.agent.put_host("h3", None);
+    let revision = api.agent.put_manifest(&db(), DB);
     let slot = db().slot(0);
-    door.agent.claim(&slot, "h2", revision);
-    door.agent.put_data(&slot, "h2", &["data"]);
+    api.agent.claim(&slot, "h2", revision);
+    api.agent.put_data(&slot, "h2", &["data"]);
     let state = async || {
-        let list = door.get("/volumes").await;
+        let list = api.get("/volumes").await;
         (list["volumes"][0]["state"].clone(), list["notices"].clone())
     };
     assert_eq!(state().await, (json!("lost"), Value::Null));
     h2.add_volume(&slot.volume_name("data"));
     assert_eq!(state().await, (json!("present"), Value::Null));
-    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    let (status, _) = api.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
     h2.remove_volume(&slot.volume_name("data")).await.unwrap();
-    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    let (status, _) = api.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::OK);
     // One that was never made is not lost, and a host that can't be asked has not lost it either.
-    door.agent.put_data(&slot, "h1", &["data"]);
+    api.agent.put_data(&slot, "h1", &["data"]);
     let mut pin: Value = serde_json::from_str(&keys(&kv)["/claims/shop/db/data/0"]).unwrap();
     pin.as_object_mut().unwrap().remove("existing");
-    door.agent
+    api.agent
         .put(&Key::Data(slot.clone()), pin.to_string().as_bytes());
     assert_eq!(state().await.0, json!("not-created"));
-    door.agent.put_data(&slot, "h3", &["data"]);
-    door.agent.claim(&slot, "h3", revision);
+    api.agent.put_data(&slot, "h3", &["data"]);
+    api.agent.claim(&slot, "h3", revision);
     let (unknown, notices) = state().await;
     assert_eq!(unknown, json!("unknown"));
     assert!(notices[0].as_str().unwrap().contains("h3"), "{notices}");
-    let (status, _) = door.send("DELETE", "/pins/shop/db/0", "").await;
+    let (status, _) = api.send("DELETE", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
 }
 
@@ -374,12 +368,12 @@ async fn a_volume_that_its_host_lacks_is_lost_and_its_slot_may_be_released() {
 async fn volumes_are_adopted_where_they_are() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
-    door.agent.put_host("h1", None);
-    door.agent.put_host("h2", None);
+    let api = api(&[&h2], &kv, 0);
+    api.agent.put_host("h1", None);
+    api.agent.put_host("h2", None);
     let slot = db().slot(0);
     let data = || {
-        let seen = door.agent.snapshot().unwrap().snapshot;
+        let seen = api.agent.view().unwrap().snapshot;
         let data = seen.slot(&slot).unwrap().data.as_ref().unwrap();
         (
             data.host.to_string(),
@@ -394,9 +388,9 @@ async fn volumes_are_adopted_where_they_are() {
             .collect::<Vec<String>>()
     };
     // Nobody has said where they are, and then they are not there.
-    let (status, body) = door.send("PUT", "/pins/shop/db/0", "").await;
+    let (status, body) = api.send("PUT", "/pins/shop/db/0", "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
-    let (status, body) = door.send("PUT", "/pins/shop/db/0?host=h2", "").await;
+    let (status, body) = api.send("PUT", "/pins/shop/db/0?host=h2", "").await;
     assert_eq!(status, StatusCode::CONFLICT, "{body}");
     for name in [
         "shop---db---0---data",
@@ -405,7 +399,7 @@ async fn volumes_are_adopted_where_they_are() {
     ] {
         h2.add_volume(name);
     }
-    let (status, body) = door.send("PUT", "/pins/shop/db/0?host=h2", "").await;
+    let (status, body) = api.send("PUT", "/pins/shop/db/0?host=h2", "").await;
     assert_eq!(
         (status, &body["volumes"]),
         (StatusCode::OK, &json!(["data", "log"]))
@@ -413,16 +407,16 @@ async fn volumes_are_adopted_where_they_are() {
     let both = named(&["data", "log"]);
     assert_eq!(data(), ("h2".to_owned(), both.clone(), both));
     // What waits for it on a host has what is there of what it wants; who has the slot elsewhere keeps it.
-    let revision = door.agent.put_manifest(&db(), DB);
-    door.agent.claim(&slot, "h2", revision);
-    let (status, body) = door.send("PUT", "/pins/shop/db/0?host=h1", "").await;
+    let revision = api.agent.put_manifest(&db(), DB);
+    api.agent.claim(&slot, "h2", revision);
+    let (status, body) = api.send("PUT", "/pins/shop/db/0?host=h1", "").await;
     assert_eq!(status, StatusCode::CONFLICT, "{body}");
     let mut pin: Value = serde_json::from_str(&keys(&kv)["/claims/shop/db/data/0"]).unwrap();
     pin["volumes"] = json!(["log", "data", "new"]);
     pin["existing"] = json!([]);
-    door.agent
+    api.agent
         .put(&Key::Data(slot.clone()), pin.to_string().as_bytes());
-    let (status, body) = door.send("PUT", "/pins/shop/db/0", "").await;
+    let (status, body) = api.send("PUT", "/pins/shop/db/0", "").await;
     assert_eq!((status, &body["host"]), (StatusCode::OK, &json!("h2")));
     assert_eq!(
         data(),
@@ -438,24 +432,24 @@ async fn volumes_are_adopted_where_they_are() {
 async fn data_goes_where_no_container_has_it_any_more() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
+    let api = api(&[&h2], &kv, 0);
     for name in ["h1", "h2"] {
-        door.agent.put_host(name, None);
+        api.agent.put_host(name, None);
     }
-    let revision = door.agent.put_manifest(&db(), DB);
-    for (number, agent) in [(0, &door.agent), (1, &h2)] {
+    let revision = api.agent.put_manifest(&db(), DB);
+    for (number, agent) in [(0, &api.agent), (1, &h2)] {
         let slot = db().slot(number);
         let name = agent.host();
         let volume = slot.volume_name("data");
         let path = format!("/volumes/{slot}");
         agent.add_volume(&volume);
-        door.agent.put_data(&slot, name.as_str(), &["data"]);
-        door.agent.claim(&slot, name.as_str(), revision);
-        let (status, body) = door.send("DELETE", &path, "").await;
+        api.agent.put_data(&slot, name.as_str(), &["data"]);
+        api.agent.claim(&slot, name.as_str(), revision);
+        let (status, body) = api.send("DELETE", &path, "").await;
         assert_eq!(status, StatusCode::CONFLICT, "{body}");
-        door.agent.delete(&Key::Claim(slot.clone()));
+        api.agent.delete(&Key::Claim(slot.clone()));
         agent.set_observed(Observed::new([running(&slot, name.as_str())], 0));
-        let (status, body) = door.send("DELETE", &path, "").await;
+        let (status, body) = api.send("DELETE", &path, "").await;
         assert_eq!(status, StatusCode::CONFLICT);
         assert!(
             body["error"].as_str().unwrap().contains("still exists"),
@@ -463,14 +457,14 @@ async fn data_goes_where_no_container_has_it_any_more() {
         );
         assert_eq!(agent.volumes(), [volume]);
         agent.set_observed(Observed::default());
-        let (status, body) = door.send("DELETE", &path, "").await;
+        let (status, body) = api.send("DELETE", &path, "").await;
         assert_eq!((status, &body["removed"]), (StatusCode::OK, &json!(true)));
         assert!(agent.volumes().is_empty());
         assert!(!keys(&kv).contains_key(&Key::Data(slot).to_string()));
     }
-    door.agent.put_member("h3");
-    door.agent.put_data(&db().slot(0), "h3", &["data"]);
-    let (status, body) = door.send("DELETE", "/volumes/shop/db/0", "").await;
+    api.agent.put_member("h3");
+    api.agent.put_data(&db().slot(0), "h3", &["data"]);
+    let (status, body) = api.send("DELETE", "/volumes/shop/db/0", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(
         body["error"]
@@ -551,17 +545,15 @@ async fn a_backup_is_put_back_into_an_etcd_that_was_emptied() {
 
 #[tokio::test]
 async fn what_says_something_else_is_kept_unless_it_is_to_be_overwritten() {
-    let door = alone();
-    told(&door.agent);
-    door.agent.set_cluster(Some(Cluster { id: ID, epoch: 3 }));
-    let backup = door.get("/backup").await.to_string();
+    let api = alone();
+    told(&api.agent);
+    api.agent.set_cluster(Some(Cluster { id: ID, epoch: 3 }));
+    let backup = api.get("/backup").await.to_string();
     let other = r#"{"image": "b"}"#;
-    let revision = door.agent.put_manifest(&web(), other);
-    let cluster = keys(door.agent.mem_kv())["/dokkaa/cluster"].clone();
+    let revision = api.agent.put_manifest(&web(), other);
+    let cluster = keys(api.agent.mem_kv())["/dokkaa/cluster"].clone();
     let restore = async |query: &str| {
-        let (_, body) = door
-            .send("POST", &format!("/restore{query}"), &backup)
-            .await;
+        let (_, body) = api.send("POST", &format!("/restore{query}"), &backup).await;
         let keys = body["keys"].as_array().unwrap().clone();
         let of_web = |key: &&Value| key["key"] == "/apps/shop/web/manifest";
         keys.iter().find(of_web).unwrap()["what"].clone()
@@ -571,16 +563,16 @@ async fn what_says_something_else_is_kept_unless_it_is_to_be_overwritten() {
         restore(&format!("?overwrite=true&seen={}", revision - 1)).await,
         "kept"
     );
-    assert_eq!(keys(door.agent.mem_kv())["/apps/shop/web/manifest"], other);
+    assert_eq!(keys(api.agent.mem_kv())["/apps/shop/web/manifest"], other);
     assert_eq!(
         restore(&format!("?overwrite=true&seen={revision}")).await,
         "replaced"
     );
     assert_eq!(
-        keys(door.agent.mem_kv())["/apps/shop/web/manifest"],
+        keys(api.agent.mem_kv())["/apps/shop/web/manifest"],
         "{\n  \"image\": \"a\"\n}\n"
     );
-    assert_eq!(keys(door.agent.mem_kv())["/dokkaa/cluster"], cluster);
+    assert_eq!(keys(api.agent.mem_kv())["/dokkaa/cluster"], cluster);
 }
 
 #[tokio::test]
@@ -588,27 +580,25 @@ async fn a_backup_of_another_cluster_brings_its_manifests_only_and_only_when_ask
     let before = alone();
     told(&before.agent);
     let backup = before.get("/backup").await.to_string();
-    let door = alone();
-    door.agent.set_cluster(Some(Cluster {
+    let api = alone();
+    api.agent.set_cluster(Some(Cluster {
         id: Uuid::from_u128(8),
         epoch: 1,
     }));
     // Neither into its etcd nor, where that is empty, into one that its agents wait for.
     for _ in 0..2 {
-        let (status, body) = door.send("POST", "/restore", &backup).await;
+        let (status, body) = api.send("POST", "/restore", &backup).await;
         assert_eq!(status, StatusCode::CONFLICT);
         assert!(
             body["error"].as_str().unwrap().contains("--new-cluster"),
             "{body}"
         );
-        put_cluster(&door.agent, Uuid::from_u128(8), 1);
+        put_cluster(&api.agent, Uuid::from_u128(8), 1);
     }
-    let (status, body) = door
-        .send("POST", "/restore?new_cluster=true", &backup)
-        .await;
+    let (status, body) = api.send("POST", "/restore?new_cluster=true", &backup).await;
     assert_eq!(status, StatusCode::OK, "{body}");
     assert_eq!(
-        keys(door.agent.mem_kv()).keys().collect::<Vec<_>>(),
+        keys(api.agent.mem_kv()).keys().collect::<Vec<_>>(),
         [
             "/apps/shop/db/manifest",
             "/apps/shop/web/manifest",
@@ -616,9 +606,9 @@ async fn a_backup_of_another_cluster_brings_its_manifests_only_and_only_when_ask
         ]
     );
     let newer = backup.replace("\"dokkaa_backup\":1", "\"dokkaa_backup\":2");
-    let (status, _) = door.send("POST", "/restore", &newer).await;
+    let (status, _) = api.send("POST", "/restore", &newer).await;
     assert_eq!(status, StatusCode::CONFLICT);
-    let (status, _) = door.send("POST", "/restore", "{}").await;
+    let (status, _) = api.send("POST", "/restore", "{}").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
@@ -647,7 +637,7 @@ fn a_host_stops_what_etcd_gives_to_others_and_keeps_what_it_does_not_know() {
     ended.state = ContainerState::Exited(model::observed::Exit::default());
     let containers = slots.iter().map(|slot| running(slot, "h1"));
     let observed = Observed::new(containers.chain([ended]), 0);
-    let report = hold_report(&agent.snapshot().unwrap().snapshot, &observed, &host("h1"));
+    let report = hold_report(&agent.view().unwrap().snapshot, &observed, &host("h1"));
     let stops: Vec<String> = report
         .would_stop
         .iter()
@@ -668,14 +658,14 @@ fn a_host_stops_what_etcd_gives_to_others_and_keeps_what_it_does_not_know() {
 async fn an_acceptance_shows_every_host_and_raises_the_epoch_above_all() {
     let kv = MemKv::new();
     let h2 = MemAgent::new("h2", kv.clone());
-    let door = door(&[&h2], &kv, 0);
+    let api = api(&[&h2], &kv, 0);
     for name in ["h1", "h2", "h3"] {
-        door.agent.put_host(name, None);
+        api.agent.put_host(name, None);
     }
     let own = |epoch| Some(Cluster { id: ID, epoch });
-    door.agent.set_cluster(own(4));
+    api.agent.set_cluster(own(4));
     h2.set_cluster(own(6));
-    let (status, body) = door.send("GET", "/accept", "").await;
+    let (status, body) = api.send("GET", "/accept", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(
         body["error"]
@@ -686,7 +676,7 @@ async fn an_acceptance_shows_every_host_and_raises_the_epoch_above_all() {
 
     h2.set_hold(Some("etcd went back in time"));
     h2.set_observed(Observed::new([running(&db().slot(0), "h2")], 0));
-    let looked = door.get("/accept").await;
+    let looked = api.get("/accept").await;
     assert_eq!(looked["cluster"], json!({"id": ID, "epoch": 7}));
     assert_eq!(looked["revision"], 0);
     assert_eq!(
@@ -698,25 +688,25 @@ async fn an_acceptance_shows_every_host_and_raises_the_epoch_above_all() {
         looked["notices"],
         json!(["host h3 does not answer: connection refused"])
     );
-    let revision = put_cluster(&door.agent, ID, 2);
-    let (status, _) = door.send("POST", "/accept?revision=0", "").await;
+    let revision = put_cluster(&api.agent, ID, 2);
+    let (status, _) = api.send("POST", "/accept?revision=0", "").await;
     assert_eq!(status, StatusCode::CONFLICT, "it is not what was shown");
     let path = format!("/accept?revision={revision}");
-    let (status, body) = door.send("POST", &path, "").await;
+    let (status, body) = api.send("POST", &path, "").await;
     assert_eq!((status, &body["accepted"]), (StatusCode::OK, &json!(true)));
     let cluster: Value = serde_json::from_str(&keys(&kv)["/dokkaa/cluster"]).unwrap();
     assert_eq!(cluster, json!({"id": ID, "epoch": 7}));
-    put_cluster(&door.agent, Uuid::from_u128(9), 1);
-    let (status, body) = door.send("GET", "/accept", "").await;
+    put_cluster(&api.agent, Uuid::from_u128(9), 1);
+    let (status, body) = api.send("GET", "/accept", "").await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(body["error"].as_str().unwrap().contains("another cluster"));
 }
 
 #[tokio::test]
 async fn hosts_say_why_they_are_in_hold() {
-    let door = alone();
-    door.agent.put_host("h1", None);
-    change_record(&door.agent, "h1", |record| {
+    let api = alone();
+    api.agent.put_host("h1", None);
+    change_record(&api.agent, "h1", |record| {
         record.state = HostState::Hold;
         record.disk = Some(87);
         record.hold = Some(model::records::Hold {
@@ -724,7 +714,7 @@ async fn hosts_say_why_they_are_in_hold() {
             shared: true,
         });
     });
-    let row = &door.get("/hosts").await["hosts"][0];
+    let row = &api.get("/hosts").await["hosts"][0];
     assert_eq!((&row["state"], &row["disk"]), (&json!("hold"), &json!(87)));
     assert_eq!(
         row["problems"][0],
@@ -734,14 +724,14 @@ async fn hosts_say_why_they_are_in_hold() {
 
 #[tokio::test]
 async fn an_orphan_is_shown_as_one_and_removed_by_its_name() {
-    let door = alone();
-    two_slots(&door.agent);
-    door.agent.claim(&db().slot(2), "h1", 1);
-    door.agent.put_state(&db().slot(2), "h1", Phase::Ready, &[]);
-    door.agent.put_status(&db().slot(2), "h1", |status| {
+    let api = alone();
+    two_slots(&api.agent);
+    api.agent.claim(&db().slot(2), "h1", 1);
+    api.agent.put_state(&db().slot(2), "h1", Phase::Ready, &[]);
+    api.agent.put_status(&db().slot(2), "h1", |status| {
         status.progress = Progress::Orphan;
     });
-    let row = &door.get("/slots?app=shop&container=db").await["slots"][0];
+    let row = &api.get("/slots?app=shop&container=db").await["slots"][0];
     assert_eq!(
         (&row["slot"], &row["status"]),
         (&json!(2), &json!("orphan"))
@@ -752,34 +742,34 @@ async fn an_orphan_is_shown_as_one_and_removed_by_its_name() {
             .unwrap()
             .contains("dokkaa rm shop/db")
     );
-    let (status, body) = door.send("DELETE", "/manifests/shop/db", "").await;
+    let (status, body) = api.send("DELETE", "/manifests/shop/db", "").await;
     assert_eq!(
         (status, &body["containers"][0]["container"]),
         (StatusCode::OK, &json!("db"))
     );
-    let left = keys(door.agent.mem_kv());
+    let left = keys(api.agent.mem_kv());
     let claims = |key: &&String| key.starts_with("/claims/shop/db/");
     assert_eq!(left.keys().find(claims), None);
     assert!(left.contains_key("/claims/shop/web/slots/0"));
-    let (status, _) = door.send("DELETE", "/manifests/shop/db", "").await;
+    let (status, _) = api.send("DELETE", "/manifests/shop/db", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     // With the whole app, too.
-    door.agent.claim(&db().slot(0), "h1", 1);
-    let (status, body) = door.send("DELETE", "/manifests/shop", "").await;
+    api.agent.claim(&db().slot(0), "h1", 1);
+    let (status, body) = api.send("DELETE", "/manifests/shop", "").await;
     assert_eq!(
         (status, body["containers"].as_array().unwrap().len()),
         (StatusCode::OK, 2)
     );
-    assert!(!keys(door.agent.mem_kv()).contains_key("/claims/shop/db/slots/0"));
+    assert!(!keys(api.agent.mem_kv()).contains_key("/claims/shop/db/slots/0"));
 }
 
 #[tokio::test]
 async fn why_tells_of_a_lost_slot_who_is_to_take_it_and_what_holds_that_up() {
-    let door = alone();
-    let revision = two_slots(&door.agent);
-    door.agent.claim(&web().slot(1), "h3", revision);
+    let api = alone();
+    let revision = two_slots(&api.agent);
+    api.agent.claim(&web().slot(1), "h3", revision);
     let reasons = async || {
-        let why = door.get("/why/shop/web?slot=1").await;
+        let why = api.get("/why/shop/web?slot=1").await;
         let hosts = why["slots"][0]["hosts"].as_array().unwrap().clone();
         let text = |host: &Value| host["reason"].as_str().unwrap().to_owned();
         hosts.iter().map(text).collect::<Vec<String>>()
@@ -787,7 +777,7 @@ async fn why_tells_of_a_lost_slot_who_is_to_take_it_and_what_holds_that_up() {
     let told = reasons().await;
     assert_eq!(told[0], "has it, but is missing");
     assert_eq!(told[1], "is to take it");
-    door.agent.set_reasons(Reasons {
+    api.agent.set_reasons(Reasons {
         waiting: BTreeMap::from([(web().slot(1), "3 of 5 hosts are missing".to_owned())]),
         links: Vec::new(),
     });
@@ -800,10 +790,10 @@ async fn why_tells_of_a_lost_slot_who_is_to_take_it_and_what_holds_that_up() {
 
 #[tokio::test]
 async fn why_may_be_asked_of_one_slot() {
-    let door = alone();
-    two_slots(&door.agent);
-    door.agent.put_data(&web().slot(1), "h2", &["data"]);
-    let why = door.get("/why/shop/web?slot=1").await;
+    let api = alone();
+    two_slots(&api.agent);
+    api.agent.put_data(&web().slot(1), "h2", &["data"]);
+    let why = api.get("/why/shop/web?slot=1").await;
     assert_eq!(why["slots"].as_array().unwrap().len(), 1);
     let hosts = why["slots"][0]["hosts"].as_array().unwrap();
     assert_eq!(
@@ -811,6 +801,6 @@ async fn why_may_be_asked_of_one_slot() {
         "runs it; its volumes (data) keep it here"
     );
     assert_eq!(hosts[1]["reason"], "the slot's data is on h2");
-    let (status, _) = door.send("GET", "/why/shop/web?slot=9", "").await;
+    let (status, _) = api.send("GET", "/why/shop/web?slot=9", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }

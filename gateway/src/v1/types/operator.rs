@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use manifests::{AppName, ContainerName, HostName, SlotId};
 use model::records::{Availability, Cluster, Labels};
 use serde::{Deserialize, Serialize};
+use strum::Display;
 use uuid::Uuid;
 
 use super::HostRow;
@@ -73,8 +74,9 @@ pub struct HostRemoved {
 }
 
 /// Whether a machine is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Presence {
     /// Its agent runs.
     Live,
@@ -84,40 +86,21 @@ pub enum Presence {
     Gone,
 }
 
-impl std::fmt::Display for Presence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Live => "live",
-            Self::Missing => "missing",
-            Self::Gone => "gone",
-        })
-    }
-}
-
 /// Whether a volume is there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "lowercase")]
 pub enum VolumeState {
     /// Its host has it.
     Present,
     /// Its host does not have it any more.
     Lost,
     /// It was not made yet.
+    #[strum(serialize = "not created")]
     NotCreated,
     /// Its host did not say.
     #[default]
     Unknown,
-}
-
-impl std::fmt::Display for VolumeState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Present => "present",
-            Self::Lost => "lost",
-            Self::NotCreated => "not created",
-            Self::Unknown => "unknown",
-        })
-    }
 }
 
 /// One line of `volumes`.
@@ -217,9 +200,10 @@ pub struct Backup {
 }
 
 /// What a restore does, or would do, with one key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
-pub enum Restored {
+#[strum(serialize_all = "lowercase")]
+pub enum RestoreAction {
     /// It is not there, and is written.
     Added,
     /// It says something else, and is overwritten.
@@ -232,25 +216,13 @@ pub enum Restored {
     Invalid,
 }
 
-impl std::fmt::Display for Restored {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Added => "added",
-            Self::Replaced => "replaced",
-            Self::Kept => "kept",
-            Self::Same => "same",
-            Self::Invalid => "invalid",
-        })
-    }
-}
-
 /// One key of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredKey {
     /// The key.
     pub key: String,
     /// What is done with it.
-    pub what: Restored,
+    pub what: RestoreAction,
     /// Why it is kept, or what is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,

@@ -27,14 +27,14 @@ const MAX_THROWN_AWAY: usize = 16 << 20;
 /// It took too long.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the request's body did not arrive in time")]
-pub struct TooSlow;
+pub struct BodyTimeout;
 
 /// It is larger than what is taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the body is larger than 1.5 MiB")]
-pub struct TooLarge;
+pub struct BodyTooLarge;
 
-pub(super) struct Bounded {
+pub(super) struct LimitedBody {
     inner: Body,
     /// Octets so far, and how many of them begin an encoded one.
     read: usize,
@@ -42,7 +42,7 @@ pub(super) struct Bounded {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Bounded {
+impl LimitedBody {
     pub(super) fn new(body: Body) -> Self {
         Self {
             inner: body,
@@ -64,7 +64,7 @@ impl Bounded {
     }
 }
 
-impl HttpBody for Bounded {
+impl HttpBody for LimitedBody {
     type Data = Bytes;
     type Error = Box<dyn Error + Send + Sync>;
 
@@ -73,17 +73,19 @@ impl HttpBody for Bounded {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.deadline.poll_unpin(context).is_ready() {
-            return Poll::Ready(Some(Err(Box::new(TooSlow))));
+            return Poll::Ready(Some(Err(Box::new(BodyTimeout))));
         }
         loop {
             let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => frame,
-                None if self.is_too_large() => return Poll::Ready(Some(Err(Box::new(TooLarge)))),
+                None if self.is_too_large() => {
+                    return Poll::Ready(Some(Err(Box::new(BodyTooLarge))));
+                }
                 end => return Poll::Ready(end.map(|end| end.map_err(Into::into))),
             };
             self.count(&frame);
             if self.read > MAX_ENCODED {
-                return Poll::Ready(Some(Err(Box::new(TooLarge))));
+                return Poll::Ready(Some(Err(Box::new(BodyTooLarge))));
             }
             // Read on and forgotten: a client that sends all before it listens still gets its answer.
             if !self.is_too_large() {
@@ -111,12 +113,12 @@ pub(super) fn throw_away(body: Body) {
 
 /// The body was refused for its size.
 pub(super) fn too_large(error: &(dyn Error + 'static)) -> bool {
-    caused_by::<TooLarge>(error)
+    caused_by::<BodyTooLarge>(error)
 }
 
 /// The body was refused for its time.
 pub(super) fn too_slow(error: &(dyn Error + 'static)) -> bool {
-    caused_by::<TooSlow>(error)
+    caused_by::<BodyTimeout>(error)
 }
 
 fn caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {

@@ -1,6 +1,6 @@
 //! What etcd has of a key and its directories, at one revision.
 //!
-//! Pure: [`read`] says what to ask, [`Seen::new`] makes sense of the answer.
+//! Pure: [`read`] says what to ask, [`Lookup::new`] makes sense of the answer.
 //!
 //! v3 has no directories. A v2 directory is a side key that says so, or it is
 //! implied by keys below it; the directories above a key that v2 wrote all
@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use store::kv::{Compare, KeyRange, KeyValue, Op, OpReply, Txn, TxnReply};
 
-use super::error::{Code, V2Error};
+use super::error::{ErrorCode, V2Error};
 use super::path::KeyPath;
 
 /// The value of a side key.
@@ -26,7 +26,7 @@ pub struct Meta {
 
 /// A side key as it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Side {
+pub struct SideKey {
     /// What it says.
     pub meta: Meta,
     /// The revision that wrote it first.
@@ -35,7 +35,7 @@ pub struct Side {
     pub modified: i64,
 }
 
-impl Side {
+impl SideKey {
     /// Reads a side key; one that cannot be read says nothing.
     pub fn new(kv: &KeyValue) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Side {
 
 /// What a key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum KeyKind {
     /// Not there.
     Missing,
     /// A value.
@@ -65,22 +65,22 @@ pub struct Level {
     /// What v3 has there.
     pub file: Option<KeyValue>,
     /// Its side key.
-    pub side: Option<Side>,
+    pub side: Option<SideKey>,
     /// There are keys below it.
     pub parent: bool,
 }
 
 impl Level {
     /// What it is.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> KeyKind {
         if self.parent {
-            Kind::Dir
+            KeyKind::Dir
         } else if self.file.is_some() {
-            Kind::File
+            KeyKind::File
         } else if self.side.is_some_and(|side| side.meta.dir) {
-            Kind::Dir
+            KeyKind::Dir
         } else {
-            Kind::Missing
+            KeyKind::Missing
         }
     }
 
@@ -91,7 +91,7 @@ impl Level {
 }
 
 /// A file's created index.
-pub fn created_of(file: &KeyValue, side: Option<Side>) -> i64 {
+pub fn created_of(file: &KeyValue, side: Option<SideKey>) -> i64 {
     side.filter(|side| side.modified == file.modified)
         .and_then(|side| side.meta.created)
         .unwrap_or(file.modified)
@@ -108,7 +108,7 @@ pub struct Below {
 
 /// What was found, all at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Lookup {
     /// The revision.
     pub revision: i64,
     /// From the first part of the key down to the key itself; none for the root.
@@ -147,7 +147,7 @@ pub fn read(key: &KeyPath, below: bool) -> Vec<Op> {
     ops
 }
 
-impl Seen {
+impl Lookup {
     /// What came of the [`read`] of this key.
     pub fn new(key: &KeyPath, reply: TxnReply) -> Self {
         let mut replies = reply.replies.into_iter();
@@ -174,7 +174,7 @@ impl Seen {
     }
 
     /// An error at this revision.
-    pub fn error(&self, code: Code, cause: impl Into<String>) -> V2Error {
+    pub fn error(&self, code: ErrorCode, cause: impl Into<String>) -> V2Error {
         V2Error::at(code, cause, self.revision)
     }
 
@@ -182,9 +182,11 @@ impl Seen {
     pub fn walk(&self) -> Result<(), V2Error> {
         for level in self.above() {
             match level.kind() {
-                Kind::Dir => {}
-                Kind::File => return Err(self.error(Code::NotDir, level.key.as_str())),
-                Kind::Missing => return Err(self.error(Code::KeyNotFound, level.key.as_str())),
+                KeyKind::Dir => {}
+                KeyKind::File => return Err(self.error(ErrorCode::NotDir, level.key.as_str())),
+                KeyKind::Missing => {
+                    return Err(self.error(ErrorCode::KeyNotFound, level.key.as_str()));
+                }
             }
         }
         Ok(())
@@ -193,7 +195,7 @@ impl Seen {
     /// The key is a directory, as the root is.
     pub fn is_dir(&self) -> bool {
         self.target()
-            .is_none_or(|target| target.kind() == Kind::Dir)
+            .is_none_or(|target| target.kind() == KeyKind::Dir)
     }
 
     /// The key itself; none for the root.
@@ -216,7 +218,7 @@ fn level(key: KeyPath, reply: OpReply) -> Level {
     Level {
         key,
         file: first(),
-        side: first().map(|kv| Side::new(&kv)),
+        side: first().map(|kv| SideKey::new(&kv)),
         parent: !succeeded,
     }
 }

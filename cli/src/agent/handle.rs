@@ -1,4 +1,4 @@
-//! What the doors see of the agent.
+//! The agent as its API sees it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,12 +6,10 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use conductor::published::Published;
-use engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs, OutputStream};
+use engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs};
 use futures_util::StreamExt;
-use gateway::v1::facilities::{
-    EventStream, Facilities, LogRecord, LogStream, LogsError, Seen, VolumeError,
-};
-use gateway::v1::types::{LinkFailure, LogOptions, LogSource, Reasons};
+use gateway::v1::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
+use gateway::v1::types::{LinkFailure, LogOptions, Reasons};
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
@@ -21,8 +19,8 @@ use tokio::sync::watch;
 
 use super::standing::Standing;
 
-/// The parts of the agent that the doors ask.
-pub(crate) struct Agent {
+/// Parts of the agent that the API reads.
+pub(crate) struct RunningAgent {
     pub(crate) host: HostName,
     pub(crate) published: Arc<Published>,
     pub(crate) kv: Arc<dyn store::Kv>,
@@ -34,18 +32,19 @@ pub(crate) struct Agent {
 }
 
 #[async_trait]
-impl Facilities for Agent {
+impl AgentHandle for RunningAgent {
     fn host(&self) -> HostName {
         self.host.clone()
     }
 
-    fn snapshot(&self) -> Option<Seen> {
+    fn view(&self) -> Option<ClusterView> {
         let seen = self.published.seen.load();
         let seen = seen.as_ref().as_ref()?;
-        Some(Seen {
+        Some(ClusterView {
             snapshot: seen.snapshot.clone(),
             directory: self.published.directory.load().as_ref().clone(),
             stale: seen.stale,
+            hold: seen.distrust.clone(),
             known_at: match self.published.fresh_at.load(Ordering::Relaxed) {
                 0 => None,
                 at => jiff::Timestamp::from_second(at).ok(),
@@ -53,16 +52,10 @@ impl Facilities for Agent {
         })
     }
 
-    fn lacks(&self) -> Vec<String> {
-        self.standing.lacks()
-    }
-
-    fn hold(&self) -> Option<String> {
-        let seen = self.published.seen.load();
-        seen.as_ref().as_ref()?.distrust.clone()
-    }
-
-    fn troubles(&self) -> Vec<String> {
+    fn problems(&self) -> Vec<String> {
+        if self.published.seen.load().is_none() {
+            return self.standing.lacks();
+        }
         super::condition::troubles(&self.published, &self.status.borrow(), self.own_etcd)
     }
 
@@ -114,20 +107,20 @@ impl Facilities for Agent {
         self.published.observed.load().as_ref().clone()
     }
 
-    async fn volume_names(&self) -> Result<BTreeSet<String>, VolumeError> {
+    async fn volume_names(&self) -> Result<BTreeSet<String>, HostError> {
         let volumes = self.engine.volumes().await;
         volumes
             .map(|volumes| volumes.into_keys().collect())
-            .map_err(|error| VolumeError::Engine(error.to_string()))
+            .map_err(|error| HostError::Engine(error.to_string()))
     }
 
-    async fn remove_volume(&self, name: &str) -> Result<(), VolumeError> {
+    async fn remove_volume(&self, name: &str) -> Result<(), HostError> {
         self.engine
             .remove_volume(name)
             .await
             .map_err(|error| match error {
-                EngineError::Conflict(why) => VolumeError::InUse(why),
-                error => VolumeError::Engine(error.to_string()),
+                EngineError::Conflict(why) => HostError::InUse(why),
+                error => HostError::Engine(error.to_string()),
             })
     }
 
@@ -139,7 +132,7 @@ impl Facilities for Agent {
         &self,
         slot: &SlotId,
         options: &LogOptions,
-    ) -> Result<LogStream, LogsError> {
+    ) -> Result<LogStream, HostError> {
         let docker_id = {
             let observed = self.published.observed.load();
             let mut ours: Vec<&ObservedContainer> = observed
@@ -150,7 +143,7 @@ impl Facilities for Agent {
             ours.sort_by_key(|c| std::cmp::Reverse((c.running().is_some(), c.created_at)));
             let which = usize::from(options.previous);
             ours.get(which)
-                .ok_or(LogsError::NotFound)?
+                .ok_or(HostError::NotFound)?
                 .docker_id
                 .clone()
         };
@@ -167,10 +160,10 @@ impl Facilities for Agent {
                 },
             )
             .await
-            .map_err(|error| LogsError::Engine(error.to_string()))?;
+            .map_err(|error| HostError::Engine(error.to_string()))?;
         Ok(Box::pin(logs.map(|chunk| match chunk {
             Ok(chunk) => Ok(record(&chunk)),
-            Err(error) => Err(LogsError::Engine(error.to_string())),
+            Err(error) => Err(HostError::Engine(error.to_string())),
         })))
     }
 }
@@ -179,10 +172,7 @@ fn record(chunk: &LogChunk) -> LogRecord {
     let text = String::from_utf8_lossy(&chunk.bytes);
     LogRecord {
         time: jiff::Timestamp::from_nanosecond(i128::from(chunk.at)).unwrap_or_default(),
-        source: match chunk.stream {
-            OutputStream::Stdout => LogSource::Stdout,
-            OutputStream::Stderr => LogSource::Stderr,
-        },
+        source: chunk.stream,
         line: text.trim_end_matches(['\n', '\r']).to_owned(),
     }
 }

@@ -12,22 +12,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::answers::Connection;
+use super::budget::ClientConnection;
 
 /// A reader takes so much of a whole answer in each of these times.
 const TIME: Duration = Duration::from_secs(30);
 const PROGRESS: usize = 512 << 10;
 
-pub(super) struct Unread {
+pub(super) struct StallGuard {
     stream: TcpStream,
-    connection: Arc<Connection>,
+    connection: Arc<ClientConnection>,
     /// Runs while the reader keeps us waiting.
     deadline: Option<Pin<Box<Sleep>>>,
     taken: usize,
 }
 
-impl Unread {
-    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+impl StallGuard {
+    pub(super) fn new(stream: TcpStream, connection: Arc<ClientConnection>) -> Self {
         Self {
             stream,
             connection,
@@ -68,7 +68,7 @@ impl Unread {
     }
 }
 
-impl AsyncRead for Unread {
+impl AsyncRead for StallGuard {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -78,7 +78,7 @@ impl AsyncRead for Unread {
     }
 }
 
-impl AsyncWrite for Unread {
+impl AsyncWrite for StallGuard {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Uri, header};
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Stranger {
+pub enum OriginError {
     /// 421
     #[error(
         "this API does not answer for the host {0:?}; use an IP address or localhost, or name it with --allow-host"
@@ -25,7 +25,7 @@ pub enum Stranger {
 }
 
 /// Checks a request before anything else is done with it.
-pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), Stranger> {
+pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), OriginError> {
     let all = |name| {
         let values = headers.get_all(name).into_iter();
         values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -37,7 +37,7 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Resul
         _ => String::new(),
     };
     if !is_ours(&host, allowed) {
-        return Err(Stranger::Host(host));
+        return Err(OriginError::Host(host));
     }
     let own = |origin: &str| {
         ["http://", "https://"]
@@ -47,7 +47,7 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Resul
     };
     // Each of them: who reads only the first is told what another meant.
     if let Some(origin) = all("origin").find(|origin| !own(origin)) {
-        return Err(Stranger::Origin(origin));
+        return Err(OriginError::Origin(origin));
     }
     let is_ours = |site: &str| {
         ["same-origin", "none"]
@@ -55,7 +55,7 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Resul
             .any(|ours| site.eq_ignore_ascii_case(ours))
     };
     if all("sec-fetch-site").any(|site| !is_ours(&site)) {
-        return Err(Stranger::CrossSite);
+        return Err(OriginError::CrossSite);
     }
     Ok(())
 }
@@ -97,13 +97,13 @@ fn name_of(host: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn checked(pairs: &[(&'static str, &str)]) -> Result<(), Stranger> {
+    fn checked(pairs: &[(&'static str, &str)]) -> Result<(), OriginError> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, value.parse().expect("a header"));
         }
         let uri = Uri::from_static("/v2/keys/a");
-        check(&uri, &headers, &["door.example".to_owned()])
+        check(&uri, &headers, &["api.example".to_owned()])
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
             "[::1]:4001",
             "localhost:4001",
             "LOCALHOST",
-            "door.example:4001",
+            "api.example:4001",
         ] {
             assert_eq!(checked(&[("host", host)]), Ok(()), "{host}");
         }
@@ -125,7 +125,7 @@ mod tests {
             "localhost.evil.example",
             "127.0.0.1.nip.io",
             "127.0.0.1@evil.example",
-            "sub.door.example",
+            "sub.api.example",
             "127.0.0.1:4001,evil.example",
             "127.0.0.1,evil.example",
             "[127.0.0.1]",
@@ -142,7 +142,7 @@ mod tests {
         ] {
             assert_eq!(
                 checked(&[("host", host)]),
-                Err(Stranger::Host(host.to_owned()))
+                Err(OriginError::Host(host.to_owned()))
             );
         }
         assert!(checked(&[]).is_err());
@@ -154,7 +154,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("host", "localhost".parse().expect("a header"));
         let uri = Uri::from_static("http://evil.example/v2/keys/a");
-        assert!(matches!(check(&uri, &headers, &[]), Err(Stranger::Host(_))));
+        assert!(matches!(
+            check(&uri, &headers, &[]),
+            Err(OriginError::Host(_))
+        ));
     }
 
     #[test]
@@ -169,7 +172,7 @@ mod tests {
         ] {
             assert_eq!(
                 checked(&[host, ("origin", origin)]),
-                Err(Stranger::Origin(origin.to_owned()))
+                Err(OriginError::Origin(origin.to_owned()))
             );
         }
         assert_eq!(
@@ -181,13 +184,13 @@ mod tests {
         for origins in [[own, evil], [evil, own]] {
             assert_eq!(
                 checked(&[host, origins[0], origins[1]]),
-                Err(Stranger::Origin(evil.1.to_owned()))
+                Err(OriginError::Origin(evil.1.to_owned()))
             );
         }
         for site in ["cross-site", "same-site", "", "anything"] {
             assert_eq!(
                 checked(&[host, ("sec-fetch-site", site)]),
-                Err(Stranger::CrossSite),
+                Err(OriginError::CrossSite),
                 "{site}"
             );
         }

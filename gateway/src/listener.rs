@@ -3,18 +3,18 @@
 //! It binds, limits what connections, requests and answers may cost, and refuses
 //! web pages that reach for an API through their reader's browser: there are
 //! no CORS headers, a foreign `Origin` is refused, and so is a `Host` that a
-//! stranger's DNS could have made point here. It knows nothing of what the
+//! error's DNS could have made point here. It knows nothing of what the
 //! requests mean.
 //!
 //! Invariant: no request reaches a router before all checks have passed.
 
-mod answers;
 mod body;
-mod guard;
-mod unread;
+mod budget;
+mod origin;
+mod slow_reader;
 
-pub use body::{TooLarge, TooSlow};
-pub use guard::Stranger;
+pub use body::{BodyTimeout, BodyTooLarge};
+pub use origin::OriginError;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::v1::types::ApiError;
-use crate::v2::error::{Code, V2Error};
-use answers::{Answers, Connection};
+use crate::v2::error::{ErrorCode, V2Error};
+use budget::{ClientConnection, ResponseBudget};
 
 /// Connections: each wait of a v2 client holds one.
 const LIMITS: Limits = Limits {
@@ -57,7 +57,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 
 /// What a listener lets in, and how much of it.
 #[derive(Debug, Clone)]
-pub struct DoorConfig {
+pub struct ListenerConfig {
     /// Names that may stand in `Host`, beside IP addresses and `localhost`.
     pub allow_hosts: Vec<String>,
     /// Connections at once. A fourth of them is kept for requests that do not wait.
@@ -66,7 +66,7 @@ pub struct DoorConfig {
     pub header_time: Duration,
 }
 
-impl Default for DoorConfig {
+impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
             allow_hosts: Vec::new(),
@@ -95,7 +95,7 @@ pub fn routes(v2: Router, v1: Router) -> Router {
 /// A handler finds its caller in the extension `ConnectInfo<SocketAddr>`.
 pub async fn serve(
     listeners: Vec<TcpListener>,
-    config: DoorConfig,
+    config: ListenerConfig,
     router: Router,
     shutdown: CancellationToken,
 ) {
@@ -103,7 +103,7 @@ pub async fn serve(
     let header_time = config.header_time;
     let admission = Admission {
         allow_hosts: config.allow_hosts.into(),
-        answers: Answers::default(),
+        budget: ResponseBudget::default(),
     };
     let serving = Serving {
         router: router.layer(middleware::from_fn_with_state(admission, admit)),
@@ -155,7 +155,7 @@ impl Serving {
         }
         let permit = Arc::new(permit);
         permit.set_idle(Instant::now());
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(ClientConnection {
             permit: Arc::clone(&permit),
             streams: AtomicBool::new(false),
         });
@@ -168,7 +168,7 @@ impl Serving {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_time)
             .max_buf_size(MAX_HEADERS);
-        let stream = unread::Unread::new(stream, connection);
+        let stream = slow_reader::StallGuard::new(stream, connection);
         let mut served = std::pin::pin!(
             builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         );
@@ -193,14 +193,14 @@ impl Serving {
 #[derive(Clone)]
 struct Admission {
     allow_hosts: Arc<[String]>,
-    answers: Answers,
+    budget: ResponseBudget,
 }
 
 /// The checks, then the request, with a body that has an end, and an answer that there is room for.
 async fn admit(
     State(admission): State<Admission>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Extension(connection): Extension<Arc<Connection>>,
+    Extension(connection): Extension<Arc<ClientConnection>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -208,28 +208,32 @@ async fn admit(
     let start = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let response = match guard::check(request.uri(), request.headers(), &admission.allow_hosts) {
-        Err(stranger) => {
-            warn!(%peer, %method, path, %stranger, "refused");
-            let status = match stranger {
-                Stranger::Host(_) => StatusCode::MISDIRECTED_REQUEST,
-                Stranger::Origin(_) | Stranger::CrossSite => StatusCode::FORBIDDEN,
+    let response = match origin::check(request.uri(), request.headers(), &admission.allow_hosts) {
+        Err(error) => {
+            warn!(%peer, %method, path, %error, "refused");
+            let status = match error {
+                OriginError::Host(_) => StatusCode::MISDIRECTED_REQUEST,
+                OriginError::Origin(_) | OriginError::CrossSite => StatusCode::FORBIDDEN,
             };
-            refuse(&path, status, &stranger.to_string())
+            refuse(&path, status, &error.to_string())
         }
         Ok(()) if announces_too_much(&request) => {
             // A client that asks first has sent nothing yet.
             if !request.headers().contains_key(header::EXPECT) {
                 body::throw_away(request.into_body());
             }
-            refuse(&path, StatusCode::PAYLOAD_TOO_LARGE, &TooLarge.to_string())
+            refuse(
+                &path,
+                StatusCode::PAYLOAD_TOO_LARGE,
+                &BodyTooLarge.to_string(),
+            )
         }
         Ok(()) => {
-            next.run(request.map(|body| Body::new(body::Bounded::new(body))))
+            next.run(request.map(|body| Body::new(body::LimitedBody::new(body))))
                 .await
         }
     };
-    let admitted = admission.answers.admit(response, busy, &connection).await;
+    let admitted = admission.budget.admit(response, busy, &connection).await;
     let response = admitted.unwrap_or_else(|why| {
         warn!(%peer, %method, path, %why, "refused");
         refuse(&path, StatusCode::SERVICE_UNAVAILABLE, &why.to_string())
@@ -250,9 +254,13 @@ fn announces_too_much(request: &Request) -> bool {
 /// The answer to a request whose body could not be read.
 pub fn refuse_body(path: &str, error: &axum::Error) -> Response {
     if body::too_large(error) {
-        refuse(path, StatusCode::PAYLOAD_TOO_LARGE, &TooLarge.to_string())
+        refuse(
+            path,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &BodyTooLarge.to_string(),
+        )
     } else if body::too_slow(error) {
-        refuse(path, StatusCode::REQUEST_TIMEOUT, &TooSlow.to_string())
+        refuse(path, StatusCode::REQUEST_TIMEOUT, &BodyTimeout.to_string())
     } else {
         let why = "the request's body cannot be read";
         refuse(path, StatusCode::BAD_REQUEST, why)
@@ -263,9 +271,9 @@ pub fn refuse_body(path: &str, error: &axum::Error) -> Response {
 pub fn refuse(path: &str, status: StatusCode, why: &str) -> Response {
     let (kind, body) = if path.starts_with("/v2/") {
         let code = match status {
-            StatusCode::MISDIRECTED_REQUEST | StatusCode::FORBIDDEN => Code::Unauthorized,
-            StatusCode::SERVICE_UNAVAILABLE => Code::RaftInternal,
-            _ => Code::InvalidForm,
+            StatusCode::MISDIRECTED_REQUEST | StatusCode::FORBIDDEN => ErrorCode::Unauthorized,
+            StatusCode::SERVICE_UNAVAILABLE => ErrorCode::RaftInternal,
+            _ => ErrorCode::InvalidForm,
         };
         ("application/json", V2Error::request(code, why).body())
     } else if path.starts_with("/dokkaa/") {

@@ -1,0 +1,209 @@
+//! The agent, its etcd and its peers, as the handlers use them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use manifests::keys::Key;
+use manifests::{HostName, SlotId};
+use model::records::Status;
+use store::kv::{KeyRange, Range, RangeReply, Txn, TxnReply};
+use store::{Compare, Op};
+
+use super::agent::{AgentHandle, ClusterView, Peers};
+use super::list::{List, read_pages};
+use super::overview;
+use super::reply::ApiFailure;
+use super::rows::{self, Filter, RowInputs};
+use super::types::{Reasons, Slots};
+
+/// How long a check of etcd may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// State of the API.
+#[derive(Clone)]
+pub struct Api {
+    /// The agent that serves it.
+    pub agent: Arc<dyn AgentHandle>,
+    /// The other agents; none without a peer listener.
+    pub peers: Option<Arc<dyn Peers>>,
+}
+
+impl Api {
+    pub(super) fn view(&self) -> Result<ClusterView, ApiFailure> {
+        let view = self.agent.view();
+        view.ok_or_else(|| ApiFailure::not_ready(&self.agent.problems()))
+    }
+
+    /// What to know before believing a list: problems of this agent, and the age of its view.
+    pub(super) fn notices(&self, view: &ClusterView) -> Vec<String> {
+        let mut notices = self.agent.problems();
+        if view.stale {
+            let age = view
+                .known_at
+                .map(|at| jiff::Timestamp::now().duration_since(at));
+            notices.push(overview::last_known(
+                &self.agent.host(),
+                view.hold.as_deref(),
+                age.and_then(|age| age.as_secs().try_into().ok()),
+            ));
+        }
+        notices
+    }
+
+    /// etcd answers, trusted or not.
+    pub(super) async fn etcd_answers(&self) -> bool {
+        let kv = self.agent.kv();
+        let read = kv.range(Range::key(Key::Cluster));
+        matches!(tokio::time::timeout(PATIENCE, read).await, Ok(Ok(_)))
+    }
+
+    pub(super) async fn slots(&self, view: &ClusterView, filter: &Filter) -> Slots {
+        let mut notices = self.notices(view);
+        let statuses = self.statuses(view, filter, &mut notices).await;
+        let answers = self.own_reasons();
+        let (slots, containers) = rows::merge(row_inputs(view, &statuses, &answers), filter);
+        Slots {
+            slots,
+            containers,
+            revision: view.snapshot.revision,
+            stale: view.stale,
+            known_at: known_at(view),
+            notices,
+        }
+    }
+
+    /// The other agents, if this host can be asked; or why not, for people.
+    pub(super) fn peer(&self, host: &HostName) -> Result<&dyn Peers, String> {
+        let view = self.agent.view();
+        let is_live = view.is_some_and(|view| view.snapshot.is_live(host));
+        match &self.peers {
+            Some(peers) if is_live => Ok(peers.as_ref()),
+            Some(_) => Err("it is missing".to_owned()),
+            None => Err("this agent has no peer listener".to_owned()),
+        }
+    }
+
+    /// etcd as it is now.
+    pub(super) async fn list(&self) -> Result<List, ApiFailure> {
+        let list = List::read(self.agent.kv().as_ref()).await;
+        list.map_err(|error| ApiFailure::etcd_read(&error))
+    }
+
+    pub(super) async fn range(&self, range: Range) -> Result<RangeReply, ApiFailure> {
+        let reply = self.agent.kv().range(range).await;
+        reply.map_err(|error| ApiFailure::etcd_read(&error))
+    }
+
+    pub(super) async fn txn(&self, txn: Txn) -> Result<TxnReply, ApiFailure> {
+        let reply = self.agent.kv().txn(txn).await;
+        reply.map_err(|error| ApiFailure::etcd_write(&error))
+    }
+
+    /// Writes, unless a guard does not hold; false then.
+    pub(super) async fn try_write(
+        &self,
+        guards: Vec<Compare>,
+        ops: Vec<Op>,
+    ) -> Result<bool, ApiFailure> {
+        Ok(self.txn(Txn::new(guards, ops)).await?.succeeded)
+    }
+
+    /// Writes; a guard that does not hold is a conflict.
+    pub(super) async fn write(&self, guards: Vec<Compare>, ops: Vec<Op>) -> Result<(), ApiFailure> {
+        let written = self.try_write(guards, ops).await?;
+        written.then_some(()).ok_or_else(ApiFailure::changed)
+    }
+
+    /// Reasons of this host: enough for a list.
+    pub(super) fn own_reasons(&self) -> BTreeMap<HostName, Reasons> {
+        BTreeMap::from([(self.agent.host(), self.agent.reasons())])
+    }
+
+    /// Reasons of every live host.
+    pub(super) async fn all_reasons(
+        &self,
+        view: &ClusterView,
+        notices: &mut Vec<String>,
+    ) -> BTreeMap<HostName, Reasons> {
+        let mut reasons = self.own_reasons();
+        if let Some(peers) = &self.peers {
+            let live = view.snapshot.live().map(|(host, _)| host);
+            let others = live.filter(|host| !reasons.contains_key(*host)).cloned();
+            let others: Vec<HostName> = others.collect();
+            let asked = ask_hosts(others, async |host| peers.reasons(&host).await, notices);
+            reasons.extend(asked.await);
+        }
+        reasons
+    }
+
+    /// The status keys. A failed read is a notice: the rows say less without them.
+    pub(super) async fn statuses(
+        &self,
+        view: &ClusterView,
+        filter: &Filter,
+        notices: &mut Vec<String>,
+    ) -> BTreeMap<SlotId, Status> {
+        if view.stale {
+            return BTreeMap::new();
+        }
+        let range = Range {
+            serializable: true,
+            ..Range::new(KeyRange::prefix(&filter.status_prefix()))
+        };
+        let kvs = match read_pages(self.agent.kv().as_ref(), range).await {
+            Ok((kvs, _)) => kvs,
+            Err(error) => {
+                notices.push(format!("the status of slots could not be read: {error}"));
+                return BTreeMap::new();
+            }
+        };
+        let statuses = kvs.iter().filter_map(|kv| match Key::parse(&kv.key)? {
+            Key::Status(slot) => Some((slot, serde_json::from_slice(&kv.value).ok()?)),
+            _ => None,
+        });
+        statuses.collect()
+    }
+}
+
+/// Asks hosts at the same time. One that does not answer is a notice.
+pub(super) async fn ask_hosts<T, F>(
+    hosts: impl IntoIterator<Item = HostName>,
+    ask: impl Fn(HostName) -> F,
+    notices: &mut Vec<String>,
+) -> Vec<(HostName, T)>
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let hosts: Vec<HostName> = hosts.into_iter().collect();
+    let asked = join_all(hosts.iter().cloned().map(ask)).await;
+    let mut answers = Vec::new();
+    for (host, answer) in hosts.into_iter().zip(asked) {
+        match answer {
+            Ok(answer) => answers.push((host, answer)),
+            Err(why) => notices.push(format!("host {host} does not answer: {why}")),
+        }
+    }
+    answers
+}
+
+pub(super) fn row_inputs<'a>(
+    view: &'a ClusterView,
+    statuses: &'a BTreeMap<SlotId, Status>,
+    answers: &'a BTreeMap<HostName, Reasons>,
+) -> RowInputs<'a> {
+    RowInputs {
+        snapshot: &view.snapshot,
+        directory: &view.directory,
+        statuses,
+        answers,
+        now: jiff::Timestamp::now().as_second(),
+    }
+}
+
+/// When a stale view was etcd's present state.
+pub(super) fn known_at(view: &ClusterView) -> Option<String> {
+    let at = view.known_at.filter(|_| view.stale)?;
+    Some(at.to_string())
+}

@@ -1,0 +1,118 @@
+//! Handlers that show the agent's view: `slots`, `apps`, `hosts`, `status`, `why`.
+
+use axum::Json;
+use axum::extract::State;
+use manifests::{AppName, ContainerId, ContainerName};
+use serde::Deserialize;
+
+use super::api::{Api, known_at, row_inputs};
+use super::reply::{ApiFailure, ApiResult, PathParams, QueryParams};
+use super::rows::{self, Filter};
+use super::types::{Apps, ClusterStatus, Hosts, Slots, Why};
+use super::{overview, why};
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct SlotsQuery {
+    app: Option<AppName>,
+    container: Option<ContainerName>,
+}
+
+impl QueryParams<SlotsQuery> {
+    pub(super) fn filter(self) -> Result<Filter, ApiFailure> {
+        match (self.0.app, self.0.container) {
+            (None, None) => Ok(Filter::All),
+            (Some(app), None) => Ok(Filter::App(app)),
+            (Some(app), Some(container)) => Ok(Filter::Container(ContainerId::new(app, container))),
+            (None, Some(_)) => Err(ApiFailure::bad("container: needs app too")),
+        }
+    }
+}
+
+/// `GET slots`.
+pub(super) async fn slots(
+    State(api): State<Api>,
+    query: QueryParams<SlotsQuery>,
+) -> ApiResult<Slots> {
+    let filter = query.filter()?;
+    Ok(Json(api.slots(&api.view()?, &filter).await))
+}
+
+/// `GET apps`.
+pub(super) async fn apps(
+    State(api): State<Api>,
+    query: QueryParams<SlotsQuery>,
+) -> ApiResult<Apps> {
+    let filter = query.filter()?;
+    let view = api.view()?;
+    let rows = api.slots(&view, &filter).await;
+    Ok(Json(Apps {
+        apps: overview::apps(&view.snapshot, &rows.slots, &rows.containers),
+        revision: rows.revision,
+        stale: rows.stale,
+        notices: rows.notices,
+    }))
+}
+
+/// `GET hosts`.
+pub(super) async fn hosts(State(api): State<Api>) -> ApiResult<Hosts> {
+    let view = api.view()?;
+    Ok(Json(Hosts {
+        hosts: overview::hosts(&view.snapshot),
+        revision: view.snapshot.revision,
+        stale: view.stale,
+        known_at: known_at(&view),
+        notices: api.notices(&view),
+    }))
+}
+
+/// `GET status`.
+pub(super) async fn status(State(api): State<Api>) -> ApiResult<ClusterStatus> {
+    let view = api.view()?;
+    let mut notices = Vec::new();
+    let statuses = api.statuses(&view, &Filter::All, &mut notices).await;
+    let answers = api.own_reasons();
+    let (slots, containers) = rows::merge(row_inputs(&view, &statuses, &answers), &Filter::All);
+    let answering = overview::AnsweringAgent {
+        host: api.agent.host(),
+        etcd: if view.stale {
+            api.etcd_answers().await
+        } else {
+            notices.is_empty()
+        },
+        problems: api.agent.problems(),
+    };
+    let status = overview::status(&view, &slots, &containers, answering);
+    Ok(Json(status))
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct WhyQuery {
+    slot: Option<u32>,
+}
+
+/// `GET why/<app>/<container>`.
+pub(super) async fn explain(
+    State(api): State<Api>,
+    PathParams((app, container)): PathParams<(AppName, ContainerName)>,
+    QueryParams(WhyQuery { slot }): QueryParams<WhyQuery>,
+) -> ApiResult<Why> {
+    let id = ContainerId::new(app, container);
+    let view = api.view()?;
+    let mut notices = api.notices(&view);
+    let filter = Filter::Container(id.clone());
+    let statuses = api.statuses(&view, &filter, &mut notices).await;
+    let answers = api.all_reasons(&view, &mut notices).await;
+    let mut why = why::why(row_inputs(&view, &statuses, &answers), &id)
+        .ok_or_else(|| ApiFailure::no_container(&id))?;
+    if let Some(number) = slot {
+        why.slots.retain(|slot| slot.row.slot == Some(number));
+        if why.slots.is_empty() {
+            return Err(ApiFailure::no_slot(&id.slot(number)));
+        }
+    }
+    Ok(Json(Why {
+        stale: view.stale,
+        notices,
+        ..why
+    }))
+}
