@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use manifests::InstanceId;
-use planner::local::Orphan;
+use planner::memory::Orphan;
 use serde::{Deserialize, Serialize};
 use store::state_file;
 

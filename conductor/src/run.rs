@@ -19,9 +19,8 @@ use model::snapshot::Desired;
 use model::{
     Action, ActionReport, ActionResult, Directory, Host, Millis, Prepare, Rules, Snapshot, Trust,
 };
-use planner::local::LOST;
-use planner::plan::Inputs;
-use planner::{Local, Plan, plan};
+use planner::memory::RETRY_REJECTED;
+use planner::{AgentMemory, Inputs, Plan, plan};
 use store::Kv;
 use store::host::HostStatus;
 use store::view::{Updates, ViewUpdate};
@@ -140,9 +139,9 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
         resumed: false,
         observing: Observing::new(setup.instances.notes().clone()),
         begun: BTreeMap::new(),
-        local: Local {
+        local: AgentMemory {
             orphans: setup.orphans.kept().clone(),
-            ..Local::default()
+            ..AgentMemory::default()
         },
         before: None,
         looks,
@@ -231,7 +230,7 @@ struct State {
     before: Option<Snapshot>,
     observing: Observing,
     begun: BTreeMap<Look, Seq>,
-    local: Local,
+    local: AgentMemory,
     looks: Looks,
     /// Ends whose last lines were asked for.
     ended: BTreeSet<(InstanceId, i64)>,
@@ -545,7 +544,7 @@ impl Loop {
                     if !held {
                         count(&self.setup.published.counters.writes_lost);
                         tracing::debug!(kind = write.kind(), work = ?write.work(), "a write's guard did not hold");
-                        let again = now + LOST;
+                        let again = now + RETRY_REJECTED;
                         let at = state.replan_at.get_or_insert(again);
                         *at = (*at).min(again);
                     }
@@ -558,7 +557,7 @@ impl Loop {
                 reason,
             } => {
                 if let Some(memory) = state.local.instances.get_mut(&instance) {
-                    memory.lacks = reason;
+                    memory.unready_reason = reason;
                 }
                 state.observing.ready(&instance, started_at, readiness);
             }
@@ -586,7 +585,7 @@ impl Loop {
                 volumes,
             },
         };
-        self.state.local.writing.insert(write.work());
+        self.state.local.begin_write(&write);
         self.write(vec![write]);
     }
 
@@ -664,7 +663,7 @@ impl Loop {
             Inputs {
                 snapshot: &state.snapshot,
                 observed: &observed(&state.observing, &self.setup.published),
-                local: &state.local,
+                memory: &state.local,
                 host: &self.setup.host,
                 trust: state.trust,
                 rules: Rules::default(),

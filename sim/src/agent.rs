@@ -12,9 +12,8 @@ use model::observed::{EngineState, Readiness};
 use model::records::{Status, Version};
 use model::snapshot::{Desired, Snapshot};
 use model::{Action, ActionReport, ActionResult, Millis, Prepare, Rules, Scope, Trust, Write};
-use planner::local::LOST;
-use planner::plan::Inputs;
-use planner::{Local, plan};
+use planner::memory::RETRY_REJECTED;
+use planner::{AgentMemory, Inputs, plan};
 use store::claims;
 use store::host::HostStatus;
 use store::kv::{KeyRange, KvError, Range, WatchReply};
@@ -61,7 +60,7 @@ pub struct Agent {
     /// What it said last.
     pub seen: Option<ViewUpdate>,
     /// Its own work.
-    pub local: Local,
+    pub local: AgentMemory,
     /// The engine as it knows it.
     pub observing: Observing,
     /// What was known before a restore was accepted, until what runs here has been looked through.
@@ -192,9 +191,9 @@ impl World {
             Box::new(Agent {
                 view: View::new(&options, now),
                 seen: None,
-                local: Local {
+                local: AgentMemory {
                     orphans: at.disk.orphans.clone(),
-                    ..Local::default()
+                    ..AgentMemory::default()
                 },
                 observing: Observing::new(at.disk.notes.clone()),
                 before: None,
@@ -534,7 +533,7 @@ impl World {
             };
             agent.local.wrote(write, *held, revision, seen, now);
             if !held {
-                let again = now + LOST;
+                let again = now + RETRY_REJECTED;
                 let at = agent.replan_at.get_or_insert(again);
                 *at = (*at).min(again);
             } else if !matches!(write, Write::Status { .. }) {
@@ -748,7 +747,7 @@ impl World {
             Inputs {
                 snapshot: &seen.snapshot,
                 observed: agent.observing.observed(),
-                local: &agent.local,
+                memory: &agent.local,
                 host: &at.host,
                 trust,
                 rules,
@@ -854,7 +853,7 @@ impl World {
                 volumes: Vec::new(),
             },
         };
-        agent.local.writing.insert(write.work());
+        agent.local.begin_write(&write);
         self.write_out(machine, vec![write]);
     }
 

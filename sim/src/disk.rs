@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use manifests::InstanceId;
 use model::identity::Notes;
 use model::records::{Cluster, Hold};
-use planner::local::Orphan;
+use planner::memory::Orphan;
 use store::host::Disk as Identity;
 use store::view::SavedView;
 use uuid::Uuid;

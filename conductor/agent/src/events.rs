@@ -10,7 +10,7 @@ use model::observed::{
 use model::records::{Claim, Phase};
 use model::write::Over;
 use model::{ActionResult, Write};
-use planner::Local;
+use planner::AgentMemory;
 
 /// What a write means, once its guards held; none where nothing happens by it that people would look for.
 pub fn of_write(write: &Write) -> Option<Happened> {
@@ -136,7 +136,7 @@ pub fn of_outcome(outcome: &ActionResult) -> Option<Happened> {
 pub fn of_observed(
     before: &Observed,
     after: &Observed,
-    local: &Local,
+    memory: &AgentMemory,
     since: i64,
 ) -> Vec<Happened> {
     let mut happened = Vec::new();
@@ -163,10 +163,10 @@ pub fn of_observed(
             }
             continue;
         };
-        let asked = local
+        let asked = memory
             .instances
             .get(instance)
-            .is_some_and(|memory| memory.stopping || memory.leaving_since.is_some());
+            .is_some_and(|memory| memory.stop_requested || memory.leaving_since.is_some());
         let ended = if asked { Kind::Stopped } else { Kind::Exited };
         let ran = was.and_then(ObservedContainer::running);
         let started = |running: &&Running| {

@@ -7,16 +7,20 @@
 //! with a reason, never an error.
 
 pub mod disruption;
-pub mod local;
+mod inputs;
+pub mod memory;
+mod output;
 pub mod placement;
-pub mod plan;
+mod plan;
 pub mod refusal;
 mod slot;
 pub mod target;
 mod turn;
 pub mod waiting;
 
-pub use local::Local;
-pub use plan::{Inputs, Plan, plan};
+pub use inputs::Inputs;
+pub use memory::AgentMemory;
+pub use output::Plan;
+pub use plan::plan;
 pub use refusal::Refusal;
 pub use waiting::Waiting;

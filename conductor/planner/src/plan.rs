@@ -2,161 +2,27 @@
 //!
 //! `plan` is total: it returns no error. Every write carries the revisions it
 //! was decided on, so a plan that became stale fails in etcd and is made
-//! again. Of each slot at most one step and one write are under way.
+//! again. Of each slot at most one action and one write are under way.
 
 mod share;
 
-use model::{Action, Host, Trust};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use manifests::{InstanceId, SlotId};
+use model::observed::{EngineState, ObservedContainer};
+use model::records::{Claim, Data};
+use model::snapshot::{Owner, SlotView};
+use model::volumes;
+use model::write::Write;
+use model::{Scope, Trust};
 
-use crate::disruption::Pause;
-use crate::local::Local;
+use crate::inputs::Inputs;
+use crate::output::Plan;
 use crate::placement;
 use crate::slot;
 use crate::target;
 use crate::target::Target;
-use crate::turn::Turn;
 use crate::waiting::Waiting;
-use model::Scope;
-use model::observed::{EngineState, Observed, ObservedContainer};
-use model::records::{Claim, Data, Status};
-use model::rules::{Rule, Rules};
-pub use model::snapshot::VoidNext;
-use model::snapshot::{Owner, SlotView, Snapshot};
-use model::time::Millis;
-use model::volumes;
-pub use model::write::{Over, Write};
-
-/// What is to be done now, in named buckets.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Plan {
-    /// To be written to etcd.
-    pub writes: Vec<Write>,
-    /// To be done on the engine.
-    pub steps: Vec<Action>,
-    /// Slots that wait, and why.
-    pub waiting: BTreeMap<SlotId, Waiting>,
-    /// Instances that take no new connections from now on at the latest.
-    pub leaving: Vec<InstanceId>,
-    /// Instances that are wanted (again).
-    pub staying: Vec<InstanceId>,
-    /// What any host may do, where others come before this one.
-    pub pending: BTreeSet<Scope>,
-    /// How the slots of this host are, for people.
-    pub statuses: BTreeMap<SlotId, Status>,
-    /// When to plan again if nothing happens.
-    pub requeue_at: Option<Millis>,
-    /// Not everything was looked at: what is not named here is not forgotten.
-    pub partial: bool,
-}
-
-impl Plan {
-    /// Nothing is to be done.
-    pub fn is_idle(&self) -> bool {
-        self.writes.is_empty() && self.steps.is_empty()
-    }
-
-    /// It writes or does something for this slot.
-    pub fn touches(&self, slot: &SlotId) -> bool {
-        let work = Scope::Slot(slot.clone());
-        self.writes.iter().any(|w| w.work() == work) || self.steps.iter().any(|s| s.work() == work)
-    }
-
-    /// Whether this host's turn has come; none if it has none. What is left undone is noted.
-    pub(crate) fn is_my_turn(
-        &mut self,
-        inputs: &Inputs<'_>,
-        work: &Scope,
-        turn: Option<Turn>,
-    ) -> bool {
-        self.pending.insert(work.clone());
-        let Some(turn) = turn else {
-            return false;
-        };
-        let since = inputs.local.pending.get(work).copied();
-        let comes = turn.comes(since.unwrap_or(inputs.now));
-        if inputs.now < comes {
-            self.requeue(comes);
-        }
-        inputs.now >= comes
-    }
-
-    pub(crate) fn requeue_with(&mut self, at: Option<Millis>) {
-        if let Some(at) = at {
-            self.requeue(at);
-        }
-    }
-
-    pub(crate) fn requeue(&mut self, at: Millis) {
-        self.requeue_at = Some(self.requeue_at.map_or(at, |before| before.min(at)));
-    }
-}
-
-/// Counts by kind: `claim=2 start=1 waiting=1`.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for kind in self
-            .writes
-            .iter()
-            .map(Write::kind)
-            .chain(self.steps.iter().map(Action::kind))
-        {
-            *counts.entry(kind).or_default() += 1;
-        }
-        if !self.waiting.is_empty() {
-            counts.insert("waiting", self.waiting.len());
-        }
-        let texts: Vec<String> = counts.iter().map(|(k, n)| format!("{k}={n}")).collect();
-        f.write_str(&texts.join(" "))
-    }
-}
-
-/// All that a plan is made from.
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
-    /// etcd.
-    pub snapshot: &'a Snapshot,
-    /// The engine.
-    pub observed: &'a Observed,
-    /// The own work.
-    pub local: &'a Local,
-    /// This host.
-    pub host: &'a Host,
-    /// How far the snapshot may be trusted.
-    pub trust: Trust,
-    /// The rules of ownership: all of them.
-    pub rules: Rules,
-    /// The time.
-    pub now: Millis,
-}
-
-impl Inputs<'_> {
-    /// Whether a slot of this owner may be given to a host now.
-    pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), Pause> {
-        match owner {
-            Owner::Lost(_) if self.rules.has(Rule::Brake) => {
-                self.local.disruption.may_take_over(self.now)?;
-            }
-            Owner::Lost(_) | Owner::Nobody | Owner::Live(_) => {}
-        }
-        self.local.disruption.may_place(self.now)
-    }
-
-    /// Nothing may be written for this now: a write is under way, or an own one is not in the snapshot yet.
-    pub(crate) fn is_writing(&self, work: &Scope) -> bool {
-        self.local.writing.contains(work) || self.is_behind(work)
-    }
-
-    /// An own write on this is not in the snapshot yet.
-    pub(crate) fn is_behind(&self, work: &Scope) -> bool {
-        let revision = self.snapshot.revision;
-        self.local.is_ahead_of(work, revision, self.now, self.rules)
-    }
-}
 
 /// What this host writes and does now. `fresh` gives a new instance at each call.
 pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
@@ -258,15 +124,15 @@ fn claim(
         let view = container.slots.get(&placed.slot.slot).unwrap_or(&none);
         let owner = inputs.snapshot.owner(view);
         if let Err(pause) = inputs.may_place(owner) {
-            plan.requeue_with(inputs.local.disruption.next_change(inputs.now));
+            plan.requeue_with(inputs.memory.disruption.next_change(inputs.now));
             plan.waiting
                 .insert(placed.slot.clone(), Waiting::Paused(pause));
             return;
         }
         let work = Scope::Slot(placed.slot.clone());
         let turn = placed.turn(&inputs.host.name);
-        let is_taking = !inputs.local.taking.is_empty();
-        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
+        let is_taking = inputs.memory.in_flight.is_placing();
+        if !inputs.is_my_turn(plan, &work, turn) || inputs.is_writing(&work) || is_taking {
             return;
         }
         let (Some(manifest), Some(target)) = (&container.manifest, target::placed_anew(container))
@@ -329,7 +195,7 @@ fn hand_over(
     fresh: &mut dyn FnMut() -> InstanceId,
 ) {
     for placed in placement::handovers(inputs.snapshot) {
-        if settled.contains(&placed.slot) || inputs.local.disruption.may_place(inputs.now).is_err()
+        if settled.contains(&placed.slot) || inputs.memory.disruption.may_place(inputs.now).is_err()
         {
             continue;
         }
@@ -356,8 +222,8 @@ fn hand_over(
         };
         let work = Scope::Slot(placed.slot.clone());
         let turn = placed.turn(&inputs.host.name);
-        let is_taking = !inputs.local.taking.is_empty();
-        if !plan.is_my_turn(inputs, &work, turn) || inputs.is_writing(&work) || is_taking {
+        let is_taking = inputs.memory.in_flight.is_placing();
+        if !inputs.is_my_turn(plan, &work, turn) || inputs.is_writing(&work) || is_taking {
             continue;
         }
         plan.writes.push(Write::Next {

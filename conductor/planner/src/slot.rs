@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use manifests::{InstanceId, SlotId};
 
-use crate::plan::{Inputs, Plan};
+use crate::inputs::Inputs;
+use crate::output::Plan;
 use crate::target::Target;
 use crate::waiting::{Stalled, Waiting};
 use ctx::{Ctx, Out};
@@ -68,7 +69,7 @@ pub(crate) fn own(
     let out = if inputs.trust == Trust::RestartsOnly {
         restart_only(&ctx, current)
     } else if own.container.manifest.is_none()
-        && inputs.local.orphans.contains_key(&own.claim.instance)
+        && inputs.memory.orphans.contains_key(&own.claim.instance)
     {
         orphan(&ctx, current, plan)
     } else if !own.container.is_wanted(own.slot.slot) || ctx.is_last_here() {
@@ -87,7 +88,7 @@ pub(crate) fn own(
 pub(crate) fn own_without_engine(inputs: &Inputs<'_>, own: &Own<'_>, why: &str, plan: &mut Plan) {
     let ctx = own.ctx(inputs);
     let wanted = inputs.trust == Trust::Full && own.container.is_wanted(own.slot.slot);
-    let Some(since) = inputs.local.hangs_since.filter(|_| wanted) else {
+    let Some(since) = inputs.memory.engine_down_since.filter(|_| wanted) else {
         return;
     };
     let engine = Stalled::Engine(why.to_owned());
@@ -108,7 +109,7 @@ impl<'a> Own<'a> {
             view: self.view,
             claim: self.claim,
             containers: self.containers,
-            memory: inputs.local.slots.get(&self.slot),
+            memory: inputs.memory.slots.get(&self.slot),
         }
     }
 }
@@ -118,14 +119,14 @@ fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Out {
         return Out::says(Progress::Unknown, None);
     };
     // What was asked to stop is no crash.
-    let asked_to_stop = ctx.instance(container).is_some_and(|m| m.stopping)
+    let asked_to_stop = ctx.instance(container).is_some_and(|m| m.stop_requested)
         || ctx
             .view
             .current_state()
             .is_some_and(|s| matches!(s.state, Phase::Leaving | Phase::Stopped));
     // An earlier process may have stopped it for a handover, and the saved view does not know that.
     let may_be_handed_over =
-        !ctx.inputs.local.has_seen && stops_first(ctx.container, ctx.claim.manifest_rev);
+        !ctx.inputs.memory.has_synced && stops_first(ctx.container, ctx.claim.manifest_rev);
     if asked_to_stop || may_be_handed_over {
         return Out::says(Progress::Unknown, None);
     }
@@ -182,10 +183,10 @@ fn wanted(
     let outdated = target.outdates(ctx.container, ctx.claim.manifest_rev);
     // What was made to replace an instance that needs it no more is one too many.
     let replaced =
-        current.is_none_or(|c| outdated || ctx.is_doomed(c) || ctx.surroundings_changed(c));
+        current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
     let prepared = ctx
         .memory
-        .and_then(|m| m.prepared.as_ref())
+        .and_then(|m| m.replacement.as_ref())
         .filter(|(_, rev)| replaced && *rev == target.rev());
     let others: Vec<&ObservedContainer> = containers
         .iter()
@@ -203,14 +204,14 @@ fn wanted(
         ContainerState::Removing => Out::says(Progress::Waiting, None),
         ContainerState::Created { error } => {
             let work = Scope::Slot(ctx.slot.clone());
-            if ctx.inputs.local.busy.contains_key(&work) {
+            if ctx.inputs.memory.in_flight.is_acting(&work) {
                 // It may be running in a moment.
                 return Out::says(Progress::Starting, None);
             }
             if let Some(out) = ctx.gives_up_start() {
                 return out;
             }
-            let doomed = ctx.is_doomed(current);
+            let doomed = ctx.must_recreate(current);
             if outdated && !doomed && matches!(target, Target::Undecided { .. }) {
                 // It may be that nothing can replace it: until that is known it is better than nothing.
                 let replace = resolve(ctx, &target, plan);
@@ -267,7 +268,7 @@ fn merge(running: Out, replace: Out) -> Out {
 
 /// Lets out what may go now, and notes the rest.
 fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: &mut Plan) {
-    let local = ctx.inputs.local;
+    let local = ctx.inputs.memory;
     let work = Scope::Slot(ctx.slot.clone());
     let behind = ctx.inputs.is_behind(&work);
     let status = ctx.status(current, &out);
@@ -295,7 +296,7 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
         }
         if let Some(write) = out.write.take()
             && !behind
-            && !local.writing.contains(&work)
+            && !local.in_flight.is_writing(&work)
         {
             plan.writes.push(write);
         }
@@ -303,12 +304,12 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
     }
     // That it is stopped may be on its way to etcd, and another may start on that word.
     let may_be_handed_over = matches!(out.step, Some(Action::Start { .. }))
-        && local.writing.contains(&work)
+        && local.in_flight.is_writing(&work)
         && stops_first(ctx.container, ctx.claim.manifest_rev);
     if let Some(step) = out.step
         && !behind
         && !may_be_handed_over
-        && !local.busy.contains_key(&work)
+        && !local.in_flight.is_acting(&work)
     {
         plan.steps.push(step);
     }
@@ -316,12 +317,12 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
 
 /// A status that has held for a moment and is not written yet.
 fn status_write(ctx: &Ctx<'_>, status: &Status, plan: &mut Plan) -> Option<Write> {
-    if ctx.memory.and_then(|m| m.status.as_ref()) == Some(status) {
+    if ctx.memory.and_then(|m| m.written_status.as_ref()) == Some(status) {
         return None;
     }
     let since = ctx
         .memory
-        .and_then(|m| m.status_now.as_ref())
+        .and_then(|m| m.status.as_ref())
         .filter(|(now, _)| now == status)
         .map_or(ctx.inputs.now, |(_, since)| *since);
     let holds = match status.progress {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::*;
 use model::observed::{Ownership, PublishedPorts};
 use model::records::{Claim, SlotState, Unfit};
-use planner::plan::Plan;
+use planner::Plan;
 
 fn slot() -> SlotId {
     "shop/web".parse::<ContainerId>().expect("an id").slot(2)
@@ -63,8 +63,8 @@ fn with(mut observed: Observed, readiness: Readiness) -> Observed {
 }
 
 /// Kinds and messages.
-fn told(before: &Observed, after: &Observed, local: &Local) -> Vec<String> {
-    of_observed(before, after, local, 100)
+fn told(before: &Observed, after: &Observed, memory: &AgentMemory) -> Vec<String> {
+    of_observed(before, after, memory, 100)
         .iter()
         .map(|one| format!("{} {} {}", one.subject(), one.kind, one.message))
         .map(|text| text.trim().to_owned())
@@ -81,8 +81,8 @@ fn starts_ends_and_readiness_are_told_once() {
     let ready = with(up.clone(), Readiness::Ready);
     let unready = with(up.clone(), Readiness::Unready("port 80".to_owned()));
     let down = shows(exited(1, 300));
-    let local = Local::default();
-    let of = |before: &Observed, after: &Observed| told(before, after, &local);
+    let memory = AgentMemory::default();
+    let of = |before: &Observed, after: &Observed| told(before, after, &memory);
     assert_eq!(of(&none, &made), [""; 0]);
     assert_eq!(of(&made, &up), ["shop/web/2 started"]);
     assert_eq!(of(&up, &up), [""; 0]);
@@ -104,19 +104,19 @@ fn starts_ends_and_readiness_are_told_once() {
 
 #[test]
 fn an_end_that_was_asked_for_is_a_stop() {
-    let mut local = Local::default();
+    let mut memory = AgentMemory::default();
     let leaves = Plan {
         leaving: vec![instance("i-1")],
         ..Plan::default()
     };
-    local.begin(&leaves, model::Millis(1));
-    let told = told(&shows(running(200)), &shows(exited(143, 300)), &local);
+    memory.begin(&leaves, model::Millis(1));
+    let told = told(&shows(running(200)), &shows(exited(143, 300)), &memory);
     assert_eq!(told, ["shop/web/2 stopped exit code 143"]);
 }
 
 #[test]
 fn a_pause_by_hand_is_told_and_so_is_its_end() {
-    let local = Local::default();
+    let memory = AgentMemory::default();
     let paused = ContainerState::Paused(Running {
         pid: 1,
         started_at: 200,
@@ -126,21 +126,24 @@ fn a_pause_by_hand_is_told_and_so_is_its_end() {
     let why = Readiness::Unready("it is paused".to_owned());
     let paused = with(shows(paused), why.clone());
     assert_eq!(
-        told(&running, &paused, &local),
+        told(&running, &paused, &memory),
         ["shop/web/2 paused", "shop/web/2 unready it is paused"]
     );
     let goes_on = with(running.clone(), why);
-    assert_eq!(told(&paused, &goes_on, &local), ["shop/web/2 unpaused"]);
-    assert_eq!(told(&goes_on, &running, &local), ["shop/web/2 ready again"]);
+    assert_eq!(told(&paused, &goes_on, &memory), ["shop/web/2 unpaused"]);
+    assert_eq!(
+        told(&goes_on, &running, &memory),
+        ["shop/web/2 ready again"]
+    );
 }
 
 #[test]
 fn what_an_agent_finds_at_its_start_is_not_new() {
-    let local = Local::default();
+    let memory = AgentMemory::default();
     let found = with(shows(running(50)), Readiness::Ready);
-    assert_eq!(told(&Observed::default(), &found, &local), [""; 0]);
+    assert_eq!(told(&Observed::default(), &found, &memory), [""; 0]);
     let dead = shows(exited(1, 60));
-    assert_eq!(told(&Observed::default(), &dead, &local), [""; 0]);
+    assert_eq!(told(&Observed::default(), &dead, &memory), [""; 0]);
 }
 
 #[test]
@@ -150,13 +153,13 @@ fn an_engine_and_a_hold_have_a_begin_and_an_end() {
         engine: EngineState::Unresponsive("no answer".to_owned()),
         ..Observed::default()
     };
-    let local = Local::default();
+    let memory = AgentMemory::default();
     assert_eq!(
-        told(&up, &silent, &local),
+        told(&up, &silent, &memory),
         ["engine-unresponsive no answer"]
     );
-    assert_eq!(told(&silent, &silent, &local), [""; 0]);
-    assert_eq!(told(&silent, &up, &local), ["engine-back"]);
+    assert_eq!(told(&silent, &silent, &memory), [""; 0]);
+    assert_eq!(told(&silent, &up, &memory), ["engine-back"]);
     let kind = |before, now| of_hold(before, now).map(|one| one.kind);
     assert_eq!(kind(None, None), None);
     assert_eq!(kind(None, Some("rewound")), Some(Kind::Hold));

@@ -2,10 +2,12 @@
 
 use manifests::ContainerId;
 
-use super::{Inputs, Plan, Write};
+use crate::inputs::Inputs;
+use crate::output::Plan;
 use crate::target;
 use crate::turn::Turn;
 use model::Scope;
+use model::Write;
 use model::rules::Rule;
 use model::snapshot::{ContainerView, Owner, Successor};
 
@@ -33,8 +35,8 @@ pub(super) fn container(
                 .values()
                 .any(|s| s.state.is_some() || s.next.is_some());
         if remains
-            && plan.is_my_turn(
-                inputs,
+            && inputs.is_my_turn(
+                plan,
                 &work,
                 Turn::in_clean_up(inputs.snapshot, &inputs.host.name),
             )
@@ -76,8 +78,8 @@ fn left_by_lost_hosts(
         }
         let slot = id.slot(*number);
         let work = Scope::Slot(slot.clone());
-        if !plan.is_my_turn(
-            inputs,
+        if !inputs.is_my_turn(
+            plan,
             &work,
             Turn::in_clean_up(inputs.snapshot, &inputs.host.name),
         ) || inputs.is_writing(&work)
@@ -115,16 +117,16 @@ pub(super) fn marks(inputs: &Inputs<'_>, plan: &mut Plan) {
             .and_then(|c| c.manifest.as_ref())
             .map(|m| m.modified);
         // An earlier process's mark is taken away at once: what it failed for may be gone.
-        let mark = inputs.local.unfit.get(id);
+        let mark = inputs.memory.unfit.get(id);
         let until = mark
             .filter(|_| manifest == Some(unfit.manifest_rev))
-            .map(crate::local::Mark::until)
+            .map(crate::memory::UnfitMark::until)
             .unwrap_or_default();
         if inputs.now < until {
             plan.requeue(until);
             continue;
         }
-        if inputs.local.is_stuck(id, inputs.now) {
+        if inputs.memory.in_flight.is_stalled(id, inputs.now) {
             continue;
         }
         let work = Scope::Container(id.clone());

@@ -126,8 +126,8 @@ fn a_returned_host_takes_back_or_leaves() {
 }
 
 #[test]
-fn mass_loss_is_braked() {
-    notebook("brake");
+fn a_mass_failure_pauses_takeovers() {
+    notebook("mass-failure");
 }
 
 #[test]

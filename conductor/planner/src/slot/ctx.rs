@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use manifests::{InstanceId, SlotId};
 
-use crate::local::{InstanceMemory, STALLED, SlotMemory, Trouble};
+use crate::inputs::Inputs;
+use crate::memory::{InstanceMemory, STALLED, SlotMemory, Trouble};
+use crate::output::Plan;
 use crate::placement;
-use crate::plan::{Inputs, Plan};
 use crate::target::{Target, placed_anew};
 use crate::turn::Turn;
 use crate::waiting::{Stalled, Waiting};
@@ -79,12 +80,12 @@ impl Out {
 
 impl<'a> Ctx<'a> {
     pub(super) fn instance(&self, container: &ObservedContainer) -> Option<&'a InstanceMemory> {
-        self.inputs.local.instances.get(&container.owner.instance)
+        self.inputs.memory.instances.get(&container.owner.instance)
     }
 
     /// Its address or port is not to be had.
-    pub(super) fn is_doomed(&self, container: &ObservedContainer) -> bool {
-        self.instance(container).is_some_and(|m| m.doomed)
+    pub(super) fn must_recreate(&self, container: &ObservedContainer) -> bool {
+        self.instance(container).is_some_and(|m| m.must_recreate)
     }
 
     /// The host gives something else to its containers than it gave to this one.
@@ -108,7 +109,7 @@ impl<'a> Ctx<'a> {
             .current_state()
             .is_some_and(|s| s.state == Phase::Ready);
         let tell_at = if adopted {
-            memory.map_or(now, |m| m.seen) + ADOPT
+            memory.map_or(now, |m| m.first_seen) + ADOPT
         } else {
             memory.and_then(|m| m.running_since).unwrap_or(now) + UNREADY_AFTER
         };
@@ -132,7 +133,7 @@ impl<'a> Ctx<'a> {
     /// Gives the slot up where this host can't run it and another may: nothing of it runs here, and its data is not
     /// here.
     pub(super) fn gives_up_unfit(&self, target: &Target<'_>) -> Option<Out> {
-        let local = self.inputs.local;
+        let local = self.inputs.memory;
         let prepare = self.memory.map(|m| &m.trouble);
         let image = local.images.get(&self.slot.container);
         let trouble = [prepare, image]
@@ -173,7 +174,7 @@ impl<'a> Ctx<'a> {
             }
             Target::Decided { .. } => (Scope::Slot(self.slot.clone()), Stalled::Create),
         };
-        let since = *self.inputs.local.busy.get(&work)?;
+        let since = self.inputs.memory.in_flight.acting_since(&work)?;
         self.gives_up_stalled(since, what, plan)
     }
 
@@ -406,7 +407,7 @@ impl<'a> Ctx<'a> {
     pub(super) fn good(&self, plan: &mut Plan) -> Option<Write> {
         let version = self.container.versions.get(&self.claim.manifest_rev)?;
         let work = Scope::Container(self.slot.container.clone());
-        if version.version.good || !plan.is_my_turn(&self.inputs, &work, Some(self.turn())) {
+        if version.version.good || !self.inputs.is_my_turn(plan, &work, Some(self.turn())) {
             return None;
         }
         Some(Write::Good {
@@ -423,7 +424,7 @@ impl<'a> Ctx<'a> {
     /// Restarts of the instance that earlier agents counted.
     pub(super) fn restarts_before(&self) -> u32 {
         self.memory
-            .and_then(|m| m.before.as_ref())
+            .and_then(|m| m.earlier_restarts.as_ref())
             .filter(|(instance, _)| *instance == self.claim.instance)
             .map_or(0, |(_, restarts)| *restarts)
     }

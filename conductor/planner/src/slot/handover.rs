@@ -9,7 +9,8 @@ use manifests::manifest::VolumeSource;
 
 use super::ctx::{Ctx, Out, state};
 use super::leave::{has_left, stop_timeout};
-use crate::plan::{Inputs, Plan};
+use crate::inputs::Inputs;
+use crate::output::Plan;
 use crate::target;
 use crate::waiting::{Failure, Waiting};
 use model::observed::{ContainerState, ObservedContainer, Readiness};
@@ -56,10 +57,10 @@ pub(crate) fn incoming(inputs: &Inputs<'_>, incoming: &Incoming<'_>, plan: &mut 
             }
         }
     }
-    if !inputs.local.writing.contains(&work) {
+    if !inputs.memory.in_flight.is_writing(&work) {
         plan.writes.extend(write);
     }
-    if !inputs.local.busy.contains_key(&work) {
+    if !inputs.memory.in_flight.is_acting(&work) {
         plan.steps.extend(step);
     }
 }
@@ -98,15 +99,15 @@ impl Incoming<'_> {
 
     /// Why it can't get ready here.
     fn failed(&self, inputs: &Inputs<'_>) -> Option<Waiting> {
-        let trouble = inputs.local.slots.get(self.slot).map(|m| &m.trouble);
+        let trouble = inputs.memory.slots.get(self.slot).map(|m| &m.trouble);
         if let Some(trouble) = trouble.filter(|t| !t.may_pass()) {
             return Some(Waiting::Attempt(trouble.reason.clone()));
         }
         let container = self.current()?;
-        let memory = inputs.local.instances.get(&container.owner.instance)?;
+        let memory = inputs.memory.instances.get(&container.owner.instance)?;
         let ready = inputs.observed.readiness(&self.next.instance) == &Readiness::Ready;
         let manifest = self.container.manifest_of(self.next.manifest_rev)?;
-        let since = memory.running_since.unwrap_or(memory.seen);
+        let since = memory.running_since.unwrap_or(memory.first_seen);
         let started = memory.running_since.is_some() || memory.ends > 0;
         let late = started && !ready && inputs.now >= since + manifest.start_timeout;
         late.then_some(Waiting::Failed(Failure::NotReady(manifest.start_timeout)))
@@ -163,7 +164,7 @@ impl Incoming<'_> {
         let rev = self.next.manifest_rev;
         let version = self.container.versions.get(&rev)?;
         let manifest = version.manifest.as_ref()?;
-        let memory = inputs.local.slots.get(self.slot);
+        let memory = inputs.memory.slots.get(self.slot);
         if let Some(again) = memory.map(|m| m.trouble.backoff.next_try())
             && again > inputs.now
         {
@@ -171,7 +172,7 @@ impl Incoming<'_> {
             return None;
         }
         let Some(container) = self.current() else {
-            if memory.and_then(|m| m.minted.as_ref()) != Some(&self.next.instance) {
+            if memory.and_then(|m| m.pending_instance.as_ref()) != Some(&self.next.instance) {
                 // An earlier process began it, or the engine has lost it: begun anew, under another instance.
                 write.get_or_insert(Write::DeleteNext {
                     slot: self.slot.clone(),
@@ -192,7 +193,7 @@ impl Incoming<'_> {
                 existing: volumes::existing(inputs.host, Some(self.view)).to_vec(),
             }));
         };
-        if let Some(memory) = inputs.local.instances.get(&container.owner.instance) {
+        if let Some(memory) = inputs.memory.instances.get(&container.owner.instance) {
             if let Some(since) = memory.running_since {
                 plan.requeue(since + manifest.start_timeout);
             }
@@ -237,7 +238,7 @@ pub(super) fn yields(
     let state = ctx.view.current_state()?;
     let handed_over = ctx.is_handed_over() && stops_first(ctx.container, ctx.claim.manifest_rev);
     if !handed_over {
-        let said = state.state == Phase::Stopped || ctx.memory.is_some_and(|m| m.may_say_stopped);
+        let said = state.state == Phase::Stopped || ctx.memory.is_some_and(|m| m.unconfirmed_stop);
         let back = said && ctx.inputs.rules.has(Rule::TakeBackStopped);
         return back.then(|| {
             Out::says(Progress::Starting, None).write(Write::TakeBack {
@@ -263,9 +264,9 @@ pub(super) fn yields(
         // A start that is under way may have it running in a moment.
         let starting = ctx
             .inputs
-            .local
-            .busy
-            .contains_key(&Scope::Slot(ctx.slot.clone()));
+            .memory
+            .in_flight
+            .is_acting(&Scope::Slot(ctx.slot.clone()));
         return Some(if starting || state.state == Phase::Stopped {
             out
         } else {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use manifests::{Manifest, SlotId};
 
 use super::ctx::Ctx;
-use crate::plan::{Inputs, Plan};
+use crate::inputs::Inputs;
+use crate::output::Plan;
 use model::Action;
 use model::observed::{ContainerState, ObservedContainer};
 use model::snapshot::ContainerView;
@@ -52,7 +53,7 @@ pub(super) fn retire(
     if container.is_going() {
         return None;
     }
-    if let Some(memory) = inputs.local.slots.get(slot) {
+    if let Some(memory) = inputs.memory.slots.get(slot) {
         let again = memory.trouble.backoff.next_try();
         if again > inputs.now {
             plan.requeue(again);
@@ -84,7 +85,7 @@ pub(super) fn has_left(
     plan: &mut Plan,
 ) -> bool {
     let instance = &container.owner.instance;
-    let memory = inputs.local.instances.get(instance);
+    let memory = inputs.memory.instances.get(instance);
     let reached = !container.ports.is_empty() && memory.is_none_or(|m| m.was_ready);
     if !reached {
         return true;

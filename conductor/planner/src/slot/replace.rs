@@ -6,7 +6,7 @@ use manifests::InstanceId;
 
 use super::ctx::{Ctx, Out};
 use super::start::{prepare, resolve};
-use crate::plan::Plan;
+use crate::output::Plan;
 use crate::target::Target;
 use crate::waiting::{Failure, Waiting};
 use model::Write;
@@ -34,7 +34,7 @@ pub(super) fn replacement(
         if let Err(why) = ctx.my_turn(target) {
             return Some(Out::says(Progress::Outdated, Some(why)));
         }
-    } else if ctx.is_doomed(current) || ctx.surroundings_changed(current) {
+    } else if ctx.must_recreate(current) || ctx.surroundings_changed(current) {
         let ready = ctx
             .view
             .current_state()

@@ -5,7 +5,9 @@ use manifests::{SlotId, canonical};
 use super::ctx::{ADOPT, state};
 use super::handover::is_other_live;
 use super::leave::{manifest_of, retire_all};
-use crate::plan::{Inputs, Plan, take};
+use crate::inputs::Inputs;
+use crate::output::Plan;
+use crate::plan::take;
 use crate::target::Target;
 use crate::waiting::Waiting;
 use model::Scope;
@@ -50,7 +52,7 @@ pub(crate) fn not_own(
         };
         match returned.decide(plan) {
             Verdict::Write(write) => {
-                if !inputs.local.writing.contains(&work) {
+                if !inputs.memory.in_flight.is_writing(&work) {
                     plan.writes.retain(|w| w.work() != work);
                     plan.writes.push(*write);
                 }
@@ -61,12 +63,12 @@ pub(crate) fn not_own(
             Verdict::Goes => {}
         }
     } else if let Some(write) = keeps_orphan(inputs, slot, container.map(|c| &**c), containers) {
-        if !inputs.local.writing.contains(&work) {
+        if !inputs.memory.in_flight.is_writing(&work) {
             plan.writes.push(write);
         }
         return Rest::Settled;
     }
-    if !inputs.local.busy.contains_key(&work) {
+    if !inputs.memory.in_flight.is_acting(&work) {
         let step = retire_all(inputs, slot, containers, container.map(|c| &**c), plan);
         plan.steps.extend(step);
     }
@@ -116,7 +118,7 @@ impl Returned<'_> {
             owner => inputs.may_place(owner),
         };
         if let Err(pause) = may {
-            plan.requeue_with(inputs.local.disruption.next_change(inputs.now));
+            plan.requeue_with(inputs.memory.disruption.next_change(inputs.now));
             plan.waiting
                 .insert(self.slot.clone(), Waiting::Paused(pause));
             return Verdict::Stays;
@@ -168,8 +170,8 @@ impl Returned<'_> {
             Readiness::Ready => {}
             Readiness::Unready(_) => return Verdict::Goes,
             Readiness::Starting => {
-                let memory = inputs.local.instances.get(&runs.owner.instance);
-                let looked_at = memory.map_or(inputs.now, |m| m.seen) + ADOPT;
+                let memory = inputs.memory.instances.get(&runs.owner.instance);
+                let looked_at = memory.map_or(inputs.now, |m| m.first_seen) + ADOPT;
                 if inputs.now >= looked_at {
                     return Verdict::Goes;
                 }
@@ -249,7 +251,7 @@ fn keeps_orphan(
         return None;
     }
     let (kept, orphan) = containers.iter().find_map(|c| {
-        let orphan = inputs.local.orphans.get(&c.owner.instance)?;
+        let orphan = inputs.memory.orphans.get(&c.owner.instance)?;
         (!orphan.claimed).then_some((c, orphan))
     })?;
     let known = container.is_some_and(|c| c.versions.contains_key(&orphan.rev));

@@ -5,7 +5,7 @@ use manifests::InstanceId;
 use super::ctx::{Ctx, Out};
 use super::leave::{retire, stop_timeout};
 use super::replace::give_up;
-use crate::plan::Plan;
+use crate::output::Plan;
 use crate::target::Target;
 use crate::waiting::{Failure, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
@@ -30,7 +30,7 @@ pub(super) fn absent(
     {
         return out;
     }
-    if ctx.inputs.local.disruption.is_restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
+    if ctx.inputs.memory.disruption.is_restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
         // An older etcd may name this host for what runs elsewhere: who runs it has it. And what is begun anew goes
         // where it may be now.
         return Out::says(Progress::Waiting, None).write(ctx.release());
@@ -38,7 +38,7 @@ pub(super) fn absent(
     if ctx.has_data_elsewhere() {
         return Out::says(Progress::Waiting, Some(Waiting::DataElsewhere)).write(ctx.release());
     }
-    let minted = ctx.memory.and_then(|m| m.minted.as_ref()) == Some(&ctx.claim.instance);
+    let minted = ctx.memory.and_then(|m| m.pending_instance.as_ref()) == Some(&ctx.claim.instance);
     // Without its pin it might be anywhere.
     let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), target.manifest());
     if !minted || pin.is_some() || target.rev() != ctx.claim.manifest_rev {
@@ -61,12 +61,12 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
     };
     let id = &ctx.slot.container;
     let work = Scope::Container(id.clone());
-    let local = ctx.inputs.local;
+    let local = ctx.inputs.memory;
     let trouble = local.images.get(id).filter(|t| t.rev == *rev);
     let reason = trouble.map(|t| Waiting::Attempt(t.reason.clone()));
     let progress = ctx
         .memory
-        .and_then(|m| m.progress.clone())
+        .and_then(|m| m.pull_progress.clone())
         .map(Waiting::Pulling);
     if let Some(trouble) = trouble {
         let again = trouble.backoff.next_try();
@@ -80,11 +80,11 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
         }
     }
     let out = Out::says(Progress::Pulling, reason.or(progress)).about(*rev);
-    let under_way = local.busy.contains_key(&work)
+    let under_way = local.in_flight.is_acting(&work)
         || ctx.inputs.is_writing(&work)
         || plan.steps.iter().any(|s| s.work() == work);
     let turn = ctx.turn().at_most(PULL_ALONE);
-    if !under_way && plan.is_my_turn(&ctx.inputs, &work, Some(turn)) {
+    if !under_way && ctx.inputs.is_my_turn(plan, &work, Some(turn)) {
         plan.steps.push(Action::Resolve {
             container: id.clone(),
             rev: *rev,
@@ -126,7 +126,7 @@ pub(super) fn prepare(
     }
     let pulls = ctx
         .memory
-        .and_then(|m| m.progress.clone())
+        .and_then(|m| m.pull_progress.clone())
         .map(Waiting::Pulling);
     let progress = match pulls {
         Some(_) => Progress::Pulling,
@@ -261,7 +261,7 @@ pub(super) fn running(
         Readiness::Unready(why) => Some(why.clone()),
         _ if phase == Some(Phase::Unready) => Some(
             ctx.instance(current)
-                .and_then(|m| m.lacks.clone())
+                .and_then(|m| m.unready_reason.clone())
                 .unwrap_or_else(|| "is not ready yet".to_owned()),
         ),
         _ => None,

@@ -19,8 +19,7 @@ use model::observed::Surroundings;
 use model::records::{Claim, Cluster, Member, Phase, SlotState, Version};
 use model::snapshot::Snapshot;
 use model::{Directory, Host, Millis, Observed, Rules, Trust};
-use planner::plan::Inputs;
-use planner::{Local, plan};
+use planner::{AgentMemory, Inputs, plan};
 use store::kv::{Kv, Op, Range, Txn, Watch};
 use store::view::{Answer, FirstRead, Step, View, ViewOptions, ViewUpdate};
 use uuid::Uuid;
@@ -227,8 +226,8 @@ fn this_host() -> anyhow::Result<Host> {
 
 /// How long a whole plan takes, each in milliseconds.
 fn plans(snapshot: &Snapshot, host: &Host) -> anyhow::Result<Vec<f64>> {
-    let (mut local, now) = (Local::default(), Millis(60_000));
-    local.see(snapshot, now);
+    let (mut memory, now) = (AgentMemory::default(), Millis(60_000));
+    memory.see(snapshot, now);
     let observed = Observed::new(Vec::new(), 0);
     let name: InstanceId = Uuid::new_v4().to_string().parse()?;
     let mut took = Vec::new();
@@ -238,7 +237,7 @@ fn plans(snapshot: &Snapshot, host: &Host) -> anyhow::Result<Vec<f64>> {
             Inputs {
                 snapshot,
                 observed: &observed,
-                local: &local,
+                memory: &memory,
                 host,
                 trust: Trust::Full,
                 rules: Rules::default(),

@@ -12,8 +12,10 @@ use manifests::keys::{self, Key};
 use manifests::{HostName, InstanceId, SlotId};
 use uuid::Uuid;
 
-use crate::local::Local;
-use crate::plan::{Inputs, Plan, plan};
+use crate::inputs::Inputs;
+use crate::memory::AgentMemory;
+use crate::output::Plan;
+use crate::plan::plan;
 use model::observed::{
     ContainerPort, ContainerState, EngineState, Exit, LABEL_CLUSTER, Observed, ObservedContainer,
     Ownership, Readiness, Running, Surroundings,
@@ -57,7 +59,7 @@ pub(super) struct World {
 pub(super) struct Agent {
     pub(super) host: Host,
     pub(super) observed: Observed,
-    pub(super) local: Local,
+    pub(super) memory: AgentMemory,
     pub(super) trust: Trust,
     pub(super) ports: u16,
     pub(super) volumes: BTreeMap<String, volumes::Labels>,
@@ -116,7 +118,7 @@ impl World {
                 self.command(&format!("lose {rest}"), out);
                 let now = self.now;
                 let agent = self.agent(rest);
-                agent.local = Local::default();
+                agent.memory = AgentMemory::default();
                 agent.observed.readiness.clear();
                 for container in agent.observed.containers.values_mut() {
                     if container.running().is_some() {
@@ -243,16 +245,16 @@ impl World {
 
     /// Its memory is gone, but for what it wrote of its slots.
     fn restart_agent(&mut self, name: &str) {
-        let mut local = Local::default();
+        let mut memory = AgentMemory::default();
         for (key, (value, ..)) in &self.keys {
             if let Some(Key::Status(slot)) = Key::parse(key) {
                 let status: Status = serde_json::from_slice(value).unwrap();
                 if status.host.as_str() == name {
-                    local.resume(slot, status);
+                    memory.resume(slot, status);
                 }
             }
         }
-        self.agent(name).local = local;
+        self.agent(name).memory = memory;
     }
 
     fn add_host(&mut self, name: &str) {
@@ -300,7 +302,7 @@ impl World {
                     },
                 },
                 observed: Observed::default(),
-                local: Local::default(),
+                memory: AgentMemory::default(),
                 trust: Trust::Full,
                 ports: 20_000,
                 volumes: BTreeMap::new(),
@@ -315,7 +317,7 @@ impl World {
         let agent = self.agent(name);
         agent.host.id = id;
         agent.observed = Observed::default();
-        agent.local = Local::default();
+        agent.memory = AgentMemory::default();
         agent.volumes.clear();
         let key = Key::HostRecord(agent.host.name.clone()).to_string();
         let mut record: HostRecord = serde_json::from_slice(&self.keys[&key].0).unwrap();
@@ -953,9 +955,9 @@ impl World {
         let (snapshot, now) = (self.snapshot.clone(), self.now);
         let minted = &mut self.minted;
         for (name, agent) in self.hosts.iter_mut().filter(|(_, agent)| !agent.cut) {
-            agent.local.observe(&agent.observed, now);
+            agent.memory.observe(&agent.observed, now);
             if agent.trust == Trust::Full {
-                agent.local.see(&snapshot, now);
+                agent.memory.see(&snapshot, now);
             }
             let mut fresh = || -> InstanceId {
                 *minted += 1;
@@ -965,7 +967,7 @@ impl World {
                 Inputs {
                     snapshot: &snapshot,
                     observed: &agent.observed,
-                    local: &agent.local,
+                    memory: &agent.memory,
                     host: &agent.host,
                     trust: agent.trust,
                     rules: Rules::default(),
@@ -973,7 +975,7 @@ impl World {
                 },
                 &mut fresh,
             );
-            agent.local.begin(&planned, now);
+            agent.memory.begin(&planned, now);
             plans.push((name.clone(), planned));
         }
         let mut did = false;
@@ -991,7 +993,7 @@ impl World {
                 }
                 let revision = self.revision;
                 self.agent(&name)
-                    .local
+                    .memory
                     .wrote(&write, held, revision, snapshot.revision, now);
             }
             for step in planned.steps {
@@ -1006,14 +1008,14 @@ impl World {
                     let held = self.write(&write);
                     let revision = self.revision;
                     self.agent(&name)
-                        .local
+                        .memory
                         .wrote(&write, held, revision, snapshot.revision, now);
                 }
                 if let ActionResult::NotResolved { reason, .. } = &outcome {
                     let _ = writeln!(out, "{:>6} {name} not resolved: {reason}", self.now.0);
                 }
                 let now = self.now;
-                self.agent(&name).local.record(&outcome, now);
+                self.agent(&name).memory.record(&outcome, now);
             }
         }
         (did, wake)
@@ -1075,7 +1077,7 @@ impl World {
                 Inputs {
                     snapshot: &snapshot,
                     observed: &agent.observed,
-                    local: &agent.local,
+                    memory: &agent.memory,
                     host: &agent.host,
                     trust: agent.trust,
                     rules: Rules::default(),

@@ -1,0 +1,70 @@
+//! All that a plan is made from.
+
+use model::observed::Observed;
+use model::rules::{Rule, Rules};
+use model::snapshot::{Owner, Snapshot};
+use model::time::Millis;
+use model::{Host, Scope, Trust};
+
+use crate::disruption::Pause;
+use crate::memory::AgentMemory;
+use crate::output::Plan;
+use crate::turn::Turn;
+
+/// All that a plan is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// etcd.
+    pub snapshot: &'a Snapshot,
+    /// The engine.
+    pub observed: &'a Observed,
+    /// The own work.
+    pub memory: &'a AgentMemory,
+    /// This host.
+    pub host: &'a Host,
+    /// How far the snapshot may be trusted.
+    pub trust: Trust,
+    /// The rules of ownership: all of them.
+    pub rules: Rules,
+    /// The time.
+    pub now: Millis,
+}
+
+impl Inputs<'_> {
+    /// Whether a slot of this owner may be given to a host now.
+    pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), Pause> {
+        match owner {
+            Owner::Lost(_) if self.rules.has(Rule::Brake) => {
+                self.memory.disruption.may_take_over(self.now)?;
+            }
+            Owner::Lost(_) | Owner::Nobody | Owner::Live(_) => {}
+        }
+        self.memory.disruption.may_place(self.now)
+    }
+
+    /// Nothing may be written for this now: a write is under way, or an own one is not in the snapshot yet.
+    pub(crate) fn is_writing(&self, work: &Scope) -> bool {
+        self.memory.in_flight.is_writing(work) || self.is_behind(work)
+    }
+
+    /// An own write on this is not in the snapshot yet.
+    pub(crate) fn is_behind(&self, work: &Scope) -> bool {
+        let revision = self.snapshot.revision;
+        let own = &self.memory.own_writes;
+        own.is_ahead_of(work, revision, self.now, self.rules)
+    }
+
+    /// Whether this host's turn has come; none if it has none. Until then it is noted as left undone.
+    pub(crate) fn is_my_turn(&self, plan: &mut Plan, scope: &Scope, turn: Option<Turn>) -> bool {
+        plan.left_undone.insert(scope.clone());
+        let Some(turn) = turn else {
+            return false;
+        };
+        let since = self.memory.left_undone.get(scope).copied();
+        let comes = turn.comes(since.unwrap_or(self.now));
+        if self.now < comes {
+            plan.requeue(comes);
+        }
+        self.now >= comes
+    }
+}

@@ -1,0 +1,359 @@
+//! What an agent remembers of its own work, and what came of it.
+//!
+//! Nothing here survives the process, and nothing here gives a right: rights
+//! are in etcd and on the engine.
+
+mod in_flight;
+mod instances;
+mod orphans;
+mod own_writes;
+mod slots;
+mod trouble;
+
+use std::collections::BTreeMap;
+
+use manifests::{ContainerId, InstanceId, SlotId};
+use model::observed::{EngineState, Observed};
+use model::records::{Phase, Status};
+use model::snapshot::Snapshot;
+use model::time::Millis;
+use model::{Action, ActionResult, Fault, Scope, Write};
+
+use crate::disruption::DisruptionGuard;
+use crate::output::Plan;
+
+pub use in_flight::{InFlight, STALLED};
+pub use instances::InstanceMemory;
+pub use orphans::{Orphan, Orphans};
+pub use own_writes::{OwnWrites, RETRY_REJECTED};
+pub use slots::SlotMemory;
+pub use trouble::{Trouble, UnfitMark};
+
+/// The memory of one agent process.
+#[derive(Debug, Clone, Default)]
+pub struct AgentMemory {
+    /// Actions and writes under way.
+    pub in_flight: InFlight,
+    /// Answers to own writes that the view does not show yet.
+    pub own_writes: OwnWrites,
+    /// Slots of this host.
+    pub slots: BTreeMap<SlotId, SlotMemory>,
+    /// Instances on this host's engine.
+    pub instances: BTreeMap<InstanceId, InstanceMemory>,
+    /// Images that could not be decided.
+    pub images: BTreeMap<ContainerId, Trouble>,
+    /// What any of several hosts may do, and since when it has been left undone.
+    pub left_undone: BTreeMap<Scope, Millis>,
+    /// Containers that this host has marked itself unfit for.
+    pub unfit: BTreeMap<ContainerId, UnfitMark>,
+    /// Time since which the engine does not answer.
+    pub engine_down_since: Option<Millis>,
+    /// This process has seen a trusted, complete snapshot.
+    pub has_synced: bool,
+    /// Whether slots may be placed and taken over.
+    pub disruption: DisruptionGuard,
+    /// Instances that were kept without a manifest when a restore was accepted.
+    pub orphans: Orphans,
+}
+
+impl AgentMemory {
+    /// Takes up what an earlier agent of this host said of a slot, so that it is not said again.
+    pub fn resume(&mut self, slot: SlotId, status: Status) {
+        let memory = self.slots.entry(slot).or_default();
+        memory.earlier_restarts = Some((status.instance.clone(), status.restarts));
+        memory.written_status = Some(status);
+    }
+
+    /// Notes what came of an action.
+    pub fn record(&mut self, outcome: &ActionResult, now: Millis) {
+        match outcome {
+            ActionResult::Resolved { container, .. } => {
+                self.in_flight
+                    .end_action(&Scope::Container(container.clone()));
+                self.images.remove(container);
+            }
+            ActionResult::NotResolved {
+                container,
+                rev,
+                reason,
+                fault,
+            } => {
+                self.in_flight
+                    .end_action(&Scope::Container(container.clone()));
+                self.images
+                    .entry(container.clone())
+                    .or_default()
+                    .failed(*rev, reason, *fault, now);
+            }
+            ActionResult::Prepared {
+                slot,
+                instance,
+                rev,
+            } => {
+                self.in_flight.end_action(&Scope::Slot(slot.clone()));
+                let memory = self.slots.entry(slot.clone()).or_default();
+                memory.trouble = Trouble::default();
+                if memory.pending_instance.as_ref() == Some(instance) {
+                    memory.pending_instance = None;
+                } else {
+                    memory.replacement = Some((instance.clone(), *rev));
+                }
+            }
+            ActionResult::NotPrepared {
+                slot,
+                rev,
+                reason,
+                fault,
+            } => {
+                self.in_flight.end_action(&Scope::Slot(slot.clone()));
+                let memory = self.slots.entry(slot.clone()).or_default();
+                memory.trouble.failed(*rev, reason, *fault, now);
+            }
+            ActionResult::NotStarted {
+                slot,
+                instance,
+                reason,
+                fault,
+                doomed,
+            } => {
+                self.in_flight.end_action(&Scope::Slot(slot.clone()));
+                self.instance(instance, now).start_failed(*doomed, now);
+                let slot = self.slots.entry(slot.clone()).or_default();
+                // Another instance gets another port: no other host is needed for that.
+                let fault = if *doomed { Fault::Passing } else { *fault };
+                slot.trouble.blames(fault, reason);
+            }
+            ActionResult::Done { slot } => {
+                self.in_flight.end_action(&Scope::Slot(slot.clone()));
+            }
+            ActionResult::Failed { slot, reason } => {
+                self.in_flight.end_action(&Scope::Slot(slot.clone()));
+                let slot = self.slots.entry(slot.clone()).or_default();
+                let rev = slot.trouble.rev;
+                slot.trouble.failed(rev, reason, Fault::Passing, now);
+            }
+        }
+    }
+
+    /// Notes how far a pull is, for people; none at its end.
+    pub fn progress(&mut self, work: &Scope, text: Option<&String>, now: Millis) {
+        let slots: Vec<SlotId> = match work {
+            Scope::Slot(slot) => vec![slot.clone()],
+            Scope::Container(id) => {
+                let all = self.slots.keys();
+                all.filter(|slot| slot.container == *id).cloned().collect()
+            }
+        };
+        let mut changed = false;
+        for slot in slots {
+            let progress = &mut self.slots.entry(slot).or_default().pull_progress;
+            changed |= progress.as_ref() != text;
+            *progress = text.cloned();
+        }
+        if changed {
+            self.in_flight.progressed(work, now);
+        }
+    }
+
+    fn instance(&mut self, instance: &InstanceId, now: Millis) -> &mut InstanceMemory {
+        self.instances
+            .entry(instance.clone())
+            .or_insert_with(|| InstanceMemory::new(now))
+    }
+
+    /// Notes that a restore was accepted: what runs here and has no manifest any more is kept until somebody removes it
+    /// by name. `before` is the snapshot before it, for the versions.
+    pub fn accept(
+        &mut self,
+        before: &Snapshot,
+        restored: &Snapshot,
+        observed: &Observed,
+        now: Millis,
+    ) {
+        self.disruption.restore_accepted(now);
+        self.own_writes.forget_revisions();
+        self.in_flight.forget_revisions();
+        orphans::keep(&mut self.orphans, before, restored, observed);
+    }
+
+    /// Takes a trusted, complete snapshot in.
+    pub fn see(&mut self, snapshot: &Snapshot, now: Millis) {
+        self.has_synced = true;
+        self.disruption.observe(snapshot, now);
+        self.own_writes.viewed(snapshot.revision);
+        self.in_flight.viewed(snapshot.revision);
+        orphans::see(&mut self.orphans, snapshot);
+    }
+
+    /// Takes in what the engine shows: starts, ends and what is gone.
+    pub fn observe(&mut self, observed: &Observed, now: Millis) {
+        match observed.engine {
+            EngineState::Up => self.engine_down_since = None,
+            EngineState::Unresponsive(_) => {
+                self.engine_down_since.get_or_insert(now);
+            }
+        }
+        let is_there = |instance: &InstanceId| observed.containers.contains_key(instance);
+        self.instances.retain(|instance, _| is_there(instance));
+        self.orphans.retain(|instance, _| is_there(instance));
+        for (instance, container) in &observed.containers {
+            self.instances
+                .entry(instance.clone())
+                .or_insert_with(|| InstanceMemory::found(container, now))
+                .observe(container, observed.readiness(instance), now);
+        }
+        for slot in self.slots.values_mut() {
+            slot.replacement
+                .take_if(|(instance, _)| !is_there(instance));
+        }
+    }
+
+    /// Notes what a plan begins, before it is carried out.
+    pub fn begin(&mut self, plan: &Plan, now: Millis) {
+        for instance in &plan.leaving {
+            let memory = self.instance(instance, now);
+            memory.leaving_since.get_or_insert(now);
+        }
+        for instance in &plan.staying {
+            if let Some(memory) = self.instances.get_mut(instance) {
+                memory.leaving_since = None;
+            }
+        }
+        if !plan.partial {
+            self.forget(plan, now);
+        }
+        for scope in &plan.left_undone {
+            self.left_undone.entry(scope.clone()).or_insert(now);
+        }
+        for (slot, status) in &plan.statuses {
+            self.slots
+                .entry(slot.clone())
+                .or_default()
+                .note_status(status, now);
+        }
+        for action in &plan.steps {
+            if let Action::Stop { instance, .. } = action {
+                self.instance(instance, now).stop_requested = true;
+            }
+            self.in_flight.begin_action(action.work(), now);
+        }
+        for write in &plan.writes {
+            self.begin_write(write);
+        }
+    }
+
+    /// Notes that a write is sent to etcd.
+    pub fn begin_write(&mut self, write: &Write) {
+        if let Some(slot) = placed(write) {
+            self.in_flight.begin_placement(slot);
+        }
+        self.in_flight.begin_write(write.work());
+    }
+
+    /// Forgets what a whole plan does not name any more.
+    fn forget(&mut self, plan: &Plan, now: Millis) {
+        self.left_undone
+            .retain(|scope, _| plan.left_undone.contains(scope));
+        self.own_writes.forget_rejected(now);
+        self.slots.retain(|slot, memory| {
+            plan.statuses.contains_key(slot)
+                || plan.touches(slot)
+                || memory.pending_instance.is_some()
+                || memory.trouble.backoff.next_try() > now
+        });
+    }
+
+    /// Notes the answer to a write that was planned from a view at `seen`: the store's revision, and whether its guards
+    /// held.
+    pub fn wrote(&mut self, write: &Write, succeeded: bool, revision: i64, seen: i64, now: Millis) {
+        let scope = write.work();
+        self.in_flight.end_write(&scope);
+        if let Some(slot) = placed(write) {
+            self.in_flight
+                .end_placement(slot, succeeded.then_some(revision));
+        }
+        if !succeeded {
+            self.own_writes.rejected(scope, seen, now);
+            return;
+        }
+        // A status is not in the view, so the view is not waited for.
+        if !matches!(write, Write::Status { .. }) {
+            self.own_writes.succeeded(scope, revision);
+        }
+        match write {
+            Write::Claim { slot, claim, .. }
+            | Write::TakeOver { slot, claim, .. }
+            | Write::Next {
+                slot, next: claim, ..
+            } if !self.instances.contains_key(&claim.instance) => {
+                let memory = self.slots.entry(slot.clone()).or_default();
+                memory.pending_instance = Some(claim.instance.clone());
+            }
+            Write::Release {
+                slot,
+                unfit: Some((_, unfit)),
+                ..
+            }
+            | Write::DeleteNext {
+                slot,
+                unfit: Some((_, unfit)),
+                ..
+            } => {
+                // The next try here begins anew.
+                self.slots.remove(slot);
+                self.images.remove(&slot.container);
+                let mark = self.unfit.entry(slot.container.clone()).or_default();
+                mark.marked(unfit.manifest_rev, now);
+            }
+            Write::NewInstance {
+                slot, claim, data, ..
+            } => {
+                let memory = self.slots.entry(slot.clone()).or_default();
+                if data.is_some() {
+                    // What it waited for may be otherwise now.
+                    memory.trouble = Trouble::default();
+                }
+                if memory
+                    .replacement
+                    .take_if(|(instance, _)| *instance == claim.instance)
+                    .is_none()
+                {
+                    memory.pending_instance = Some(claim.instance.clone());
+                }
+            }
+            Write::State { slot, .. } | Write::TakeBack { slot, .. } => {
+                if let Some(memory) = self.slots.get_mut(slot) {
+                    memory.unconfirmed_stop = false;
+                }
+            }
+            Write::Status { slot, status, .. } => {
+                let memory = self.slots.entry(slot.clone()).or_default();
+                memory.written_status = Some(status.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes that a write could not be asked of etcd at all; whether it happened, the view will show.
+    pub fn not_written(&mut self, write: &Write) {
+        if let Write::State { slot, state, .. } = write
+            && state.state == Phase::Stopped
+        {
+            self.slots.entry(slot.clone()).or_default().unconfirmed_stop = true;
+        }
+        if let Some(slot) = placed(write) {
+            self.in_flight.end_placement(slot, None);
+        }
+        self.in_flight.end_write(&write.work());
+    }
+}
+
+/// The slot that a write puts on this host by the order of placement.
+fn placed(write: &Write) -> Option<&SlotId> {
+    match write {
+        Write::Claim { slot, .. } | Write::TakeOver { slot, .. } | Write::Next { slot, .. } => {
+            Some(slot)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,56 @@
+//! What the view has to show before anything more is planned from it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model::Scope;
+use model::rules::{Rule, Rules};
+use model::time::Millis;
+
+/// A write whose guards did not hold is planned again from a newer view, or after this.
+pub const RETRY_REJECTED: Duration = Duration::from_millis(250);
+
+/// The last answers to own writes.
+#[derive(Debug, Clone, Default)]
+pub struct OwnWrites {
+    /// Revision of the last one that succeeded.
+    succeeded: BTreeMap<Scope, i64>,
+    /// The last one whose guards did not hold: the revision of the view that it was planned from, and when.
+    rejected: BTreeMap<Scope, (i64, Millis)>,
+}
+
+impl OwnWrites {
+    pub(super) fn succeeded(&mut self, scope: Scope, revision: i64) {
+        let own = self.succeeded.entry(scope).or_default();
+        *own = (*own).max(revision);
+    }
+
+    pub(super) fn rejected(&mut self, scope: Scope, planned_from: i64, now: Millis) {
+        self.rejected.insert(scope, (planned_from, now));
+    }
+
+    /// The view has reached this revision.
+    pub(super) fn viewed(&mut self, revision: i64) {
+        self.succeeded.retain(|_, own| *own > revision);
+    }
+
+    pub(super) fn forget_rejected(&mut self, now: Millis) {
+        self.rejected
+            .retain(|_, (_, at)| now < *at + RETRY_REJECTED);
+    }
+
+    /// Revisions of the former history say nothing about that of a restored etcd.
+    pub(super) fn forget_revisions(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The last own write is not in a view of that revision yet, or one was rejected because of something newer.
+    pub fn is_ahead_of(&self, scope: &Scope, revision: i64, now: Millis, rules: Rules) -> bool {
+        let ahead = self.succeeded.get(scope).is_some_and(|own| *own > revision);
+        (ahead && rules.has(Rule::ReadYourWrites))
+            || self
+                .rejected
+                .get(scope)
+                .is_some_and(|(from, at)| *from == revision && now < *at + RETRY_REJECTED)
+    }
+}

@@ -1,0 +1,36 @@
+//! What is remembered of a slot.
+
+use manifests::InstanceId;
+use model::records::Status;
+use model::time::Millis;
+
+use super::trouble::Trouble;
+
+/// Memory of one slot.
+#[derive(Debug, Clone, Default)]
+pub struct SlotMemory {
+    /// Instance that this process claimed the slot for and has not made yet.
+    pub pending_instance: Option<InstanceId>,
+    /// Instance that was made for a replacement and is not claimed yet, and its version.
+    pub replacement: Option<(InstanceId, i64)>,
+    /// Failed creates and starts.
+    pub trouble: Trouble,
+    /// Status that was last written.
+    pub written_status: Option<Status>,
+    /// Present status, and since when it is so.
+    pub status: Option<(Status, Millis)>,
+    /// Progress of a pull, for people.
+    pub pull_progress: Option<String>,
+    /// Restarts that earlier agents counted, and of which instance.
+    pub earlier_restarts: Option<(InstanceId, u32)>,
+    /// `stopped` was sent to etcd and not answered: another host may have read it.
+    pub unconfirmed_stop: bool,
+}
+
+impl SlotMemory {
+    pub(super) fn note_status(&mut self, status: &Status, now: Millis) {
+        if self.status.as_ref().map(|(status, _)| status) != Some(status) {
+            self.status = Some((status.clone(), now));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Failed attempts, and when to try again.
+
+use std::time::Duration;
+
+use model::Fault;
+use model::backoff::Backoff;
+use model::time::Millis;
+
+/// Attempts on one host after which an unclassified error is taken for the host's fault.
+const UNKNOWN_ATTEMPTS: u32 = 3;
+
+/// Longest time between two looks at volumes that a slot waits for.
+const LOOK_AT_DATA: Duration = Duration::from_secs(5);
+
+/// Time for which a host stays marked as unfit, at least.
+const UNFIT: Duration = Duration::from_secs(10);
+
+/// Failures in a row, and the last reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// When to try again.
+    pub backoff: Backoff,
+    /// Why it failed last, for people; empty if it did not.
+    pub reason: String,
+    /// Version that failed.
+    pub rev: i64,
+    /// Who has to change something.
+    pub fault: Fault,
+    /// How often in a row nobody knew that.
+    unknown: u32,
+}
+
+impl Trouble {
+    pub(super) fn failed(&mut self, rev: i64, reason: &str, fault: Fault, now: Millis) {
+        if self.rev != rev {
+            *self = Self {
+                rev,
+                ..Self::default()
+            };
+        }
+        self.backoff.failed(now);
+        self.blames(fault, reason);
+    }
+
+    pub(super) fn blames(&mut self, fault: Fault, reason: &str) {
+        self.unknown = match fault {
+            Fault::Unknown => self.unknown + 1,
+            _ => 0,
+        };
+        self.fault = fault;
+        reason.clone_into(&mut self.reason);
+    }
+
+    /// Another attempt here may do better, though nobody changes anything.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self.fault {
+            Fault::Passing => true,
+            Fault::Unknown => self.unknown < UNKNOWN_ATTEMPTS,
+            Fault::Manifest | Fault::Host | Fault::Data => false,
+        }
+    }
+
+    /// When to try again. Volumes are looked at often: it is cheap, and somebody has just seen to them.
+    pub(crate) fn next_try(&self) -> Millis {
+        let next = self.backoff.next_try();
+        match self.fault {
+            Fault::Data => next.min(self.backoff.last() + LOOK_AT_DATA),
+            _ => next,
+        }
+    }
+}
+
+/// A mark in etcd that this host is unfit for a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnfitMark {
+    backoff: Backoff,
+    /// Revision of the manifest.
+    rev: i64,
+}
+
+impl UnfitMark {
+    pub(super) fn marked(&mut self, rev: i64, now: Millis) {
+        if self.rev != rev {
+            *self = Self::default();
+        }
+        self.rev = rev;
+        self.backoff.failed(now);
+    }
+
+    /// When the mark is taken away, so that the container is tried here again.
+    pub(crate) fn until(&self) -> Millis {
+        self.backoff.next_try().max(self.backoff.last() + UNFIT)
+    }
+}
