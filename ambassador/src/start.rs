@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use listen::{Accepted, Acceptor, BIND_RETRY, Limiter, Limits, LogThrottle, Problem, WhenFull};
 use manifests::env::MAX_LINKS;
+use model::backoff::Exponential;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -163,25 +164,28 @@ struct Listeners {
 impl Listeners {
     async fn run(mut self) {
         let mut changed = self.proxy.tables.changed();
-        let mut rest = BIND_RETRY.0;
+        let mut retry = Exponential::new(BIND_RETRY.0, BIND_RETRY.1);
         loop {
             changed.mark_unchanged();
             self.forget();
             let problems = self.bind_missing().await;
             let again = !problems.is_empty();
+            if again {
+                retry.failed();
+            }
             listen::publish(&self.problems, problems, |problem| {
                 warn!(%problem, "link listener failed; retrying");
             });
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
-                _ = changed.changed() => rest = BIND_RETRY.0,
+                _ = changed.changed() => retry.reset(),
                 Ok(()) = self.addr.changed() => {
-                    rest = BIND_RETRY.0;
+                    retry.reset();
                     self.open.cancel();
                     self.open = self.shutdown.child_token();
                     self.addresses.send_modify(BTreeMap::clear);
                 }
-                () = tokio::time::sleep(rest), if again => rest = (rest * 2).min(BIND_RETRY.1),
+                () = tokio::time::sleep(retry.wait()), if again => {}
             }
         }
         self.tasks.close();

@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use model::backoff::Exponential;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,8 +37,7 @@ const LONGEST_SOCKET_PATH: usize = 107;
 const STOP_GRACE: Duration = Duration::from_secs(5);
 const HEALTH_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-const BACK_OFF_FIRST: Duration = Duration::from_millis(200);
-const BACK_OFF_LAST: Duration = Duration::from_secs(10);
+const RETRY: Exponential = Exponential::new(Duration::from_millis(200), Duration::from_secs(10));
 // One that lived this long starts anew without a wait.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 // Ended this often without ever having answered, it is given up.
@@ -328,6 +328,7 @@ impl Shared {
 /// Runs etcd until it is to stop. The child is started by this thread because
 /// the kernel's "parent died" is the end of the starting thread.
 fn supervise(files: &Files, program: &Path, launcher: &[OsString], shared: &Shared) {
+    let mut retry = RETRY;
     loop {
         if shared.lock().stopping {
             return;
@@ -340,16 +341,13 @@ fn supervise(files: &Files, program: &Path, launcher: &[OsString], shared: &Shar
             }
             Err(error) => tracing::warn!(%error, "cannot start etcd, trying again"),
         }
-        let wait = {
-            let mut state = shared.lock();
-            state.short_lives = if start.elapsed() >= LONG_LIFE {
-                0
-            } else {
-                state.short_lives + 1
-            };
-            back_off(state.short_lives)
-        };
-        shared.pause(wait);
+        if start.elapsed() >= LONG_LIFE {
+            retry.reset();
+        } else {
+            retry.failed();
+        }
+        shared.lock().short_lives = retry.failures();
+        shared.pause(retry.wait());
     }
 }
 
@@ -412,12 +410,6 @@ fn spawn(files: &Files, program: &Path, launcher: &[OsString]) -> io::Result<Chi
         .env("ETCD_LOG_OUTPUTS", "stderr")
         .env("ETCD_LOG_LEVEL", "warn");
     command.spawn()
-}
-
-/// 200 ms, doubled for each short life, at most 10 s.
-fn back_off(short_lives: u32) -> Duration {
-    let doublings = short_lives.saturating_sub(1).min(16);
-    (BACK_OFF_FIRST * 2u32.pow(doublings)).min(BACK_OFF_LAST)
 }
 
 /// Becomes `line`, an etcd that ends with the process `parent`. Returns only

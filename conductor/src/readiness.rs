@@ -10,18 +10,15 @@ use std::time::Duration;
 use manifests::Manifest;
 use manifests::manifest::Ready;
 use model::Millis;
+use model::backoff::Exponential;
 use model::observed::{Check, ContainerPort, Health, ObservedContainer, Readiness, Running};
 
 use engine::{Engine, EngineError};
 
-/// First pause between looks at sockets; doubles.
-const SOCKETS_FIRST: Duration = Duration::from_millis(100);
-/// Longest pause between looks at sockets.
-const SOCKETS_LAST: Duration = Duration::from_secs(5);
-/// First pause between runs of the healthcheck while Docker has no verdict; doubles.
-const HEALTH_FIRST: Duration = Duration::from_secs(1);
-/// Longest pause between such runs.
-const HEALTH_LAST: Duration = Duration::from_secs(10);
+/// Between probes of sockets.
+const SOCKETS: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
+/// Between runs of the healthcheck while Docker has no verdict.
+const HEALTH: Exponential = Exponential::new(Duration::from_secs(1), Duration::from_secs(10));
 /// A container without a check and without services is ready when it has run for so long.
 const SETTLED: Duration = Duration::from_secs(1);
 /// Pause between the looks that take readiness away.
@@ -86,7 +83,7 @@ pub struct Watch {
     noes: u8,
     /// Looks in a row that failed.
     failures: u8,
-    pause: Duration,
+    pause: Exponential,
     next: Millis,
 }
 
@@ -94,7 +91,7 @@ impl Watch {
     /// Of this process, seen at `now` for the first time.
     pub fn new(criterion: Criterion, running: &Running, now: Millis) -> Self {
         Self {
-            pause: first_pause(&criterion),
+            pause: pause(&criterion),
             criterion,
             started_at: running.started_at,
             readiness: Readiness::Starting,
@@ -147,8 +144,8 @@ impl Watch {
                 self.readiness = Readiness::Ready;
                 self.doubt = None;
                 self.noes = 0;
-                self.pause = first_pause(&self.criterion);
-                self.next = now + last_pause(&self.criterion);
+                self.pause.reset();
+                self.next = now + self.pause.longest();
             }
             Look::No(why) => {
                 self.noes = self.noes.saturating_add(1);
@@ -158,8 +155,7 @@ impl Watch {
                     if self.readiness != Readiness::Starting {
                         self.readiness = Readiness::Unready(why.clone());
                     }
-                    self.next = now + self.pause;
-                    self.pause = (self.pause * 2).min(last_pause(&self.criterion));
+                    self.next = now + self.pause.next_wait();
                 }
                 self.doubt = Some(why);
             }
@@ -171,8 +167,7 @@ impl Watch {
     /// often now that it is worth a word in the log.
     pub fn failed(&mut self, why: String, now: Millis) -> bool {
         self.failures = self.failures.saturating_add(1);
-        self.next = now + self.pause;
-        self.pause = (self.pause * 2).min(last_pause(&self.criterion));
+        self.next = now + self.pause.next_wait();
         if self.readiness == Readiness::Starting {
             self.doubt = Some(format!("it can't be looked at: {why}"));
         }
@@ -184,24 +179,16 @@ impl Watch {
         self.readiness = Readiness::Unready(why.to_owned());
         self.doubt = Some(why.to_owned());
         self.noes = 0;
-        self.pause = first_pause(&self.criterion);
+        self.pause.reset();
     }
 }
 
-fn first_pause(criterion: &Criterion) -> Duration {
+fn pause(criterion: &Criterion) -> Exponential {
     match criterion {
-        Criterion::Health(_) => HEALTH_FIRST,
-        Criterion::Listening(_) => SOCKETS_FIRST,
-        Criterion::Settled => SETTLED,
-    }
-}
-
-fn last_pause(criterion: &Criterion) -> Duration {
-    match criterion {
-        Criterion::Health(_) => HEALTH_LAST,
-        Criterion::Listening(_) => SOCKETS_LAST,
-        // Nothing but its end can change it, and that is no look.
-        Criterion::Settled => Duration::from_secs(3600),
+        Criterion::Health(_) => HEALTH,
+        Criterion::Listening(_) => SOCKETS,
+        // Nothing but its end can change it, and that is no probe.
+        Criterion::Settled => Exponential::new(SETTLED, Duration::from_secs(3600)),
     }
 }
 
@@ -375,7 +362,10 @@ mod tests {
             assert_eq!(watch.looked(no(), Millis(20_000)), expected);
         }
         assert_eq!(watch.readiness(), &Readiness::Unready("no".to_owned()));
-        assert_eq!(watch.next_look() - Millis(20_000), SOCKETS_FIRST);
+        assert_eq!(
+            watch.next_look() - Millis(20_000),
+            Duration::from_millis(100)
+        );
         assert!(watch.looked(Look::Yes, Millis(20_100)));
     }
 

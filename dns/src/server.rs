@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use hickory_server::Server;
 use listen::{BIND_RETRY, Limiter, Problem};
+use model::backoff::Exponential;
 use model::directory::Directory;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
@@ -121,7 +122,7 @@ struct Listeners {
 
 impl Listeners {
     async fn run(mut self, mut wanted: watch::Receiver<Vec<SocketAddr>>) {
-        let mut rest = BIND_RETRY.0;
+        let mut retry = Exponential::new(BIND_RETRY.0, BIND_RETRY.1);
         let mut missing = wanted.borrow_and_update().clone();
         loop {
             let mut problems = Vec::new();
@@ -133,6 +134,9 @@ impl Listeners {
                         missing.push(addr);
                     }
                 }
+            }
+            if !missing.is_empty() {
+                retry.failed();
             }
             listen::publish(&self.problems, problems, |problem| {
                 warn!(%problem, "DNS listener failed; retrying");
@@ -148,10 +152,10 @@ impl Listeners {
                     }
                 }
                 Ok(()) = wanted.changed() => {
-                    rest = BIND_RETRY.0;
+                    retry.reset();
                     missing = self.move_to(&wanted.borrow_and_update());
                 }
-                () = sleep(rest), if !missing.is_empty() => rest = (rest * 2).min(BIND_RETRY.1),
+                () = sleep(retry.wait()), if !missing.is_empty() => {}
             }
         }
         while self.serving.join_next().await.is_some() {}

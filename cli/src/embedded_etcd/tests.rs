@@ -113,12 +113,6 @@ async fn one_that_cannot_start_says_why() {
     assert!(matches!(error, EmbeddedEtcdError::PathTooLong(_)));
 }
 
-#[test]
-fn back_off_doubles_up_to_its_limit() {
-    let waits: Vec<u128> = [1, 2, 3, 6, 7, 40].map(|n| back_off(n).as_millis()).into();
-    assert_eq!(waits, [200, 400, 800, 6400, 10_000, 10_000]);
-}
-
 /// True if etcdctl, run as that user, reads from it.
 fn etcdctl_gets_in(etcd: &EmbeddedEtcd, user: Option<u32>) -> bool {
     let mut command = Command::new("etcdctl");

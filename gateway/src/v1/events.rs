@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::agent::EventStream;
 use super::api::Api;
-use super::merge::{self, LineSources, RETRY_FIRST, RETRY_LAST, SourceSink, StreamItem};
+use super::merge::{self, LineSources, RETRY, SourceSink, StreamItem};
 use super::reply::{ApiFailure, QueryParams};
 use super::types::{EventLine, HostEvent};
 
@@ -117,7 +117,7 @@ struct HostEventReader {
 
 impl HostEventReader {
     async fn run(mut self) {
-        let mut retry = RETRY_FIRST;
+        let mut retry = RETRY;
         loop {
             let before = self.wanted.after;
             let ended = match self.open().await {
@@ -125,7 +125,7 @@ impl HostEventReader {
                 Err(why) => Err(why),
             };
             if self.wanted.after != before {
-                retry = RETRY_FIRST;
+                retry.reset();
                 self.out.over();
             }
             if let Err(why) = ended {
@@ -137,7 +137,7 @@ impl HostEventReader {
             }
             tokio::select! {
                 () = self.out.closed() => return,
-                () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_LAST),
+                () = tokio::time::sleep(retry.next_wait()) => {}
             }
         }
     }

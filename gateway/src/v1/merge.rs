@@ -20,6 +20,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use manifests::units;
+use model::backoff::Exponential;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -38,9 +39,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The same notice is not told again sooner.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
-/// Time between two attempts of a source, doubling.
-pub(super) const RETRY_FIRST: Duration = Duration::from_millis(250);
-pub(super) const RETRY_LAST: Duration = Duration::from_secs(5);
+/// Between two attempts of a source.
+pub(super) const RETRY: Exponential =
+    Exponential::new(Duration::from_millis(250), Duration::from_secs(5));
 
 /// Where lines come from.
 pub(super) trait LineSources: Send + Sync + 'static {

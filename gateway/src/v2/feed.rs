@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use model::backoff::Exponential;
 use store::kv::{KeyRange, Kv, KvError, WatchReply};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use super::path::KeyPath;
 use super::ring::{CAPACITY, EventMatch, Ring};
 
 /// Between two tries to open the watch: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Events for waits.
 #[derive(Debug)]
@@ -126,20 +127,19 @@ impl Feed {
 }
 
 async fn run(kv: Arc<dyn Kv>, shared: Arc<Shared>) {
-    let mut pause = BACKOFF.0;
+    let mut retry = RETRY;
     loop {
         let from = shared.ring().seen() + 1;
         match follow(&*kv, &shared, from).await {
             Ok(events) => {
                 debug!(from, "the watch for waits ended");
                 if events {
-                    pause = BACKOFF.0;
+                    retry.reset();
                 }
             }
             Err(error) => warn!(%error, from, "no watch for waits"),
         }
-        tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(BACKOFF.1);
+        tokio::time::sleep(jittered(retry.next_wait())).await;
     }
 }
 

@@ -12,6 +12,7 @@ mod steps;
 use std::time::Duration;
 
 use model::Millis;
+use model::backoff::Exponential;
 use model::error::chain;
 use model::records::{Cluster, Hold, HostRecord, HostState};
 use uuid::Uuid;
@@ -21,9 +22,8 @@ use super::txn::{Entry, Seen};
 use super::{Facts, HostOptions, HostStatus, Lease, Note, Stop, Stopped, Waiting};
 use model::kv::{KvError, OpReply, Txn, TxnReply};
 
-/// Pause after the first attempt that failed; it doubles up to the longest.
-const RETRY: Duration = Duration::from_millis(250);
-const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// Between two attempts.
+const RETRY: Exponential = Exponential::new(Duration::from_millis(250), Duration::from_secs(2));
 /// How often a record that has to end is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often etcd is looked at that this machine distrusts and its view trusts.
@@ -144,7 +144,7 @@ pub struct HostMachine {
     /// Since when a record under another name may be of this machine's copy.
     other_since: Option<Millis>,
     not_before: Millis,
-    failures: u32,
+    retry: Exponential,
 }
 
 impl HostMachine {
@@ -174,7 +174,7 @@ impl HostMachine {
             foreign_since: None,
             other_since: None,
             not_before: now,
-            failures: 0,
+            retry: RETRY,
             facts,
         };
         machine.refresh(now);
@@ -345,10 +345,11 @@ impl HostMachine {
             }
             Asked::Put { .. } | Asked::Change(_) | Asked::Leave if !reply.succeeded => {
                 self.reconsider();
-                if self.failures > 0 {
-                    self.pause(now);
+                // The first one is tried again at once.
+                match self.retry.failures() {
+                    0 => self.retry.failed(),
+                    _ => self.not_before = now + self.retry.next_wait(),
                 }
-                self.failures += 1;
             }
             Asked::Put {
                 record,
@@ -465,7 +466,7 @@ impl HostMachine {
 
     /// The record is as it should be.
     fn stands(&mut self, now: Millis) {
-        self.failures = 0;
+        self.retry.reset();
         let doubt = self.found.is_some() && self.told == Verdict::Trusts;
         self.look_again = doubt.then(|| now + DOUBT);
         match (self.held(), &self.placed) {
@@ -499,13 +500,7 @@ impl HostMachine {
         self.other_since = None;
         self.foreign_since = None;
         self.waits(why);
-        self.pause(now);
-        self.failures += 1;
-    }
-
-    fn pause(&mut self, now: Millis) {
-        let pause = RETRY.saturating_mul(1 << self.failures.min(8));
-        self.not_before = now + pause.min(LONGEST_RETRY);
+        self.not_before = now + self.retry.next_wait();
     }
 
     fn set(&mut self, status: HostStatus) {

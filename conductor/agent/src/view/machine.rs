@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use manifests::keys::{WATCH_END, WATCH_START};
 use model::Millis;
+use model::backoff::Exponential;
 use model::kv::{KeyRange, Range, RangeReply, WatchReply};
 use model::records::Cluster;
 use model::rules::{Rule, Rules};
@@ -35,8 +36,8 @@ const STALE_AFTER_ASKING: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// Streams that stayed behind before a list is made.
 const STREAMS_BEFORE_LIST: u32 = 2;
-/// Longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Between two attempts.
+const RETRY: Exponential = Exponential::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// The one range that is watched.
 pub fn watched() -> KeyRange {
@@ -109,7 +110,7 @@ pub struct View {
     unfollowed_since: Option<Millis>,
     stale: bool,
     next_heal: Millis,
-    failures: u32,
+    retry: Exponential,
     said: Flags,
     said_revision: i64,
     outbox: Option<ViewUpdate>,
@@ -154,7 +155,7 @@ impl View {
             unfollowed_since: Some(now),
             stale: false,
             next_heal: now,
-            failures: 0,
+            retry: RETRY,
             said: Flags {
                 complete: false,
                 stale: false,
@@ -206,15 +207,12 @@ impl View {
 
     /// How long to wait before `Step::Read`: nothing at the start, then longer and longer, jittered.
     pub fn pause(&mut self) -> Duration {
-        if self.failures == 0 {
+        if self.retry.failures() == 0 {
             return Duration::ZERO;
         }
-        let longest = Duration::from_millis(200)
-            .saturating_mul(1 << self.failures.min(8).saturating_sub(1))
-            .min(LONGEST_PAUSE);
         // Between a quarter of it and all of it.
         let share = 256 + self.random() % 769;
-        longest.mul_f64(share as f64 / 1024.0)
+        self.retry.wait().mul_f64(share as f64 / 1024.0)
     }
 
     /// The stream is to be asked for its progress.
@@ -404,7 +402,7 @@ impl View {
     /// A step failed or the stream broke: again, after a pause.
     fn failed(&mut self, now: Millis) {
         self.unbroken = false;
-        self.failures = self.failures.saturating_add(1);
+        self.retry.failed();
         self.disconnected(now);
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt;
+use model::backoff::Exponential;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -21,8 +22,8 @@ const WAITING: usize = 256;
 const IDLE: Duration = Duration::from_secs(20);
 /// A stream that is silent for so many times `IDLE` is opened anew: it may be dead on an engine that lives.
 const REOPEN: u32 = 15;
-/// Pauses between attempts to connect.
-const BACKOFF: [u64; 6] = [50, 100, 250, 500, 1_000, 2_000];
+/// Between attempts to connect.
+const RETRY: Exponential = Exponential::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// What happens to containers and matters. Without this, each exec of a healthcheck is three events.
 const ACTIONS: [&str; 12] = [
@@ -83,22 +84,19 @@ enum End {
 impl Follower {
     async fn run(mut self) {
         let mut connected = false;
-        let mut attempt = 0;
+        let mut retry = RETRY;
         loop {
             match self.open(&mut connected).await {
-                End::Silent => attempt = 0,
+                End::Silent => retry.reset(),
                 End::Lost(error) => {
                     self.engine.forget().await;
-                    if connected {
-                        attempt = 0;
-                        connected = false;
-                        self.send(EngineEvent::Lost(error.to_string())).await;
-                    } else if attempt == 0 {
+                    if std::mem::take(&mut connected) {
+                        retry.reset();
+                    }
+                    if retry.failures() == 0 {
                         self.send(EngineEvent::Lost(error.to_string())).await;
                     }
-                    let pause = BACKOFF[attempt.min(BACKOFF.len() - 1)];
-                    attempt += 1;
-                    sleep(Duration::from_millis(pause)).await;
+                    sleep(retry.next_wait()).await;
                 }
             }
         }

@@ -9,7 +9,7 @@ use manifests::{HostName, InstanceId, SlotId};
 
 use super::LogRequest;
 use crate::v1::agent::{HostError, LogStream};
-use crate::v1::merge::{RETRY_FIRST, RETRY_LAST, SourceSink};
+use crate::v1::merge::{RETRY, SourceSink};
 use crate::v1::types::{LogLine, LogOptions};
 
 /// Reads one slot.
@@ -102,7 +102,7 @@ impl SlotLogReader {
     async fn follow(&mut self) {
         let mut reading: Option<SlotLocation> = None;
         let mut last = self.request.options.since;
-        let mut retry = RETRY_FIRST;
+        let mut retry = RETRY;
         let mut first = true;
         loop {
             if let Some(place) = self.place() {
@@ -112,7 +112,7 @@ impl SlotLogReader {
                         last = None;
                     }
                     reading = Some(place.clone());
-                    retry = RETRY_FIRST;
+                    retry.reset();
                 }
                 let options = LogOptions {
                     tail: self.request.options.tail.filter(|_| first),
@@ -129,7 +129,7 @@ impl SlotLogReader {
                     Err(error) => ReadEnd::Broken(error),
                 };
                 if last != before {
-                    retry = RETRY_FIRST;
+                    retry.reset();
                 }
                 match ended {
                     ReadEnd::Unread => return,
@@ -142,7 +142,7 @@ impl SlotLogReader {
             }
             tokio::select! {
                 () = self.out.closed() => return,
-                () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_LAST),
+                () = tokio::time::sleep(retry.next_wait()) => {}
             }
         }
     }

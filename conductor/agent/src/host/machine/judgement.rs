@@ -180,8 +180,7 @@ impl HostMachine {
 
     pub(super) fn distrusted(&mut self, now: Millis) {
         self.set(HostStatus::Distrusted);
-        self.pause(now);
-        self.failures += 1;
+        self.not_before = now + self.retry.next_wait();
     }
 
     pub(super) fn waits(&mut self, why: Waiting) {

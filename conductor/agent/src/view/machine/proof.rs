@@ -136,7 +136,7 @@ impl View {
         self.based = true;
         self.must_list = false;
         self.unbroken = false;
-        self.failures = 0;
+        self.retry.reset();
         self.fresh();
         self.plan_heal(now);
         self.emit(touched, true);

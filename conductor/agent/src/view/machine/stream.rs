@@ -24,7 +24,7 @@ impl View {
             WatchReply::Progress(revision) => {
                 self.connect.progress = self.connect.progress.max(revision);
                 if self.connect.reached {
-                    self.failures = 0;
+                    self.retry.reset();
                 }
             }
             WatchReply::Compacted(_) => self.compacted(now),
@@ -47,7 +47,7 @@ impl View {
                 return;
             }
         }
-        self.failures = 0;
+        self.retry.reset();
         if self
             .connect
             .catch_up
