@@ -1,7 +1,6 @@
-//! The environment of an instance: the user's, and ours on top.
+//! The environment of an instance: the user's, with dokkaa's variables on top.
 //!
-//! Links get the ports 10000, 10001, … in their order; which variables name
-//! them is decided here alone, so that validation and start cannot differ.
+//! Links get the ports 10000, 10001, … in their order.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +14,15 @@ pub const FIRST_LINK_PORT: u16 = 10_000;
 pub const LAST_LINK_PORT: u16 = FIRST_LINK_PORT + MAX_LINKS as u16 - 1;
 /// Most links of one container.
 pub const MAX_LINKS: usize = 256;
-/// Prefixes of the variables under which ours win over the user's.
+/// Prefixes of dokkaa's variables, which take precedence over the user's.
 pub const RESERVED_PREFIXES: [&str; 3] = ["SERVICE_", "DOKKAA_", "BACKENDS_"];
 
-/// What the environment of one instance is made from.
+/// Inputs of an instance's environment, beside its manifest.
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
-    /// Which slot.
+    /// The slot.
     pub slot: &'a SlotId,
-    /// Where it runs.
+    /// Its host.
     pub host: &'a HostName,
     /// The ambassador's address.
     pub ambassador: std::net::IpAddr,
@@ -31,7 +30,7 @@ pub struct Context<'a> {
     pub domain: &'a str,
 }
 
-/// One link, resolved: connections to `port` at the ambassador go to `service` of `app`.
+/// A resolved link: connections to `port` at the ambassador go to `service` of `app`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkTarget {
     /// Port at the ambassador.
@@ -42,7 +41,7 @@ pub struct LinkTarget {
     pub service: ServiceName,
 }
 
-/// The environment in full, by name.
+/// The whole environment, by name.
 pub fn environment(manifest: &Manifest, context: &Context<'_>) -> BTreeMap<String, String> {
     let mut env = manifest.env.clone();
     let container = &context.slot.container;
@@ -81,7 +80,7 @@ pub fn environment(manifest: &Manifest, context: &Context<'_>) -> BTreeMap<Strin
     env
 }
 
-/// The `<NAME>` of a link's `SERVICE_<NAME>_ADDR`.
+/// `<NAME>` of a link's `SERVICE_<NAME>_ADDR`.
 pub fn link_variable_name(link: &Link) -> String {
     link.alias
         .as_ref()
@@ -91,7 +90,7 @@ pub fn link_variable_name(link: &Link) -> String {
         .replace('-', "_")
 }
 
-/// Where the links of a container of `app` lead, in their order.
+/// Targets of the links of a container of `app`, in order.
 pub fn link_targets<'a>(
     manifest: &'a Manifest,
     app: &'a AppName,
@@ -113,7 +112,7 @@ mod tests {
     use crate::parse;
 
     #[test]
-    fn ours_are_added_to_the_users() {
+    fn dokkaas_variables_are_added_to_the_users() {
         let manifest = parse::strict(
             br#"{"image": "a",
                 "env": {"A": "1", "SERVICE_DB_PORT": "mine", "SERVICE_OTHER": "mine"},

@@ -36,7 +36,7 @@ pub const MANIFEST: &[Field] = &[
         "scale",
         "0 to 1000",
         "`1`",
-        "How many instances run, each in a slot of its own.",
+        "Number of instances, each in its own slot.",
         || json!({"type": "integer", "minimum": 0, "maximum": 1000}),
     ),
     field(
@@ -57,21 +57,21 @@ pub const MANIFEST: &[Field] = &[
         "env",
         "map of name to string, number or boolean; or list of `\"NAME=value\"`",
         "none",
-        "Environment variables. Under `SERVICE_`, `DOKKAA_` and `BACKENDS_` those that dokkaa sets win.",
+        "Environment variables. Those that dokkaa sets (`SERVICE_`, `DOKKAA_`, `BACKENDS_`) take precedence.",
         || pairs("^[A-Za-z_.-][A-Za-z0-9_.-]*", "$", "="),
     ),
     field(
         "links",
         "list of `service` or `app/service`, each with an optional `:alias`; at most 256",
         "none",
-        "Services to reach, over TCP: links carry no UDP. Each becomes `SERVICE_<NAME>_ADDR` and `SERVICE_<NAME>_PORT`, by its alias if it has one.",
+        "Services to connect to, TCP only. Each sets `SERVICE_<NAME>_ADDR` and `SERVICE_<NAME>_PORT`, named by its alias if it has one.",
         || json!({"type": "array", "items": {"type": "string", "pattern": LINK}, "maxItems": MAX_LINKS}),
     ),
     field(
         "services",
         "map of name to port, or to an object",
         "none",
-        "Named ports that it offers to others.",
+        "Named ports offered to other containers.",
         || {
             json!({
                 "type": "object",
@@ -84,7 +84,7 @@ pub const MANIFEST: &[Field] = &[
         "volumes",
         "list of `source:target[:ro]`, or of objects",
         "none",
-        "What is mounted. A source is an absolute path of the host, which must exist, or a volume's name; a named volume belongs to its slot and keeps it on its host.",
+        "Mounts. A source is an absolute path of the host, which must exist, or a volume name; a named volume belongs to its slot and keeps it on its host.",
         || {
             let short = json!({"type": "string", "pattern": VOLUME_STRING});
             json!({"type": "array", "items": {"anyOf": [short, object(VOLUME)]}})
@@ -108,7 +108,7 @@ pub const MANIFEST: &[Field] = &[
         "labels",
         "map of name to string, number or boolean; or list of `\"name=value\"`",
         "none",
-        "Labels of the container; not under `dokkaa.`, which is dokkaa's own.",
+        "Labels of the container; the prefix `dokkaa.` is reserved.",
         || pairs(r"^[^\s=]", "", "[^=]*="),
     ),
     field(
@@ -132,35 +132,35 @@ pub const MANIFEST: &[Field] = &[
         "pull",
         "`\"missing\"`, `\"always\"` or `\"never\"`",
         "`\"missing\"`",
-        "When the registry is asked. With `always`, a PUT without any change resolves the tag anew.",
+        "Pull policy. With `always`, a PUT without changes resolves the tag again.",
         || json!({"enum": Pull::VARIANTS}),
     ),
     field(
         "healthcheck",
         "object, or `\"none\"`",
         "the image's",
-        "A check that says whether it is ready, in place of the image's. With `\"none\"` there is no check, and its services' ports say it.",
+        "Healthcheck in place of the image's. With `\"none\"`, readiness follows its services' ports.",
         || json!({"anyOf": [{"const": "none"}, object(HEALTHCHECK)]}),
     ),
     field(
         "log",
         "object",
         "10 MiB, 3 files",
-        "How much of its output is kept.",
+        "Limits of the kept output.",
         || object(LOG),
     ),
     field(
         "start_timeout",
         "duration",
         "`\"60s\"`",
-        "How long it may take to get ready until its start counts as failed.",
+        "Time to become ready, after which its start counts as failed.",
         duration,
     ),
     field(
         "cpus",
-        "number of processors, or that as a string; 0.01 to 1024",
+        "number of CPUs, or that as a string; 0.01 to 1024",
         "no limit, none reserved",
-        "Processors that it may use at most, such as `0.5`, and that a host must have free for it.",
+        "CPU limit, such as `0.5`; a host must have as much unreserved.",
         || {
             let number = json!({"type": "number", "minimum": 0.01, "maximum": 1024});
             json!({"anyOf": [number, pattern(CPUS)]})
@@ -170,14 +170,14 @@ pub const MANIFEST: &[Field] = &[
         "memory",
         "size; `\"6m\"` to `\"16384g\"`",
         "no limit, none reserved",
-        "Memory that it may use at most, and that a host must have free for it. One that takes more is killed.",
+        "Memory limit; a host must have as much unreserved. A container above it is killed.",
         || pattern(SIZE),
     ),
     field(
         "placement",
         "object",
         "any host",
-        "Which hosts may run it, and how its instances are spread over them.",
+        "Hosts that may run it, and the spread of its instances over them.",
         || object(PLACEMENT),
     ),
     later("update", ""),
@@ -199,35 +199,35 @@ pub const SERVICE: &[Field] = &[
         "protocol",
         "`\"tcp\"` or `\"udp\"`",
         "`\"tcp\"`",
-        "Its transport. Links carry TCP only; clients of a UDP service look up its DNS SRV record.",
+        "Transport. Links are TCP only; clients of a UDP service look up its DNS SRV record.",
         || json!({"enum": Protocol::VARIANTS}),
     ),
     field(
         "role",
         "string",
         "none",
-        "Free text that the container finds in `DOKKAA_ROLE_<name>`.",
+        "Free text, in the container's `DOKKAA_ROLE_<name>`.",
         || json!({"type": "string"}),
     ),
     field(
         "ready",
         "`\"listening\"` or `\"started\"`",
         "`\"listening\"`",
-        "What makes it ready: its port listens, or the container runs. A healthcheck goes before both.",
+        "Condition of readiness: its port listens, or the container runs. A healthcheck takes precedence over both.",
         || json!({"enum": Ready::VARIANTS}),
     ),
     field(
         "host_port",
         "1 to 65535",
         "any free port",
-        "The port that it must have on its host; a host where that is taken, or is the agent's own, is not eligible.",
+        "Fixed port on its host; a host where it is taken, or used by the agent, is not eligible.",
         port,
     ),
     field(
         "bind",
         "IP address",
         "the agent's `--host-ip`; under `dokkaa up` that is the bridge's, such as 172.17.0.1",
-        "The address of the host on which `host_port` listens, and at which DNS and links find it. `0.0.0.0` is every address, open to the world, found at the agent's `--host-ip`; what is bound to loopback is not found by others.",
+        "Address of the host on which `host_port` listens, and at which DNS and links announce it. `0.0.0.0` is every address, open to the world, announced at the agent's `--host-ip`; a loopback address is not announced.",
         || json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
     ),
     later("publish", ""),
@@ -239,16 +239,27 @@ pub const SERVICE: &[Field] = &[
 
 /// One of `volumes`, as an object.
 pub const VOLUME: &[Field] = &[
-    required("source", "absolute path or name", "What is mounted.", text),
-    required("target", "absolute path", "Where in the container.", || {
+    required(
+        "source",
+        "absolute path or name",
+        "Source of the mount.",
+        text,
+    ),
+    required("target", "absolute path", "Path in the container.", || {
         pattern("^/.")
     }),
-    field("read_only", "boolean", "`false`", "No writing.", boolean),
+    field(
+        "read_only",
+        "boolean",
+        "`false`",
+        "Mounted read-only.",
+        boolean,
+    ),
     field(
         "external",
         "boolean",
         "`false`",
-        "The source is an existing Docker volume of that very name, shared by whoever mounts it.",
+        "The source is an existing Docker volume of that very name, shared by all that mount it.",
         boolean,
     ),
 ];
@@ -258,7 +269,7 @@ pub const HEALTHCHECK: &[Field] = &[
     required(
         "command",
         "list of strings, or one string",
-        "What is run in the container; exit code 0 means healthy. One string is run by `/bin/sh -c`.",
+        "Command run in the container; exit code 0 means healthy. One string is run by `/bin/sh -c`.",
         command,
     ),
     field(
@@ -272,14 +283,14 @@ pub const HEALTHCHECK: &[Field] = &[
         "timeout",
         "duration",
         "Docker's, 30 s",
-        "Longest run.",
+        "Time-out of a run.",
         duration,
     ),
     field(
         "retries",
         "1 to 1000",
         "Docker's, 3",
-        "Failures in a row that make it unhealthy.",
+        "Consecutive failures that make it unhealthy.",
         count,
     ),
     field(
@@ -297,16 +308,10 @@ pub const LOG: &[Field] = &[
         "max_size",
         "size",
         "`\"10m\"`",
-        "Size at which a new file is begun.",
+        "Size at which a file is rotated.",
         || pattern(SIZE),
     ),
-    field(
-        "max_file",
-        "1 to 1000",
-        "`3`",
-        "Files that are kept.",
-        count,
-    ),
+    field("max_file", "1 to 1000", "`3`", "Number of files.", count),
 ];
 
 /// `placement`.
@@ -315,7 +320,7 @@ pub const PLACEMENT: &[Field] = &[
         "constraints",
         "list of `\"label==value\"` and `\"label!=value\"`; at most 100",
         "none",
-        "What the labels of a host must satisfy, all of it. A host without the label satisfies `!=`.",
+        "Conditions on the labels of a host; all must hold. A host without the label satisfies `!=`.",
         || {
             let constraint = pattern(CONSTRAINT);
             json!({"type": "array", "items": constraint, "maxItems": MAX_CONSTRAINTS})
@@ -325,14 +330,14 @@ pub const PLACEMENT: &[Field] = &[
         "max_per_host",
         "1 to 1000",
         "no limit",
-        "Most instances of it on one host.",
+        "Most instances on one host.",
         count,
     ),
     field(
         "spread",
         "name of a label",
         "none",
-        "The label over whose values the instances are spread evenly, such as `zone`.",
+        "Label over whose values the instances are spread evenly, such as `zone`.",
         || json!({"type": "string", "pattern": LABEL_NAME, "maxLength": MAX_LABEL}),
     ),
 ];
@@ -350,10 +355,16 @@ pub fn find(table: &'static [Field], name: &str) -> Option<&'static Field> {
     table.iter().find(|field| field.name == name)
 }
 
-/// Longest name that is taken for a misspelt one, in bytes.
+/// Names of the supported fields.
+pub(crate) fn names(table: &'static [Field]) -> Vec<&'static str> {
+    let supported = table.iter().filter(|field| field.is_supported());
+    supported.map(|field| field.name).collect()
+}
+
+/// Longest unknown name that a suggestion is searched for, in bytes.
 const LONGEST_GUESS: usize = 40;
 
-/// What others call our fields.
+/// Names of our fields in Docker, Compose, Kubernetes and Nomad.
 const SYNONYMS: &[(&str, &str)] = &[
     ("args", "command"),
     ("cmd", "command"),
@@ -373,7 +384,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("working_dir", "workdir"),
 ];
 
-/// The name in `table` that somebody who wrote `name` may have meant.
+/// The name in `table` most like `name`, for a suggestion.
 pub fn nearest(table: &'static [Field], name: &str) -> Option<&'static str> {
     // The distance to a text of a megabyte would cost a gigabyte.
     if name.len() > LONGEST_GUESS {
@@ -400,7 +411,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn near_misses_are_found() {
+    fn the_nearest_name_is_suggested() {
         for (written, meant) in [
             ("link", Some("links")),
             ("Image", Some("image")),
@@ -415,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_is_twice_in_a_table() {
+    fn names_in_a_table_are_unique() {
         for table in [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG, PLACEMENT] {
             let mut names: Vec<&str> = table.iter().map(|field| field.name).collect();
             names.sort_unstable();

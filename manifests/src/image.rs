@@ -1,6 +1,4 @@
 //! Image references, by Docker's grammar: `[registry/]path[:tag][@digest]`.
-//!
-//! Only the spelling is judged here; whether there is such an image, the registry knows.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,17 +7,17 @@ use std::str::FromStr;
 const MAX_NAME: usize = 255;
 /// Longest tag, in bytes.
 const MAX_TAG: usize = 128;
-/// The registry of references that name none.
+/// Docker Hub, the default registry.
 const HUB: &str = "docker.io";
-/// The folder of references without one, on that registry.
+/// Default namespace on Docker Hub.
 const LIBRARY: &str = "library";
 
 /// The parts of an image reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// The registry, where one is named.
+    /// The registry, if it is named.
     pub registry: Option<String>,
-    /// The repository within the registry, as it was written.
+    /// The repository within the registry, as written.
     pub path: String,
     /// The tag.
     pub tag: Option<String>,
@@ -27,40 +25,40 @@ pub struct Reference {
     pub digest: Option<String>,
 }
 
-/// Why a text is not an image reference.
+/// Error of parsing an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// Nothing was given.
+    /// An empty string.
     #[error("is empty")]
     Empty,
-    /// Blanks at an end or within.
-    #[error("contains a blank")]
+    /// Whitespace at an end or within.
+    #[error("contains whitespace")]
     Blank,
-    /// Docker takes lower case only.
+    /// Upper-case letters in the repository.
     #[error("has upper-case letters in `{0}`")]
     UpperCase(String),
-    /// The part before the first `/`.
-    #[error("`{0}` is not a registry")]
+    /// An invalid registry.
+    #[error("`{0}` is not a valid registry")]
     Registry(String),
-    /// One part of the repository.
-    #[error("`{0}` is not part of a repository's name")]
+    /// An invalid part of the repository.
+    #[error("`{0}` is not a valid repository component")]
     Path(String),
-    /// What follows the last `:`.
-    #[error("`{0}` is not a tag")]
+    /// An invalid tag.
+    #[error("`{0}` is not a valid tag")]
     Tag(String),
-    /// What follows `@`.
-    #[error("`{0}` is not a digest")]
+    /// An invalid digest.
+    #[error("`{0}` is not a valid digest")]
     Digest(String),
-    /// More than the limit.
-    #[error("has a name of {0} bytes, and {MAX_NAME} are allowed")]
+    /// A name above Docker's limit.
+    #[error("has a name of {0} bytes, more than {MAX_NAME}")]
     TooLong(usize),
     /// 64 hexadecimal digits.
-    #[error("is a bare image id")]
+    #[error("is an image ID, not a name")]
     BareId,
 }
 
 impl Reference {
-    /// The registry that Docker asks.
+    /// The registry that Docker pulls from.
     pub fn registry(&self) -> &str {
         match self.registry.as_deref() {
             None | Some("index.docker.io" | "registry-1.docker.io") => HUB,
@@ -77,7 +75,7 @@ impl Reference {
         format!("{registry}/{}", self.path)
     }
 
-    /// Registry and path as Docker shows them, without what is Docker Hub's: what a RepoDigest has before its `@`.
+    /// Repository as Docker shows it, without Docker Hub's defaults, as in a RepoDigest.
     pub fn familiar_repository(&self) -> String {
         if self.registry() != HUB {
             return self.repository();
@@ -87,13 +85,13 @@ impl Reference {
         short.unwrap_or(&self.path).to_owned()
     }
 
-    /// The digest, or else the tag, or else `latest`.
+    /// Digest, or else tag, or else `latest`.
     pub fn version(&self) -> &str {
         let version = self.digest.as_deref().or(self.tag.as_deref());
         version.unwrap_or("latest")
     }
 
-    /// The whole as Docker shows it.
+    /// The reference as Docker shows it.
     pub fn familiar(&self) -> String {
         let separator = if self.digest.is_some() { '@' } else { ':' };
         format!(
@@ -135,7 +133,7 @@ impl FromStr for Reference {
             Some((_, digest)) => return Err(ImageError::Digest(digest.to_owned())),
             None => (text, None),
         };
-        // A colon behind the last slash is a tag's; one before it is a port's.
+        // A colon after the last slash begins a tag; one before it, a port.
         let path_start = rest.rfind('/').map_or(0, |slash| slash + 1);
         let (name, tag) = match rest[path_start..].find(':') {
             Some(colon) => {
@@ -181,7 +179,7 @@ impl FromStr for Reference {
     }
 }
 
-/// Docker's rule for what the part before the first slash is.
+/// Docker's rule that tells a registry from a namespace.
 fn names_a_registry(first: &str) -> bool {
     first == "localhost"
         || first.contains(['.', ':'])
@@ -290,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_references_say_which_part() {
+    fn errors_name_the_invalid_part() {
         for (text, error) in [
             ("", ImageError::Empty),
             ("ngi nx", ImageError::Blank),

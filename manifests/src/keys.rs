@@ -1,15 +1,12 @@
-//! Every key in etcd is spelt here and nowhere else.
-//!
-//! `Key` is the parsed form; `Display` writes it and `Key::parse` reads it
-//! back. Keys that are not ours parse to `None` and are skipped unread.
+//! The keys in etcd. No other module spells one.
 
 use std::fmt;
 
 use crate::names::{AppName, ContainerId, HostName, SlotId};
 
-/// First key of the one watched range.
+/// First key of the watched range.
 pub const WATCH_START: &str = "/apps/";
-/// End (exclusive) of the one watched range: it spans `/apps/`, `/claims/`, `/dokkaa/` and `/hosts/`.
+/// End (exclusive) of the watched range, which spans `/apps/`, `/claims/`, `/dokkaa/` and `/hosts/`.
 pub const WATCH_END: &str = "/hosts0";
 /// Claims of all slots.
 pub const CLAIMS: &str = "/claims/";
@@ -19,11 +16,11 @@ pub const APPS: &str = "/apps/";
 pub const MEMBERS: &str = "/dokkaa/members/";
 /// Settings of the operator.
 pub const CONFIG: &str = "/dokkaa/config/";
-/// Host records and what else hosts and operators say of hosts.
+/// Host records, availability, labels and unfit marks.
 pub const HOSTS: &str = "/hosts/";
 /// Status of slots, outside the watched range.
 pub const STATUS: &str = "/status/";
-/// Side keys of the v2 door; never shown by it.
+/// Bookkeeping of the v2 API, which never shows it.
 pub const V2_META: &str = "/v2meta";
 
 /// A key in etcd.
@@ -60,7 +57,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// Reads a key; `None` if it is not one of ours.
+    /// Parses a key; `None` if it is not dokkaa's.
     pub fn parse(key: &str) -> Option<Self> {
         let parts: Vec<&str> = key.strip_prefix('/')?.split('/').collect();
         match parts.as_slice() {
@@ -127,22 +124,22 @@ impl fmt::Display for Key {
     }
 }
 
-/// Everything claimed for one container; ends with a slash.
+/// Prefix of all claims of one container.
 pub fn claims_of(container: &ContainerId) -> String {
     format!("{CLAIMS}{container}/")
 }
 
-/// The slots of one container; ends with a slash.
+/// Prefix of the slots of one container.
 pub fn slots_of(container: &ContainerId) -> String {
     format!("{CLAIMS}{container}/slots/")
 }
 
-/// What is said of one host: its record, availability, labels and unfit marks; ends with a slash.
+/// Prefix of one host's keys.
 pub fn host(host: &HostName) -> String {
     format!("{HOSTS}{host}/")
 }
 
-/// The manifests of one app; ends with a slash.
+/// Prefix of the manifests of one app.
 pub fn app(app: &AppName) -> String {
     format!("{APPS}{app}/")
 }
@@ -186,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_are_not_ours() {
+    fn other_keys_are_ignored() {
         for text in [
             "",
             "/",

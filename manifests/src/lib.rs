@@ -1,8 +1,6 @@
-//! The manifest: what a user wants, and how it is spelt.
+//! Manifests, names, links with their environment, and the keys in etcd.
 //!
-//! This crate is pure: it reads no clock, no file and no socket. It holds the
-//! names, the manifest and its rules, the links and the environment they turn
-//! into, and the one place where keys in etcd are spelt.
+//! Pure: reads no clock, file or socket.
 
 pub mod canonical;
 pub mod env;

@@ -6,16 +6,16 @@ use std::str::FromStr;
 use crate::manifest::Link;
 use crate::names::NameError;
 
-/// Why a text is not a link.
+/// Error of parsing a link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// The part before the slash.
+    /// An invalid app.
     #[error("app {0}")]
     App(NameError),
-    /// The service.
+    /// An invalid service.
     #[error("service {0}")]
     Service(NameError),
-    /// The part behind the colon.
+    /// An invalid alias.
     #[error("alias {0}")]
     Alias(NameError),
 }
@@ -38,7 +38,7 @@ impl FromStr for Link {
             .map(str::parse)
             .transpose()
             .map_err(LinkError::Alias)?;
-        // An alias that repeats the name changes nothing, so there is one spelling without it.
+        // An alias that repeats the name is dropped: equal links are spelt alike.
         let alias = alias.filter(|alias| *alias != service);
         Ok(Self {
             app,
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_four_shapes_read_back() {
+    fn all_four_forms_read_back() {
         for text in ["db", "shop/db", "db:main", "shop/db:main"] {
             let link: Link = text.parse().expect(text);
             assert_eq!(link.to_string(), text);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_says_which_part_is_wrong() {
+    fn errors_name_the_invalid_part() {
         let error = |text: &str| text.parse::<Link>().expect_err(text).to_string();
         assert!(error("").starts_with("service is empty"));
         assert!(error("/db").starts_with("app is empty"));

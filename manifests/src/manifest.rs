@@ -323,8 +323,11 @@ fn size<S: Serializer>(
 }
 
 /// A JSON number with as few digits as it needs.
-fn cpus<S: Serializer>(millis: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
-    match *millis {
+fn cpus<S: Serializer>(
+    millis: &(impl Copy + Into<Option<u32>>),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match (*millis).into() {
         Some(millis) if millis.is_multiple_of(1000) => serializer.serialize_u32(millis / 1000),
         millis => millis
             .map(|millis| f64::from(millis) / 1000.0)

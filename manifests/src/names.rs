@@ -1,4 +1,4 @@
-//! Names, parsed once at the edge and trusted from there on.
+//! Names of apps, containers, services, hosts and instances.
 //!
 //! Apps, containers and services are DNS labels (RFC 1123) of at most 40
 //! characters in lower case without `---`, because that separates the parts
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 /// Longest name of an app, a container or a service, in characters.
 pub const MAX_NAME: usize = 40;
 
-/// Why a text is not a name.
+/// Error of parsing a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing was given.
+    /// An empty string.
     #[error("is empty; expected a DNS label such as `web-1`")]
     Empty,
-    /// More than the limit.
+    /// More characters than allowed.
     #[error("has {0} characters; expected at most {1}")]
     TooLong(usize, usize),
     /// A character outside `a-z`, `0-9`, `-`, or `-` at an end.
@@ -143,20 +143,20 @@ name!(
     check_name
 );
 name!(
-    /// A machine that runs the agent, by its name in claims.
+    /// A host, by its name in claims.
     HostName,
     check_host
 );
 name!(
-    /// One container that was really started: a UUID in its label and its claim.
+    /// Identity of one started container: a UUID in its label and its claim.
     InstanceId,
     check_instance
 );
 
-/// One named manifest of an app: `app/container`.
+/// A manifest of an app: `app/container`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContainerId {
-    /// The app it belongs to.
+    /// Its app.
     pub app: AppName,
     /// Its name within the app.
     pub container: ContainerName,
@@ -168,7 +168,7 @@ impl ContainerId {
         Self { app, container }
     }
 
-    /// Its slot of that number.
+    /// The slot of that number.
     pub fn slot(&self, slot: u32) -> SlotId {
         SlotId {
             container: self.clone(),
@@ -204,7 +204,7 @@ pub struct SlotId {
 }
 
 impl SlotId {
-    /// The name of its container in Docker: `<app>---<container>` for slot 0,
+    /// Name of its container in Docker: `<app>---<container>` for slot 0,
     /// `<app>---<container>---<slot>` for the others.
     pub fn docker_name(&self) -> String {
         let ContainerId { app, container } = &self.container;
@@ -214,7 +214,7 @@ impl SlotId {
         }
     }
 
-    /// Docker's name of one of its volumes: `<app>---<container>---<slot>---<name>`.
+    /// Name of one of its volumes in Docker: `<app>---<container>---<slot>---<name>`.
     pub fn volume_name(&self, name: &str) -> String {
         let ContainerId { app, container } = &self.container;
         format!("{app}---{container}---{}---{name}", self.slot)

@@ -1,9 +1,9 @@
 //! From text to a manifest, with every error at its position.
 //!
 //! The text is read as strict JSON; then one pass over its span tree checks
-//! shape and rules together and builds the manifest, so that an error always
-//! knows where it is. Nothing is guessed: what is not understood is an error.
+//! types and rules together and builds the manifest.
 
+mod node;
 mod reader;
 mod rules;
 
@@ -12,25 +12,24 @@ use std::ops::Range;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use crate::Manifest;
-use reader::{Draft, Node, Reader};
+use node::Node;
+use reader::{Draft, Reader, WHOLE};
 
 /// Most problems that are reported at once.
 pub const MAX_PROBLEMS: usize = 20;
-/// Field of a problem that concerns the text as a whole.
-const WHOLE: &str = "manifest";
 
-/// A manifest, and what was odd in its text.
+/// A parsed manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
     /// The manifest.
     pub manifest: Manifest,
     /// The text as a JSON value.
     pub json: serde_json::Value,
-    /// What is odd, but no error: unknown fields where they are allowed, variables that ours may override.
+    /// Unknown fields where they are allowed, and variables that dokkaa's may override.
     pub warnings: Vec<Problem>,
 }
 
-/// One thing that is wrong: `line:column field: what is wrong; what was expected`.
+/// An error or warning: `line:column field: wrong; expected …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{line}:{column} {field}: {what}")]
 pub struct Problem {
@@ -40,28 +39,28 @@ pub struct Problem {
     pub column: usize,
     /// Path of the field, such as `services.web.port`.
     pub field: String,
-    /// What is wrong, and what was expected.
+    /// The message.
     pub what: String,
 }
 
-/// What is done with fields that are not known.
+/// Treatment of unknown fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unknown {
     Refused,
     Warned,
 }
 
-/// For doors and `validate`: unknown fields are errors.
+/// Parses for the API and `validate`: unknown fields are errors.
 pub fn strict(text: &[u8]) -> Result<Parsed, Vec<Problem>> {
     parse(text, Unknown::Refused)
 }
 
-/// For the agent: unknown fields are warnings.
+/// Parses for the agent: unknown fields are warnings.
 pub fn lenient(text: &[u8]) -> Result<Parsed, Vec<Problem>> {
     parse(text, Unknown::Warned)
 }
 
-/// For versions, which are stored as JSON values; unknown fields are warnings.
+/// Parses a version, which is stored as a JSON value; unknown fields are warnings.
 pub fn from_json(json: &serde_json::Value) -> Result<Parsed, Vec<Problem>> {
     let nowhere = |mut problems: Vec<Problem>| {
         for problem in &mut problems {
@@ -86,7 +85,7 @@ fn parse(bytes: &[u8], unknown: Unknown) -> Result<Parsed, Vec<Problem>> {
             // The part before the fault is UTF-8 by definition of `valid_up_to`.
             let good = str::from_utf8(good).unwrap_or_default();
             let what = format!(
-                "byte 0x{:02x} is not UTF-8; expected JSON in UTF-8",
+                "invalid UTF-8 byte 0x{:02x}; expected JSON in UTF-8",
                 bytes[good.len()]
             );
             return Err(vec![at(good, good.len(), WHOLE.to_owned(), what)]);
@@ -96,7 +95,7 @@ fn parse(bytes: &[u8], unknown: Unknown) -> Result<Parsed, Vec<Problem>> {
     if text.starts_with('\u{feff}') {
         return Err(whole(
             0,
-            "begins with a byte order mark; expected UTF-8 without one".to_owned(),
+            "starts with a byte order mark; expected UTF-8 without one".to_owned(),
         ));
     }
     if text.trim_ascii().is_empty() {
@@ -105,7 +104,7 @@ fn parse(bytes: &[u8], unknown: Unknown) -> Result<Parsed, Vec<Problem>> {
             "is empty; expected a JSON object such as {\"image\": \"nginx\"}".to_owned(),
         ));
     }
-    // serde_json is the judge of what is JSON; the span tree comes from a parser that takes more.
+    // serde_json decides what is JSON; the parser of the span tree accepts more.
     let json: serde_json::Value = match serde_json::from_str(text) {
         Ok(json) => json,
         Err(error) => {
@@ -116,7 +115,7 @@ fn parse(bytes: &[u8], unknown: Unknown) -> Result<Parsed, Vec<Problem>> {
     let tree = match parse_to_ast(text, &CollectOptions::default(), &strict_json()) {
         Ok(result) => result.value,
         Err(error) => {
-            let what = format!("is not JSON: {}; expected valid JSON", error.kind());
+            let what = format!("invalid JSON: {}; expected valid JSON", error.kind());
             return Err(whole(error.range().start, what));
         }
     };
@@ -155,12 +154,12 @@ fn strict_json() -> ParseOptions {
     }
 }
 
-/// Where and what serde_json complains of, in our words.
+/// Position and message of a syntax error.
 fn syntax_error(text: &str, error: &serde_json::Error) -> (usize, String) {
     if error.is_eof() {
         return (
             text.len(),
-            "the text ends before the JSON does; expected it to be closed".to_owned(),
+            "unexpected end of JSON input; expected a closing bracket or quote".to_owned(),
         );
     }
     let line = line_bytes(text, error.line());
@@ -172,28 +171,28 @@ fn syntax_error(text: &str, error: &serde_json::Error) -> (usize, String) {
         offset -= 1;
     }
     let full = error.to_string();
-    let said = full.split(" at line ").next().unwrap_or(&full);
-    let what = match said {
+    let cause = full.split(" at line ").next().unwrap_or(&full);
+    let what = match cause {
         "trailing characters" => {
-            "there is more text behind the JSON; expected one JSON object and nothing else"
+            "trailing characters after the JSON value; expected one JSON object"
                 .to_owned()
         }
         "trailing comma" => {
-            "there is a comma before the closing bracket; expected none there".to_owned()
+            "trailing comma; expected none before the closing bracket".to_owned()
         }
         "key must be a string" => {
-            "a name is not in double quotes; expected \"name\": value".to_owned()
+            "object key without double quotes; expected \"name\": value".to_owned()
         }
         "expected value" | "expected ident" => {
-            "is not JSON; expected a value: an object, a list, a \"string\", a number, true, false or null"
+            "invalid JSON; expected a value: an object, a list, a \"string\", a number, true, false or null"
                 .to_owned()
         }
         "control character (\\u0000-\\u001F) found while parsing a string" => {
-            "a string contains a control character; expected an escape such as \\n".to_owned()
+            "control character in a string; expected an escape such as \\n".to_owned()
         }
         other => match other.strip_prefix("expected ") {
-            Some(expected) => format!("is not JSON; expected {expected}"),
-            None => format!("is not JSON: {other}; expected valid JSON"),
+            Some(expected) => format!("invalid JSON; expected {expected}"),
+            None => format!("invalid JSON: {other}; expected valid JSON"),
         },
     };
     (offset, what)

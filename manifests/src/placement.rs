@@ -1,4 +1,4 @@
-//! Constraints as text: `label==value` or `label!=value`; and what a label may be called.
+//! Placement constraints as text, `label==value` or `label!=value`, and the rules for labels of hosts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,19 +14,19 @@ const MAX_VALUE: usize = 256;
 /// Most labels of a host.
 pub const MAX_LABELS: usize = 64;
 
-/// Why a text is not a constraint.
+/// Error of parsing a constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
     /// Neither `==` nor `!=`.
     #[error("has neither `==` nor `!=`; expected {FORM}")]
     NoOperator,
-    /// The part before it.
+    /// An invalid label.
     #[error("label {0}")]
     Label(LabelError),
-    /// Nothing behind it.
+    /// An empty value.
     #[error("has no value; expected {FORM}")]
     NoValue,
-    /// More than the limit.
+    /// More characters than allowed.
     #[error("has a value of {0} characters; expected at most {MAX_VALUE}")]
     LongValue(usize),
     /// A third `=`, or a control character.
@@ -34,30 +34,30 @@ pub enum ConstraintError {
     OddValue,
 }
 
-/// How a constraint is written.
+/// Form of a constraint.
 const FORM: &str = "`label==value` or `label!=value`, such as `disk==ssd`";
 
-/// Why a text is not the name of a host's label.
+/// Error of checking the name of a host's label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
-    /// Nothing was given.
+    /// An empty string.
     #[error("is empty; expected the name of a label such as `disk`")]
     Empty,
-    /// More than the limit.
+    /// More characters than allowed.
     #[error("has {0} characters; expected at most {MAX_LABEL}")]
     TooLong(usize),
     /// Another character, or a dot, hyphen, underscore or slash at an end.
     #[error(
-        "`{}` is not the name of a label; expected letters, digits and inner `.`, `-`, `_` and `/`, such as `com.example.disk`",
+        "`{}` is not a valid label name; expected letters, digits and inner `.`, `-`, `_` and `/`, such as `com.example.disk`",
         .0.escape_debug()
     )]
     Malformed(String),
 }
 
-/// Why a text is not the value of a host's label.
+/// Error of checking the value of a host's label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LabelValueError {
-    /// More than the limit.
+    /// More characters than allowed.
     #[error("has a value of {0} characters; expected at most {MAX_VALUE}")]
     TooLong(usize),
     /// No constraint could name it.
@@ -65,7 +65,7 @@ pub enum LabelValueError {
     Odd,
 }
 
-/// Whether a host's label may have this value, as a constraint names it.
+/// Checks the value of a host's label, which a constraint must be able to name.
 pub fn check_label_value(value: &str) -> Result<(), LabelValueError> {
     let length = value.chars().count();
     if length > MAX_VALUE {
@@ -77,7 +77,7 @@ pub fn check_label_value(value: &str) -> Result<(), LabelValueError> {
     Ok(())
 }
 
-/// Whether a host's label may be called so: letters and digits, inside also `.`, `-`, `_` and `/`.
+/// Checks the name of a host's label: letters and digits, inside also `.`, `-`, `_` and `/`.
 pub fn check_label(name: &str) -> Result<(), LabelError> {
     if name.is_empty() {
         return Err(LabelError::Empty);
@@ -96,12 +96,12 @@ pub fn check_label(name: &str) -> Result<(), LabelError> {
 }
 
 impl Constraint {
-    /// Whether it holds on a host whose label of that name has that value; none if it has no such label.
+    /// Tests the value of a host's label; none if the host has no such label.
     pub fn holds(&self, value: Option<&str>) -> bool {
         (value == Some(&self.value)) == self.equal
     }
 
-    /// No host satisfies both.
+    /// No host satisfies both constraints.
     pub(crate) fn contradicts(&self, other: &Self) -> bool {
         self.label == other.label
             && match (self.equal, other.equal) {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn they_read_back() {
+    fn constraints_read_back() {
         for text in [
             "disk==ssd",
             "disk!=ssd",
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_says_how_one_is_written() {
+    fn errors_show_the_form() {
         let long = format!("a=={}", "v".repeat(MAX_VALUE + 1));
         for (text, said) in [
             ("", "has neither"),
@@ -185,9 +185,9 @@ mod tests {
             ("disk=ssd", "has neither"),
             ("disk=!ssd", "has neither"),
             ("==ssd", "label is empty"),
-            ("-a==b", "label `-a` is not the name of a label"),
-            ("a.==b", "label `a.` is not the name of a label"),
-            ("a b==c", "label `a b` is not the name of a label"),
+            ("-a==b", "label `-a` is not a valid label name"),
+            ("a.==b", "label `a.` is not a valid label name"),
+            ("a b==c", "label `a b` is not a valid label name"),
             ("disk==", "has no value"),
             ("disk!= ", "has no value"),
             ("disk===ssd", "has a value that begins with `=`"),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_the_label_is_unequal() {
+    fn a_host_without_the_label_satisfies_unequal() {
         let (is, is_not) = (constraint("disk==ssd"), constraint("disk!=ssd"));
         for (value, equal) in [(Some("ssd"), true), (Some("hdd"), false), (None, false)] {
             assert_eq!(is.holds(value), equal);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_seen() {
+    fn contradictions_are_found() {
         for (one, other, expected) in [
             ("a==1", "a==2", true),
             ("a==1", "a!=1", true),

@@ -1,4 +1,4 @@
-//! Names of signals, as Docker takes them.
+//! Names of signals, as Docker accepts them.
 
 /// Names without `SIG`, apart from the real-time ones.
 const NAMES: [&str; 35] = [
@@ -9,7 +9,7 @@ const NAMES: [&str; 35] = [
 /// Highest signal of Linux.
 const HIGHEST: u32 = 64;
 
-/// The one spelling of a signal: `SIGTERM` for `term`, `TERM` and `SIGTERM`; a number stays one.
+/// Canonical spelling of a signal: `SIGTERM` for `term`, `TERM` and `SIGTERM`; a number stays one.
 pub fn parse(text: &str) -> Option<String> {
     if let Ok(number) = text.parse::<u32>() {
         let plain = number.to_string() == text;

@@ -28,6 +28,9 @@ pub enum UnitError {
     /// An unknown unit, a unit out of order, or no number.
     #[error("is not a number with a unit")]
     Malformed,
+    /// No number of CPUs in thousandths.
+    #[error("is not a number with at most three decimals")]
+    NotDecimal,
     /// An overflow.
     #[error("is too large")]
     TooLarge,
@@ -122,14 +125,14 @@ pub fn parse_cpus(text: &str) -> Result<u32, UnitError> {
         .parse()
         .ok()
         .filter(|_| text.chars().all(numeric))
-        .ok_or(UnitError::Malformed)?;
+        .ok_or(UnitError::NotDecimal)?;
     let millis = (number * 1000.0).round();
     if !(0.0..=f64::from(u32::MAX)).contains(&millis) {
         return Err(UnitError::TooLarge);
     }
     // 0.3 has no exact binary form; the closest double to 300/1000 is the same one.
     if (millis / 1000.0).to_bits() != number.to_bits() {
-        return Err(UnitError::Malformed);
+        return Err(UnitError::NotDecimal);
     }
     Ok(millis as u32)
 }
@@ -214,12 +217,12 @@ mod tests {
         assert_eq!(parse_cpus("5e-1"), Ok(500));
         for (text, error) in [
             ("", UnitError::Empty),
-            ("500m", UnitError::Malformed),
-            ("0.0005", UnitError::Malformed),
-            ("1.2.3", UnitError::Malformed),
-            ("inf", UnitError::Malformed),
-            ("NaN", UnitError::Malformed),
-            (" 1", UnitError::Malformed),
+            ("500m", UnitError::NotDecimal),
+            ("0.0005", UnitError::NotDecimal),
+            ("1.2.3", UnitError::NotDecimal),
+            ("inf", UnitError::NotDecimal),
+            ("NaN", UnitError::NotDecimal),
+            (" 1", UnitError::NotDecimal),
             ("1e300", UnitError::TooLarge),
             ("-1", UnitError::TooLarge),
         ] {

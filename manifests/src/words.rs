@@ -1,17 +1,15 @@
-//! One string split into words as a shell does it, with quotes and backslashes.
-//!
-//! Nothing is expanded: `$`, `*`, `|` and `;` are ordinary characters, because no shell runs the words.
+//! Splitting a string into words as a shell does, with quotes and backslashes and without expansion.
 
-/// Why a string cannot be split.
+/// Error of splitting a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
     /// `'` without its partner.
-    #[error("has a `'` that is never closed")]
+    #[error("has an unclosed `'`")]
     OpenSingleQuote,
     /// `"` without its partner.
-    #[error("has a `\"` that is never closed")]
+    #[error("has an unclosed `\"`")]
     OpenDoubleQuote,
-    /// A backslash with nothing behind it.
+    /// A backslash at the end.
     #[error("ends with a backslash")]
     TrailingBackslash,
 }
@@ -85,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_not_closed() {
+    fn unclosed_quotes_are_errors() {
         assert_eq!(split("a 'b"), Err(SplitError::OpenSingleQuote));
         assert_eq!(split("a \"b"), Err(SplitError::OpenDoubleQuote));
         assert_eq!(split("a \"b\\"), Err(SplitError::OpenDoubleQuote));

@@ -226,7 +226,7 @@ fn labels_are_those_that_constraints_can_name() {
     for (label, says) in [
         ("disk", "expected key=value"),
         ("=x", "expected key=value"),
-        ("../x=y", "is not the name of a label"),
+        ("../x=y", "is not a valid label name"),
         ("a=\u{1b}[31m", "control characters"),
         (&format!("a={}", "x".repeat(257)), "at most 256"),
     ] {

@@ -1,145 +1,42 @@
-//! Typed reading from a span tree: what has the wrong shape is noted with its position and path.
+//! Typed reading of values; every mistake is noted with its position and path.
 //!
-//! Every reader returns `None` only after it has noted a problem.
+//! A method returns `None` only after it has noted a problem.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use jsonc_parser::ast::Value;
-use jsonc_parser::common::Ranged as _;
+use strum::VariantNames;
 
-use super::WHOLE;
+use super::node::{Entry, Fields, Located, Node, quoted, shortened};
 use crate::fields;
 use crate::schema::Field;
-use crate::units;
+use crate::units::{self, UnitError};
 
-/// Problems beyond this many are not even collected.
+/// Field of a problem that concerns the text as a whole.
+pub(super) const WHOLE: &str = "manifest";
+/// Problems beyond this many are not collected.
 const MAX_DRAFTS: usize = 1000;
-/// Longest piece of the user's text that a message repeats, in characters.
-const MAX_QUOTED: usize = 60;
+/// Limit of counts such as retries and files.
+const MAX_COUNT: u32 = 1000;
 
 /// A problem whose line and column are not counted yet.
 #[derive(Debug)]
 pub(super) struct Draft {
-    /// Byte in the text.
     pub(super) offset: usize,
-    /// Path of the field.
     pub(super) field: String,
-    /// What is wrong, and what was expected.
     pub(super) what: String,
 }
 
-/// A value and where it is.
-#[derive(Debug, Clone)]
-pub(super) struct Node<'t> {
-    value: &'t Value<'t>,
-    path: String,
-}
-
-/// One property of an object.
-#[derive(Debug)]
-pub(super) struct Entry<'t> {
-    /// Its name.
-    pub(super) name: &'t str,
-    /// Its value, with the name in the path.
-    pub(super) node: Node<'t>,
-    /// Where the name begins.
-    name_offset: usize,
-}
-
-/// The properties of an object that its table knows.
-#[derive(Debug)]
-pub(super) struct Fields<'t> {
-    by_name: BTreeMap<&'static str, Node<'t>>,
-}
-
-/// Reads values and collects what is wrong with them.
+/// Reads values and collects the problems.
 #[derive(Debug)]
 pub(super) struct Reader {
     refuse_unknown: bool,
-    /// What makes the manifest invalid.
     pub(super) problems: Vec<Draft>,
-    /// What does not.
     pub(super) warnings: Vec<Draft>,
-}
-
-impl<'t> Node<'t> {
-    pub(super) fn root(value: &'t Value<'t>) -> Self {
-        Self {
-            value,
-            path: String::new(),
-        }
-    }
-
-    pub(super) fn is_object(&self) -> bool {
-        matches!(self.value, Value::Object(_))
-    }
-
-    pub(super) fn is_list(&self) -> bool {
-        matches!(self.value, Value::Array(_))
-    }
-
-    pub(super) fn is_number(&self) -> bool {
-        matches!(self.value, Value::NumberLit(_))
-    }
-
-    /// The number as it is spelt, if it is one.
-    pub(super) fn as_number(&self) -> Option<&'t str> {
-        match self.value {
-            Value::NumberLit(literal) => Some(literal.value),
-            _ => None,
-        }
-    }
-
-    /// The string, if it is one.
-    pub(super) fn as_str(&self) -> Option<&'t str> {
-        match self.value {
-            Value::StringLit(literal) => Some(&literal.value),
-            _ => None,
-        }
-    }
-
-    fn offset(&self) -> usize {
-        self.value.range().start
-    }
-
-    fn named(&self, name: &str, value: &'t Value<'t>) -> Self {
-        let plain = !name.is_empty()
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        let name = if plain && name.len() <= MAX_QUOTED {
-            name.to_owned()
-        } else {
-            quoted(name)
-        };
-        let path = if self.path.is_empty() {
-            name
-        } else {
-            format!("{}.{name}", self.path)
-        };
-        Self { value, path }
-    }
-
-    fn kind(&self) -> &'static str {
-        match self.value {
-            Value::StringLit(_) => "a string",
-            Value::NumberLit(_) => "a number",
-            Value::BooleanLit(_) => "a boolean",
-            Value::Object(_) => "an object",
-            Value::Array(_) => "a list",
-            Value::NullKeyword(_) => "null",
-        }
-    }
-}
-
-impl<'t> Fields<'t> {
-    /// The value of a field of the table.
-    pub(super) fn get(&self, name: &str) -> Option<&Node<'t>> {
-        self.by_name.get(name)
-    }
 }
 
 impl Reader {
@@ -151,82 +48,59 @@ impl Reader {
         }
     }
 
-    /// Notes what is wrong with a value.
-    pub(super) fn wrong(
+    /// Notes a mistake and what was expected.
+    pub(super) fn wrong(&mut self, at: &impl Located, wrong: impl Display, expected: impl Display) {
+        self.says(at, format_args!("{wrong}; expected {expected}"));
+    }
+
+    /// Notes a complete message.
+    pub(super) fn says(&mut self, at: &impl Located, what: impl Display) {
+        push(&mut self.problems, at, what);
+    }
+
+    /// Notes a warning.
+    pub(super) fn warn(&mut self, at: &impl Located, what: impl Display) {
+        push(&mut self.warnings, at, what);
+    }
+
+    /// Reads a field into its place, which keeps its default without one.
+    pub(super) fn set<'t, V, T: From<V>>(
         &mut self,
-        node: &Node<'_>,
-        wrong: impl fmt::Display,
-        expected: impl fmt::Display,
+        fields: &Fields<'t>,
+        name: &str,
+        place: &mut T,
+        read: impl FnOnce(&mut Self, &Node<'t>) -> Option<V>,
     ) {
-        self.note(
-            node.offset(),
-            &node.path,
-            format!("{wrong}; expected {expected}"),
-        );
+        let value = fields.get(name).and_then(|node| read(self, node));
+        if let Some(value) = value {
+            *place = value.into();
+        }
     }
 
-    /// Notes a complete sentence about a value.
-    pub(super) fn says(&mut self, node: &Node<'_>, what: impl fmt::Display) {
-        self.note(node.offset(), &node.path, what.to_string());
-    }
-
-    /// Notes what is wrong with the name of a property.
-    pub(super) fn wrong_name(&mut self, entry: &Entry<'_>, what: impl fmt::Display) {
-        self.note(entry.name_offset, &entry.node.path, what.to_string());
-    }
-
-    /// A field that must be there.
+    /// A required field.
     pub(super) fn need<'f, 't>(
         &mut self,
-        object: &Node<'_>,
+        object: &Node<'t>,
         fields: &'f Fields<'t>,
-        name: &str,
+        name: &'static str,
         expected: &str,
     ) -> Option<&'f Node<'t>> {
         let field = fields.get(name);
         if field.is_none() {
-            let path = object.named(name, object.value).path;
-            self.note(
-                object.offset(),
-                &path,
-                format!("is missing; expected {expected}"),
-            );
+            let missing = object.entry(name, object.value, object.offset());
+            self.wrong(&missing, "is required", expected);
         }
         field
     }
 
-    /// Notes what is odd about the name of a property.
-    pub(super) fn warn_name(&mut self, entry: &Entry<'_>, what: impl fmt::Display) {
-        push(
-            &mut self.warnings,
-            entry.name_offset,
-            &entry.node.path,
-            what.to_string(),
-        );
-    }
-
-    /// Notes what is odd about a value.
-    pub(super) fn warn(&mut self, node: &Node<'_>, what: impl fmt::Display) {
-        push(
-            &mut self.warnings,
-            node.offset(),
-            &node.path,
-            what.to_string(),
-        );
-    }
-
     /// Notes that the value has the wrong type.
-    pub(super) fn shape(&mut self, node: &Node<'_>, expected: impl fmt::Display) {
-        if matches!(node.value, Value::NullKeyword(_)) {
-            // Absent and null are not the same, and templates like to write null.
-            let null = if node.path.is_empty() {
-                "is null"
-            } else {
-                "is null, not left out"
-            };
-            self.wrong(node, null, expected);
-        } else {
-            self.wrong(node, format_args!("is {}", node.kind()), expected);
+    fn shape(&mut self, node: &Node<'_>, expected: impl Display) {
+        match node.value {
+            // Templates like to write null for an omitted field.
+            Value::NullKeyword(_) if !node.path().is_empty() => {
+                self.wrong(node, "is null, not omitted", expected);
+            }
+            _ => self.wrong(node, format_args!("is {}", node.kind()), expected),
         }
     }
 
@@ -234,25 +108,21 @@ impl Reader {
     pub(super) fn string<'t>(
         &mut self,
         node: &Node<'t>,
-        expected: impl fmt::Display,
+        expected: impl Display,
     ) -> Option<&'t str> {
-        let Value::StringLit(literal) = node.value else {
+        let Some(text) = node.as_str() else {
             self.shape(node, expected);
             return None;
         };
-        if literal.value.contains('\0') {
+        if text.contains('\0') {
             self.wrong(node, "contains a NUL character", expected);
             return None;
         }
-        Some(&literal.value)
+        Some(text)
     }
 
     /// A string of at least one character.
-    pub(super) fn text<'t>(
-        &mut self,
-        node: &Node<'t>,
-        expected: impl fmt::Display,
-    ) -> Option<&'t str> {
+    pub(super) fn text<'t>(&mut self, node: &Node<'t>, expected: impl Display) -> Option<&'t str> {
         let text = self.string(node, &expected)?;
         if text.is_empty() {
             self.wrong(node, "is empty", expected);
@@ -261,21 +131,30 @@ impl Reader {
         Some(text)
     }
 
+    /// A string that parses; the error says what was expected.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(
+        &mut self,
+        node: &Node<'_>,
+        expected: &str,
+    ) -> Option<T> {
+        let parsed = self.string(node, expected)?.parse();
+        parsed.map_err(|error| self.says(node, error)).ok()
+    }
+
     /// A string, or a number or boolean as it is spelt.
     pub(super) fn scalar(&mut self, node: &Node<'_>) -> Option<String> {
         match node.value {
             Value::NumberLit(literal) => {
                 let spelt = literal.value;
-                // A version keeps the manifest as a JSON value: what that would spell differently is not unambiguous.
+                // Versions keep the manifest as a JSON value, which must give the same text.
                 let kept = spelt
                     .parse::<serde_json::Number>()
                     .map_or_else(|_| String::new(), |number| number.to_string());
                 if kept != spelt {
-                    let as_text = quoted(spelt);
                     self.wrong(
                         node,
-                        format_args!("`{}` has more than one spelling", shortened(spelt)),
-                        format_args!("it as a string, {as_text}"),
+                        format_args!("number `{}` has several spellings", shortened(spelt)),
+                        format_args!("a string, {}", quoted(spelt)),
                     );
                     return None;
                 }
@@ -288,7 +167,6 @@ impl Reader {
         }
     }
 
-    /// `true` or `false`.
     pub(super) fn boolean(&mut self, node: &Node<'_>) -> Option<bool> {
         let Value::BooleanLit(literal) = node.value else {
             self.shape(node, "true or false");
@@ -300,132 +178,173 @@ impl Reader {
     /// A whole number within limits; `1.0` is one, as in JSON Schema.
     pub(super) fn integer(&mut self, node: &Node<'_>, limits: RangeInclusive<u32>) -> Option<u32> {
         let expected = format!("a whole number from {} to {}", limits.start(), limits.end());
-        let Value::NumberLit(literal) = node.value else {
+        let Some(spelt) = node.as_number() else {
             self.shape(node, expected);
             return None;
         };
-        let number: f64 = literal.value.parse().unwrap_or(f64::NAN);
-        if number.fract() != 0.0 {
-            self.wrong(
-                node,
-                format_args!("{} is not a whole number", shortened(literal.value)),
-                expected,
-            );
-            return None;
-        }
-        if number < f64::from(*limits.start()) || number > f64::from(*limits.end()) {
-            let wrong = if number < 0.0 {
-                "is negative"
-            } else {
-                "is out of range"
-            };
-            self.wrong(
-                node,
-                format_args!("{} {wrong}", shortened(literal.value)),
-                expected,
-            );
-            return None;
-        }
-        Some(number as u32)
+        let number: f64 = spelt.parse().unwrap_or(f64::NAN);
+        let limits = f64::from(*limits.start())..=f64::from(*limits.end());
+        let wrong = if number.fract() != 0.0 {
+            "is not a whole number"
+        } else if limits.contains(&number) {
+            return Some(number as u32);
+        } else if number < 0.0 {
+            "is negative"
+        } else {
+            "is out of range"
+        };
+        self.wrong(node, format_args!("{} {wrong}", shortened(spelt)), expected);
+        None
     }
 
-    /// One of the given words.
-    pub(super) fn choice<T: Copy>(&mut self, node: &Node<'_>, choices: &[(&str, T)]) -> Option<T> {
-        let names: Vec<String> = choices
+    /// A small number of things.
+    pub(super) fn count(&mut self, node: &Node<'_>) -> Option<u32> {
+        self.integer(node, 1..=MAX_COUNT)
+    }
+
+    pub(super) fn port(&mut self, node: &Node<'_>) -> Option<u16> {
+        let port = self.integer(node, 1..=u16::MAX.into())?;
+        u16::try_from(port).ok()
+    }
+
+    /// One of the variants of an enum.
+    pub(super) fn choice<T: FromStr + VariantNames>(&mut self, node: &Node<'_>) -> Option<T> {
+        let names: Vec<String> = T::VARIANTS
             .iter()
-            .map(|(name, _)| format!("\"{name}\""))
+            .map(|name| format!("\"{name}\""))
             .collect();
         let expected = names.join(" or ");
         let text = self.string(node, &expected)?;
-        let found = choices.iter().find(|(name, _)| *name == text);
-        if found.is_none() {
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
             self.wrong(node, format_args!("is {}", quoted(text)), expected);
         }
-        found.map(|(_, choice)| *choice)
+        parsed
     }
 
-    /// A duration with a unit, within limits.
     pub(super) fn duration(
         &mut self,
         node: &Node<'_>,
         limits: RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let expected = "a duration such as \"30s\", \"1m30s\" or \"500ms\"";
-        let text = self.string(node, expected)?;
-        match units::parse_duration(text) {
-            Ok(duration) if limits.contains(&duration) => Some(duration),
-            Ok(_) => {
-                self.wrong(
-                    node,
-                    format_args!("{} is out of range", quoted(text)),
-                    format_args!(
-                        "a duration from \"{}\" to \"{}\"",
-                        units::format_duration(*limits.start()),
-                        units::format_duration(*limits.end())
-                    ),
-                );
-                None
-            }
-            Err(error) => {
-                self.wrong(node, format_args!("{} {error}", quoted(text)), expected);
-                None
-            }
-        }
+        const EXPECTED: &str = "a duration such as \"30s\", \"1m30s\" or \"500ms\"";
+        let text = self.string(node, EXPECTED)?;
+        let format = |duration: &Duration| format!("\"{}\"", units::format_duration(*duration));
+        self.within(
+            node,
+            (text, units::parse_duration(text)),
+            limits,
+            format,
+            ("a duration", EXPECTED),
+        )
     }
 
-    /// A size with a unit, within limits.
     pub(super) fn size(&mut self, node: &Node<'_>, limits: RangeInclusive<u64>) -> Option<u64> {
-        let expected = "a size such as \"512m\" or \"10k\"";
-        let text = self.string(node, expected)?;
-        match units::parse_size(text) {
-            Ok(size) if limits.contains(&size) => Some(size),
-            Ok(_) => {
+        const EXPECTED: &str = "a size such as \"512m\" or \"10k\"";
+        let text = self.string(node, EXPECTED)?;
+        let format = |size: &u64| format!("\"{}\"", units::format_size(*size));
+        self.within(
+            node,
+            (text, units::parse_size(text)),
+            limits,
+            format,
+            ("a size", EXPECTED),
+        )
+    }
+
+    /// CPUs, in thousandths.
+    pub(super) fn cpus(&mut self, node: &Node<'_>, limits: RangeInclusive<u32>) -> Option<u32> {
+        const EXPECTED: &str = "a number of CPUs such as 2, 0.5 or \"0.5\"";
+        let text = match node.as_number() {
+            Some(number) => number,
+            None => self.string(node, EXPECTED)?,
+        };
+        let format = |millis: &u32| units::format_cpus(*millis);
+        self.within(
+            node,
+            (text, units::parse_cpus(text)),
+            limits,
+            format,
+            ("a number of CPUs", EXPECTED),
+        )
+    }
+
+    /// A parsed quantity within limits.
+    fn within<T: PartialOrd>(
+        &mut self,
+        node: &Node<'_>,
+        (text, parsed): (&str, Result<T, UnitError>),
+        limits: RangeInclusive<T>,
+        format: impl Fn(&T) -> String,
+        (noun, example): (&str, &str),
+    ) -> Option<T> {
+        match parsed {
+            Ok(value) if limits.contains(&value) => return Some(value),
+            Ok(_) | Err(UnitError::TooLarge) => {
+                let (least, most) = (format(limits.start()), format(limits.end()));
                 self.wrong(
                     node,
                     format_args!("{} is out of range", quoted(text)),
-                    format_args!(
-                        "a size from \"{}\" to \"{}\"",
-                        units::format_size(*limits.start()),
-                        units::format_size(*limits.end())
-                    ),
+                    format_args!("{noun} from {least} to {most}"),
                 );
-                None
             }
-            Err(error) => {
-                self.wrong(node, format_args!("{} {error}", quoted(text)), expected);
-                None
-            }
+            Err(error) => self.wrong(node, format_args!("{} {error}", quoted(text)), example),
         }
+        None
     }
 
     /// The elements of a list.
     pub(super) fn list<'t>(
         &mut self,
         node: &Node<'t>,
-        expected: impl fmt::Display,
+        expected: impl Display,
     ) -> Option<Vec<Node<'t>>> {
         let Value::Array(array) = node.value else {
             self.shape(node, expected);
             return None;
         };
+        let elements = array.elements.iter().enumerate();
         Some(
-            array
-                .elements
-                .iter()
-                .enumerate()
-                .map(|(index, value)| Node {
-                    value,
-                    path: format!("{}[{index}]", node.path),
-                })
+            elements
+                .map(|(index, value)| node.element(index, value))
                 .collect(),
         )
+    }
+
+    /// A list of at most so many elements.
+    pub(super) fn short_list<'t>(
+        &mut self,
+        node: &Node<'t>,
+        (most, things): (usize, &str),
+        expected: &str,
+    ) -> Option<Vec<Node<'t>>> {
+        let elements = self.list(node, expected)?;
+        if elements.len() > most {
+            let count = elements.len();
+            self.wrong(
+                node,
+                format_args!("has {count} {things}"),
+                format_args!("at most {most}"),
+            );
+            return None;
+        }
+        Some(elements)
+    }
+
+    /// The elements of a list of strings.
+    pub(super) fn strings(&mut self, node: &Node<'_>, expected: &str) -> Option<Vec<String>> {
+        let mut strings = Vec::new();
+        for element in self.list(node, expected)? {
+            strings.push(self.string(&element, "a string")?.to_owned());
+        }
+        Some(strings)
     }
 
     /// The properties of an object, each name once.
     pub(super) fn entries<'t>(
         &mut self,
         node: &Node<'t>,
-        expected: impl fmt::Display,
+        expected: impl Display,
     ) -> Option<Vec<Entry<'t>>> {
         let Value::Object(object) = node.value else {
             self.shape(node, expected);
@@ -435,118 +354,75 @@ impl Reader {
         let mut entries = Vec::new();
         for property in &object.properties {
             let name = property.name.as_str();
-            let entry = Entry {
-                name,
-                node: node.named(name, &property.value),
-                name_offset: property.range.start,
-            };
+            let entry = node.entry(name, &property.value, property.range.start);
             if seen.insert(name) {
                 entries.push(entry);
             } else {
-                self.wrong_name(&entry, "is there twice; expected each name once");
+                self.wrong(&entry, "is listed twice", "each name once");
             }
         }
         Some(entries)
     }
 
-    /// The properties of an object that `table` knows; all others are noted.
+    /// The properties of an object that `table` has; all others are noted.
     pub(super) fn object<'t>(
         &mut self,
         node: &Node<'t>,
         table: &'static [Field],
-        expected: impl fmt::Display,
+        expected: impl Display,
     ) -> Option<Fields<'t>> {
         let mut by_name = BTreeMap::new();
         for entry in self.entries(node, expected)? {
             match fields::find(table, entry.name) {
-                Some(field) if !field.is_supported() && field.meaning.is_empty() => {
-                    self.wrong_name(&entry, "is not supported yet; remove it");
-                }
-                Some(field) if !field.is_supported() => {
-                    let meanwhile = field.meaning;
-                    let what = format_args!("is not supported yet; remove it ({meanwhile})");
-                    self.wrong_name(&entry, what);
-                }
-                Some(field) => {
+                Some(field) if field.is_supported() => {
                     by_name.insert(field.name, entry.node);
                 }
-                // A guess costs more than the rest of the field.
-                None if self.is_full() => {}
-                None => {
-                    let near = fields::nearest(table, entry.name);
-                    let advice = match near {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("expected {}", names_of(table)),
+                Some(field) => {
+                    let meanwhile = match field.meaning {
+                        "" => String::new(),
+                        meaning => format!(" ({meaning})"),
                     };
-                    let what = format!("unknown field `{}`; {advice}", shortened(entry.name));
-                    if self.refuse_unknown {
-                        self.wrong_name(&entry, what);
-                    } else {
-                        self.warn_name(&entry, what);
-                    }
+                    self.says(
+                        &entry,
+                        format_args!("is not supported yet; remove it{meanwhile}"),
+                    );
                 }
+                None => self.unknown(&entry, table),
             }
         }
-        Some(Fields { by_name })
+        Some(Fields(by_name))
     }
 
-    /// One more unknown field would not be collected.
-    fn is_full(&self) -> bool {
+    fn unknown(&mut self, entry: &Entry<'_>, table: &'static [Field]) {
         let drafts = if self.refuse_unknown {
-            &self.problems
+            &mut self.problems
         } else {
-            &self.warnings
+            &mut self.warnings
         };
-        drafts.len() >= MAX_DRAFTS
-    }
-
-    fn note(&mut self, offset: usize, path: &str, what: String) {
-        push(&mut self.problems, offset, path, what);
+        // The search for the nearest name is the expensive part.
+        if drafts.len() >= MAX_DRAFTS {
+            return;
+        }
+        let advice = match fields::nearest(table, entry.name) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("expected one of {}", fields::names(table).join(", ")),
+        };
+        let what = format_args!("unknown field `{}`; {advice}", shortened(entry.name));
+        push(drafts, entry, what);
     }
 }
 
-fn push(drafts: &mut Vec<Draft>, offset: usize, path: &str, what: String) {
+fn push(drafts: &mut Vec<Draft>, at: &impl Located, what: impl fmt::Display) {
     if drafts.len() < MAX_DRAFTS {
-        let field = if path.is_empty() { WHOLE } else { path };
+        let field = if at.path().is_empty() {
+            WHOLE
+        } else {
+            at.path()
+        };
         drafts.push(Draft {
-            offset,
+            offset: at.offset(),
             field: field.to_owned(),
-            what,
+            what: what.to_string(),
         });
     }
-}
-
-fn names_of(table: &'static [Field]) -> String {
-    let names: Vec<&str> = table
-        .iter()
-        .filter(|field| field.is_supported())
-        .map(|field| field.name)
-        .collect();
-    format!("one of {}", names.join(", "))
-}
-
-/// The user's text in double quotes, on one line and not too long.
-pub(super) fn quoted(text: &str) -> String {
-    format!("\"{}\"", shortened(text))
-}
-
-/// The user's text on one line and not too long.
-pub(super) fn shortened(text: &str) -> String {
-    on_one_line(text, MAX_QUOTED)
-}
-
-/// The first `max` characters; a line break in a message would look like the next problem.
-pub(super) fn on_one_line(text: &str, max: usize) -> String {
-    let mut line = String::new();
-    for c in text.chars().take(max) {
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    if text.chars().nth(max).is_some() {
-        line.push('…');
-    }
-    line
 }

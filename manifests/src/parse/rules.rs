@@ -1,137 +1,71 @@
 //! The rules of a manifest: each field read, checked and given its default.
 //!
-//! A field with a problem gets its default here; the manifest is thrown away then.
+//! A field with a problem keeps its default; the manifest is thrown away then.
 
 mod pairs;
-mod resources;
+mod placement;
 mod services;
 mod volumes;
 
 use std::time::Duration;
 
-use super::reader::{Node, Reader, on_one_line, quoted};
+use super::node::{Node, on_one_line, quoted};
+use super::reader::Reader;
 use crate::image::Reference;
-use crate::manifest::{Healthcheck, HealthcheckChoice, Log, Manifest, Pull};
+use crate::manifest::{Healthcheck, HealthcheckChoice, Log, Manifest};
 use crate::{fields, signals, words};
 
-/// Most slots of a container.
 const MAX_SCALE: u32 = 1000;
-/// Most of the things that are counted in small numbers.
-const MAX_COUNT: u32 = 1000;
-
 const LONGEST: Duration = Duration::from_secs(720 * 3600);
-/// Docker counts no shorter one in a healthcheck.
+/// Docker's shortest interval of a healthcheck.
 const SHORTEST: Duration = Duration::from_millis(1);
 const SMALLEST_LOG: u64 = 1 << 10;
 const LARGEST_LOG: u64 = 1 << 40;
+/// Docker's smallest CPU limit, in thousandths.
+const FEWEST_CPUS: u32 = 10;
+const MOST_CPUS: u32 = 1_024_000;
+/// Docker's smallest memory limit.
+const LEAST_MEMORY: u64 = 6 << 20;
+const MOST_MEMORY: u64 = 16 << 40;
 
-/// The whole manifest.
 pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
-    let mut manifest = Manifest::of_image("");
-    let Some(fields) = r.object(
-        root,
-        fields::MANIFEST,
-        "an object such as {\"image\": \"nginx\"}",
-    ) else {
-        return manifest;
+    const EXPECTED: &str = "an object such as {\"image\": \"nginx\"}";
+    let mut m = Manifest::of_image("");
+    let Some(f) = &r.object(root, fields::MANIFEST, EXPECTED) else {
+        return m;
     };
-    if let Some(image) = r
-        .need(
-            root,
-            &fields,
-            "image",
-            "the image to run, such as \"nginx\"",
-        )
-        .and_then(|node| image(r, node))
-    {
-        manifest.image = image;
+    let image = r.need(root, f, "image", "the image to run, such as \"nginx\"");
+    if let Some(image) = image.and_then(|node| self::image(r, node)) {
+        m.image = image;
     }
-    if let Some(node) = fields.get("scale") {
-        if node.as_str() == Some("global") {
-            r.wrong(
-                node,
-                "\"global\" is not supported yet",
-                format_args!("a whole number from 0 to {MAX_SCALE}"),
-            );
-        } else if let Some(scale) = r.integer(node, 0..=MAX_SCALE) {
-            manifest.scale = scale;
-        }
-    }
-    manifest.command = fields.get("command").and_then(|node| {
-        let command = arguments(r, node)?;
-        if command.is_empty() {
-            r.wrong(
-                node,
-                "is empty",
-                "at least one word, or no such field for the image's own",
-            );
-        }
-        Some(command)
+    r.set(f, "scale", &mut m.scale, scale);
+    r.set(f, "command", &mut m.command, command);
+    r.set(f, "entrypoint", &mut m.entrypoint, arguments);
+    r.set(f, "env", &mut m.env, pairs::env);
+    r.set(f, "links", &mut m.links, services::links);
+    r.set(f, "services", &mut m.services, services::services);
+    r.set(f, "volumes", &mut m.volumes, volumes::volumes);
+    r.set(f, "labels", &mut m.labels, pairs::labels);
+    r.set(f, "user", &mut m.user, user);
+    r.set(f, "workdir", &mut m.workdir, workdir);
+    r.set(f, "stop_signal", &mut m.stop_signal, stop_signal);
+    r.set(f, "pull", &mut m.pull, Reader::choice);
+    r.set(f, "healthcheck", &mut m.healthcheck, health);
+    r.set(f, "log", &mut m.log, log);
+    r.set(f, "stop_timeout", &mut m.stop_timeout, |r, node| {
+        r.duration(node, Duration::ZERO..=LONGEST)
     });
-    manifest.entrypoint = fields.get("entrypoint").and_then(|node| arguments(r, node));
-    if let Some(node) = fields.get("env") {
-        manifest.env = pairs::env(r, node);
-    }
-    if let Some(node) = fields.get("links") {
-        manifest.links = services::links(r, node);
-    }
-    if let Some(node) = fields.get("services") {
-        manifest.services = services::services(r, node);
-    }
-    if let Some(node) = fields.get("volumes") {
-        manifest.volumes = volumes::volumes(r, node);
-    }
-    if let Some(node) = fields.get("labels") {
-        manifest.labels = pairs::labels(r, node);
-    }
-    manifest.user = fields
-        .get("user")
-        .and_then(|node| r.text(node, "a string such as \"www-data\" or \"1000:1000\""))
-        .map(str::to_owned);
-    manifest.workdir = fields
-        .get("workdir")
-        .and_then(|node| absolute_path(r, node, "an absolute path such as \"/srv\""));
-    manifest.stop_signal = fields
-        .get("stop_signal")
-        .and_then(|node| stop_signal(r, node));
-    if let Some(node) = fields.get("pull")
-        && let Some(pull) = r.choice(
-            node,
-            &[
-                ("missing", Pull::Missing),
-                ("always", Pull::Always),
-                ("never", Pull::Never),
-            ],
-        )
-    {
-        manifest.pull = pull;
-    }
-    if let Some(health) = fields.get("healthcheck").and_then(|node| health(r, node)) {
-        manifest.healthcheck = health;
-    }
-    if let Some(node) = fields.get("log") {
-        manifest.log = log(r, node);
-    }
-    if let Some(timeout) = fields
-        .get("stop_timeout")
-        .and_then(|node| r.duration(node, Duration::ZERO..=LONGEST))
-    {
-        manifest.stop_timeout = timeout;
-    }
-    if let Some(timeout) = fields
-        .get("start_timeout")
-        .and_then(|node| r.duration(node, SHORTEST..=LONGEST))
-    {
-        manifest.start_timeout = timeout;
-    }
-    manifest.cpu_millis = fields.get("cpus").and_then(|node| resources::cpus(r, node));
-    manifest.memory = fields
-        .get("memory")
-        .and_then(|node| resources::memory(r, node));
-    if let Some(node) = fields.get("placement") {
-        manifest.placement = resources::placement(r, node);
-    }
-    manifest
+    r.set(f, "start_timeout", &mut m.start_timeout, |r, node| {
+        r.duration(node, SHORTEST..=LONGEST)
+    });
+    r.set(f, "cpus", &mut m.cpu_millis, |r, node| {
+        r.cpus(node, FEWEST_CPUS..=MOST_CPUS)
+    });
+    r.set(f, "memory", &mut m.memory, |r, node| {
+        r.size(node, LEAST_MEMORY..=MOST_MEMORY)
+    });
+    r.set(f, "placement", &mut m.placement, placement::placement);
+    m
 }
 
 fn image(r: &mut Reader, node: &Node<'_>) -> Option<String> {
@@ -145,38 +79,52 @@ fn image(r: &mut Reader, node: &Node<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
+fn scale(r: &mut Reader, node: &Node<'_>) -> Option<u32> {
+    if node.as_str() == Some("global") {
+        let expected = format_args!("a whole number from 0 to {MAX_SCALE}");
+        r.wrong(node, "\"global\" is not supported yet", expected);
+        return None;
+    }
+    r.integer(node, 0..=MAX_SCALE)
+}
+
+fn command(r: &mut Reader, node: &Node<'_>) -> Option<Vec<String>> {
+    let command = arguments(r, node)?;
+    if command.is_empty() {
+        r.wrong(
+            node,
+            "is empty",
+            "at least one word, or no such field for the image's own",
+        );
+    }
+    Some(command)
+}
+
 /// Words, as a list or as one string.
 fn arguments(r: &mut Reader, node: &Node<'_>) -> Option<Vec<String>> {
     const EXPECTED: &str = "a list of strings, or one string";
-    if let Some(text) = node.as_str() {
-        r.string(node, EXPECTED)?;
-        return match words::split(text) {
-            Ok(words) => Some(words),
-            Err(error) => {
-                r.wrong(node, error, "words quoted as for a shell");
-                None
-            }
-        };
-    }
-    strings(r, node, EXPECTED)
+    let Some(text) = node.as_str() else {
+        return r.strings(node, EXPECTED);
+    };
+    r.string(node, EXPECTED)?;
+    words::split(text)
+        .map_err(|error| r.wrong(node, error, "words quoted as for a shell"))
+        .ok()
 }
 
-fn strings(r: &mut Reader, node: &Node<'_>, expected: &str) -> Option<Vec<String>> {
-    let elements = r.list(node, expected)?;
-    let mut words = Vec::with_capacity(elements.len());
-    for element in &elements {
-        words.push(r.string(element, "a string")?.to_owned());
-    }
-    Some(words)
+fn user(r: &mut Reader, node: &Node<'_>) -> Option<String> {
+    let text = r.text(node, "a string such as \"www-data\" or \"1000:1000\"")?;
+    Some(text.to_owned())
 }
 
-fn absolute_path(r: &mut Reader, node: &Node<'_>, expected: &str) -> Option<String> {
-    let text = r.text(node, expected)?;
+fn workdir(r: &mut Reader, node: &Node<'_>) -> Option<String> {
+    const EXPECTED: &str = "an absolute path such as \"/srv\"";
+    let text = r.text(node, EXPECTED)?;
     if !text.starts_with('/') {
         r.wrong(
             node,
             format_args!("{} is not absolute", quoted(text)),
-            expected,
+            EXPECTED,
         );
         return None;
     }
@@ -185,7 +133,7 @@ fn absolute_path(r: &mut Reader, node: &Node<'_>, expected: &str) -> Option<Stri
 
 fn stop_signal(r: &mut Reader, node: &Node<'_>) -> Option<String> {
     const EXPECTED: &str = "a signal such as \"SIGTERM\", \"INT\" or 15";
-    if node.is_number() {
+    if node.as_number().is_some() {
         return r.integer(node, 1..=64).map(|number| number.to_string());
     }
     let text = r.string(node, EXPECTED)?;
@@ -213,33 +161,33 @@ fn health(r: &mut Reader, node: &Node<'_>) -> Option<HealthcheckChoice> {
 }
 
 fn healthcheck(r: &mut Reader, node: &Node<'_>, expected: &str) -> Option<Healthcheck> {
-    let fields = r.object(node, fields::HEALTHCHECK, expected)?;
-    let command = r
-        .need(
-            node,
-            &fields,
-            "command",
-            "the program that is run in the container",
-        )
-        .and_then(|node| health_command(r, node));
-    let duration = |r: &mut Reader, name: &str, shortest: Duration| {
-        fields
-            .get(name)
-            .and_then(|node| r.duration(node, shortest..=LONGEST))
+    let f = &r.object(node, fields::HEALTHCHECK, expected)?;
+    let command = r.need(
+        node,
+        f,
+        "command",
+        "the program that is run in the container",
+    );
+    let command = command.and_then(|node| health_command(r, node));
+    let mut check = Healthcheck {
+        command: Vec::new(),
+        interval: None,
+        timeout: None,
+        retries: None,
+        start_period: None,
     };
-    let interval = duration(r, "interval", SHORTEST);
-    let timeout = duration(r, "timeout", SHORTEST);
-    let start_period = duration(r, "start_period", Duration::ZERO);
-    let retries = fields
-        .get("retries")
-        .and_then(|node| r.integer(node, 1..=MAX_COUNT));
-    Some(Healthcheck {
-        command: command?,
-        interval,
-        timeout,
-        retries,
-        start_period,
-    })
+    for (name, place, shortest) in [
+        ("interval", &mut check.interval, SHORTEST),
+        ("timeout", &mut check.timeout, SHORTEST),
+        ("start_period", &mut check.start_period, Duration::ZERO),
+    ] {
+        r.set(f, name, place, |r, node| {
+            r.duration(node, shortest..=LONGEST)
+        });
+    }
+    r.set(f, "retries", &mut check.retries, Reader::count);
+    check.command = command?;
+    Some(check)
 }
 
 /// A string is a line for a shell; Docker's own markers are not part of a list.
@@ -249,44 +197,26 @@ fn health_command(r: &mut Reader, node: &Node<'_>) -> Option<Vec<String>> {
         let text = r.text(node, EXPECTED)?;
         return Some(["/bin/sh", "-c", text].map(str::to_owned).to_vec());
     }
-    let command = strings(r, node, EXPECTED)?;
+    let command = r.strings(node, EXPECTED)?;
     match command.first().map(String::as_str) {
-        None | Some("") => {
-            r.wrong(node, "is empty", "at least the name of a program");
-            None
-        }
-        Some(marker @ ("CMD" | "CMD-SHELL" | "NONE")) => {
-            r.wrong(
-                node,
-                format_args!("begins with Docker's `{marker}`"),
-                "the command alone; a string for a line that a shell runs",
-            );
-            None
-        }
-        Some(_) => Some(command),
+        None | Some("") => r.wrong(node, "is empty", "at least the name of a program"),
+        Some(marker @ ("CMD" | "CMD-SHELL" | "NONE")) => r.wrong(
+            node,
+            format_args!("begins with Docker's `{marker}`"),
+            "the command alone; a string for a line that a shell runs",
+        ),
+        Some(_) => return Some(command),
     }
+    None
 }
 
-fn log(r: &mut Reader, node: &Node<'_>) -> Log {
+fn log(r: &mut Reader, node: &Node<'_>) -> Option<Log> {
+    let expected = "an object such as {\"max_size\": \"10m\"}";
+    let f = &r.object(node, fields::LOG, expected)?;
     let mut log = Log::default();
-    let Some(fields) = r.object(
-        node,
-        fields::LOG,
-        "an object such as {\"max_size\": \"10m\"}",
-    ) else {
-        return log;
-    };
-    if let Some(size) = fields
-        .get("max_size")
-        .and_then(|node| r.size(node, SMALLEST_LOG..=LARGEST_LOG))
-    {
-        log.max_size = size;
-    }
-    if let Some(files) = fields
-        .get("max_file")
-        .and_then(|node| r.integer(node, 1..=MAX_COUNT))
-    {
-        log.max_file = files;
-    }
-    log
+    r.set(f, "max_size", &mut log.max_size, |r, node| {
+        r.size(node, SMALLEST_LOG..=LARGEST_LOG)
+    });
+    r.set(f, "max_file", &mut log.max_file, Reader::count);
+    Some(log)
 }

@@ -29,7 +29,7 @@ fn all_problems_at_once_in_the_order_of_the_text() {
     assert_eq!(
         problems("{\"scale\": -1,\n \"link\": [],\n  \"services\": {\"ä\": 0}}"),
         [
-            "1:1 image: is missing; expected the image to run, such as \"nginx\"",
+            "1:1 image: is required; expected the image to run, such as \"nginx\"",
             "1:11 scale: -1 is negative; expected a whole number from 0 to 1000",
             "2:2 link: unknown field `link`; did you mean `links`?",
             "3:16 services.\"ä\": `ä` is not a DNS label; expected lower-case letters, digits and inner hyphens, such as `web-1`",
@@ -52,13 +52,13 @@ fn columns_are_counted_in_characters() {
     assert_eq!(
         problems("{\"image\": \"a\", \"env\": {\"ÄÖÜ€\": 1}}"),
         [
-            "1:24 env.\"ÄÖÜ€\": `ÄÖÜ€` is not the name of a variable; expected letters, digits, `_`, `.` and `-`, no digit first"
+            "1:24 env.\"ÄÖÜ€\": `ÄÖÜ€` is not a valid variable name; expected letters, digits, `_`, `.` and `-`, not starting with a digit"
         ]
     );
     assert_eq!(
         problems("{\"ÄÖÜ€\": ]"),
         [
-            "1:10 manifest: is not JSON; expected a value: an object, a list, a \"string\", a number, true, false or null"
+            "1:10 manifest: invalid JSON; expected a value: an object, a list, a \"string\", a number, true, false or null"
         ]
     );
 }
@@ -68,11 +68,11 @@ fn bytes_that_are_no_text() {
     let at = |bytes: &[u8]| strict(bytes).expect_err("invalid")[0].to_string();
     assert_eq!(
         at(b"{\"image\":\n \"\xff\"}"),
-        "2:3 manifest: byte 0xff is not UTF-8; expected JSON in UTF-8"
+        "2:3 manifest: invalid UTF-8 byte 0xff; expected JSON in UTF-8"
     );
     assert_eq!(
         at(b"\xef\xbb\xbf{}"),
-        "1:1 manifest: begins with a byte order mark; expected UTF-8 without one"
+        "1:1 manifest: starts with a byte order mark; expected UTF-8 without one"
     );
     assert!(at(b"").starts_with("1:1 manifest: is empty"));
     assert!(at(b" \n\t").starts_with("1:1 manifest: is empty"));
@@ -82,7 +82,7 @@ fn bytes_that_are_no_text() {
 fn a_text_that_was_cut_short() {
     assert_eq!(
         problems("{\"image\":\"a\""),
-        ["1:13 manifest: the text ends before the JSON does; expected it to be closed"]
+        ["1:13 manifest: unexpected end of JSON input; expected a closing bracket or quote"]
     );
 }
 

@@ -64,9 +64,8 @@ fn markdown() -> String {
 }
 
 const PLACEMENT_TEXT: &str = "\
-A host has the labels that its agent was started with (`--label zone=a`), and over them those that an
-operator gave it. The name of a label has letters and digits, inside also `.`, `-`, `_` and `/`; a value is
-compared as it is written.
+A host has the labels of its agent's `--label` flags (`--label zone=a`), overridden by those that an operator
+set. The name of a label has letters and digits, inside also `.`, `-`, `_` and `/`; values are compared exactly.
 
 ```json
 {
@@ -83,7 +82,7 @@ compared as it is written.
 const PAGE_HEAD: &str = "\
 # The manifest
 
-<!-- Generated from manifests/src/fields.rs: REWRITE=1 cargo test -p manifests -->
+<!-- Generated from manifests/src/fields.rs and tests/suite/docs.rs: REWRITE=1 cargo test -p manifests -->
 
 A manifest is one JSON object: strict JSON, in UTF-8, without comments. It lives under
 `/apps/<app>/<container>/manifest`, where both names are DNS labels of at most 40 characters in lower
@@ -104,9 +103,9 @@ A duration is a string such as `\"30s\"`, `\"1m30s\"` or `\"500ms\"` (units `d`,
 A size is a string such as `\"512m\"`, `\"512Mi\"` or `\"10k\"` (units `b`, `k`, `m`, `g` in either case, also as `KB`
 or `KiB`: all the same, each 1024 times the one before).
 
-`dokkaa validate FILE` says what is wrong with a manifest, all at once, each with its line and column; the
-API gives the same text and writes nothing. Unknown fields are errors there. A bad manifest that was
-written straight into etcd stops nothing: the last good version goes on.
+`dokkaa validate FILE` lists all errors of a manifest, each with its line and column; the API refuses it with
+the same text. Unknown fields are errors there. An invalid manifest that was written straight into etcd stops
+nothing: the last valid version keeps running.
 
 A change of `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout` or a service's `ready` replaces no container;
 a change of anything else does.

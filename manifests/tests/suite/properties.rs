@@ -353,7 +353,7 @@ proptest! {
         let text = serde_json::to_string_pretty(&json).expect("JSON");
         check_answers(text.as_bytes());
         if let Err(problems) = parse::strict(text.as_bytes()) {
-            prop_assert!(!problems[0].what.contains("not JSON"), "{}", problems[0]);
+            prop_assert!(!problems[0].what.contains("invalid JSON"), "{}", problems[0]);
         }
     }
 
@@ -395,7 +395,7 @@ proptest! {
         check_answers(cut);
         if !cut.is_empty() {
             let problems = parse::strict(cut).expect_err("cut");
-            prop_assert!(problems[0].what.starts_with("the text ends before"), "{}", problems[0]);
+            prop_assert!(problems[0].what.starts_with("unexpected end of JSON"), "{}", problems[0]);
         }
     }
 }

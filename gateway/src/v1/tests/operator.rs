@@ -143,7 +143,7 @@ async fn labels_are_few_short_and_such_as_constraints_can_name() {
         )
     };
     for (body, says) in [
-        (json!({"../x": "y"}), "is not the name of a label"),
+        (json!({"../x": "y"}), "is not a valid label name"),
         (json!({"a": "\u{1b}[31m"}), "control characters"),
         (json!({"a": "x".repeat(257)}), "at most 256"),
         (json!({"x".repeat(129): "y"}), "at most 128"),

@@ -2,27 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use super::super::reader::{Node, Reader, quoted, shortened};
+use super::super::node::{Located, Node, quoted, shortened};
+use super::super::reader::Reader;
 use crate::env::RESERVED_PREFIXES;
 
-/// Prefix of the labels that are ours.
+/// Prefix of dokkaa's own labels.
 const OUR_LABELS: &str = "dokkaa.";
 
-/// What is to be said of a name.
+/// Result of checking a name.
 enum Verdict {
     Good,
-    /// It is allowed, but odd.
+    /// It is allowed, with a warning.
     Odd(String),
     Wrong(String),
 }
 
-/// The user's environment.
-pub(super) fn env(r: &mut Reader, node: &Node<'_>) -> BTreeMap<String, String> {
+pub(super) fn env(r: &mut Reader, node: &Node<'_>) -> Option<BTreeMap<String, String>> {
     pairs(r, node, env_name, "NAME=value")
 }
 
-/// The user's labels.
-pub(super) fn labels(r: &mut Reader, node: &Node<'_>) -> BTreeMap<String, String> {
+pub(super) fn labels(r: &mut Reader, node: &Node<'_>) -> Option<BTreeMap<String, String>> {
     pairs(r, node, label_name, "name=value")
 }
 
@@ -31,49 +30,46 @@ fn pairs(
     node: &Node<'_>,
     judge: fn(&str) -> Verdict,
     shape: &str,
-) -> BTreeMap<String, String> {
+) -> Option<BTreeMap<String, String>> {
     let mut pairs = BTreeMap::new();
-    if node.is_list() {
-        let element_shape = format!("a string such as \"{shape}\"");
-        for element in r.list(node, "a list").unwrap_or_default() {
-            let Some(text) = r.string(&element, &element_shape) else {
-                continue;
-            };
-            let Some((name, value)) = text.split_once('=') else {
-                r.wrong(
-                    &element,
-                    format_args!("{} has no `=`", quoted(text)),
-                    &element_shape,
-                );
-                continue;
-            };
-            match judge(name) {
-                Verdict::Good => {}
-                Verdict::Odd(what) => r.warn(&element, what),
-                Verdict::Wrong(what) => r.says(&element, what),
-            }
-            if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
-                r.wrong(
-                    &element,
-                    format_args!("`{}` is there twice", shortened(name)),
-                    "each name once",
-                );
-            }
-        }
-    } else {
+    if !node.is_list() {
         let expected = format!("a map of names to values, or a list of \"{shape}\"");
-        for entry in r.entries(node, expected).unwrap_or_default() {
-            match judge(entry.name) {
-                Verdict::Good => {}
-                Verdict::Odd(what) => r.warn_name(&entry, what),
-                Verdict::Wrong(what) => r.wrong_name(&entry, what),
-            }
+        for entry in r.entries(node, expected)? {
+            note(r, &entry, judge(entry.name));
             if let Some(value) = r.scalar(&entry.node) {
                 pairs.insert(entry.name.to_owned(), value);
             }
         }
+        return Some(pairs);
     }
-    pairs
+    let expected = format!("a string such as \"{shape}\"");
+    for element in r.list(node, "a list")? {
+        let Some(text) = r.string(&element, &expected) else {
+            continue;
+        };
+        let Some((name, value)) = text.split_once('=') else {
+            r.wrong(
+                &element,
+                format_args!("{} has no `=`", quoted(text)),
+                &expected,
+            );
+            continue;
+        };
+        note(r, &element, judge(name));
+        if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
+            let twice = format_args!("`{}` is listed twice", shortened(name));
+            r.wrong(&element, twice, "each name once");
+        }
+    }
+    Some(pairs)
+}
+
+fn note(r: &mut Reader, at: &impl Located, verdict: Verdict) {
+    match verdict {
+        Verdict::Good => {}
+        Verdict::Odd(what) => r.warn(at, what),
+        Verdict::Wrong(what) => r.says(at, what),
+    }
 }
 
 fn env_name(name: &str) -> Verdict {
@@ -81,7 +77,7 @@ fn env_name(name: &str) -> Verdict {
     let legal = name.starts_with(first) && name.chars().all(|c| first(c) || c.is_ascii_digit());
     if !legal {
         return Verdict::Wrong(format!(
-            "`{}` is not the name of a variable; expected letters, digits, `_`, `.` and `-`, no digit first",
+            "`{}` is not a valid variable name; expected letters, digits, `_`, `.` and `-`, not starting with a digit",
             shortened(name)
         ));
     }
@@ -90,7 +86,7 @@ fn env_name(name: &str) -> Verdict {
         .find(|prefix| name.starts_with(**prefix))
     {
         Some(prefix) => Verdict::Odd(format!(
-            "`{}` begins with `{prefix}`; a variable of that name that dokkaa sets wins",
+            "`{}` has the reserved prefix `{prefix}`; a variable of that name that dokkaa sets takes precedence",
             shortened(name)
         )),
         None => Verdict::Good,
@@ -104,12 +100,12 @@ fn label_name(name: &str) -> Verdict {
             .any(|c| c == '=' || c.is_control() || c.is_whitespace())
     {
         Verdict::Wrong(format!(
-            "{} is not the name of a label; expected one without blanks and `=`, such as `com.example.team`",
+            "{} is not a valid label name; expected one without whitespace and `=`, such as `com.example.team`",
             quoted(name)
         ))
     } else if name.starts_with(OUR_LABELS) {
         Verdict::Wrong(format!(
-            "`{}` is one of dokkaa's own; expected a name that does not begin with `{OUR_LABELS}`",
+            "`{}` has the reserved prefix `{OUR_LABELS}`; expected another name",
             shortened(name)
         ))
     } else {

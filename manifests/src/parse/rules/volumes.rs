@@ -1,35 +1,30 @@
-//! What is mounted: `volumes`, as strings or objects.
+//! `volumes`, as strings or objects.
 
 use std::collections::BTreeSet;
 
-use super::super::reader::{Node, Reader, quoted, shortened};
+use super::super::node::{Node, quoted, shortened};
+use super::super::reader::Reader;
 use crate::fields;
 use crate::manifest::{Volume, VolumeSource};
 
 /// Longest name of a volume, in characters; Docker's name of it has 90 more.
 const MAX_VOLUME_NAME: usize = 128;
 
-/// What is mounted, each target once.
-pub(super) fn volumes(r: &mut Reader, node: &Node<'_>) -> Vec<Volume> {
-    let elements = r
-        .list(node, "a list such as [\"data:/var/lib/data\"]")
-        .unwrap_or_default();
+/// The mounts, each target once.
+pub(super) fn volumes(r: &mut Reader, node: &Node<'_>) -> Option<Vec<Volume>> {
     let mut volumes = Vec::new();
     let mut targets = BTreeSet::new();
-    for element in elements {
+    for element in r.list(node, "a list such as [\"data:/var/lib/data\"]")? {
         let Some(volume) = volume(r, &element) else {
             continue;
         };
         if !targets.insert(path_parts(&volume.target).join("/")) {
-            r.wrong(
-                &element,
-                format_args!("`{}` is a target already", shortened(&volume.target)),
-                "another target",
-            );
+            let duplicate = format_args!("duplicate mount point `{}`", shortened(&volume.target));
+            r.wrong(&element, duplicate, "another target");
         }
         volumes.push(volume);
     }
-    volumes
+    Some(volumes)
 }
 
 fn volume(r: &mut Reader, node: &Node<'_>) -> Option<Volume> {
@@ -43,19 +38,17 @@ fn volume(r: &mut Reader, node: &Node<'_>) -> Option<Volume> {
         [source, target] | [source, target, "rw"] => (source, target, false),
         [source, target, "ro"] => (source, target, true),
         [_, _, option] => {
+            let option = shortened(option);
             r.wrong(
                 node,
-                format_args!("`{}` is not an option of a volume", shortened(option)),
+                format_args!("unknown volume option `{option}`"),
                 EXPECTED,
             );
             return None;
         }
         _ => {
-            r.wrong(
-                node,
-                format_args!("{} is not a source and a target", quoted(text)),
-                EXPECTED,
-            );
+            let wrong = format_args!("{} is not a source and a target", quoted(text));
+            r.wrong(node, wrong, EXPECTED);
             return None;
         }
     };
@@ -69,32 +62,20 @@ fn volume(r: &mut Reader, node: &Node<'_>) -> Option<Volume> {
 }
 
 fn volume_object(r: &mut Reader, node: &Node<'_>, expected: &str) -> Option<Volume> {
-    let fields = r.object(node, fields::VOLUME, expected)?;
-    let flag = |r: &mut Reader, name: &str| {
-        fields
-            .get(name)
-            .and_then(|node| r.boolean(node))
-            .unwrap_or(false)
-    };
-    let read_only = flag(r, "read_only");
-    let external = flag(r, "external");
-    let source = r
-        .need(
-            node,
-            &fields,
-            "source",
-            "an absolute path of the host or a name",
-        )
-        .and_then(|node| {
-            let text = r.string(node, "an absolute path or a name")?;
-            volume_source(r, node, text, external)
-        });
-    let target = r
-        .need(node, &fields, "target", "an absolute path in the container")
-        .and_then(|node| {
-            let text = r.string(node, "an absolute path")?;
-            volume_target(r, node, text)
-        });
+    let f = &r.object(node, fields::VOLUME, expected)?;
+    let (mut read_only, mut external) = (false, false);
+    r.set(f, "read_only", &mut read_only, Reader::boolean);
+    r.set(f, "external", &mut external, Reader::boolean);
+    let source = r.need(node, f, "source", "an absolute path of the host or a name");
+    let source = source.and_then(|node| {
+        let text = r.string(node, "an absolute path or a name")?;
+        volume_source(r, node, text, external)
+    });
+    let target = r.need(node, f, "target", "an absolute path in the container");
+    let target = target.and_then(|node| {
+        let text = r.string(node, "an absolute path")?;
+        volume_target(r, node, text)
+    });
     Some(Volume {
         source: source?,
         target: target?,
@@ -163,7 +144,7 @@ fn volume_target(r: &mut Reader, node: &Node<'_>, text: &str) -> Option<String> 
     None
 }
 
-/// What tells one target from another.
+/// Components of a path; targets with the same ones are the same.
 fn path_parts(path: &str) -> Vec<&str> {
     path.split('/')
         .filter(|part| !part.is_empty() && *part != ".")
