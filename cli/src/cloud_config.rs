@@ -10,26 +10,27 @@ use anyhow::Context;
 use cloud_config::{Binary, Command, Etcd, Options, Tls, Unit};
 
 const EXAMPLES: &str = "Examples:
-  dokkaa cloud-config --format cloud-init --discovery https://discovery.example/3f8a
+  dokkaa cloud-config --format cloud-init \\
+      --discovery https://discovery.example/3f8a
   dokkaa cloud-config --format coreos --etcd https://10.0.0.9:2379 \\
       --etcd-ca ca.pem --etcd-cert host.pem --etcd-key host.key
   dokkaa cloud-config --format unit -- --etcd https://10.0.0.9:2379 \\
       > /etc/systemd/system/dokkaa.service
 
-Certificates and password are written into the user data, on the host into files
-that root alone can read. Anyone who can read the user data on the platform can
-enter etcd, and with it every host.";
+Certificates and the password are part of the user data; on the host they are
+files readable by root only. Anyone who can read the user data on the platform
+has access to etcd, and with it to every host.";
 
 /// What is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// User data for CoreOS Container Linux and Flatcar.
+    /// User data for CoreOS Container Linux and Flatcar
     Coreos,
-    /// User data for Debian and Ubuntu.
+    /// User data for Debian and Ubuntu
     CloudInit,
-    /// The systemd unit of the agent alone, with the flags after `--`.
+    /// systemd unit of the agent, with the flags after `--`
     Unit,
-    /// The systemd unit of `dokkaa up`, with the flags after `--`.
+    /// systemd unit of `dokkaa up`, with the flags after `--`
     UpUnit,
 }
 
@@ -40,32 +41,31 @@ pub(crate) struct CloudConfigArgs {
     /// What to print
     #[arg(long, value_enum)]
     format: Format,
-    /// Every host runs a member of etcd; they find each other through this URL
+    /// Discovery URL of etcd: every host runs a member
     #[arg(long, value_name = "URL", conflicts_with = "etcd")]
     discovery: Option<String>,
-    /// The cluster's etcd runs elsewhere, at these endpoints
+    /// Endpoints of an etcd that runs elsewhere
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     etcd: Vec<String>,
-    /// Certificate of etcd's authority, PEM
+    /// CA certificate of etcd, PEM
     #[arg(long, value_name = "FILE", requires = "etcd_cert")]
     etcd_ca: Option<PathBuf>,
-    /// The agent's certificate for an etcd elsewhere; with --discovery the
-    /// members', for each other
+    /// Client certificate of the agent, PEM; with --discovery that of the etcd members
     #[arg(long, value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
     etcd_cert: Option<PathBuf>,
-    /// Its key
+    /// Key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
-    /// File with the agent's user of etcd, as name:password
+    /// File with the etcd user of the agent, as name:password
     #[arg(long, value_name = "FILE", requires = "etcd")]
     etcd_user_file: Option<PathBuf>,
-    /// Where a host fetches dokkaa; without it, somebody copies it there
+    /// URL to download dokkaa from; without it, it has to be on the host already
     #[arg(long, value_name = "URL", requires = "binary_sha256")]
     binary_url: Option<String>,
-    /// What sha256sum says of it
+    /// SHA-256 of the download, in hex
     #[arg(long, value_name = "SUM", requires = "binary_url")]
     binary_sha256: Option<String>,
-    /// Further flags of the agent
+    /// More flags of the agent
     #[arg(last = true, value_name = "AGENT FLAGS")]
     agent_flags: Vec<String>,
 }

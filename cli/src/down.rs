@@ -20,6 +20,7 @@ use model::identity::Notes;
 use store::host::StateDir;
 use uuid::Uuid;
 
+use crate::args::values::duration_or_seconds;
 use crate::pid_file::ProcessMark;
 use crate::{embedded_etcd, up};
 
@@ -30,13 +31,13 @@ const STOPS_AT_A_TIME: usize = 4;
 /// What `down` takes besides state directory and engine.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct DownArgs {
-    /// Remove the state too: manifests, identity, log. Volumes stay.
+    /// Remove the state, too: manifests, identity, log; volumes stay
     #[arg(long)]
     pub(crate) purge: bool,
-    /// How long containers may take to stop before they are killed.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    pub(crate) stop_timeout: u64,
-    /// The log that `--purge` removes.
+    /// How long containers may take to stop before they are killed; a bare number is in seconds
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration_or_seconds)]
+    pub(crate) stop_timeout: Duration,
+    /// Log file that --purge removes
     #[arg(
         long,
         value_name = "FILE",
@@ -74,16 +75,16 @@ pub(crate) async fn run<E: Engine>(
     // Opening it fails while any agent still has it.
     let cluster = StateDir::open(state_dir)?.cluster();
     if let Some(cluster) = cluster {
-        let timeout = Duration::from_secs(args.stop_timeout);
         let instances = Instances::open(state_dir).with_context(|| {
             format!(
                 "cannot read which containers are ours in {}",
                 state_dir.display()
             )
         })?;
-        let removed = remove_containers(&engine()?, cluster.id, instances.notes(), timeout)
-            .await
-            .context("not every container of this cluster could be removed")?;
+        let removed =
+            remove_containers(&engine()?, cluster.id, instances.notes(), args.stop_timeout)
+                .await
+                .context("not every container of this cluster could be removed")?;
         say(&format!("{removed} containers removed"));
     }
     match firewall::remove().await {

@@ -1,11 +1,6 @@
 //! Command lines as people type them who come from other tools.
 
-use std::ffi::{OsStr, OsString};
-
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-
-/// Flags of every command that asks an agent, each with a value.
-const GLOBAL: [&str; 5] = ["--addr", "--token", "--timeout", "--output", "-o"];
 
 /// Verbs of docker, kubectl and nomad that dokkaa has another name for, or no command yet.
 const OTHERS: &[(&[&str], &str)] = &[
@@ -179,33 +174,6 @@ const NEVER_SUGGESTED: [&str; 4] = ["rm", "restore", "leave", "down"];
 /// So many letters are a typing error.
 const TYPING_ERROR: usize = 2;
 
-/// Flags of the connection and the format that come before the command go behind it, where clap wants them.
-pub(crate) fn sorted(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let mut at = 1;
-    while let Some(argument) = arguments.get(at).and_then(|text| text.to_str()) {
-        let has_value = |flag: &str| {
-            let rest = argument.strip_prefix(flag);
-            rest.is_some_and(|rest| rest.starts_with('=') || (flag == "-o" && !rest.is_empty()))
-        };
-        if GLOBAL.contains(&argument) {
-            at += 2;
-        } else if GLOBAL.iter().any(|flag| has_value(flag)) {
-            at += 1;
-        } else {
-            break;
-        }
-    }
-    // Without a command they are for clap to refuse.
-    if at == 1 || at >= arguments.len() {
-        return arguments;
-    }
-    let flags: Vec<OsString> = arguments.drain(1..at).collect();
-    let end = arguments.iter().position(|text| text == OsStr::new("--"));
-    let end = end.unwrap_or(arguments.len());
-    arguments.splice(end..end, flags);
-    arguments
-}
-
 /// What there is instead of a command that is not there.
 pub(crate) fn other_command(error: &clap::Error) -> Option<String> {
     let name = unknown_command(error)?;
@@ -254,32 +222,6 @@ mod tests {
 
     use super::*;
     use crate::args::Cli;
-
-    #[test]
-    fn flags_may_come_before_the_command() {
-        let sorted = |line: &str| {
-            let words = line.split(' ').map(OsString::from).collect();
-            let words: Vec<_> = super::sorted(words)
-                .into_iter()
-                .map(|word| word.to_string_lossy().into_owned())
-                .collect();
-            words.join(" ")
-        };
-        for (written, read) in [
-            ("dokkaa --addr h:1 ps shop", "dokkaa ps shop --addr h:1"),
-            (
-                "dokkaa --addr=h:1 -o json volumes rm x",
-                "dokkaa volumes rm x --addr=h:1 -o json",
-            ),
-            ("dokkaa -ojson ps", "dokkaa ps -ojson"),
-            ("dokkaa --timeout 5s x -- y", "dokkaa x --timeout 5s -- y"),
-            ("dokkaa --addr h:1", "dokkaa --addr h:1"),
-            ("dokkaa ps --addr h:1", "dokkaa ps --addr h:1"),
-            ("dokkaa --version", "dokkaa --version"),
-        ] {
-            assert_eq!(sorted(written), read);
-        }
-    }
 
     #[test]
     fn no_hint_hides_a_command_that_is_there() {

@@ -23,28 +23,27 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
 use model::error::chain;
 
 use agent::Misconfigured;
-use args::{Cli, Command, UserCommand};
+use args::{Cli, Command, GlobalArgs, UserCommand};
 use commands::CommandError;
 
 /// Columns of a help text that goes into a file or a pager.
-const HELP_IN_A_PIPE: usize = 100;
+const HELP_IN_A_PIPE: usize = 80;
 /// A help text in fewer columns than this has one word a line.
 const NARROWEST_HELP: usize = 60;
 
 fn main() -> ExitCode {
     name_service::without_plugins();
-    let arguments = hints::sorted(std::env::args_os().collect());
+    let arguments: Vec<OsString> = std::env::args_os().collect();
     // Not for people, so no command of the command line.
     let ended = match arguments.split_at_checked(2) {
         Some(([_, command], rest)) if command == embedded_etcd::CHILD_COMMAND => {
             local::become_etcd(rest)
         }
-        _ => match parse(arguments) {
-            Ok(cli) => run(cli.command),
+        _ => match args::parse(&arguments, help_width()) {
+            Ok(cli) => run(cli),
             Err(error) => {
                 let code = error.exit_code() as u8;
                 if let Some(hint) = hints::other_command(&error) {
@@ -60,27 +59,25 @@ fn main() -> ExitCode {
     ended.unwrap_or_else(|error| end(&error))
 }
 
-/// Help is as wide as the terminal.
-fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let width = commands::columns().unwrap_or(HELP_IN_A_PIPE);
-    let matches = Cli::command()
-        .term_width(width.max(NARROWEST_HELP))
-        .try_get_matches_from(arguments)?;
-    Cli::from_arg_matches(&matches)
+/// Columns of the terminal.
+fn help_width() -> usize {
+    commands::columns()
+        .unwrap_or(HELP_IN_A_PIPE)
+        .max(NARROWEST_HELP)
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
-    match command {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
         Command::Local(command) => local::run(command),
-        Command::User(command) => run_user(command),
+        Command::User(command) => run_user(command, &cli.global),
     }
 }
 
-fn run_user(command: UserCommand) -> anyhow::Result<ExitCode> {
+fn run_user(command: UserCommand, global: &GlobalArgs) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(commands::run(command))?;
+        .block_on(commands::run(command, global))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -34,13 +34,13 @@ const LONG_LOG: u64 = 32 * 1024 * 1024;
 /// What `up` takes besides the agent's own flags.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct UpArgs {
-    /// Return when the cluster is ready; it goes on in the background.
+    /// Return when the cluster is ready and run it in the background
     #[arg(long)]
     pub(crate) detach: bool,
-    /// End the agent that runs on this state directory first; containers run on.
+    /// Stop the agent that runs on this state directory first; containers keep running
     #[arg(long)]
     pub(crate) restart: bool,
-    /// Where the log of a detached cluster goes.
+    /// Log file of a detached cluster
     #[arg(
         long,
         value_name = "FILE",
@@ -48,7 +48,7 @@ pub(crate) struct UpArgs {
         default_value = DEFAULT_LOG
     )]
     pub(crate) log_file: PathBuf,
-    /// The etcd to run.
+    /// etcd program to run
     #[arg(
         long,
         value_name = "PROGRAM",
@@ -56,7 +56,7 @@ pub(crate) struct UpArgs {
         default_value = "etcd"
     )]
     pub(crate) etcd_program: PathBuf,
-    /// Set by `--detach` for the process in the background.
+    /// Set by `--detach` for the process in the background
     #[arg(long, hide = true)]
     pub(crate) in_background: bool,
 }

@@ -700,7 +700,7 @@ fn every_table_fits_80_columns_and_breaks_no_word() {
     let wide = on_terminal(&door, 80, "ps -o wide");
     assert!(wide.lines().any(|line| line.contains("CONTAINER ID")));
     let help = on_terminal(&door, 0, "ps -h");
-    assert!(help.contains("Only this app, or only this container"));
+    assert!(help.contains("Only this app or container"));
 }
 
 #[test]
@@ -765,6 +765,8 @@ fn who_comes_from_other_tools_is_told_what_there_is() {
         (ended.out.as_str(), ended.err.as_str()),
         ("", "no events (--since 1h)\n")
     );
+    let quiet = door.run(&["-q", "events"]).with(0);
+    assert_eq!((quiet.out.as_str(), quiet.err.as_str()), ("", ""));
 }
 
 fn record(millis: i64, line: &str) -> LogRecord {
@@ -806,7 +808,7 @@ fn logs_are_plain_for_one_slot_and_named_for_several() {
     assert_eq!(ended.out.lines().count(), 2);
     door.run(&["logs", "shop/none"]).with(1);
     door.run(&["logs", "shop/web", "--since", "yesterday"])
-        .with(1);
+        .with(2);
 }
 
 #[test]
@@ -855,7 +857,7 @@ fn events_are_a_line_each_and_json_for_programs() {
     assert_eq!(events.len(), 2, "{}", ended.err);
     assert_eq!(events[0]["kind"], "exited");
     assert_eq!(events[0]["container"], "web");
-    let ended = door.run(&["events", "--since", "yesterday"]).with(1);
+    let ended = door.run(&["events", "--since", "yesterday"]).with(2);
     assert!(ended.err.contains("10m"), "{}", ended.err);
 }
 

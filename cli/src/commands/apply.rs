@@ -16,7 +16,7 @@ use super::edit::{self, Change};
 use super::error::CommandError;
 use super::files::{self, Source};
 use super::{output, wait};
-use crate::args::{ApplyArgs, ClientArgs, GetArgs, ScaleArgs, SetArgs};
+use crate::args::{ApplyArgs, GetArgs, GlobalArgs, ScaleArgs, SetArgs};
 
 /// Somebody who changes a manifest this often at the same time is no person.
 const ATTEMPTS: usize = 10;
@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 10;
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(super) async fn apply(args: &ApplyArgs) -> Result<(), CommandError> {
+pub(super) async fn apply(args: &ApplyArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     let manifests = read(&args.target, args.file.as_deref())?;
     // All are checked before the first is written.
     let mut invalid = Vec::new();
@@ -47,7 +47,7 @@ pub(super) async fn apply(args: &ApplyArgs) -> Result<(), CommandError> {
             problems: vec![problem.to_owned()],
         });
     }
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let mut written = Vec::new();
     let mut warnings = Vec::new();
     for (id, source) in manifests {
@@ -57,7 +57,7 @@ pub(super) async fn apply(args: &ApplyArgs) -> Result<(), CommandError> {
         warnings.push(put.warnings);
     }
     warn(&client, &written, warnings).await?;
-    wait_for(args.wait, &client, &args.client, &written).await
+    wait_for(args.wait, &client, global, &written).await
 }
 
 fn read(target: &str, file: Option<&Path>) -> Result<Vec<(ContainerId, Source)>, CommandError> {
@@ -86,8 +86,8 @@ fn read(target: &str, file: Option<&Path>) -> Result<Vec<(ContainerId, Source)>,
     Ok(vec![(id, files::read(file)?)])
 }
 
-pub(super) async fn get(args: &GetArgs) -> Result<(), CommandError> {
-    let found = Client::new(&args.client)?.manifest(&args.container).await?;
+pub(super) async fn get(args: &GetArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let found = Client::new(global)?.manifest(&args.container).await?;
     for error in &found.errors {
         output::note(&format!("{}: invalid manifest: {error}", args.container));
     }
@@ -99,26 +99,26 @@ pub(super) async fn get(args: &GetArgs) -> Result<(), CommandError> {
     output::print(&format!("{}{end}", found.manifest))
 }
 
-pub(super) async fn set(args: &SetArgs) -> Result<(), CommandError> {
+pub(super) async fn set(args: &SetArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     let changes: Vec<Change> = args
         .changes
         .iter()
         .map(|text| Change::read(text).map_err(CommandError::Usage))
         .collect::<Result<_, _>>()?;
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let revision = change(&client, &args.container, &changes).await?;
     let written = [(args.container.clone(), revision)];
-    wait_for(args.wait, &client, &args.client, &written).await
+    wait_for(args.wait, &client, global, &written).await
 }
 
-pub(super) async fn scale(args: &ScaleArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn scale(args: &ScaleArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let mut written = Vec::new();
     for (id, scale) in &args.scales {
         let to = Change::read(&format!("scale={scale}")).map_err(CommandError::Usage)?;
         written.push((id.clone(), change(&client, id, &[to]).await?));
     }
-    wait_for(args.wait, &client, &args.client, &written).await
+    wait_for(args.wait, &client, global, &written).await
 }
 
 /// Compare-and-swap: read, change, write if nobody wrote meanwhile, else again.
@@ -235,11 +235,11 @@ fn warn_of(id: &ContainerId, warnings: &[String]) {
 async fn wait_for(
     wait: bool,
     client: &Client,
-    args: &ClientArgs,
+    global: &GlobalArgs,
     written: &[(ContainerId, i64)],
 ) -> Result<(), CommandError> {
     if wait {
-        wait::converged(client, written, args).await
+        wait::converged(client, written, global).await
     } else {
         Ok(())
     }

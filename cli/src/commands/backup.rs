@@ -11,13 +11,13 @@ use store::state_file;
 use super::client::Client;
 use super::error::CommandError;
 use super::{ask, files, lists, output};
-use crate::args::{BackupArgs, RestoreArgs};
+use crate::args::{BackupArgs, GlobalArgs, RestoreArgs};
 
 /// A door takes bodies up to 1 MiB.
 const PART: usize = 1 << 19;
 
-pub(super) async fn backup(args: &BackupArgs) -> Result<(), CommandError> {
-    let backup: Backup = Client::new(&args.client)?.get("backup").await?;
+pub(super) async fn backup(args: &BackupArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let backup: Backup = Client::new(global)?.get("backup").await?;
     let Some(path) = args.file.as_ref().filter(|path| path.as_os_str() != "-") else {
         return output::json(&backup);
     };
@@ -32,18 +32,22 @@ pub(super) async fn backup(args: &BackupArgs) -> Result<(), CommandError> {
     ))
 }
 
-pub(super) async fn restore(args: &RestoreArgs) -> Result<(), CommandError> {
+pub(super) async fn restore(args: &RestoreArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     match &args.file {
-        Some(file) => from_file(args, file).await,
-        None => accept(args).await,
+        Some(file) => from_file(args, global, file).await,
+        None => accept(args, global).await,
     }
 }
 
-async fn from_file(args: &RestoreArgs, file: &Path) -> Result<(), CommandError> {
+async fn from_file(
+    args: &RestoreArgs,
+    global: &GlobalArgs,
+    file: &Path,
+) -> Result<(), CommandError> {
     if !args.dry_run {
         ask::possible(args.yes)?;
     }
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let source = files::read(file)?;
     let backup: Backup = serde_json::from_slice(&source.text).map_err(|error| {
         CommandError::Usage(format!("{}: it is no backup: {error}", source.name))
@@ -209,9 +213,9 @@ fn show(reports: &Reports) {
     }
 }
 
-async fn accept(args: &RestoreArgs) -> Result<(), CommandError> {
+async fn accept(args: &RestoreArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     ask::possible(args.yes)?;
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let looked: Acceptance = client.get("accept").await?;
     lists::tell(false, &looked.notices);
     for host in &looked.hosts {

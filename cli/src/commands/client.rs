@@ -1,6 +1,5 @@
 //! The way to a door: HTTP to one agent, with answers as typed values.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,7 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::error::CommandError;
-use crate::args::{ClientArgs, Selection};
+use super::output;
+use crate::args::{GlobalArgs, Selection};
 
 /// Largest answer that is not a stream.
 const LARGEST: usize = 256 << 20;
@@ -70,12 +70,12 @@ impl From<Refusal> for CommandError {
 }
 
 impl Client {
-    pub(crate) fn new(args: &ClientArgs) -> Result<Self, CommandError> {
-        let addr = address(&args.addr)?;
-        let within = args.answer_within();
+    pub(crate) fn new(global: &GlobalArgs) -> Result<Self, CommandError> {
+        let addr = address(&global.addr)?;
+        let within = global.answer_within();
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT.min(within)));
-        let token = match &args.token {
+        let token = match &global.token {
             None => None,
             Some(token) => {
                 let mut value = HeaderValue::try_from(format!("Bearer {token}"))
@@ -199,13 +199,10 @@ impl Client {
             return answer;
         }
         if !self.said.swap(true, Ordering::Relaxed) {
-            // Without a stderr there is nobody to tell.
-            let _ = writeln!(
-                io::stderr(),
+            output::note(&format!(
                 "waiting for {} to answer, for {:?} at most; --timeout sets that",
-                self.addr,
-                self.within
-            );
+                self.addr, self.within
+            ));
         }
         answer.await
     }
@@ -213,7 +210,7 @@ impl Client {
     fn refusal(&self, status: StatusCode, body: &[u8]) -> Refusal {
         let Ok(error) = serde_json::from_slice::<ApiError>(body) else {
             let text = String::from_utf8_lossy(body);
-            let text = super::output::one_line(text.lines().next().unwrap_or_default());
+            let text = output::one_line(text.lines().next().unwrap_or_default());
             return Refusal::Other(CommandError::Failed(match status {
                 StatusCode::UNAUTHORIZED => format!(
                     "{} asks for a token: give --token or DOKKAA_TOKEN",

@@ -13,7 +13,7 @@ use super::error::CommandError;
 use super::stream::{self, Reading, escape};
 use super::table::{Column, Shown, Table};
 use super::{lists, output};
-use crate::args::{EventsArgs, Format, Selection};
+use crate::args::{EventsArgs, Format, GlobalArgs, Selection};
 
 /// A host that was not heard when the connection was lost may tell of a moment before: from there on it is asked again.
 const OVERLAP_MS: i64 = 60_000;
@@ -27,15 +27,16 @@ const COLUMNS: &[Column] = &[
 /// They grow with what comes.
 const NARROWEST: &[usize] = &[19, 8, 16, 10];
 
-pub(super) async fn run(args: &EventsArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn run(args: &EventsArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let mut reading = Events {
         args,
         follow: false,
+        format: global.output,
         last: BTreeMap::new(),
-        table: Table::new(COLUMNS, args.output.format).at_least(NARROWEST),
+        table: Table::new(COLUMNS, global.output).at_least(NARROWEST),
     };
-    let within = args.client.answer_within();
+    let within = global.answer_within();
     // Events outlive what they are about: what does not exist may have some.
     let missing = match &args.of {
         Some(of) if client.slots(Some(of)).await?.containers.is_empty() => Some(of),
@@ -61,6 +62,7 @@ pub(super) async fn run(args: &EventsArgs) -> Result<(), CommandError> {
 struct Events<'a> {
     args: &'a EventsArgs,
     follow: bool,
+    format: Format,
     /// Id of the last event of each host.
     last: BTreeMap<HostName, i64>,
     table: Table,
@@ -103,7 +105,7 @@ impl Reading for Events<'_> {
             return Ok(());
         }
         *last = event.id;
-        match self.args.output.format {
+        match self.format {
             Format::Json => output::json_line(&event),
             _ => output::print(&self.table.row(cells(&event, &TimeZone::system()))),
         }

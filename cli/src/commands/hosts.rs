@@ -14,13 +14,13 @@ use tokio::time::{Instant, sleep};
 use super::client::{Client, LOOK};
 use super::error::CommandError;
 use super::{ask, output};
-use crate::args::{HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
+use crate::args::{GlobalArgs, HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
 
 /// An agent that leaves has ended when it was silent for so long.
 const ENDED: Duration = Duration::from_secs(5);
 
-pub(super) async fn pause(args: &HostArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn pause(args: &HostArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let host = &args.host;
     want(&client, host, Availability::Pause).await?;
     output::print(&format!(
@@ -28,8 +28,8 @@ pub(super) async fn pause(args: &HostArgs) -> Result<(), CommandError> {
     ))
 }
 
-pub(super) async fn activate(args: &HostArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn activate(args: &HostArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     want(&client, &args.host, Availability::Active).await?;
     output::print(&format!("{} is active\n", args.host))
 }
@@ -44,8 +44,8 @@ async fn want(
     client.send_json(Method::PUT, &path, &body).await
 }
 
-pub(super) async fn label(args: &LabelArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn label(args: &LabelArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let changes: Labels = args.changes.iter().cloned().collect();
     let path = format!("hosts/{}/labels", args.host);
     let settings: HostSettings = client.send_json(Method::PATCH, &path, &changes).await?;
@@ -57,9 +57,9 @@ pub(super) async fn label(args: &LabelArgs) -> Result<(), CommandError> {
     output::print(&format!("{} {}\n", args.host, labels.join(",")))
 }
 
-pub(super) async fn remove(args: &HostsRmArgs) -> Result<(), CommandError> {
+pub(super) async fn remove(args: &HostsRmArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     ask::possible(args.yes)?;
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let host = &args.host;
     let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
     if detail.live {
@@ -101,9 +101,9 @@ fn slots(names: impl Iterator<Item = String>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-pub(super) async fn leave(args: &LeaveArgs) -> Result<(), CommandError> {
+pub(super) async fn leave(args: &LeaveArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     ask::possible(args.yes)?;
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let own = client.get::<ClusterStatus>("status").await?.host;
     let host = args.host.as_ref().unwrap_or(&own);
     let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
@@ -127,7 +127,7 @@ pub(super) async fn leave(args: &LeaveArgs) -> Result<(), CommandError> {
     output::note(&format!(
         "Ctrl-C only ends this display; `dokkaa activate {host}` takes it back"
     ));
-    follow(&client, host, *host == own, &args.client).await
+    follow(&client, host, *host == own, global).await
 }
 
 fn show_leaving(host: &HostName, detail: &HostDetail) {
@@ -166,9 +166,9 @@ async fn follow(
     client: &Client,
     host: &HostName,
     own: bool,
-    args: &crate::args::ClientArgs,
+    global: &GlobalArgs,
 ) -> Result<(), CommandError> {
-    let within = args.converged_within();
+    let within = global.converged_within();
     let end = Instant::now() + within;
     let mut left = None;
     let mut answered = Instant::now();

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::error::CommandError;
 use super::output;
 use super::table::{Column, Shown, table};
-use crate::args::{AppsArgs, Format, ListArgs, PsArgs, Selection, StatusArgs};
+use crate::args::{AppsArgs, Format, GlobalArgs, PsArgs, Selection};
 
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -56,17 +56,17 @@ const HOSTS: &[Column] = &[
     Column("PROBLEMS", Shown::Text),
 ];
 
-pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn ps(args: &PsArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let mut slots = client.slots(args.of.as_ref()).await?;
     if !args.watch {
         if let (true, Some(of)) = (slots.containers.is_empty(), &args.of) {
             return Err(none_of(of));
         }
-        return show_slots(&slots, args.output.format);
+        return show_slots(&slots, global.output);
     }
     let mut shown: Option<Slots> = None;
-    let on_screen = output::is_terminal() && args.output.format != Format::Json;
+    let on_screen = output::is_terminal() && global.output != Format::Json;
     let mut silent = false;
     loop {
         // In a pipe only what changed is news; ages always change.
@@ -78,9 +78,9 @@ pub(super) async fn ps(args: &PsArgs) -> Result<(), CommandError> {
         let changed = shown.as_ref() != Some(&news);
         if on_screen {
             output::print(CLEAR)?;
-            show_slots(&slots, args.output.format)?;
+            show_slots(&slots, global.output)?;
         } else if changed {
-            match args.output.format {
+            match global.output {
                 Format::Json => output::json_line(&slots)?,
                 format => show_slots(&slots, format)?,
             }
@@ -114,15 +114,15 @@ pub(super) fn none_of(of: &Selection) -> CommandError {
     CommandError::Failed(format!("there is no {what} {of}"))
 }
 
-pub(super) async fn apps(args: &AppsArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn apps(args: &AppsArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let apps: Apps = client
         .get(&super::client::selected("apps", args.of.as_ref()))
         .await?;
     if let (true, Some(of)) = (apps.apps.is_empty(), &args.of) {
         return Err(none_of(of));
     }
-    if args.output.format == Format::Json {
+    if global.output == Format::Json {
         return output::json(&apps);
     }
     tell(apps.stale, &apps.notices);
@@ -139,7 +139,7 @@ pub(super) async fn apps(args: &AppsArgs) -> Result<(), CommandError> {
             row.problems.join("; "),
         ]
     });
-    output::print(&table(APPS, args.output.format, rows))
+    output::print(&table(APPS, global.output, rows))
 }
 
 fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
@@ -249,9 +249,9 @@ fn port_cell(port: &PublishedPort) -> String {
     format!("{}={at}{public}", port.service)
 }
 
-pub(super) async fn hosts(args: &ListArgs) -> Result<(), CommandError> {
-    let hosts: Hosts = Client::new(&args.client)?.get("hosts").await?;
-    let format = args.output.format;
+pub(super) async fn hosts(global: &GlobalArgs) -> Result<(), CommandError> {
+    let hosts: Hosts = Client::new(global)?.get("hosts").await?;
+    let format = global.output;
     if format == Format::Json {
         return output::json(&hosts);
     }
@@ -290,9 +290,9 @@ fn host_cells(row: &HostRow) -> Vec<String> {
     ]
 }
 
-pub(super) async fn status(args: &StatusArgs) -> Result<(), CommandError> {
-    let status: ClusterStatus = Client::new(&args.client)?.get("status").await?;
-    if args.output.format == Format::Json {
+pub(super) async fn status(global: &GlobalArgs) -> Result<(), CommandError> {
+    let status: ClusterStatus = Client::new(global)?.get("status").await?;
+    if global.output == Format::Json {
         return output::json(&status);
     }
     output::print(&status_text(&status))

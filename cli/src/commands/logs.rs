@@ -13,17 +13,19 @@ use super::client::Client;
 use super::error::CommandError;
 use super::output;
 use super::stream::{self, Reading, escape};
-use crate::args::{Format, LogsArgs, LogsOf, Selection};
+use crate::args::{Format, GlobalArgs, LogsArgs, LogsOf, Selection};
 
-pub(super) async fn run(args: &LogsArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn run(args: &LogsArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let mut printer = Printer {
         names: names(&client, &args.of).await?,
         clean: output::is_terminal() && !args.raw,
+        colours: !global.no_color,
         last: BTreeMap::new(),
         args,
+        format: global.output,
     };
-    let within = args.client.answer_within();
+    let within = global.answer_within();
     stream::read(&client, args.follow, within, &mut printer).await
 }
 
@@ -78,9 +80,12 @@ type Writer = (Option<ContainerName>, u32, HostName);
 
 struct Printer<'a> {
     args: &'a LogsArgs,
+    format: Format,
     names: Names,
     /// Control characters are left out.
     clean: bool,
+    /// But for colours.
+    colours: bool,
     /// Time of the last line of each instance, as far as that is known: its slot and host.
     last: BTreeMap<Writer, Timestamp>,
 }
@@ -112,7 +117,7 @@ impl Printer<'_> {
             return Ok(());
         }
         self.last.insert(of, line.time);
-        if self.args.output.format == Format::Json {
+        if self.format == Format::Json {
             return output::json_line(line);
         }
         let name = match (self.names, &line.container) {
@@ -126,7 +131,7 @@ impl Printer<'_> {
             String::new()
         };
         let text = if self.clean {
-            Cow::Owned(clean::line(&line.line))
+            Cow::Owned(clean::line(&line.line, self.colours))
         } else {
             Cow::Borrowed(line.line.as_str())
         };

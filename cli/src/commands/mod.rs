@@ -24,46 +24,45 @@ mod volumes;
 mod wait;
 mod why;
 
-use clap::CommandFactory;
-
 pub(crate) use error::CommandError;
 pub(crate) use output::{columns, print};
 
-use crate::args::{Cli, CompletionArgs, HostsAction, UserCommand};
+use crate::args::{self, CompletionArgs, GlobalArgs, HostsAction, UserCommand};
 
 /// Carries out a command.
-pub(crate) async fn run(command: UserCommand) -> Result<(), CommandError> {
+pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(), CommandError> {
+    output::set_quiet(global.quiet);
     match command {
         UserCommand::Validate(args) => validate::run(&args),
-        UserCommand::Apply(args) => apply::apply(&args).await,
-        UserCommand::Get(args) => apply::get(&args).await,
-        UserCommand::Set(args) => apply::set(&args).await,
-        UserCommand::Scale(args) => apply::scale(&args).await,
-        UserCommand::Apps(args) => lists::apps(&args).await,
-        UserCommand::Ps(args) => lists::ps(&args).await,
+        UserCommand::Apply(args) => apply::apply(&args, global).await,
+        UserCommand::Get(args) => apply::get(&args, global).await,
+        UserCommand::Set(args) => apply::set(&args, global).await,
+        UserCommand::Scale(args) => apply::scale(&args, global).await,
+        UserCommand::Apps(args) => lists::apps(&args, global).await,
+        UserCommand::Ps(args) => lists::ps(&args, global).await,
         UserCommand::Hosts(args) => match &args.action {
-            Some(HostsAction::Rm(rm)) => hosts::remove(rm).await,
-            None => lists::hosts(&args.list).await,
+            Some(HostsAction::Rm(rm)) => hosts::remove(rm, global).await,
+            None => lists::hosts(global).await,
         },
-        UserCommand::Status(args) => lists::status(&args).await,
-        UserCommand::Logs(args) => logs::run(&args).await,
-        UserCommand::Events(args) => events::run(&args).await,
-        UserCommand::Rm(args) => remove::run(&args).await,
-        UserCommand::Why(args) => why::run(&args).await,
-        UserCommand::Pause(args) => hosts::pause(&args).await,
-        UserCommand::Activate(args) => hosts::activate(&args).await,
-        UserCommand::Leave(args) => hosts::leave(&args).await,
-        UserCommand::Label(args) => hosts::label(&args).await,
-        UserCommand::Volumes(args) => volumes::run(&args).await,
-        UserCommand::Backup(args) => backup::backup(&args).await,
-        UserCommand::Restore(args) => backup::restore(&args).await,
+        UserCommand::Status => lists::status(global).await,
+        UserCommand::Logs(args) => logs::run(&args, global).await,
+        UserCommand::Events(args) => events::run(&args, global).await,
+        UserCommand::Rm(args) => remove::run(&args, global).await,
+        UserCommand::Why(args) => why::run(&args, global).await,
+        UserCommand::Pause(args) => hosts::pause(&args, global).await,
+        UserCommand::Activate(args) => hosts::activate(&args, global).await,
+        UserCommand::Leave(args) => hosts::leave(&args, global).await,
+        UserCommand::Label(args) => hosts::label(&args, global).await,
+        UserCommand::Volumes(args) => volumes::run(&args, global).await,
+        UserCommand::Backup(args) => backup::backup(&args, global).await,
+        UserCommand::Restore(args) => backup::restore(&args, global).await,
         UserCommand::Completion(args) => completion(&args),
         UserCommand::Version => output::print(&format!("dokkaa {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }
 
-fn completion(args: &CompletionArgs) -> Result<(), CommandError> {
+fn completion(to: &CompletionArgs) -> Result<(), CommandError> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "dokkaa", &mut script);
+    clap_complete::generate(to.shell, &mut args::command(), "dokkaa", &mut script);
     output::print(&String::from_utf8_lossy(&script))
 }

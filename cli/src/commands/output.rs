@@ -4,6 +4,7 @@
 //! (`dokkaa ps | head -1`) ends the command cleanly.
 
 use std::io::{self, IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -25,9 +26,19 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
         })
 }
 
-/// Says something beside the output. Nobody may be listening.
+/// `--quiet`, once for the process: notices come from every part of a command.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Takes over `--quiet`.
+pub(super) fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Progress, a notice or a warning on stderr, unless `--quiet`. Nobody may be listening.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    if !QUIET.load(Ordering::Relaxed) {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
 }
 
 /// Standard output is a terminal.

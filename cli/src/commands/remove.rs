@@ -5,11 +5,11 @@ use gateway::v1::types::Removed;
 use super::client::{Client, Refusal};
 use super::error::CommandError;
 use super::{ask, output, volumes};
-use crate::args::{RmArgs, Selection};
+use crate::args::{GlobalArgs, RmArgs, Selection};
 
-pub(super) async fn run(args: &RmArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: &RmArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     ask::possible(args.yes)?;
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let data = if args.volumes {
         volumes::by_slot(&client, &args.of).await?.len()
     } else {
@@ -30,7 +30,7 @@ pub(super) async fn run(args: &RmArgs) -> Result<(), CommandError> {
         Err(refusal) => return Err(refusal.into()),
     }
     if args.volumes {
-        return volumes::remove_all(&client, &args.of, args.client.converged_within()).await;
+        return volumes::remove_all(&client, &args.of, global.converged_within()).await;
     }
     Ok(())
 }

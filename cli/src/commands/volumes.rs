@@ -13,7 +13,7 @@ use super::client::{Client, LOOK};
 use super::error::CommandError;
 use super::table::{Column, Shown, table};
 use super::{ask, lists, output};
-use crate::args::{AdoptArgs, Format, PinArgs, Selection, VolumesAction, VolumesArgs};
+use crate::args::{AdoptArgs, Format, GlobalArgs, PinArgs, Selection, VolumesAction, VolumesArgs};
 
 const COLUMNS: &[Column] = &[
     Column("APP", Shown::Always),
@@ -27,23 +27,28 @@ const COLUMNS: &[Column] = &[
     Column("DOCKER", Shown::IfFits(1)),
 ];
 
-pub(super) async fn run(args: &VolumesArgs) -> Result<(), CommandError> {
+pub(super) async fn run(args: &VolumesArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    if let (Some(_), Some(of)) = (&args.action, &args.of) {
+        return Err(CommandError::Usage(format!(
+            "`{of}` selects what is listed; name it behind the command"
+        )));
+    }
     match &args.action {
-        Some(VolumesAction::Adopt(args)) => adopt(args).await,
-        Some(VolumesAction::Release(pin)) => release(pin).await,
-        Some(VolumesAction::Rm(pin)) => remove(pin).await,
-        None => list(args).await,
+        Some(VolumesAction::Adopt(args)) => adopt(args, global).await,
+        Some(VolumesAction::Release(pin)) => release(pin, global).await,
+        Some(VolumesAction::Rm(pin)) => remove(pin, global).await,
+        None => list(args, global).await,
     }
 }
 
-async fn list(args: &VolumesArgs) -> Result<(), CommandError> {
-    let volumes = of(&Client::new(&args.client)?, args.of.as_ref()).await?;
-    if args.output.format == Format::Json {
+async fn list(args: &VolumesArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let volumes = of(&Client::new(global)?, args.of.as_ref()).await?;
+    if global.output == Format::Json {
         return output::json(&volumes);
     }
     lists::tell(volumes.stale, &volumes.notices);
     let rows = volumes.volumes.iter().map(cells);
-    output::print(&table(COLUMNS, args.output.format, rows))
+    output::print(&table(COLUMNS, global.output, rows))
 }
 
 async fn of(client: &Client, of: Option<&Selection>) -> Result<Volumes, CommandError> {
@@ -70,9 +75,9 @@ fn cells(row: &VolumeRow) -> Vec<String> {
     ]
 }
 
-async fn adopt(args: &AdoptArgs) -> Result<(), CommandError> {
+async fn adopt(args: &AdoptArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     ask::possible(args.pin.yes)?;
-    let client = Client::new(&args.pin.client)?;
+    let client = Client::new(global)?;
     let slot = &args.pin.slot;
     ask::confirm(
         args.pin.yes,
@@ -89,9 +94,9 @@ async fn adopt(args: &AdoptArgs) -> Result<(), CommandError> {
     ))
 }
 
-async fn release(args: &PinArgs) -> Result<(), CommandError> {
+async fn release(args: &PinArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     ask::possible(args.yes)?;
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let slot = &args.slot;
     for row in rows_of(&client, slot).await? {
         output::note(&format!(
@@ -108,9 +113,9 @@ async fn release(args: &PinArgs) -> Result<(), CommandError> {
     output::print(&format!("{slot} is no longer kept on {}\n", released.host))
 }
 
-async fn remove(args: &PinArgs) -> Result<(), CommandError> {
+async fn remove(args: &PinArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     ask::possible(args.yes)?;
-    let client = Client::new(&args.client)?;
+    let client = Client::new(global)?;
     let slot = &args.slot;
     let rows = rows_of(&client, slot).await?;
     if let Some(host) = rows.iter().find_map(|row| row.claimed_by.as_ref()) {

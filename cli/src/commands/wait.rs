@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::client::Client;
 use super::error::CommandError;
 use super::{lists, output};
-use crate::args::{ClientArgs, Selection};
+use crate::args::{GlobalArgs, Selection};
 
 const LOOK: Duration = Duration::from_millis(250);
 /// The last lines of a log are written a moment after the update was given up.
@@ -37,9 +37,9 @@ enum Verdict {
 pub(super) async fn converged(
     client: &Client,
     written: &[(ContainerId, i64)],
-    args: &ClientArgs,
+    global: &GlobalArgs,
 ) -> Result<(), CommandError> {
-    let within = args.converged_within();
+    let within = global.converged_within();
     let start = Instant::now();
     let end = start + within;
     let mut stuck: BTreeMap<&ContainerId, Instant> = BTreeMap::new();
@@ -84,7 +84,7 @@ pub(super) async fn converged(
             let verdict = match verdict {
                 Verdict::Stuck(how, why) => {
                     let since = *stuck.entry(id).or_insert_with(Instant::now);
-                    if args.timeout.is_none() && since.elapsed() >= UNPLACEABLE {
+                    if global.timeout.is_none() && since.elapsed() >= UNPLACEABLE {
                         Verdict::Failed(why)
                     } else {
                         Verdict::Pending(how)

@@ -8,17 +8,17 @@ use jiff::tz::TimeZone;
 use super::client::Client;
 use super::error::CommandError;
 use super::{lists, output};
-use crate::args::{Format, WhyArgs};
+use crate::args::{Format, GlobalArgs, WhyArgs};
 
 /// Seconds after which a failed connect of a link that works is history.
 const OLD: i64 = 600;
 
-pub(super) async fn run(args: &WhyArgs) -> Result<(), CommandError> {
-    let client = Client::new(&args.client)?;
+pub(super) async fn run(args: &WhyArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
     let (container, slot) = &args.of;
     let query = slot.map_or(String::new(), |slot| format!("?slot={slot}"));
     let why: Why = client.get(&format!("why/{container}{query}")).await?;
-    if args.output.format == Format::Json {
+    if global.output == Format::Json {
         return output::json(&why);
     }
     lists::tell(why.stale, &why.notices);

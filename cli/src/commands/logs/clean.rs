@@ -6,8 +6,8 @@ const RESET: &str = "\u{1b}[0m";
 /// Longest parameters of a colour that is one.
 const LONGEST: usize = 32;
 
-/// Tabs and colours are the only control characters left.
-pub(super) fn line(text: &str) -> String {
+/// Tabs and, if wanted, colours are the only control characters left.
+pub(super) fn line(text: &str, colours: bool) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut is_coloured = false;
     let mut rest = text.chars();
@@ -18,7 +18,9 @@ pub(super) fn line(text: &str) -> String {
                 let mut ahead = rest.clone();
                 match ahead.next() {
                     Some('[') => {
-                        if let Some(colour) = control_sequence(&mut ahead) {
+                        if let Some(colour) = control_sequence(&mut ahead)
+                            && colours
+                        {
                             clean.push_str("\u{1b}[");
                             clean.push_str(&colour);
                             clean.push('m');
@@ -114,17 +116,18 @@ mod tests {
             ("a\u{1b}[3\u{1b}[2Jb", "ab"),
             ("\u{1b}[>4;1mx", "x"),
         ] {
-            assert_eq!(line(written), shown, "{written:?}");
+            assert_eq!(line(written, true), shown, "{written:?}");
         }
     }
 
     #[test]
     fn colours_stay_and_end_with_their_line() {
         assert_eq!(
-            line("\u{1b}[1;31merror\u{1b}[0m: x"),
+            line("\u{1b}[1;31merror\u{1b}[0m: x", true),
             "\u{1b}[1;31merror\u{1b}[0m: x\u{1b}[0m"
         );
-        assert_eq!(line("\u{1b}[31merror"), "\u{1b}[31merror\u{1b}[0m");
-        assert_eq!(line("\u{1b}[mx\u{1b}[0m"), "\u{1b}[mx\u{1b}[0m");
+        assert_eq!(line("\u{1b}[1;31merror\u{1b}[0m: x", false), "error: x");
+        assert_eq!(line("\u{1b}[31merror", true), "\u{1b}[31merror\u{1b}[0m");
+        assert_eq!(line("\u{1b}[mx\u{1b}[0m", true), "\u{1b}[mx\u{1b}[0m");
     }
 }

@@ -1,0 +1,109 @@
+//! `hosts`, `pause`, `activate`, `leave` and `label`.
+
+use clap::{Args, Subcommand};
+use manifests::HostName;
+
+use super::values::label_change;
+
+/// `dokkaa hosts`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa hosts
+  dokkaa hosts -o wide                  with FOREIGN and AGENT
+  dokkaa hosts -o json | jq -r '.hosts[] | select(.state == \"missing\").host'
+  dokkaa hosts rm h3                    forget a host that will not come back
+
+CPUS and MEMORY are what the host has, DISK is the usage of Docker's disk,
+FOREIGN the number of running containers that dokkaa did not start: they are
+left alone, but count for the placement.
+
+A missing host keeps its data and maybe its containers; its slots run on other
+hosts, except those with a local volume. `hosts rm` gives that data up, so it
+lists the slots and asks. A live host leaves instead: dokkaa leave.")]
+pub(crate) struct HostsArgs {
+    /// What to do instead of listing
+    #[command(subcommand)]
+    pub(crate) action: Option<HostsAction>,
+}
+
+/// Subcommands of `dokkaa hosts`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostsAction {
+    /// Forget a missing host, and the data on it
+    Rm(HostsRmArgs),
+}
+
+/// `dokkaa hosts rm`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa hosts rm h3
+  dokkaa hosts rm h3 --yes              without confirmation")]
+pub(crate) struct HostsRmArgs {
+    /// Host to forget
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+pub(super) const PAUSE_EXAMPLES: &str = "Examples:
+  dokkaa pause h2                       before maintenance
+  dokkaa activate h2                    gets slots again
+
+Containers on it keep running. To move them away: dokkaa leave.";
+
+pub(super) const ACTIVATE_EXAMPLES: &str = "Examples:
+  dokkaa activate h2";
+
+/// `dokkaa pause`, `dokkaa activate`.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// Host
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+}
+
+/// `dokkaa leave`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa leave                          the host whose agent answers
+  dokkaa leave h3
+  dokkaa leave h3 --yes --no-wait       without confirmation, in the background
+
+Each slot runs on another host before it stops on this one. Slots with a local
+volume cannot move: they stop last, and wait until the host is back or `dokkaa
+volumes release` gives up their data. Then the host is removed from the cluster
+and its agent exits. Ctrl-C only ends the waiting; dokkaa activate takes the
+host back.
+
+Exits with 0 when the host has left, with 4 when it was activated again, with 5
+after --timeout.")]
+pub(crate) struct LeaveArgs {
+    /// Host to remove [default: the one whose agent answers]
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Option<HostName>,
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Do not wait until it has left
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// `dokkaa label`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa label h1 disk=ssd zone=a
+  dokkaa label h1 zone-                 NAME- removes a label
+
+These labels override those of the agent's --label, and are kept when it
+restarts. Manifests use them in placement.constraints.")]
+pub(crate) struct LabelArgs {
+    /// Host to label
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+    /// Labels: `disk=ssd`, `zone-`
+    #[arg(required = true, value_name = "NAME=VALUE|NAME-", value_parser = label_change)]
+    pub(crate) changes: Vec<(String, Option<String>)>,
+}

@@ -1,0 +1,63 @@
+//! `apps`, `ps`, `why` and `completion`.
+
+use clap::Args;
+use manifests::ContainerId;
+
+use super::values::{Selection, container_or_slot, selection};
+
+/// `dokkaa apps`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa apps
+  dokkaa apps shop
+  dokkaa apps -o json | jq -r '.apps[].containers[].image'
+
+Containers scaled to 0 are listed, too. For single slots: dokkaa ps.")]
+pub(crate) struct AppsArgs {
+    /// Only this app or container
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Option<Selection>,
+}
+
+/// `dokkaa ps`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa ps
+  dokkaa ps shop
+  dokkaa ps -o wide                     with image, version and container ID
+  dokkaa ps shop/web --watch
+  dokkaa ps -o json | jq '.slots[] | select(.status != \"ready\")'
+
+PORTS shows where each service listens on the slot's host; (public) marks a
+host_port that is open to everybody.")]
+pub(crate) struct PsArgs {
+    /// Only this app or container
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Option<Selection>,
+    /// Keep running and print every change
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+/// `dokkaa why`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa why shop/web
+  dokkaa why shop/web/2                 one slot: each host, and why not there
+  dokkaa why shop/web -o json")]
+pub(crate) struct WhyArgs {
+    /// Container or slot to explain
+    #[arg(value_name = "APP/CONTAINER[/SLOT]", value_parser = container_or_slot)]
+    pub(crate) of: (ContainerId, Option<u32>),
+}
+
+/// `dokkaa completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa completion bash > /etc/bash_completion.d/dokkaa
+  dokkaa completion zsh > \"${fpath[1]}/_dokkaa\"
+  dokkaa completion fish > ~/.config/fish/completions/dokkaa.fish")]
+pub(crate) struct CompletionArgs {
+    /// Shell to print it for
+    pub(crate) shell: clap_complete::Shell,
+}

@@ -1,0 +1,49 @@
+//! `up`, `down` and `etcd-env`.
+
+use clap::Args;
+
+use super::agent::AgentArgs;
+use crate::down::DownArgs;
+use crate::up::UpArgs;
+
+/// `dokkaa up`: its own flags and the agent's.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa up                             in the foreground, Ctrl-C ends it
+  dokkaa up --detach                    returns when it is ready
+  dokkaa up --keys-listen 127.0.0.1:5001
+
+It takes the agent's flags, too (dokkaa agent --help). Services are published on
+the bridge's gateway: reachable from this machine and its containers only.")]
+pub(crate) struct UpCommand {
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+/// `dokkaa down`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa down                           `dokkaa up` brings everything back
+  dokkaa down --purge                   manifests go too; volumes stay")]
+pub(crate) struct DownCommand {
+    #[command(flatten)]
+    pub(crate) down: DownArgs,
+    /// State directory of `dokkaa up` [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<String>,
+    /// The Docker Engine of this machine [env: DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "URL")]
+    pub(crate) docker: Option<String>,
+}
+
+/// `dokkaa etcd-env`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  eval \"$(dokkaa etcd-env)\" && etcdctl get --prefix /apps/")]
+pub(crate) struct EtcdEnvArgs {
+    /// State directory of `dokkaa up` [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<String>,
+}
