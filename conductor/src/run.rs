@@ -543,7 +543,7 @@ impl Loop {
                     self.setup.published.events.tell(happened);
                     if !held {
                         count(&self.setup.published.counters.writes_lost);
-                        tracing::debug!(kind = write.kind(), work = ?write.work(), "a write's guard did not hold");
+                        tracing::debug!(kind = %write.kind, work = ?write.scope, "a write's guard did not hold");
                         let again = now + RETRY_REJECTED;
                         let at = state.replan_at.get_or_insert(again);
                         *at = (*at).min(again);
@@ -575,16 +575,13 @@ impl Loop {
         let Desired::Valid { json, .. } = &manifest.value else {
             return;
         };
-        let write = Write::Version {
-            container,
-            rev,
-            version: model::records::Version {
-                manifest: json.as_ref().clone(),
-                image,
-                good: false,
-                volumes,
-            },
+        let version = model::records::Version {
+            manifest: json.as_ref().clone(),
+            image,
+            good: false,
+            volumes,
         };
+        let write = Write::version(container, rev, version);
         self.state.local.begin_write(&write);
         self.write(vec![write]);
     }

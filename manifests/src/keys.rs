@@ -129,6 +129,11 @@ pub fn claims_of(container: &ContainerId) -> String {
     format!("{CLAIMS}{container}/")
 }
 
+/// Prefix of the versions of one container.
+pub fn versions_of(container: &ContainerId) -> String {
+    format!("{CLAIMS}{container}/versions/")
+}
+
 /// Prefix of the slots of one container.
 pub fn slots_of(container: &ContainerId) -> String {
     format!("{CLAIMS}{container}/slots/")

@@ -11,7 +11,9 @@ use manifests::{ContainerId, InstanceId};
 use model::observed::{EngineState, Readiness};
 use model::records::{Status, Version};
 use model::snapshot::{Desired, Snapshot};
-use model::{Action, ActionReport, ActionResult, Millis, Prepare, Rules, Scope, Trust, Write};
+use model::{
+    Action, ActionReport, ActionResult, Millis, Prepare, Rules, Scope, Trust, Write, WriteKind,
+};
 use planner::memory::RETRY_REJECTED;
 use planner::{AgentMemory, Inputs, plan};
 use store::claims;
@@ -521,7 +523,7 @@ impl World {
                     Some(false) => "guard did not hold",
                     None => "no answer",
                 };
-                format!("{text} at {revision}: {}", invariants::write_text(write))
+                format!("{text} at {revision}: {}", write)
             });
             let Some(agent) = self.agent(machine) else {
                 return;
@@ -536,8 +538,8 @@ impl World {
                 let again = now + RETRY_REJECTED;
                 let at = agent.replan_at.get_or_insert(again);
                 *at = (*at).min(again);
-            } else if !matches!(write, Write::Status { .. }) {
-                agent.answered.insert(write.work(), revision);
+            } else if write.kind != WriteKind::Status {
+                agent.answered.insert(write.scope.clone(), revision);
             }
         }
         self.wake(machine);
@@ -807,9 +809,7 @@ impl World {
             .map(|write| claims::txn(write, rules))
             .collect();
         for write in &writes {
-            self.tell(machine, || {
-                format!("at {seen} writes {}", invariants::write_text(write))
-            });
+            self.tell(machine, || format!("at {seen} writes {}", write));
         }
         let mut left: Vec<Option<Write>> = writes.into_iter().map(Some).collect();
         for batch in claims::batch(txns, rules) {
@@ -843,16 +843,13 @@ impl World {
         let Desired::Valid { json, .. } = &manifest.value else {
             return;
         };
-        let write = Write::Version {
-            container,
-            rev,
-            version: Version {
-                manifest: json.as_ref().clone(),
-                image,
-                good: false,
-                volumes: Vec::new(),
-            },
+        let version = Version {
+            manifest: json.as_ref().clone(),
+            image,
+            good: false,
+            volumes: Vec::new(),
         };
+        let write = Write::version(container, rev, version);
         agent.local.begin_write(&write);
         self.write_out(machine, vec![write]);
     }

@@ -8,7 +8,7 @@ use manifests::{HostName, InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer, Readiness};
 use model::records::{Availability, HostState, Phase};
 use model::snapshot::{SlotView, Snapshot, Successor};
-use model::{Action, Millis, Prepare, Scope, Trust, Write};
+use model::{Action, Millis, Prepare, Scope, Trust, Write, WriteKind};
 use planner::Plan;
 use planner::target::Target;
 use store::kv::Event as Told;
@@ -86,10 +86,7 @@ impl Witness {
 
 /// A write that gives a slot to a host.
 pub fn takes(write: &Write) -> bool {
-    matches!(
-        write,
-        Write::Claim { .. } | Write::Keep { .. } | Write::TakeOver { .. } | Write::Next { .. }
-    )
+    write.takes().is_some() || write.kind == WriteKind::Keep
 }
 
 // === plans ===
@@ -129,7 +126,7 @@ pub fn planned(
         if let Some(write) = plan.writes.first() {
             return Some(format!(
                 "{name} writes {} without a view to be trusted",
-                write_text(write)
+                write
             ));
         }
         let ends = plan.steps.iter().find(|step| ends(step).is_some());
@@ -162,7 +159,10 @@ pub fn planned(
             view.revision, agent.first_read
         ));
     }
-    let works = plan.writes.iter().map(|write| (write.work(), write.kind()));
+    let works = plan
+        .writes
+        .iter()
+        .map(|write| (write.scope.clone(), write.kind.into()));
     let works = works.chain(plan.steps.iter().map(|step| (step.work(), step.kind())));
     for (work, kind) in works {
         let own = agent.answered.get(&work).copied();
@@ -209,40 +209,35 @@ pub fn planned(
     }
     let held = view.in_hold();
     for write in &plan.writes {
-        let moves = takes(write) || matches!(write, Write::Promote { .. } | Write::Retake { .. });
+        let moves = takes(write) || matches!(write.kind, WriteKind::Promote | WriteKind::Retake);
         if let Some(host) = held
             .filter(|_| moves && !runs_it(agent.observing.observed().containers.values(), write))
         {
-            return Some(format!(
-                "{name} writes {} while {host} is in hold",
-                write_text(write)
-            ));
+            return Some(format!("{name} writes {} while {host} is in hold", write));
         }
-        if let Write::Promote { slot, .. } = write
+        if let Some(slot) = write.slot().filter(|_| write.kind == WriteKind::Promote)
             && (!is_wanted(view, slot) || view.availability(name) != Availability::Active)
         {
             return Some(format!(
                 "{name} writes {}, and the handover is not wanted any more",
-                write_text(write)
+                write
             ));
         }
         // No engine here is silent, and no step under way, for so long that this alone would do.
-        if let Write::Release {
-            slot,
-            unfit: Some(_),
-            ..
-        } = write
+        if let Some(slot) = write
+            .slot()
+            .filter(|_| write.kind == WriteKind::ReleaseUnfit)
             && !agent.failed.contains(&slot.container)
         {
             return Some(format!(
                 "{name} writes {}, and nothing has failed for it here",
-                write_text(write)
+                write
             ));
         }
-        if matches!(write, Write::TakeOver { .. }) && machine.witness.is_braked(now) {
+        if write.kind == WriteKind::TakeOver && machine.witness.is_braked(now) {
             return Some(format!(
                 "{name} writes {} while too many hosts are missing",
-                write_text(write)
+                write
             ));
         }
     }
@@ -332,12 +327,8 @@ fn ends_what_is_better(
 
 /// A claim of what this host runs moves nothing.
 fn runs_it<'a>(mut containers: impl Iterator<Item = &'a ObservedContainer>, write: &Write) -> bool {
-    match write {
-        Write::Claim { claim, .. } | Write::Keep { claim, .. } => {
-            containers.any(|c| c.owner.instance == claim.instance)
-        }
-        _ => false,
-    }
+    matches!(write.kind, WriteKind::Claim | WriteKind::Keep)
+        && containers.any(|c| Some(&c.owner.instance) == write.instance())
 }
 
 /// The step ends a container.
@@ -624,105 +615,6 @@ impl Change<'_> {
 }
 
 // === words ===
-
-/// A write in one line, with the revisions that its guards compare.
-pub fn write_text(write: &Write) -> String {
-    let of = match write.work() {
-        Scope::Slot(slot) => slot.to_string(),
-        Scope::Container(container) => container.to_string(),
-    };
-    let guards = match write {
-        Write::Claim {
-            claim,
-            manifest,
-            next,
-            ..
-        } => format!(
-            "{} (manifest {manifest}, void next {next:?})",
-            claim.instance
-        ),
-        Write::TakeOver {
-            claim,
-            held,
-            lost,
-            manifest,
-            next,
-            ..
-        } => format!(
-            "{} (from {lost}, claim {held}, manifest {manifest}, void next {next:?})",
-            claim.instance
-        ),
-        Write::Retake {
-            claim,
-            held,
-            seen,
-            next,
-            ..
-        } => format!(
-            "{} (claim {held}, state {seen}, next {next})",
-            claim.instance
-        ),
-        Write::Next {
-            next,
-            held,
-            manifest,
-            void,
-            ..
-        } => format!(
-            "{} (claim {held}, manifest {manifest}, void next {void:?})",
-            next.instance
-        ),
-        Write::Promote {
-            claim,
-            held,
-            manifest,
-            next,
-            over,
-            ..
-        } => format!(
-            "{} (claim {held}, manifest {manifest}, next {next}, over {over:?})",
-            claim.instance
-        ),
-        Write::DeleteNext {
-            seen, void, unfit, ..
-        } => format!("(next {seen}, void {void:?}, unfit {})", unfit.is_some()),
-        Write::DeleteUnwanted {
-            held,
-            manifest,
-            lost,
-            ..
-        } => format!("of {lost} (claim {held}, manifest {manifest})"),
-        Write::NewInstance { claim, held, .. } => {
-            format!(
-                "{} at {} (claim {held})",
-                claim.instance, claim.manifest_rev
-            )
-        }
-        Write::Release { held, .. } => format!("(claim {held})"),
-        Write::State {
-            state, held, seen, ..
-        } => format!(
-            "{:?} of {} (claim {held}, state {seen})",
-            state.state, state.instance
-        ),
-        Write::Data { data, held, .. } => {
-            format!("{:?} (claim {held}, data {})", data.0.existing, data.1)
-        }
-        Write::TakeBack {
-            held, seen, next, ..
-        } => format!("(claim {held}, state {seen}, void next {next:?})"),
-        Write::Version { rev, .. } => format!("{rev} (manifest {rev})"),
-        Write::Keep { claim, cluster, .. } => {
-            format!("{} (no manifest, epoch {})", claim.instance, cluster.epoch)
-        }
-        Write::Good { rev, seen, .. } => format!("{rev} (version {seen})"),
-        Write::Status { status, held, .. } => format!("{} (claim {held})", status.progress),
-        Write::Fit { seen, .. } => format!("(unfit {seen})"),
-        Write::Rollout { manifest, seen, .. } => format!("(manifest {manifest}, rollout {seen})"),
-        Write::Prune { .. } | Write::Sweep { .. } => String::new(),
-    };
-    format!("{} {of} {guards}", write.kind())
-}
 
 /// A step in one line.
 pub fn step_text(step: &Action) -> String {

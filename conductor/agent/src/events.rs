@@ -2,106 +2,98 @@
 
 use std::collections::BTreeSet;
 
-use manifests::{HostName, InstanceId, SlotId};
+use manifests::InstanceId;
 use model::events::{Happened, Kind};
 use model::observed::{
     ContainerState, EngineState, Exit, Observed, ObservedContainer, Readiness, Running,
 };
-use model::records::{Claim, Phase};
+use model::records::Phase;
 use model::write::Over;
-use model::{ActionResult, Write};
+use model::{ActionResult, Scope, Write, WriteKind};
 use planner::AgentMemory;
 
 /// What a write means, once its guards held; none where nothing happens by it that people would look for.
 pub fn of_write(write: &Write) -> Option<Happened> {
-    let claimed = |slot: &SlotId, kind: Kind, claim: &Claim, why: &str| {
-        let message = format!("{why}to run revision {}", claim.manifest_rev);
-        Happened::of_slot(slot, kind, message).instance(&claim.instance)
+    let about = |kind: Kind, message: String| match &write.scope {
+        Scope::Slot(slot) => Happened::of_slot(slot, kind, message),
+        Scope::Container(container) => Happened::of(container, kind, message),
     };
-    let missing = |host: &HostName| format!("{host} is missing; ");
-    Some(match write {
-        Write::Claim { slot, claim, .. } => claimed(slot, Kind::Claimed, claim, ""),
-        Write::Keep { slot, claim, .. } => {
-            claimed(slot, Kind::Claimed, claim, "kept without a manifest, ")
+    let claimed = |kind: Kind, why: &str| {
+        let claim = write.claimed()?;
+        let message = format!("{why}to run revision {}", claim.manifest_rev);
+        let happened = about(kind, message).instance(&claim.instance);
+        Some(match &write.over {
+            Over::Lost(host) | Over::Stopped(_, host) => happened.from(host),
+            Over::Nobody | Over::Ready(_) => happened,
+        })
+    };
+    let over = match &write.over {
+        Over::Ready(_) => "it is ready here; ".to_owned(),
+        Over::Nobody => "nobody had it; ".to_owned(),
+        Over::Lost(host) => format!("{host} is missing; "),
+        Over::Stopped(_, host) => format!("{host} has stopped it; "),
+    };
+    match write.kind {
+        WriteKind::Claim => claimed(Kind::Claimed, ""),
+        WriteKind::Keep => claimed(Kind::Claimed, "kept without a manifest, "),
+        WriteKind::TakeOver => claimed(Kind::TakenOver, &over),
+        WriteKind::Next => claimed(Kind::Handover, "to this host, "),
+        WriteKind::Promote => claimed(Kind::HandedOver, &over),
+        WriteKind::NewInstance => claimed(Kind::Replacing, ""),
+        WriteKind::Retake => {
+            Some(about(Kind::Retaken, "it is ready here".to_owned()).instance(write.instance()?))
         }
-        Write::TakeOver {
-            slot, claim, lost, ..
-        } => claimed(slot, Kind::TakenOver, claim, &missing(lost)).from(lost),
-        Write::Retake { slot, claim, .. } => {
-            Happened::of_slot(slot, Kind::Retaken, "it is ready here").instance(&claim.instance)
-        }
-        Write::Next { slot, next, .. } => claimed(slot, Kind::Handover, next, "to this host, "),
-        Write::Promote {
-            slot, claim, over, ..
-        } => {
-            let done = |why: &str| claimed(slot, Kind::HandedOver, claim, why);
-            match over {
-                Over::Ready => done("it is ready here; "),
-                Over::Nobody => done("nobody had it; "),
-                Over::Lost(host) => done(&missing(host)).from(host),
-                Over::Stopped(_, host) => done(&format!("{host} has stopped it; ")).from(host),
-            }
-        }
-        Write::DeleteNext {
-            slot, void, unfit, ..
-        } => {
-            let why = match (void, unfit) {
-                (Some(host), _) => format!("{host}, which was to have it, is missing"),
-                (None, Some((_, unfit))) => format!("this host can't run it: {}", unfit.reason),
-                (None, None) => "given up".to_owned(),
+        WriteKind::DeleteNext => {
+            let why = match (&write.over, write.unfit()) {
+                (Over::Lost(host), _) => format!("{host}, which was to have it, is missing"),
+                (_, Some(unfit)) => format!("this host can't run it: {}", unfit.reason),
+                (_, None) => "given up".to_owned(),
             };
-            Happened::of_slot(slot, Kind::HandoverEnded, why)
+            Some(about(Kind::HandoverEnded, why))
         }
-        Write::TakeBack { slot, state, .. } => {
-            Happened::of_slot(slot, Kind::HandoverEnded, "it goes on here")
-                .instance(&state.instance)
+        WriteKind::TakeBack => {
+            let what = "it goes on here".to_owned();
+            Some(about(Kind::HandoverEnded, what).instance(write.instance()?))
         }
-        Write::NewInstance { slot, claim, .. } => claimed(slot, Kind::Replacing, claim, ""),
-        Write::Release {
-            slot,
-            unfit: Some((_, unfit)),
-            ..
-        } => {
-            let why = format!("given up, since this host can't run it: {}", unfit.reason);
-            Happened::of_slot(slot, Kind::Unfit, why)
+        WriteKind::ReleaseUnfit => {
+            let reason = &write.unfit()?.reason;
+            let why = format!("given up, since this host can't run it: {reason}");
+            Some(about(Kind::Unfit, why))
         }
-        Write::Release {
-            slot, unfit: None, ..
-        } => Happened::of_slot(slot, Kind::Released, ""),
-        Write::DeleteUnwanted { slot, lost, .. } => {
-            let why = format!("not wanted any more, and {lost}, which had it, is missing");
-            Happened::of_slot(slot, Kind::Released, why).from(lost)
+        WriteKind::Release => Some(about(Kind::Released, String::new())),
+        WriteKind::DeleteUnwanted => match &write.over {
+            Over::Lost(host) => {
+                let why = format!("not wanted any more, and {host}, which had it, is missing");
+                Some(about(Kind::Released, why).from(host))
+            }
+            _ => None,
+        },
+        WriteKind::Fit => Some(about(
+            Kind::Fit,
+            "it is tried on this host again".to_owned(),
+        )),
+        WriteKind::State => {
+            let leaves = write.says().filter(|state| state.state == Phase::Leaving)?;
+            let what = "takes no new connections".to_owned();
+            Some(about(Kind::Leaving, what).instance(&leaves.instance))
         }
-        Write::Fit { container, .. } => {
-            Happened::of(container, Kind::Fit, "it is tried on this host again")
+        WriteKind::Version => {
+            let (id, version) = write.version_of()?;
+            let what = format!("revision {id} runs {}", version.image);
+            Some(about(Kind::Image, what))
         }
-        Write::State { slot, state, .. } if state.state == Phase::Leaving => {
-            Happened::of_slot(slot, Kind::Leaving, "takes no new connections")
-                .instance(&state.instance)
-        }
-        Write::Version {
-            container,
-            rev,
-            version,
-            ..
-        } => {
-            let what = format!("revision {rev} runs {}", version.image);
-            Happened::of(container, Kind::Image, what)
-        }
-        Write::Rollout {
-            container, rollout, ..
-        } => {
+        WriteKind::Rollout => {
+            let (slot, rollout) = write.given_up()?;
             let why = format!("revision {}: {}", rollout.version, rollout.reason);
-            Happened::of_slot(&container.slot(rollout.slot), Kind::UpdateFailed, why)
+            Some(Happened::of_slot(&slot, Kind::UpdateFailed, why))
         }
         // That it is ready or stopped, the engine shows.
-        Write::State { .. }
-        | Write::Data { .. }
-        | Write::Good { .. }
-        | Write::Prune { .. }
-        | Write::Sweep { .. }
-        | Write::Status { .. } => return None,
-    })
+        WriteKind::Data
+        | WriteKind::Good
+        | WriteKind::Prune
+        | WriteKind::Sweep
+        | WriteKind::Status => None,
+    }
 }
 
 /// What came of a step, where the engine itself does not show it.

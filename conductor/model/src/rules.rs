@@ -80,6 +80,11 @@ impl Rules {
         }
     }
 
+    /// The one that is left out.
+    pub const fn left_out(self) -> Option<Rule> {
+        self.left_out
+    }
+
     /// The rule is in force.
     pub fn has(self, rule: Rule) -> bool {
         self.left_out != Some(rule)

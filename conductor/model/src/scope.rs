@@ -1,5 +1,7 @@
 //! What actions and writes are about.
 
+use std::fmt;
+
 use manifests::{ContainerId, SlotId};
 
 /// What one worker does at a time: a slot's container, or a version's image.
@@ -9,4 +11,13 @@ pub enum Scope {
     Slot(SlotId),
     /// What the slots of a container share.
     Container(ContainerId),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slot(slot) => slot.fmt(f),
+            Self::Container(container) => container.fmt(f),
+        }
+    }
 }

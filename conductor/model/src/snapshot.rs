@@ -201,14 +201,21 @@ pub struct VoidNext {
     pub host: HostName,
 }
 
+impl Rev<Next> {
+    /// Its host is not live.
+    pub fn void(&self) -> VoidNext {
+        VoidNext {
+            modified: self.modified,
+            host: self.host.clone(),
+        }
+    }
+}
+
 impl Successor<'_> {
     /// The void `.next`, for a guard.
-    pub fn void(self) -> Option<crate::snapshot::VoidNext> {
+    pub fn void(self) -> Option<VoidNext> {
         match self {
-            Self::Void(next) => Some(crate::snapshot::VoidNext {
-                modified: next.modified,
-                host: next.host.clone(),
-            }),
+            Self::Void(next) => Some(next.void()),
             Self::Nobody | Self::Live(_) => None,
         }
     }

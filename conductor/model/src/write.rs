@@ -1,309 +1,303 @@
-//! What an agent writes to etcd, as values: each write says the revisions that its guards compare.
+//! Guarded writes to etcd, as values: what must hold, and what is then done at once.
 //!
-//! The store makes guarded transactions of them; a write that was decided on
-//! something that is not so any more fails there, and nothing is harmed.
+//! The store translates them one to one; a write that was decided on something that
+//! is not so any more fails there, and nothing is harmed. Each constructor is a row
+//! of `docs/design/ownership.md` or `docs/design/keys.md`.
 
-use manifests::{ContainerId, HostName, SlotId};
+mod left_out;
+mod rows;
 
+use std::fmt;
+
+use manifests::keys::{self, Key};
+use manifests::{ContainerId, HostName, InstanceId, SlotId};
+
+use crate::kv::{KeyRange, Op};
 use crate::records::{Claim, Cluster, Data, Next, Rollout, SlotState, Status, Unfit, Version};
+use crate::revision::{ModRev, VersionId};
 use crate::scope::Scope;
 use crate::snapshot::VoidNext;
 
-/// What lets a promotion end another's ownership.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Over {
-    /// The new instance is ready: it may replace one that runs.
-    Ready,
-    /// Nobody has the slot.
-    Nobody,
-    /// The owner's record is absent.
-    Lost(HostName),
-    /// The owner, of this name, has stopped its instance for it: MOD(state).
-    Stopped(i64, HostName),
+/// Guards, and operations, of one write: several travel in one transaction, and etcd takes 128 operations in all.
+pub const MAX_OPS: usize = 28;
+
+/// A write to etcd: all operations if all guards hold, else none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// Writes of one scope follow each other.
+    pub scope: Scope,
+    /// Which row of the table.
+    pub kind: WriteKind,
+    /// What lets it end an ownership or a handover.
+    pub over: Over,
+    /// What must hold.
+    pub guards: Vec<Guard>,
+    /// What is done.
+    pub ops: Vec<WriteOp>,
 }
 
-/// A write to etcd, with the revisions that its guards compare.
+/// The row of the table that a write is, for logs and metrics.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
+#[allow(missing_docs)] // Each is the constructor of this name.
+pub enum WriteKind {
+    Claim,
+    Keep,
+    TakeOver,
+    Retake,
+    Next,
+    Promote,
+    DeleteNext,
+    DeleteUnwanted,
+    NewInstance,
+    Release,
+    ReleaseUnfit,
+    State,
+    Data,
+    TakeBack,
+    Fit,
+    Version,
+    Good,
+    Prune,
+    Rollout,
+    Sweep,
+    Status,
+}
+
+/// What lets a write end the ownership or the handover of another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Over {
+    /// Nobody has it.
+    #[default]
+    Nobody,
+    /// The new instance is ready, with this state: it may replace one that runs.
+    Ready(SlotState),
+    /// The record of this host, which has it or was to have it, is absent.
+    Lost(HostName),
+    /// This host, the owner, has stopped its instance for it: MOD(state).
+    Stopped(ModRev, HostName),
+}
+
+/// A condition on etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guard {
+    /// The key is as it was seen.
+    Seen(Key, ModRev),
+    /// The host has no record: it is not live.
+    NoRecord(HostName),
+    /// `.next` is as it was seen, and its host has no record.
+    VoidNext(SlotId, VoidNext),
+    /// No key is under `…/slots/`.
+    NoSlots(ContainerId),
+    /// `/dokkaa/cluster`, byte for byte.
+    Cluster(Cluster),
+}
+
+/// An operation of a write.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Write {
-    /// Claims a free slot: MOD(claim) = 0, MOD(manifest), `.next` absent or void, and then deleted.
-    Claim {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// MOD(manifest).
-        manifest: i64,
-        /// A void `.next`.
-        next: Option<VoidNext>,
-        /// The slot's data, if it has local volumes and they are not noted so, and MOD(data); 0 if there is none.
-        data: Option<(Data, i64)>,
-    },
-    /// Claims a slot for what is kept without a manifest: neither claim, `.next` nor manifest, and the cluster's key, since
-    /// all that is absent holds in any etcd.
-    Keep {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// Its version, if etcd has lost it: absent.
-        version: Option<Version>,
-        /// `/dokkaa/cluster` as it was seen.
-        cluster: Cluster,
-    },
-    /// Takes a slot over from a host that is not live: MOD(claim), no record of that host, the rest as for a claim.
-    TakeOver {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// MOD(claim) of the lost owner.
-        held: i64,
-        /// The lost owner.
-        lost: HostName,
-        /// MOD(manifest).
-        manifest: i64,
-        /// A void `.next`.
-        next: Option<VoidNext>,
-        /// As for a claim.
-        data: Option<(Data, i64)>,
-    },
-    /// Takes an own slot back, for an instance that is ready here while the owner's is not: MOD(claim), `.next` and the
-    /// owner's state as seen.
-    Retake {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// Its state, `ready`.
-        state: SlotState,
-        /// MOD(claim) of the owner.
-        held: i64,
-        /// MOD(state) of the owner; 0 if there is none.
-        seen: i64,
-        /// MOD(`.next`); 0 if there is none.
-        next: i64,
-    },
-    /// Begins a handover to this host: MOD(claim), MOD(manifest), `.next` absent or void.
-    Next {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        next: Next,
-        /// MOD(claim).
-        held: i64,
-        /// MOD(manifest).
-        manifest: i64,
-        /// A void `.next`.
-        void: Option<VoidNext>,
-    },
-    /// Ends a handover: the claim names the new instance: MOD(claim), MOD(manifest), MOD(`.next`), and what `over` says.
-    Promote {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// MOD(claim); 0 if there is none.
-        held: i64,
-        /// MOD(manifest).
-        manifest: i64,
-        /// MOD(`.next`), this host's.
-        next: i64,
-        /// Why it may.
-        over: Over,
-        /// `ready`, if it is.
-        state: Option<SlotState>,
-        /// As for a claim.
-        data: Option<(Data, i64)>,
-    },
-    /// Gives a handover up, or clears away one that nobody can finish: MOD(`.next`).
-    DeleteNext {
-        /// The slot.
-        slot: SlotId,
-        /// MOD(`.next`).
-        seen: i64,
-        /// Its host, if it is void: its record is absent. None if it is this host's own.
-        void: Option<HostName>,
-        /// This host can't run it.
-        unfit: Option<(HostName, Unfit)>,
-    },
-    /// Deletes the claim of a host that is not live, for a slot that is not wanted: MOD(claim), MOD(manifest), no record.
-    DeleteUnwanted {
-        /// The slot.
-        slot: SlotId,
-        /// MOD(claim).
-        held: i64,
-        /// MOD(manifest); 0 if there is none.
-        manifest: i64,
-        /// The lost owner.
-        lost: HostName,
-    },
-    /// Gives an own slot to another instance of this host: MOD(claim).
-    NewInstance {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        claim: Claim,
-        /// MOD(claim).
-        held: i64,
-        /// As for a claim.
-        data: Option<(Data, i64)>,
-    },
-    /// Gives an own slot up, with its state and status: MOD(claim).
-    Release {
-        /// The slot.
-        slot: SlotId,
-        /// MOD(claim).
-        held: i64,
-        /// This host can't run it, and says so in the same transaction.
-        unfit: Option<(HostName, Unfit)>,
-    },
-    /// Says how far the own instance is: MOD(claim), MOD(state).
-    State {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        state: SlotState,
-        /// MOD(claim).
-        held: i64,
-        /// MOD(state); 0 if there is none.
-        seen: i64,
-    },
-    /// Notes of an own slot that its local volumes exist: MOD(claim), MOD(data).
-    Data {
-        /// The slot.
-        slot: SlotId,
-        /// What is written, and MOD(data); 0 if there is none.
-        data: (Data, i64),
-        /// MOD(claim).
-        held: i64,
-    },
-    /// Takes `stopped` back, so that the own instance may start again: as for a state, and `.next` absent or void.
-    TakeBack {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        state: SlotState,
-        /// MOD(claim).
-        held: i64,
-        /// MOD(state).
-        seen: i64,
-        /// A void `.next`.
-        next: Option<VoidNext>,
-    },
-    /// Takes this host's mark away, since it may be able to run it now: MOD(unfit).
-    Fit {
-        /// Whose.
-        container: ContainerId,
-        /// Who says so.
-        host: HostName,
-        /// MOD(unfit).
-        seen: i64,
-    },
-    /// Decides the image of a version: absent, MOD(manifest).
-    Version {
-        /// Whose.
-        container: ContainerId,
-        /// Its key, which is MOD(manifest).
-        rev: i64,
-        /// What is written.
-        version: Version,
-    },
-    /// Notes that a version got ready: MOD(version).
-    Good {
-        /// Whose.
-        container: ContainerId,
-        /// Its key.
-        rev: i64,
-        /// What is written.
-        version: Version,
-        /// MOD(version).
-        seen: i64,
-    },
-    /// Forgets versions that nobody needs: MOD of each.
-    Prune {
-        /// Whose.
-        container: ContainerId,
-        /// Their keys and MODs.
-        versions: Vec<(i64, i64)>,
-    },
-    /// Gives an update up: MOD(manifest), MOD(rollout).
-    Rollout {
-        /// Whose.
-        container: ContainerId,
-        /// What is written.
-        rollout: Rollout,
-        /// MOD(manifest).
-        manifest: i64,
-        /// MOD(rollout); 0 if there is none.
-        seen: i64,
-    },
-    /// Deletes what is left of a container without manifest and claims: both absent.
-    Sweep {
-        /// Whose.
-        container: ContainerId,
-    },
-    /// Tells people how a slot is: MOD(claim).
-    Status {
-        /// The slot.
-        slot: SlotId,
-        /// What is written.
-        status: Status,
-        /// MOD(claim).
-        held: i64,
-    },
+#[allow(missing_docs)] // Each writes the key of this name.
+pub enum WriteOp {
+    Claim(SlotId, Claim),
+    Next(SlotId, Next),
+    State(SlotId, SlotState),
+    Data(SlotId, Data),
+    Status(SlotId, Status),
+    Version(ContainerId, VersionId, Version),
+    Rollout(ContainerId, Rollout),
+    Unfit(HostName, ContainerId, Unfit),
+    /// Deletes a key, if it is there.
+    Delete(Key),
+    /// Deletes all versions.
+    DeleteVersions(ContainerId),
+}
+
+/// Keys of etcd, as far as guards look at them.
+pub trait Keys {
+    /// Revision of the key's last change; 0 if it is absent.
+    fn modified(&self, key: &Key) -> ModRev;
+
+    /// The key's value.
+    fn value(&self, key: &Key) -> Option<&[u8]>;
+
+    /// A key begins with this.
+    fn any_under(&self, prefix: &str) -> bool;
+}
+
+impl Guard {
+    /// It holds there.
+    pub fn holds(&self, keys: &impl Keys) -> bool {
+        match self {
+            Self::Seen(key, rev) => keys.modified(key) == *rev,
+            Self::NoRecord(host) => keys.modified(&Key::HostRecord(host.clone())) == 0,
+            Self::VoidNext(slot, next) => {
+                Self::Seen(Key::Next(slot.clone()), next.modified).holds(keys)
+                    && Self::NoRecord(next.host.clone()).holds(keys)
+            }
+            Self::NoSlots(container) => !keys.any_under(&keys::slots_of(container)),
+            Self::Cluster(cluster) => keys.value(&Key::Cluster) == Some(json(cluster).as_slice()),
+        }
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seen(key, rev) => write!(f, "MOD({key}) = {rev}"),
+            Self::NoRecord(host) => write!(f, "no record of {host}"),
+            Self::VoidNext(slot, next) => write!(
+                f,
+                "MOD({}) = {}, no record of {}",
+                Key::Next(slot.clone()),
+                next.modified,
+                next.host
+            ),
+            Self::NoSlots(container) => write!(f, "no key under {}", keys::slots_of(container)),
+            Self::Cluster(cluster) => write!(f, "{} of epoch {}", Key::Cluster, cluster.epoch),
+        }
+    }
+}
+
+impl WriteOp {
+    /// As etcd carries it out.
+    pub fn op(&self) -> Op {
+        match self {
+            Self::Claim(slot, claim) => Op::put_json(Key::Claim(slot.clone()), claim),
+            Self::Next(slot, next) => Op::put_json(Key::Next(slot.clone()), next),
+            Self::State(slot, state) => Op::put_json(Key::State(slot.clone()), state),
+            Self::Data(slot, data) => Op::put_json(Key::Data(slot.clone()), data),
+            Self::Status(slot, status) => Op::put_json(Key::Status(slot.clone()), status),
+            Self::Version(container, id, version) => {
+                Op::put_json(Key::Version(container.clone(), *id), version)
+            }
+            Self::Rollout(container, rollout) => {
+                Op::put_json(Key::Rollout(container.clone()), rollout)
+            }
+            Self::Unfit(host, container, unfit) => {
+                Op::put_json(Key::Unfit(host.clone(), container.clone()), unfit)
+            }
+            Self::Delete(key) => Op::delete(key),
+            Self::DeleteVersions(container) => {
+                Op::Delete(KeyRange::prefix(&keys::versions_of(container)))
+            }
+        }
+    }
 }
 
 impl Write {
-    /// Whose writes follow each other.
-    pub fn work(&self) -> Scope {
-        match self {
-            Self::Claim { slot, .. }
-            | Self::Keep { slot, .. }
-            | Self::TakeOver { slot, .. }
-            | Self::Retake { slot, .. }
-            | Self::Next { slot, .. }
-            | Self::Promote { slot, .. }
-            | Self::DeleteNext { slot, .. }
-            | Self::DeleteUnwanted { slot, .. }
-            | Self::NewInstance { slot, .. }
-            | Self::Release { slot, .. }
-            | Self::State { slot, .. }
-            | Self::Data { slot, .. }
-            | Self::TakeBack { slot, .. }
-            | Self::Status { slot, .. } => Scope::Slot(slot.clone()),
-            Self::Fit { container, .. }
-            | Self::Version { container, .. }
-            | Self::Good { container, .. }
-            | Self::Prune { container, .. }
-            | Self::Rollout { container, .. }
-            | Self::Sweep { container } => Scope::Container(container.clone()),
+    /// All its guards hold there.
+    pub fn holds(&self, keys: &impl Keys) -> bool {
+        self.guards.iter().all(|guard| guard.holds(keys))
+    }
+
+    /// The slot, if it is about one.
+    pub fn slot(&self) -> Option<&SlotId> {
+        match &self.scope {
+            Scope::Slot(slot) => Some(slot),
+            Scope::Container(_) => None,
         }
     }
 
-    /// One word, for logs.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Claim { .. } => "claim",
-            Self::Keep { .. } => "keep",
-            Self::TakeOver { .. } => "take-over",
-            Self::Retake { .. } => "retake",
-            Self::Next { .. } => "next",
-            Self::Promote { .. } => "promote",
-            Self::DeleteNext { .. } => "delete-next",
-            Self::DeleteUnwanted { .. } => "delete-unwanted",
-            Self::NewInstance { .. } => "new-instance",
-            Self::Release { unfit: None, .. } => "release",
-            Self::Release { unfit: Some(_), .. } => "release-unfit",
-            Self::State { .. } => "state",
-            Self::Data { .. } => "data",
-            Self::TakeBack { .. } => "take-back",
-            Self::Fit { .. } => "fit",
-            Self::Version { .. } => "version",
-            Self::Good { .. } => "good",
-            Self::Prune { .. } => "prune",
-            Self::Rollout { .. } => "rollout",
-            Self::Sweep { .. } => "sweep",
-            Self::Status { .. } => "status",
-        }
+    /// The slot that it puts on this host by the order of placement.
+    pub fn takes(&self) -> Option<&SlotId> {
+        use WriteKind::{Claim, Next, TakeOver};
+        self.slot()
+            .filter(|_| matches!(self.kind, Claim | TakeOver | Next))
     }
+
+    /// What it makes the claim or `.next` of its slot.
+    pub fn claimed(&self) -> Option<&Claim> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::Claim(_, claim) | WriteOp::Next(_, claim) => Some(claim),
+            _ => None,
+        })
+    }
+
+    /// The state that it writes.
+    pub fn says(&self) -> Option<&SlotState> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::State(_, state) => Some(state),
+            _ => None,
+        })
+    }
+
+    /// The mark that it sets on this host.
+    pub fn unfit(&self) -> Option<&Unfit> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::Unfit(_, _, unfit) => Some(unfit),
+            _ => None,
+        })
+    }
+
+    /// Where it says that the slot's volumes are.
+    pub fn pin(&self) -> Option<&Data> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::Data(_, data) => Some(data),
+            _ => None,
+        })
+    }
+
+    /// The status that it writes.
+    pub fn status_of(&self) -> Option<&Status> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::Status(_, status) => Some(status),
+            _ => None,
+        })
+    }
+
+    /// The version that it writes, and its key.
+    pub fn version_of(&self) -> Option<(VersionId, &Version)> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::Version(_, id, version) => Some((*id, version)),
+            _ => None,
+        })
+    }
+
+    /// The update that it gives up, and the slot that failed.
+    pub fn given_up(&self) -> Option<(SlotId, &Rollout)> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::Rollout(container, rollout) => Some((container.slot(rollout.slot), rollout)),
+            _ => None,
+        })
+    }
+
+    /// The instance that it is about, if it names one.
+    pub fn instance(&self) -> Option<&InstanceId> {
+        let claimed = self.claimed().map(|claim| &claim.instance);
+        claimed.or_else(|| self.says().map(|state| &state.instance))
+    }
+}
+
+/// In one line, with its guards.
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.scope)?;
+        if let Some(instance) = self.instance() {
+            write!(f, " {instance}")?;
+        }
+        if let Some(state) = self.says() {
+            write!(f, " {:?}", state.state)?;
+        }
+        if let Some(status) = self.status_of() {
+            write!(f, " {}", status.progress)?;
+        }
+        let guards: Vec<String> = self.guards.iter().map(Guard::to_string).collect();
+        write!(f, " ({})", guards.join(", "))
+    }
+}
+
+/// As agents write it.
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records always serialize")
 }

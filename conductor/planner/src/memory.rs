@@ -17,7 +17,7 @@ use model::observed::{EngineState, Observed};
 use model::records::{Phase, Status};
 use model::snapshot::Snapshot;
 use model::time::Millis;
-use model::{Action, ActionResult, Fault, Scope, Write};
+use model::{Action, ActionResult, Fault, Scope, Write, WriteKind};
 
 use crate::disruption::DisruptionGuard;
 use crate::output::Plan;
@@ -244,10 +244,10 @@ impl AgentMemory {
 
     /// Notes that a write is sent to etcd.
     pub fn begin_write(&mut self, write: &Write) {
-        if let Some(slot) = placed(write) {
+        if let Some(slot) = write.takes() {
             self.in_flight.begin_placement(slot);
         }
-        self.in_flight.begin_write(write.work());
+        self.in_flight.begin_write(write.scope.clone());
     }
 
     /// Forgets what a whole plan does not name any more.
@@ -266,69 +266,60 @@ impl AgentMemory {
     /// Notes the answer to a write that was planned from a view at `seen`: the store's revision, and whether its guards
     /// held.
     pub fn wrote(&mut self, write: &Write, succeeded: bool, revision: i64, seen: i64, now: Millis) {
-        let scope = write.work();
-        self.in_flight.end_write(&scope);
-        if let Some(slot) = placed(write) {
+        self.in_flight.end_write(&write.scope);
+        if let Some(slot) = write.takes() {
             self.in_flight
                 .end_placement(slot, succeeded.then_some(revision));
         }
         if !succeeded {
-            self.own_writes.rejected(scope, seen, now);
+            self.own_writes.rejected(write.scope.clone(), seen, now);
             return;
         }
         // A status is not in the view, so the view is not waited for.
-        if !matches!(write, Write::Status { .. }) {
-            self.own_writes.succeeded(scope, revision);
+        if write.kind != WriteKind::Status {
+            self.own_writes.succeeded(write.scope.clone(), revision);
         }
-        match write {
-            Write::Claim { slot, claim, .. }
-            | Write::TakeOver { slot, claim, .. }
-            | Write::Next {
-                slot, next: claim, ..
-            } if !self.instances.contains_key(&claim.instance) => {
+        let Some(slot) = write.slot() else { return };
+        match write.kind {
+            WriteKind::Claim | WriteKind::TakeOver | WriteKind::Next => {
+                if let Some(instance) = write.instance()
+                    && !self.instances.contains_key(instance)
+                {
+                    let memory = self.slots.entry(slot.clone()).or_default();
+                    memory.pending_instance = Some(instance.clone());
+                }
+            }
+            WriteKind::ReleaseUnfit | WriteKind::DeleteNext => {
+                if let Some(unfit) = write.unfit() {
+                    // The next try here begins anew.
+                    self.slots.remove(slot);
+                    self.images.remove(&slot.container);
+                    let mark = self.unfit.entry(slot.container.clone()).or_default();
+                    mark.marked(unfit.manifest_rev, now);
+                }
+            }
+            WriteKind::NewInstance => {
                 let memory = self.slots.entry(slot.clone()).or_default();
-                memory.pending_instance = Some(claim.instance.clone());
-            }
-            Write::Release {
-                slot,
-                unfit: Some((_, unfit)),
-                ..
-            }
-            | Write::DeleteNext {
-                slot,
-                unfit: Some((_, unfit)),
-                ..
-            } => {
-                // The next try here begins anew.
-                self.slots.remove(slot);
-                self.images.remove(&slot.container);
-                let mark = self.unfit.entry(slot.container.clone()).or_default();
-                mark.marked(unfit.manifest_rev, now);
-            }
-            Write::NewInstance {
-                slot, claim, data, ..
-            } => {
-                let memory = self.slots.entry(slot.clone()).or_default();
-                if data.is_some() {
+                if write.pin().is_some() {
                     // What it waited for may be otherwise now.
                     memory.trouble = Trouble::default();
                 }
                 if memory
                     .replacement
-                    .take_if(|(instance, _)| *instance == claim.instance)
+                    .take_if(|(instance, _)| Some(&*instance) == write.instance())
                     .is_none()
                 {
-                    memory.pending_instance = Some(claim.instance.clone());
+                    memory.pending_instance = write.instance().cloned();
                 }
             }
-            Write::State { slot, .. } | Write::TakeBack { slot, .. } => {
+            WriteKind::State | WriteKind::TakeBack => {
                 if let Some(memory) = self.slots.get_mut(slot) {
                     memory.unconfirmed_stop = false;
                 }
             }
-            Write::Status { slot, status, .. } => {
+            WriteKind::Status => {
                 let memory = self.slots.entry(slot.clone()).or_default();
-                memory.written_status = Some(status.clone());
+                memory.written_status = write.status_of().cloned();
             }
             _ => {}
         }
@@ -336,24 +327,13 @@ impl AgentMemory {
 
     /// Notes that a write could not be asked of etcd at all; whether it happened, the view will show.
     pub fn not_written(&mut self, write: &Write) {
-        if let Write::State { slot, state, .. } = write
-            && state.state == Phase::Stopped
-        {
+        let stopped = write.says().is_some_and(|s| s.state == Phase::Stopped);
+        if let Some(slot) = write.slot().filter(|_| stopped) {
             self.slots.entry(slot.clone()).or_default().unconfirmed_stop = true;
         }
-        if let Some(slot) = placed(write) {
+        if let Some(slot) = write.takes() {
             self.in_flight.end_placement(slot, None);
         }
-        self.in_flight.end_write(&write.work());
-    }
-}
-
-/// The slot that a write puts on this host by the order of placement.
-fn placed(write: &Write) -> Option<&SlotId> {
-    match write {
-        Write::Claim { slot, .. } | Write::TakeOver { slot, .. } | Write::Next { slot, .. } => {
-            Some(slot)
-        }
-        _ => None,
+        self.in_flight.end_write(&write.scope);
     }
 }

@@ -42,8 +42,7 @@ impl Plan {
     /// It writes or does something for this slot.
     pub fn touches(&self, slot: &SlotId) -> bool {
         let scope = Scope::Slot(slot.clone());
-        self.writes.iter().any(|w| w.work() == scope)
-            || self.steps.iter().any(|s| s.work() == scope)
+        self.writes.iter().any(|w| w.scope == scope) || self.steps.iter().any(|s| s.work() == scope)
     }
 
     pub(crate) fn requeue_with(&mut self, at: Option<Millis>) {
@@ -64,7 +63,7 @@ impl fmt::Display for Plan {
         for kind in self
             .writes
             .iter()
-            .map(Write::kind)
+            .map(|write| write.kind.into())
             .chain(self.steps.iter().map(Action::kind))
         {
             *counts.entry(kind).or_default() += 1;

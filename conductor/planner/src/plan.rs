@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::{InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer};
-use model::records::{Claim, Data};
+use model::records::Claim;
 use model::snapshot::{Owner, SlotView};
 use model::volumes;
 use model::write::Write;
@@ -150,9 +150,9 @@ fn claim(
         let slot = placed.slot.clone();
         let modified = manifest.modified;
         // A void `.next` goes with the claim.
-        plan.writes.retain(|w| w.work() != work);
+        plan.writes.retain(|w| w.scope != work);
         plan.writes
-            .extend(take(inputs, slot, view, claim, modified, data));
+            .extend(take(inputs, slot, view, claim, modified).map(|write| write.with_data(data)));
     });
 }
 
@@ -163,27 +163,15 @@ pub(crate) fn take(
     view: &SlotView,
     claim: Claim,
     manifest: i64,
-    data: Option<(Data, i64)>,
 ) -> Option<Write> {
     let next = inputs.snapshot.successor(view).void();
     match inputs.snapshot.owner(view) {
         Owner::Live(_) => None,
-        Owner::Nobody => Some(Write::Claim {
-            slot,
-            claim,
-            manifest,
-            next,
-            data,
-        }),
-        Owner::Lost(lost) => Some(Write::TakeOver {
-            slot,
-            claim,
-            held: lost.modified,
-            lost: lost.host.clone(),
-            manifest,
-            next,
-            data,
-        }),
+        Owner::Nobody => Some(Write::claim(slot, claim, manifest, next)),
+        Owner::Lost(lost) => {
+            let from = (lost.modified, lost.host.clone());
+            Some(Write::take_over(slot, claim, from, manifest, next))
+        }
     }
 }
 
@@ -226,17 +214,19 @@ fn hand_over(
         if !inputs.is_my_turn(plan, &work, turn) || inputs.is_writing(&work) || is_taking {
             continue;
         }
-        plan.writes.push(Write::Next {
-            next: Claim {
-                host: inputs.host.name.clone(),
-                instance: fresh(),
-                manifest_rev: rev,
-            },
-            held: claim.modified,
-            manifest: manifest.modified,
-            void: inputs.snapshot.successor(view).void(),
-            slot: placed.slot,
-        });
+        let next = Claim {
+            host: inputs.host.name.clone(),
+            instance: fresh(),
+            manifest_rev: rev,
+        };
+        let void = inputs.snapshot.successor(view).void();
+        plan.writes.push(Write::next(
+            placed.slot,
+            next,
+            claim.modified,
+            manifest.modified,
+            void,
+        ));
     }
 }
 

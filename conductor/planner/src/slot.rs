@@ -289,7 +289,7 @@ fn emit(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, mut out: Out, plan: 
         let shared = Scope::Container(ctx.slot.container.clone());
         if let Some(write) = out.shared.take() {
             let free =
-                !ctx.inputs.is_writing(&shared) && !plan.writes.iter().any(|w| w.work() == shared);
+                !ctx.inputs.is_writing(&shared) && !plan.writes.iter().any(|w| w.scope == shared);
             if free {
                 plan.writes.push(write);
             }
@@ -335,9 +335,9 @@ fn status_write(ctx: &Ctx<'_>, status: &Status, plan: &mut Plan) -> Option<Write
         plan.requeue(since + holds);
         return None;
     }
-    Some(Write::Status {
-        slot: ctx.slot.clone(),
-        status: status.clone(),
-        held: ctx.claim.modified,
-    })
+    Some(Write::status(
+        ctx.slot.clone(),
+        status.clone(),
+        ctx.claim.modified,
+    ))
 }

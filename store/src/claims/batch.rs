@@ -4,14 +4,13 @@
 //! before the whole. etcd refuses a transaction that names a key twice, even in
 //! a loser, so a transaction that shares a written key goes into another batch.
 
+use model::write::MAX_OPS;
 use model::{Rule, Rules};
 
 use crate::kv::{KeyRange, Op, OpReply, Txn, TxnReply};
 
 /// Transactions in one batch: with the next limit this fills etcd's 128 operations a transaction.
-pub(super) const MAX_TXNS: usize = 100;
-/// Compares, or operations, of a nested transaction.
-pub(super) const MAX_OPS: usize = 28;
+const MAX_TXNS: usize = 100;
 /// Bytes in one batch; etcd refuses requests above 1.5 MiB.
 const MAX_BYTES: usize = 1 << 20;
 

@@ -7,7 +7,7 @@ use model::records::{Claim, Data, Phase, Rollout, SlotState, Status, Unfit, Vers
 use model::snapshot::VoidNext;
 use model::write::{Over, Write};
 use store::claims::Batch;
-use store::kv::{KeyRange, Kv, OpReply, Range, Txn, TxnReply};
+use store::kv::{KeyRange, Kv, Range, Txn, TxnReply};
 use store::{Compare, Op};
 use uuid::Uuid;
 
@@ -94,102 +94,68 @@ fn claims(number: u32, claim: &Claim, manifest: i64) -> Txn {
 }
 
 fn claims_over(number: u32, claim: &Claim, manifest: i64, next: Option<VoidNext>) -> Txn {
-    txn_of(&Write::Claim {
-        slot: slot(number),
-        claim: claim.clone(),
-        manifest,
-        next,
-        data: None,
-    })
+    txn_of(&Write::claim(slot(number), claim.clone(), manifest, next))
 }
 
-fn takes_over(from: &str, held: i64, claim: &Claim, next: Option<VoidNext>) -> Txn {
-    txn_of(&Write::TakeOver {
-        slot: slot(0),
-        claim: claim.clone(),
-        held,
-        lost: host(from),
-        manifest: claim.manifest_rev,
+fn takes_over(from: &str, claim_rev: i64, claim: &Claim, next: Option<VoidNext>) -> Txn {
+    let (from, manifest_rev) = ((claim_rev, host(from)), claim.manifest_rev);
+    txn_of(&Write::take_over(
+        slot(0),
+        claim.clone(),
+        from,
+        manifest_rev,
         next,
-        data: None,
-    })
+    ))
 }
 
-fn begins(held: i64, next: &Claim, void: Option<VoidNext>) -> Txn {
-    txn_of(&Write::Next {
-        slot: slot(0),
-        next: next.clone(),
-        held,
-        manifest: next.manifest_rev,
+fn begins(claim_rev: i64, next: &Claim, void: Option<VoidNext>) -> Txn {
+    txn_of(&Write::next(
+        slot(0),
+        next.clone(),
+        claim_rev,
+        next.manifest_rev,
         void,
-    })
+    ))
 }
 
-fn promotes(held: i64, next: i64, claim: &Claim, over: Over) -> Txn {
-    let ready = over == Over::Ready;
-    txn_of(&Write::Promote {
-        slot: slot(0),
-        claim: claim.clone(),
-        held,
-        manifest: claim.manifest_rev,
-        next,
+fn promotes(claim_rev: i64, next_rev: i64, claim: &Claim, over: Over) -> Txn {
+    let manifest_rev = claim.manifest_rev;
+    txn_of(&Write::promote(
+        slot(0),
+        claim.clone(),
+        claim_rev,
+        manifest_rev,
+        next_rev,
         over,
-        state: ready.then(|| state(claim, Phase::Ready)),
-        data: None,
-    })
+    ))
 }
 
-fn drops_next(seen: i64, void: Option<&str>) -> Txn {
-    txn_of(&Write::DeleteNext {
-        slot: slot(0),
-        seen,
-        void: void.map(host),
-        unfit: None,
-    })
+fn retakes(claim: &Claim, claim_rev: i64, state_rev: i64, next_rev: i64) -> Txn {
+    let state = state(claim, Phase::Ready);
+    txn_of(&Write::retake(
+        slot(0),
+        claim.clone(),
+        state,
+        claim_rev,
+        state_rev,
+        next_rev,
+    ))
 }
 
-fn retakes(claim: &Claim, held: i64, seen: i64, next: i64) -> Txn {
-    txn_of(&Write::Retake {
-        slot: slot(0),
-        claim: claim.clone(),
-        state: state(claim, Phase::Ready),
-        held,
-        seen,
-        next,
-    })
+fn says(state: &SlotState, claim_rev: i64, state_rev: i64) -> Txn {
+    txn_of(&Write::state(slot(0), state.clone(), claim_rev, state_rev))
 }
 
-fn says(state: &SlotState, held: i64, seen: i64) -> Txn {
-    txn_of(&Write::State {
-        slot: slot(0),
-        state: state.clone(),
-        held,
-        seen,
-    })
+fn tells(status: &Status, claim_rev: i64) -> Txn {
+    txn_of(&Write::status(slot(0), status.clone(), claim_rev))
 }
 
-fn tells(status: &Status, held: i64) -> Txn {
-    txn_of(&Write::Status {
-        slot: slot(0),
-        status: status.clone(),
-        held,
-    })
+fn releases(claim_rev: i64) -> Txn {
+    txn_of(&Write::release(slot(0), claim_rev))
 }
 
-fn releases(held: i64, unfit: Option<&Unfit>) -> Txn {
-    txn_of(&Write::Release {
-        slot: slot(0),
-        held,
-        unfit: unfit.map(|unfit| (host("h1"), unfit.clone())),
-    })
-}
-
-fn decides(rev: i64, image: &str) -> Txn {
-    txn_of(&Write::Version {
-        container: web(),
-        rev,
-        version: version(image),
-    })
+fn decides(id: i64, image: &str) -> Txn {
+    txn_of(&Write::version(web(), id, version(image)))
 }
 
 async fn run(kv: &dyn Kv, txn: Txn) -> TxnReply {
@@ -252,7 +218,8 @@ async fn a_void_next_goes_with_the_claim_and_a_live_one_forbids_it(b: Backend) {
     };
     put(&*b.kv, "/hosts/h2/record", "{}").await;
     loses(&*b.kv, claims_over(0, &mine, at, void())).await;
-    loses(&*b.kv, drops_next(next, Some("h2"))).await;
+    let drops = Write::delete_void_next(slot(0), void().expect("void"));
+    loses(&*b.kv, txn_of(&drops)).await;
     delete(&*b.kv, "/hosts/h2/record").await;
     wins(&*b.kv, claims_over(0, &mine, at, void())).await;
     assert_eq!(read::<Claim>(&*b.kv, next_key).await, None);
@@ -265,18 +232,13 @@ async fn a_claim_takes_away_what_the_former_owner_said(b: Backend) {
     wins(&*b.kv, says(&state(&first, Phase::Ready), own, 0)).await;
     wins(&*b.kv, tells(&status(&first), own)).await;
     let second = claim("h1", 1, at);
-    let change = txn_of(&Write::NewInstance {
-        slot: slot(0),
-        claim: second.clone(),
-        held: own,
-        data: None,
-    });
+    let change = txn_of(&Write::new_instance(slot(0), second.clone(), own));
     let now = wins(&*b.kv, change.clone()).await;
     loses(&*b.kv, change).await;
     assert_eq!(read::<SlotState>(&*b.kv, Key::State(slot(0))).await, None);
     assert_eq!(read::<Status>(&*b.kv, Key::Status(slot(0))).await, None);
     wins(&*b.kv, tells(&status(&second), now)).await;
-    wins(&*b.kv, releases(now, None)).await;
+    wins(&*b.kv, releases(now)).await;
     assert_eq!(owner(&*b.kv, &slot(0)).await, None);
     assert_eq!(read::<Status>(&*b.kv, Key::Status(slot(0))).await, None);
 }
@@ -290,14 +252,9 @@ async fn a_claim_notes_where_the_data_is(b: Backend) {
         volumes: vec!["db".into()],
         existing: Vec::new(),
     };
-    let with = |seen: i64| {
-        txn_of(&Write::Claim {
-            slot: slot(0),
-            claim: mine.clone(),
-            manifest: at,
-            next: None,
-            data: Some((data.clone(), seen)),
-        })
+    let with = |data_rev: i64| {
+        let claim = Write::claim(slot(0), mine.clone(), at, None);
+        txn_of(&claim.with_data(Some((data.clone(), data_rev))))
     };
     loses(&*b.kv, with(7)).await;
     wins(&*b.kv, with(0)).await;
@@ -308,12 +265,12 @@ async fn only_the_owner_writes_in_the_owners_name(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let mine = claim("h1", 0, at);
     let old = wins(&*b.kv, claims(0, &mine, at)).await;
-    wins(&*b.kv, releases(old, None)).await;
+    wins(&*b.kv, releases(old)).await;
     let theirs = claim("h2", 0, at);
     let new = wins(&*b.kv, claims(0, &theirs, at)).await;
     loses(&*b.kv, says(&state(&mine, Phase::Ready), old, 0)).await;
     loses(&*b.kv, tells(&status(&mine), old)).await;
-    loses(&*b.kv, releases(old, None)).await;
+    loses(&*b.kv, releases(old)).await;
     wins(&*b.kv, tells(&status(&theirs), new)).await;
 }
 
@@ -336,18 +293,16 @@ async fn a_release_with_its_mark_is_one_transaction(b: Backend) {
         manifest_rev: at,
         reason: "port 80 is taken".into(),
     };
-    loses(&*b.kv, releases(own + 1, Some(&unfit))).await;
+    let gives_up = |claim_rev: i64| {
+        let (host, unfit) = (host("h1"), unfit.clone());
+        txn_of(&Write::release_unfit(slot(0), claim_rev, host, unfit))
+    };
+    loses(&*b.kv, gives_up(own + 1)).await;
     let key = || Key::Unfit(host("h1"), web());
     assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
-    let marked = wins(&*b.kv, releases(own, Some(&unfit))).await;
+    let marked = wins(&*b.kv, gives_up(own)).await;
     assert_eq!(read(&*b.kv, key()).await, Some(unfit));
-    let fit = |seen: i64| {
-        txn_of(&Write::Fit {
-            container: web(),
-            host: host("h1"),
-            seen,
-        })
-    };
+    let fit = |unfit_rev: i64| txn_of(&Write::fit(web(), host("h1"), unfit_rev));
     loses(&*b.kv, fit(marked - 1)).await;
     wins(&*b.kv, fit(marked)).await;
     assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
@@ -359,14 +314,7 @@ async fn the_claim_of_a_live_host_is_not_garbage(b: Backend) {
     let own = wins(&*b.kv, claims(0, &theirs, at)).await;
     put(&*b.kv, "/hosts/h2/record", "{}").await;
     delete(&*b.kv, &manifest("web")).await;
-    let garbage = || {
-        txn_of(&Write::DeleteUnwanted {
-            slot: slot(0),
-            held: own,
-            manifest: 0,
-            lost: host("h2"),
-        })
-    };
+    let garbage = || txn_of(&Write::delete_unwanted(slot(0), own, 0, host("h2")));
     loses(&*b.kv, garbage()).await;
     delete(&*b.kv, "/hosts/h2/record").await;
     wins(&*b.kv, garbage()).await;
@@ -395,8 +343,9 @@ async fn a_handover_ends_with_a_promotion_and_its_state(b: Backend) {
     let next = claim("h2", 0, at);
     let begun = wins(&*b.kv, begins(held, &next, None)).await;
     loses(&*b.kv, begins(held, &claim("h3", 0, at), None)).await;
-    loses(&*b.kv, promotes(held, begun - 1, &next, Over::Ready)).await;
-    wins(&*b.kv, promotes(held, begun, &next, Over::Ready)).await;
+    let ready = || Over::Ready(state(&next, Phase::Ready));
+    loses(&*b.kv, promotes(held, begun - 1, &next, ready())).await;
+    wins(&*b.kv, promotes(held, begun, &next, ready())).await;
     assert_eq!(owner(&*b.kv, &slot(0)).await, Some(host("h2")));
     assert_eq!(read::<Claim>(&*b.kv, Key::Next(slot(0))).await, None);
     let now: Option<SlotState> = read(&*b.kv, Key::State(slot(0))).await;
@@ -443,13 +392,8 @@ async fn stopped_is_taken_back_with_the_void_next(b: Backend) {
     let stopped = wins(&*b.kv, says(&state(&mine, Phase::Stopped), held, 0)).await;
     let begun = wins(&*b.kv, begins(held, &claim("h2", 0, at), None)).await;
     let takes_back = |next: Option<VoidNext>| {
-        txn_of(&Write::TakeBack {
-            slot: slot(0),
-            state: state(&mine, Phase::Unready),
-            held,
-            seen: stopped,
-            next,
-        })
+        let unready = state(&mine, Phase::Unready);
+        txn_of(&Write::take_back(slot(0), unready, held, stopped, next))
     };
     let void = VoidNext {
         modified: begun,
@@ -475,13 +419,9 @@ fn version(image: &str) -> Version {
 async fn a_version_is_decided_once_and_the_loser_reads_it(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     wins(&*b.kv, decides(at, "sha256:a")).await;
-    let reply = run(&*b.kv, decides(at, "sha256:b")).await;
-    assert!(!reply.succeeded);
-    let [OpReply::Get(kvs)] = reply.replies.as_slice() else {
-        panic!("{reply:?}");
-    };
-    let there: Version = serde_json::from_slice(&kvs[0].value).expect("a version");
-    assert_eq!(there.image, "sha256:a");
+    loses(&*b.kv, decides(at, "sha256:b")).await;
+    let there: Option<Version> = read(&*b.kv, Key::Version(web(), at)).await;
+    assert_eq!(there.map(|v| v.image).as_deref(), Some("sha256:a"));
     // Only for the manifest as it is.
     let new = put_manifest(&*b.kv).await;
     delete(&*b.kv, &manifest("web")).await;
@@ -491,18 +431,8 @@ async fn a_version_is_decided_once_and_the_loser_reads_it(b: Backend) {
 async fn a_version_becomes_good_and_old_ones_go(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let written = wins(&*b.kv, decides(at, "sha256:a")).await;
-    let becomes_good = txn_of(&Write::Good {
-        container: web(),
-        rev: at,
-        version: version("sha256:a"),
-        seen: written,
-    });
-    let prune = |seen: i64| {
-        txn_of(&Write::Prune {
-            container: web(),
-            versions: vec![(at, seen)],
-        })
-    };
+    let becomes_good = txn_of(&Write::good(web(), at, version("sha256:a"), written));
+    let prune = |version_rev: i64| txn_of(&Write::prune(&web(), &[(at, version_rev)]));
     let good = wins(&*b.kv, becomes_good.clone()).await;
     loses(&*b.kv, becomes_good).await;
     let now: Option<Version> = read(&*b.kv, Key::Version(web(), at)).await;
@@ -520,14 +450,7 @@ async fn a_rollout_is_noted_for_the_manifest_that_was_seen(b: Backend) {
         slot: 0,
         reason: "exit code 1".into(),
     };
-    let note = |manifest: i64| {
-        txn_of(&Write::Rollout {
-            container: web(),
-            rollout: rollout.clone(),
-            manifest,
-            seen: 0,
-        })
-    };
+    let note = |manifest_rev: i64| txn_of(&Write::rollout(web(), rollout.clone(), manifest_rev, 0));
     loses(&*b.kv, note(at - 1)).await;
     wins(&*b.kv, note(at)).await;
     loses(&*b.kv, note(at)).await;
@@ -541,11 +464,11 @@ async fn remains_go_only_when_nothing_is_left(b: Backend) {
     put(&*b.kv, "/claims/shop/web/data/0", "{}").await;
     // A container whose name only begins the same.
     put(&*b.kv, "/claims/shop/web2/versions/5", "{}").await;
-    loses(&*b.kv, txn_of(&Write::Sweep { container: web() })).await;
+    loses(&*b.kv, txn_of(&Write::sweep(web()))).await;
     delete(&*b.kv, &manifest("web")).await;
-    loses(&*b.kv, txn_of(&Write::Sweep { container: web() })).await;
-    wins(&*b.kv, releases(own, None)).await;
-    wins(&*b.kv, txn_of(&Write::Sweep { container: web() })).await;
+    loses(&*b.kv, txn_of(&Write::sweep(web()))).await;
+    wins(&*b.kv, releases(own)).await;
+    wins(&*b.kv, txn_of(&Write::sweep(web()))).await;
     let left = b.kv.range(Range::new(KeyRange::prefix("/claims/"))).await;
     let left: Vec<String> = left
         .expect("reads")

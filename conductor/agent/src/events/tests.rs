@@ -176,61 +176,42 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
         instance: instance("i-1"),
         manifest_rev: 7,
     };
-    let write = Write::NewInstance {
-        slot: slot(),
-        claim,
-        held: 3,
-        data: None,
-    };
+    let write = Write::new_instance(slot(), claim, 3);
     let one = of_write(&write).expect("an event");
     assert_eq!(
         (one.kind, one.message.as_str()),
         (Kind::Replacing, "to run revision 7")
     );
     assert_eq!(one.instance, Some(instance("i-1")));
-    let state = |state| Write::State {
-        slot: slot(),
-        state: SlotState {
+    let state = |state| {
+        let state = SlotState {
             instance: instance("i-1"),
             state,
             addr: IpAddr::from([10, 0, 0, 1]),
             ports: std::collections::BTreeMap::new(),
-        },
-        held: 3,
-        seen: 4,
+        };
+        Write::state(slot(), state, 3, 4)
     };
     assert_eq!(
         of_write(&state(Phase::Leaving)).map(|one| one.kind),
         Some(Kind::Leaving)
     );
-    let taken = Write::TakeOver {
-        slot: slot(),
-        claim: Claim {
-            host: "h1".parse().expect("a host"),
-            instance: instance("i-2"),
-            manifest_rev: 7,
-        },
-        held: 3,
-        lost: "h3".parse().expect("a host"),
-        manifest: 7,
-        next: None,
-        data: None,
+    let claim = Claim {
+        host: "h1".parse().expect("a host"),
+        instance: instance("i-2"),
+        manifest_rev: 7,
     };
+    let lost = "h3".parse().expect("a host");
+    let taken = Write::take_over(slot(), claim, (3, lost), 7, None);
     let one = of_write(&taken).expect("an event");
     assert_eq!(one.kind, Kind::TakenOver);
     assert_eq!(one.message, "h3 is missing; to run revision 7");
     assert_eq!(one.from_host, Some("h3".parse().expect("a host")));
-    let unfit = Write::Release {
-        slot: slot(),
-        held: 3,
-        unfit: Some((
-            "h1".parse().expect("a host"),
-            Unfit {
-                manifest_rev: 7,
-                reason: "port 80 is taken".to_owned(),
-            },
-        )),
+    let unfit = Unfit {
+        manifest_rev: 7,
+        reason: "port 80 is taken".to_owned(),
     };
+    let unfit = Write::release_unfit(slot(), 3, "h1".parse().expect("a host"), unfit);
     let one = of_write(&unfit).expect("an event");
     assert_eq!(one.kind, Kind::Unfit);
     assert!(one.message.ends_with("port 80 is taken"), "{one:?}");

@@ -20,7 +20,7 @@ pub(super) fn container(
 ) {
     left_by_lost_hosts(inputs, id, container, plan);
     let work = Scope::Container(id.clone());
-    if inputs.is_writing(&work) || plan.writes.iter().any(|w| w.work() == work) {
+    if inputs.is_writing(&work) || plan.writes.iter().any(|w| w.scope == work) {
         return;
     }
     let lowest = container
@@ -41,17 +41,12 @@ pub(super) fn container(
                 Turn::in_clean_up(inputs.snapshot, &inputs.host.name),
             )
         {
-            plan.writes.push(Write::Sweep {
-                container: id.clone(),
-            });
+            plan.writes.push(Write::sweep(id.clone()));
         }
     } else if lowest == Some(&inputs.host.name) {
         let versions = target::superfluous(container);
         if !versions.is_empty() {
-            plan.writes.push(Write::Prune {
-                container: id.clone(),
-                versions,
-            });
+            plan.writes.push(Write::prune(id, &versions));
         }
     }
 }
@@ -87,18 +82,13 @@ fn left_by_lost_hosts(
             continue;
         }
         match (lost.filter(|_| unwanted), void) {
-            (Some(claim), _) => plan.writes.push(Write::DeleteUnwanted {
+            (Some(claim), _) => plan.writes.push(Write::delete_unwanted(
                 slot,
-                held: claim.modified,
-                manifest: container.manifest.as_ref().map_or(0, |m| m.modified),
-                lost: claim.host.clone(),
-            }),
-            (None, Some(next)) => plan.writes.push(Write::DeleteNext {
-                slot,
-                seen: next.modified,
-                void: Some(next.host.clone()),
-                unfit: None,
-            }),
+                claim.modified,
+                container.manifest.as_ref().map_or(0, |m| m.modified),
+                claim.host.clone(),
+            )),
+            (None, Some(next)) => plan.writes.push(Write::delete_void_next(slot, next.void())),
             (None, None) => {}
         }
     }
@@ -130,12 +120,12 @@ pub(super) fn marks(inputs: &Inputs<'_>, plan: &mut Plan) {
             continue;
         }
         let work = Scope::Container(id.clone());
-        if !inputs.is_writing(&work) && plan.writes.iter().all(|w| w.work() != work) {
-            plan.writes.push(Write::Fit {
-                container: id.clone(),
-                host: inputs.host.name.clone(),
-                seen: unfit.modified,
-            });
+        if !inputs.is_writing(&work) && plan.writes.iter().all(|w| w.scope != work) {
+            plan.writes.push(Write::fit(
+                id.clone(),
+                inputs.host.name.clone(),
+                unfit.modified,
+            ));
         }
     }
 }

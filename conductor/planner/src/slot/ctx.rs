@@ -204,20 +204,17 @@ impl<'a> Ctx<'a> {
             reason: reason.to_string(),
         };
         Some(
-            Out::says(Progress::Failed, Some(reason)).write(Write::Release {
-                slot: self.slot.clone(),
-                held: self.claim.modified,
-                unfit: Some((self.inputs.host.name.clone(), unfit)),
-            }),
+            Out::says(Progress::Failed, Some(reason)).write(Write::release_unfit(
+                self.slot.clone(),
+                self.claim.modified,
+                self.inputs.host.name.clone(),
+                unfit,
+            )),
         )
     }
 
     pub(super) fn release(&self) -> Write {
-        Write::Release {
-            slot: self.slot.clone(),
-            held: self.claim.modified,
-            unfit: None,
-        }
+        Write::release(self.slot.clone(), self.claim.modified)
     }
 
     /// Its local volumes are on another machine: one that had this host's name, or its pin would not be with this claim.
@@ -235,11 +232,7 @@ impl<'a> Ctx<'a> {
         };
         match volumes::made(self.inputs.host, self.view, manifest) {
             None => out,
-            Some(data) => out.write(Write::Data {
-                slot: self.slot.clone(),
-                data,
-                held: self.claim.modified,
-            }),
+            Some(data) => out.write(Write::data(self.slot.clone(), data, self.claim.modified)),
         }
     }
 
@@ -288,12 +281,7 @@ impl<'a> Ctx<'a> {
     pub(super) fn drops_void_next(&self, out: Out) -> Out {
         match self.inputs.snapshot.successor(self.view) {
             Successor::Void(next) if self.inputs.rules.has(Rule::VoidDelete) => {
-                out.write(Write::DeleteNext {
-                    slot: self.slot.clone(),
-                    seen: next.modified,
-                    void: Some(next.host.clone()),
-                    unfit: None,
-                })
+                out.write(Write::delete_void_next(self.slot.clone(), next.void()))
             }
             _ => out,
         }
@@ -373,16 +361,15 @@ impl<'a> Ctx<'a> {
 
     /// Another instance for a slot whose claimed one was never started or is gone.
     pub(super) fn remint(&self, target: &Target<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Out {
-        Out::says(Progress::Starting, None).write(Write::NewInstance {
-            slot: self.slot.clone(),
-            claim: Claim {
-                host: self.inputs.host.name.clone(),
-                instance: fresh(),
-                manifest_rev: target.rev(),
-            },
-            held: self.claim.modified,
-            data: volumes::pin(self.inputs.host, Some(self.view), target.manifest()),
-        })
+        let claim = Claim {
+            host: self.inputs.host.name.clone(),
+            instance: fresh(),
+            manifest_rev: target.rev(),
+        };
+        let pin = volumes::pin(self.inputs.host, Some(self.view), target.manifest());
+        Out::says(Progress::Starting, None).write(
+            Write::new_instance(self.slot.clone(), claim, self.claim.modified).with_data(pin),
+        )
     }
 
     pub(super) fn state(&self, container: &ObservedContainer, phase: Phase) -> SlotState {
@@ -396,12 +383,12 @@ impl<'a> Ctx<'a> {
     }
 
     pub(super) fn state_write(&self, state: SlotState) -> Write {
-        Write::State {
-            slot: self.slot.clone(),
+        Write::state(
+            self.slot.clone(),
             state,
-            held: self.claim.modified,
-            seen: self.view.state.as_ref().map_or(0, |s| s.modified),
-        }
+            self.claim.modified,
+            self.view.state.as_ref().map_or(0, |s| s.modified),
+        )
     }
 
     pub(super) fn good(&self, plan: &mut Plan) -> Option<Write> {
@@ -410,15 +397,12 @@ impl<'a> Ctx<'a> {
         if version.version.good || !self.inputs.is_my_turn(plan, &work, Some(self.turn())) {
             return None;
         }
-        Some(Write::Good {
-            container: self.slot.container.clone(),
-            rev: self.claim.manifest_rev,
-            version: model::records::Version {
-                good: true,
-                ..version.version.clone()
-            },
-            seen: version.modified,
-        })
+        Some(Write::good(
+            self.slot.container.clone(),
+            self.claim.manifest_rev,
+            version.version.clone(),
+            version.modified,
+        ))
     }
 
     /// Restarts of the instance that earlier agents counted.

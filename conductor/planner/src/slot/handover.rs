@@ -89,12 +89,11 @@ impl Incoming<'_> {
             };
             Some((inputs.host.name.clone(), unfit))
         });
-        Some(Write::DeleteNext {
-            slot: self.slot.clone(),
-            seen: self.next.modified,
-            void: None,
+        Some(Write::delete_next(
+            self.slot.clone(),
+            self.next.modified,
             unfit,
-        })
+        ))
     }
 
     /// Why it can't get ready here.
@@ -119,39 +118,34 @@ impl Incoming<'_> {
         let ready = container
             .filter(|c| c.running().is_some())
             .filter(|_| inputs.observed.readiness(&self.next.instance) == &Readiness::Ready);
-        let (held, over) = match inputs.snapshot.owner(self.view) {
-            Owner::Nobody => (0, Over::Nobody),
-            Owner::Lost(claim) => (claim.modified, Over::Lost(claim.host.clone())),
-            Owner::Live(claim) => {
-                let over = match self.view.current_state() {
-                    _ if ready.is_some() => Over::Ready,
-                    Some(state) if state.state == Phase::Stopped => {
-                        Over::Stopped(state.modified, claim.host.clone())
-                    }
-                    _ => return None,
-                };
-                (claim.modified, over)
+        let rev = self.next.manifest_rev;
+        // One that is ready needs no other reason.
+        let over = match (ready, inputs.snapshot.owner(self.view)) {
+            (Some(ready), _) => {
+                Over::Ready(state(inputs, self.container, rev, ready, Phase::Ready))
+            }
+            (None, Owner::Nobody) => Over::Nobody,
+            (None, Owner::Lost(claim)) => Over::Lost(claim.host.clone()),
+            (None, Owner::Live(claim)) => {
+                let state = self.view.current_state();
+                let stopped = state.filter(|state| state.state == Phase::Stopped)?;
+                Over::Stopped(stopped.modified, claim.host.clone())
             }
         };
-        let rev = self.next.manifest_rev;
-        let state =
-            ready.map(|container| state(inputs, self.container, rev, container, Phase::Ready));
         let wants = self.container.manifest_of(rev)?;
-        Some(Write::Promote {
-            slot: self.slot.clone(),
-            claim: Claim {
+        let promotion = Write::promote(
+            self.slot.clone(),
+            Claim {
                 host: inputs.host.name.clone(),
                 instance: self.next.instance.clone(),
                 manifest_rev: rev,
             },
-            held,
-            manifest: manifest.modified,
-            next: self.next.modified,
-            // A ready one needs no other reason.
-            over: if state.is_some() { Over::Ready } else { over },
-            state,
-            data: volumes::pin(inputs.host, Some(self.view), wants),
-        })
+            self.view.claim.as_ref().map_or(0, |claim| claim.modified),
+            manifest.modified,
+            self.next.modified,
+            over,
+        );
+        Some(promotion.with_data(volumes::pin(inputs.host, Some(self.view), wants)))
     }
 
     /// Towards an instance that is ready, or where the holder stops first, one that is made.
@@ -174,12 +168,11 @@ impl Incoming<'_> {
         let Some(container) = self.current() else {
             if memory.and_then(|m| m.pending_instance.as_ref()) != Some(&self.next.instance) {
                 // An earlier process began it, or the engine has lost it: begun anew, under another instance.
-                write.get_or_insert(Write::DeleteNext {
-                    slot: self.slot.clone(),
-                    seen: self.next.modified,
-                    void: None,
-                    unfit: None,
-                });
+                write.get_or_insert(Write::delete_next(
+                    self.slot.clone(),
+                    self.next.modified,
+                    None,
+                ));
                 return None;
             }
             return Some(Action::Prepare(Prepare {
@@ -241,16 +234,16 @@ pub(super) fn yields(
         let said = state.state == Phase::Stopped || ctx.memory.is_some_and(|m| m.unconfirmed_stop);
         let back = said && ctx.inputs.rules.has(Rule::TakeBackStopped);
         return back.then(|| {
-            Out::says(Progress::Starting, None).write(Write::TakeBack {
-                slot: ctx.slot.clone(),
-                state: SlotState {
+            Out::says(Progress::Starting, None).write(Write::take_back(
+                ctx.slot.clone(),
+                SlotState {
                     state: Phase::Unready,
                     ..state.value.clone()
                 },
-                held: ctx.claim.modified,
-                seen: state.modified,
-                next: ctx.inputs.snapshot.successor(ctx.view).void(),
-            })
+                ctx.claim.modified,
+                state.modified,
+                ctx.inputs.snapshot.successor(ctx.view).void(),
+            ))
         });
     }
     let says = |phase: Phase| {

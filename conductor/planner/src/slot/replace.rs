@@ -51,16 +51,22 @@ pub(super) fn replacement(
             if ctx.inputs.observed.containers.contains_key(instance) =>
         {
             Some(
-                Out::says(Progress::Replacing, None).write(Write::NewInstance {
-                    slot: ctx.slot.clone(),
-                    claim: Claim {
-                        host: ctx.inputs.host.name.clone(),
-                        instance: instance.clone(),
-                        manifest_rev: *rev,
-                    },
-                    held: ctx.claim.modified,
-                    data: volumes::pin(ctx.inputs.host, Some(ctx.view), manifest),
-                }),
+                Out::says(Progress::Replacing, None).write(
+                    Write::new_instance(
+                        ctx.slot.clone(),
+                        Claim {
+                            host: ctx.inputs.host.name.clone(),
+                            instance: instance.clone(),
+                            manifest_rev: *rev,
+                        },
+                        ctx.claim.modified,
+                    )
+                    .with_data(volumes::pin(
+                        ctx.inputs.host,
+                        Some(ctx.view),
+                        manifest,
+                    )),
+                ),
             )
         }
         (Target::Decided { .. }, _) => Some(prepare(ctx, target, &fresh(), true, plan)),
@@ -88,15 +94,15 @@ pub(super) fn give_up(
     {
         return None;
     }
-    Some(Write::Rollout {
-        container: ctx.slot.container.clone(),
-        rollout: Rollout {
+    Some(Write::rollout(
+        ctx.slot.container.clone(),
+        Rollout {
             version: target.rev(),
             failed: true,
             slot: ctx.slot.slot,
             reason: failure.to_string(),
         },
-        manifest: manifest.modified,
-        seen: ctx.container.rollout.as_ref().map_or(0, |r| r.modified),
-    })
+        manifest.modified,
+        ctx.container.rollout.as_ref().map_or(0, |r| r.modified),
+    ))
 }

@@ -53,7 +53,7 @@ pub(crate) fn not_own(
         match returned.decide(plan) {
             Verdict::Write(write) => {
                 if !inputs.memory.in_flight.is_writing(&work) {
-                    plan.writes.retain(|w| w.work() != work);
+                    plan.writes.retain(|w| w.scope != work);
                     plan.writes.push(*write);
                 }
                 return Rest::Settled;
@@ -127,8 +127,8 @@ impl Returned<'_> {
         if rev.is_none()
             && let Some(write) = self.recovers_version(runs)
         {
-            let work = write.work();
-            if !inputs.is_writing(&work) && plan.writes.iter().all(|w| w.work() != work) {
+            let scope = &write.scope;
+            if !inputs.is_writing(scope) && plan.writes.iter().all(|w| w.scope != *scope) {
                 plan.writes.push(write);
             }
             return Verdict::Stays;
@@ -142,8 +142,8 @@ impl Returned<'_> {
         let data = manifest_of(runs, Some(self.container))
             .and_then(|m| volumes::pin(inputs.host, Some(self.view), m));
         let slot = self.slot.clone();
-        match take(inputs, slot, self.view, claim, manifest.modified, data) {
-            Some(write) => Verdict::Write(Box::new(write)),
+        match take(inputs, slot, self.view, claim, manifest.modified) {
+            Some(write) => Verdict::Write(Box::new(write.with_data(data))),
             None => Verdict::Stays,
         }
     }
@@ -182,18 +182,18 @@ impl Returned<'_> {
         if inputs.snapshot.in_hold().is_some() {
             return Verdict::Stays;
         }
-        Verdict::Write(Box::new(Write::Retake {
-            slot: self.slot.clone(),
-            claim: Claim {
+        Verdict::Write(Box::new(Write::retake(
+            self.slot.clone(),
+            Claim {
                 host: inputs.host.name.clone(),
                 instance: runs.owner.instance.clone(),
                 manifest_rev: rev,
             },
-            state: state(inputs, self.container, rev, runs, Phase::Ready),
-            held: claim.modified,
-            seen: self.view.state.as_ref().map_or(0, |s| s.modified),
-            next: self.view.next.as_ref().map_or(0, |n| n.modified),
-        }))
+            state(inputs, self.container, rev, runs, Phase::Ready),
+            claim.modified,
+            self.view.state.as_ref().map_or(0, |s| s.modified),
+            self.view.next.as_ref().map_or(0, |n| n.modified),
+        )))
     }
 
     /// Its version is not in etcd, which may have been lost. Where the manifest and the image that it was made from are
@@ -216,16 +216,13 @@ impl Returned<'_> {
             .into_iter()
             .chain([local])
             .find(|image| canonical::hash(manifest, image) == runs.owner.manifest_hash)?;
-        Some(Write::Version {
-            container: self.slot.container.clone(),
-            rev,
-            version: Version {
-                manifest: json.as_ref().clone(),
-                image,
-                good: true,
-                volumes: Vec::new(),
-            },
-        })
+        let version = Version {
+            manifest: json.as_ref().clone(),
+            image,
+            good: true,
+            volumes: Vec::new(),
+        };
+        Some(Write::version(self.slot.container.clone(), rev, version))
     }
 
     /// Key of the version that it was made from.
@@ -255,14 +252,14 @@ fn keeps_orphan(
         (!orphan.claimed).then_some((c, orphan))
     })?;
     let known = container.is_some_and(|c| c.versions.contains_key(&orphan.rev));
-    Some(Write::Keep {
-        slot: slot.clone(),
-        claim: Claim {
+    Some(Write::keep(
+        slot.clone(),
+        Claim {
             host: inputs.host.name.clone(),
             instance: kept.owner.instance.clone(),
             manifest_rev: orphan.rev,
         },
-        version: orphan.version.clone().filter(|_| !known),
-        cluster: inputs.snapshot.cluster.as_ref()?.value.clone(),
-    })
+        orphan.version.clone().filter(|_| !known),
+        inputs.snapshot.cluster.as_ref()?.value.clone(),
+    ))
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use manifests::keys::{self, Key};
+use manifests::keys::Key;
 use manifests::{HostName, InstanceId, SlotId};
 use uuid::Uuid;
 
@@ -16,18 +16,33 @@ use crate::inputs::Inputs;
 use crate::memory::AgentMemory;
 use crate::output::Plan;
 use crate::plan::plan;
+use model::kv::Op;
 use model::observed::{
     ContainerPort, ContainerState, EngineState, Exit, LABEL_CLUSTER, Observed, ObservedContainer,
     Ownership, Readiness, Running, Surroundings,
 };
-use model::records::{HostRecord, HostState, Status, Unfit, Versions};
+use model::records::{HostRecord, HostState, Status, Versions};
 use model::rules::Rules;
-use model::snapshot::VoidNext;
 use model::snapshot::{Change, Snapshot};
 use model::time::Millis;
 use model::volumes;
 use model::write::Over;
-use model::{Action, ActionResult, Fault, Host, Prepare, Trust, Write};
+use model::write::{Keys, WriteOp};
+use model::{Action, ActionResult, Fault, Host, ModRev, Prepare, Trust, Write, WriteKind};
+
+impl Keys for World {
+    fn modified(&self, key: &Key) -> ModRev {
+        self.keys.get(&key.to_string()).map_or(0, |k| k.1)
+    }
+
+    fn value(&self, key: &Key) -> Option<&[u8]> {
+        self.keys.get(&key.to_string()).map(|k| k.0.as_slice())
+    }
+
+    fn any_under(&self, prefix: &str) -> bool {
+        self.keys.keys().any(|key| key.starts_with(prefix))
+    }
+}
 
 #[derive(Default)]
 pub(super) struct World {
@@ -359,302 +374,22 @@ impl World {
         self.snapshot.apply([change], self.revision);
     }
 
-    pub(super) fn modified(&self, key: &Key) -> i64 {
-        self.keys.get(&key.to_string()).map_or(0, |k| k.1)
-    }
-
-    fn json(&mut self, key: &Key, value: &impl serde::Serialize) {
-        self.put_now(&key.to_string(), serde_json::to_vec(value).unwrap());
-    }
-
-    fn is_absent(&self, host: &HostName) -> bool {
-        self.modified(&Key::HostRecord(host.clone())) == 0
-    }
-
-    fn next_is(&self, slot: &SlotId, void: Option<&VoidNext>) -> bool {
-        let seen = void.map_or(0, |void| void.modified);
-        self.modified(&Key::Next(slot.clone())) == seen
-            && void.is_none_or(|void| self.is_absent(&void.host))
-    }
-
-    fn mark(&mut self, slot: &SlotId, unfit: Option<&(HostName, Unfit)>) {
-        if let Some((host, unfit)) = unfit {
-            let key = Key::Unfit(host.clone(), slot.container.clone());
-            self.json(&key, unfit);
-        }
-    }
-
-    fn delete_slot(&mut self, slot: &SlotId) {
-        for key in [
-            Key::Claim(slot.clone()),
-            Key::State(slot.clone()),
-            Key::Status(slot.clone()),
-        ] {
-            self.delete_now(&key.to_string());
-        }
-    }
-
-    /// Its guards hold.
-    pub(super) fn holds(&self, write: &Write) -> bool {
-        match write {
-            Write::Claim {
-                slot,
-                manifest,
-                next,
-                ..
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == 0
-                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
-                    && self.next_is(slot, next.as_ref())
-            }
-            Write::Keep { slot, .. } => {
-                self.modified(&Key::Claim(slot.clone())) == 0
-                    && self.modified(&Key::Manifest(slot.container.clone())) == 0
-                    && self.next_is(slot, None)
-            }
-            Write::TakeOver {
-                slot,
-                held,
-                lost,
-                manifest,
-                next,
-                ..
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.is_absent(lost)
-                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
-                    && self.next_is(slot, next.as_ref())
-            }
-            Write::Retake {
-                slot,
-                held,
-                seen,
-                next,
-                ..
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.modified(&Key::State(slot.clone())) == *seen
-                    && self.modified(&Key::Next(slot.clone())) == *next
-            }
-            Write::Next {
-                slot,
-                held,
-                manifest,
-                void,
-                ..
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
-                    && self.next_is(slot, void.as_ref())
-            }
-            Write::Promote {
-                slot,
-                held,
-                manifest,
-                next,
-                over,
-                ..
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
-                    && self.modified(&Key::Next(slot.clone())) == *next
-                    && match over {
-                        Over::Ready | Over::Nobody => true,
-                        Over::Lost(host) => self.is_absent(host),
-                        Over::Stopped(seen, _) => self.modified(&Key::State(slot.clone())) == *seen,
-                    }
-            }
-            Write::DeleteNext {
-                slot, seen, void, ..
-            } => {
-                self.modified(&Key::Next(slot.clone())) == *seen
-                    && void.as_ref().is_none_or(|host| self.is_absent(host))
-            }
-            Write::DeleteUnwanted {
-                slot,
-                held,
-                manifest,
-                lost,
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.modified(&Key::Manifest(slot.container.clone())) == *manifest
-                    && self.is_absent(lost)
-            }
-            Write::NewInstance { slot, held, .. }
-            | Write::Release { slot, held, .. }
-            | Write::Status { slot, held, .. } => self.modified(&Key::Claim(slot.clone())) == *held,
-            Write::State {
-                slot, held, seen, ..
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.modified(&Key::State(slot.clone())) == *seen
-            }
-            Write::Data { slot, data, held } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.modified(&Key::Data(slot.clone())) == data.1
-            }
-            Write::TakeBack {
-                slot,
-                held,
-                seen,
-                next,
-                ..
-            } => {
-                self.modified(&Key::Claim(slot.clone())) == *held
-                    && self.modified(&Key::State(slot.clone())) == *seen
-                    && self.next_is(slot, next.as_ref())
-            }
-            Write::Fit {
-                container,
-                host,
-                seen,
-            } => self.modified(&Key::Unfit(host.clone(), container.clone())) == *seen,
-            Write::Version { container, rev, .. } => {
-                self.modified(&Key::Manifest(container.clone())) == *rev
-                    && self.modified(&Key::Version(container.clone(), *rev)) == 0
-            }
-            Write::Good {
-                container,
-                rev,
-                seen,
-                ..
-            } => self.modified(&Key::Version(container.clone(), *rev)) == *seen,
-            Write::Rollout {
-                container,
-                manifest,
-                seen,
-                ..
-            } => {
-                self.modified(&Key::Manifest(container.clone())) == *manifest
-                    && self.modified(&Key::Rollout(container.clone())) == *seen
-            }
-            Write::Prune {
-                container,
-                versions,
-            } => versions
-                .iter()
-                .all(|(rev, seen)| self.modified(&Key::Version(container.clone(), *rev)) == *seen),
-            Write::Sweep { container } => {
-                self.modified(&Key::Manifest(container.clone())) == 0
-                    && !self
-                        .keys
-                        .keys()
-                        .any(|k| k.starts_with(&keys::slots_of(container)))
-            }
-        }
-    }
-
     /// Carries a write out if its guards hold.
     pub(super) fn write(&mut self, write: &Write) -> bool {
-        if !self.holds(write) {
+        if !write.holds(self) {
             return false;
         }
         self.revision += 1;
-        match write {
-            Write::Claim {
-                slot, claim, data, ..
-            }
-            | Write::TakeOver {
-                slot, claim, data, ..
-            }
-            | Write::Promote {
-                slot, claim, data, ..
-            }
-            | Write::NewInstance {
-                slot, claim, data, ..
-            } => {
-                self.delete_now(&Key::State(slot.clone()).to_string());
-                self.delete_now(&Key::Status(slot.clone()).to_string());
-                self.json(&Key::Claim(slot.clone()), claim);
-                if let Some((data, _)) = data {
-                    self.json(&Key::Data(slot.clone()), data);
+        for op in &write.ops {
+            match op.op() {
+                Op::Put { key, value, .. } => self.put_now(&key, value),
+                Op::Delete(range) => {
+                    let keys = self.keys.keys().filter(|key| range.contains(key));
+                    for key in keys.cloned().collect::<Vec<_>>() {
+                        self.delete_now(&key);
+                    }
                 }
-                if !matches!(write, Write::NewInstance { .. }) {
-                    self.delete_now(&Key::Next(slot.clone()).to_string());
-                }
-                if let Write::Promote {
-                    state: Some(state), ..
-                } = write
-                {
-                    self.json(&Key::State(slot.clone()), state);
-                }
-            }
-            Write::Keep {
-                slot,
-                claim,
-                version,
-                ..
-            } => {
-                self.json(&Key::Claim(slot.clone()), claim);
-                if let Some(version) = version {
-                    let key = Key::Version(slot.container.clone(), claim.manifest_rev);
-                    self.json(&key, version);
-                }
-            }
-            Write::Retake {
-                slot, claim, state, ..
-            } => {
-                self.delete_now(&Key::Status(slot.clone()).to_string());
-                self.delete_now(&Key::Next(slot.clone()).to_string());
-                self.json(&Key::Claim(slot.clone()), claim);
-                self.json(&Key::State(slot.clone()), state);
-            }
-            Write::Next { slot, next, .. } => self.json(&Key::Next(slot.clone()), next),
-            Write::DeleteNext { slot, unfit, .. } => {
-                self.delete_now(&Key::Next(slot.clone()).to_string());
-                self.mark(slot, unfit.as_ref());
-            }
-            Write::DeleteUnwanted { slot, .. } => {
-                self.delete_now(&Key::Next(slot.clone()).to_string());
-                self.delete_slot(slot);
-            }
-            Write::Release { slot, unfit, .. } => {
-                self.delete_slot(slot);
-                self.mark(slot, unfit.as_ref());
-            }
-            Write::State { slot, state, .. } => self.json(&Key::State(slot.clone()), state),
-            Write::Data { slot, data, .. } => self.json(&Key::Data(slot.clone()), &data.0),
-            Write::TakeBack { slot, state, .. } => {
-                self.delete_now(&Key::Next(slot.clone()).to_string());
-                self.json(&Key::State(slot.clone()), state);
-            }
-            Write::Fit {
-                container, host, ..
-            } => self.delete_now(&Key::Unfit(host.clone(), container.clone()).to_string()),
-            Write::Status { slot, status, .. } => self.json(&Key::Status(slot.clone()), status),
-            Write::Version {
-                container,
-                rev,
-                version,
-                ..
-            }
-            | Write::Good {
-                container,
-                rev,
-                version,
-                ..
-            } => self.json(&Key::Version(container.clone(), *rev), version),
-            Write::Rollout {
-                container, rollout, ..
-            } => self.json(&Key::Rollout(container.clone()), rollout),
-            Write::Prune {
-                container,
-                versions,
-            } => {
-                for (rev, _) in versions {
-                    self.delete_now(&Key::Version(container.clone(), *rev).to_string());
-                }
-            }
-            Write::Sweep { container } => {
-                let left: Vec<String> = self
-                    .keys
-                    .keys()
-                    .filter(|k| k.starts_with(&keys::claims_of(container)))
-                    .cloned()
-                    .collect();
-                for key in left {
-                    self.delete_now(&key);
-                }
+                Op::Get(_) | Op::Txn(_) => panic!("no write does that: {op:?}"),
             }
         }
         true
@@ -702,16 +437,13 @@ impl World {
                     0 => format!("sha256:{}", manifest.image),
                     again => format!("sha256:{}#{again}", manifest.image),
                 };
-                let write = Write::Version {
-                    container: container.clone(),
-                    rev,
-                    version: model::records::Version {
-                        manifest: json.as_ref().clone(),
-                        image: image.clone(),
-                        good: false,
-                        volumes: Vec::new(),
-                    },
+                let version = model::records::Version {
+                    manifest: json.as_ref().clone(),
+                    image: image.clone(),
+                    good: false,
+                    volumes: Vec::new(),
                 };
+                let write = Write::version(container.clone(), rev, version);
                 (
                     ActionResult::Resolved {
                         container,
@@ -1099,77 +831,62 @@ fn slot(text: &str) -> SlotId {
 }
 
 fn describe(write: &Write) -> String {
-    let kind = write.kind();
-    match write {
-        Write::Claim { slot, claim, .. }
-        | Write::Keep { slot, claim, .. }
-        | Write::TakeOver { slot, claim, .. }
-        | Write::Retake { slot, claim, .. }
-        | Write::Next {
-            slot, next: claim, ..
+    let (kind, scope) = (write.kind, &write.scope);
+    let instance = || write.instance().expect("an instance");
+    let more = match kind {
+        WriteKind::Claim
+        | WriteKind::Keep
+        | WriteKind::TakeOver
+        | WriteKind::Retake
+        | WriteKind::Next
+        | WriteKind::NewInstance => {
+            format!(" {} v{}", instance(), write.claimed().unwrap().manifest_rev)
         }
-        | Write::NewInstance { slot, claim, .. } => {
-            format!("{kind} {slot} {} v{}", claim.instance, claim.manifest_rev)
-        }
-        Write::Promote {
-            slot, claim, over, ..
-        } => {
-            let over = match over {
-                Over::Ready => "is ready",
+        WriteKind::Promote => {
+            let over = match write.over {
+                Over::Ready(_) => "is ready",
                 Over::Nobody => "nobody has it",
                 Over::Lost(_) => "its owner is lost",
                 Over::Stopped(..) => "its owner has stopped",
             };
-            format!("{kind} {slot} {}: {over}", claim.instance)
+            format!(" {}: {over}", instance())
         }
-        Write::Release { slot, unfit, .. } | Write::DeleteNext { slot, unfit, .. } => {
-            let why = unfit
-                .as_ref()
-                .map(|(_, unfit)| format!(": {}", unfit.reason))
-                .unwrap_or_default();
-            format!("{kind} {slot}{why}")
+        WriteKind::ReleaseUnfit | WriteKind::DeleteNext => {
+            let unfit = write.unfit().map(|unfit| format!(": {}", unfit.reason));
+            unfit.unwrap_or_default()
         }
-        Write::DeleteUnwanted { slot, .. } => format!("{kind} {slot}"),
-        Write::Data { slot, data, .. } => format!("{kind} {slot} {}", data.0.existing.join(", ")),
-        Write::State { slot, state, .. } | Write::TakeBack { slot, state, .. } => {
-            let ports: Vec<String> = state
-                .ports
-                .iter()
-                .map(|(n, p)| format!(" {n}={p}"))
-                .collect();
+        WriteKind::Data => format!(" {}", write.pin().unwrap().existing.join(", ")),
+        WriteKind::State | WriteKind::TakeBack => {
+            let state = write.says().unwrap();
+            let phase = format!("{:?}", state.state).to_lowercase();
+            let ports = state.ports.iter().map(|(n, p)| format!(" {n}={p}"));
+            format!(" {} {phase}{}", instance(), ports.collect::<String>())
+        }
+        WriteKind::Version | WriteKind::Good => format!(" v{}", write.version_of().unwrap().0),
+        WriteKind::Prune => {
+            let pruned = write.ops.iter().map(|op| match op {
+                WriteOp::Delete(Key::Version(_, id)) => *id,
+                _ => panic!("prunes {op:?}"),
+            });
+            format!(" {:?}", pruned.collect::<Vec<_>>())
+        }
+        WriteKind::Rollout => {
+            let (slot, rollout) = write.given_up().unwrap();
             format!(
-                "{kind} {slot} {} {}{}",
-                state.instance,
-                format!("{:?}", state.state).to_lowercase(),
-                ports.concat()
+                " v{} failed at slot {}: {}",
+                rollout.version, slot.slot, rollout.reason
             )
         }
-        Write::Version { container, rev, .. } | Write::Good { container, rev, .. } => {
-            format!("{kind} {container} v{rev}")
+        WriteKind::Status => {
+            let status = write.status_of().unwrap();
+            let reason = status.reason.as_ref().map(|r| format!(": {r}"));
+            format!(" {}{}", status.progress, reason.unwrap_or_default())
         }
-        Write::Prune {
-            container,
-            versions,
-        } => {
-            let revs: Vec<i64> = versions.iter().map(|(rev, _)| *rev).collect();
-            format!("{kind} {container} {revs:?}")
+        WriteKind::Release | WriteKind::DeleteUnwanted | WriteKind::Sweep | WriteKind::Fit => {
+            String::new()
         }
-        Write::Rollout {
-            container, rollout, ..
-        } => format!(
-            "{kind} {container} v{} failed at slot {}: {}",
-            rollout.version, rollout.slot, rollout.reason
-        ),
-        Write::Sweep { container } | Write::Fit { container, .. } => format!("{kind} {container}"),
-        Write::Status { slot, status, .. } => {
-            let reason = status
-                .reason
-                .as_ref()
-                .map(|r| format!(": {r}"))
-                .unwrap_or_default();
-            format!("{kind} {slot} {}{reason}", status.progress)
-        }
-    }
+    };
+    format!("{kind} {scope}{more}")
 }
 
 fn describe_step(step: &Action) -> String {

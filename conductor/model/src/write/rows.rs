@@ -1,0 +1,386 @@
+//! The writes that there are: each constructor is a row of the tables of guards.
+
+use manifests::keys::Key;
+use manifests::{ContainerId, HostName, SlotId};
+
+use super::{Guard, MAX_OPS, Over, Write, WriteKind, WriteOp};
+use crate::records::{Claim, Cluster, Data, Next, Rollout, SlotState, Status, Unfit, Version};
+use crate::revision::{ModRev, VersionId};
+use crate::scope::Scope;
+use crate::snapshot::VoidNext;
+
+/// What slots change hands by, and what is written in an owner's name: `docs/design/ownership.md`.
+impl Write {
+    /// Claim a free slot: MOD(claim) = 0, MOD(manifest), `.next` absent or void, and then deleted.
+    pub fn claim(slot: SlotId, claim: Claim, manifest_rev: ModRev, next: Option<VoidNext>) -> Self {
+        Self::of_slot(&slot, WriteKind::Claim)
+            .owned(&slot, 0)
+            .gives(&slot, claim)
+            .wanted(&slot.container, manifest_rev)
+            .replaces_void(&slot, next)
+    }
+
+    /// Claim for what a restore left without a manifest: claim, manifest and `.next` absent, and `/dokkaa/cluster` byte for
+    /// byte, since what is absent is absent in any etcd. Writes the version too if etcd has lost it.
+    pub fn keep(slot: SlotId, claim: Claim, version: Option<Version>, cluster: Cluster) -> Self {
+        let id = claim.manifest_rev;
+        let write = Self::of_slot(&slot, WriteKind::Keep)
+            .owned(&slot, 0)
+            .gives(&slot, claim)
+            .wanted(&slot.container, 0)
+            .seen(Key::Next(slot.clone()), 0)
+            .guard(Guard::Cluster(cluster));
+        match version {
+            Some(version) => write
+                .seen(Key::Version(slot.container.clone(), id), 0)
+                .op(WriteOp::Version(slot.container, id, version)),
+            None => write,
+        }
+    }
+
+    /// Take over from a lost host: MOD(claim), no record of that host, the rest as for a claim.
+    pub fn take_over(
+        slot: SlotId,
+        claim: Claim,
+        (claim_rev, lost): (ModRev, HostName),
+        manifest_rev: ModRev,
+        next: Option<VoidNext>,
+    ) -> Self {
+        Self::of_slot(&slot, WriteKind::TakeOver)
+            .owned(&slot, claim_rev)
+            .gives(&slot, claim)
+            .over_lost(lost)
+            .wanted(&slot.container, manifest_rev)
+            .replaces_void(&slot, next)
+    }
+
+    /// Another instance for an own slot: MOD(claim).
+    pub fn new_instance(slot: SlotId, claim: Claim, claim_rev: ModRev) -> Self {
+        Self::of_slot(&slot, WriteKind::NewInstance)
+            .owned(&slot, claim_rev)
+            .gives(&slot, claim)
+    }
+
+    /// Give an own slot up, with its state and status: MOD(claim).
+    pub fn release(slot: SlotId, claim_rev: ModRev) -> Self {
+        Self::of_slot(&slot, WriteKind::Release)
+            .owned(&slot, claim_rev)
+            .frees(&slot)
+    }
+
+    /// As a release, of a slot that this host can't run, which it says in the same transaction.
+    pub fn release_unfit(slot: SlotId, claim_rev: ModRev, host: HostName, unfit: Unfit) -> Self {
+        let mark = WriteOp::Unfit(host, slot.container.clone(), unfit);
+        Self {
+            kind: WriteKind::ReleaseUnfit,
+            ..Self::release(slot, claim_rev).op(mark)
+        }
+    }
+
+    /// How an own slot is, for people: MOD(claim).
+    pub fn status(slot: SlotId, status: Status, claim_rev: ModRev) -> Self {
+        Self::of_slot(&slot, WriteKind::Status)
+            .owned(&slot, claim_rev)
+            .op(WriteOp::Status(slot, status))
+    }
+
+    /// How far the own instance is: MOD(claim), MOD(state).
+    pub fn state(slot: SlotId, state: SlotState, claim_rev: ModRev, state_rev: ModRev) -> Self {
+        Self::of_slot(&slot, WriteKind::State)
+            .owned(&slot, claim_rev)
+            .seen(Key::State(slot.clone()), state_rev)
+            .op(WriteOp::State(slot, state))
+    }
+
+    /// The volumes of an own slot exist: MOD(claim), MOD(data).
+    pub fn data(slot: SlotId, data: (Data, ModRev), claim_rev: ModRev) -> Self {
+        Self::of_slot(&slot, WriteKind::Data)
+            .owned(&slot, claim_rev)
+            .with_data(Some(data))
+    }
+
+    /// Take `stopped` back, so that the own instance may start again: as a state, and `.next` absent or void.
+    pub fn take_back(
+        slot: SlotId,
+        state: SlotState,
+        claim_rev: ModRev,
+        state_rev: ModRev,
+        next: Option<VoidNext>,
+    ) -> Self {
+        Self {
+            kind: WriteKind::TakeBack,
+            ..Self::state(slot.clone(), state, claim_rev, state_rev).replaces_void(&slot, next)
+        }
+    }
+
+    /// Begin a handover to this host: MOD(claim), MOD(manifest), `.next` absent or void.
+    pub fn next(
+        slot: SlotId,
+        next: Next,
+        claim_rev: ModRev,
+        manifest_rev: ModRev,
+        void: Option<VoidNext>,
+    ) -> Self {
+        Self::of_slot(&slot, WriteKind::Next)
+            .owned(&slot, claim_rev)
+            .wanted(&slot.container, manifest_rev)
+            .absent_or_void(&slot, void)
+            .op(WriteOp::Next(slot, next))
+    }
+
+    /// End a handover, the claim names the new instance: MOD(claim), MOD(manifest), MOD(`.next`); if it is not ready also no
+    /// record of the owner, or MOD(state) which says `stopped`.
+    pub fn promote(
+        slot: SlotId,
+        claim: Claim,
+        claim_rev: ModRev,
+        manifest_rev: ModRev,
+        next_rev: ModRev,
+        over: Over,
+    ) -> Self {
+        let write = Self::of_slot(&slot, WriteKind::Promote)
+            .owned(&slot, claim_rev)
+            .wanted(&slot.container, manifest_rev)
+            .seen(Key::Next(slot.clone()), next_rev)
+            .op(WriteOp::Delete(Key::Next(slot.clone())));
+        match over {
+            Over::Ready(state) => write.gives_ready(&slot, claim, state),
+            Over::Nobody => write.gives(&slot, claim),
+            Over::Lost(host) => write.gives(&slot, claim).over_lost(host),
+            Over::Stopped(state_rev, host) => Self {
+                over: Over::Stopped(state_rev, host),
+                ..write
+                    .gives(&slot, claim)
+                    .seen(Key::State(slot.clone()), state_rev)
+            },
+        }
+    }
+
+    /// Retake an own slot for an instance that is ready here while the owner's is not: MOD(claim), `.next` and the owner's
+    /// state as seen.
+    pub fn retake(
+        slot: SlotId,
+        claim: Claim,
+        state: SlotState,
+        claim_rev: ModRev,
+        state_rev: ModRev,
+        next_rev: ModRev,
+    ) -> Self {
+        let write = Self::of_slot(&slot, WriteKind::Retake)
+            .owned(&slot, claim_rev)
+            .seen(Key::State(slot.clone()), state_rev)
+            .seen(Key::Next(slot.clone()), next_rev)
+            .gives_ready(&slot, claim, state);
+        match next_rev {
+            0 => write,
+            _ => write.op(WriteOp::Delete(Key::Next(slot))),
+        }
+    }
+
+    /// Give a handover to this host up: MOD(`.next`). If this host can't run it, it says so in the same transaction.
+    pub fn delete_next(slot: SlotId, next_rev: ModRev, unfit: Option<(HostName, Unfit)>) -> Self {
+        let container = slot.container.clone();
+        let mark = unfit.map(|(host, unfit)| WriteOp::Unfit(host, container, unfit));
+        let mut write = Self::of_slot(&slot, WriteKind::DeleteNext)
+            .seen(Key::Next(slot.clone()), next_rev)
+            .op(WriteOp::Delete(Key::Next(slot)));
+        write.ops.extend(mark);
+        write
+    }
+
+    /// Delete a `.next` that nobody can finish: MOD(`.next`), no record of its host.
+    pub fn delete_void_next(slot: SlotId, next: VoidNext) -> Self {
+        Self {
+            over: Over::Lost(next.host.clone()),
+            ..Self::of_slot(&slot, WriteKind::DeleteNext)
+                .guard(Guard::VoidNext(slot.clone(), next))
+                .op(WriteOp::Delete(Key::Next(slot)))
+        }
+    }
+
+    /// Delete a lost host's claim for what nobody wants: MOD(claim), MOD(manifest), no record of that host.
+    pub fn delete_unwanted(
+        slot: SlotId,
+        claim_rev: ModRev,
+        manifest_rev: ModRev,
+        lost: HostName,
+    ) -> Self {
+        Self::of_slot(&slot, WriteKind::DeleteUnwanted)
+            .owned(&slot, claim_rev)
+            .wanted(&slot.container, manifest_rev)
+            .over_lost(lost)
+            .frees(&slot)
+    }
+
+    /// Notes in the same transaction where the slot's volumes are: MOD(data).
+    #[must_use]
+    pub fn with_data(self, data: Option<(Data, ModRev)>) -> Self {
+        match (data, self.slot().cloned()) {
+            (Some((data, rev)), Some(slot)) => self
+                .seen(Key::Data(slot.clone()), rev)
+                .op(WriteOp::Data(slot, data)),
+            _ => self,
+        }
+    }
+}
+
+/// What slots share: `docs/design/keys.md`.
+impl Write {
+    /// The image of a version is decided: the version absent, MOD(manifest), which is its key.
+    pub fn version(container: ContainerId, id: VersionId, version: Version) -> Self {
+        Self::of_container(&container, WriteKind::Version)
+            .seen(Key::Version(container.clone(), id), 0)
+            .wanted(&container, id)
+            .op(WriteOp::Version(container, id, version))
+    }
+
+    /// A version got ready: MOD(version).
+    pub fn good(
+        container: ContainerId,
+        id: VersionId,
+        version: Version,
+        version_rev: ModRev,
+    ) -> Self {
+        let good = Version {
+            good: true,
+            ..version
+        };
+        Self::of_container(&container, WriteKind::Good)
+            .seen(Key::Version(container.clone(), id), version_rev)
+            .op(WriteOp::Version(container, id, good))
+    }
+
+    /// Prune versions: MOD of each. Those that are too many for one transaction stay for the next.
+    pub fn prune(container: &ContainerId, versions: &[(VersionId, ModRev)]) -> Self {
+        let write = Self::of_container(container, WriteKind::Prune);
+        versions
+            .iter()
+            .take(MAX_OPS)
+            .fold(write, |write, (id, rev)| {
+                let key = Key::Version(container.clone(), *id);
+                write.seen(key.clone(), *rev).op(WriteOp::Delete(key))
+            })
+    }
+
+    /// An update is given up: MOD(manifest), MOD(rollout).
+    pub fn rollout(
+        container: ContainerId,
+        rollout: Rollout,
+        manifest_rev: ModRev,
+        rollout_rev: ModRev,
+    ) -> Self {
+        Self::of_container(&container, WriteKind::Rollout)
+            .wanted(&container, manifest_rev)
+            .seen(Key::Rollout(container.clone()), rollout_rev)
+            .op(WriteOp::Rollout(container, rollout))
+    }
+
+    /// Sweep what is left of a container, but its data: manifest absent, no key under `…/slots/`.
+    pub fn sweep(container: ContainerId) -> Self {
+        Self::of_container(&container, WriteKind::Sweep)
+            .wanted(&container, 0)
+            .guard(Guard::NoSlots(container.clone()))
+            .op(WriteOp::DeleteVersions(container.clone()))
+            .op(WriteOp::Delete(Key::Rollout(container)))
+    }
+
+    /// The mark of this host goes, since it may be able to run it now: MOD(mark).
+    pub fn fit(container: ContainerId, host: HostName, unfit_rev: ModRev) -> Self {
+        let key = Key::Unfit(host, container.clone());
+        Self::of_container(&container, WriteKind::Fit)
+            .seen(key.clone(), unfit_rev)
+            .op(WriteOp::Delete(key))
+    }
+}
+
+/// What the rows have in common.
+impl Write {
+    fn of_slot(slot: &SlotId, kind: WriteKind) -> Self {
+        Self::new(Scope::Slot(slot.clone()), kind)
+    }
+
+    fn of_container(container: &ContainerId, kind: WriteKind) -> Self {
+        Self::new(Scope::Container(container.clone()), kind)
+    }
+
+    fn new(scope: Scope, kind: WriteKind) -> Self {
+        Self {
+            scope,
+            kind,
+            over: Over::Nobody,
+            guards: Vec::new(),
+            ops: Vec::new(),
+        }
+    }
+
+    fn guard(mut self, guard: Guard) -> Self {
+        self.guards.push(guard);
+        self
+    }
+
+    fn op(mut self, op: WriteOp) -> Self {
+        self.ops.push(op);
+        self
+    }
+
+    fn seen(self, key: Key, rev: ModRev) -> Self {
+        self.guard(Guard::Seen(key, rev))
+    }
+
+    fn owned(self, slot: &SlotId, claim_rev: ModRev) -> Self {
+        self.seen(Key::Claim(slot.clone()), claim_rev)
+    }
+
+    fn wanted(self, container: &ContainerId, manifest_rev: ModRev) -> Self {
+        self.seen(Key::Manifest(container.clone()), manifest_rev)
+    }
+
+    fn over_lost(self, host: HostName) -> Self {
+        Self {
+            over: Over::Lost(host.clone()),
+            ..self.guard(Guard::NoRecord(host))
+        }
+    }
+
+    fn absent_or_void(self, slot: &SlotId, next: Option<VoidNext>) -> Self {
+        self.guard(match next {
+            None => Guard::Seen(Key::Next(slot.clone()), 0),
+            Some(next) => Guard::VoidNext(slot.clone(), next),
+        })
+    }
+
+    fn replaces_void(self, slot: &SlotId, next: Option<VoidNext>) -> Self {
+        let void = next.is_some();
+        let write = self.absent_or_void(slot, next);
+        match void {
+            true => write.op(WriteOp::Delete(Key::Next(slot.clone()))),
+            false => write,
+        }
+    }
+
+    /// The claim, and what the former instance said goes.
+    fn gives(self, slot: &SlotId, claim: Claim) -> Self {
+        self.op(WriteOp::Claim(slot.clone(), claim)).forgets(slot)
+    }
+
+    /// As `gives`, to an instance that is ready.
+    fn gives_ready(self, slot: &SlotId, claim: Claim, state: SlotState) -> Self {
+        Self {
+            over: Over::Ready(state.clone()),
+            ..self
+                .op(WriteOp::Claim(slot.clone(), claim))
+                .op(WriteOp::State(slot.clone(), state))
+                .op(WriteOp::Delete(Key::Status(slot.clone())))
+        }
+    }
+
+    fn frees(self, slot: &SlotId) -> Self {
+        self.op(WriteOp::Delete(Key::Claim(slot.clone())))
+            .forgets(slot)
+    }
+
+    fn forgets(self, slot: &SlotId) -> Self {
+        self.op(WriteOp::Delete(Key::State(slot.clone())))
+            .op(WriteOp::Delete(Key::Status(slot.clone())))
+    }
+}
