@@ -150,4 +150,4 @@ Four commands to go on with:
   curl -s http://${KEYS_LISTEN%%,*}/v2/keys/apps/$EXAMPLE_APP/web/manifest
 
 make down stops and removes it."
-[ "$KEYS_LISTEN" = 127.0.0.1:4001 ] || say "The door was moved, so: export DOKKAA_ADDR=$DOKKAA_ADDR"
+[ "$KEYS_LISTEN" = 127.0.0.1:4001 ] || say "The API listens elsewhere, so: export DOKKAA_ADDR=$DOKKAA_ADDR"

@@ -84,5 +84,5 @@ pub(crate) const HEADER: &str = "\
 # Sets up one host of a dokkaa cluster; the same for every host.
 # Between hosts these ports are needed: 4003 and 20000-29999, and 2380 where
 # hosts run etcd members. Keep all of them closed to everybody else: who reaches
-# etcd is root on every host. The control door (4001) is on 127.0.0.1 only.
+# etcd is root on every host. The API (4001) is on 127.0.0.1 only.
 ";

@@ -40,29 +40,29 @@ use crate::v1::types::ApiError;
 use crate::v2::error::{ErrorCode, V2Error};
 use budget::{ClientConnection, ResponseBudget};
 
-/// Connections: each wait of a v2 client holds one.
+/// Limits of connections: each wait of a v2 client holds one.
 const LIMITS: Limits = Limits {
     all: 512,
     per_source: 256,
 };
 
-/// The request line and all headers; a v2 client may put a short value into the query.
+/// Request line and headers; a v2 client may put a short value into the query.
 const MAX_HEADERS: usize = 64 << 10;
 
-/// A request's headers arrive within this time; a connection without requests ends after it too.
+/// Time for a request's headers; also the longest idle time of a connection.
 const HEADER_TIME: Duration = Duration::from_secs(60);
 
-/// What is still under way when the listener closes has so long.
+/// Time for requests under way at shutdown.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// What a listener lets in, and how much of it.
+/// Configuration of a listener.
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
-    /// Names that may stand in `Host`, beside IP addresses and `localhost`.
+    /// Names allowed in `Host`, beside IP addresses and `localhost`.
     pub allow_hosts: Vec<String>,
-    /// Connections at once. A fourth of them is kept for requests that do not wait.
+    /// Concurrent connections. A fourth is reserved for requests that do not wait.
     pub limits: Limits,
-    /// How long a request's headers may take, and a connection may have no request.
+    /// Time for a request's headers, and longest idle time of a connection.
     pub header_time: Duration,
 }
 
@@ -76,7 +76,7 @@ impl Default for ListenerConfig {
     }
 }
 
-/// Binds all addresses (port 0 takes any) or none; `local_addr` of each says what was bound.
+/// Binds all addresses or none.
 pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Problem> {
     let mut bound = Vec::new();
     for &address in addresses {
@@ -85,14 +85,14 @@ pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Problem>
     Ok(bound)
 }
 
-/// One router for one listener: `/v2`, `/version`, `/health` by `v2`, and `v1` below `/dokkaa/v1`.
+/// Router of one listener: `v1` below `/dokkaa/v1`, and `v2` for the rest.
 pub fn routes(v2: Router, v1: Router) -> Router {
     Router::new().nest("/dokkaa/v1", v1).fallback_service(v2)
 }
 
-/// Serves until `shutdown`; then answers what is under way and returns.
+/// Serves until `shutdown`, then drains requests under way.
 ///
-/// A handler finds its caller in the extension `ConnectInfo<SocketAddr>`.
+/// Handlers get the client's address from the extension `ConnectInfo<SocketAddr>`.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     config: ListenerConfig,
@@ -118,7 +118,7 @@ pub async fn serve(
     listening.join_all().await;
 }
 
-/// What the connections of all listeners share.
+/// State shared by all connections.
 #[derive(Clone)]
 struct Serving {
     router: Router,
@@ -134,7 +134,7 @@ impl Serving {
                 () = self.shutdown.cancelled() => break,
                 accepted = acceptor.accept() => accepted,
             };
-            // The finished are let go, so that the set holds the living only.
+            // Finished connections are removed, so that the set does not grow.
             while connections.try_join_next().is_some() {}
             connections.spawn(self.clone().connection(accepted));
         }
@@ -189,14 +189,14 @@ impl Serving {
     }
 }
 
-/// What requests are judged by.
+/// State of `admit`.
 #[derive(Clone)]
 struct Admission {
     allow_hosts: Arc<[String]>,
     budget: ResponseBudget,
 }
 
-/// The checks, then the request, with a body that has an end, and an answer that there is room for.
+/// Checks a request, limits its body, and admits its answer.
 async fn admit(
     State(admission): State<Admission>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -218,9 +218,9 @@ async fn admit(
             refuse(&path, status, &error.to_string())
         }
         Ok(()) if announces_too_much(&request) => {
-            // A client that asks first has sent nothing yet.
+            // A client that sends `Expect: 100-continue` has sent no body yet.
             if !request.headers().contains_key(header::EXPECT) {
-                body::throw_away(request.into_body());
+                body::discard(request.into_body());
             }
             refuse(
                 &path,
@@ -251,7 +251,7 @@ fn announces_too_much(request: &Request) -> bool {
         .is_some_and(|length| length > body::MAX_ENCODED)
 }
 
-/// The answer to a request whose body could not be read.
+/// Error of a request whose body could not be read.
 pub fn refuse_body(path: &str, error: &axum::Error) -> Response {
     if body::too_large(error) {
         refuse(
@@ -267,7 +267,7 @@ pub fn refuse_body(path: &str, error: &axum::Error) -> Response {
     }
 }
 
-/// An error of the listener itself, in the shape that clients of the path read; the connection ends.
+/// An error of the listener itself, in the format of the path's API; closes the connection.
 pub fn refuse(path: &str, status: StatusCode, why: &str) -> Response {
     let (kind, body) = if path.starts_with("/v2/") {
         let code = match status {

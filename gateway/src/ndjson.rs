@@ -1,4 +1,4 @@
-//! Streams of JSON values, one a line; an empty line only says that the sender lives. Pure.
+//! Streams of JSON values, one a line; an empty line is a heartbeat. Pure.
 
 use std::marker::PhantomData;
 
@@ -8,13 +8,13 @@ use serde::de::DeserializeOwned;
 /// Longest line: a log line of 1 MiB, as JSON with its escapes.
 const LONGEST: usize = 8 << 20;
 
-/// Why a stream can't be read on.
+/// Errors of a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum NdjsonError {
-    /// A line that is no value of the expected kind.
+    /// A line is not a value of the expected type.
     #[error("a line could not be read")]
     Line(#[source] serde_json::Error),
-    /// A line without an end.
+    /// A line is too long.
     #[error("a line is longer than {LONGEST} bytes")]
     TooLong,
 }
@@ -26,7 +26,7 @@ pub fn line(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     Ok(line)
 }
 
-/// Cuts what comes in pieces into values.
+/// Incremental parser.
 #[derive(Debug)]
 pub struct Reader<T> {
     rest: Vec<u8>,
@@ -43,7 +43,7 @@ impl<T> Default for Reader<T> {
 }
 
 impl<T: DeserializeOwned> Reader<T> {
-    /// The values that are whole with this piece.
+    /// Values completed by this piece.
     pub fn push(&mut self, piece: &[u8]) -> Result<Vec<T>, NdjsonError> {
         let mut values = Vec::new();
         let mut pieces = piece.split_inclusive(|byte| *byte == b'\n');

@@ -32,8 +32,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// The door for keys, as it is by default.
-    pub const DOOR: &'static str = "127.0.0.1:4001";
+    /// Default address of the API.
+    pub const API: &'static str = "127.0.0.1:4001";
     /// Metrics and readiness, as they are by default.
     pub const METRICS: &'static str = "127.0.0.1:4002";
 

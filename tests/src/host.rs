@@ -165,15 +165,15 @@ impl Host {
         self.run(&[&["dokkaa"], words].concat())
     }
 
-    /// One request to the host's own door on 127.0.0.1:4001.
-    pub fn door(
+    /// One request to the host's API on 127.0.0.1:4001.
+    pub fn api(
         &self,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
         body: &str,
     ) -> anyhow::Result<Answer> {
-        self.ask(Agent::DOOR, method, path, headers, body)
+        self.ask(Agent::API, method, path, headers, body)
     }
 
     /// One request from the host to any address.
@@ -195,9 +195,9 @@ impl Host {
         )
     }
 
-    /// PUTs a manifest through the host's door.
+    /// PUTs a manifest over the host's API.
     pub fn put(&self, app: &str, container: &str, manifest: &str) -> anyhow::Result<Answer> {
-        self.door(
+        self.api(
             "PUT",
             &format!("/v2/keys/apps/{app}/{container}/manifest"),
             &[("Content-Type", "application/x-www-form-urlencoded")],
@@ -205,9 +205,9 @@ impl Host {
         )
     }
 
-    /// DELETEs a manifest through the host's door.
+    /// DELETEs a manifest over the host's API.
     pub fn delete(&self, app: &str, container: &str) -> anyhow::Result<Answer> {
-        self.door(
+        self.api(
             "DELETE",
             &format!("/v2/keys/apps/{app}/{container}/manifest"),
             &[],

@@ -1,5 +1,5 @@
 //! A few lines of HTTP/1.0, for the harness to ask an engine's socket or a
-//! door inside a node without starting a program each time.
+//! API inside a node without starting a program each time.
 //!
 //! Never for what a user would type: the tests run real curl for that.
 

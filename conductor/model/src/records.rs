@@ -136,7 +136,7 @@ pub struct Capacity {
     pub memory: u64,
 }
 
-/// The peer door of a host.
+/// Peer listener of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// `ip:port`.
@@ -167,7 +167,7 @@ pub struct HostRecord {
     pub state: HostState,
     /// Where its containers' ports are published.
     pub addr: IpAddr,
-    /// Its peer door, if it has one.
+    /// Its peer listener, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
     /// Where its API listens, as far as other machines reach that.

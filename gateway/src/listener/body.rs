@@ -1,4 +1,4 @@
-//! A request's body with an end: at most so many bytes, at most so long.
+//! Limits of a request's body: size and time.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -11,32 +11,32 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Sleep;
 
-/// No body may be larger: etcd itself ends here. What a form encodes counts as what it stands for.
+/// Largest body, as in etcd. Encoded octets of a form count as one.
 const MAX_BODY: usize = 3 << 19;
 
-/// Nor may it be longer than if each octet of it were encoded (`%2F`).
+/// Largest body on the wire, with each octet encoded (`%2F`).
 pub(super) const MAX_ENCODED: usize = 3 * MAX_BODY;
 
-/// No body may take longer to arrive.
+/// Time for a body to arrive.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
-/// A body that has more than is read of it is thrown away up to here, so that
-/// a client which sends all before it listens still gets its answer.
-const MAX_THROWN_AWAY: usize = 16 << 20;
+/// A body of a refused request is read up to here, for clients that send all
+/// of it before they read the answer.
+const MAX_DISCARDED: usize = 16 << 20;
 
-/// It took too long.
+/// The body did not arrive in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the request's body did not arrive in time")]
 pub struct BodyTimeout;
 
-/// It is larger than what is taken.
+/// The body is too large.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the body is larger than 1.5 MiB")]
 pub struct BodyTooLarge;
 
 pub(super) struct LimitedBody {
     inner: Body,
-    /// Octets so far, and how many of them begin an encoded one.
+    /// Octets read, and the `%` among them.
     read: usize,
     encoded: usize,
     deadline: Pin<Box<Sleep>>,
@@ -87,7 +87,7 @@ impl HttpBody for LimitedBody {
             if self.read > MAX_ENCODED {
                 return Poll::Ready(Some(Err(Box::new(BodyTooLarge))));
             }
-            // Read on and forgotten: a client that sends all before it listens still gets its answer.
+            // The rest is discarded, for clients that send all of it before they read the answer.
             if !self.is_too_large() {
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -103,20 +103,20 @@ impl HttpBody for LimitedBody {
     }
 }
 
-/// Reads on in the background, within bounds, and forgets what it reads.
-pub(super) fn throw_away(body: Body) {
+/// Discards a body in the background, within limits.
+pub(super) fn discard(body: Body) {
     tokio::spawn(tokio::time::timeout(
         MAX_TIME,
-        Limited::new(body, MAX_THROWN_AWAY).collect(),
+        Limited::new(body, MAX_DISCARDED).collect(),
     ));
 }
 
-/// The body was refused for its size.
+/// The cause is `BodyTooLarge`.
 pub(super) fn too_large(error: &(dyn Error + 'static)) -> bool {
     caused_by::<BodyTooLarge>(error)
 }
 
-/// The body was refused for its time.
+/// The cause is `BodyTimeout`.
 pub(super) fn too_slow(error: &(dyn Error + 'static)) -> bool {
     caused_by::<BodyTimeout>(error)
 }

@@ -1,8 +1,8 @@
-//! Which requests come from where they should: a pure look at the headers.
+//! Checks of `Host`, `Origin` and `Sec-Fetch-Site`, against CSRF and DNS rebinding. Pure.
 //!
-//! A web page can make its reader's browser send requests to 127.0.0.1. The
-//! browser then says where the page is from (`Origin`, `Sec-Fetch-Site`), or,
-//! when the page's own name was made to point here, the `Host` is that name.
+//! A web page can make a user's browser send requests to 127.0.0.1. The browser
+//! then names the page's site in `Origin` and `Sec-Fetch-Site`; if the page's
+//! own name was made to resolve to this host, `Host` is that name.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -24,7 +24,7 @@ pub enum OriginError {
     CrossSite,
 }
 
-/// Checks a request before anything else is done with it.
+/// Checks a request.
 pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), OriginError> {
     let all = |name| {
         let values = headers.get_all(name).into_iter();
@@ -45,7 +45,7 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Resul
             .filter_map(|scheme| origin.strip_prefix(scheme))
             .any(|from| from.eq_ignore_ascii_case(&host))
     };
-    // Each of them: who reads only the first is told what another meant.
+    // All of them: another reader may take the last one.
     if let Some(origin) = all("origin").find(|origin| !own(origin)) {
         return Err(OriginError::Origin(origin));
     }
@@ -76,7 +76,7 @@ fn is_ours(host: &str, allowed: &[String]) -> bool {
         || allowed.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
-/// The host of `host` or `host:port`; none if it is neither, as with a user before an @ or a second host behind a comma.
+/// The host of `host` or `host:port`; none for anything else, such as `user@host` or two hosts.
 fn name_of(host: &str) -> Option<&str> {
     let end = if host.starts_with('[') {
         host.find(']')? + 1

@@ -1,4 +1,4 @@
-//! A connection whose whole answers are read in time, or it ends.
+//! Timeout of connections whose client does not read its answer.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use tokio::time::Sleep;
 
 use super::budget::ClientConnection;
 
-/// A reader takes so much of a whole answer in each of these times.
+/// A client must read `PROGRESS` bytes of a whole answer in each `TIME`.
 const TIME: Duration = Duration::from_secs(30);
 const PROGRESS: usize = 512 << 10;
 
 pub(super) struct StallGuard {
     stream: TcpStream,
     connection: Arc<ClientConnection>,
-    /// Runs while the reader keeps us waiting.
+    /// Runs while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
     taken: usize,
 }
@@ -50,7 +50,7 @@ impl StallGuard {
         if written.is_ready() {
             return written;
         }
-        // A stream's reader may rest as long as it likes: it holds no more than what fits the socket.
+        // A stream's client may pause: it holds no more memory than the socket's buffer.
         if self.connection.streams.load(Ordering::Relaxed) {
             self.deadline = None;
             return Poll::Pending;
@@ -102,7 +102,7 @@ impl AsyncWrite for StallGuard {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // All has been written when it comes to this.
+        // Everything has been written.
         self.deadline = None;
         Pin::new(&mut self.stream).poll_flush(context)
     }

@@ -1,4 +1,4 @@
-//! The agent's key and certificate for the peer door: made once, kept in the state directory.
+//! Key and certificate of the agent: created once, kept in the state directory.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use store::state_file;
 
 const FILE: &str = "peer.pem";
 
-/// Who this agent is to the others.
+/// Key and certificate of an agent.
 #[derive(Debug)]
 pub struct Identity {
     pub(super) certificate: CertificateDer<'static>,
@@ -21,25 +21,25 @@ pub struct Identity {
     fingerprint: String,
 }
 
-/// Why there is no identity.
+/// Errors of loading or creating an identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file could not be read or written.
     #[error("{}", path.display())]
     File {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// No key could be made.
-    #[error("no key and certificate could be made")]
+    /// No key could be generated.
+    #[error("key and certificate could not be generated")]
     Make(#[source] rcgen::Error),
 }
 
 impl Identity {
-    /// The one in this state directory; a new one where there is none or it can't be read.
+    /// Loads the identity in this state directory; creates one if it is absent or unreadable.
     pub fn load_or_create(state_dir: &Path) -> Result<Self, IdentityError> {
         let path = state_dir.join(FILE);
         let failed = |source| IdentityError::File {
@@ -53,8 +53,8 @@ impl Identity {
                 if let Some(identity) = Self::read(&pem) {
                     return Ok(identity);
                 }
-                // The record names the new fingerprint, so nothing is lost.
-                tracing::warn!(path = %path.display(), "not a key and a certificate: made anew");
+                // The host record will have the new fingerprint, so nothing is lost.
+                tracing::warn!(path = %path.display(), "invalid peer key or certificate; generating a new one");
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
@@ -64,7 +64,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// SHA-256 of the certificate, in hex: what the host record names.
+    /// SHA-256 of the certificate, in hex, as in the host record.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -92,7 +92,7 @@ impl Identity {
         Ok((Self::new(certificate.der().clone(), key), pem))
     }
 
-    /// One that is kept nowhere.
+    /// An identity in memory.
     #[cfg(test)]
     pub(super) fn fresh() -> Self {
         Self::make().expect("a key can be made").0

@@ -1,11 +1,12 @@
-//! The door between agents: mutual TLS with certificates that the host records name.
+//! API between agents: mutual TLS with certificates pinned by the host records.
 //!
-//! Each agent makes its key at its first start and publishes the certificate's
-//! fingerprint in its host record. The listener takes exactly the certificates
-//! of the records in the last view, a caller exactly that of the host it dials.
-//! Names and dates in certificates are not looked at; that the other side has
-//! the key is proved by the handshake's signature, which the provider's own
-//! functions verify. Nothing here reads etcd: `PeerTable` is told what the view says.
+//! Each agent generates its key at its first start and publishes the
+//! certificate's fingerprint in its host record. The listener accepts exactly
+//! the certificates of the records in the last view, a client exactly that of
+//! the host it connects to. Names and dates in certificates are not checked;
+//! possession of the key is proved by the handshake's signature, which the
+//! provider's own functions verify. Nothing here reads etcd: the agent updates
+//! `PeerTable` from its view.
 //!
 //! Invariant: no connection outlives its host's record, except while etcd is away.
 

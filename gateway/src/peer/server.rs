@@ -1,7 +1,7 @@
-//! The listening side: TLS first, then HTTP, for as long as the caller's record is there.
+//! Server side of the peer API: TLS, then HTTP, until the client's host record is deleted.
 //!
-//! Who has not shown a member's certificate yet has few places, for a few
-//! seconds, so that strangers use up nothing that members need.
+//! Connections before the handshake have few places, for a few seconds, so
+//! that unauthenticated clients use up nothing that members need.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,15 +22,15 @@ use super::identity::{Identity, fingerprint};
 use super::table::PeerTable;
 use super::tls;
 
-/// Callers that have not shown their certificate yet: anybody who reaches the port.
-const STRANGERS: Limits = Limits {
+/// Connections before their handshake: anybody who reaches the port.
+const UNAUTHENTICATED: Limits = Limits {
     all: 64,
     per_source: 16,
 };
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const HEADERS: Duration = Duration::from_secs(10);
 
-/// Serves until `shutdown`. `members` limits the connections of hosts, which have one for each slot that somebody follows.
+/// Serves until `shutdown`. `members` limits authenticated connections; a host has one for each slot whose log is followed.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     identity: Arc<Identity>,
@@ -45,10 +45,10 @@ pub async fn serve(
         router,
         members: Limiter::new(members),
     };
-    let strangers = Limiter::new(STRANGERS);
+    let unauthenticated = Limiter::new(UNAUTHENTICATED);
     let mut listening = JoinSet::new();
     for listener in listeners {
-        let acceptor = Acceptor::new(listener, strangers.clone(), WhenFull::Refuse);
+        let acceptor = Acceptor::new(listener, unauthenticated.clone(), WhenFull::Refuse);
         listening.spawn(server.clone().accept(acceptor, shutdown.clone()));
     }
     while listening.join_next().await.is_some() {}
@@ -65,7 +65,7 @@ struct Server {
 
 impl Server {
     async fn accept(self, mut acceptor: Acceptor, shutdown: CancellationToken) {
-        // Ended with the listener: a peer asks another agent then.
+        // Aborted with the listener: clients ask another agent then.
         let mut open = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -76,9 +76,12 @@ impl Server {
             let server = self.clone();
             open.spawn(async move {
                 let from = accepted.peer;
-                let stranger = accepted.permit;
-                if let Err(error) = server.connection(accepted.stream, from, stranger).await {
-                    tracing::debug!(%from, %error, "peer listener: connection ended");
+                let unauthenticated = accepted.permit;
+                if let Err(error) = server
+                    .connection(accepted.stream, from, unauthenticated)
+                    .await
+                {
+                    tracing::debug!(%from, %error, "peer connection closed");
                 }
             });
         }
@@ -88,7 +91,7 @@ impl Server {
         self,
         stream: TcpStream,
         from: SocketAddr,
-        stranger: listen::Permit,
+        unauthenticated: listen::Permit,
     ) -> io::Result<()> {
         listen::watch_peer(&stream)?;
         let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream))
@@ -105,7 +108,7 @@ impl Server {
             .members
             .acquire(from.ip(), Instant::now())
             .map_err(io::Error::other)?;
-        drop(stranger);
+        drop(unauthenticated);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)

@@ -1,8 +1,8 @@
-//! TLS 1.3 with certificates known by their fingerprint.
+//! TLS 1.3 with certificates pinned by fingerprint.
 //!
 //! The verifiers compare the fingerprint and leave the signature to the
 //! provider's own functions: a certificate is public, its key is not. Sessions
-//! are never resumed, because a resumed session asks for no certificate.
+//! are never resumed, because a resumed session skips the certificate.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// For the listener: whoever a record names.
+/// Server configuration: clients with a certificate of a host record.
 pub(super) fn server(identity: &Identity, table: Arc<PeerTable>) -> Result<ServerConfig, Error> {
     let provider = provider();
     let verifier = Members {
@@ -41,7 +41,7 @@ pub(super) fn server(identity: &Identity, table: Arc<PeerTable>) -> Result<Serve
     Ok(config)
 }
 
-/// For a caller: only the one certificate of the host that is dialled.
+/// Client configuration: a server with this certificate only.
 pub(super) fn client(identity: &Identity, expected: String) -> Result<ClientConfig, Error> {
     let provider = provider();
     let verifier = Pinned {
@@ -66,7 +66,7 @@ fn tls12() -> Error {
     Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)
 }
 
-/// Takes the certificates of the host records.
+/// Accepts certificates of the host records.
 #[derive(Debug)]
 struct Members {
     table: Arc<PeerTable>,
@@ -117,7 +117,7 @@ impl ClientCertVerifier for Members {
     }
 }
 
-/// Takes one certificate.
+/// Accepts one certificate.
 #[derive(Debug)]
 struct Pinned {
     expected: String,

@@ -1,8 +1,8 @@
-//! `events`: what happened on every host, merged by time.
+//! `events`: events of all hosts, merged by time.
 //!
-//! Each host keeps its own events; this door asks the others by the peer door.
-//! Invariant: of one host no event is given out twice, also after a lost
-//! connection: reading goes on behind the last id.
+//! Each host keeps its own events; the others' are read over the peer API.
+//! Invariant: no event of a host is sent twice, also after a lost connection:
+//! reading resumes after the last id.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub(super) struct EventsQuery {
     since: Option<String>,
     #[serde(default)]
     follow: bool,
-    /// Only those of this host.
+    /// Only of this host.
     #[serde(default)]
     local: bool,
 }
@@ -54,16 +54,15 @@ pub(super) async fn events(
             follow: query.follow,
         },
     };
-    merge::answer(request, query.follow, "application/x-ndjson", |told| {
-        merge::ndjson(told.map(|told| match told {
+    merge::answer(request, query.follow, "application/x-ndjson", |item| {
+        merge::ndjson(item.map(|item| match item {
             StreamItem::Line(event) => EventLine::Event(event),
             StreamItem::Notice(notice) => EventLine::Notice(notice),
         }))
     })
 }
 
-/// What was asked for.
-#[derive(Clone)]
+/// Events of a request.
 struct EventRequest {
     api: Api,
     local: bool,
@@ -74,7 +73,7 @@ impl LineSources for EventRequest {
     type Key = HostName;
     type Line = HostEvent;
 
-    /// This host, all live ones, and the members that should be.
+    /// This host, live hosts and members.
     fn wanted(&self) -> Option<BTreeSet<HostName>> {
         let mut hosts = BTreeSet::from([self.api.agent.host()]);
         if !self.local
@@ -106,10 +105,10 @@ impl LineSources for EventRequest {
     }
 }
 
-/// Reads one host.
+/// Reader of one host's events.
 struct HostEventReader {
     api: Api,
-    /// Behind which event, as far as it was read.
+    /// `after` is the last event read.
     wanted: Wanted,
     host: HostName,
     out: SourceSink<HostEvent>,
@@ -152,7 +151,7 @@ impl HostEventReader {
             .await
     }
 
-    /// Until the stream ends, or nobody reads any more.
+    /// Returns at the end of the stream, or when the client is gone.
     async fn pass_on(&mut self, mut events: EventStream) -> Result<(), String> {
         loop {
             let event = tokio::select! {

@@ -34,7 +34,7 @@ fn id(PathParams((app, container)): Name) -> ContainerId {
     ContainerId::new(app, container)
 }
 
-/// `GET`: as it stands in etcd, by a linearizable read, so that what follows a write shows it.
+/// `GET`: by a linearizable read, so that it shows a write before it.
 pub(super) async fn read(State(api): State<Api>, name: Name) -> ApiResult<ManifestText> {
     let id = id(name);
     let key = Key::Manifest(id.clone()).to_string();

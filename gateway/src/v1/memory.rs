@@ -1,4 +1,4 @@
-//! The agent in memory: what `AgentHandle` gives, from an etcd in memory, for tests of the APIs and of the CLI.
+//! In-memory `AgentHandle`, for tests of the APIs and of the CLI.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
 use super::types::{LogOptions, Reasons};
 
-/// An agent that sees an etcd in memory and runs nothing.
+/// An agent with an in-memory etcd and no containers.
 #[derive(Debug, Clone)]
 pub struct MemAgent(Arc<Inner>);
 
@@ -31,13 +31,13 @@ pub struct MemAgent(Arc<Inner>);
 struct Inner {
     host: HostName,
     kv: MemKv,
-    said: Mutex<Said>,
+    state: Mutex<AgentState>,
     /// Counts changes of the logs and events.
     logged: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct AgentState {
     blind: bool,
     stale: bool,
     known_at: Option<jiff::Timestamp>,
@@ -64,7 +64,7 @@ impl MemAgent {
         Self(Arc::new(Inner {
             host: host.parse().expect("a host's name"),
             kv,
-            said: Mutex::default(),
+            state: Mutex::default(),
             logged: watch::Sender::new(0),
         }))
     }
@@ -74,54 +74,54 @@ impl MemAgent {
         &self.0.kv
     }
 
-    /// It has not seen etcd yet.
+    /// It has no view yet.
     pub fn set_blind(&self, blind: bool) {
-        self.said().blind = blind;
+        self.state().blind = blind;
     }
 
-    /// What it sees is old.
+    /// Its view is stale.
     pub fn set_stale(&self, stale: bool) {
-        self.said().stale = stale;
+        self.state().stale = stale;
     }
 
-    /// It distrusts its etcd.
+    /// It is in hold.
     pub fn set_hold(&self, hold: Option<&str>) {
-        self.said().hold = hold.map(ToOwned::to_owned);
+        self.state().hold = hold.map(ToOwned::to_owned);
     }
 
-    /// When what it sees was etcd's present state.
+    /// When its view was etcd's present state.
     pub fn set_known_at(&self, at: Option<jiff::Timestamp>) {
-        self.said().known_at = at;
+        self.state().known_at = at;
     }
 
-    /// What keeps it from its work.
+    /// Its problems.
     pub fn set_problems(&self, problems: &[&str]) {
-        self.said().problems = problems.iter().map(ToString::to_string).collect();
+        self.state().problems = problems.iter().map(ToString::to_string).collect();
     }
 
-    /// What it knows and does not write to etcd.
+    /// Its reasons.
     pub fn set_reasons(&self, reasons: Reasons) {
-        self.said().reasons = reasons;
+        self.state().reasons = reasons;
     }
 
-    /// The cluster that it is of.
+    /// Its cluster.
     pub fn set_cluster(&self, cluster: Option<Cluster>) {
-        self.said().cluster = cluster;
+        self.state().cluster = cluster;
     }
 
-    /// What its engine shows.
+    /// Its containers.
     pub fn set_observed(&self, observed: Observed) {
-        self.said().observed = observed;
+        self.state().observed = observed;
     }
 
-    /// Its engine has a volume of this name.
+    /// Adds a volume by Docker's name.
     pub fn add_volume(&self, name: &str) {
-        self.said().volumes.insert(name.to_owned());
+        self.state().volumes.insert(name.to_owned());
     }
 
-    /// The volumes of its engine, by name.
+    /// Names of its volumes.
     pub fn volumes(&self) -> Vec<String> {
-        self.said().volumes.iter().cloned().collect()
+        self.state().volumes.iter().cloned().collect()
     }
 
     /// Writes a key; its revision.
@@ -238,27 +238,27 @@ impl MemAgent {
 
     /// The container of a slot on this host writes lines.
     pub fn log(&self, slot: &SlotId, records: impl IntoIterator<Item = LogRecord>) {
-        let mut said = self.said();
-        let log = said.logs.entry(slot.clone()).or_default();
+        let mut state = self.state();
+        let log = state.logs.entry(slot.clone()).or_default();
         log.present.extend(records);
         log.ended = false;
-        drop(said);
+        drop(state);
         self.0.logged.send_modify(|changes| *changes += 1);
     }
 
     /// The container of a slot ends; its lines are the previous ones of the next.
     pub fn end_log(&self, slot: &SlotId) {
-        let mut said = self.said();
-        let log = said.logs.entry(slot.clone()).or_default();
+        let mut state = self.state();
+        let log = state.logs.entry(slot.clone()).or_default();
         log.previous = Some(std::mem::take(&mut log.present));
         log.ended = true;
-        drop(said);
+        drop(state);
         self.0.logged.send_modify(|changes| *changes += 1);
     }
 
-    /// Something happens on this host at a time; its event's id is that time.
+    /// Adds an event; its id is its time.
     pub fn happens(&self, at: i64, what: Happened) {
-        self.said().events.push(Event {
+        self.state().events.push(Event {
             id: at,
             at,
             times: 1,
@@ -275,7 +275,12 @@ impl MemAgent {
         let mut changes = self.0.logged.subscribe();
         loop {
             changes.borrow_and_update();
-            let next = self.said().events.iter().find(|e| wanted.takes(e)).cloned();
+            let next = self
+                .state()
+                .events
+                .iter()
+                .find(|e| wanted.takes(e))
+                .cloned();
             if let Some(event) = next {
                 wanted.after = Some(event.id);
                 return Some((Ok(event), (self, wanted)));
@@ -286,8 +291,8 @@ impl MemAgent {
         }
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, AgentState> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, op: Op) -> i64 {
@@ -322,8 +327,8 @@ impl AgentHandle for MemAgent {
     }
 
     fn view(&self) -> Option<ClusterView> {
-        let said = self.said();
-        if said.blind {
+        let state = self.state();
+        if state.blind {
             return None;
         }
         let range = Range::new(KeyRange::range(WATCH_START, WATCH_END));
@@ -343,14 +348,14 @@ impl AgentHandle for MemAgent {
         Some(ClusterView {
             directory: Directory::new(&snapshot),
             snapshot,
-            stale: said.stale,
-            hold: said.hold.clone(),
-            known_at: said.known_at,
+            stale: state.stale,
+            hold: state.hold.clone(),
+            known_at: state.known_at,
         })
     }
 
     fn problems(&self) -> Vec<String> {
-        self.said().problems.clone()
+        self.state().problems.clone()
     }
 
     fn kv(&self) -> Arc<dyn store::Kv> {
@@ -358,23 +363,23 @@ impl AgentHandle for MemAgent {
     }
 
     fn reasons(&self) -> Reasons {
-        self.said().reasons.clone()
+        self.state().reasons.clone()
     }
 
     fn cluster(&self) -> Option<Cluster> {
-        self.said().cluster.clone()
+        self.state().cluster.clone()
     }
 
     fn observed(&self) -> Observed {
-        self.said().observed.clone()
+        self.state().observed.clone()
     }
 
     async fn volume_names(&self) -> Result<BTreeSet<String>, HostError> {
-        Ok(self.said().volumes.clone())
+        Ok(self.state().volumes.clone())
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), HostError> {
-        self.said().volumes.remove(name);
+        self.state().volumes.remove(name);
         Ok(())
     }
 
@@ -390,7 +395,7 @@ impl AgentHandle for MemAgent {
         options: &LogOptions,
     ) -> Result<LogStream, HostError> {
         let log = self
-            .said()
+            .state()
             .logs
             .get(slot)
             .cloned()
@@ -438,7 +443,7 @@ impl Following {
                 return None;
             }
             self.changes.borrow_and_update();
-            let log = self.agent.said().logs.get(&self.slot).cloned()?;
+            let log = self.agent.state().logs.get(&self.slot).cloned()?;
             if log.present.len() > self.read {
                 self.waiting
                     .extend(log.present[self.read..].iter().cloned());

@@ -1,9 +1,8 @@
-//! Lines of many sources as one stream, in order of time.
+//! Lines of many sources, merged by time.
 //!
-//! A source reads what one host has and opens again where a connection was
-//! lost; `gate` says when a line may be given out; here the sources are started
-//! and merged. A host that is not reached is a notice among the lines, never
-//! the end of them.
+//! A source reads one host and reconnects; `gate` decides when a line may be
+//! sent; here the sources are started and merged. An unreachable host is a
+//! notice among the lines, never their end.
 
 mod gate;
 
@@ -28,103 +27,101 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::reply::ApiFailure;
 
-/// Lines of one source on their way; a slow reader holds the sources up here.
+/// Buffer of one source; a slow client blocks the source here.
 const LINES: usize = 1_024;
-/// Time that old output waits for a slow source, following and not.
+/// How long old lines wait for a slow source, following and not.
 const PATIENCE_FOLLOWING: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often new sources are looked for.
+/// Interval of checks for new sources.
 const LOOK: Duration = Duration::from_secs(1);
-/// An empty line after this much silence tells the reader that the connection lives.
+/// An empty line is sent after this much silence.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// The same notice is not told again sooner.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
-/// Between two attempts of a source.
+/// The same notice is not repeated sooner.
+const REPEAT: Duration = Duration::from_secs(10);
+/// Time between two attempts of a source.
 pub(super) const RETRY: Exponential =
     Exponential::new(Duration::from_millis(250), Duration::from_secs(5));
 
-/// Where lines come from.
+/// A set of sources.
 pub(super) trait LineSources: Send + Sync + 'static {
-    /// What tells one source from another; of one moment's lines those of the lower come first.
+    /// Key of a source; lines of equal time are sorted by it.
     type Key: Ord + Clone + Send + Sync + 'static;
     /// One line.
     type Line: Send + 'static;
 
-    /// Those that are to be read as it is now; none if that is not known. Lines end where none is wanted and none is
-    /// read any more.
+    /// Sources to read now; none if unknown. Followed lines end when none is wanted and none is read.
     fn wanted(&self) -> Option<BTreeSet<Self::Key>>;
 
-    /// Reads one of them until it ends, or nobody reads any more.
+    /// Reads a source until its end, or until the client is gone.
     fn read(
         &self,
         source: Self::Key,
         out: SourceSink<Self::Line>,
     ) -> impl Future<Output = ()> + Send + 'static;
 
-    /// When a line was written.
+    /// Time of a line.
     fn time(line: &Self::Line) -> Timestamp;
 }
 
-/// What a reader is told.
+/// An item of the merged stream.
 #[derive(Debug)]
 pub(super) enum StreamItem<T> {
     /// A line of a source.
     Line(T),
-    /// Something about the answer itself.
+    /// A notice about the answer itself.
     Notice(String),
 }
 
-/// A line, and when it came.
+/// A line and its time of arrival.
 type Came<T> = (T, Instant);
 
-/// Where a source puts its lines.
+/// Output of a source.
 pub(super) struct SourceSink<T> {
     lines: mpsc::Sender<Came<T>>,
     notices: mpsc::Sender<String>,
-    /// The last trouble that was told; the same is not told again while it lasts.
-    told: Option<String>,
+    /// Last notice, which is not repeated while it holds.
+    sent: Option<String>,
 }
 
 impl<T> SourceSink<T> {
-    /// Gives a line; false if nobody reads any more.
+    /// Sends a line; false if the client is gone.
     pub(super) async fn line(&self, line: T) -> bool {
         self.lines.send((line, Instant::now())).await.is_ok()
     }
 
-    /// Says something about the answer itself.
+    /// Sends a notice.
     pub(super) async fn notice(&mut self, text: String) {
-        if self.told.as_ref() != Some(&text) {
-            self.told = Some(text.clone());
-            // Nobody reads any more: nothing to tell.
+        if self.sent.as_ref() != Some(&text) {
+            self.sent = Some(text.clone());
+            // The client may be gone.
             let _ = self.notices.send(text).await;
         }
     }
 
-    /// What was told is over: the same is told again.
+    /// The last notice no longer holds: a new one like it is sent.
     pub(super) fn over(&mut self) {
-        self.told = None;
+        self.sent = None;
     }
 
-    /// Nobody reads any more.
+    /// Returns when the client is gone.
     pub(super) async fn closed(&self) {
         self.lines.closed().await;
     }
 }
 
-/// Answers with the lines of all sources that are wanted. `encode` spells what a reader is told; none says that the
-/// connection lives.
+/// Answer with the lines of all sources. `encode` encodes an item; none is a heartbeat.
 pub(super) fn answer<S: LineSources>(
     sources: S,
     follow: bool,
     kind: &'static str,
     encode: impl Fn(Option<StreamItem<S::Line>>) -> Bytes + Send + 'static,
 ) -> Result<Response, ApiFailure> {
-    // A short channel: the sources' own hold what there is to hold.
+    // Short: the sources have buffers of their own.
     let (out, lines) = mpsc::channel(16);
     tokio::spawn(merge(sources, follow, out));
     let body = ReceiverStream::new(lines)
         .map(encode)
-        // An empty piece would end a chunked body.
+        // An empty chunk would end the body.
         .filter(|piece| std::future::ready(!piece.is_empty()))
         .map(Ok::<_, Infallible>);
     Response::builder()
@@ -133,7 +130,7 @@ pub(super) fn answer<S: LineSources>(
         .map_err(|error| ApiFailure::bad(error.to_string()))
 }
 
-/// A value as a line of JSON; an empty line says that the connection lives.
+/// A value as a line of JSON; none is an empty line.
 pub(super) fn ndjson(value: Option<impl Serialize>) -> Bytes {
     let line = value.map_or(Ok(b"\n".to_vec()), |value| crate::ndjson::line(&value));
     line.expect("lines always serialize").into()
@@ -153,7 +150,7 @@ pub(super) fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     now.checked_sub(ago).map_err(|_| wrong())
 }
 
-/// A source whose next line is awaited.
+/// The next line of a source.
 type Awaited<K, T> =
     Pin<Box<dyn Future<Output = (K, mpsc::Receiver<Came<T>>, Option<Came<T>>)> + Send>>;
 
@@ -167,7 +164,7 @@ fn next<K: Send + 'static, T: Send + 'static>(
     })
 }
 
-/// A source with a line at hand.
+/// A source with a buffered line.
 struct AtHand<K, T> {
     source: K,
     line: T,
@@ -176,7 +173,7 @@ struct AtHand<K, T> {
     rest: mpsc::Receiver<Came<T>>,
 }
 
-/// Reads all sources until they end or nobody reads any more.
+/// Merges all sources until they end or the client is gone.
 async fn merge<S: LineSources>(
     sources: S,
     follow: bool,
@@ -187,20 +184,20 @@ async fn merge<S: LineSources>(
     let patience = if follow { PATIENCE_FOLLOWING } else { PATIENCE };
     let mut known = BTreeSet::new();
     let mut awaited: FuturesUnordered<Awaited<S::Key, S::Line>> = FuturesUnordered::new();
-    // Silent sources: since when, and which have caught up.
+    // Sources without a buffered line, and those that have sent new output.
     let mut silent = BTreeMap::new();
     let mut caught_up = BTreeSet::new();
     let mut at_hand: Vec<AtHand<S::Key, S::Line>> = Vec::new();
     let start = |source: S::Key| {
         let (lines, rest) = mpsc::channel(LINES);
-        let told = None;
+        let sent = None;
         let notices = notices.clone();
         tokio::spawn(sources.read(
             source.clone(),
             SourceSink {
                 lines,
                 notices,
-                told,
+                sent,
             },
         ));
         next(source, rest)
@@ -210,8 +207,8 @@ async fn merge<S: LineSources>(
         silent.insert(source.clone(), Instant::now());
         awaited.push(start(source));
     }
-    // LineSources of one host tell the same: once is enough.
-    let mut told: BTreeMap<String, Instant> = BTreeMap::new();
+    // LineSources of one host have the same notices.
+    let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
     let mut look = tokio::time::interval(LOOK);
     let mut last_sent = Instant::now();
     loop {
@@ -265,14 +262,14 @@ async fn merge<S: LineSources>(
                     let time = S::time(&line);
                     at_hand.push(AtHand { source, line, time, came, rest });
                 } else {
-                    // One that comes back later is a new source.
+                    // It is a new source if it comes back.
                     known.remove(&source);
                     caught_up.remove(&source);
                 }
             }
             Some(notice) = notices_in.recv() => {
-                told.retain(|_, at| at.elapsed() < TELL_AGAIN);
-                if told.insert(notice.clone(), now).is_some() {
+                sent.retain(|_, at| at.elapsed() < REPEAT);
+                if sent.insert(notice.clone(), now).is_some() {
                     continue;
                 }
                 if out.send(Some(StreamItem::Notice(notice))).await.is_err() {
@@ -302,9 +299,9 @@ async fn merge<S: LineSources>(
             }
         }
     }
-    // What the sources said last, before they ended.
+    // Notices that the sources sent before they ended.
     while let Ok(notice) = notices_in.try_recv() {
-        if told.insert(notice.clone(), Instant::now()).is_some() {
+        if sent.insert(notice.clone(), Instant::now()).is_some() {
             continue;
         }
         if out.send(Some(StreamItem::Notice(notice))).await.is_err() {

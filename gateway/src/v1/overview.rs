@@ -11,7 +11,7 @@ use super::types::{
     AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus,
 };
 
-/// Every host that has a record or a membership, by name.
+/// Live hosts and members, by name.
 pub fn hosts(snapshot: &Snapshot) -> Vec<HostRow> {
     let mut slots: BTreeMap<&HostName, u32> = BTreeMap::new();
     for view in snapshot.containers.values() {
@@ -94,7 +94,7 @@ pub(super) fn host(
     row
 }
 
-/// As it is written and printed.
+/// Name in etcd and in tables.
 fn availability(availability: Availability) -> &'static str {
     match availability {
         Availability::Active => "active",
@@ -104,7 +104,7 @@ fn availability(availability: Availability) -> &'static str {
     }
 }
 
-/// That what is shown is old, and how old, if that is known.
+/// Notice of a stale view.
 pub fn last_known(host: &HostName, hold: Option<&str>, seconds: Option<u64>) -> String {
     let age = seconds.map(|seconds| {
         let (number, unit) = match seconds {
@@ -129,7 +129,7 @@ pub struct AnsweringAgent {
     pub host: HostName,
     /// etcd answers it.
     pub etcd: bool,
-    /// What keeps it from its work, beside a hold.
+    /// Problems, beside a hold.
     pub problems: Vec<String>,
 }
 
@@ -194,7 +194,7 @@ pub fn status(
     }
 }
 
-/// It has run for longer than it may take to get ready, and is not ready.
+/// Unready for longer than `start_timeout`.
 fn is_late(snapshot: &Snapshot, row: &SlotRow) -> bool {
     let manifest = row.version.and_then(|version| {
         let container = snapshot.containers.get(&row.id())?;
@@ -207,7 +207,7 @@ fn is_late(snapshot: &Snapshot, row: &SlotRow) -> bool {
             .is_some_and(|(late, age)| age >= late)
 }
 
-/// What of a slot needs somebody's attention.
+/// Reason of a slot that needs attention.
 fn trouble<'a>(snapshot: &Snapshot, row: &'a SlotRow) -> Option<&'a str> {
     let bad = matches!(
         row.status,

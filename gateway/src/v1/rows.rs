@@ -1,7 +1,7 @@
-//! `merge`: what etcd, the status keys and the hosts' own answers say of every slot, as rows for people.
+//! Rows of slots and containers, from etcd, the status keys and the hosts' answers.
 //!
-//! Pure. Every row that is not ready has a reason; what an agent can compute
-//! from the snapshot is computed here by the core's own functions, never stored.
+//! Pure. Every row that is not ready has a reason. Whatever follows from the
+//! snapshot is computed by the planner's functions, never stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,20 +21,20 @@ use planner::target::Target;
 
 use super::types::{ContainerRow, GaveUp, PublishedPort, Reasons, SlotRow, SlotStatus};
 
-/// Which containers.
+/// Filter of containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Filter {
-    /// All.
+    /// No filter.
     #[default]
     All,
-    /// Those of one app.
+    /// Containers of an app.
     App(AppName),
-    /// This one.
+    /// One container.
     Container(ContainerId),
 }
 
 impl Filter {
-    /// It is one of them.
+    /// Whether a container matches.
     pub fn takes(&self, id: &ContainerId) -> bool {
         match self {
             Self::All => true,
@@ -43,7 +43,7 @@ impl Filter {
         }
     }
 
-    /// The prefix of their status keys.
+    /// Prefix of their status keys.
     pub fn status_prefix(&self) -> String {
         let status = manifests::keys::STATUS;
         match self {
@@ -54,16 +54,16 @@ impl Filter {
     }
 }
 
-/// What is known.
+/// Inputs of rows.
 #[derive(Debug, Clone, Copy)]
 pub struct RowInputs<'a> {
     /// The last view of etcd.
     pub snapshot: &'a Snapshot,
-    /// The table of services made from it.
+    /// Services and endpoints in it.
     pub directory: &'a Directory,
-    /// Status keys, as far as they were read.
+    /// Status keys that could be read.
     pub statuses: &'a BTreeMap<SlotId, Status>,
-    /// What hosts know and do not write to etcd, as far as they answered.
+    /// Reasons of the hosts that answered.
     pub answers: &'a BTreeMap<HostName, Reasons>,
     /// Now, in Unix seconds.
     pub now: i64,
@@ -71,7 +71,7 @@ pub struct RowInputs<'a> {
 
 /// Rows of slots and containers, each in order of app, container and number.
 pub fn merge(inputs: RowInputs<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<ContainerRow>) {
-    // Placed over the whole snapshot: what one slot gets depends on the others.
+    // Over the whole snapshot: placements depend on each other.
     let placed: BTreeMap<SlotId, Unclaimed> = placement::unclaimed(inputs.snapshot)
         .into_iter()
         .map(|unclaimed| (unclaimed.slot.clone(), unclaimed))
@@ -96,7 +96,7 @@ pub fn merge(inputs: RowInputs<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<Conta
     (slots, containers)
 }
 
-/// What is to be said of a container as a whole.
+/// Row of a container.
 pub fn container_row(
     inputs: RowInputs<'_>,
     id: &ContainerId,
@@ -182,7 +182,7 @@ fn empty_row(id: &ContainerId, slot: Option<u32>, status: SlotStatus) -> SlotRow
     }
 }
 
-/// The slots that are wanted and those that are still there.
+/// Slots that are wanted or claimed.
 fn numbers(view: &ContainerView) -> BTreeSet<u32> {
     let claimed = view
         .slots
@@ -219,13 +219,13 @@ fn slot_row(
     Some(row)
 }
 
-/// Why a slot that nobody has waits.
+/// Why an unclaimed slot waits.
 fn waiting_reason(inputs: RowInputs<'_>, slot: &SlotId, placed: Option<&Unclaimed>) -> String {
     if let Some(why) = placed.and_then(placement::why_waiting) {
         return why.to_string();
     }
     match (
-        said_waiting(inputs, slot),
+        waiting_host(inputs, slot),
         placed.and_then(|p| p.order.first()),
     ) {
         (Some((host, why)), _) => format!("{host}: {why}"),
@@ -234,8 +234,8 @@ fn waiting_reason(inputs: RowInputs<'_>, slot: &SlotId, placed: Option<&Unclaime
     }
 }
 
-/// What the first host that says so waits for with this slot.
-fn said_waiting<'a>(inputs: RowInputs<'a>, slot: &SlotId) -> Option<(&'a HostName, &'a String)> {
+/// The first host that waits with this slot, and why.
+fn waiting_host<'a>(inputs: RowInputs<'a>, slot: &SlotId) -> Option<(&'a HostName, &'a String)> {
     let mut answers = inputs.answers.iter();
     answers.find_map(|(host, reasons)| Some((host, reasons.waiting.get(slot)?)))
 }
@@ -287,13 +287,13 @@ fn claimed_row(
             "host {} is missing; its containers may still run there",
             claim.host
         );
-        if let Some((_, why)) = said_waiting(inputs, &slot_id) {
+        if let Some((_, why)) = waiting_host(inputs, &slot_id) {
             reason = format!("{reason}; {why}");
         }
         row.reason = Some(reason);
         return Some(row);
     }
-    let said = inputs
+    let reported = inputs
         .answers
         .get(&claim.host)
         .and_then(|reasons| reasons.waiting.get(&slot_id));
@@ -302,8 +302,10 @@ fn claimed_row(
         (Some(Phase::Ready), _) => SlotStatus::Ready,
         (Some(Phase::Leaving), _) => SlotStatus::Leaving,
         (Some(Phase::Stopped), _) => SlotStatus::Stopped,
-        (_, Some(told @ (SlotStatus::Failed | SlotStatus::Waiting))) | (None, Some(told)) => told,
-        (_, Some(told)) if own.is_some_and(|s| s.progress == Progress::Restarting) => told,
+        (_, Some(status @ (SlotStatus::Failed | SlotStatus::Waiting))) | (None, Some(status)) => {
+            status
+        }
+        (_, Some(status)) if own.is_some_and(|s| s.progress == Progress::Restarting) => status,
         (Some(Phase::Unready), _) => SlotStatus::Unready,
         (None, None) => SlotStatus::Starting,
     };
@@ -316,14 +318,16 @@ fn claimed_row(
     }
     row.reason = match row.status {
         SlotStatus::Ready => ready_reason(view, &row)
-            // What was said before it was ready is old.
+            // A reason from before it was ready is outdated.
             .or_else(|| {
                 own.filter(|s| s.progress == Progress::Ready)?
                     .reason
                     .clone()
             })
             .or_else(|| outlived(inputs, view, claim)),
-        _ => own.and_then(|s| s.reason.clone()).or_else(|| said.cloned()),
+        _ => own
+            .and_then(|s| s.reason.clone())
+            .or_else(|| reported.cloned()),
     };
     if row.surplus {
         let why = if view.manifest.is_some() {
@@ -345,7 +349,7 @@ fn claimed_row(
     Some(row)
 }
 
-/// It runs where it would not be placed now.
+/// Reason of a slot on a host that no longer fits its constraints.
 fn outlived(inputs: RowInputs<'_>, view: &ContainerView, claim: &Claim) -> Option<String> {
     let constraint = placement::outlived(inputs.snapshot, view, &claim.host)?;
     Some(format!(
@@ -354,7 +358,7 @@ fn outlived(inputs: RowInputs<'_>, view: &ContainerView, claim: &Claim) -> Optio
     ))
 }
 
-/// Where a service is reached, and where it listens for that.
+/// Address of a service, and its listening address.
 fn published(
     addr: IpAddr,
     wanted: Option<&Service>,
@@ -374,7 +378,7 @@ fn published(
     }
 }
 
-/// What there is to say of a slot that takes traffic.
+/// Reason of an outdated slot that is ready.
 fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
     if !row.outdated {
         return None;
@@ -389,10 +393,10 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
     })
 }
 
-/// Ends of a new instance that are no verdict yet.
+/// Crashes of a new instance that are not counted as failure.
 const FORGIVEN: std::ops::Range<u32> = 1..3;
 
-/// An attempt at the manifest as it is now that failed, also one beside an instance that runs on.
+/// Adds a failed attempt at the present manifest, also one beside a running older version.
 fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>) {
     let Some(status) = status.filter(|s| s.progress == Progress::Failed) else {
         return;
@@ -408,7 +412,7 @@ fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>
     if row.surplus || !current {
         return;
     }
-    // What crashes once or twice may only wait for what it links to; the first crashes of an update have given it up.
+    // One or two crashes may only be a wait for a linked service; the first crash of an update fails it.
     row.failed = !FORGIVEN.contains(&status.restarts);
     row.log.clone_from(&status.log);
     let Some(reason) = &status.reason else { return };
@@ -451,8 +455,8 @@ fn default_reason(row: &SlotRow) -> &'static str {
         SlotStatus::Leaving => "it is about to be stopped",
         SlotStatus::Stopped => "it is being handed over",
         SlotStatus::Unready => "it runs, but is not ready yet",
-        SlotStatus::Waiting => "its host has not said what it waits for",
-        SlotStatus::Failed => "its host has not said why",
+        SlotStatus::Waiting => "its host has not reported what it waits for",
+        SlotStatus::Failed => "its host has not reported why",
         SlotStatus::Lost => "its host is missing",
         SlotStatus::Orphan => "it has no manifest",
         SlotStatus::Invalid => "its manifest is invalid",

@@ -27,7 +27,7 @@ use super::reply::{ApiFailure, ApiResult, PathParams, QueryParams};
 use super::rows::Filter;
 use super::types::{PinReleased, Presence, VolumeRow, VolumeState, Volumes, VolumesAdopted};
 
-/// What `adopt` may be asked.
+/// Query of `adopt`.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct AdoptQuery {
     host: Option<HostName>,
@@ -39,7 +39,7 @@ fn id(PathParams((app, container, slot)): Name) -> SlotId {
     ContainerId::new(app, container).slot(slot)
 }
 
-/// `GET`: every volume that pins a slot.
+/// `GET`: all local volumes.
 pub(super) async fn list(
     State(api): State<Api>,
     query: QueryParams<SlotsQuery>,
@@ -81,7 +81,7 @@ pub(super) async fn list(
     }))
 }
 
-/// Every local volume that etcd knows, with its state should its host not have it. Pure.
+/// Local volumes in etcd, with their state if missing on the host. Pure.
 fn rows(snapshot: &Snapshot, filter: &Filter) -> Vec<VolumeRow> {
     let mut rows = Vec::new();
     let containers = snapshot.containers.iter();
@@ -113,7 +113,7 @@ fn rows(snapshot: &Snapshot, filter: &Filter) -> Vec<VolumeRow> {
     rows
 }
 
-/// Whether the machine is there, and its present name.
+/// Presence of a machine, and its present name.
 fn machine(snapshot: &Snapshot, id: Uuid) -> (Presence, Option<&HostName>) {
     if let Some((host, _)) = snapshot.live().find(|(_, record)| record.id == id) {
         return (Presence::Live, Some(host));
@@ -128,7 +128,7 @@ fn machine(snapshot: &Snapshot, id: Uuid) -> (Presence, Option<&HostName>) {
     }
 }
 
-/// `DELETE pins/…`: the slot may run anywhere; what is in the volumes stays behind.
+/// `DELETE pins/…`: the slot may run anywhere; its volumes stay behind.
 pub(super) async fn release(State(api): State<Api>, name: Name) -> ApiResult<PinReleased> {
     let slot = id(name);
     let list = api.list().await?;
@@ -142,7 +142,7 @@ pub(super) async fn release(State(api): State<Api>, name: Name) -> ApiResult<Pin
     Ok(Json(released(slot, data, false)))
 }
 
-/// `DELETE volumes/…`: the data itself goes, where no container of the slot exists; then the pin.
+/// `DELETE volumes/…`: removes the volumes, unless a container of the slot exists, then the pin.
 pub(super) async fn remove(State(api): State<Api>, name: Name) -> ApiResult<PinReleased> {
     let slot = id(name);
     let list = api.list().await?;
@@ -193,7 +193,7 @@ pub async fn remove_here(
     agent.remove_volume(&slot.volume_name(volume)).await
 }
 
-/// `PUT pins/…`: the slot's volumes are those of its name on a host, whoever made them.
+/// `PUT pins/…`: pins the slot to the host that has volumes of its name, whoever made them.
 pub(super) async fn adopt(
     State(api): State<Api>,
     name: Name,
@@ -241,7 +241,7 @@ pub(super) async fn adopt(
     }))
 }
 
-/// The pin of a slot whose volumes are all that the host has of its name. What it had there and lacks is lost still.
+/// Pin to the volumes of the slot's name on a host. Volumes of an existing pin that are missing there stay lost.
 fn adopted(
     slot: &SlotId,
     host: &HostName,
@@ -279,7 +279,7 @@ impl Api {
         self.peers()?.volume_names(host).await
     }
 
-    /// The host says that a volume which the slot had is not there any more.
+    /// A volume of the slot is missing on the host.
     async fn has_lost(&self, host: &HostName, slot: &SlotId, data: &Data) -> bool {
         let names = self.volumes_on(host).await;
         names.is_ok_and(|names| {
@@ -316,7 +316,7 @@ fn pinned<'a>(
         .ok_or_else(|| ApiFailure::not_found(format!("{slot} has no local volume anywhere")))
 }
 
-/// The host on which a released slot would be pinned again at once, and why it is not released.
+/// The host that would pin a released slot again at once, and why it is not released.
 fn held_there<'a>(
     snapshot: &Snapshot,
     slot: &SlotId,

@@ -10,7 +10,7 @@ use planner::target::Target;
 use super::rows::{Filter, RowInputs, container_row, merge};
 use super::types::{SlotRow, Why, WhyEndpoint, WhyHost, WhyLink, WhySlot};
 
-/// Everything there is to say of a container; none if there is none of that name.
+/// Explanation of a container; none if there is no such container.
 pub fn why(inputs: RowInputs<'_>, id: &ContainerId) -> Option<Why> {
     let view = inputs.snapshot.containers.get(id)?;
     let (rows, _) = merge(inputs, &Filter::Container(id.clone()));
@@ -33,13 +33,13 @@ pub fn why(inputs: RowInputs<'_>, id: &ContainerId) -> Option<Why> {
     })
 }
 
-/// Each host's word on one slot: the owner, then the eligible ones, best first, then the others.
+/// Reasons of all hosts: the owner, then eligible hosts, best first, then the others.
 fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost> {
     let Some(slot) = row.slot.map(|number| id.slot(number)) else {
         return Vec::new();
     };
     let mut found = Vec::new();
-    let said = |host| {
+    let reported = |host| {
         inputs
             .answers
             .get(host)
@@ -56,7 +56,7 @@ fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost>
         found.push(WhyHost {
             host: owner.clone(),
             eligible: has_live_owner,
-            reason: match said(owner) {
+            reason: match reported(owner) {
                 _ if !has_live_owner => format!("{has}, but is missing"),
                 Some(why) => format!("{has}: {why}"),
                 None => has,
@@ -68,7 +68,7 @@ fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost>
     };
     let eligible = placed.order.iter().filter(|host| Some(*host) != owner);
     for (at, host) in eligible.enumerate() {
-        let reason = match (said(host), has_live_owner, at) {
+        let reason = match (reported(host), has_live_owner, at) {
             (Some(why), ..) => why.clone(),
             (None, true, _) => "could take it".to_owned(),
             (None, false, 0) => "is to take it".to_owned(),
@@ -83,7 +83,7 @@ fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost>
     for (host, reason) in &placed.refused {
         if Some(host) != owner {
             let reason = reason.to_string();
-            let reason = match said(host) {
+            let reason = match reported(host) {
                 Some(why) if !why.contains(reason.as_str()) => format!("{reason}; {why}"),
                 _ => reason,
             };
@@ -110,7 +110,7 @@ fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost>
     found
 }
 
-/// The local volumes that keep the slot where it is.
+/// Local volumes that pin the slot.
 fn pinned(inputs: RowInputs<'_>, slot: &SlotId) -> Option<String> {
     let data = inputs.snapshot.slot(slot)?.data.as_ref()?;
     Some(data.volumes.join(", "))

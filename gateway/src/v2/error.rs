@@ -1,4 +1,4 @@
-//! What goes wrong, as etcd v2 says it: a number, a message, a cause and the index.
+//! Errors as in etcd v2: number, message, cause and index.
 
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -93,9 +93,9 @@ impl ErrorCode {
 pub struct V2Error {
     /// Its number.
     pub code: ErrorCode,
-    /// Why here.
+    /// Cause.
     pub cause: String,
-    /// The store's revision; 0 where it was not asked.
+    /// Revision of the store; 0 if unknown.
     pub index: i64,
 }
 

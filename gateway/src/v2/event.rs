@@ -1,8 +1,8 @@
-//! From what etcd's watch says to what v2 calls events.
+//! From watch events of v3 to those of v2. Pure.
 //!
-//! Pure. A write of a door also puts one fixed key, at the same revision,
-//! that says what the event is; so a recursive delete is one event. What has
-//! no such key was written by v3: each key is an event of its own.
+//! A v2 write also puts one fixed key, at the same revision, that describes
+//! its event, so that a recursive delete is one event. Revisions without that
+//! key were written by v3: each of their keys is an event.
 
 use std::sync::Arc;
 
@@ -11,28 +11,28 @@ use store::kv::{self, KeyValue};
 
 use super::node::{Action, V2Event, V2Node};
 
-/// The key that says what a revision was. No v2 key has a double slash.
+/// Key of the `OpRecord` of a revision. No v2 key has a double slash.
 pub const OP_KEY: &str = "/v2meta//op";
 
-/// What a door did.
+/// A v2 write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpRecord {
-    /// What.
+    /// What was done.
     pub action: Action,
-    /// To which key.
+    /// Its key.
     pub key: String,
-    /// The created index of the node after it; none if that is the revision itself.
+    /// Created index of the node after it; none if that is its revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<i64>,
     /// The key is a directory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dir: bool,
-    /// What was there before.
+    /// Indexes of the node before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<PrevIndexes>,
 }
 
-/// What was there before, beside what the watch says of it.
+/// Indexes of the node before a write, which the watch event does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrevIndexes {
     /// Its created index.
@@ -42,7 +42,7 @@ pub struct PrevIndexes {
 }
 
 impl OpRecord {
-    /// The event at a revision, with the values that the door wrote and found.
+    /// The event at a revision, with the new and the old value.
     pub fn event(&self, revision: i64, value: Option<&[u8]>, before: Option<&[u8]>) -> V2Event {
         let node = |value: Option<&[u8]>, modified, created| V2Node {
             key: self.key.clone(),
@@ -111,7 +111,7 @@ fn map_revision(events: &[kv::Event]) -> Vec<V2Event> {
     vec![record.event(revision, now.as_deref(), before.as_deref())]
 }
 
-/// A write past the doors.
+/// An event of a v3 write.
 fn plain(event: &kv::Event) -> V2Event {
     let node = |kv: &KeyValue| V2Node {
         key: kv.key.clone(),

@@ -1,9 +1,8 @@
-//! The one watch that all waits share.
+//! The watch shared by all waits.
 //!
-//! It begins with the first wait, a thousand revisions back as far as etcd
-//! still has them, so that a door that nobody waits at costs nothing, and a
-//! client that was told an index before the door started still finds what
-//! followed. A watch that ended is opened again where it ended.
+//! It starts with the first wait, so that it costs nothing without one, and a
+//! thousand revisions back if etcd still has them, so that clients can continue
+//! from an index of before the agent's start. After an error it is resumed.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -20,7 +19,7 @@ use super::node::V2Event;
 use super::path::KeyPath;
 use super::ring::{CAPACITY, EventMatch, Ring};
 
-/// Between two tries to open the watch: the first, and the longest.
+/// Pause before the watch is resumed.
 const RETRY: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Events for waits.
@@ -49,7 +48,7 @@ impl Shared {
 }
 
 impl Feed {
-    /// Not running yet; waits end with `shutdown`.
+    /// Not started; waits end with `shutdown`.
     pub(super) fn new(shutdown: CancellationToken) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -98,12 +97,12 @@ impl Feed {
         self.shared.ring().find(key, recursive, since, history)
     }
 
-    /// How many wait.
+    /// Number of waits.
     pub(super) fn waiting(&self) -> usize {
         self.shared.changed.receiver_count()
     }
 
-    /// The next event; none if the listener closes, or if events were missed: the client asks again.
+    /// The next event; none at shutdown, or if events were missed: the client asks again.
     pub(super) async fn next(
         &self,
         key: &KeyPath,
@@ -132,18 +131,18 @@ async fn run(kv: Arc<dyn Kv>, shared: Arc<Shared>) {
         let from = shared.ring().seen() + 1;
         match follow(&*kv, &shared, from).await {
             Ok(events) => {
-                debug!(from, "the watch for waits ended");
+                debug!(from, "watch closed; resuming");
                 if events {
                     retry.reset();
                 }
             }
-            Err(error) => warn!(%error, from, "no watch for waits"),
+            Err(error) => warn!(%error, from, "watch failed; resuming"),
         }
         tokio::time::sleep(jittered(retry.next_wait())).await;
     }
 }
 
-/// Follows the watch until it ends; whether it said anything.
+/// Follows the watch until it ends; true if it had events.
 async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError> {
     // All keys that v2 could name.
     let mut watch = kv.watch(KeyRange::range("/", "0"), from, true).await?;
@@ -155,20 +154,17 @@ async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError
                 let seen = events.iter().map(event::revision).max().unwrap_or(0);
                 shared.change(|ring| ring.extend(event::map(&events), seen));
             }
-            // Where to resume moves with events alone: progress may overtake them.
+            // Not a revision to resume from: progress may overtake events.
             WatchReply::Progress(_) => {}
             WatchReply::Compacted(oldest) => {
-                // Values before the oldest revision are gone too, so it is left out.
+                // Values before the oldest revision are gone too, so it is skipped.
                 let first = oldest.max(from) + 1;
-                warn!(
-                    from,
-                    first, "etcd has compacted events that waits may ask for"
-                );
+                warn!(from, first, "watch compacted; waits may miss events");
                 shared.change(|ring| *ring = Ring::new(first));
                 return Ok(true);
             }
             WatchReply::Closed(reason) => {
-                debug!(%reason, "the watch for waits was closed");
+                debug!(%reason, "watch closed by etcd");
                 return Ok(any);
             }
         }
@@ -176,7 +172,7 @@ async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError
     Ok(any)
 }
 
-/// Between half and the whole, so that doors do not come back all at once.
+/// Between half and the whole, so that agents do not reconnect at the same time.
 fn jittered(pause: Duration) -> Duration {
     let random = u32::from(random_byte());
     pause / 2 + pause / 2 * random / 256

@@ -5,7 +5,7 @@
 
 use super::path::decode;
 
-/// What a body that is not URL-encoded but says so comes to.
+/// Hint about a form body that is not URL-encoded.
 pub const HINT: &str = "the form body was not URL-encoded, so `&` and `;` cut it short and `+` and `%` were changed: send it with curl's --data-urlencode";
 
 /// The fields of a request.
@@ -31,7 +31,7 @@ impl Form {
     }
 }
 
-/// Adds all fields of `text`; the first error is told after the whole is read.
+/// Adds all fields of `text`; the first error is returned after all of it is read.
 fn read(text: &str, fields: &mut Vec<(String, Vec<u8>)>) -> Result<(), String> {
     let mut result = Ok(());
     for field in text.split('&').filter(|field| !field.is_empty()) {

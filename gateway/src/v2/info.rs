@@ -1,7 +1,7 @@
-//! What v2 clients ask of the cluster before they ask for keys.
+//! Members, version, health and statistics, as v2 clients request them.
 //!
-//! The cluster that a v2 client sees are the agents' API listeners: etcd's own
-//! addresses would lead it to an etcd that does not speak v2. Each leads itself.
+//! Members are the agents' API listeners: at etcd's own addresses a client
+//! would find no v2 API. Each is its own leader.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -9,10 +9,12 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use store::kv::{KeyRange, Range};
 
+use super::answer::{answer, not_allowed, put_cluster_id, text};
 use super::event::OP_KEY;
-use super::{V2, answer, members, not_allowed, text};
+use super::members;
+use super::state::V2;
 
-/// What is answered, all of it to GET and HEAD only.
+/// Paths, for GET and HEAD only.
 const PATHS: [&str; 9] = [
     "/version",
     "/health",
@@ -67,12 +69,12 @@ async fn of_cluster(v2: &V2, value: &Value) -> Response {
     let body = super::json::line(value);
     let mut response = answer(StatusCode::OK, "application/json", body);
     if let Some(status) = v2.status().await {
-        super::put_cluster_id(response.headers_mut(), &status);
+        put_cluster_id(response.headers_mut(), &status);
     }
     response
 }
 
-/// The address under which the client has found this door.
+/// Address at which the client reached this API.
 fn own_url(headers: &HeaderMap) -> String {
     let host = headers
         .get(header::HOST)
@@ -95,7 +97,7 @@ async fn version(v2: &V2) -> Response {
     }
 }
 
-/// Healthy is a door whose etcd answers a linearized read.
+/// Healthy if etcd answers a linearizable read.
 async fn health(v2: &V2) -> Response {
     let read = v2.kv.range(Range {
         limit: 1,

@@ -1,7 +1,7 @@
-//! `/v2/keys`: reads the request, asks etcd, writes the answer.
+//! `/v2/keys`: requests and answers.
 //!
-//! Thin: what is asked is decided in `request` and `plan`, what may be
-//! written in [`crate::access`], whether a manifest is one in `manifests`.
+//! Requests are parsed by `request`, authorized by [`crate::access`], planned
+//! by `plan`; manifests are validated by the crate `manifests`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use store::kv::{KeyRange, KvError, Range, Status, Txn};
 use tracing::{info, warn};
 
+use super::answer::{answer, not_allowed, put_cluster_id};
 use super::error::{ErrorCode, V2Error};
 use super::event::OP_KEY;
 use super::form::{self, Form};
@@ -26,13 +27,14 @@ use super::node::{Action, V2Event};
 use super::path::{KeyPath, MAX_PARTS};
 use super::request::{Get, Operation, Wait, Write};
 use super::ring::EventMatch;
-use super::{V2, answer, not_allowed, plan, request, stats, tree};
+use super::state::V2;
+use super::{plan, request, stats, tree};
 use crate::access;
 use crate::listener;
 
 const METHODS: &str = "HEAD,GET,PUT,POST,DELETE";
 
-/// A write whose guards keep failing, because others write the same key, ends here.
+/// Longest time for retries of a write, while others write the same key.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Response {
@@ -88,7 +90,7 @@ struct KeysRequest<'a> {
 }
 
 impl KeysRequest<'_> {
-    /// The body, if it says that it is a form; nothing else is read.
+    /// The body, if its content type is that of a form; others are ignored.
     fn form_body(&self) -> Option<&[u8]> {
         let content_type = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
         let kind = content_type.split(';').next().unwrap_or_default().trim();
@@ -134,7 +136,7 @@ fn is_app(key: &KeyPath) -> bool {
     matches!(access::put(key.as_str()), Ok(access::Put::Manifest(_)))
 }
 
-/// Whether this write is let through, and if it is a manifest, whether that is one.
+/// Authorizes a write, and validates a manifest.
 fn allow(write: &Write, asked: &KeysRequest<'_>) -> Result<(), V2Error> {
     let refused =
         |refusal: access::Refusal| V2Error::request(ErrorCode::Unauthorized, refusal.to_string());
@@ -145,7 +147,7 @@ fn allow(write: &Write, asked: &KeysRequest<'_>) -> Result<(), V2Error> {
     match access::put(key).map_err(refused)? {
         access::Put::Own => {
             if asked.form_body().is_none() && !asked.body.is_empty() {
-                info!(key, "the body is no form and is not read; send value=…");
+                info!(key, "body ignored: not a form; send value=…");
             }
             Ok(())
         }
@@ -176,7 +178,7 @@ fn manifest(value: &[u8], asked: &KeysRequest<'_>) -> Result<(), V2Error> {
 async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
     let mut seen = look(v2, &get.key, false).await?;
     let listing = if seen.is_dir() {
-        // All below it is in memory until it is written down.
+        // All keys below it are in memory until it is encoded.
         let turn = v2.listings.acquire().await.ok();
         seen = look(v2, &get.key, true).await?;
         turn
@@ -289,7 +291,7 @@ async fn success(v2: &V2, event: &V2Event, revision: i64) -> Response {
 
 async fn failure(v2: &V2, error: &V2Error) -> Response {
     let mut response = answer(error.status(), "application/json", error.body());
-    // Where etcd does not answer, nothing more is asked of it.
+    // No more requests if etcd does not answer.
     let status = match error.code {
         ErrorCode::RaftInternal | ErrorCode::LeaderElection => {
             v2.known_status().map(|(_, status)| status)
@@ -303,7 +305,7 @@ async fn failure(v2: &V2, error: &V2Error) -> Response {
 fn put_headers(headers: &mut HeaderMap, status: Option<&Status>, index: i64, raft: bool) {
     headers.insert("x-etcd-index", HeaderValue::from(index));
     let Some(status) = status else { return };
-    super::put_cluster_id(headers, status);
+    put_cluster_id(headers, status);
     if raft {
         headers.insert("x-raft-index", HeaderValue::from(status.raft_index));
         headers.insert("x-raft-term", HeaderValue::from(status.raft_term));
@@ -317,6 +319,6 @@ fn unanswered(error: KvError) -> V2Error {
         KvError::NoSpace => "etcd is out of space (alarm NOSPACE) and takes nothing but deletions",
         KvError::Compacted | KvError::LeaseNotFound => "etcd's answer makes no sense here",
     };
-    warn!(%error, "etcd could not be asked");
+    warn!(%error, "etcd request failed");
     V2Error::request(ErrorCode::RaftInternal, cause)
 }

@@ -1,6 +1,6 @@
-//! What etcd has of a key and its directories, at one revision.
+//! Lookup of a key and its directories, at one revision.
 //!
-//! Pure: [`read`] says what to ask, [`Lookup::new`] makes sense of the answer.
+//! Pure: [`read`] makes the request, [`Lookup::new`] reads its reply.
 //!
 //! v3 has no directories. A v2 directory is a side key that says so, or it is
 //! implied by keys below it; the directories above a key that v2 wrote all
@@ -27,7 +27,7 @@ pub struct Meta {
 /// A side key as it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SideKey {
-    /// What it says.
+    /// Its value.
     pub meta: Meta,
     /// The revision that wrote it first.
     pub created: i64,
@@ -46,7 +46,7 @@ impl SideKey {
     }
 }
 
-/// What a key is.
+/// Kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     /// Not there.
@@ -57,12 +57,12 @@ pub enum KeyKind {
     Dir,
 }
 
-/// A key on the way to the one that is meant, or that one.
+/// A key, or a directory above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Level {
     /// The key.
     pub key: KeyPath,
-    /// What v3 has there.
+    /// Its v3 key.
     pub file: Option<KeyValue>,
     /// Its side key.
     pub side: Option<SideKey>,
@@ -71,7 +71,7 @@ pub struct Level {
 }
 
 impl Level {
-    /// What it is.
+    /// Kind of the node.
     pub fn kind(&self) -> KeyKind {
         if self.parent {
             KeyKind::Dir
@@ -84,7 +84,7 @@ impl Level {
         }
     }
 
-    /// Its side key says that it is a directory.
+    /// It has a side key of a directory.
     pub fn has_dir_side(&self) -> bool {
         self.side.is_some_and(|side| side.meta.dir)
     }
@@ -106,14 +106,14 @@ pub struct Below {
     pub sides: Vec<KeyValue>,
 }
 
-/// What was found, all at one revision.
+/// A key with its directories, at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lookup {
     /// The revision.
     pub revision: i64,
     /// From the first part of the key down to the key itself; none for the root.
     pub levels: Vec<Level>,
-    /// What is below the key, if that was asked.
+    /// Keys below it, if requested.
     pub below: Option<Below>,
 }
 
@@ -148,7 +148,7 @@ pub fn read(key: &KeyPath, below: bool) -> Vec<Op> {
 }
 
 impl Lookup {
-    /// What came of the [`read`] of this key.
+    /// Result of [`read`] of this key.
     pub fn new(key: &KeyPath, reply: TxnReply) -> Self {
         let mut replies = reply.replies.into_iter();
         let levels = key

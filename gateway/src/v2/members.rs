@@ -8,7 +8,7 @@ use model::records::HostRecord;
 use serde::Serialize;
 use store::kv::{KeyRange, Range};
 
-use super::V2;
+use super::state::V2;
 
 /// One host, as etcd shows a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

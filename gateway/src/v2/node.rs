@@ -5,36 +5,36 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What an event is, or that it is an answer to a read.
+/// Action of an event or answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
     /// A read; never an event.
     Get,
-    /// Written, whatever was there.
+    /// Created or replaced.
     Set,
-    /// Written where nothing was.
+    /// Created.
     Create,
-    /// Written where something was.
+    /// Replaced.
     Update,
-    /// Written where it was as said.
+    /// Replaced after a comparison.
     CompareAndSwap,
     /// Deleted.
     Delete,
-    /// Deleted where it was as said.
+    /// Deleted after a comparison.
     CompareAndDelete,
-    /// Ended with its time to live.
+    /// Expired.
     Expire,
 }
 
 impl Action {
-    /// The key is gone after it, and with a directory all that was in it.
+    /// It removes the key, and all keys below a directory.
     pub fn removes(self) -> bool {
         matches!(self, Self::Delete | Self::CompareAndDelete | Self::Expire)
     }
 }
 
-/// A file or a directory, or what is told of one.
+/// A file or directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct V2Node {
     /// Its key; empty for the root, which has none.
@@ -46,7 +46,7 @@ pub struct V2Node {
     /// It is a directory.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dir: bool,
-    /// What is in it, as far as that was asked for.
+    /// Its nodes, if requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<V2Node>,
     /// The index of its last change; 0 for the root.
@@ -74,7 +74,7 @@ fn text<S: Serializer>(value: &Option<Arc<[u8]>>, serializer: S) -> Result<S::Ok
 /// One change, or the answer to a read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct V2Event {
-    /// What happened.
+    /// Its action.
     pub action: Action,
     /// The node after it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +95,7 @@ impl V2Event {
         self.node.as_ref().map_or("", |node| node.key.as_str())
     }
 
-    /// It made something that was not there.
+    /// It created a node.
     pub fn is_creation(&self) -> bool {
         match self.action {
             Action::Create => true,
@@ -104,7 +104,7 @@ impl V2Event {
         }
     }
 
-    /// About how much memory it takes.
+    /// Approximate memory.
     pub fn size(&self) -> usize {
         let node = |node: &Option<V2Node>| {
             node.as_ref().map_or(0, |node| {

@@ -19,7 +19,7 @@ impl KeyPath {
         (path.matches('/').count() <= MAX_PARTS).then_some(Self(path))
     }
 
-    /// As text.
+    /// The path.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -29,12 +29,12 @@ impl KeyPath {
         self.0 == "/"
     }
 
-    /// Its side key, which holds what v2 knows of a key and v3 does not.
+    /// Its side key, with the state that v3 does not have.
     pub fn side(&self) -> String {
         format!("{}{}", manifests::keys::V2_META, self.0)
     }
 
-    /// What every key below it begins with.
+    /// Prefix of keys below it.
     pub fn below(&self) -> String {
         if self.is_root() {
             self.0.clone()
@@ -43,7 +43,7 @@ impl KeyPath {
         }
     }
 
-    /// What every side key below its own begins with.
+    /// Prefix of side keys below its own.
     pub fn side_below(&self) -> String {
         format!("{}{}", manifests::keys::V2_META, self.below())
     }

@@ -1,7 +1,7 @@
-//! From a write and what was seen to one guarded transaction, or etcd's error.
+//! From a write and a lookup to one guarded transaction, or etcd's error.
 //!
-//! Pure. Invariant: a transaction succeeds only if everything that the
-//! decision rests on is still as it was seen; else the write is planned again.
+//! Pure. Invariant: a transaction succeeds only if everything it was decided on
+//! is unchanged; else the write is planned again.
 
 use store::kv::{Compare, KeyRange, KeyValue, Op, Relation, Target, Txn};
 
@@ -17,12 +17,12 @@ use crate::access;
 /// etcd takes 128 operations in one transaction.
 const MAX_OPS: usize = 120;
 
-/// What is to be done, and what is to be said when it is done.
+/// A transaction and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
     /// Without a branch for failure.
     pub txn: Txn,
-    /// The event's facts, written by the transaction too.
+    /// Record of the event, written by the transaction.
     pub record: OpRecord,
     value: Option<Vec<u8>>,
     before: Option<Vec<u8>>,
@@ -36,17 +36,17 @@ impl Planned {
     }
 }
 
-/// Whether planning this write needs to see all that is below its key.
+/// This write needs all keys below its own.
 pub fn needs_below(change: &WriteKind) -> bool {
     match change {
         WriteKind::Delete { dir, recursive } => *dir || *recursive,
-        // It may be of a directory, whose index may come from what is in it.
+        // The index of a directory may be that of a key below it.
         WriteKind::Update(value) => value.is_empty(),
         _ => false,
     }
 }
 
-/// Plans a write whose key and value may be written.
+/// Plans an authorized write.
 pub fn plan(write: &Write, seen: &Lookup) -> Result<Planned, V2Error> {
     let Some(target) = seen.target() else {
         return Err(match write.change {

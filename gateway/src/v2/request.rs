@@ -9,10 +9,10 @@ use super::error::{ErrorCode, V2Error};
 use super::form::Form;
 use super::path::KeyPath;
 
-/// What is asked of the keys.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Read a key or a directory.
+    /// Read a key or directory.
     Get(Get),
     /// Wait for an event.
     Wait(Wait),
@@ -23,44 +23,44 @@ pub enum Operation {
 /// A read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Get {
-    /// Of which key.
+    /// Its key.
     pub key: KeyPath,
-    /// All levels below, not only one.
+    /// Include all levels below.
     pub recursive: bool,
 }
 
 /// A wait for one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
-    /// At this key.
+    /// Its key.
     pub key: KeyPath,
-    /// Or below it.
+    /// Also keys below it.
     pub recursive: bool,
-    /// Of this index or later; 0 is "from now".
+    /// First index; 0 is from now.
     pub index: u64,
 }
 
 /// A write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
-    /// Of which key.
+    /// Its key.
     pub key: KeyPath,
-    /// How.
+    /// Kind of write.
     pub change: WriteKind,
     /// Answer with the action alone.
     pub no_value: bool,
 }
 
-/// How a key is written.
+/// Kind of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteKind {
-    /// Whatever is there.
+    /// Create or replace it.
     Set(Vec<u8>),
-    /// Only if it is not there.
+    /// Create it.
     Create(Vec<u8>),
-    /// Only if it is there.
+    /// Replace it.
     Update(Vec<u8>),
-    /// Only if it is as said.
+    /// Replace it if the condition holds.
     CompareAndSwap(Condition, Vec<u8>),
     /// Delete it.
     Delete {
@@ -69,7 +69,7 @@ pub enum WriteKind {
         /// Also a directory with all that is in it.
         recursive: bool,
     },
-    /// Delete it only if it is as said.
+    /// Delete it if the condition holds.
     CompareAndDelete(Condition),
 }
 
@@ -86,7 +86,7 @@ impl WriteKind {
     }
 }
 
-/// What a key must be like to be written.
+/// Condition of a write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Condition {
     /// Its value; empty is no condition.

@@ -1,4 +1,4 @@
-//! The last thousand events, for waits that ask for what has been.
+//! The last thousand events, for waits from an earlier index.
 //!
 //! Pure. Invariant: it has every event from `first` on, up to `seen`.
 
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::node::V2Event;
 use super::path::KeyPath;
 
-/// As many as etcd keeps.
+/// As in etcd.
 pub const CAPACITY: usize = 1000;
 
-/// Large values push events out before that.
+/// Limit for events with large values.
 pub const MAX_BYTES: usize = 8 << 20;
 
 /// The ring.
@@ -23,14 +23,14 @@ pub struct Ring {
     seen: i64,
 }
 
-/// Whether there is something for a wait.
+/// Result of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventMatch {
     /// This event.
     Found(Arc<V2Event>),
     /// Not yet; nothing before this index needs to be looked at again.
     NotYet(i64),
-    /// What was asked for is not kept any more; the oldest that is.
+    /// The index is too old; the oldest available one.
     Cleared(i64),
 }
 
@@ -49,7 +49,7 @@ impl Ring {
         self.seen
     }
 
-    /// Takes all events up to a revision.
+    /// Adds all events up to a revision.
     pub fn extend(&mut self, events: Vec<V2Event>, seen: i64) {
         for event in events {
             self.bytes += event.size();

@@ -1,4 +1,4 @@
-//! What `/v2/stats` says of this agent since its start.
+//! Counters of `/v2/stats`, since the agent's start.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{CAP, Cluster, web, with};
 use dokkaa_tests::process::Ran;
 
-/// Manifests that no door lets in, with what the answer has to say.
+/// Invalid manifests, with a text of the answer.
 const BAD: [(&str, &str); 16] = [
     (r#"{"image": "busybox""#, "1:"),
     (r#"{"image": 7}"#, "image"),
@@ -39,7 +39,7 @@ const BAD: [(&str, &str); 16] = [
 ];
 
 #[test]
-fn a_bad_manifest_does_not_pass_the_door() {
+fn a_bad_manifest_is_refused() {
     let cluster = Cluster::shared();
     let app = cluster.app("refused");
     for (manifest, said) in BAD {
@@ -65,10 +65,10 @@ fn a_huge_body_is_refused() {
     let body = format!("value={}", "x".repeat(5 * 1024 * 1024));
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let path = "/v2/keys/apps/huge/web/manifest";
-    let answer = host.door("PUT", path, &form, &body).expect("an answer");
+    let answer = host.api("PUT", path, &form, &body).expect("an answer");
     assert_eq!(answer.status, 413, "{answer:?}");
     assert_eq!(
-        host.door("GET", path, &[], "").expect("an answer").status,
+        host.api("GET", path, &[], "").expect("an answer").status,
         404
     );
 }

@@ -80,7 +80,7 @@ fn scale_set_get_and_rm_work_from_any_host() {
     app.gone("web");
 }
 
-/// Logs come from whichever host, by the peer doors, in order of time.
+/// Logs come from whichever host, over the peer API, in order of time.
 #[test]
 fn logs_are_gathered_from_all_hosts() {
     let cluster = Cluster::shared();

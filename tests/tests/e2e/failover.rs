@@ -29,7 +29,7 @@ fn served(cluster: &Cluster, name: &str) -> App {
 }
 
 /// Waits until no claim of the app names the host, and what took its slots over
-/// is ready; the host's door is not asked.
+/// is ready; the host's API is not asked.
 #[track_caller]
 fn taken_over(app: &App, container: &str, scale: usize, lost: &Host) {
     wait_for(&format!("{} to be replaced", lost.name()), FAILOVER, || {

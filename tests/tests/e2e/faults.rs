@@ -309,7 +309,7 @@ impl<'a> Storm<'a> {
             }
             _ => {
                 self.say("extra is deleted and written again");
-                self.door(|host| host.delete(APP, "extra"), &[200, 404])?;
+                self.api(|host| host.delete(APP, "extra"), &[200, 404])?;
                 self.wanted.scales.insert("extra", 1 + scale as u32 % 3);
                 self.put("extra")
             }
@@ -318,16 +318,16 @@ impl<'a> Storm<'a> {
 
     fn put(&self, container: &'static str) -> anyhow::Result<()> {
         let manifest = self.manifest(container).to_string();
-        self.door(|host| host.put(APP, container, &manifest), &[200, 201])
+        self.api(|host| host.put(APP, container, &manifest), &[200, 201])
     }
 
-    /// Asks the doors until one takes it.
-    fn door(
+    /// Asks the hosts until one accepts it.
+    fn api(
         &self,
         ask: impl Fn(&Host) -> anyhow::Result<dokkaa_tests::http::Answer>,
         taken: &[u16],
     ) -> anyhow::Result<()> {
-        try_wait_for("a door that takes it", NOTICED, || {
+        try_wait_for("a host that accepts it", NOTICED, || {
             let mut refusals = Vec::new();
             for host in self.lab.hosts() {
                 match ask(host) {

@@ -39,7 +39,7 @@ fn a_copy_of_a_container_is_named_as_a_problem_and_left_alone() {
 
     let problems = || {
         let answer = host
-            .door("GET", "/dokkaa/v1/hosts", &[], "")
+            .api("GET", "/dokkaa/v1/hosts", &[], "")
             .and_then(|answer| answer.ok()?.json())
             .map_err(|error| format!("{error:#}"))?;
         let rows = answer["hosts"].as_array().cloned().unwrap_or_default();

@@ -3,10 +3,10 @@
 //! All tests share one lab, each with an app of its own. Those that look at
 //! where slots are placed, or stop agents, have the lab to themselves.
 
+mod api_access;
 mod bad_input;
 mod cli;
 mod containers;
-mod doors;
 mod events;
 mod failover;
 mod faults;
@@ -114,7 +114,7 @@ impl App {
         assert!(matches!(answer.status, 200 | 201), "{answer:?}");
     }
 
-    /// PUTs any text through a door.
+    /// PUTs any text over the API.
     fn try_put(&self, container: &str, manifest: &str) -> Answer {
         self.lab
             .host(1)
@@ -149,7 +149,7 @@ impl App {
         let answer = self
             .lab
             .host(1)
-            .door("GET", "/dokkaa/v1/slots", &[], "")
+            .api("GET", "/dokkaa/v1/slots", &[], "")
             .and_then(Answer::ok)
             .and_then(|answer| answer.json())
             .map_err(|error| format!("{error:#}"))?;
@@ -310,7 +310,7 @@ impl Drop for App {
             }
         }
         let path = format!("/v2/keys/apps/{}?recursive=true", self.name);
-        let answer = self.lab.host(1).door("DELETE", &path, &[], "");
+        let answer = self.lab.host(1).api("DELETE", &path, &[], "");
         let left = dokkaa_tests::try_wait_for("the end of the app", CAP, || {
             let all = self
                 .lab

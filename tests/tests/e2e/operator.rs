@@ -102,7 +102,7 @@ fn hold(cluster: &Cluster, wanted: bool) {
     wait_for(&format!("every host to have hold: {wanted}"), CAP, || {
         for host in cluster.lab.hosts() {
             let report = host
-                .door("GET", "/dokkaa/v1/hold", &[], "")
+                .api("GET", "/dokkaa/v1/hold", &[], "")
                 .and_then(|answer| answer.json())
                 .map_err(|error| format!("{error:#}"))?;
             if report["held"].is_null() == wanted {

@@ -86,7 +86,7 @@ fn the_page_makes_a_cluster_with_tls() {
         assert_ne!(bare.code(), 0, "{bare}");
     }
 
-    // It is a cluster: what one door takes runs, and any host shows it.
+    // It is a cluster: what one API accepts runs, and any host shows it.
     let answer = lab
         .host(2)
         .put(

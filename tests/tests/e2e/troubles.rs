@@ -28,7 +28,7 @@ fn lives(app: &App, container: &str) -> Vec<(String, String)> {
 fn shown(asked: &Host, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) {
     wait_for(&format!("hosts to show {name} as {what}"), CAP, || {
         let answer = asked
-            .door("GET", "/dokkaa/v1/hosts", &[], "")
+            .api("GET", "/dokkaa/v1/hosts", &[], "")
             .and_then(|answer| answer.ok()?.json())
             .map_err(|error| format!("{error:#}"))?;
         let rows = answer["hosts"].as_array().cloned().unwrap_or_default();
@@ -100,7 +100,7 @@ fn a_frozen_member_of_three_is_left_for_another() {
     .expect("a lab");
     let ready = |scale: u32| {
         let manifest = with(web("x"), "scale", json!(scale)).to_string();
-        wait_for("a door that takes it", CAP, || {
+        wait_for("a host that accepts it", CAP, || {
             match lab.host(1).put("frozen", "web", &manifest) {
                 Ok(answer) if matches!(answer.status, 200 | 201) => Ok(()),
                 other => Err(format!("{other:?}")),

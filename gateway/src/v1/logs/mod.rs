@@ -1,6 +1,6 @@
-//! `logs`: the output of a container's slots, from whichever host, merged by time.
+//! `logs`: output of slots on any host, merged by time.
 //!
-//! `source` reads one slot and goes on with it where it moves.
+//! `source` reads one slot and follows it to other hosts.
 
 mod source;
 
@@ -113,18 +113,18 @@ fn answer(api: Api, of: LogTarget, query: LogQuery) -> Result<Response, ApiFailu
         Format::Json => "application/x-ndjson",
         Format::Raw => "text/plain; charset=utf-8",
     };
-    merge::answer(request, follow, kind, move |told| {
-        encode(told, query.format, query.timestamps, is_app)
+    merge::answer(request, follow, kind, move |item| {
+        encode(item, query.format, query.timestamps, is_app)
     })
 }
 
 fn encode(
-    told: Option<StreamItem<LogLine>>,
+    item: Option<StreamItem<LogLine>>,
     format: Format,
     timestamps: bool,
     is_app: bool,
 ) -> Bytes {
-    let event = told.map(|told| match told {
+    let event = item.map(|item| match item {
         StreamItem::Line(line) => LogEvent::Line(line),
         StreamItem::Notice(notice) => LogEvent::Notice(notice),
     });
@@ -148,22 +148,21 @@ fn encode(
     Bytes::from(text)
 }
 
-/// What was asked for.
-#[derive(Clone)]
+/// Logs of a request.
 struct LogRequest {
     api: Api,
     of: LogTarget,
     options: LogOptions,
 }
 
-/// Whose lines.
+/// Slots of a request.
 #[derive(Debug, Clone)]
 enum LogTarget {
-    /// LogTarget all containers of an app.
+    /// All containers of an app.
     App(AppName),
-    /// LogTarget all slots of a container.
+    /// All slots of a container.
     Container(ContainerId),
-    /// LogTarget one slot.
+    /// One slot.
     Slot(SlotId),
 }
 
@@ -185,7 +184,7 @@ impl LogTarget {
             .map(|(id, view)| (id, view.as_ref()))
     }
 
-    /// The slots that are or should be.
+    /// Slots that exist or are wanted.
     fn slots(&self, snapshot: &Snapshot) -> BTreeSet<SlotId> {
         let mut found = BTreeSet::new();
         for (id, view) in self.containers(snapshot) {
@@ -214,7 +213,13 @@ impl LineSources for LogRequest {
         slot: SlotId,
         out: SourceSink<LogLine>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        SlotLogReader::new(self.clone(), slot, out).run()
+        let reader = SlotLogReader {
+            api: self.api.clone(),
+            options: self.options.clone(),
+            slot,
+            out,
+        };
+        reader.run()
     }
 
     fn time(line: &LogLine) -> Timestamp {

@@ -1,46 +1,43 @@
-//! One slot's output: opened where the slot is, and opened again where it went.
+//! Output of one slot, read from its owner and reopened when it moves.
 //!
-//! Invariant: of one instance no line is given out twice, also after a lost
-//! connection: reading goes on after the time of the last line.
+//! Invariant: no line of an instance is sent twice, also after a lost
+//! connection: reading resumes after the time of the last line.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use manifests::{HostName, InstanceId, SlotId};
 
-use super::LogRequest;
 use crate::v1::agent::{HostError, LogStream};
+use crate::v1::api::Api;
 use crate::v1::merge::{RETRY, SourceSink};
 use crate::v1::types::{LogLine, LogOptions};
 
-/// Reads one slot.
+/// Reader of one slot's output.
 pub(super) struct SlotLogReader {
-    request: LogRequest,
-    slot: SlotId,
-    out: SourceSink<LogLine>,
+    pub(super) api: Api,
+    pub(super) options: LogOptions,
+    pub(super) slot: SlotId,
+    pub(super) out: SourceSink<LogLine>,
 }
 
-/// Where a slot is.
+/// Owner and instance of a slot.
 type SlotLocation = (HostName, InstanceId);
 
-/// How reading ended.
+/// End of a stream.
 enum ReadEnd {
-    /// The stream is through.
+    /// Complete.
     Through,
-    /// It broke off.
+    /// Failed.
     Broken(HostError),
-    /// Nobody reads any more.
+    /// The client is gone.
     Unread,
 }
 
 impl SlotLogReader {
-    pub(super) fn new(request: LogRequest, slot: SlotId, out: SourceSink<LogLine>) -> Self {
-        Self { request, slot, out }
-    }
-
     pub(super) async fn run(mut self) {
-        if self.request.options.previous {
+        if self.options.previous {
             self.read_previous().await;
-        } else if self.request.options.follow {
+        } else if self.options.follow {
             self.follow().await;
         } else {
             self.read_once().await;
@@ -53,7 +50,7 @@ impl SlotLogReader {
             self.out.notice(format!("{slot}: no host has it yet")).await;
             return;
         };
-        let options = self.request.options.clone();
+        let options = self.options.clone();
         let mut last = options.since;
         let ended = match self.open(&host, &options).await {
             Ok(stream) => self.pass_on(stream, &host, &mut last).await,
@@ -64,11 +61,11 @@ impl SlotLogReader {
         }
     }
 
-    /// The instance that ended last may be on any host: the owner is asked first.
+    /// The instance that ended last may be on any host: the owner's first.
     async fn read_previous(&mut self) {
-        let own = self.request.api.agent.host();
+        let own = self.api.agent.host();
         let mut hosts: Vec<HostName> = self.place().map(|(host, _)| host).into_iter().collect();
-        let live = self.request.api.agent.view().map(|view| {
+        let live = self.api.agent.view().map(|view| {
             let mut live: Vec<HostName> =
                 view.snapshot.live().map(|(host, _)| host.clone()).collect();
             live.sort_by_key(|host| *host != own);
@@ -79,7 +76,7 @@ impl SlotLogReader {
                 hosts.push(host);
             }
         }
-        let options = self.request.options.clone();
+        let options = self.options.clone();
         for host in hosts {
             let mut last = options.since;
             match self.open(&host, &options).await {
@@ -101,23 +98,23 @@ impl SlotLogReader {
 
     async fn follow(&mut self) {
         let mut reading: Option<SlotLocation> = None;
-        let mut last = self.request.options.since;
+        let mut last = self.options.since;
         let mut retry = RETRY;
         let mut first = true;
         loop {
             if let Some(place) = self.place() {
                 if reading.as_ref() != Some(&place) {
                     if reading.is_some() {
-                        // Another instance: all that it wrote is new, whatever its host's clock says.
+                        // All lines of another instance are new, whatever its host's clock says.
                         last = None;
                     }
                     reading = Some(place.clone());
                     retry.reset();
                 }
                 let options = LogOptions {
-                    tail: self.request.options.tail.filter(|_| first),
+                    tail: self.options.tail.filter(|_| first),
                     since: last,
-                    ..self.request.options.clone()
+                    ..self.options.clone()
                 };
                 let before = last;
                 let ended = match self.open(&place.0, &options).await {
@@ -133,7 +130,7 @@ impl SlotLogReader {
                 }
                 match ended {
                     ReadEnd::Unread => return,
-                    // Not made yet, or ended and not made again yet.
+                    // Not created yet, or ended and not created again yet.
                     ReadEnd::Through | ReadEnd::Broken(HostError::NotFound) => {}
                     ReadEnd::Broken(error) => self.tell_trouble(&place.0, &error).await,
                 }
@@ -148,20 +145,20 @@ impl SlotLogReader {
     }
 
     fn place(&self) -> Option<SlotLocation> {
-        let view = self.request.api.agent.view()?;
+        let view = self.api.agent.view()?;
         let claim = view.snapshot.slot(&self.slot)?.claim.as_ref()?;
         Some((claim.host.clone(), claim.instance.clone()))
     }
 
     fn is_wanted(&self) -> bool {
-        self.request.api.agent.view().is_some_and(|view| {
+        self.api.agent.view().is_some_and(|view| {
             let container = view.snapshot.containers.get(&self.slot.container);
             container.is_some_and(|view| view.is_wanted(self.slot.slot))
         })
     }
 
     async fn open(&self, host: &HostName, options: &LogOptions) -> Result<LogStream, HostError> {
-        let api = &self.request.api;
+        let api = &self.api;
         if *host == api.agent.host() {
             return api.agent.local_logs(&self.slot, options).await;
         }
@@ -175,7 +172,7 @@ impl SlotLogReader {
         host: &HostName,
         last: &mut Option<Timestamp>,
     ) -> ReadEnd {
-        // Lines of one moment belong together: what was given out before is compared, not what this stream gave.
+        // Lines of this stream may have equal times: only those of earlier streams are skipped.
         let after = *last;
         loop {
             let record = tokio::select! {

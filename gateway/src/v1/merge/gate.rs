@@ -1,34 +1,34 @@
-//! When the oldest line at hand may be given out although some sources have none to compare it with.
+//! When the oldest buffered line may be sent although some sources have none to compare it with.
 //!
-//! Pure. Lines come in order from each source but not across them, and a slow
-//! host must not hold up the others for ever. Old output waits for every source
-//! that has not caught up yet, each for a limited time; new output is held back
-//! for a moment only, so that lines of the same moment come in order.
+//! Pure. Lines are in order within a source but not across sources, and a slow
+//! host must not block the others for ever. Old lines wait a limited time for
+//! each source that has not caught up; new lines are delayed briefly, so that
+//! lines of the same moment come in order.
 
 use std::time::Duration;
 
-/// How long new output is held back.
+/// Delay of new lines.
 const REORDER: Duration = Duration::from_millis(200);
 
-/// The oldest line at hand.
+/// The oldest buffered line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
-    /// It was written before the request came.
+    /// Written before the request.
     pub(super) is_old: bool,
-    /// How long it has been at hand.
+    /// Time since its arrival.
     pub(super) held: Duration,
 }
 
-/// A source that has no line at hand.
+/// A source without a buffered line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Silent {
-    /// It has given out new output before.
+    /// It has sent new output.
     pub(super) caught_up: bool,
-    /// How long it has been silent.
+    /// Time since its last line.
     pub(super) silent: Duration,
 }
 
-/// None: give the line out. Else look again after that time, or when a line comes.
+/// Time until the next check, unless a line arrives; none if the line may be sent.
 pub(super) fn wait(
     head: Head,
     silent: impl IntoIterator<Item = Silent>,

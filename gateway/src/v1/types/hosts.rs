@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 pub struct Hosts {
     /// By name.
     pub hosts: Vec<HostRow>,
-    /// The revision of etcd that this shows.
+    /// Revision of etcd.
     pub revision: i64,
-    /// etcd is away or not trusted: this is the last known state.
+    /// The last known state: etcd is unreachable or distrusted.
     #[serde(default)]
     pub stale: bool,
-    /// Where it is stale: when it was etcd's present state.
+    /// Time of a stale state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_at: Option<String>,
-    /// What keeps the agent that answers from its work; for stderr.
+    /// Problems of the answering agent, for stderr.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
 }
@@ -33,12 +33,12 @@ pub struct HostRow {
     pub state: String,
     /// `active`, `pause`, `drain`, `leave`.
     pub availability: String,
-    /// Where its services are published.
+    /// Address of its published services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addr: Option<IpAddr>,
-    /// Slots that it has.
+    /// Number of slots it owns.
     pub slots: u32,
-    /// Running containers that dokkaa did not start.
+    /// Number of running containers that dokkaa did not start.
     #[serde(default)]
     pub foreign: u32,
     /// Processors, in thousandths; 0 if unknown.
@@ -47,19 +47,19 @@ pub struct HostRow {
     /// Memory in bytes; 0 if unknown.
     #[serde(default)]
     pub memory: u64,
-    /// How full the disk of its Docker Engine is, in percent.
+    /// Disk usage of its Docker Engine, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<u8>,
-    /// Its Docker Engine answers; none if its agent does not run.
+    /// Docker Engine is up; none if its agent does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<bool>,
     /// Version of its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// Its labels: those that its agent was started with, and over them the operator's.
+    /// Labels of its agent, overridden by the operator's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What does not work there, and what it does not take.
+    /// Problems, and containers it is unfit for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
@@ -67,21 +67,21 @@ pub struct HostRow {
 /// `GET status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterStatus {
-    /// Which cluster.
+    /// Cluster id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// The agent that answers.
+    /// Host of the answering agent.
     pub host: HostName,
     /// Its version.
     pub agent: String,
-    /// etcd answers it, whatever it thinks of the answers.
+    /// etcd answers it, trusted or not.
     pub etcd: bool,
-    /// Why it changes nothing, if it distrusts its etcd.
+    /// Why it is in hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
-    /// The revision of etcd that this shows.
+    /// Revision of etcd.
     pub revision: i64,
-    /// This is the last known state.
+    /// The last known state.
     #[serde(default)]
     pub stale: bool,
     /// Hosts by state.
@@ -92,7 +92,7 @@ pub struct ClusterStatus {
     pub apps: u32,
     /// Containers.
     pub containers: u32,
-    /// What needs somebody's attention.
+    /// Problems that need attention.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }

@@ -10,38 +10,38 @@ use serde::{Deserialize, Serialize};
 pub enum LogEvent {
     /// Output of a slot.
     Line(LogLine),
-    /// Something about the answer itself: a host that is not reached. For stderr.
+    /// Notice for stderr, such as an unreachable host.
     Notice(String),
 }
 
-/// A line that a container wrote.
+/// A line of output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// When, RFC 3339 with nanoseconds, by its host's clock.
+    /// Time by its host's clock, RFC 3339 with nanoseconds.
     pub time: jiff::Timestamp,
-    /// Of which container.
+    /// Its container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerName>,
-    /// Which slot.
+    /// Its slot.
     pub slot: u32,
-    /// On which host.
+    /// Its host.
     pub host: HostName,
-    /// Where it was written.
+    /// Standard output or standard error.
     pub stream: OutputStream,
-    /// Without its line end.
+    /// Text without its line end.
     pub line: String,
 }
 
-/// Which lines: the query of `GET logs/…`.
+/// Query of `GET logs/…`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogOptions {
-    /// Go on with what comes.
+    /// Follow new lines.
     #[serde(default)]
     pub follow: bool,
-    /// Only so many of the last lines of each slot.
+    /// Only the last lines of each slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u32>,
-    /// Only lines after this time, itself excluded.
+    /// Only lines after this time, exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<jiff::Timestamp>,
     /// Of the instance that ended last.
@@ -53,24 +53,24 @@ pub struct LogOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventLine {
-    /// Something that happened.
+    /// An event.
     Event(HostEvent),
-    /// Something about the answer itself: a host that is not reached. For stderr.
+    /// Notice for stderr, such as an unreachable host.
     Notice(String),
 }
 
-/// Something that happened on a host.
+/// An event on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostEvent {
-    /// When, RFC 3339, by its host's clock. Of repeats, when they were told.
+    /// Time by its host's clock, RFC 3339. Of repeats, when they were recorded.
     pub time: jiff::Timestamp,
-    /// Rises with each event of its host.
+    /// Id, increasing with each event of its host.
     pub id: i64,
-    /// On which host.
+    /// Its host.
     pub host: HostName,
-    /// How often since the one like it before.
+    /// Number of occurrences since the last one like it.
     pub times: u32,
-    /// What.
+    /// The event itself.
     #[serde(flatten)]
     pub what: model::events::Happened,
 }

@@ -10,11 +10,11 @@ pub struct ManifestText {
     pub app: AppName,
     /// The container.
     pub container: ContainerName,
-    /// What a precondition names.
+    /// Revision, for preconditions.
     pub revision: i64,
-    /// As it was written.
+    /// Its text, unchanged.
     pub manifest: String,
-    /// What is wrong with it; doors let nothing in that is.
+    /// Errors, if it was written with `etcdctl`: the APIs refuse it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
 }
@@ -28,11 +28,11 @@ pub struct Written {
     pub container: ContainerName,
     /// The new revision.
     pub revision: i64,
-    /// It was not there before.
+    /// There was none before.
     pub created: bool,
-    /// It says something else than before.
+    /// Its text differs from the one before.
     pub changed: bool,
-    /// What is odd but tolerated: a link to a service that nobody offers yet.
+    /// Warnings, such as a link to a service that nobody offers yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -40,6 +40,6 @@ pub struct Written {
 /// `DELETE manifests/<app>[/<container>]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
-    /// What was there.
+    /// Removed containers.
     pub containers: Vec<ContainerId>,
 }

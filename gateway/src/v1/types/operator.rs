@@ -1,4 +1,4 @@
-//! What operators' commands ask and are answered: hosts, volumes, backups, the end of a hold.
+//! Operators' requests: hosts, volumes, backups, acceptance of etcd.
 
 use std::collections::BTreeMap;
 
@@ -8,49 +8,49 @@ use serde::{Deserialize, Serialize};
 use strum::Display;
 use uuid::Uuid;
 
-use super::HostRow;
+use super::hosts::HostRow;
 
 /// Body of `PUT hosts/<host>/availability`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedAvailability {
-    /// What is wanted of the host.
+    /// Wanted availability.
     pub availability: Availability,
 }
 
-/// What the operator wants of a host and calls it, after a change.
+/// Availability and labels of a host after a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSettings {
     /// Its name.
     pub host: HostName,
-    /// What is wanted of it.
+    /// Its availability.
     pub availability: Availability,
-    /// Its labels: those that its agent was started with, and over them the operator's.
+    /// Labels of its agent, overridden by the operator's.
     pub labels: BTreeMap<String, String>,
-    /// It was otherwise before.
+    /// They differ from before.
     pub changed: bool,
 }
 
-/// `GET hosts/<host>`: a host, and what depends on it.
+/// `GET hosts/<host>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostDetail {
-    /// As in `hosts`.
+    /// Its row in `hosts`.
     pub row: HostRow,
-    /// It is live: its agent runs.
+    /// Its agent runs.
     pub live: bool,
-    /// Revision of its membership; 0 if it is no member.
+    /// Revision of its membership; 0 is none.
     pub member: i64,
-    /// The slots that it has.
+    /// Slots it owns.
     pub slots: Vec<HostSlot>,
-    /// The slots whose data is on this machine, claimed or not.
+    /// Slots with data on this machine, claimed or not.
     pub data: Vec<HostData>,
 }
 
-/// A slot that a host has.
+/// A slot owned by a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSlot {
-    /// Which.
+    /// The slot.
     pub slot: SlotId,
-    /// Why no other host could take it now; none if one could.
+    /// Why no other host could take it; none if one could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck: Option<String>,
 }
@@ -58,7 +58,7 @@ pub struct HostSlot {
 /// The data of a slot on one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostData {
-    /// Of which slot.
+    /// The slot.
     pub slot: SlotId,
     /// Names of the volumes in the manifest.
     pub volumes: Vec<String>,
@@ -69,36 +69,36 @@ pub struct HostData {
 pub struct HostRemoved {
     /// Its name.
     pub host: HostName,
-    /// The data that was given up.
+    /// Data that was on it.
     pub data: Vec<HostData>,
 }
 
-/// Whether a machine is there.
+/// Presence of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Presence {
     /// Its agent runs.
     Live,
-    /// It is a member, and its agent does not run.
+    /// A member whose agent does not run.
     Missing,
-    /// It is no member any more.
+    /// No member any more.
     Gone,
 }
 
-/// Whether a volume is there.
+/// State of a volume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "lowercase")]
 pub enum VolumeState {
     /// Its host has it.
     Present,
-    /// Its host does not have it any more.
+    /// Missing on its host.
     Lost,
-    /// It was not made yet.
+    /// Not created yet.
     #[strum(serialize = "not created")]
     NotCreated,
-    /// Its host did not say.
+    /// Its host did not answer.
     #[default]
     Unknown,
 }
@@ -110,24 +110,24 @@ pub struct VolumeRow {
     pub app: AppName,
     /// The container.
     pub container: ContainerName,
-    /// The slot that has it.
+    /// Slot number.
     pub slot: u32,
     /// Its name in the manifest.
     pub volume: String,
     /// Its name in Docker.
     pub docker: String,
-    /// The host it is on, by its present name where it has one.
+    /// Its host, by its present name.
     pub host: HostName,
-    /// Which machine that is.
+    /// Id of that machine.
     pub host_id: Uuid,
-    /// Whether that machine is there.
+    /// Presence of that machine.
     pub presence: Presence,
-    /// Whether the volume is there.
+    /// State of the volume.
     #[serde(default)]
     pub state: VolumeState,
-    /// The manifest wants the slot.
+    /// The slot is wanted.
     pub wanted: bool,
-    /// Who has the slot.
+    /// Owner of the slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_by: Option<HostName>,
 }
@@ -137,82 +137,80 @@ pub struct VolumeRow {
 pub struct Volumes {
     /// By app, container, slot and name.
     pub volumes: Vec<VolumeRow>,
-    /// The revision of etcd that this shows.
+    /// Revision of etcd.
     pub revision: i64,
-    /// etcd is away or not trusted: this is the last known state.
+    /// The last known state: etcd is unreachable or distrusted.
     #[serde(default)]
     pub stale: bool,
-    /// What could not be found out, and why.
+    /// Notices for stderr, such as hosts that did not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
 }
 
-/// `PUT pins/…`: the volumes that the slot has from now on.
+/// `PUT pins/…`: the slot's volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumesAdopted {
-    /// Which slot.
+    /// The slot.
     pub slot: SlotId,
-    /// The host that has them.
+    /// Their host.
     pub host: HostName,
     /// Their names in the manifest.
     pub volumes: Vec<String>,
 }
 
-/// `DELETE volumes/…`, `DELETE pins/…`: the pin that was forgotten.
+/// `DELETE volumes/…`, `DELETE pins/…`: the deleted pin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinReleased {
-    /// Of which slot.
+    /// The slot.
     pub slot: SlotId,
-    /// The host it named.
+    /// Its host.
     pub host: HostName,
     /// Names of the volumes in the manifest.
     pub volumes: Vec<String>,
-    /// The volumes themselves were removed, too.
+    /// The volumes were removed, too.
     pub removed: bool,
 }
 
-/// Of the form of a backup; another one is refused.
+/// Version of the backup format; others are refused.
 pub const BACKUP_VERSION: u32 = 1;
 
-/// `GET backup`, and the body of `POST restore`: what users and operators put into a cluster.
-///
-/// The same content gives the same text.
+/// `GET backup`, and the body of `POST restore`: the keys of users and operators. Deterministic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     /// `BACKUP_VERSION`.
     #[serde(rename = "dokkaa_backup")]
     pub version: u32,
-    /// Which cluster, and its epoch then.
+    /// Cluster and epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
-    /// By `app/container`: the manifest, as a text only where it is no JSON object.
+    /// Manifests by `app/container`; as text if not a JSON object.
     #[serde(default)]
     pub manifests: BTreeMap<String, serde_json::Value>,
-    /// What the operator calls each host.
+    /// Operator's labels of each host.
     #[serde(default)]
     pub labels: BTreeMap<HostName, Labels>,
-    /// What the operator wants of each host.
+    /// Availability of each host.
     #[serde(default)]
     pub availability: BTreeMap<HostName, Availability>,
-    /// Settings, by their key below `/dokkaa/config/`.
+    /// Settings by key below `/dokkaa/config/`.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
 }
 
-/// What a restore does, or would do, with one key.
+/// Action of a restore on one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum RestoreAction {
-    /// It is not there, and is written.
+    /// Absent; written.
     Added,
-    /// It says something else, and is overwritten.
+    /// Different; overwritten.
     Replaced,
-    /// It says something else, and stays.
+    /// Different; kept.
     Kept,
-    /// It says the same.
+    /// Equal.
     Same,
-    /// It can't be read, and is not written.
+    /// Invalid in the backup; not written.
     Invalid,
 }
 
@@ -221,9 +219,9 @@ pub enum RestoreAction {
 pub struct RestoredKey {
     /// The key.
     pub key: String,
-    /// What is done with it.
+    /// The action.
     pub what: RestoreAction,
-    /// Why it is kept, or what is wrong with it.
+    /// Why it is kept or invalid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
@@ -233,62 +231,62 @@ pub struct RestoredKey {
 pub struct RestoreReport {
     /// By key.
     pub keys: Vec<RestoredKey>,
-    /// The cluster key that is written last, where etcd has none.
+    /// Cluster key, written last where etcd has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Cluster>,
-    /// Why the agent that answers changes nothing, if it is in hold: a restore alone does not end that here.
+    /// Hold of the answering agent, which a restore alone does not end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<String>,
-    /// The revision of etcd that this was decided on.
+    /// Revision of etcd this was decided on.
     pub revision: i64,
-    /// It was done, not only looked at.
+    /// It was carried out.
     pub written: bool,
 }
 
-/// `GET hold`: what one host would do if etcd as it is now were accepted.
+/// `GET hold`: effect on one host if etcd as it is now were accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldReport {
-    /// Why it is in hold; none if it is not.
+    /// Reason of its hold; none if it is not in hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
-    /// The epoch that it lives in.
+    /// Its epoch.
     pub epoch: u64,
-    /// Running containers that it would stop.
+    /// Running containers it would stop.
     pub would_stop: Vec<WouldStop>,
-    /// Running containers without a manifest: they would be kept.
+    /// Running containers without a manifest, which it would keep.
     pub orphans: Vec<SlotId>,
 }
 
 /// A running container that would be stopped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WouldStop {
-    /// Of which slot.
+    /// The slot.
     pub slot: SlotId,
-    /// Why.
+    /// Reason.
     pub why: String,
 }
 
-/// `GET accept`: what accepting etcd as it is now would mean.
+/// `GET accept`: effect of accepting etcd as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
-    /// The cluster key as it would be.
+    /// Cluster key after it.
     pub cluster: Cluster,
-    /// Revision of the cluster key as it is; 0 if there is none.
+    /// Revision of the present cluster key; 0 is none.
     pub revision: i64,
-    /// The hosts that answered.
+    /// Hosts that answered.
     pub hosts: Vec<HostHold>,
-    /// Hosts that did not answer; for stderr.
+    /// Notices for stderr, such as hosts that did not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
-    /// It was accepted, not only looked at.
+    /// It was carried out.
     pub accepted: bool,
 }
 
-/// What one host would do.
+/// Effect on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostHold {
     /// Its name.
     pub host: HostName,
-    /// What it would do.
+    /// The effect.
     pub report: HoldReport,
 }

@@ -9,19 +9,19 @@ use strum::Display;
 /// `GET slots`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
-    /// Every slot that is or should be, by app, container and number.
+    /// Slots that exist or are wanted, by app, container and number.
     pub slots: Vec<SlotRow>,
-    /// Every container.
+    /// All containers.
     pub containers: Vec<ContainerRow>,
-    /// The revision of etcd that this shows.
+    /// Revision of etcd.
     pub revision: i64,
-    /// etcd is away or not trusted: this is the last known state.
+    /// The last known state: etcd is unreachable or distrusted.
     #[serde(default)]
     pub stale: bool,
-    /// Where it is stale: when it was etcd's present state.
+    /// Time of a stale state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_at: Option<String>,
-    /// Hosts that did not answer, and the like; for stderr.
+    /// Notices for stderr, such as hosts that did not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
 }
@@ -36,10 +36,10 @@ pub struct SlotRow {
     /// Its number; none where a manifest is invalid and has no slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
-    /// Who has it.
+    /// Its owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostName>,
-    /// How it is.
+    /// Its status.
     pub status: SlotStatus,
     /// Seconds since its process started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,43 +47,43 @@ pub struct SlotRow {
     /// Its published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PublishedPort>,
-    /// Why it is not ready, or not as wanted; always there if it is not ready.
+    /// Why it is not ready or not up to date; always set if it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What runs.
+    /// Instance that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,
-    /// Which version of the manifest runs.
+    /// Version of the manifest that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
     /// The image of that version, as the manifest names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// It runs something else than the manifest wants.
+    /// It runs another version than the manifest's.
     #[serde(default)]
     pub outdated: bool,
-    /// Its number is not below the scale, or the manifest is gone: it is to go.
+    /// To be removed: its number is not below the scale, or the manifest was deleted.
     #[serde(default)]
     pub surplus: bool,
-    /// An attempt to run the manifest as it is now failed, and the manifest is at fault.
+    /// The manifest as it is now could not be run, by its own fault.
     #[serde(default)]
     pub failed: bool,
-    /// Nobody has it, and no host may take it as things stand.
+    /// Unclaimed, and no host is eligible.
     #[serde(default)]
     pub unplaceable: bool,
     /// Restarts after a crash.
     #[serde(default)]
     pub restarts: u32,
-    /// Docker's id of the container.
+    /// Docker container id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
-    /// Last lines of its log, when it failed.
+    /// Last log lines of a failed attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
 }
 
 impl SlotRow {
-    /// Which container.
+    /// Its container.
     pub fn id(&self) -> ContainerId {
         ContainerId::new(self.app.clone(), self.container.clone())
     }
@@ -96,19 +96,19 @@ impl SlotRow {
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum SlotStatus {
-    /// Takes traffic.
+    /// Ready for traffic.
     Ready,
-    /// Runs, or should, and takes no traffic.
+    /// Running or starting, not ready for traffic.
     Unready,
-    /// Claimed; its container is being made.
+    /// Claimed; its container is being created.
     Starting,
-    /// Its image is being fetched.
+    /// Its image is being pulled.
     Pulling,
-    /// Nobody has it, or its host waits for something.
+    /// Unclaimed, or its host waits for something.
     Waiting,
-    /// The manifest is at fault; tried again with back-off.
+    /// Failed by the manifest's fault; retried with back-off.
     Failed,
-    /// Takes no new connections and is about to be stopped.
+    /// Draining connections before it is stopped.
     Leaving,
     /// Stopped by its owner for a handover.
     Stopped,
@@ -116,71 +116,70 @@ pub enum SlotStatus {
     Lost,
     /// Kept after an accepted restore, though it has no manifest.
     Orphan,
-    /// Of a container without slots: its manifest can't be run.
+    /// Row of a container whose manifest can't be run.
     Invalid,
 }
 
 /// A published port of a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
-    /// Of which service.
+    /// Its service.
     pub service: ServiceName,
-    /// Where.
+    /// Host address.
     pub addr: IpAddr,
-    /// Which port there.
+    /// Host port.
     pub port: u16,
-    /// Where it listens, if the manifest says so.
+    /// Listening address, if the manifest sets one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<IpAddr>,
-    /// It is open to the world: a `host_port` on all addresses of the host, or on one that the internet routes.
+    /// Reachable from the internet: a `host_port` on all addresses or a global one.
     #[serde(default)]
     pub public: bool,
 }
 
-/// A container, as far as its slots do not say it.
+/// A container, without its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRow {
     /// The app.
     pub app: AppName,
     /// The container.
     pub container: ContainerName,
-    /// The manifest's revision; none if it was removed and remains are left.
+    /// Revision of the manifest; none if it was removed and slots are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
-    /// How many slots it wants; none if the manifest can't be read.
+    /// Number of wanted slots; none if the manifest can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
-    /// The image that it wants, as the manifest names it.
+    /// Image in the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What is wrong with the manifest.
+    /// Errors in the manifest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
-    /// What is odd but tolerated.
+    /// Warnings about the manifest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Paths at which its image declares a volume and its manifest names none: what is written there is lost with each
-    /// instance.
+    /// Paths at which its image declares a volume and its manifest names none: data there is lost with the instance.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unnamed_volumes: Vec<String>,
-    /// The update to the manifest was given up.
+    /// Failed rollout of the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<GaveUp>,
 }
 
 impl ContainerRow {
-    /// Which container.
+    /// Its container.
     pub fn id(&self) -> ContainerId {
         ContainerId::new(self.app.clone(), self.container.clone())
     }
 }
 
-/// An update that was given up.
+/// A failed rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GaveUp {
-    /// At which slot.
+    /// Slot that failed.
     pub slot: u32,
-    /// Why.
+    /// Reason.
     pub reason: String,
 }
 
@@ -189,9 +188,9 @@ pub struct GaveUp {
 pub struct Apps {
     /// By name.
     pub apps: Vec<AppRow>,
-    /// The revision of etcd that this shows.
+    /// Revision of etcd.
     pub revision: i64,
-    /// etcd is away or not trusted: this is the last known state.
+    /// The last known state: etcd is unreachable or distrusted.
     #[serde(default)]
     pub stale: bool,
     /// For stderr.
@@ -213,15 +212,15 @@ pub struct AppRow {
 pub struct AppContainer {
     /// Its name.
     pub container: ContainerName,
-    /// How many slots it wants; none if the manifest can't be read or is removed.
+    /// Number of wanted slots; none if the manifest can't be read or was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
-    /// How many take traffic.
+    /// Number of ready slots.
     pub ready: u32,
-    /// The image that it wants, as the manifest names it.
+    /// Image in the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What needs somebody's attention.
+    /// Problems that need attention.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }

@@ -6,57 +6,57 @@ use std::net::IpAddr;
 use manifests::{HostName, SlotId};
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerRow, SlotRow};
+use super::slots::{ContainerRow, SlotRow};
 
 /// `GET why/<app>/<container>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
-    /// The container; none if only remains are left.
+    /// The container.
     pub container: ContainerRow,
     /// Its slots.
     pub slots: Vec<WhySlot>,
     /// Its links, in order.
     pub links: Vec<WhyLink>,
-    /// This is the last known state.
+    /// The last known state.
     #[serde(default)]
     pub stale: bool,
-    /// Hosts that did not answer; for stderr.
+    /// Notices for stderr, such as hosts that did not answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<String>,
 }
 
-/// A slot, and what each host says of it.
+/// A slot, with a reason of each host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhySlot {
-    /// As in `ps`.
+    /// Its row in `ps`.
     pub row: SlotRow,
-    /// Every host, the owner and the best first.
+    /// All hosts: the owner, then the best first.
     pub hosts: Vec<WhyHost>,
 }
 
-/// Why a host has a slot, could have it, or not.
+/// Why a host owns a slot, is eligible, or is not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyHost {
     /// The host.
     pub host: HostName,
-    /// It may take the slot, or has it.
+    /// It is eligible, or the live owner.
     pub eligible: bool,
-    /// For people.
+    /// Reason, for people.
     pub reason: String,
 }
 
-/// A link, and where it leads.
+/// A link and its endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyLink {
-    /// As `app/service`.
+    /// `app/service`.
     pub service: String,
-    /// The variable that holds its address.
+    /// Environment variable with its address.
     pub variable: String,
-    /// Its port at the ambassador.
+    /// Its port of the ambassador.
     pub port: u16,
-    /// Endpoints, also those that get no traffic.
+    /// Endpoints, also those without traffic.
     pub endpoints: Vec<WhyEndpoint>,
-    /// The last connect that failed, on each host that carried one.
+    /// Last failed connection on each host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<LinkFailure>,
 }
@@ -64,48 +64,48 @@ pub struct WhyLink {
 /// An endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyEndpoint {
-    /// Which slot.
+    /// Its slot.
     pub slot: SlotId,
-    /// On which host.
+    /// Its host.
     pub host: HostName,
-    /// Where.
+    /// Address.
     pub addr: IpAddr,
-    /// Which port there.
+    /// Port.
     pub port: u16,
-    /// New connections go there.
+    /// New connections are sent there.
     pub serving: bool,
-    /// Why not, or why all the same.
+    /// Why not, or why although its host is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// A connect over a link that failed.
+/// A failed connection over a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkFailure {
-    /// Who called.
+    /// Calling slot.
     pub caller: SlotId,
-    /// As `app/service`.
+    /// `app/service`.
     pub service: String,
-    /// On which host.
+    /// Its host.
     pub host: HostName,
-    /// When, RFC 3339, by that host's clock.
+    /// Time by that host's clock, RFC 3339.
     pub at: String,
-    /// Why.
+    /// Reason.
     pub reason: String,
 }
 
-/// What one host knows and does not write to etcd: `GET reasons` of the peer door.
+/// State of one host that is not in etcd: `GET reasons` of the peer API.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reasons {
-    /// Why its conductor waits with a slot.
+    /// Why slots wait.
     #[serde(default, with = "by_slot")]
     pub waiting: BTreeMap<SlotId, String>,
-    /// The last failed connect of each link that its ambassador carried.
+    /// Last failed connection of each link.
     #[serde(default)]
     pub links: Vec<LinkFailure>,
 }
 
-/// JSON has no keys but texts.
+/// A map as a list: keys of JSON objects are strings.
 mod by_slot {
     use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! One container: from the PUT through a door until it runs, and the same
+//! One container: from the PUT to an API until it runs, and the same
 //! container created and started on the same engine by hand, in turns.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Who may enter, and what a door does not write.
+//! Access to the API, and keys that it does not write.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn a_web_page_of_somebody_else_writes_nothing() {
         (("Sec-Fetch-Site", "cross-site"), 403),
     ] {
         let answer = host
-            .door("PUT", KEY, &[FORM, header], BODY)
+            .api("PUT", KEY, &[FORM, header], BODY)
             .expect("an answer");
         assert_eq!(answer.status, status, "{header:?}: {answer:?}");
         assert_eq!(answer.header("access-control-allow-origin"), None);
@@ -36,7 +36,7 @@ fn a_web_page_of_somebody_else_writes_nothing() {
         ])
         .expect("an answer");
     assert_eq!(status, "421");
-    let answer = host.door("GET", KEY, &[], "").expect("an answer");
+    let answer = host.api("GET", KEY, &[], "").expect("an answer");
     assert_eq!(answer.status, 404, "{answer:?}");
 }
 
@@ -53,29 +53,29 @@ fn what_agents_write_can_be_read_and_not_written() {
         "/apps/a/b/c/d",
     ] {
         let answer = host
-            .door("PUT", &format!("/v2/keys{key}"), &[FORM], BODY)
+            .api("PUT", &format!("/v2/keys{key}"), &[FORM], BODY)
             .expect("an answer");
         assert_eq!(answer.status, 403, "{key}: {answer:?}");
         assert_eq!(answer.json().expect("JSON")["errorCode"], 110, "{key}");
     }
     let record = host
-        .door("GET", "/v2/keys/hosts/h1/record", &[], "")
+        .api("GET", "/v2/keys/hosts/h1/record", &[], "")
         .expect("an answer");
     assert_eq!(record.status, 200, "{record:?}");
     // Any other key is the user's own.
     let answer = host
-        .door("PUT", "/v2/keys/mine/1", &[FORM], "value=x")
+        .api("PUT", "/v2/keys/mine/1", &[FORM], "value=x")
         .expect("an answer");
     assert_eq!(answer.status, 201, "{answer:?}");
     let answer = host
-        .door("DELETE", "/v2/keys/mine/1", &[], "")
+        .api("DELETE", "/v2/keys/mine/1", &[], "")
         .expect("an answer");
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// From another host and from a container the control door is not there.
+/// From another host and from a container the API is not reachable.
 #[test]
-fn the_control_door_is_on_loopback_only() {
+fn the_api_is_on_loopback_only() {
     let cluster = Cluster::shared();
     let (one, two) = (cluster.lab.host(1), cluster.lab.host(2));
     let from_outside = two

@@ -1,0 +1,74 @@
+//! State of the v2 API.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use store::kv::{Kv, Status};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::feed::Feed;
+use super::stats::Stats;
+
+/// Longest age of the Raft state in headers.
+const STATUS_AGE: Duration = Duration::from_secs(1);
+
+/// Concurrent listings: each has its keys in memory, more than once.
+const LISTINGS: usize = 4;
+
+/// State of the v2 API.
+pub struct V2 {
+    pub(super) kv: Arc<dyn Kv>,
+    pub(super) name: String,
+    pub(super) feed: Feed,
+    pub(super) stats: Stats,
+    status: Mutex<Option<(Instant, Status)>>,
+    pub(super) listings: Semaphore,
+    /// Revision of the last write here: later waits must not miss it.
+    pub(super) written: AtomicI64,
+}
+
+impl V2 {
+    /// The API over `kv`, as the member `name`; waits end with `shutdown`.
+    pub fn new(kv: Arc<dyn Kv>, name: impl Into<String>, shutdown: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            kv,
+            name: name.into(),
+            feed: Feed::new(shutdown),
+            stats: Stats::new(),
+            status: Mutex::default(),
+            listings: Semaphore::new(LISTINGS),
+            written: AtomicI64::new(0),
+        })
+    }
+
+    /// Status of etcd; the last known one if it does not answer.
+    pub(super) async fn status(&self) -> Option<Status> {
+        let known = self.known_status();
+        if let Some((at, status)) = &known
+            && at.elapsed() < STATUS_AGE
+        {
+            return Some(status.clone());
+        }
+        match self.kv.status().await {
+            Ok(status) => {
+                *self.status.lock().expect("nothing panics while it is held") =
+                    Some((Instant::now(), status.clone()));
+                Some(status)
+            }
+            Err(_) => known.map(|(_, status)| status),
+        }
+    }
+
+    pub(super) fn known_status(&self) -> Option<(Instant, Status)> {
+        self.status
+            .lock()
+            .expect("nothing panics while it is held")
+            .clone()
+    }
+
+    pub(super) fn note_write(&self, revision: i64) {
+        self.written.fetch_max(revision, Ordering::Relaxed);
+    }
+}
