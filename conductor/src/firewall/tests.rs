@@ -1,18 +1,26 @@
 //! The rules against real connections: three network namespaces, a host between the world and a container.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
+use engine::memory::MemEngine;
+use engine::netns::inside;
+use engine::{Bridge, EngineFacts, EngineInfo, Routed};
+use manifests::manifest::Protocol;
+use model::Snapshot;
 use model::snapshot::Change;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
 
+use super::rules::{Family, Wanted};
+use super::wanted::{Site, peers, wanted};
 use super::*;
-use engine::memory::MemEngine;
-use engine::netns::inside;
-use engine::{EngineInfo, Routed};
+use crate::published::{Published, Seen};
 
 const HOST: &str = "10.98.0.1";
 const PEER: &str = "10.98.0.2";

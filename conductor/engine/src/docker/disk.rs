@@ -6,7 +6,7 @@ use bollard::models::SystemInfo;
 use model::disk::DiskUsage;
 use tokio::time::timeout;
 
-use super::{READ, late};
+use super::client::{READ, late};
 use crate::EngineError;
 
 /// Where containerd keeps images; the engine does not say.

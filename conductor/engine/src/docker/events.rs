@@ -13,8 +13,9 @@ use model::backoff::Exponential;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::{DockerEngine, Operation, failure, translate};
-use crate::{Engine, EngineError, EngineEvent};
+use super::client::{DockerEngine, failure};
+use super::translate;
+use crate::{Engine, EngineError, EngineEvent, Operation};
 
 /// Hints that may wait for the reader. When they are more, it is told to list everything instead.
 const WAITING: usize = 256;
@@ -104,8 +105,8 @@ impl Follower {
 
     /// Opens a stream and reads it to its end.
     async fn open(&mut self, connected: &mut bool) -> End {
-        let docker = match self.engine.client().await {
-            Ok(client) => client.docker,
+        let docker = match self.engine.docker().await {
+            Ok(docker) => docker,
             Err(error) => return End::Lost(error),
         };
         let options = EventsOptions {

@@ -7,9 +7,10 @@ use bollard::query_parameters::LogsOptions;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use self::lines::Lines;
+use super::client::{DockerEngine, failure};
 use super::events::now;
-use super::{DockerEngine, Operation, failure, translate};
-use crate::{EngineError, LogChunk, LogOptions, LogStream, OutputStream};
+use super::translate;
+use crate::{EngineError, LogChunk, LogOptions, LogStream, Operation, OutputStream};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -100,7 +101,7 @@ async fn parts(
         tail: tail.map_or_else(|| "all".to_owned(), |parts| parts.to_string()),
         ..LogsOptions::default()
     };
-    let docker = engine.client().await?.docker;
+    let docker = engine.docker().await?;
     let parts = docker.logs(docker_id, Some(wanted)).filter_map(|part| {
         let part = match part {
             Ok(part) => chunk(part).map(Ok),

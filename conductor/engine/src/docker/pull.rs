@@ -1,6 +1,7 @@
 //! A pull, and how far it is.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::auth::DockerCredentials;
@@ -9,9 +10,11 @@ use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::{Operation, PULL_IDLE, failure, late};
-use crate::parse_reference;
-use crate::{Credentials, EngineError, OnProgress, PullProgress};
+use super::client::{failure, late};
+use crate::{Credentials, EngineError, OnProgress, Operation, PullProgress, parse_reference};
+
+/// How long a pull may say nothing.
+const PULL_IDLE: Duration = Duration::from_secs(180);
 
 pub(super) async fn pull(
     docker: &Docker,

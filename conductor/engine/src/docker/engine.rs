@@ -1,0 +1,328 @@
+//! The calls of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::{models, query_parameters as query};
+use futures_util::{StreamExt, stream};
+use model::disk::{DiskUsage, LocalImage};
+use model::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
+use model::volumes::Labels;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::client::{DockerEngine, WRITE, absent};
+use super::{disk, events, exec, log, network, pull, sockets, translate};
+use crate::{
+    Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
+    Holder, HostFault, Image, Listening, Listing, LogOptions, LogStream, MountSource, Named,
+    OnProgress, Operation,
+};
+
+/// Deadline of a ping.
+const PING: Duration = Duration::from_secs(5);
+/// Inspections of one list at a time: dockerd answers them one core each.
+const INSPECTIONS: usize = 4;
+
+impl DockerEngine {
+    async fn show(
+        &self,
+        id: &str,
+    ) -> Result<Option<models::ContainerInspectResponse>, EngineError> {
+        let docker = self.docker().await?;
+        let show = docker.inspect_container(id, None::<query::InspectContainerOptions>);
+        absent(self.read(show).await)
+    }
+
+    async fn all(&self) -> Result<Vec<models::ContainerSummary>, EngineError> {
+        let docker = self.docker().await?;
+        let options = query::ListContainersOptions {
+            all: true,
+            ..query::ListContainersOptions::default()
+        };
+        self.read(docker.list_containers(Some(options))).await
+    }
+
+    async fn holder(&self, name: &str) -> Result<Option<Holder>, EngineError> {
+        Ok(self.show(name).await?.and_then(|shown| {
+            let labels = shown.config.and_then(|config| config.labels);
+            let labels: BTreeMap<String, String> = labels.unwrap_or_default().into_iter().collect();
+            Some(Holder {
+                docker_id: shown.id?,
+                owner: Ownership::read(&labels),
+            })
+        }))
+    }
+
+    async fn prepare(&self, source: &MountSource) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        match source {
+            // The engine itself refuses a path that does not exist.
+            MountSource::Path(_) => Ok(()),
+            MountSource::Volume { name, labels } => {
+                let create = docker.create_volume(models::VolumeCreateRequest {
+                    name: Some(name.clone()),
+                    labels: Some(translate::to_hash(labels)),
+                    ..models::VolumeCreateRequest::default()
+                });
+                let made = self.call(Operation::Create, WRITE, create).await;
+                made.map(drop)
+            }
+            MountSource::External(name) => {
+                let found = absent(self.read(docker.inspect_volume(name)).await)?;
+                found.map(drop).ok_or_else(|| {
+                    EngineError::host(HostFault::Mount, format!("volume `{name}` does not exist"))
+                })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn ping(&self) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        let ping = self.call(Operation::Other, PING, docker.ping()).await;
+        ping.map(drop)
+    }
+
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let client = self.client().await?;
+        let info = self.read(client.docker.info()).await?;
+        let security = info.security_options.unwrap_or_default();
+        let cpus = info.ncpu.and_then(|n| u32::try_from(n).ok());
+        let memory = info.mem_total.and_then(|n| u64::try_from(n).ok());
+        Ok(EngineInfo {
+            version: info.server_version.unwrap_or_default(),
+            api_version: client.version.to_string(),
+            id: info.id.unwrap_or_default(),
+            cpus: cpus.unwrap_or_default(),
+            memory: memory.unwrap_or_default(),
+            data_root: info.docker_root_dir.unwrap_or_default(),
+            rootless: security.iter().any(|option| option == "name=rootless"),
+            operating_system: info.operating_system.unwrap_or_default(),
+        })
+    }
+
+    async fn bridge(&self, network: &str) -> Result<Bridge, EngineError> {
+        let docker = self.docker().await?;
+        let show = docker.inspect_network(network, None::<query::InspectNetworkOptions>);
+        let Some(shown) = absent(self.read(show).await)? else {
+            return Err(EngineError::host(
+                HostFault::Network,
+                format!(
+                    "the Docker Engine has no network `{network}`: make it (docker network create {network}) or name \
+                     another one with --bridge; `bridge` is missing where its daemon.json says \"bridge\": \"none\""
+                ),
+            ));
+        };
+        network::bridge(network, &shown)
+    }
+
+    async fn list(&self, cluster: Option<Uuid>) -> Result<Listing, EngineError> {
+        let mut listing = Listing::default();
+        let mut ours = Vec::new();
+        for summary in self.all().await? {
+            let labels: BTreeMap<String, String> =
+                summary.labels.unwrap_or_default().into_iter().collect();
+            if let Some(cluster) = labels.get(LABEL_CLUSTER) {
+                *listing.clusters.entry(cluster.clone()).or_default() += 1;
+            }
+            let owner = Ownership::read(&labels);
+            match (summary.id, owner) {
+                (Some(id), Some(owner)) if Some(owner.cluster) == cluster => ours.push(id),
+                _ => {
+                    use models::ContainerSummaryStateEnum as State;
+                    let runs = matches!(
+                        summary.state,
+                        Some(State::RUNNING | State::PAUSED | State::RESTARTING)
+                    );
+                    listing.foreign += u32::from(runs);
+                }
+            }
+        }
+        let mut shown = stream::iter(ours)
+            .map(|id| async move { self.inspect(&id).await })
+            .buffered(INSPECTIONS);
+        while let Some(container) = shown.next().await {
+            listing.labelled.extend(container?);
+        }
+        Ok(listing)
+    }
+
+    async fn inspect(&self, docker_id: &str) -> Result<Option<ObservedContainer>, EngineError> {
+        Ok(self.show(docker_id).await?.and_then(translate::observed))
+    }
+
+    fn events(&self) -> mpsc::Receiver<EngineEvent> {
+        events::follow(self.clone())
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        credentials: Option<&Credentials>,
+        progress: OnProgress<'_>,
+    ) -> Result<(), EngineError> {
+        pull::pull(&self.docker().await?, image, credentials, progress).await
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
+        let docker = self.docker().await?;
+        let shown = self.read(docker.inspect_image(name)).await;
+        Ok(absent(shown)?.map(translate::image))
+    }
+
+    async fn images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        let docker = self.docker().await?;
+        let list = docker.list_images(None::<query::ListImagesOptions>);
+        let images = self.call(Operation::Other, WRITE, list).await?.into_iter();
+        let containers = self.all().await?.into_iter();
+        let used: BTreeSet<String> = containers.filter_map(|c| c.image_id).collect();
+        Ok(images
+            .map(|image| translate::local_image(image, &used))
+            .collect())
+    }
+
+    async fn remove_image(&self, image: &LocalImage) -> Result<bool, EngineError> {
+        let docker = self.docker().await?;
+        let names = match image.names.as_slice() {
+            [] => std::slice::from_ref(&image.id),
+            names => names,
+        };
+        for name in names {
+            let remove = docker.remove_image(name, None::<query::RemoveImageOptions>, None);
+            match absent(self.call(Operation::Other, WRITE, remove).await) {
+                Err(EngineError::Conflict(_)) => return Ok(false),
+                other => other.map(drop)?,
+            }
+        }
+        Ok(true)
+    }
+
+    async fn disk_usage(&self) -> Result<Option<DiskUsage>, EngineError> {
+        let client = self.client().await?;
+        let folders = client
+            .folders
+            .get_or_try_init(|| async {
+                let info = self.read(client.docker.info()).await?;
+                Ok::<_, EngineError>(disk::folders(&info))
+            })
+            .await?;
+        disk::usage(folders.clone()).await
+    }
+
+    async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError> {
+        for mount in &spec.mounts {
+            self.prepare(&mount.source).await?;
+        }
+        let docker = self.docker().await?;
+        let options = query::CreateContainerOptions {
+            name: Some(spec.name.clone()),
+            ..query::CreateContainerOptions::default()
+        };
+        let create = docker.create_container(Some(options), translate::create_body(spec));
+        match self.call(Operation::Create, WRITE, create).await {
+            Ok(made) => Ok(Named::Done(made.id)),
+            Err(error) if name_taken(&error) => Ok(Named::Taken(self.holder(&spec.name).await?)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn start(&self, docker_id: &str) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        let start = docker.start_container(docker_id, None::<query::StartContainerOptions>);
+        self.call(Operation::Start, WRITE, start).await
+    }
+
+    async fn stop(&self, docker_id: &str, timeout: Duration) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        let options = query::StopContainerOptions {
+            t: Some(timeout.as_secs_f64().ceil() as i32),
+            ..query::StopContainerOptions::default()
+        };
+        let stop = docker.stop_container(docker_id, Some(options));
+        let stopped = self.call(Operation::Other, timeout + WRITE, stop).await;
+        absent(stopped).map(drop)
+    }
+
+    async fn remove(&self, docker_id: &str, force: bool) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        let options = query::RemoveContainerOptions {
+            force,
+            v: true,
+            ..query::RemoveContainerOptions::default()
+        };
+        let remove = docker.remove_container(docker_id, Some(options));
+        match absent(self.call(Operation::Other, WRITE, remove).await) {
+            Err(EngineError::Conflict(text)) if text.contains("already in progress") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn volumes(&self) -> Result<BTreeMap<String, Labels>, EngineError> {
+        let docker = self.docker().await?;
+        let list = docker.list_volumes(None::<query::ListVolumesOptions>);
+        let volumes = self.read(list).await?.volumes.unwrap_or_default();
+        Ok(volumes
+            .into_iter()
+            .map(|volume| (volume.name, volume.labels.into_iter().collect()))
+            .collect())
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        let remove = docker.remove_volume(name, None::<query::RemoveVolumeOptions>);
+        absent(self.call(Operation::Other, WRITE, remove).await).map(drop)
+    }
+
+    async fn rename(&self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
+        let docker = self.docker().await?;
+        let options = query::RenameContainerOptions {
+            name: name.to_owned(),
+        };
+        match self.read(docker.rename_container(docker_id, options)).await {
+            Ok(()) => Ok(Named::Done(())),
+            // Docker says the same when the container has that name already.
+            Err(error) if name_taken(&error) => match self.holder(name).await? {
+                Some(holder) if holder.docker_id == docker_id => Ok(Named::Done(())),
+                holder => Ok(Named::Taken(holder)),
+            },
+            Err(EngineError::BadRequest(text)) if text.contains("same") => Ok(Named::Done(())),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn exec(
+        &self,
+        docker_id: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<ExecOutput, EngineError> {
+        exec::run(self, docker_id, command, limit).await
+    }
+
+    async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {
+        // A stream says only with its first bytes that there is no such container.
+        if self.show(docker_id).await?.is_none() {
+            return Err(EngineError::NotFound(format!(
+                "no such container: {docker_id}"
+            )));
+        }
+        log::open(self, docker_id, &options).await
+    }
+
+    async fn listening(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+    ) -> Result<Listening, EngineError> {
+        let ports = sockets::listening(pid, wanted).await?;
+        Ok(Listening { ports })
+    }
+}
+
+fn name_taken(error: &EngineError) -> bool {
+    matches!(error, EngineError::Conflict(text) if text.contains("already in use"))
+}
