@@ -42,10 +42,11 @@ use model::records::{Capacity, Cluster, HostRecord, HostState, Peer, Versions};
 use model::{Host, Rules};
 use store::Kv;
 use store::etcd::EtcdKv;
-use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Stop, Waiting};
+use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Stop, Stopped, Waiting};
 use store::view::{Known, SavedView, ViewInputs, ViewOptions, run_view, updates};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -73,6 +74,10 @@ const DNS_BINDS: Duration = Duration::from_millis(300);
 const JOINS: Duration = Duration::from_secs(6);
 /// How long doors may take to finish what they answer.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
+/// Time from the signal to the exit, however slow etcd and API clients are.
+const STOP_WITHIN: Duration = Duration::from_millis(800);
+/// Least time for the last write of the host's record. Without it other hosts take the slots over when the lease ends.
+const RECORD_WRITTEN: Duration = Duration::from_millis(300);
 /// So many copies of containers are named in the host's record.
 const COPIES: usize = 5;
 
@@ -765,27 +770,35 @@ impl Running {
             ..
         } = self;
         sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
+        let deadline = Instant::now() + STOP_WITHIN;
         work.cancel();
-        if let Err(error) = conductor.await {
-            error!(%error, "the conductor ended badly");
-        }
-        doors.cancel();
-        let _ = tokio::time::timeout(LAST_ANSWERS, async {
-            while tasks.join_next().await.is_some() {}
-        })
-        .await;
-        tasks.shutdown().await;
-        let how = match ended {
-            Ended::Signal(Signal::Terminate) if signals::machine_goes_down().await => {
-                Stop::Shutdown
+        let quiet = async {
+            if let Err(error) = conductor.await {
+                error!(%error, "the conductor ended badly");
             }
-            _ => Stop::Restart,
+            doors.cancel();
+            let _ = tokio::time::timeout(LAST_ANSWERS, async {
+                while tasks.join_next().await.is_some() {}
+            })
+            .await;
+            tasks.shutdown().await;
         };
+        let how = async {
+            match ended {
+                Ended::Signal(Signal::Terminate) if signals::machine_goes_down().await => {
+                    Stop::Shutdown
+                }
+                _ => Stop::Restart,
+            }
+        };
+        let ((), how) = tokio::join!(quiet, how);
         let Some(host) = Arc::into_inner(host) else {
             warn!("stopped in the middle of something: the record ends with its lease");
             return;
         };
-        let stopped = host.stop(how).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let stopped = tokio::time::timeout(left.max(RECORD_WRITTEN), host.stop(how)).await;
+        let stopped = stopped.unwrap_or(Stopped::NotNoted);
         match ended {
             Ended::Signal(_) => info!(
                 ?stopped,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use engine::DockerEngine;
@@ -19,6 +20,8 @@ use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, up};
 
 /// Most threads of the agent: its work waits more than it computes.
 const THREADS: usize = 4;
+/// Time for blocking calls, such as a write to a slow disk, to return after the end of the work.
+const BLOCKING_CALLS: Duration = Duration::from_millis(100);
 
 /// Carries out a command.
 pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
@@ -44,7 +47,7 @@ pub(crate) fn become_etcd(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
 fn run_agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let config = config::agent(args, &environment(), &Machine::look()).map_err(misconfigured)?;
     start_log(&config)?;
-    runtime()?.block_on(agent::run(config, |_| {}, |_| {}))
+    block_on(agent::run(config, |_| {}, |_| {}))
 }
 
 fn run_up(args: &UpCommand) -> anyhow::Result<ExitCode> {
@@ -53,7 +56,7 @@ fn run_up(args: &UpCommand) -> anyhow::Result<ExitCode> {
     start_log(&config)?;
     let state_dir = config.state_dir.clone();
     let in_background = args.up.in_background;
-    runtime()?.block_on(up::run(&args.up, &state_dir, |etcd, ready| async move {
+    block_on(up::run(&args.up, &state_dir, |etcd, ready| async move {
         let mut config = config;
         config.etcd.endpoints = vec![etcd];
         let waits = |for_what: &str| up::say_waiting(for_what, in_background);
@@ -70,7 +73,7 @@ fn run_down(args: &DownCommand) -> anyhow::Result<ExitCode> {
     let state_dir = config::state_dir(args.state_dir.as_ref(), &environment);
     let docker =
         config::docker_socket(args.docker.as_ref(), &environment).map_err(misconfigured)?;
-    runtime()?.block_on(down::run(&args.down, &state_dir, || {
+    block_on(down::run(&args.down, &state_dir, || {
         Ok(DockerEngine::new(&docker))
     }))
 }
@@ -102,15 +105,19 @@ fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+/// Runs to the end, and does not wait long for blocking calls that are still under way.
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     // The one provider of the process, for whoever asks for the default.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.min(THREADS))
         .enable_all()
         .build()
-        .context("no threads for the agent")
+        .context("cannot start the threads of the agent")?;
+    let ended = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKING_CALLS);
+    ended
 }
 
 fn start_log(config: &AgentConfig) -> anyhow::Result<()> {

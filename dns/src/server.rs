@@ -142,6 +142,7 @@ impl Listeners {
                 warn!(%problem, "DNS listener failed; retrying");
             });
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => break,
                 Some(Ok(ended)) = self.serving.join_next() => {
                     self.addresses.send_modify(|bound| bound.retain(|addr| *addr != ended));

@@ -90,6 +90,21 @@ fn a_compacted_etcd_is_listed_anew() {
     app.ready("web", 5);
 }
 
+/// The record can't be written, and the agent ends all the same.
+#[test]
+fn an_agent_ends_while_its_etcd_is_frozen() {
+    let cluster = Cluster::alone();
+    let host = cluster.lab.host(2);
+    let etcd = cluster.lab.etcd();
+    etcd.signal(Signal::STOP).expect("frozen");
+    let ended = host.stop_agent();
+    etcd.signal(Signal::CONT).expect("thawed");
+    let (status, _) = ended.expect("an end");
+    assert_eq!(status.code(), Some(0));
+    let log = host.agent_log();
+    assert!(log.contains("stopped=NotNoted"), "{log}");
+}
+
 #[test]
 fn a_frozen_member_of_three_is_left_for_another() {
     let lab = Lab::start(&LabOptions {
