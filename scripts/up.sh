@@ -142,6 +142,8 @@ done
 port=$(docker_ port "$EXAMPLE_APP---web" 80/tcp | head -n1)
 say "
 The example runs: http://$port
+This address works on this machine only. This publishes it on all addresses of it:
+  dokkaa set $EXAMPLE_APP/web services.web.host_port=8080 services.web.bind=0.0.0.0 --wait
 
 Four commands to go on with:
   dokkaa ps
