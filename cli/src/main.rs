@@ -42,8 +42,9 @@ fn main() -> ExitCode {
         Some(([_, command], rest)) if command == embedded_etcd::CHILD_COMMAND => {
             local::become_etcd(rest)
         }
-        _ => match args::parse(&arguments, help_width()) {
-            Ok(cli) => run(cli),
+        _ => match parse(&arguments) {
+            Ok(Some(cli)) => run(cli),
+            Ok(None) => Ok(ExitCode::SUCCESS),
             Err(error) => {
                 let code = error.exit_code() as u8;
                 if let Some(hint) = hints::other_command(&error) {
@@ -57,6 +58,14 @@ fn main() -> ExitCode {
         },
     };
     ended.unwrap_or_else(|error| end(&error))
+}
+
+/// None after the answer to a shell that completes a command line.
+fn parse(arguments: &[OsString]) -> Result<Option<Cli>, clap::Error> {
+    if commands::answer_completion()? {
+        return Ok(None);
+    }
+    args::parse(arguments, help_width()).map(Some)
 }
 
 /// Columns of the terminal.

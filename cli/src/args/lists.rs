@@ -56,7 +56,10 @@ pub(crate) struct WhyArgs {
 #[command(after_help = "Examples:
   dokkaa completion bash > /etc/bash_completion.d/dokkaa
   dokkaa completion zsh > \"${fpath[1]}/_dokkaa\"
-  dokkaa completion fish > ~/.config/fish/completions/dokkaa.fish")]
+  dokkaa completion fish > ~/.config/fish/completions/dokkaa.fish
+
+At each TAB it asks the agent at DOKKAA_ADDR for the names of apps, containers,
+slots and hosts, for 300 ms at most.")]
 pub(crate) struct CompletionArgs {
     /// Shell to print it for
     pub(crate) shell: clap_complete::Shell,

@@ -8,6 +8,7 @@ mod apply;
 mod ask;
 mod backup;
 mod client;
+mod complete;
 mod edit;
 mod error;
 mod events;
@@ -24,10 +25,11 @@ mod volumes;
 mod wait;
 mod why;
 
+pub(crate) use complete::answer as answer_completion;
 pub(crate) use error::CommandError;
 pub(crate) use output::{columns, print};
 
-use crate::args::{self, CompletionArgs, GlobalArgs, HostsAction, UserCommand};
+use crate::args::{GlobalArgs, HostsAction, UserCommand};
 
 /// Carries out a command.
 pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(), CommandError> {
@@ -56,13 +58,7 @@ pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(),
         UserCommand::Volumes(args) => volumes::run(&args, global).await,
         UserCommand::Backup(args) => backup::backup(&args, global).await,
         UserCommand::Restore(args) => backup::restore(&args, global).await,
-        UserCommand::Completion(args) => completion(&args),
+        UserCommand::Completion(args) => complete::script(args.shell),
         UserCommand::Version => output::print(&format!("dokkaa {}\n", env!("CARGO_PKG_VERSION"))),
     }
-}
-
-fn completion(to: &CompletionArgs) -> Result<(), CommandError> {
-    let mut script = Vec::new();
-    clap_complete::generate(to.shell, &mut args::command(), "dokkaa", &mut script);
-    output::print(&String::from_utf8_lossy(&script))
 }
