@@ -243,19 +243,15 @@ impl Listeners {
 
 async fn accept(
     proxy: Arc<Proxy>,
-    mut acceptor: Acceptor,
+    acceptor: Acceptor,
     link: u16,
     tasks: TaskTracker,
     open: CancellationToken,
     shutdown: CancellationToken,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = acceptor.accept() => accepted,
-            () = open.cancelled() => return,
-        };
+    let carry = |accepted| {
         let (proxy, shutdown) = (Arc::clone(&proxy), shutdown.clone());
-        tasks.spawn(async move {
+        tasks.track_future(async move {
             let Accepted {
                 stream,
                 peer,
@@ -263,6 +259,8 @@ async fn accept(
             } = accepted;
             proxy.serve(stream, peer, link, &shutdown).await;
             drop(permit);
-        });
-    }
+        })
+    };
+    let mut carried = acceptor.serve(open.cancelled(), carry).await;
+    carried.detach_all();
 }

@@ -18,7 +18,7 @@ use axum::routing::get;
 use conductor::Published;
 use model::Snapshot;
 use model::observed::EngineState;
-use model::records::{HostState, Phase};
+use model::records::Phase;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -232,18 +232,11 @@ fn hosts(registry: &mut Registry, snapshot: &Snapshot) {
     let family = Family::<StateLabel, Gauge>::default();
     for host in snapshot.hosts.values() {
         let state = match (&host.record, &host.member) {
-            (Some(record), _) => match record.state {
-                HostState::Up => "up",
-                HostState::Restarting => "restarting",
-                HostState::Hold => "hold",
-            },
-            (None, Some(_)) => "missing",
+            (Some(record), _) => record.state.to_string(),
+            (None, Some(_)) => "missing".to_owned(),
             (None, None) => continue,
         };
-        let labels = StateLabel {
-            state: state.to_owned(),
-        };
-        family.get_or_create(&labels).inc();
+        family.get_or_create(&StateLabel { state }).inc();
     }
     registry.register("hosts", "Hosts of the cluster", family);
 }

@@ -7,6 +7,7 @@
 //! answered in their order.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use listen::{Accepted, Acceptor, Limiter, Limits, Permit, WhenFull};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -36,14 +36,10 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Accepts and answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, limiter: Limiter, handler: Handler) -> Infallible {
-    let mut acceptor = Acceptor::new(listener, limiter, WhenFull::Refuse);
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = acceptor.accept().await;
-        // The finished are let go, so that the set holds the living only.
-        while connections.try_join_next().is_some() {}
-        connections.spawn(connection(accepted, handler.clone()));
-    }
+    let acceptor = Acceptor::new(listener, limiter, WhenFull::Refuse);
+    let answer = |accepted| connection(accepted, handler.clone());
+    acceptor.serve(pending(), answer).await;
+    pending().await
 }
 
 async fn connection(accepted: Accepted, handler: Handler) {

@@ -6,8 +6,11 @@
 //! Invariant: under `/apps` users write only manifests, and keys of agents
 //! never.
 
+use std::str::FromStr;
+
 use manifests::keys::Key;
-use manifests::{AppName, ContainerId, ContainerName};
+use manifests::names::NameError;
+use manifests::{AppName, ContainerId};
 
 /// Access to the keys below a first part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,10 +85,9 @@ pub fn put(key: &str) -> Result<Put, Refusal> {
         None => Ok(Put::Own),
         Some(Tree::Hidden | Tree::Agents) => Err(Refusal::ReadOnly(key.to_owned())),
         Some(Tree::Manifests) => match parts(key).as_slice() {
-            [_, app, container, "manifest"] => Ok(Put::Manifest(ContainerId::new(
-                app_name(key, app)?,
-                container_name(key, container)?,
-            ))),
+            [_, app, container, "manifest"] => {
+                Ok(Put::Manifest(container_id(key, app, container)?))
+            }
             _ => Err(Refusal::NotAManifest(key.to_owned())),
         },
     }
@@ -98,12 +100,9 @@ pub fn delete(key: &str) -> Result<Delete, Refusal> {
         Some(Tree::Hidden | Tree::Agents) => Err(Refusal::ReadOnly(key.to_owned())),
         Some(Tree::Manifests) => {
             match parts(key).as_slice() {
-                [_, app] => {
-                    app_name(key, app)?;
-                }
+                [_, app] => drop(name::<AppName>("app", key, app)?),
                 [_, app, container] | [_, app, container, "manifest"] => {
-                    app_name(key, app)?;
-                    container_name(key, container)?;
+                    container_id(key, app, container)?;
                 }
                 _ => return Err(Refusal::NotAManifest(key.to_owned())),
             }
@@ -129,22 +128,21 @@ fn parts(key: &str) -> Vec<&str> {
     key.split('/').filter(|part| !part.is_empty()).collect()
 }
 
-fn app_name(key: &str, app: &str) -> Result<AppName, Refusal> {
-    app.parse().map_err(|error| name(key, "app", &error))
+fn container_id(key: &str, app: &str, container: &str) -> Result<ContainerId, Refusal> {
+    let container = name("container", key, container);
+    Ok(ContainerId::new(name("app", key, app)?, container?))
 }
 
-fn container_name(key: &str, container: &str) -> Result<ContainerName, Refusal> {
-    container
-        .parse()
-        .map_err(|error| name(key, "container", &error))
-}
-
-fn name(key: &str, part: &'static str, error: &manifests::names::NameError) -> Refusal {
-    Refusal::Name {
+fn name<T: FromStr<Err = NameError>>(
+    part: &'static str,
+    key: &str,
+    text: &str,
+) -> Result<T, Refusal> {
+    text.parse().map_err(|error: NameError| Refusal::Name {
         key: key.to_owned(),
         part,
         reason: error.to_string(),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -127,19 +127,11 @@ struct Serving {
 }
 
 impl Serving {
-    async fn accept(self, mut acceptor: Acceptor) {
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                () = self.shutdown.cancelled() => break,
-                accepted = acceptor.accept() => accepted,
-            };
-            // Finished connections are removed, so that the set does not grow.
-            while connections.try_join_next().is_some() {}
-            connections.spawn(self.clone().connection(accepted));
-        }
-        drop(acceptor);
-        let drained = async { while connections.join_next().await.is_some() {} };
+    async fn accept(self, acceptor: Acceptor) {
+        let stop = self.shutdown.clone();
+        let serve = |accepted| self.clone().connection(accepted);
+        let connections = acceptor.serve(stop.cancelled(), serve).await;
+        let drained = connections.join_all();
         tokio::time::timeout(DRAIN, drained).await.ok();
     }
 

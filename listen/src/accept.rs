@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::limiter::{LimitReached, Limiter, Permit};
@@ -102,6 +103,23 @@ impl Acceptor {
                     warn_throttled!(self, peer = %peer.ip(), %reason, "connection refused");
                     reset(stream);
                 }
+            }
+        }
+    }
+
+    /// Handles each connection in a task of its own until `stop`, then closes the listener. The tasks left are returned.
+    pub async fn serve<F: Future<Output = ()> + Send + 'static>(
+        mut self,
+        stop: impl Future<Output = ()>,
+        handle: impl Fn(Accepted) -> F,
+    ) -> JoinSet<()> {
+        let mut connections = JoinSet::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return connections,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                accepted = self.accept() => drop(connections.spawn(handle(accepted))),
             }
         }
     }

@@ -12,7 +12,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use listen::{Acceptor, Limiter, Limits, WhenFull};
+use listen::{Accepted, Acceptor, Limiter, Limits, WhenFull};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -64,27 +64,21 @@ struct Server {
 }
 
 impl Server {
-    async fn accept(self, mut acceptor: Acceptor, shutdown: CancellationToken) {
-        // Aborted with the listener: clients ask another agent then.
-        let mut open = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => return,
-                Some(_) = open.join_next(), if !open.is_empty() => continue,
-                accepted = acceptor.accept() => accepted,
-            };
+    async fn accept(self, acceptor: Acceptor, shutdown: CancellationToken) {
+        let serve = |Accepted {
+                         stream,
+                         peer,
+                         permit,
+                     }| {
             let server = self.clone();
-            open.spawn(async move {
-                let from = accepted.peer;
-                let unauthenticated = accepted.permit;
-                if let Err(error) = server
-                    .connection(accepted.stream, from, unauthenticated)
-                    .await
-                {
-                    tracing::debug!(%from, %error, "peer connection closed");
+            async move {
+                if let Err(error) = server.connection(stream, peer, permit).await {
+                    tracing::debug!(%peer, %error, "peer connection closed");
                 }
-            });
-        }
+            }
+        };
+        // Open connections are aborted at shutdown: clients ask another agent.
+        drop(acceptor.serve(shutdown.cancelled(), serve).await);
     }
 
     async fn connection(

@@ -12,10 +12,11 @@ use store::kv::{KeyRange, Range, RangeReply, Txn, TxnReply};
 use store::{Compare, Op};
 
 use super::agent::{AgentHandle, ClusterView, Peers};
+use super::inputs::{Filter, RowInputs};
 use super::list::{List, read_pages};
 use super::overview;
 use super::reply::ApiFailure;
-use super::rows::{self, Filter, RowInputs};
+use super::rows;
 use super::types::{Reasons, Slots};
 
 /// How long a check of etcd may take.

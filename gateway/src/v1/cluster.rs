@@ -6,45 +6,21 @@ use manifests::{AppName, ContainerId, ContainerName};
 use serde::Deserialize;
 
 use super::api::{Api, known_at, row_inputs};
-use super::reply::{ApiFailure, ApiResult, PathParams, QueryParams};
-use super::rows::{self, Filter};
+use super::inputs::Filter;
+use super::reply::{ApiFailure, ApiResult, FilterParams, PathParams, QueryParams};
+use super::rows;
 use super::types::{Apps, ClusterStatus, Hosts, Slots, Why};
 use super::{overview, why};
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct SlotsQuery {
-    app: Option<AppName>,
-    container: Option<ContainerName>,
-}
-
-impl QueryParams<SlotsQuery> {
-    pub(super) fn filter(self) -> Result<Filter, ApiFailure> {
-        match (self.0.app, self.0.container) {
-            (None, None) => Ok(Filter::All),
-            (Some(app), None) => Ok(Filter::App(app)),
-            (Some(app), Some(container)) => Ok(Filter::Container(ContainerId::new(app, container))),
-            (None, Some(_)) => Err(ApiFailure::bad("container: needs app too")),
-        }
-    }
-}
-
 /// `GET slots`.
-pub(super) async fn slots(
-    State(api): State<Api>,
-    query: QueryParams<SlotsQuery>,
-) -> ApiResult<Slots> {
-    let filter = query.filter()?;
-    Ok(Json(api.slots(&api.view()?, &filter).await))
+pub(super) async fn slots(State(api): State<Api>, filter: FilterParams) -> ApiResult<Slots> {
+    Ok(Json(api.slots(&api.view()?, &filter.0).await))
 }
 
 /// `GET apps`.
-pub(super) async fn apps(
-    State(api): State<Api>,
-    query: QueryParams<SlotsQuery>,
-) -> ApiResult<Apps> {
-    let filter = query.filter()?;
+pub(super) async fn apps(State(api): State<Api>, filter: FilterParams) -> ApiResult<Apps> {
     let view = api.view()?;
-    let rows = api.slots(&view, &filter).await;
+    let rows = api.slots(&view, &filter.0).await;
     Ok(Json(Apps {
         apps: overview::apps(&view.snapshot, &rows.slots, &rows.containers),
         revision: rows.revision,
@@ -69,9 +45,10 @@ pub(super) async fn hosts(State(api): State<Api>) -> ApiResult<Hosts> {
 pub(super) async fn status(State(api): State<Api>) -> ApiResult<ClusterStatus> {
     let view = api.view()?;
     let mut notices = Vec::new();
-    let statuses = api.statuses(&view, &Filter::All, &mut notices).await;
+    let all = Filter::default();
+    let statuses = api.statuses(&view, &all, &mut notices).await;
     let answers = api.own_reasons();
-    let (slots, containers) = rows::merge(row_inputs(&view, &statuses, &answers), &Filter::All);
+    let (slots, containers) = rows::merge(row_inputs(&view, &statuses, &answers), &all);
     let answering = overview::AnsweringAgent {
         host: api.agent.host(),
         etcd: if view.stale {
@@ -99,7 +76,7 @@ pub(super) async fn explain(
     let id = ContainerId::new(app, container);
     let view = api.view()?;
     let mut notices = api.notices(&view);
-    let filter = Filter::Container(id.clone());
+    let filter = Filter::only(&id);
     let statuses = api.statuses(&view, &filter, &mut notices).await;
     let answers = api.all_reasons(&view, &mut notices).await;
     let mut why = why::why(row_inputs(&view, &statuses, &answers), &id)

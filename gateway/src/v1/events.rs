@@ -10,20 +10,18 @@ use axum::extract::State;
 use axum::response::Response;
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use manifests::{AppName, ContainerName, HostName};
+use manifests::HostName;
 use model::events::{Event, Wanted};
 use serde::Deserialize;
 
 use super::agent::EventStream;
 use super::api::Api;
 use super::merge::{self, LineSources, RETRY, SourceSink, StreamItem};
-use super::reply::{ApiFailure, QueryParams};
+use super::reply::{ApiFailure, FilterParams, QueryParams};
 use super::types::{EventLine, HostEvent};
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct EventsQuery {
-    app: Option<AppName>,
-    container: Option<ContainerName>,
     since: Option<String>,
     #[serde(default)]
     follow: bool,
@@ -35,11 +33,9 @@ pub(super) struct EventsQuery {
 /// `GET events`.
 pub(super) async fn events(
     State(api): State<Api>,
+    FilterParams(filter): FilterParams,
     QueryParams(query): QueryParams<EventsQuery>,
 ) -> Result<Response, ApiFailure> {
-    if query.container.is_some() && query.app.is_none() {
-        return Err(ApiFailure::bad("container: needs app too"));
-    }
     let since = query.since.as_deref();
     let since = since.map(|text| merge::since(text, Timestamp::now()));
     let since = since.transpose().map_err(ApiFailure::bad)?;
@@ -47,8 +43,8 @@ pub(super) async fn events(
         api,
         local: query.local,
         wanted: Wanted {
-            app: query.app,
-            container: query.container,
+            app: filter.app,
+            container: filter.container,
             // Ids are near the time, and the time itself is wanted too.
             after: since.map(|since| since.as_millisecond() - 1),
             follow: query.follow,

@@ -3,8 +3,6 @@
 //! Each write is guarded by what it was decided on. A host that is to leave
 //! hands its slots over itself.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::State;
 use manifests::keys::{self, Key};
@@ -52,7 +50,7 @@ pub(super) async fn availability(
     api.write(vec![still_known(&host, view)], vec![op]).await?;
     Ok(Json(HostSettings {
         availability: wanted.availability,
-        labels: labels_of(view),
+        labels: overview::labels(view),
         changed: view.availability() != wanted.availability,
         host,
     }))
@@ -88,8 +86,8 @@ pub(super) async fn labels(
             });
             return Ok(Json(HostSettings {
                 availability: view.availability(),
-                labels: labels_of(&after),
-                changed: labels_of(&after) != labels_of(view),
+                labels: overview::labels(&after),
+                changed: overview::labels(&after) != overview::labels(view),
                 host,
             }));
         }
@@ -188,13 +186,6 @@ fn still_known(host: &HostName, view: &HostView) -> Compare {
         Relation::Greater,
         Target::Version(0),
     )
-}
-
-fn labels_of(view: &HostView) -> BTreeMap<String, String> {
-    view.labels()
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
 }
 
 /// The operator's labels after `changes`, without those that change nothing.

@@ -12,7 +12,6 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use manifests::keys::{self, Key};
-use manifests::parse::Problem;
 use manifests::{AppName, ContainerId, ContainerName, Manifest};
 use model::links;
 use model::links::LinkWarning;
@@ -75,16 +74,8 @@ pub(super) async fn write(
         ApiFailure::invalid(problems.iter().map(ToString::to_string).collect())
     })?;
     let links = link_warnings(&api, &id, &parsed.manifest);
-    let refused = links.iter().filter(|link| link.is_error()).map(|link| {
-        let problem = Problem {
-            line: 1,
-            column: 1,
-            field: "links".to_owned(),
-            what: link.to_string(),
-        };
-        problem.to_string()
-    });
-    let refused: Vec<String> = refused.collect();
+    let refused = links.iter().filter(|link| link.is_error());
+    let refused: Vec<String> = refused.map(|link| format!("1:1 links: {link}")).collect();
     if !refused.is_empty() {
         return Err(ApiFailure::invalid(refused));
     }

@@ -10,9 +10,11 @@ pub mod agent;
 mod api;
 pub mod backup;
 mod cluster;
+mod containers;
 mod events;
 pub mod hold;
 mod hosts;
+pub mod inputs;
 pub mod list;
 mod logs;
 mod manifest;
@@ -56,9 +58,9 @@ pub fn router(api: Api) -> Router {
         .route("/status", get(cluster::status))
         .route("/why/{app}/{container}", get(cluster::explain))
         .route("/events", get(events::events))
-        .route("/logs/{app}", get(logs::of_app))
-        .route("/logs/{app}/{container}", get(logs::of_container))
-        .route("/logs/{app}/{container}/{slot}", get(logs::of_slot))
+        .route("/logs/{app}", get(logs::logs))
+        .route("/logs/{app}/{container}", get(logs::logs))
+        .route("/logs/{app}/{container}/{slot}", get(logs::logs))
         .route("/manifests/{app}", delete(manifest::delete_app))
         .route(
             "/manifests/{app}/{container}",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::HostName;
-use model::records::{Availability, HostState};
+use model::records::HostState;
 use model::snapshot::{HostView, Snapshot};
 
 use super::agent::ClusterView;
@@ -36,7 +36,7 @@ pub(super) fn host(
     let mut row = HostRow {
         host: name.clone(),
         state: "missing".to_owned(),
-        availability: availability(view.availability()).to_owned(),
+        availability: view.availability().to_string(),
         addr: None,
         slots: slots.unwrap_or_default(),
         foreign: 0,
@@ -45,11 +45,7 @@ pub(super) fn host(
         disk: None,
         engine: None,
         agent: None,
-        labels: view
-            .labels()
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        labels: labels(view),
         problems: Vec::new(),
     };
     let Some(record) = &view.record else {
@@ -57,12 +53,7 @@ pub(super) fn host(
             .push("no sign of its agent; its containers may still run there".to_owned());
         return row;
     };
-    let state = match record.state {
-        HostState::Up => "up",
-        HostState::Restarting => "restarting",
-        HostState::Hold => "hold",
-    };
-    state.clone_into(&mut row.state);
+    row.state = record.state.to_string();
     row.addr = Some(record.addr);
     row.foreign = record.foreign;
     row.cpu_millis = record.capacity.cpu_millis;
@@ -94,14 +85,12 @@ pub(super) fn host(
     row
 }
 
-/// Name in etcd and in tables.
-fn availability(availability: Availability) -> &'static str {
-    match availability {
-        Availability::Active => "active",
-        Availability::Pause => "pause",
-        Availability::Drain => "drain",
-        Availability::Leave => "leave",
-    }
+/// Labels of a host: its agent's, overridden by the operator's.
+pub(super) fn labels(view: &HostView) -> BTreeMap<String, String> {
+    let labels = view.labels().into_iter();
+    labels
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// Notice of a stale view.

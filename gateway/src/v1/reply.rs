@@ -13,6 +13,7 @@ use model::error::chain;
 use serde::de::DeserializeOwned;
 use store::KvError;
 
+use super::inputs::Filter;
 use super::types::ApiError;
 
 pub(super) type ApiResult<T> = Result<Json<T>, ApiFailure>;
@@ -118,6 +119,10 @@ pub(super) struct PathParams<T>(pub(super) T);
 #[derive(Debug)]
 pub(super) struct QueryParams<T>(pub(super) T);
 
+/// A filter in the query; its container needs its app.
+#[derive(Debug)]
+pub(super) struct FilterParams(pub(super) Filter);
+
 /// A JSON body, whatever its content type; an error is answered in JSON.
 #[derive(Debug)]
 pub(super) struct JsonBody<T>(pub(super) T);
@@ -153,6 +158,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T>
         query
             .map(|Query(query)| Self(query))
             .map_err(|error| ApiFailure::new(error.status(), error.body_text()))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for FilterParams {
+    type Rejection = ApiFailure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiFailure> {
+        let QueryParams(filter) = QueryParams::<Filter>::from_request_parts(parts, state).await?;
+        if filter.container.is_some() && filter.app.is_none() {
+            return Err(ApiFailure::bad("container: needs app too"));
+        }
+        Ok(Self(filter))
     }
 }
 

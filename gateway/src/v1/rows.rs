@@ -7,67 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use manifests::manifest::Service;
-use manifests::{AppName, ContainerId, HostName, ServiceName, SlotId};
-use model::Directory;
+use manifests::{ContainerId, HostName, ServiceName, SlotId};
 use model::address::is_global;
 use model::directory::reached_at;
-use model::links;
 use model::records::{Claim, HostState, Phase, Progress, Status};
-use model::snapshot::{ContainerView, Desired, SlotView, Snapshot};
-use model::volumes;
+use model::snapshot::{ContainerView, SlotView};
 use planner::placement;
 use planner::placement::Unclaimed;
 use planner::target::Target;
 
-use super::types::{ContainerRow, GaveUp, PublishedPort, Reasons, SlotRow, SlotStatus};
-
-/// Filter of containers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Filter {
-    /// No filter.
-    #[default]
-    All,
-    /// Containers of an app.
-    App(AppName),
-    /// One container.
-    Container(ContainerId),
-}
-
-impl Filter {
-    /// Whether a container matches.
-    pub fn takes(&self, id: &ContainerId) -> bool {
-        match self {
-            Self::All => true,
-            Self::App(app) => id.app == *app,
-            Self::Container(only) => id == only,
-        }
-    }
-
-    /// Prefix of their status keys.
-    pub fn status_prefix(&self) -> String {
-        let status = manifests::keys::STATUS;
-        match self {
-            Self::All => status.to_owned(),
-            Self::App(app) => format!("{status}{app}/"),
-            Self::Container(id) => format!("{status}{id}/"),
-        }
-    }
-}
-
-/// Inputs of rows.
-#[derive(Debug, Clone, Copy)]
-pub struct RowInputs<'a> {
-    /// The last view of etcd.
-    pub snapshot: &'a Snapshot,
-    /// Services and endpoints in it.
-    pub directory: &'a Directory,
-    /// Status keys that could be read.
-    pub statuses: &'a BTreeMap<SlotId, Status>,
-    /// Reasons of the hosts that answered.
-    pub answers: &'a BTreeMap<HostName, Reasons>,
-    /// Now, in Unix seconds.
-    pub now: i64,
-}
+use super::containers::container_row;
+use super::inputs::{Filter, RowInputs};
+use super::types::{ContainerRow, PublishedPort, SlotRow, SlotStatus};
 
 /// Rows of slots and containers, each in order of app, container and number.
 pub fn merge(inputs: RowInputs<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<ContainerRow>) {
@@ -79,14 +30,14 @@ pub fn merge(inputs: RowInputs<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<Conta
     let mut slots = Vec::new();
     let mut containers = Vec::new();
     for (id, view) in &inputs.snapshot.containers {
-        if !filter.takes(id) {
+        if !filter.matches(id) {
             continue;
         }
         let container = container_row(inputs, id, view);
         if !container.errors.is_empty() {
             slots.push(invalid_row(&container));
         }
-        for number in numbers(view) {
+        for number in slot_numbers(view) {
             if let Some(row) = slot_row(inputs, id, view, number, &placed) {
                 slots.push(row);
             }
@@ -94,57 +45,6 @@ pub fn merge(inputs: RowInputs<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<Conta
         containers.push(container);
     }
     (slots, containers)
-}
-
-/// Row of a container.
-pub fn container_row(
-    inputs: RowInputs<'_>,
-    id: &ContainerId,
-    view: &ContainerView,
-) -> ContainerRow {
-    let (wanted, errors, warnings) = match view.manifest.as_ref().map(|m| &m.value) {
-        Some(Desired::Valid {
-            manifest, warnings, ..
-        }) => {
-            let links = links::warnings(inputs.snapshot, inputs.directory, id, manifest);
-            let links = links.iter().map(ToString::to_string);
-            let warnings = warnings.iter().cloned().chain(links).collect();
-            (Some(manifest), Vec::new(), warnings)
-        }
-        Some(Desired::Invalid(errors)) if errors.is_empty() => {
-            (None, vec!["it can't be read".to_owned()], Vec::new())
-        }
-        Some(Desired::Invalid(errors)) => (None, errors.clone(), Vec::new()),
-        None => (None, Vec::new(), Vec::new()),
-    };
-    let target = Target::of(view);
-    let unnamed_volumes = match &target {
-        Some(Target::Decided {
-            version, manifest, ..
-        }) => volumes::unnamed(&version.version.volumes, manifest),
-        _ => Vec::new(),
-    };
-    let unnamed_volumes = unnamed_volumes.into_iter().map(str::to_owned).collect();
-    let gave_up = target
-        .filter(|target| target.was_given_up(view))
-        .and(view.rollout.as_ref())
-        .map(|rollout| GaveUp {
-            slot: rollout.slot,
-            reason: rollout.reason.clone(),
-        });
-    let scale = wanted.map(|manifest| manifest.scale);
-    let image = wanted.map(|manifest| manifest.image.clone());
-    ContainerRow {
-        app: id.app.clone(),
-        container: id.container.clone(),
-        revision: view.manifest.as_ref().map(|m| m.modified),
-        scale,
-        image,
-        errors,
-        warnings,
-        unnamed_volumes,
-        gave_up,
-    }
 }
 
 fn invalid_row(container: &ContainerRow) -> SlotRow {
@@ -183,7 +83,7 @@ fn empty_row(id: &ContainerId, slot: Option<u32>, status: SlotStatus) -> SlotRow
 }
 
 /// Slots that are wanted or claimed.
-fn numbers(view: &ContainerView) -> BTreeSet<u32> {
+pub(super) fn slot_numbers(view: &ContainerView) -> BTreeSet<u32> {
     let claimed = view
         .slots
         .iter()

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
-use futures_util::future::join_all;
 use manifests::keys::Key;
 use manifests::{AppName, ContainerId, ContainerName, HostName, SlotId};
 use model::Snapshot;
@@ -21,10 +20,9 @@ use store::Op;
 use uuid::Uuid;
 
 use super::agent::{AgentHandle, HostError, Peers};
-use super::api::Api;
-use super::cluster::SlotsQuery;
-use super::reply::{ApiFailure, ApiResult, PathParams, QueryParams};
-use super::rows::Filter;
+use super::api::{Api, ask_hosts};
+use super::inputs::Filter;
+use super::reply::{ApiFailure, ApiResult, FilterParams, PathParams, QueryParams};
 use super::types::{PinReleased, Presence, VolumeRow, VolumeState, Volumes, VolumesAdopted};
 
 /// Query of `adopt`.
@@ -42,9 +40,8 @@ fn id(PathParams((app, container, slot)): Name) -> SlotId {
 /// `GET`: all local volumes.
 pub(super) async fn list(
     State(api): State<Api>,
-    query: QueryParams<SlotsQuery>,
+    FilterParams(filter): FilterParams,
 ) -> ApiResult<Volumes> {
-    let filter = query.filter()?;
     let view = api.view()?;
     let mut volumes = rows(&view.snapshot, &filter);
     let mut notices = Vec::new();
@@ -53,19 +50,14 @@ pub(super) async fn list(
         .filter(|row| row.presence == Presence::Live)
         .map(|row| row.host.clone())
         .collect();
-    let asked = hosts.into_iter().map(|host| async {
+    let ask = async |host| {
         let names = api.volumes_on(&host).await;
-        (host, names)
-    });
-    let mut found = BTreeMap::new();
-    for (host, names) in join_all(asked).await {
-        match names {
-            Ok(names) => {
-                found.insert(host, names);
-            }
-            Err(error) => notices.push(format!("the volumes of {host} are not known: {error}")),
-        }
-    }
+        names.map_err(|error| error.to_string())
+    };
+    let found: BTreeMap<_, _> = ask_hosts(hosts, ask, &mut notices)
+        .await
+        .into_iter()
+        .collect();
     for row in &mut volumes {
         row.state = match (found.get(&row.host), row.state) {
             (Some(names), _) if names.contains(&row.docker) => VolumeState::Present,
@@ -85,7 +77,7 @@ pub(super) async fn list(
 fn rows(snapshot: &Snapshot, filter: &Filter) -> Vec<VolumeRow> {
     let mut rows = Vec::new();
     let containers = snapshot.containers.iter();
-    for (id, container) in containers.filter(|(id, _)| filter.takes(id)) {
+    for (id, container) in containers.filter(|(id, _)| filter.matches(id)) {
         for (number, slot) in &container.slots {
             let Some(data) = &slot.data else { continue };
             let (presence, host) = machine(snapshot, data.host_id);

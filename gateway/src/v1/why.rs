@@ -7,13 +7,15 @@ use model::snapshot::Desired;
 use planner::placement;
 use planner::target::Target;
 
-use super::rows::{Filter, RowInputs, container_row, merge};
+use super::containers::container_row;
+use super::inputs::{Filter, RowInputs};
+use super::rows::merge;
 use super::types::{SlotRow, Why, WhyEndpoint, WhyHost, WhyLink, WhySlot};
 
 /// Explanation of a container; none if there is no such container.
 pub fn why(inputs: RowInputs<'_>, id: &ContainerId) -> Option<Why> {
     let view = inputs.snapshot.containers.get(id)?;
-    let (rows, _) = merge(inputs, &Filter::Container(id.clone()));
+    let (rows, _) = merge(inputs, &Filter::only(id));
     let manifest = match view.manifest.as_ref().map(|m| &m.value) {
         Some(Desired::Valid { manifest, .. }) => Some(manifest.clone()),
         _ => Target::of(view).map(|target| target.manifest().clone()),

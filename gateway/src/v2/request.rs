@@ -124,7 +124,7 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
     let no_value = flag(form, "noValueOnSuccess")?;
     let ttl = match form.get("ttl") {
         None | Some(b"") => None,
-        Some(_) => Some(ttl(form)?),
+        Some(_) => field(form, "ttl", ErrorCode::TtlNotANumber, true, digits)?,
     };
     let prev_exist = unquoted_flag(form, "prevExist")?;
     let refresh = unquoted_flag(form, "refresh")?.unwrap_or(false);
@@ -209,21 +209,32 @@ fn digits(text: &[u8]) -> Option<u64> {
 }
 
 fn number(form: &Form, name: &str) -> Result<u64, V2Error> {
-    match form.get(name) {
-        None => Ok(0),
-        Some(text) => digits(text).ok_or_else(|| {
-            V2Error::request(
-                ErrorCode::IndexNotANumber,
-                format!("invalid value for \"{name}\""),
-            )
-        }),
-    }
+    let code = ErrorCode::IndexNotANumber;
+    Ok(field(form, name, code, true, digits)?.unwrap_or(0))
 }
 
-fn ttl(form: &Form) -> Result<u64, V2Error> {
-    form.get("ttl")
-        .and_then(digits)
-        .ok_or_else(|| V2Error::request(ErrorCode::TtlNotANumber, "invalid value for \"ttl\""))
+fn flag(form: &Form, name: &str) -> Result<bool, V2Error> {
+    Ok(field(form, name, ErrorCode::InvalidField, true, truth)?.unwrap_or(false))
+}
+
+/// etcd names these two without quotes.
+fn unquoted_flag(form: &Form, name: &str) -> Result<Option<bool>, V2Error> {
+    field(form, name, ErrorCode::InvalidField, false, truth)
+}
+
+fn field<T>(
+    form: &Form,
+    name: &str,
+    code: ErrorCode,
+    quoted: bool,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>, V2Error> {
+    let Some(text) = form.get(name) else {
+        return Ok(None);
+    };
+    let quote = if quoted { "\"" } else { "" };
+    let error = || V2Error::request(code, format!("invalid value for {quote}{name}{quote}"));
+    parse(text).map(Some).ok_or_else(error)
 }
 
 /// A truth value as Go reads it.
@@ -232,23 +243,6 @@ fn truth(text: &[u8]) -> Option<bool> {
         b"1" | b"t" | b"T" | b"true" | b"TRUE" | b"True" => Some(true),
         b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False" => Some(false),
         _ => None,
-    }
-}
-
-fn flag(form: &Form, name: &str) -> Result<bool, V2Error> {
-    match form.get(name) {
-        None => Ok(false),
-        Some(text) => truth(text).ok_or_else(|| invalid(format!("invalid value for \"{name}\""))),
-    }
-}
-
-/// etcd names these two without quotes.
-fn unquoted_flag(form: &Form, name: &str) -> Result<Option<bool>, V2Error> {
-    match form.get(name) {
-        None => Ok(None),
-        Some(text) => truth(text)
-            .map(Some)
-            .ok_or_else(|| invalid(format!("invalid value for {name}"))),
     }
 }
 

@@ -16,8 +16,10 @@ use model::snapshot::ContainerView;
 use serde::Deserialize;
 
 use super::api::Api;
+use super::inputs::Filter;
 use super::merge::{self, LineSources, SourceSink, StreamItem};
 use super::reply::{ApiFailure, PathParams, QueryParams};
+use super::rows::slot_numbers;
 use super::types::{LogEvent, LogLine, LogOptions};
 use source::SlotLogReader;
 
@@ -45,42 +47,12 @@ enum Format {
     Raw,
 }
 
-/// `GET logs/<app>`.
-pub(super) async fn of_app(
+/// `GET logs/<app>[/<container>[/<slot>]]`.
+pub(super) async fn logs(
     State(api): State<Api>,
-    PathParams(app): PathParams<AppName>,
+    PathParams(slots): PathParams<SlotFilter>,
     QueryParams(query): QueryParams<LogQuery>,
 ) -> Result<Response, ApiFailure> {
-    answer(api, LogTarget::App(app), query)
-}
-
-/// `GET logs/<app>/<container>`.
-pub(super) async fn of_container(
-    State(api): State<Api>,
-    PathParams((app, container)): PathParams<(AppName, ContainerName)>,
-    QueryParams(query): QueryParams<LogQuery>,
-) -> Result<Response, ApiFailure> {
-    answer(
-        api,
-        LogTarget::Container(ContainerId::new(app, container)),
-        query,
-    )
-}
-
-/// `GET logs/<app>/<container>/<slot>`.
-pub(super) async fn of_slot(
-    State(api): State<Api>,
-    PathParams((app, container, slot)): PathParams<(AppName, ContainerName, u32)>,
-    QueryParams(query): QueryParams<LogQuery>,
-) -> Result<Response, ApiFailure> {
-    answer(
-        api,
-        LogTarget::Slot(ContainerId::new(app, container).slot(slot)),
-        query,
-    )
-}
-
-fn answer(api: Api, of: LogTarget, query: LogQuery) -> Result<Response, ApiFailure> {
     let now = Timestamp::now();
     let options = LogOptions {
         follow: query.follow && !query.previous,
@@ -94,21 +66,16 @@ fn answer(api: Api, of: LogTarget, query: LogQuery) -> Result<Response, ApiFailu
         previous: query.previous,
     };
     let view = api.view()?;
-    if of.slots(&view.snapshot).is_empty() {
-        let is_known = of.containers(&view.snapshot).next().is_some();
-        return Err(match &of {
-            LogTarget::Slot(slot) => ApiFailure::not_found(format!("there is no slot {slot}")),
-            LogTarget::App(app) if is_known => ApiFailure::not_found(format!("{app} has no slots")),
-            LogTarget::App(app) => ApiFailure::not_found(format!("there is no app {app}")),
-            LogTarget::Container(id) if is_known => {
-                ApiFailure::not_found(format!("{id} has no slots"))
-            }
-            LogTarget::Container(id) => ApiFailure::no_container(id),
-        });
+    if slots.matching(&view.snapshot).is_empty() {
+        return Err(slots.not_found(&view.snapshot));
     }
-    let is_app = matches!(of, LogTarget::App(_));
+    let is_app = slots.container.is_none();
     let follow = options.follow;
-    let request = LogRequest { api, of, options };
+    let request = LogRequest {
+        api,
+        slots,
+        options,
+    };
     let kind = match query.format {
         Format::Json => "application/x-ndjson",
         Format::Raw => "text/plain; charset=utf-8",
@@ -151,51 +118,57 @@ fn encode(
 /// Logs of a request.
 struct LogRequest {
     api: Api,
-    of: LogTarget,
+    slots: SlotFilter,
     options: LogOptions,
 }
 
-/// Slots of a request.
-#[derive(Debug, Clone)]
-enum LogTarget {
-    /// All containers of an app.
-    App(AppName),
-    /// All slots of a container.
-    Container(ContainerId),
-    /// One slot.
-    Slot(SlotId),
+/// Slots of an app, of a container, or one.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct SlotFilter {
+    app: AppName,
+    container: Option<ContainerName>,
+    slot: Option<u32>,
 }
 
-impl LogTarget {
-    fn takes(&self, id: &ContainerId) -> bool {
-        match self {
-            Self::App(app) => id.app == *app,
-            Self::Container(only) => id == only,
-            Self::Slot(slot) => *id == slot.container,
-        }
-    }
-
+impl SlotFilter {
     fn containers<'a>(
         &self,
         snapshot: &'a Snapshot,
     ) -> impl Iterator<Item = (&'a ContainerId, &'a ContainerView)> {
+        let filter = Filter {
+            app: Some(self.app.clone()),
+            container: self.container.clone(),
+        };
         let all = snapshot.containers.iter();
-        all.filter(|(id, _)| self.takes(id))
+        all.filter(move |(id, _)| filter.matches(id))
             .map(|(id, view)| (id, view.as_ref()))
     }
 
-    /// Slots that exist or are wanted.
-    fn slots(&self, snapshot: &Snapshot) -> BTreeSet<SlotId> {
+    /// Matching slots that exist or are wanted.
+    fn matching(&self, snapshot: &Snapshot) -> BTreeSet<SlotId> {
         let mut found = BTreeSet::new();
         for (id, view) in self.containers(snapshot) {
-            let claimed = view.slots.iter().filter(|(_, slot)| slot.claim.is_some());
-            let numbers = (0..view.scale().unwrap_or_default()).chain(claimed.map(|(n, _)| *n));
+            let numbers = slot_numbers(view).into_iter();
+            let numbers = numbers.filter(|number| self.slot.is_none_or(|only| *number == only));
             found.extend(numbers.map(|number| id.slot(number)));
         }
-        if let Self::Slot(only) = self {
-            found.retain(|slot| slot == only);
-        }
         found
+    }
+
+    fn not_found(&self, snapshot: &Snapshot) -> ApiFailure {
+        let is_known = self.containers(snapshot).next().is_some();
+        let Self { app, .. } = self;
+        let id = self.container.clone();
+        match (
+            id.map(|name| ContainerId::new(app.clone(), name)),
+            self.slot,
+        ) {
+            (Some(id), Some(slot)) => ApiFailure::no_slot(&id.slot(slot)),
+            (Some(id), None) if is_known => ApiFailure::not_found(format!("{id} has no slots")),
+            (Some(id), None) => ApiFailure::no_container(&id),
+            (None, _) if is_known => ApiFailure::not_found(format!("{app} has no slots")),
+            (None, _) => ApiFailure::not_found(format!("there is no app {app}")),
+        }
     }
 }
 
@@ -205,7 +178,7 @@ impl LineSources for LogRequest {
 
     fn wanted(&self) -> Option<BTreeSet<SlotId>> {
         let view = self.api.agent.view()?;
-        Some(self.of.slots(&view.snapshot))
+        Some(self.slots.matching(&view.snapshot))
     }
 
     fn read(

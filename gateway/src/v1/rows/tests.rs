@@ -1,13 +1,13 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use super::*;
-use model::Directory;
 use model::snapshot::Change;
+use model::{Directory, Snapshot};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::v1::ClusterView;
-use crate::v1::types::LinkFailure;
+use crate::v1::types::{LinkFailure, Reasons};
 use crate::v1::{overview, why};
 
 /// A snapshot from keys and values, each at a revision of its own, from 1.
@@ -107,7 +107,7 @@ fn rows(
         answers: &answers,
         now: 1_000,
     };
-    merge(inputs, &Filter::All).0
+    merge(inputs, &Filter::default()).0
 }
 
 fn view(snapshot: &Snapshot) -> ClusterView {
@@ -437,7 +437,7 @@ fn an_update_says_who_is_behind_and_why() {
         answers: &BTreeMap::new(),
         now: 0,
     };
-    let (_, mut containers) = merge(inputs, &Filter::All);
+    let (_, mut containers) = merge(inputs, &Filter::default());
     let gave_up = containers.pop().unwrap().gave_up.unwrap();
     assert_eq!(gave_up.reason, "exit code 1");
 }
@@ -445,11 +445,18 @@ fn an_update_says_who_is_behind_and_why() {
 #[test]
 fn a_filter_takes_what_it_names() {
     let id: ContainerId = "shop/web".parse().unwrap();
-    assert!(Filter::All.takes(&id) && Filter::App("shop".parse().unwrap()).takes(&id));
-    assert!(Filter::Container(id.clone()).takes(&id));
-    assert!(!Filter::App("sho".parse().unwrap()).takes(&id));
-    assert!(!Filter::Container("shop/we".parse().unwrap()).takes(&id));
-    assert_eq!(Filter::Container(id).status_prefix(), "/status/shop/web/");
+    let of = |id: &str| Filter::only(&id.parse().unwrap());
+    let app = |app: &str| Filter {
+        app: Some(app.parse().unwrap()),
+        container: None,
+    };
+    assert!(Filter::default().matches(&id) && app("shop").matches(&id));
+    assert!(of("shop/web").matches(&id));
+    assert!(!app("sho").matches(&id));
+    assert!(!of("shop/we").matches(&id));
+    assert_eq!(Filter::default().status_prefix(), "/status/");
+    assert_eq!(app("shop").status_prefix(), "/status/shop/");
+    assert_eq!(of("shop/web").status_prefix(), "/status/shop/web/");
 }
 
 #[test]
@@ -566,7 +573,7 @@ fn hosts_and_status_name_what_needs_attention() {
             answers: &BTreeMap::new(),
             now: 0,
         },
-        &Filter::All,
+        &Filter::default(),
     );
     let answering = overview::AnsweringAgent {
         host: "h1".parse().unwrap(),

@@ -1,0 +1,60 @@
+//! Rows of containers. Pure.
+
+use manifests::ContainerId;
+use model::snapshot::{ContainerView, Desired};
+use model::{links, volumes};
+use planner::target::Target;
+
+use super::inputs::RowInputs;
+use super::types::{ContainerRow, GaveUp};
+
+/// Row of a container.
+pub(super) fn container_row(
+    inputs: RowInputs<'_>,
+    id: &ContainerId,
+    view: &ContainerView,
+) -> ContainerRow {
+    let (wanted, errors, warnings) = match view.manifest.as_ref().map(|m| &m.value) {
+        Some(Desired::Valid {
+            manifest, warnings, ..
+        }) => {
+            let links = links::warnings(inputs.snapshot, inputs.directory, id, manifest);
+            let links = links.iter().map(ToString::to_string);
+            let warnings = warnings.iter().cloned().chain(links).collect();
+            (Some(manifest), Vec::new(), warnings)
+        }
+        Some(Desired::Invalid(errors)) if errors.is_empty() => {
+            (None, vec!["it can't be read".to_owned()], Vec::new())
+        }
+        Some(Desired::Invalid(errors)) => (None, errors.clone(), Vec::new()),
+        None => (None, Vec::new(), Vec::new()),
+    };
+    let target = Target::of(view);
+    let unnamed_volumes = match &target {
+        Some(Target::Decided {
+            version, manifest, ..
+        }) => volumes::unnamed(&version.version.volumes, manifest),
+        _ => Vec::new(),
+    };
+    let unnamed_volumes = unnamed_volumes.into_iter().map(str::to_owned).collect();
+    let gave_up = target
+        .filter(|target| target.was_given_up(view))
+        .and(view.rollout.as_ref())
+        .map(|rollout| GaveUp {
+            slot: rollout.slot,
+            reason: rollout.reason.clone(),
+        });
+    let scale = wanted.map(|manifest| manifest.scale);
+    let image = wanted.map(|manifest| manifest.image.clone());
+    ContainerRow {
+        app: id.app.clone(),
+        container: id.container.clone(),
+        revision: view.manifest.as_ref().map(|m| m.modified),
+        scale,
+        image,
+        errors,
+        warnings,
+        unnamed_volumes,
+        gave_up,
+    }
+}
