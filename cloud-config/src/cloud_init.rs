@@ -1,16 +1,15 @@
-//! User data for today's Debian and Ubuntu (cloud-init).
+//! User data for Debian and Ubuntu (cloud-init).
 //!
-//! cloud-init fills in no address, so a member of etcd looks up its own when it
-//! starts, as the agent does. Files are written before packages are installed:
-//! what the packages start already runs as it should.
+//! cloud-init fills in no address, so an etcd member looks up its own when it
+//! starts, as the agent does. Files are written before packages are installed,
+//! so that their services start with the right configuration.
 
 use serde::Serialize;
 use serde_saphyr::FlowSeq;
 
-use crate::coreos::tls_flags;
-use crate::files::{ETCD_USER, HEADER, WriteFile, fetch_script, secret_files, tls_paths};
+use crate::files::{WriteFile, fetch_script, secret_files, tls_paths, user_data};
 use crate::options::{ConfigError, Etcd, Options};
-use crate::unit::{Command, Unit, unit};
+use crate::unit::{Command, Unit, agent_unit};
 
 const PROGRAM: &str = "/usr/local/bin/dokkaa";
 const FETCH: &str = "/usr/local/lib/dokkaa/fetch";
@@ -24,7 +23,7 @@ struct UserData {
     runcmd: Vec<FlowSeq<Vec<&'static str>>>,
 }
 
-/// The user data of a Debian or Ubuntu host.
+/// User data of a Debian or Ubuntu host.
 pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
     options.check()?;
     let mut packages = vec!["docker.io", "curl"];
@@ -50,16 +49,19 @@ pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
             &fetch_script(binary, PROGRAM),
         ));
     }
+    let base = Unit::new(Command::Agent, Vec::new());
     write_files.push(WriteFile::new(
         "/etc/systemd/system/dokkaa.service",
         "0644",
-        &agent(options)?,
+        &agent_unit(options, base, ("etcd.service", FETCH), |base, etcd| {
+            base.flags.push(format!("--etcd={etcd}"))
+        })?,
     ));
     runcmd.push(FlowSeq(vec!["systemctl", "daemon-reload"]));
     if matches!(options.etcd, Etcd::Discovery(_)) {
         runcmd.push(FlowSeq(vec!["systemctl", "enable", "--now", "etcd"]));
     }
-    // Without waiting: the program may be copied to the host later.
+    // --no-block: the program may be copied to the host later.
     runcmd.push(FlowSeq(vec![
         "systemctl",
         "enable",
@@ -74,16 +76,15 @@ pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
         write_files,
         runcmd,
     };
-    let yaml = serde_saphyr::to_string(&data).map_err(|e| ConfigError::Yaml(e.to_string()))?;
-    Ok(format!("{HEADER}{yaml}"))
+    user_data(&data)
 }
 
-/// The script that runs this host's member of etcd.
+/// Script that runs the host's etcd member.
 fn member(discovery: &str, tls: bool) -> String {
     let scheme = if tls { "https" } else { "http" };
     let peer_tls = if tls {
         let paths = tls_paths();
-        // A credential: etcd runs as a user who cannot read root's key.
+        // systemd's credential: etcd runs as a user who cannot read root's key.
         format!(
             "\x20   --peer-trusted-ca-file={} \\\n\
              \x20   --peer-cert-file={} \\\n\
@@ -117,26 +118,4 @@ fn member_drop_in(tls: bool) -> String {
         String::new()
     };
     format!("[Service]\nExecStart=\nExecStart={MEMBER}\n{credential}")
-}
-
-fn agent(options: &Options) -> Result<String, ConfigError> {
-    let mut wanted = Unit::new(Command::Agent, Vec::new());
-    match &options.etcd {
-        Etcd::Discovery(_) => {
-            wanted.flags.push("--etcd=127.0.0.1:2379".into());
-            wanted.after.push("etcd.service".into());
-        }
-        Etcd::Elsewhere(endpoints) => {
-            wanted.flags.push(format!("--etcd={}", endpoints.join(",")));
-            wanted.flags.extend(tls_flags(options));
-        }
-    }
-    if options.etcd_user.is_some() {
-        wanted.flags.push(format!("--etcd-user-file={ETCD_USER}"));
-    }
-    wanted.flags.extend(options.agent_flags.iter().cloned());
-    if options.binary.is_some() {
-        wanted.before_start.push(vec![FETCH.to_owned()]);
-    }
-    unit(&wanted)
 }

@@ -1,14 +1,14 @@
 //! User data for CoreOS Container Linux and Flatcar (`coreos-cloudinit`).
 //!
-//! The platform puts the host's address in place of `$private_ipv4`. `/usr`
-//! cannot be written there, so the program lives in `/opt/bin`.
+//! The platform substitutes `$private_ipv4`. `/usr` is read-only, so the program
+//! lives in `/opt/bin`.
 
 use serde::Serialize;
 use serde_saphyr::LitString;
 
-use crate::files::{ETCD_USER, HEADER, WriteFile, fetch_script, secret_files, tls_paths};
+use crate::files::{WriteFile, fetch_script, secret_files, tls_paths, user_data};
 use crate::options::{ConfigError, Etcd, Options};
-use crate::unit::{Command, Unit, unit};
+use crate::unit::{Command, Unit, agent_unit};
 
 const PROGRAM: &str = "/opt/bin/dokkaa";
 const FETCH: &str = "/opt/bin/dokkaa-fetch";
@@ -45,7 +45,7 @@ struct DropIn {
     content: LitString,
 }
 
-/// The user data of a CoreOS host: units for etcd, Docker and the agent.
+/// User data of a CoreOS host: units for etcd, Docker and the agent.
 pub fn coreos(options: &Options) -> Result<String, ConfigError> {
     options.check()?;
     let mut units = Vec::new();
@@ -87,12 +87,10 @@ pub fn coreos(options: &Options) -> Result<String, ConfigError> {
         write_files,
         coreos: CoreOs { units },
     };
-    let yaml = serde_saphyr::to_string(&data).map_err(|e| ConfigError::Yaml(e.to_string()))?;
-    Ok(format!("{HEADER}{yaml}"))
+    user_data(&data)
 }
 
-/// The drop-in that makes the platform's etcd a member. Clients are on this
-/// host only: the agent.
+/// Drop-in that makes the platform's etcd a member. Its only client is the agent.
 fn member(discovery: &str, tls: bool) -> String {
     let scheme = if tls { "https" } else { "http" };
     let mut flags = vec![
@@ -100,14 +98,14 @@ fn member(discovery: &str, tls: bool) -> String {
         "--advertise-client-urls=http://127.0.0.1:2379".to_owned(),
         format!("--listen-peer-urls={scheme}://{ADDRESS}:2380"),
         format!("--initial-advertise-peer-urls={scheme}://{ADDRESS}:2380"),
-        // systemd's own specifiers start with a percent sign.
+        // systemd's specifiers start with a percent sign.
         format!("--discovery={}", discovery.replace('%', "%%")),
         "--auto-compaction-retention=1h".to_owned(),
     ];
     let mut lines = vec!["[Service]".to_owned()];
     if tls {
         let paths = tls_paths();
-        // The member runs in a container that sees this folder only.
+        // The member runs in a container with this folder mounted.
         lines.push("Environment=\"ETCD_SSL_DIR=/etc/dokkaa\"".to_owned());
         let inside = |path: &str| path.replace("/etc/dokkaa", "/etc/ssl/certs");
         flags.push(format!("--peer-trusted-ca-file={}", inside(&paths.ca)));
@@ -120,42 +118,15 @@ fn member(discovery: &str, tls: bool) -> String {
 }
 
 fn agent(options: &Options) -> Result<String, ConfigError> {
-    let mut wanted = Unit::new(Command::Agent, Vec::new());
-    PROGRAM.clone_into(&mut wanted.program);
-    wanted.environment = vec![("HOST_IP".into(), ADDRESS.into())];
-    match &options.etcd {
-        Etcd::Discovery(_) => {
-            wanted
-                .environment
-                .push(("ETCD_ADDR".into(), "127.0.0.1:2379".into()));
-            wanted.after.push("etcd-member.service".into());
-        }
-        Etcd::Elsewhere(endpoints) => {
-            wanted
-                .environment
-                .push(("ETCD_ADDR".into(), endpoints.join(",")));
-            wanted.flags.extend(tls_flags(options));
-        }
-    }
-    if options.etcd_user.is_some() {
-        wanted.flags.push(format!("--etcd-user-file={ETCD_USER}"));
-    }
-    wanted.flags.extend(options.agent_flags.iter().cloned());
-    if options.binary.is_some() {
-        wanted.before_start.push(vec![FETCH.to_owned()]);
-    }
-    unit(&wanted)
-}
-
-/// The agent's own certificates, for an etcd elsewhere.
-pub(crate) fn tls_flags(options: &Options) -> Vec<String> {
-    if options.tls.is_none() {
-        return Vec::new();
-    }
-    let paths = tls_paths();
-    vec![
-        format!("--etcd-ca={}", paths.ca),
-        format!("--etcd-cert={}", paths.cert),
-        format!("--etcd-key={}", paths.key),
-    ]
+    let mut base = Unit::new(Command::Agent, Vec::new());
+    PROGRAM.clone_into(&mut base.program);
+    base.environment = vec![("HOST_IP".into(), ADDRESS.into())];
+    agent_unit(
+        options,
+        base,
+        ("etcd-member.service", FETCH),
+        |base, etcd| {
+            base.environment.push(("ETCD_ADDR".into(), etcd));
+        },
+    )
 }

@@ -1,11 +1,11 @@
-//! Files that both kinds of user data write to a host.
+//! Parts that both kinds of user data share.
 
 use serde::Serialize;
 use serde_saphyr::LitString;
 
-use crate::options::{Binary, Options};
+use crate::options::{Binary, ConfigError, Options};
 
-/// Where certificates go.
+/// Directory of the certificates.
 const TLS_DIR: &str = "/etc/dokkaa";
 
 /// One entry of `write_files`.
@@ -42,10 +42,10 @@ pub(crate) fn tls_paths() -> TlsPaths {
     }
 }
 
-/// Where the agent's user of etcd goes.
+/// File with the agent's etcd user.
 pub(crate) const ETCD_USER: &str = "/etc/dokkaa/etcd-user";
 
-/// Certificates and etcd's user, if there are any. Key and password are for root only.
+/// Certificates and the etcd user, if any. Key and password are readable by root only.
 pub(crate) fn secret_files(options: &Options) -> Vec<WriteFile> {
     let mut files = Vec::new();
     if let Some(tls) = &options.tls {
@@ -62,13 +62,13 @@ pub(crate) fn secret_files(options: &Options) -> Vec<WriteFile> {
     files
 }
 
-/// A script that fetches `dokkaa` to `program` unless it is there already.
+/// Script that downloads `dokkaa` to `program` unless it exists.
 pub(crate) fn fetch_script(binary: &Binary, program: &str) -> String {
     let Binary { url, sha256 } = binary;
-    // Neither can hold a quote: see `Options::check`.
+    // `Options::check` admits no quotes in either.
     format!(
         "#!/bin/sh\n\
-         # Fetches dokkaa once; a file with another checksum is not kept.\n\
+         # Downloads dokkaa once; a file with a wrong checksum is not kept.\n\
          set -e\n\
          [ ! -x {program} ] || exit 0\n\
          curl -fsSL --retry 5 -o {program}.new '{url}'\n\
@@ -78,11 +78,16 @@ pub(crate) fn fetch_script(binary: &Binary, program: &str) -> String {
     )
 }
 
-/// What a reader of the user data should know.
-pub(crate) const HEADER: &str = "\
+/// The user data as YAML.
+pub(crate) fn user_data(data: &impl Serialize) -> Result<String, ConfigError> {
+    let yaml = serde_saphyr::to_string(data).map_err(|e| ConfigError::Yaml(e.to_string()))?;
+    Ok(format!("{HEADER}{yaml}"))
+}
+
+const HEADER: &str = "\
 #cloud-config
 # Sets up one host of a dokkaa cluster; the same for every host.
-# Between hosts these ports are needed: 4003 and 20000-29999, and 2380 where
-# hosts run etcd members. Keep all of them closed to everybody else: who reaches
-# etcd is root on every host. The API (4001) is on 127.0.0.1 only.
+# Open these ports between the hosts: 4003 and 20000-29999, and 2380 where hosts
+# run etcd members. Keep them closed to everybody else: access to etcd is root
+# on every host. The API (4001) listens on 127.0.0.1 only.
 ";

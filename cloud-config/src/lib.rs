@@ -1,8 +1,7 @@
-//! What sets a host up: the agent's systemd unit and user data for a new machine.
+//! Host setup: the agent's systemd unit, and user data for a new machine.
 //!
-//! Pure functions from options to text. Nothing is read, fetched or run, and no
-//! value can break out of the place it is written to: what would is refused.
-//! The YAML is written by a serializer, never by putting text together.
+//! Pure functions from options to text. Values that could break out of a line,
+//! a quote or YAML are refused.
 
 mod cloud_init;
 mod coreos;

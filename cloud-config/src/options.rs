@@ -1,34 +1,33 @@
-//! What may be said about a new host, and what is refused.
+//! Options of the user data, and their checks.
 
-/// What the user data of a host says. The same for every host of a cluster.
+/// Options of the user data, the same for every host of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Where the cluster's etcd is.
+    /// The cluster's etcd.
     pub etcd: Etcd,
     /// Certificates, written to `/etc/dokkaa` on the host.
     pub tls: Option<Tls>,
-    /// Where the host fetches `dokkaa`; none: somebody copies it there.
+    /// Download of `dokkaa`; none: it is copied to the host.
     pub binary: Option<Binary>,
-    /// The agent's user of etcd, as `name:password`, written to `/etc/dokkaa` on the host.
+    /// The agent's etcd user, as `name:password`, written to `/etc/dokkaa` on the host.
     pub etcd_user: Option<String>,
     /// Further flags of the agent.
     pub agent_flags: Vec<String>,
 }
 
-/// Where the cluster's etcd is.
+/// Location of the cluster's etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Etcd {
-    /// Every host runs a member; they find each other through this URL.
+    /// A member on every host; they find each other through this URL.
     Discovery(String),
-    /// It runs elsewhere, at these endpoints.
+    /// Endpoints elsewhere.
     Elsewhere(Vec<String>),
 }
 
-/// A certificate with its key and who signed it, in PEM.
+/// A certificate with its key and CA, in PEM.
 ///
-/// For an etcd elsewhere they are the agent's; with discovery they are the
-/// members', who talk to each other with them, and must name every host's
-/// address.
+/// With an etcd elsewhere, the agent's client certificate; with discovery, the
+/// members' peer certificate, which must name every host's address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
     /// The certificate authority's certificate.
@@ -39,50 +38,50 @@ pub struct Tls {
     pub key: String,
 }
 
-/// Where `dokkaa` is to be had.
+/// Download of `dokkaa`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binary {
     /// An http or https URL.
     pub url: String,
-    /// What it must be, as `sha256sum` prints it.
+    /// Its checksum, as `sha256sum` prints it.
     pub sha256: String,
 }
 
-/// Why there is no user data.
+/// Error of checking the options.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// Not something to fetch.
+    /// An invalid URL.
     #[error("{what} {value:?} is not an http or https URL")]
     NotAUrl {
-        /// Which option.
+        /// The option.
         what: &'static str,
-        /// What it said.
+        /// Its value.
         value: String,
     },
-    /// No endpoint, or one that is none.
+    /// An invalid endpoint.
     #[error("etcd endpoint {0:?} is neither host:port nor a URL")]
     NotAnEndpoint(String),
-    /// No endpoint at all.
-    #[error("no etcd endpoint is named")]
+    /// No endpoint.
+    #[error("at least one etcd endpoint is required")]
     NoEndpoint,
-    /// Not a checksum.
+    /// An invalid checksum.
     #[error("{0:?} is not a sha256 checksum: 64 hexadecimal digits")]
     NotAChecksum(String),
-    /// Would end the line that it is written to.
+    /// A value that would end its line.
     #[error("{0:?} contains a line break or another control character")]
     ControlCharacter(String),
-    /// Every user of the host could read it.
+    /// A password that every user of the host could read.
     #[error(
-        "--etcd-user puts the password into the unit, and `ps` shows it to everybody: write name:password into a file of mode 0600 on the host, and give --etcd-user-file"
+        "--etcd-user would put the password into the unit, readable by every user with `ps`; write name:password into a file with mode 0600 and use --etcd-user-file"
     )]
     PasswordInFlags,
-    /// Not a user and a password.
-    #[error("the file with etcd's user does not say name:password")]
+    /// An invalid user file.
+    #[error("the etcd user file must contain name:password")]
     NotAUser,
-    /// Not a PEM file.
+    /// No PEM file.
     #[error("the {0} is not in PEM format")]
     NotPem(&'static str),
-    /// The serializer refused.
+    /// An error of the serializer.
     #[error("cannot write YAML: {0}")]
     Yaml(String),
 }
@@ -98,7 +97,7 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Options {
-    /// Refuses what could not be written as it is meant.
+    /// Checks all values.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         match &self.etcd {
             Etcd::Discovery(url) => is_url("discovery URL", url)?,
@@ -141,7 +140,7 @@ impl Options {
     }
 }
 
-/// A command line is everybody's to read.
+/// Refuses a password on a command line, which every user can read.
 pub(crate) fn no_password(flags: &[String]) -> Result<(), ConfigError> {
     let shows = |flag: &String| flag == "--etcd-user" || flag.starts_with("--etcd-user=");
     if flags.iter().any(shows) {
@@ -150,7 +149,7 @@ pub(crate) fn no_password(flags: &[String]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Nothing that would end a line of a unit or a script.
+/// Refuses control characters, which could end a line of a unit or a script.
 pub(crate) fn one_line(text: &str) -> Result<(), ConfigError> {
     if text.chars().any(char::is_control) {
         return Err(ConfigError::ControlCharacter(text.to_owned()));
@@ -162,7 +161,7 @@ fn is_url(what: &'static str, value: &str) -> Result<(), ConfigError> {
     let rest = value
         .strip_prefix("https://")
         .or_else(|| value.strip_prefix("http://"));
-    // What a URL has no need for and a shell or a unit could take otherwise.
+    // Without characters that are special in a shell or a unit.
     let plain = |b: u8| b.is_ascii_graphic() && !br#"'"\`$<>{}|^"#.contains(&b);
     match rest {
         Some(rest) if !rest.is_empty() && rest.bytes().all(plain) => Ok(()),
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_out_is_refused() {
+    fn values_that_could_break_out_are_refused() {
         for bad in [
             "discovery.example",
             "https://a b",

@@ -1,36 +1,36 @@
 //! The systemd unit that runs the agent.
 
-use crate::options::{ConfigError, no_password, one_line};
+use crate::files::{ETCD_USER, tls_paths};
+use crate::options::{ConfigError, Etcd, Options, no_password, one_line};
 
-/// What the unit runs.
+/// Command of the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// The agent of a host in a cluster.
     Agent,
-    /// A cluster of this one machine, with an etcd of its own.
+    /// A single-machine cluster with an embedded etcd.
     Up,
 }
 
-/// What goes into the unit.
+/// Options of the unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// What it runs.
+    /// The command.
     pub command: Command,
-    /// Where `dokkaa` is.
+    /// Path of `dokkaa`.
     pub program: String,
-    /// The command's flags, each as one word.
+    /// Flags of the command, one word each.
     pub flags: Vec<String>,
-    /// Environment, in this order.
+    /// Environment, in order.
     pub environment: Vec<(String, String)>,
-    /// Units that this one starts after, besides Docker and the network.
+    /// Units to start after, besides Docker and the network.
     pub after: Vec<String>,
-    /// Run before each start, each as its words; all must succeed.
+    /// Commands before each start, as words; all must succeed.
     pub before_start: Vec<Vec<String>>,
 }
 
 impl Unit {
-    /// The unit for a command with these flags, from where `make up` and `scp`
-    /// put the program.
+    /// A unit with flags, for the program at its usual path.
     pub fn new(command: Command, flags: Vec<String>) -> Self {
         Self {
             command,
@@ -43,11 +43,45 @@ impl Unit {
     }
 }
 
-/// The text of `dokkaa.service`.
+/// `dokkaa.service` of an agent: `base` with the options; `set_etcd` adds the endpoints.
+pub(crate) fn agent_unit(
+    options: &Options,
+    mut base: Unit,
+    (etcd_unit, fetch): (&str, &str),
+    set_etcd: impl FnOnce(&mut Unit, String),
+) -> Result<String, ConfigError> {
+    match &options.etcd {
+        Etcd::Discovery(_) => {
+            set_etcd(&mut base, "127.0.0.1:2379".to_owned());
+            base.after.push(etcd_unit.to_owned());
+        }
+        Etcd::Elsewhere(endpoints) => {
+            set_etcd(&mut base, endpoints.join(","));
+            if options.tls.is_some() {
+                let paths = tls_paths();
+                base.flags.extend([
+                    format!("--etcd-ca={}", paths.ca),
+                    format!("--etcd-cert={}", paths.cert),
+                    format!("--etcd-key={}", paths.key),
+                ]);
+            }
+        }
+    }
+    if options.etcd_user.is_some() {
+        base.flags.push(format!("--etcd-user-file={ETCD_USER}"));
+    }
+    base.flags.extend(options.agent_flags.iter().cloned());
+    if options.binary.is_some() {
+        base.before_start.push(vec![fetch.to_owned()]);
+    }
+    unit(&base)
+}
+
+/// Text of `dokkaa.service`.
 pub fn unit(unit: &Unit) -> Result<String, ConfigError> {
     let (description, command, stop_rules) = match unit.command {
         Command::Agent => ("dokkaa agent", "agent", AGENT_STOP_RULES),
-        Command::Up => ("dokkaa, a cluster of this one machine", "up", UP_STOP_RULES),
+        Command::Up => ("dokkaa, a single-machine cluster", "up", UP_STOP_RULES),
     };
     let mut lines = vec!["[Unit]".to_owned(), format!("Description={description}")];
     let mut after = vec!["network-online.target", "docker.service"];
@@ -75,13 +109,12 @@ pub fn unit(unit: &Unit) -> Result<String, ConfigError> {
 }
 
 const AGENT_STOP_RULES: &str = "\
-Stopping the agent stops no container: it says that it will be back and ends
-within a second. Its slots wait for it for the restart grace (30 s); then other
-hosts take them over, while its containers run on unattended until it is back.
-To take this host out for good: dokkaa leave";
+Stopping the agent stops no container. Its slots are reserved for the restart
+grace (30 s); then other hosts take them over, while its containers keep running
+unattended until it is back. To remove this host for good: dokkaa leave";
 
 const UP_STOP_RULES: &str = "\
-Stopping it stops no container: the next start goes on with those that run.
+Stopping it stops no container: the next start adopts the running ones.
 To stop the cluster with its containers: dokkaa down.";
 
 const SERVICE: &str = "\
@@ -96,7 +129,7 @@ OOMScoreAdjust=-500
 [Install]
 WantedBy=multi-user.target";
 
-/// Words of a command line as systemd reads them back.
+/// A command line, quoted for systemd.
 fn command_line(words: &[String]) -> Result<String, ConfigError> {
     let mut line = String::new();
     for word in words {
@@ -104,13 +137,13 @@ fn command_line(words: &[String]) -> Result<String, ConfigError> {
         if !line.is_empty() {
             line.push(' ');
         }
-        // Variables are substituted in command lines, and only there.
+        // systemd substitutes variables in command lines only.
         line += &quoted(&word.replace('$', "$$"))?;
     }
     Ok(line)
 }
 
-/// One word as systemd reads it back.
+/// One word, quoted for systemd.
 fn quoted(word: &str) -> Result<String, ConfigError> {
     one_line(word)?;
     let word = word.replace('%', "%%");
@@ -129,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_as_systemd_reads_them() {
+    fn words_are_quoted_for_systemd() {
         let line = |word: &str| command_line(&[word.to_owned()]);
         assert_eq!(
             line("--etcd=https://a:1,https://b:2").as_deref(),
