@@ -1,10 +1,8 @@
-//! Carries bytes between two connections until both directions have ended.
+//! Copying bytes between two connections until both directions have ended.
 //!
-//! Each direction ends by itself: an end of one side's data is passed on as an
-//! end of data (half-close), and the other direction runs on. A reset on one
-//! side becomes a reset on the other. Holds no memory for a connection that
-//! moves nothing: buffers are large, because that is what makes a copy fast,
-//! and belong to the thread. Never times out; keepalive finds dead peers.
+//! Half-close and reset are passed on. Buffers are large, for throughput, and
+//! belong to the thread: an idle connection holds none. There is no time-out;
+//! keepalive detects dead peers.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,16 +15,16 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Bytes moved at once; with 8 KiB a stream reaches a third of the rate.
+/// Bytes copied at once; with 8 KiB a stream reaches a third of the rate.
 const CHUNK: usize = 256 * 1024;
-/// Free buffers that a thread keeps.
+/// Free buffers kept by a thread.
 const KEPT: usize = 4;
-/// Chunks that one direction moves before others get their turn.
+/// Chunks that one direction copies before it yields.
 const TURN: u32 = 16;
-/// Silence before the kernel asks whether the peer is still there, and between its questions.
+/// Idle time before the first keepalive probe; probes follow at a quarter of it.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Small packets go at once; a peer that vanished is noticed.
+/// Disables Nagle's algorithm and enables keepalive.
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
@@ -40,7 +38,7 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
 pub(crate) async fn carry(client: &TcpStream, server: &TcpStream) -> io::Result<()> {
     let mut up = pin!(pump(client, server));
     let mut down = pin!(pump(server, client));
-    // Who has finished sending is read no more: only its error tells that it has gone altogether.
+    // A side that has finished sending is not read any more: only an error shows that it is gone.
     tokio::select! {
         ended = &mut up => {
             ended?;
@@ -59,7 +57,7 @@ pub(crate) async fn carry(client: &TcpStream, server: &TcpStream) -> io::Result<
     }
 }
 
-/// Ends when the connection has been reset, or given up by the kernel.
+/// Waits until the connection is reset, or given up by the kernel.
 pub(crate) async fn broken(stream: &TcpStream) -> io::Error {
     match stream.ready(Interest::ERROR).await {
         Ok(_) => match stream.take_error() {
@@ -94,10 +92,10 @@ async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Passes the end of data on.
+/// Passes a half-close on.
 fn end(to: &TcpStream) -> io::Result<()> {
     match SockRef::from(to).shutdown(Shutdown::Write) {
-        // The peer has closed already: its own direction tells the rest.
+        // The peer has closed already; the other direction reports it.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         result => result,
     }
@@ -119,7 +117,7 @@ async fn send(mut data: &[u8], from: &TcpStream, to: &TcpStream) -> io::Result<(
     Ok(())
 }
 
-/// A buffer that goes back to its thread.
+/// A buffer that returns to its thread when dropped.
 struct Chunk(Box<[u8]>);
 
 thread_local! {
@@ -150,7 +148,7 @@ impl DerefMut for Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
-        // A thread that ends has nowhere to keep it.
+        // It fails while the thread ends.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT {

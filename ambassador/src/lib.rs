@@ -1,15 +1,14 @@
-//! Carries link traffic to where a service lives now.
+//! The link proxy of a host: TCP from containers to the endpoints of their links.
 //!
 //! A container's links are ports of the bridge's gateway: 10000, 10001, … in
-//! the order of its manifest. Who calls is told by the source address, so two
-//! containers may mean different services by one port. The target is looked
-//! up per connection in tables that others swap; this crate knows no etcd and
-//! no Docker, and never uses the address for authorisation.
+//! the order of its manifest. The source address identifies the caller, so one
+//! port may be another service for each container; it never authorises. The
+//! target is looked up per connection in tables that others swap; this crate
+//! knows no etcd and no Docker.
 //!
-//! Nothing here is fatal: a port that is taken is a [`listen::Problem`] that
-//! is shown and tried again. Idle connections are never cut. When the agent
-//! ends, its link connections end with it, by a reset, so that no client
-//! takes half an answer for a whole one.
+//! No failure is fatal: a port that is taken is a [`listen::Problem`], shown
+//! and retried. There is no idle time-out. When the agent stops, its link
+//! connections are reset, so that no client takes half an answer for a whole.
 
 mod carry;
 mod loads;

@@ -1,8 +1,6 @@
-//! Which endpoint next: the fewest connections of ours, in turn among equals.
+//! Load balancing: least connections, round-robin among equals.
 //!
-//! The choice is a pure function of the loads; what is kept is a count per
-//! endpoint, a turn per service and when a connect last failed. Looks only at
-//! connections of this host's callers, never at what others send there.
+//! Only the connections of this host's callers are counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use model::directory::ServiceId;
 
-/// For how long an endpoint that did not answer is tried last: until a lost host has left the directory.
-const SHUNNED: Duration = Duration::from_secs(5);
+/// Time for which an endpoint is tried last after a failed connect; a lost host leaves the directory meanwhile.
+const BACK_OFF: Duration = Duration::from_secs(5);
 
-/// The connections of ours, by endpoint.
+/// Open connections by endpoint.
 #[derive(Debug, Default)]
 pub struct Loads {
     state: Mutex<State>,
@@ -33,13 +31,13 @@ struct Load {
 }
 
 impl Load {
-    fn is_shunned(&self, now: Instant) -> bool {
+    fn is_backing_off(&self, now: Instant) -> bool {
         self.failed_at
-            .is_some_and(|at| now.saturating_duration_since(at) < SHUNNED)
+            .is_some_and(|at| now.saturating_duration_since(at) < BACK_OFF)
     }
 }
 
-/// A connection that counts until this is dropped.
+/// A connection, counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Open {
     loads: Arc<Loads>,
@@ -59,7 +57,7 @@ impl Drop for Open {
 }
 
 impl Loads {
-    /// How many connections of ours the endpoint has, those being made included.
+    /// Number of connections to the endpoint, those being made included.
     pub fn open(&self, target: SocketAddr) -> usize {
         self.lock()
             .endpoints
@@ -67,7 +65,7 @@ impl Loads {
             .map_or(0, |load| load.open)
     }
 
-    /// The targets in the order to try them; takes the service's next turn.
+    /// The targets in the order to try them; advances the service's round-robin.
     pub(crate) fn order(
         &self,
         service: &ServiceId,
@@ -82,11 +80,11 @@ impl Loads {
             state
                 .endpoints
                 .get(&target)
-                .map_or((false, 0), |load| (load.is_shunned(now), load.open))
+                .map_or((false, 0), |load| (load.is_backing_off(now), load.open))
         })
     }
 
-    /// Counts a connection to the target from now on.
+    /// Counts a connection to the target.
     pub(crate) fn open_one(self: &Arc<Self>, target: SocketAddr) -> Open {
         self.lock().endpoints.entry(target).or_default().open += 1;
         Open {
@@ -95,23 +93,23 @@ impl Loads {
         }
     }
 
-    /// The target did not take a connection.
+    /// Records a failed connect.
     pub(crate) fn failed(&self, target: SocketAddr, now: Instant) {
         let mut state = self.lock();
         state
             .endpoints
-            .retain(|_, load| load.open > 0 || load.is_shunned(now));
+            .retain(|_, load| load.open > 0 || load.is_backing_off(now));
         state.endpoints.entry(target).or_default().failed_at = Some(now);
     }
 
-    /// The target took a connection.
+    /// Records a successful connect.
     pub(crate) fn answered(&self, target: SocketAddr) {
         if let Some(load) = self.lock().endpoints.get_mut(&target) {
             load.failed_at = None;
         }
     }
 
-    /// Forgets the turns of services that nobody here links to any more.
+    /// Forgets services without a link on this host.
     pub(crate) fn retain(&self, linked: &BTreeSet<&ServiceId>) {
         self.lock()
             .turns
@@ -123,7 +121,7 @@ impl Loads {
     }
 }
 
-/// Rotated by the turn, then by load: what failed lately last, then the fewest connections first.
+/// Targets rotated by the turn, then sorted: recently failed ones last, fewest connections first.
 fn order(
     targets: &[SocketAddr],
     turn: usize,
@@ -198,7 +196,7 @@ mod tests {
         loads.failed(target(2), now);
         assert_eq!(loads.order(&a, &targets, now)[0], target(1));
         assert_eq!(loads.order(&a, &targets, now)[0], target(1));
-        let later = now + SHUNNED;
+        let later = now + BACK_OFF;
         let firsts: BTreeSet<_> = (0..2)
             .map(|_| loads.order(&a, &targets, later)[0])
             .collect();

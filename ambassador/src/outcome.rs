@@ -8,25 +8,25 @@ use std::time::SystemTime;
 use manifests::SlotId;
 use model::directory::ServiceId;
 
-/// Link connections since the start, by result.
+/// Counts of link connections since the start, by result.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Reached an endpoint.
+    /// Connected to an endpoint.
     pub ok: AtomicU64,
-    /// Refused: unknown caller, no such link, or nothing that serves it.
+    /// Refused: unknown caller, no such link, or no endpoint.
     pub refused: AtomicU64,
-    /// There were endpoints, and none took the connection.
+    /// Failed to connect to any endpoint.
     pub failed: AtomicU64,
-    /// Open now.
+    /// Open at the moment.
     pub open: AtomicU64,
 }
 
-/// A connection of a link that was refused or failed.
+/// A refused or failed connection of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// When.
+    /// Its time.
     pub at: SystemTime,
-    /// Why, for people.
+    /// The reason, as text.
     pub reason: String,
 }
 
@@ -37,7 +37,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// The last failure of a slot's link to a service; connections that worked since do not remove it.
+    /// The last failure of a slot's link to a service, also if connections succeeded since.
     pub fn last(&self, slot: &SlotId, service: &ServiceId) -> Option<Failure> {
         self.lock().get(slot)?.get(service).cloned()
     }
@@ -49,7 +49,7 @@ impl Failures {
             .insert(service.clone(), failure);
     }
 
-    /// Forgets slots that are not here any more.
+    /// Forgets slots that are gone.
     pub(crate) fn retain(&self, here: &BTreeSet<&SlotId>) {
         self.lock().retain(|slot, _| here.contains(slot));
     }

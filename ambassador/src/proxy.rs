@@ -1,8 +1,7 @@
-//! One connection: who calls, where to, and what became of it.
+//! One connection: resolved, connected and carried.
 //!
-//! The target is looked up when the connection comes, never before and never
-//! again. Every connection ends in exactly one of ok, refused and failed, and
-//! one that is turned away ends in a reset, as if nobody listened.
+//! Every connection counts as exactly one of ok, refused and failed. A refused
+//! or failed one is reset, as if nobody listened.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -21,10 +20,10 @@ use crate::loads::{Loads, Open};
 use crate::outcome::{Counters, Failure, Failures};
 use crate::table::{Reason, Refusal, Route, Tables};
 
-/// Most endpoints that one connection tries.
+/// Endpoints that one connection tries at most.
 const TRIES: usize = 4;
 
-/// What all connections share.
+/// State shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) tables: Arc<Tables>,
@@ -37,10 +36,10 @@ pub(crate) struct Proxy {
     pub(crate) log: Mutex<LogThrottle<(IpAddr, u16)>>,
 }
 
-/// How the way to an endpoint ended.
+/// Result of connecting to an endpoint.
 enum Reached {
     Server(TcpStream, Open),
-    Nowhere(Route, String),
+    Failed(Route, String),
 }
 
 impl Proxy {
@@ -79,10 +78,10 @@ impl Proxy {
                     listen::reset(server);
                 }
             }
-            Ok(Reached::Nowhere(route, reason)) => {
+            Ok(Reached::Failed(route, reason)) => {
                 count(&self.counters.failed);
                 listen::reset(client);
-                if let Some(suppressed) = self.is_loud(caller, port) {
+                if let Some(suppressed) = self.pass_log(caller, port) {
                     let Route { slot, service, .. } = &route;
                     warn!(%caller, port, %slot, %service, %reason, suppressed, "link connection failed");
                 }
@@ -91,7 +90,7 @@ impl Proxy {
             Err(refusal) => {
                 count(&self.counters.refused);
                 listen::reset(client);
-                self.say(caller, port, &refusal);
+                self.log_refusal(caller, port, &refusal);
             }
         }
     }
@@ -118,19 +117,19 @@ impl Proxy {
                 }
             }
         }
-        Ok(Reached::Nowhere(route, reasons))
+        Ok(Reached::Failed(route, reasons))
     }
 
-    /// Looks the connection up; an unknown caller is held while the engine is asked who it is.
+    /// Resolves the connection; an unknown caller is held while the engine is queried.
     async fn admit(&self, caller: IpAddr, port: u16) -> Result<Route, Refusal> {
-        // Subscribed before the first look, so that no swap is missed.
+        // Subscribed before the first lookup, so that no swap is missed.
         let mut changed = self.tables.changed();
         let is_unknown = |found: &Result<Route, Refusal>| matches!(found, Err(refusal) if refusal.reason == Reason::UnknownCaller);
         let found = self.tables.resolve(caller, port);
         if !is_unknown(&found) {
             return found;
         }
-        // When it is full, the agent has been asked already.
+        // A full channel has a request for the engine already.
         let _ = self.refresh.try_send(caller);
         let known = async {
             while changed.changed().await.is_ok() {
@@ -150,20 +149,20 @@ impl Proxy {
         let server = tokio::time::timeout(self.connect_timeout, TcpStream::connect(target))
             .await
             .map_err(|_| {
-                let text = format!("no answer within {:?}", self.connect_timeout);
+                let text = format!("timed out after {:?}", self.connect_timeout);
                 std::io::Error::new(std::io::ErrorKind::TimedOut, text)
             })??;
         carry::prepare(&server)?;
         Ok(server)
     }
 
-    fn say(&self, caller: IpAddr, port: u16, refusal: &Refusal) {
+    fn log_refusal(&self, caller: IpAddr, port: u16, refusal: &Refusal) {
         let Refusal {
             slot,
             service,
             reason,
         } = refusal;
-        if let Some(suppressed) = self.is_loud(caller, port) {
+        if let Some(suppressed) = self.pass_log(caller, port) {
             warn!(
                 %caller,
                 port,
@@ -171,7 +170,7 @@ impl Proxy {
                 service = service.as_ref().map(tracing::field::display),
                 %reason,
                 suppressed,
-                "link refused"
+                "link connection refused"
             );
         }
         if let (Some(slot), Some(service)) = (slot, service) {
@@ -189,7 +188,7 @@ impl Proxy {
         self.failures.note(slot, service, Failure { at, reason });
     }
 
-    fn is_loud(&self, caller: IpAddr, port: u16) -> Option<u64> {
+    fn pass_log(&self, caller: IpAddr, port: u16) -> Option<u64> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.pass((caller, port), Instant::now())
     }
@@ -199,7 +198,7 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Counts one more until dropped.
+/// A count that is one higher until this is dropped.
 struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {

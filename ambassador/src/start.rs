@@ -1,8 +1,7 @@
-//! The listeners: one for each port that some caller has a link on.
+//! The listeners: one for each port that a caller has a link on.
 //!
-//! They come as links appear and then stay, at most as many as a container
-//! may have links. One that can't be bound (the bridge is not there yet, the
-//! port is taken) is a problem that is shown and tried again; the others work.
+//! Listeners are added as links appear, and stay; there are at most as many as
+//! a container may have links. Each is bound and retried by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -26,38 +25,38 @@ use crate::table::{self, Tables};
 /// Interval between log lines of one caller and port.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Which port is bound for a link port.
+/// Choice of the port that is bound for a link port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ports {
-    /// The same.
+    /// The link port.
     AsLinked,
-    /// Any free one: for tests, which look in [`Handle::addresses`].
+    /// Any free one, for tests; see [`Handle::addresses`].
     Ephemeral,
 }
 
-/// How an ambassador works.
+/// Configuration of the ambassador.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where containers reach it: the bridge's gateway.
+    /// Address to listen on: the bridge's gateway.
     pub addr: IpAddr,
-    /// Which ports it binds.
+    /// Choice of ports.
     pub ports: Ports,
-    /// How long an unknown caller is held while the engine is asked.
+    /// Time that an unknown caller is held while the engine is queried.
     pub hold: Duration,
-    /// How long one endpoint may take to accept; the next is tried then.
+    /// Connect time-out of one endpoint; the next is tried then.
     pub connect_timeout: Duration,
-    /// Connections of all callers, and of one.
+    /// Limits of connections, in all and per caller.
     pub limits: Limits,
 }
 
 impl Config {
-    /// The defaults at an address.
+    /// Defaults at an address.
     pub fn new(addr: IpAddr) -> Self {
         Self {
             addr,
             ports: Ports::AsLinked,
             hold: Duration::from_secs(1),
-            // One lost packet is sent again after a second.
+            // A lost SYN is sent again after 1 s.
             connect_timeout: Duration::from_millis(1500),
             limits: Limits {
                 all: 1_024,
@@ -74,9 +73,9 @@ pub struct Ambassador;
 /// A running ambassador.
 #[derive(Debug)]
 pub struct Handle {
-    /// What is bound, by link port.
+    /// Bound addresses by link port.
     pub addresses: watch::Receiver<BTreeMap<u16, SocketAddr>>,
-    /// What can't be bound at the moment.
+    /// Addresses it can't listen on at the moment.
     pub problems: watch::Receiver<Vec<Problem>>,
     /// Connections by result.
     pub counters: Arc<Counters>,
@@ -89,21 +88,20 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Containers reach it there from now on, and nowhere else. Open connections stay.
+    /// Replaces the address to listen on. Open connections stay.
     pub fn listen_at(&self, addr: IpAddr) {
         self.addr
             .send_if_modified(|before| std::mem::replace(before, addr) != addr);
     }
 
-    /// Returns when everything has ended after the shutdown was cancelled.
+    /// Waits for the end, after the shutdown was cancelled.
     pub async fn stopped(self) {
-        // It only fails if it panicked, and then it has stopped too.
         let _ = self.task.await;
     }
 }
 
 impl Ambassador {
-    /// Starts; `refresh` asks the agent to look at the engine for an address, and the answer is a swap of the callers.
+    /// Starts the ambassador. `refresh` makes the agent query the engine for an address and swap the callers.
     pub fn start(
         config: Config,
         tables: Arc<Tables>,
@@ -151,7 +149,7 @@ impl Ambassador {
 struct Listeners {
     ports: Ports,
     addr: watch::Receiver<IpAddr>,
-    /// Ends the listeners at that address.
+    /// Stops the listeners at the current address.
     open: CancellationToken,
     limiter: Limiter,
     proxy: Arc<Proxy>,
@@ -192,7 +190,7 @@ impl Listeners {
         self.tasks.wait().await;
     }
 
-    /// Drops what is remembered of containers and links that are not here any more.
+    /// Forgets the state of containers and links that are gone.
     fn forget(&self) {
         let callers = self.proxy.tables.callers();
         let slots: BTreeSet<_> = callers.values().map(|caller| &caller.slot).collect();

@@ -1,8 +1,7 @@
-//! Who calls and what that means: source address and port to a service's endpoints.
+//! Resolution of a connection: source address and port to a service's endpoints.
 //!
-//! Pure lookups in two immutable tables. The callers are the containers of
-//! this host, few, and swapped whole; the directory is the agent's, shared
-//! with DNS. Never blocks a reader: a lookup sees one state of each table.
+//! Looked up in two immutable tables that are swapped whole: the callers, which
+//! are the containers of this host, and the agent's directory, shared with DNS.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +14,7 @@ use manifests::manifest::Protocol;
 use model::directory::{Caller, Callers, Directory, ServiceId};
 use tokio::sync::watch;
 
-/// The tables that connections are decided by.
+/// The tables of the ambassador.
 #[derive(Debug)]
 pub struct Tables {
     callers: ArcSwap<Callers>,
@@ -24,7 +23,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// No callers yet, and the agent's directory.
+    /// Tables without callers.
     pub fn new(directory: Arc<ArcSwap<Directory>>) -> Self {
         Self {
             callers: ArcSwap::default(),
@@ -33,64 +32,64 @@ impl Tables {
         }
     }
 
-    /// Swaps the callers; who waits to be known is looked up again.
+    /// Swaps the callers; held connections are resolved again.
     pub fn set_callers(&self, callers: Callers) {
         self.callers.store(Arc::new(callers));
         self.changed.send_replace(());
     }
 
-    /// The callers as they are now.
+    /// The current callers.
     pub fn callers(&self) -> Arc<Callers> {
         self.callers.load_full()
     }
 
-    /// Tells of each swap of the callers from now on.
+    /// Notifications of swaps of the callers.
     pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Looks a connection up in the tables as they are now.
+    /// Resolves a connection with the current tables.
     pub fn resolve(&self, caller: IpAddr, port: u16) -> Result<Route, Refusal> {
         resolve(&self.callers.load(), &self.directory.load(), caller, port)
     }
 }
 
-/// Where a connection may go.
+/// A resolved connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// Who calls.
+    /// The caller.
     pub slot: SlotId,
-    /// What it calls.
+    /// The service.
     pub service: ServiceId,
-    /// Where that is, by container and slot; at least one.
+    /// Its endpoints by container and slot; at least one.
     pub targets: Vec<SocketAddr>,
 }
 
-/// Why a connection goes nowhere.
+/// A refused connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Who calls, if known.
+    /// The caller, if known.
     pub slot: Option<SlotId>,
-    /// What it calls, if known.
+    /// The service, if known.
     pub service: Option<ServiceId>,
-    /// Why it is refused.
+    /// The reason.
     pub reason: Reason,
 }
 
-/// Why a connection goes nowhere.
+/// Reason of a refused connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The source address is no container's of this cluster.
+    /// No container of this host has the source address.
     UnknownCaller,
     /// The container has no link on this port.
     NoLink,
-    /// No instance of the service is known.
+    /// The service has no endpoints.
     NotOffered,
-    /// Links carry TCP, and the service is UDP.
+    /// The service is UDP.
     NotTcp,
-    /// Instances are known, and none of them is ready.
+    /// No endpoint is ready.
     NotReady {
-        /// How many are known.
+        /// Number of endpoints.
         known: usize,
     },
 }
@@ -100,15 +99,15 @@ impl fmt::Display for Reason {
         match self {
             Self::UnknownCaller => f.write_str("no container of this host has this address"),
             Self::NoLink => f.write_str("the container has no link on this port"),
-            Self::NotOffered => f.write_str("no instance of the service runs"),
-            Self::NotTcp => f.write_str("the service is UDP, and links carry TCP"),
+            Self::NotOffered => f.write_str("the service has no instances"),
+            Self::NotTcp => f.write_str("the service is UDP; links are TCP only"),
             Self::NotReady { known: 1 } => f.write_str("its only instance is not ready"),
             Self::NotReady { known } => write!(f, "none of its {known} instances is ready"),
         }
     }
 }
 
-/// Looks a connection up: who calls, what it means by this port, and where that is.
+/// Resolves a connection of a caller to a link port.
 pub fn resolve(
     callers: &Callers,
     directory: &Directory,
@@ -139,7 +138,7 @@ pub fn resolve(
         return Err(Refusal {
             slot: Some(slot.clone()),
             service: Some(service.clone()),
-            reason: nowhere(directory, service),
+            reason: no_endpoint(directory, service),
         });
     }
     Ok(Route {
@@ -149,7 +148,7 @@ pub fn resolve(
     })
 }
 
-fn nowhere(directory: &Directory, service: &ServiceId) -> Reason {
+fn no_endpoint(directory: &Directory, service: &ServiceId) -> Reason {
     let Some(endpoints) = directory.endpoints(service).filter(|all| !all.is_empty()) else {
         return Reason::NotOffered;
     };
@@ -163,7 +162,7 @@ fn nowhere(directory: &Directory, service: &ServiceId) -> Reason {
     }
 }
 
-/// Every port that some caller has a link on.
+/// Ports that a caller has a link on.
 pub fn ports(callers: &Callers) -> BTreeSet<u16> {
     callers
         .values()
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn one_port_means_what_the_caller_means_by_it() {
+    fn one_port_is_another_service_for_each_caller() {
         let mut cluster = Cluster::default();
         cluster.ready("shop/web/0", "web", "10.0.0.1:20000");
         cluster.ready("shop/web/1", "web", "10.0.0.2:20000");

@@ -1,4 +1,4 @@
-//! What the kernel does not even deliver.
+//! Packet filter of the UDP sockets.
 
 use socket2::{SockFilter, SockRef};
 use tokio::net::UdpSocket;
@@ -6,19 +6,19 @@ use tracing::debug;
 
 use crate::MAX_QUESTIONS;
 
-/// Classic BPF: a half word of the packet at a fixed place.
+/// Classic BPF: loads a half word of the packet.
 const LOAD_HALF: u16 = 0x28;
 /// Jumps if it is greater.
 const IF_GREATER: u16 = 0x25;
-/// Says how much of the packet is delivered.
+/// Returns the number of bytes to deliver.
 const RETURN: u16 = 0x06;
-/// A filter sees the UDP header first; then come number and flags of the question.
+/// Offset of the number of questions: after the UDP header, the id and the flags.
 const QUESTIONS: u32 = 8 + 4;
 
-/// Drops packets that announce more questions than any client asks.
+/// Drops packets that announce more than [`MAX_QUESTIONS`].
 ///
-/// The library makes room for as many as are announced, 14 MB for 65,535, and
-/// the allocator keeps it: the RSS of an agent grew by 22 MB.
+/// The library allocates for as many as are announced, 14 MB for 65,535; the
+/// RSS of an agent grew by 22 MB.
 pub(crate) fn attach(socket: &UdpSocket) {
     let filter = [
         SockFilter::new(LOAD_HALF, 0, 0, QUESTIONS),

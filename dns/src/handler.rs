@@ -1,4 +1,4 @@
-//! A request to its answer: from our zone, or from another resolver.
+//! Answering a request: from the zone, or from an upstream resolver.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,22 +24,22 @@ use crate::zone::Zone;
 /// Interval between log lines on queries that no resolver answers.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Questions since the start, as far as they could be read.
+/// Queries since the start, without malformed ones.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Came by UDP.
+    /// Queries over UDP.
     pub udp: AtomicU64,
-    /// Came by TCP.
+    /// Queries over TCP.
     pub tcp: AtomicU64,
-    /// Answered here, errors included.
+    /// Answered from the zone, errors included.
     pub answered: AtomicU64,
-    /// Answered by another resolver.
+    /// Answered by an upstream resolver.
     pub relayed: AtomicU64,
-    /// Not ours, and nobody answered.
+    /// Forwarded without an answer.
     pub failed: AtomicU64,
 }
 
-/// Answers the requests of all sockets; clones are the same.
+/// Handler of the requests of all sockets. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Handler(Arc<Shared>);
 
@@ -53,11 +53,11 @@ struct Shared {
     log: Mutex<LogThrottle>,
 }
 
-/// What is done with a request.
-enum Reaction<'a> {
-    /// This is sent back.
+/// Treatment of a request.
+enum Action<'a> {
+    /// Answered at once.
     Answer(Response),
-    /// The question is not ours.
+    /// Forwarded.
     Relay(&'a Query),
 }
 
@@ -73,8 +73,8 @@ impl Handler {
         }))
     }
 
-    /// The agent is at these addresses from now on.
-    pub(crate) fn answer_at(&self, addrs: Vec<IpAddr>) {
+    /// Sets the addresses of `ns.<domain>`.
+    pub(crate) fn set_addresses(&self, addrs: Vec<IpAddr>) {
         let zone = Zone::clone(&self.0.zone.load()).at(addrs);
         self.0.zone.store(Arc::new(zone));
     }
@@ -83,7 +83,7 @@ impl Handler {
         Arc::clone(&self.0.counters)
     }
 
-    /// What is sent back to a request that could be read.
+    /// The response to a well-formed request.
     pub(crate) async fn respond(&self, request: &Request) -> Response {
         self.0.respond(request).await
     }
@@ -107,17 +107,17 @@ impl Shared {
             Protocol::Udp => &self.counters.udp,
             _ => &self.counters.tcp,
         });
-        match self.react(request) {
-            Reaction::Answer(response) => {
+        match self.action(request) {
+            Action::Answer(response) => {
                 count(&self.counters.answered);
                 response
             }
-            Reaction::Relay(query) => self.relay(request, query).await,
+            Action::Relay(query) => self.relay(request, query).await,
         }
     }
 
-    fn react<'a>(&self, request: &'a Request) -> Reaction<'a> {
-        let failure = |code| Reaction::Answer(Response::failure(request, code));
+    fn action<'a>(&self, request: &'a Request) -> Action<'a> {
+        let failure = |code| Action::Answer(Response::failure(request, code));
         if request.metadata.op_code != OpCode::Query {
             return failure(ResponseCode::NotImp);
         }
@@ -125,12 +125,12 @@ impl Shared {
             return failure(ResponseCode::FormErr);
         };
         let query = query.original();
-        // A transfer is many messages; nobody here has a use for one.
+        // Zone transfers are neither served nor forwarded.
         if matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR) {
             return failure(ResponseCode::Refused);
         }
         if !self.zone.load().contains(query.name()) {
-            return Reaction::Relay(query);
+            return Action::Relay(query);
         }
         if request.version() > 0 {
             return failure(ResponseCode::BADVERS);
@@ -140,7 +140,7 @@ impl Shared {
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let answer = self.zone.load().answer(&self.directory.load(), query, turn);
-        Reaction::Answer(Response::ours(request, answer))
+        Action::Answer(Response::authoritative(request, answer))
     }
 
     async fn relay(&self, request: &Request, query: &Query) -> Response {
@@ -149,7 +149,7 @@ impl Shared {
             .ask(request.as_slice(), query, request.protocol(), request.src());
         if let Some(answer) = asked.await {
             count(&self.counters.relayed);
-            Response::of_others(request, answer)
+            Response::forwarded(request, answer)
         } else {
             count(&self.counters.failed);
             self.warn_unanswered();

@@ -1,4 +1,4 @@
-//! Messages on a stream: the length in front, as RFC 1035 has it.
+//! Length-prefixed messages on a stream (RFC 1035, 4.2.2).
 
 use std::error::Error;
 use std::io;
@@ -10,13 +10,11 @@ pub(crate) fn invalid(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Err
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// Reads a message; an error if it says that it is longer than `most`.
-///
-/// Room is taken as octets arrive: a length that nothing follows costs nothing.
+/// Reads a message of at most `most` octets. Allocates as octets arrive, not as announced.
 pub(crate) async fn read_message(stream: &mut TcpStream, most: usize) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     if usize::from(length) > most {
-        return Err(invalid("the message is too long"));
+        return Err(invalid("message is too long"));
     }
     let mut message = Vec::new();
     stream.take(length.into()).read_to_end(&mut message).await?;
@@ -26,7 +24,7 @@ pub(crate) async fn read_message(stream: &mut TcpStream, most: usize) -> io::Res
     Ok(message)
 }
 
-/// Writes a message in one piece.
+/// Writes a message with a single write.
 pub(crate) async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(invalid)?;
     let mut framed = Vec::with_capacity(message.len() + 2);

@@ -1,13 +1,11 @@
-//! Questions about others, carried to the host's resolvers as they came.
+//! Forwarding of queries to the upstream resolvers.
 //!
-//! Only the number of the question is changed, so that a guessed answer fits
-//! neither number nor port. Resolvers are asked in their order; the next one
-//! as soon as one fails, or does not answer for a while, and the first good
-//! answer counts, as with the host's own programs. Keeps nothing of an answer.
+//! Only the id of a query is replaced: id and port are random, against forged
+//! answers. Resolvers are queried in order, the next one on a failure or after
+//! 1.5 s, and the first good answer wins, as in the C library.
 //!
-//! So many questions are under way at once, and so many of one client, so that
-//! none takes the others' share. Questions of the same octets, whoever asks,
-//! are one exchange while it lasts.
+//! Queries under way are limited in all and per client. Queries of equal
+//! octets share one exchange while it lasts.
 
 mod exchange;
 mod flights;
@@ -32,26 +30,26 @@ use crate::resolv_conf::Upstreams;
 use exchange::{Exchange, Question};
 use flights::{Flights, Key};
 
-/// Questions under way at once: each may hold a socket. A loop through another resolver ends here too.
+/// Limits of queries under way, each of which may hold a socket. Ends forwarding loops too.
 pub(crate) const OUTSTANDING: Limits = Limits {
     all: 512,
     per_source: 64,
 };
-/// How long a resolver is waited for before the next is asked too.
-const PATIENCE: Duration = Duration::from_millis(1500);
-/// How long a client is kept waiting: after five seconds it asks again by itself.
+/// Delay before the next resolver is queried too.
+const NEXT_RESOLVER: Duration = Duration::from_millis(1500);
+/// Time-out of a query; clients retry after 5 s.
 const DEADLINE: Duration = Duration::from_millis(4500);
 
-/// The way to the host's resolvers.
+/// Forwarder to the upstream resolvers.
 #[derive(Debug)]
 pub(crate) struct Relay {
     upstreams: Upstreams,
     limiter: Limiter,
     flights: Flights,
     exchange: Arc<Exchange>,
-    /// Secret of this process; with a count, it gives numbers that can't be guessed.
+    /// Secret that makes ids of a count unpredictable.
     secret: RandomState,
-    asked: AtomicU64,
+    count: AtomicU64,
 }
 
 impl Relay {
@@ -62,11 +60,11 @@ impl Relay {
             flights: Flights::default(),
             exchange: Arc::default(),
             secret: RandomState::new(),
-            asked: AtomicU64::new(0),
+            count: AtomicU64::new(0),
         }
     }
 
-    /// The answer to the question of a packet; none if nobody has one that can be read.
+    /// The answer to the query in a packet; none if no resolver has a well-formed one.
     pub(crate) async fn ask(
         &self,
         packet: &[u8],
@@ -84,14 +82,14 @@ impl Relay {
         let key = Key::new(packet, by)?;
         let flight = self.flights.join(key, || {
             let upstreams = self.upstreams.current();
-            let question = Question::new(packet, self.number(), query.clone());
+            let question = Question::new(packet, self.next_id(), query.clone());
             first_good(Arc::clone(&self.exchange), upstreams, question, by).boxed()
         });
         flight.await.map(Arc::unwrap_or_clone)
     }
 
-    fn number(&self) -> u16 {
-        let count = self.asked.fetch_add(1, Ordering::Relaxed);
+    fn next_id(&self) -> u16 {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
         self.secret.hash_one(count) as u16
     }
 }
@@ -120,13 +118,13 @@ async fn first_good(
                 Ok(answer) => bad = Some(Arc::new(answer)),
                 Err(error) => debug!(%from, %error, "upstream resolver failed"),
             },
-            () = sleep(PATIENCE), if !waiting.as_slice().is_empty() => {}
+            () = sleep(NEXT_RESOLVER), if !waiting.as_slice().is_empty() => {}
             () = &mut deadline => return bad,
         }
     }
 }
 
-/// Another resolver is asked after SERVFAIL, NOTIMP and REFUSED, as the C library does.
+/// The next resolver is queried after SERVFAIL, NOTIMP and REFUSED, as in the C library.
 fn is_good(answer: &Message) -> bool {
     !matches!(
         answer.metadata.response_code,

@@ -1,9 +1,8 @@
-//! The host's resolvers, as its files name them.
+//! The host's upstream resolvers, from its `resolv.conf`.
 //!
-//! Read anew when somebody asks and the last look was a while ago, so that an
-//! idle agent reads nothing and a change is followed. systemd-resolved's stub
-//! is looked through to the resolvers behind it: it may be told to ask us.
-//! Addresses where we listen ourselves are never used.
+//! Read again on a query, at most every 2 s. systemd-resolved's stub is
+//! replaced by the resolvers behind it, since the stub may forward to this
+//! server; the server's own addresses are left out.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -14,24 +13,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// How old the last look may be.
-const LOOK: Duration = Duration::from_secs(2);
-/// More are not asked by the C library either.
-const MOST: usize = 3;
-/// The port of resolvers.
+/// Time for which the files are not read again.
+const FRESH: Duration = Duration::from_secs(2);
+/// Limit of the C library (MAXNS).
+const MAX_SERVERS: usize = 3;
 const PORT: u16 = 53;
-/// Where systemd-resolved's stub listens.
+/// Addresses of systemd-resolved's stub.
 const STUBS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)),
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54)),
 ];
 
-/// The files that name the host's resolvers.
+/// Paths of the files that name the host's resolvers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// What the host's programs read.
+    /// `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
-    /// What systemd-resolved's stub asks.
+    /// The resolvers of systemd-resolved's stub.
     pub behind_stub: PathBuf,
 }
 
@@ -44,17 +42,17 @@ impl Default for Files {
     }
 }
 
-/// The resolvers to relay to.
+/// The upstream resolvers.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
     files: Files,
-    /// Where we listen.
+    /// Addresses of this server.
     own: watch::Receiver<Vec<SocketAddr>>,
-    seen: Mutex<Seen>,
+    cache: Mutex<Cache>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Cache {
     at: Option<Instant>,
     own: Vec<SocketAddr>,
     named: Vec<SocketAddr>,
@@ -66,42 +64,42 @@ impl Upstreams {
         Self {
             files,
             own,
-            seen: Mutex::default(),
+            cache: Mutex::default(),
         }
     }
 
-    /// The resolvers as they are now, best first.
+    /// The resolvers in order of preference.
     pub(crate) fn current(&self) -> Arc<[SocketAddr]> {
         let now = Instant::now();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let own = self.own.borrow();
-        let is_fresh = seen
+        let is_fresh = cache
             .at
-            .is_some_and(|at| now.saturating_duration_since(at) < LOOK);
-        if is_fresh && seen.own == *own {
-            return Arc::clone(&seen.used);
+            .is_some_and(|at| now.saturating_duration_since(at) < FRESH);
+        if is_fresh && cache.own == *own {
+            return Arc::clone(&cache.used);
         }
-        let named = self.named();
-        if seen.at.is_none() || seen.named != named || seen.own != *own {
+        let named = self.read();
+        if cache.at.is_none() || cache.named != named || cache.own != *own {
             let (ours, used): (Vec<_>, Vec<_>) =
                 named.iter().copied().partition(|to| is_ours(&own, *to));
             if !ours.is_empty() {
                 warn!(
-                    ?ours,
+                    addresses = ?ours,
                     "resolv.conf names the agent's own address; ignoring it"
                 );
             }
-            info!(?used, "forwarding external DNS queries to");
-            seen.used = used.into();
-            seen.named = named;
-            seen.own.clone_from(&own);
+            info!(resolvers = ?used, "forwarding external DNS queries to");
+            cache.used = used.into();
+            cache.named = named;
+            cache.own.clone_from(&own);
         }
-        seen.at = Some(now);
-        Arc::clone(&seen.used)
+        cache.at = Some(now);
+        Arc::clone(&cache.used)
     }
 
-    fn named(&self) -> Vec<SocketAddr> {
-        // Without the file, the C library asks this machine.
+    fn read(&self) -> Vec<SocketAddr> {
+        // Without a server, the C library asks 127.0.0.1.
         let text = fs::read_to_string(&self.files.resolv_conf).unwrap_or_default();
         let mut named = parse(&text, interface);
         if named.iter().any(|to| STUBS.contains(&to.ip())) {
@@ -125,12 +123,12 @@ fn is_ours(own: &[SocketAddr], to: SocketAddr) -> bool {
     })
 }
 
-/// An interface of this host has the address: it can be bound.
+/// An interface of this host has the address.
 fn is_local(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// The number of an interface.
+/// Index of a network interface.
 fn interface(name: &str) -> Option<u32> {
     if let Ok(number) = name.parse() {
         return Some(number);
@@ -142,7 +140,7 @@ fn interface(name: &str) -> Option<u32> {
         .flatten()
 }
 
-/// `nameserver` lines: an address, with an interface (`fe80::1%eth0`) or a port (`[192.0.2.1]:5353`).
+/// Parses `nameserver` lines: an address, with an interface (`fe80::1%eth0`) or a port (`[192.0.2.1]:5353`).
 fn parse(text: &str, interface: impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| {
@@ -150,7 +148,7 @@ fn parse(text: &str, interface: impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr>
             (words.next()? == "nameserver").then_some(())?;
             address(words.next()?, &interface)
         })
-        .take(MOST)
+        .take(MAX_SERVERS)
         .collect()
 }
 
@@ -177,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn nameserver_lines_are_read_and_others_are_not() {
+    fn only_nameserver_lines_are_read() {
         let text = "\
 # nameserver 192.0.2.9
 search example.com
@@ -213,7 +211,7 @@ nameserver 192.0.2.4
     }
 
     #[test]
-    fn the_stub_is_looked_through() {
+    fn the_stub_is_replaced_by_its_resolvers() {
         let stub = "nameserver 127.0.0.53\noptions edns0 trust-ad\n";
         assert_eq!(
             upstreams(stub, "nameserver 192.0.2.1\n", &[]),
@@ -228,7 +226,7 @@ nameserver 192.0.2.4
     }
 
     #[test]
-    fn our_own_addresses_are_never_asked() {
+    fn the_servers_own_addresses_are_left_out() {
         let text = "nameserver 172.17.0.1\nnameserver 127.0.0.1\nnameserver 192.0.2.1\n";
         assert_eq!(
             upstreams(text, "", &["172.17.0.1:53"]),

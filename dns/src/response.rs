@@ -1,8 +1,7 @@
-//! What is sent back, within what the client takes.
+//! Responses, truncated to the size that the client accepts.
 //!
-//! Pure up to the sending. What does not fit is cut here and not left to the
-//! library, which would mark an answer as cut for want of what is only extra,
-//! and drop EDNS where it no longer fits.
+//! Truncated here and not by the library, which sets TC also when only the
+//! additional section is left out, and drops EDNS where it does not fit.
 
 use std::slice;
 
@@ -17,15 +16,15 @@ use tracing::debug;
 
 use crate::zone::Answer;
 
-/// What every client takes in a datagram.
+/// Datagram size that every client accepts.
 const SMALLEST: u16 = 512;
-/// Most that we send of our own in a datagram: it passes any link in one piece (DNS flag day 2020).
+/// Largest datagram of our own, which is not fragmented (DNS flag day 2020).
 const DATAGRAM: u16 = 1232;
 
 type Records<'a> = slice::Iter<'a, Record>;
 type Built<'a> = MessageResponse<'a, 'a, Records<'a>, Records<'a>, Records<'a>, Records<'a>>;
 
-/// An answer to one request.
+/// A response to one request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Response {
     metadata: Metadata,
@@ -36,7 +35,7 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// Says only that there is no answer.
+    /// A response without records.
     pub(crate) fn failure(request: &Request, code: ResponseCode) -> Self {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.recursion_available = true;
@@ -55,8 +54,8 @@ impl Response {
         }
     }
 
-    /// What our zone says.
-    pub(crate) fn ours(request: &Request, answer: Answer) -> Self {
+    /// An answer of the zone.
+    pub(crate) fn authoritative(request: &Request, answer: Answer) -> Self {
         let mut response = Self::failure(request, answer.code);
         response.metadata.authoritative = true;
         response.answers = answer.answers;
@@ -65,10 +64,10 @@ impl Response {
         response
     }
 
-    /// What another resolver says.
-    pub(crate) fn of_others(request: &Request, mut message: Message) -> Self {
+    /// An answer of an upstream resolver.
+    pub(crate) fn forwarded(request: &Request, mut message: Message) -> Self {
         message.metadata.id = request.metadata.id;
-        // The size is said from hop to hop, and the library cuts at it.
+        // The payload size is negotiated per hop; the library truncates to it.
         if let Some(edns) = &mut message.edns {
             edns.set_max_payload(request.max_payload());
         }
@@ -81,7 +80,7 @@ impl Response {
         }
     }
 
-    /// Sends it, as much as fits.
+    /// Sends the response, truncated if needed.
     pub(crate) async fn send(
         self,
         request: &Request,
@@ -93,7 +92,6 @@ impl Response {
         match handle.send_response(response.message(queries)).await {
             Ok(info) => info,
             Err(error) => {
-                // The client has gone, and is the one to ask again.
                 debug!(%error, "answer not sent");
                 let (metadata, counts) = (response.metadata, HeaderCounts::default());
                 Header { metadata, counts }.into()
@@ -101,7 +99,7 @@ impl Response {
         }
     }
 
-    /// Its octets for a stream, as much as fits.
+    /// The response as octets, truncated if needed.
     pub(crate) fn encode(self, request: &Request) -> Option<Vec<u8>> {
         let none = instead_of_many(request);
         let queries = none.as_ref().unwrap_or(&request.queries);
@@ -119,7 +117,7 @@ impl Response {
         }
     }
 
-    /// Keeps what the client takes: first what is extra goes, then records, and only that is said.
+    /// Truncates to the client's size: additional records first, and TC only if others are left out.
     fn fit(&mut self, queries: &Queries, by: Protocol) -> Result<(), ProtoError> {
         let limit = match by {
             Protocol::Udp => self.edns.as_ref().map_or(SMALLEST, Edns::max_payload),
@@ -132,7 +130,7 @@ impl Response {
         let mut bytes = Vec::with_capacity(SMALLEST.into());
         let mut encoder = BinEncoder::new(&mut bytes);
         encoder.set_max_size(limit.saturating_sub(reserved));
-        // EDNS, which has its room, is left out, and so is the code, a part of which is in it.
+        // The OPT record is left out, since its size is reserved, and with it the code, whose high bits it holds.
         let mut metadata = self.metadata;
         metadata.response_code = ResponseCode::NoError;
         let message = self.build(queries, metadata, None);
@@ -170,13 +168,13 @@ impl Response {
     }
 }
 
-/// What is sent back for a message that can't be read: its header.
+/// The response to a malformed message: a header alone.
 pub(crate) fn bare(header: &Header, code: ResponseCode) -> Option<Vec<u8>> {
     let queries = no_question()?;
     emit(MessageResponseBuilder::new(&queries, None).error_msg(header, code))
 }
 
-/// One question is repeated; many may not fit, and none of them is answered.
+/// Replacement for several questions, none of which is answered; one is repeated.
 fn instead_of_many(request: &Request) -> Option<Queries> {
     (request.queries.len() != 1).then(no_question).flatten()
 }

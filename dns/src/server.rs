@@ -1,9 +1,7 @@
-//! The sockets of each address: UDP, served by hickory, and TCP.
+//! Listeners: UDP, served by hickory, and TCP.
 //!
-//! Each address is bound by itself and tried again when it can't be, without a
-//! loss for the others. On an address of its own (the bridge's gateway) answers
-//! leave from the address that was asked; on a wildcard the kernel chooses it
-//! by its route to the client.
+//! Each address is bound and retried by itself. On a wildcard address the
+//! kernel chooses the source of answers by its route to the client.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,17 +25,17 @@ use crate::resolv_conf::{Files, Upstreams};
 use crate::zone::Zone;
 use crate::{filter, tcp};
 
-/// Tries for a port that is free for UDP and TCP, where any will do.
+/// Attempts to find a port that is free for both UDP and TCP.
 const ANY_PORT_TRIES: usize = 16;
 
-/// How the server works.
+/// Configuration of the server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where it listens, by UDP and TCP; port 0 is any free one.
+    /// Addresses to listen on, UDP and TCP; port 0 is any free one.
     pub listen: Vec<SocketAddr>,
-    /// What it answers by itself.
+    /// The authoritative zone.
     pub zone: Zone,
-    /// Where it finds the resolvers for the rest.
+    /// Files that name the upstream resolvers.
     pub files: Files,
 }
 
@@ -48,18 +46,18 @@ pub struct Dns;
 /// A running server.
 #[derive(Debug)]
 pub struct Handle {
-    /// Where it listens.
+    /// Addresses it listens on.
     pub addresses: watch::Receiver<Vec<SocketAddr>>,
-    /// Where it can't listen at the moment.
+    /// Addresses it can't listen on at the moment.
     pub problems: watch::Receiver<Vec<Problem>>,
-    /// Questions since the start.
+    /// Counts of queries.
     pub counters: Arc<Counters>,
     wanted: watch::Sender<Vec<SocketAddr>>,
     task: JoinHandle<()>,
 }
 
 impl Handle {
-    /// Listens there from now on, and nowhere else.
+    /// Replaces the addresses to listen on.
     pub fn listen_at(&self, addresses: Vec<SocketAddr>) {
         self.wanted.send_if_modified(|before| {
             let is_new = *before != addresses;
@@ -68,15 +66,14 @@ impl Handle {
         });
     }
 
-    /// Returns when everything has ended after the shutdown was cancelled.
+    /// Waits for the end, after the shutdown was cancelled.
     pub async fn stopped(self) {
-        // It only fails if it panicked, and then it has stopped too.
         let _ = self.task.await;
     }
 }
 
 impl Dns {
-    /// Starts; a swap of the directory is seen by the next question.
+    /// Starts the server; a swap of the directory holds from the next query on.
     pub fn start(
         config: Config,
         directory: Arc<ArcSwap<Directory>>,
@@ -113,9 +110,9 @@ struct Listeners {
     connections: Limiter,
     addresses: watch::Sender<Vec<SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
-    /// One for each address, which it returns when it ends.
+    /// A task per address; it returns its address.
     serving: JoinSet<SocketAddr>,
-    /// What is served, by where it was wanted, and its end.
+    /// Bound address and stop token of each wanted address.
     open: BTreeMap<SocketAddr, (SocketAddr, CancellationToken)>,
     shutdown: CancellationToken,
 }
@@ -162,7 +159,7 @@ impl Listeners {
         while self.serving.join_next().await.is_some() {}
     }
 
-    /// Ends what is wanted no more; what is not served yet.
+    /// Stops the listeners that are not wanted; returns the addresses to bind.
     fn move_to(&mut self, wanted: &[SocketAddr]) -> Vec<SocketAddr> {
         self.open.retain(|from, (_, end)| {
             let stays = wanted.contains(from);
@@ -172,7 +169,7 @@ impl Listeners {
             stays
         });
         self.handler
-            .answer_at(wanted.iter().map(SocketAddr::ip).collect());
+            .set_addresses(wanted.iter().map(SocketAddr::ip).collect());
         let is_missing = |addr: &&SocketAddr| !self.open.contains_key(addr);
         wanted.iter().filter(is_missing).copied().collect()
     }
@@ -212,7 +209,7 @@ async fn bind(addr: SocketAddr) -> Result<Sockets, Problem> {
     }
 }
 
-/// Serves until the shutdown, or until a socket breaks.
+/// Serves until the shutdown, or until a socket fails.
 async fn serve(
     sockets: Sockets,
     connections: Limiter,
@@ -228,7 +225,6 @@ async fn serve(
         ended = datagrams.block_until_done() => Some(ended),
         never = tcp::serve(tcp, connections, handler) => match never {},
     };
-    // What it still says is of no use: it ends.
     let _ = datagrams.shutdown_gracefully().await;
     if let Some(ended) = ended {
         warn!(%addr, ?ended, "DNS listener failed; restarting");

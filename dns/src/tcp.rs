@@ -1,10 +1,7 @@
-//! DNS over TCP: connections, each asking one question after the other.
+//! DNS over TCP. Pipelined queries are answered in order.
 //!
-//! Not hickory's, which has no limit for connections and turns in a circle
-//! when no file descriptor is left. Places are few, one client has a share of
-//! them, and when they run out the connection that has been idle for longest
-//! is closed. Questions that are sent before the answer to the first are
-//! answered in their order.
+//! Not hickory's, which does not limit connections and spins when no file
+//! descriptor is left.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -26,15 +23,15 @@ use crate::handler::Handler;
 use crate::message::{read_message, write_message};
 use crate::{MAX_QUESTION, MAX_QUESTIONS, response};
 
-/// Connections at once, on all addresses together.
+/// Limits of connections, for all addresses together.
 pub(crate) const CONNECTIONS: Limits = Limits {
     all: 256,
     per_source: 32,
 };
-/// How long a client may take for a message, either way, before it is closed.
+/// Time-out of reading or writing one message.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Accepts and answers until it is dropped.
+/// Serves until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, limiter: Limiter, handler: Handler) -> Infallible {
     let acceptor = Acceptor::new(listener, limiter, WhenFull::Refuse);
     let answer = |accepted| connection(accepted, handler.clone());
@@ -77,10 +74,10 @@ async fn converse(
     }
 }
 
-/// What is sent back; nothing to what is shorter than a header, or an answer itself.
+/// The answer; none to a message that is shorter than a header, or a response.
 async fn answer(message: Vec<u8>, peer: SocketAddr, handler: &Handler) -> Option<Vec<u8>> {
     let header = Header::read(&mut BinDecoder::new(&message)).ok()?;
-    // The library makes room for as many questions as are announced.
+    // The library allocates for as many questions as are announced.
     let request = (header.counts.queries <= MAX_QUESTIONS)
         .then(|| Request::from_bytes(message, peer, Protocol::Tcp).ok())
         .flatten();

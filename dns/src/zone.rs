@@ -1,21 +1,20 @@
-//! Our zone: a question to records, out of the directory.
+//! The cluster's zone: records of a query, from the directory.
 //!
 //! ```text
 //! <domain>                             SOA, NS
 //! ns.<domain>                          the agent itself
-//! <app>.<domain>                       there is a name below it, no records
-//! <service>.<app>.<domain>             the endpoints that new connections may go to
-//! all.<service>.<app>.<domain>         also those that are not ready
+//! <app>.<domain>                       no records (empty non-terminal)
+//! <service>.<app>.<domain>             endpoints for new connections
+//! all.<service>.<app>.<domain>         all endpoints, also those not ready
 //! <one>.<service>.<app>.<domain>       one instance, if it is ready
 //! <one>.all.<service>.<app>.<domain>   one instance
 //! ```
 //!
 //! `<one>` is a slot, `0`; where several containers offer the service, also
 //! `<container>-<slot>`. Instances have A or AAAA (the host's address) and SRV
-//! (the published port), whose target is the instance's own name, so that
-//! address and port never come apart. A name that exists without such a record
-//! is NODATA, and only a name that does not exist is NXDOMAIN. Pure: the same
-//! table, question and turn give the same answer.
+//! (the published port), whose target is the instance's own name, so that port
+//! and address belong together. A name without the queried type is NODATA; only
+//! a name that does not exist is NXDOMAIN.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,31 +25,31 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::directory::{Directory, Endpoint, Endpoints, ServiceId};
 use model::records::Phase;
 
-/// Longest domain: what stands in front of it takes the rest of the 255 octets.
+/// Longest domain; labels of instances take the rest of the 255 octets.
 const MAX_DOMAIN: usize = 100;
-/// How long an answer of ours may be kept, in seconds: the resolver is local.
+/// TTL of the zone's records, in seconds; short, since the server is local.
 const TTL: u32 = 1;
-/// The label of the agent's own address.
+/// Label of the agent's own address.
 const NAME_SERVER: &str = "ns";
-/// The label of the instances, ready or not.
+/// Label of the endpoints, ready or not.
 const ALL: &str = "all";
-/// As SkyDNS gives it; there is only one priority.
+/// As in SkyDNS.
 const SRV_PRIORITY: u16 = 10;
-/// What the SRV records of one answer share.
+/// Sum of the weights in one answer.
 const SRV_WEIGHT: usize = 100;
 
-/// Why a text is not a domain for the zone.
+/// Error of parsing a domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DomainError {
-    /// Not labels joined by dots.
+    /// No labels joined by dots.
     #[error("`{0}` is not a domain; expected DNS labels such as `skydns.local`")]
     NotADomain(String),
-    /// No room for names in it.
+    /// Too long for names below it.
     #[error("`{0}` is too long for a domain; expected at most {MAX_DOMAIN} characters")]
     TooLong(String),
 }
 
-/// The zone and what it says of itself.
+/// The zone and its own records.
 #[derive(Debug, Clone)]
 pub struct Zone {
     origin: Name,
@@ -59,7 +58,7 @@ pub struct Zone {
     addrs: Vec<IpAddr>,
 }
 
-/// What is said to a question.
+/// Answer to a query.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) code: ResponseCode,
@@ -68,46 +67,46 @@ pub(crate) struct Answer {
     pub(crate) additional: Vec<Record>,
 }
 
-/// What a name stands for.
+/// Kind of a name.
 enum Node<'a> {
     Apex,
     NameServer,
-    /// A name with names below it.
+    /// An empty non-terminal.
     Empty,
     Instances(Instances<'a>),
     Missing,
 }
 
-/// Endpoints under a name, and how each of them is called.
+/// Endpoints of a name.
 struct Instances<'a> {
     service: ServiceId,
-    /// Among those that are not ready.
+    /// Below `all`.
     all: bool,
     known: &'a Endpoints,
-    /// Those that the name stands for; none if they are not ready.
+    /// Those in the answer; none if they are not ready.
     chosen: Vec<&'a Endpoint>,
 }
 
-/// The label of one instance.
+/// Label of one instance.
 enum One {
     Slot(u32),
     Of(String, u32),
 }
 
 impl Zone {
-    /// The same, where the agent answers at other addresses.
+    /// The zone with other addresses of the agent.
     pub(crate) fn at(self, addrs: Vec<IpAddr>) -> Self {
         Self { addrs, ..self }
     }
 
-    /// The zone of a domain; `addrs` is where the agent answers.
+    /// The zone of a domain; `addrs` are the agent's addresses.
     pub fn new(domain: &str, addrs: impl IntoIterator<Item = IpAddr>) -> Result<Self, DomainError> {
         let labels = domain.strip_suffix('.').unwrap_or(domain);
         if labels.len() > MAX_DOMAIN {
             return Err(DomainError::TooLong(domain.to_owned()));
         }
         let not = || DomainError::NotADomain(domain.to_owned());
-        // A host's name follows the same rules, and is checked in one place.
+        // The rules are those of a host name.
         let labels = labels.to_ascii_lowercase();
         labels.parse::<manifests::HostName>().map_err(|_| not())?;
         let origin = Name::from_ascii(format!("{labels}.")).map_err(|_| not())?;
@@ -123,12 +122,12 @@ impl Zone {
         })
     }
 
-    /// The name is ours to answer, whether it exists or not.
+    /// The name is in the zone, whether it exists or not.
     pub(crate) fn contains(&self, name: &Name) -> bool {
         self.origin.zone_of(name)
     }
 
-    /// Answers a question about a name of ours; `turn` rotates the records.
+    /// The answer for a name in the zone; `turn` rotates the records.
     pub(crate) fn answer(&self, directory: &Directory, query: &Query, turn: usize) -> Answer {
         let name = query.name();
         let wanted = query.query_type();
@@ -174,7 +173,7 @@ impl Zone {
 
     fn find<'a>(&self, directory: &'a Directory, name: &Name) -> Node<'a> {
         let depth = usize::from(name.num_labels()) - usize::from(self.origin.num_labels());
-        // A name of ours is ASCII; any other does not exist.
+        // All names of the zone are ASCII.
         let labels: Option<Vec<String>> = name
             .iter()
             .take(depth)
@@ -212,7 +211,7 @@ impl Zone {
         }
     }
 
-    /// The instance's own name; a domain of legal length leaves room for it.
+    /// The instance's own name, for which [`MAX_DOMAIN`] leaves room.
     fn name_of(&self, instances: &Instances<'_>, endpoint: &Endpoint) -> Option<Name> {
         let is_alone = instances
             .known
@@ -237,7 +236,7 @@ impl Zone {
         let data = SOA::new(
             self.name_server.clone(),
             self.contact.clone(),
-            // Serial numbers wrap round by design.
+            // Serial numbers wrap around by design (RFC 1982).
             directory.revision as u32,
             hour,
             hour,
@@ -290,7 +289,7 @@ fn instances<'a>(
     })
 }
 
-/// Ready or not, on live hosts; where none of those is left, on missing ones.
+/// Endpoints, ready or not, on live hosts; without one, those on missing hosts.
 fn present(known: &Endpoints) -> Vec<&Endpoint> {
     let there = || known.values().filter(|e| e.phase != Phase::Stopped);
     let live: Vec<&Endpoint> = there().filter(|e| e.live).collect();
@@ -319,13 +318,13 @@ impl One {
     }
 }
 
-/// A slot has one spelling.
+/// A slot in its canonical spelling.
 fn number(text: &str) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
-/// Records of the wanted type, each address once, in order.
+/// Records of the queried type, each address once, in order.
 fn addresses(
     name: &Name,
     wanted: RecordType,
@@ -337,7 +336,7 @@ fn addresses(
         .filter(|addr| match wanted {
             RecordType::A => addr.is_ipv4(),
             RecordType::AAAA => addr.is_ipv6(),
-            // Any of what there is will do (RFC 8482).
+            // Any subset will do (RFC 8482).
             RecordType::ANY => true,
             _ => false,
         })

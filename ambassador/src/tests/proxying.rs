@@ -21,7 +21,7 @@ fn is_reset(error: &anyhow::Error) -> bool {
 }
 
 #[tokio::test]
-async fn two_callers_mean_different_services_by_one_port() -> Result<()> {
+async fn one_port_leads_each_caller_to_its_own_service() -> Result<()> {
     let (web, db) = (Server::saying("web").await, Server::saying("db").await);
     let mut cluster = Cluster::default();
     cluster.ready("shop/web/0", "web", &web.addr.to_string());
@@ -42,7 +42,7 @@ async fn two_callers_mean_different_services_by_one_port() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_target_is_looked_up_for_each_connection() -> Result<()> {
+async fn the_target_is_resolved_per_connection() -> Result<()> {
     let (old, new) = (Server::saying("old").await, Server::saying("new").await);
     let mut before = Cluster::default();
     before.ready("shop/web/0", "web", &old.addr.to_string());
@@ -59,7 +59,7 @@ async fn the_target_is_looked_up_for_each_connection() -> Result<()> {
 }
 
 #[tokio::test]
-async fn endpoints_take_turns_and_the_idle_one_comes_first() -> Result<()> {
+async fn connections_are_balanced_round_robin_and_by_load() -> Result<()> {
     let (a, b) = (Server::echo().await, Server::echo().await);
     let mut cluster = Cluster::default();
     cluster.ready("shop/web/0", "web", &a.addr.to_string());
@@ -89,7 +89,7 @@ async fn endpoints_take_turns_and_the_idle_one_comes_first() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_caller_can_not_take_the_places_of_others() -> Result<()> {
+async fn connections_of_one_caller_are_limited() -> Result<()> {
     let echo = Server::echo().await;
     let mut cluster = Cluster::default();
     cluster.ready("shop/web/0", "web", &echo.addr.to_string());
@@ -122,7 +122,7 @@ async fn one_caller_can_not_take_the_places_of_others() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_is_passed_over() -> Result<()> {
+async fn an_endpoint_that_is_down_is_skipped() -> Result<()> {
     let up = Server::saying("up").await;
     let mut cluster = Cluster::default();
     cluster.ready("shop/web/0", "web", &nobody().await.to_string());
@@ -154,7 +154,7 @@ async fn silent() -> Result<(TcpListener, Vec<TcpStream>)> {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_does_not_answer_is_passed_over() -> Result<()> {
+async fn an_endpoint_that_times_out_is_skipped() -> Result<()> {
     let (silent, _waiting) = silent().await?;
     let silent = silent.local_addr()?;
     let up = Server::saying("up").await;
@@ -180,7 +180,7 @@ async fn an_endpoint_that_does_not_answer_is_passed_over() -> Result<()> {
         failure.map(|failure| failure.reason)
     };
     until("noted", || last().is_some()).await?;
-    let expected = format!("{silent}: no answer within 200ms");
+    let expected = format!("{silent}: timed out after 200ms");
     assert_eq!(last(), Some(expected));
     Ok(())
 }
@@ -209,7 +209,7 @@ async fn all_endpoints_down_is_a_failure_with_its_reason() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nothing_ready_is_refused_with_its_reason() -> Result<()> {
+async fn a_service_without_ready_endpoints_is_refused_with_its_reason() -> Result<()> {
     let mut cluster = Cluster::default();
     cluster.state("shop/web/0", "web", "127.0.0.1:9", "unready");
     let bench = Bench::start(
@@ -234,7 +234,7 @@ async fn nothing_ready_is_refused_with_its_reason() -> Result<()> {
     );
     assert_eq!(
         last("shop/gone").as_deref(),
-        Some("no instance of the service runs")
+        Some("the service has no instances")
     );
     assert_eq!(bench.handle.counters.refused.load(Ordering::Relaxed), 2);
 
@@ -267,7 +267,7 @@ async fn an_unknown_caller_is_admitted_when_the_engine_knows_it() -> Result<()> 
 }
 
 #[tokio::test]
-async fn an_unknown_caller_is_refused_when_nobody_knows_it() -> Result<()> {
+async fn an_unknown_caller_is_refused_when_the_engine_does_not_know_it() -> Result<()> {
     let mut bench = Bench::start(
         &Cluster::default(),
         Callers::from([caller("127.0.0.5", "shop/a/0", &["shop/web"])]),
@@ -322,7 +322,7 @@ async fn a_taken_port_is_a_problem_that_goes_away() -> Result<()> {
 }
 
 #[tokio::test]
-async fn ports_come_with_links_and_end_with_the_agent() -> Result<()> {
+async fn listeners_start_with_links_and_stop_with_the_agent() -> Result<()> {
     let bench = Bench::start(&Cluster::default(), Callers::new());
     let mut addresses = bench.handle.addresses.clone();
     assert!(addresses.borrow().is_empty());

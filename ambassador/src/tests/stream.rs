@@ -43,7 +43,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn either_side_may_stop_sending_and_still_read() -> Result<()> {
+async fn half_close_is_passed_on_in_both_directions() -> Result<()> {
     let (server, mut streams) = handed_over().await;
     let bench = linked(&server);
     for client_first in [true, false] {
@@ -88,7 +88,7 @@ async fn a_big_transfer_arrives_whole_both_ways_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_reader_that_waits_stops_the_writer() -> Result<()> {
+async fn a_slow_reader_slows_the_writer() -> Result<()> {
     let go = Arc::new(Notify::new());
     let gate = Arc::clone(&go);
     let length = 64 * 1024 * 1024;
@@ -128,7 +128,7 @@ async fn a_reader_that_waits_stops_the_writer() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_reset_goes_through_in_both_directions() -> Result<()> {
+async fn a_reset_is_passed_on_in_both_directions() -> Result<()> {
     let (server, mut streams) = handed_over().await;
     let bench = linked(&server);
     for client_resets in [true, false] {
@@ -189,7 +189,7 @@ async fn a_reset_is_noticed_after_the_end_of_data_and_without_traffic() -> Resul
 }
 
 #[tokio::test]
-async fn the_end_of_the_agent_is_a_reset_and_no_end_of_data() -> Result<()> {
+async fn connections_are_reset_when_the_agent_stops() -> Result<()> {
     let (server, mut streams) = handed_over().await;
     let bench = linked(&server);
     let mut client = bench.call("127.0.0.5", 0).await?;
@@ -203,7 +203,7 @@ async fn the_end_of_the_agent_is_a_reset_and_no_end_of_data() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_thousand_connections_leave_nothing_behind() -> Result<()> {
+async fn a_thousand_connections_leak_nothing() -> Result<()> {
     let server = Server::saying("web").await;
     let bench = linked(&server);
     for _ in 0..1000 {

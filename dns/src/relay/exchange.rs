@@ -1,4 +1,4 @@
-//! One question to one resolver, and the answer that fits it.
+//! One query to one resolver, and the matching answer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::slice;
@@ -10,20 +10,20 @@ use hickory_server::net::xfer::Protocol;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::NEXT_RESOLVER;
 use crate::message::{invalid, read_message, write_message};
 
 /// Largest datagram.
 const DATAGRAM: usize = 65_535;
 
-/// A question under a number of our own.
+/// A query with an id of our own.
 pub(super) struct Question {
-    number: u16,
+    id: u16,
     query: Query,
     packet: Vec<u8>,
 }
 
-/// Asks resolvers. Datagrams are received into one buffer: a question that waits holds none.
+/// Client of the resolvers. One buffer for datagrams: a waiting query holds none.
 pub(super) struct Exchange {
     datagram: Mutex<Box<[u8]>>,
 }
@@ -43,7 +43,7 @@ impl fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    /// The answer to a question, and who was asked.
+    /// The answer to a query, with the resolver.
     pub(super) async fn ask(
         self: Arc<Self>,
         with: SocketAddr,
@@ -62,19 +62,19 @@ impl Exchange {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        // A port of its own for each question, and only this resolver is heard.
+        // A random port per query, connected so that only this resolver is heard.
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(with).await?;
         socket.send(&question.packet).await?;
-        if let Ok(answer) = timeout(PATIENCE, self.answer(&socket, question)).await {
+        if let Ok(answer) = timeout(NEXT_RESOLVER, self.answer(&socket, question)).await {
             return answer;
         }
-        // Either of the two may have been lost.
+        // Query or answer may have been lost.
         socket.send(&question.packet).await?;
         self.answer(&socket, question).await
     }
 
-    /// Waits for a datagram that is the answer.
+    /// Receives datagrams until one is the answer.
     async fn answer(&self, socket: &UdpSocket, question: &Question) -> io::Result<Message> {
         loop {
             socket.readable().await?;
@@ -98,30 +98,26 @@ async fn by_tcp(with: SocketAddr, question: &Question) -> io::Result<Message> {
     let answer = read_message(&mut stream, usize::MAX).await?;
     question
         .answer(&answer)?
-        .ok_or_else(|| invalid("the answer does not fit the question"))
+        .ok_or_else(|| invalid("answer does not match the query"))
 }
 
 impl Question {
-    /// The question of a packet, under another number.
-    pub(super) fn new(packet: &[u8], number: u16, query: Query) -> Self {
+    /// The query of a packet, with another id.
+    pub(super) fn new(packet: &[u8], id: u16, query: Query) -> Self {
         let mut packet = packet.to_vec();
         if let Some(own) = packet.first_chunk_mut() {
-            *own = number.to_be_bytes();
+            *own = id.to_be_bytes();
         }
-        Self {
-            number,
-            query,
-            packet,
-        }
+        Self { id, query, packet }
     }
 
-    /// The answer in a packet, if it is one to this question; an error if it can't be read.
+    /// The answer in a packet, if it matches; an error if it is malformed.
     fn answer(&self, packet: &[u8]) -> io::Result<Option<Message>> {
-        if packet.first_chunk() != Some(&self.number.to_be_bytes()) {
+        if packet.first_chunk() != Some(&self.id.to_be_bytes()) {
             return Ok(None);
         }
         let message = Message::from_vec(packet).map_err(invalid)?;
-        // Some leave the question out of an error.
+        // Some servers leave the question out of an error.
         let is_bare_error =
             message.queries.is_empty() && message.metadata.response_code != ResponseCode::NoError;
         let is_answer = message.metadata.message_type == MessageType::Response

@@ -1,6 +1,6 @@
-//! Exchanges under way, so that the same question is asked once for all who ask it.
+//! Exchanges under way, shared by equal queries.
 //!
-//! Whoever waits for an exchange drives it; with the last of them gone, it ends.
+//! An exchange is driven by those that wait for it, and ends with the last.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,13 +11,13 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use hickory_proto::op::Message;
 use hickory_server::net::xfer::Protocol;
 
-/// What an exchange comes to: an answer, or none that can be read.
+/// Result of an exchange: an answer, or none that is well-formed.
 type Answer = Option<Arc<Message>>;
-/// An exchange that many wait for.
+/// A shared exchange.
 type Flight = Shared<BoxFuture<'static, Answer>>;
 
-/// A question without its number. All its octets count: an answer repeats the
-/// case of the name, and flags and EDNS options change what is in it.
+/// A query without its id. All other octets count: answers repeat the case of
+/// the name, and depend on flags and EDNS options.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     by_tcp: bool,
@@ -25,7 +25,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// None for what is too short to have a number.
+    /// None if the packet is too short for an id.
     pub(super) fn new(packet: &[u8], by: Protocol) -> Option<Self> {
         Some(Self {
             by_tcp: by != Protocol::Udp,
@@ -51,7 +51,7 @@ impl fmt::Debug for Flights {
 }
 
 impl Flights {
-    /// The exchange of this question that is under way, or a new one.
+    /// The exchange of this query that is under way, or a new one.
     pub(super) fn join(
         &self,
         key: Key,
@@ -91,7 +91,7 @@ impl Flights {
     }
 }
 
-/// Takes an exchange out when it has ended, or nobody waits for it any more.
+/// Removes an exchange when it has ended, or nobody waits for it any more.
 struct Entry {
     flights: Flights,
     key: Key,
@@ -101,7 +101,7 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut open = self.flights.lock();
-        // Another exchange may have begun since the last one stopped waiting for this.
+        // A new exchange of this key may have begun since.
         let is_this = |(number, _): &(u64, _)| *number == self.number;
         if open.by_key.get(&self.key).is_some_and(is_this) {
             open.by_key.remove(&self.key);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_question_under_another_number_joins() {
+    async fn an_equal_query_with_another_id_joins() {
         let flights = Flights::default();
         let (tell, told) = oneshot::channel();
         let first = flights.join(key(1), || told.map(Result::unwrap_or_default).boxed());
@@ -133,13 +133,13 @@ mod tests {
             &second.expect("an answer")
         ));
         assert!(flights.lock().by_key.is_empty());
-        // It is asked anew afterwards: nothing is kept.
+        // Nothing is cached.
         let third = flights.join(key(1), || async { None }.boxed());
         assert_eq!(third.await, None);
     }
 
     #[tokio::test]
-    async fn what_nobody_waits_for_ends() {
+    async fn an_exchange_without_waiters_ends() {
         let flights = Flights::default();
         let (mut tell, told) = oneshot::channel::<Answer>();
         let flight = flights.join(key(1), || told.map(Result::unwrap_or_default).boxed());
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn by_tcp_is_another_question() {
+    fn a_query_by_tcp_is_another_key() {
         let by = |by| Key::new(&[1, 2, 3], by);
         assert_ne!(by(Protocol::Udp), by(Protocol::Tcp));
         assert_eq!(Key::new(&[1], Protocol::Udp), None);

@@ -70,7 +70,7 @@ async fn dig_tells_no_data_from_no_name() -> Result<()> {
 }
 
 #[tokio::test]
-async fn dig_asks_again_by_tcp_when_the_answer_was_cut() -> Result<()> {
+async fn dig_retries_over_tcp_after_truncation() -> Result<()> {
     let bench = Bench::start(web(200), &[]).await?;
     let name = "web.shop.skydns.local A";
     let text = bench.dig(&format!("+ignore +noedns {name}")).await?;
@@ -81,7 +81,7 @@ async fn dig_asks_again_by_tcp_when_the_answer_was_cut() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_swapped_table_is_seen_by_the_next_question() -> Result<()> {
+async fn a_swapped_directory_holds_from_the_next_query_on() -> Result<()> {
     let bench = Bench::start(web(1), &[]).await?;
     let count = async || -> Result<usize> {
         let question = packet(7, "web.shop.skydns.local.", RecordType::A);
@@ -164,7 +164,7 @@ async fn a_taken_port_is_a_problem_that_goes_away() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_end_frees_the_port() -> Result<()> {
+async fn the_port_is_free_after_shutdown() -> Result<()> {
     let directory = Directory::default();
     let folder = tempfile::tempdir()?;
     let listen = "127.0.0.1:0".parse()?;

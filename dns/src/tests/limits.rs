@@ -46,7 +46,7 @@ async fn is_answered(stream: &mut TcpStream) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_client_has_its_share_of_connections_and_the_oldest_idle_one_goes() -> Result<()> {
+async fn connections_of_one_client_are_limited_and_the_oldest_idle_one_is_evicted() -> Result<()> {
     let bench = Bench::start(web(), &[]).await?;
     let mut streams = Vec::new();
     for _ in 0..CONNECTIONS.per_source + 3 {
@@ -64,7 +64,7 @@ async fn a_client_has_its_share_of_connections_and_the_oldest_idle_one_goes() ->
 }
 
 #[tokio::test]
-async fn idle_connections_of_all_leave_room_for_the_next() -> Result<()> {
+async fn idle_connections_are_evicted_for_the_next() -> Result<()> {
     let bench = Bench::start(web(), &[]).await?;
     let mut streams = Vec::new();
     for number in 0..CONNECTIONS.all + 3 {
@@ -80,7 +80,7 @@ async fn idle_connections_of_all_leave_room_for_the_next() -> Result<()> {
 }
 
 #[tokio::test]
-async fn questions_in_one_piece_are_answered_in_order() -> Result<()> {
+async fn pipelined_queries_are_answered_in_order() -> Result<()> {
     let resolver = Resolver::coded(ResponseCode::NXDomain).await?;
     let bench = Bench::start(web(), &[resolver.addr]).await?;
     let mut response = packet(9, NAME, RecordType::A);
@@ -118,7 +118,7 @@ async fn questions_in_one_piece_are_answered_in_order() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_packet_that_announces_countless_questions_is_not_delivered() -> Result<()> {
+async fn a_packet_that_announces_too_many_questions_is_dropped() -> Result<()> {
     let bench = Bench::start(web(), &[]).await?;
     let socket = UdpSocket::bind("127.0.0.1:0").await?;
     let mut answer = [0; 512];
@@ -144,7 +144,7 @@ async fn client(number: u8, to: SocketAddr) -> Result<UdpSocket> {
 }
 
 #[tokio::test]
-async fn names_that_nobody_answers_leave_room_for_others() -> Result<()> {
+async fn unanswered_queries_leave_room_for_others() -> Result<()> {
     // Silent for one domain.
     let resolver = Resolver::start(|question| {
         let is_slow = question.windows(4).any(|part| part == b"slow");
@@ -182,7 +182,7 @@ async fn names_that_nobody_answers_leave_room_for_others() -> Result<()> {
 }
 
 #[tokio::test]
-async fn all_who_ask_the_same_at_once_share_one_exchange() -> Result<()> {
+async fn equal_queries_at_once_share_one_exchange() -> Result<()> {
     let resolver = UdpSocket::bind("127.0.0.1:0").await?;
     let bench = Bench::start(web(), &[resolver.local_addr()?]).await?;
     let mut clients = Vec::new();
@@ -232,7 +232,7 @@ impl Write for Log {
 }
 
 /// Each of them made the library write a line, or makes it still.
-fn packets_that_are_worth_a_line() -> Result<Vec<Vec<u8>>> {
+fn packets_that_the_library_logs() -> Result<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     for name in [NAME, "example.com."] {
         let good = packet(1, name, RecordType::A);
@@ -271,7 +271,7 @@ async fn no_packet_fills_the_log() -> Result<()> {
     let _here = subscriber::set_default(subscriber);
     let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
     let bench = Bench::start(web(), &[gone]).await?;
-    let packets = packets_that_are_worth_a_line()?;
+    let packets = packets_that_the_library_logs()?;
     let mut stream = TcpStream::connect(bench.addr).await?;
     for packet in &packets {
         for _ in 0..10 {

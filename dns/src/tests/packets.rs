@@ -39,7 +39,7 @@ fn packet(name: &str, wanted: RecordType, payload: Option<u16>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn answers_keep_to_the_size_that_the_client_takes() -> Result<()> {
+async fn answers_keep_to_the_clients_payload_size() -> Result<()> {
     let bench = Bench::start(web(200), &[]).await?;
     for (payload, limit) in [
         (None, 512),
@@ -65,7 +65,7 @@ async fn answers_keep_to_the_size_that_the_client_takes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_extra_goes_without_a_word() -> Result<()> {
+async fn additional_records_are_left_out_without_tc() -> Result<()> {
     let bench = Bench::start(web(9), &[]).await?;
     let packet = packet(NAME, RecordType::SRV, None);
     let message = Message::from_vec(&bench.udp(&packet).await?)?;
@@ -91,7 +91,7 @@ async fn an_answer_is_authoritative_and_repeats_the_question() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_not_a_question_for_us_is_an_error() -> Result<()> {
+async fn unsupported_queries_are_errors() -> Result<()> {
     let bench = Bench::start(web(1), &[]).await?;
     let code = async |packet: &[u8]| -> Result<ResponseCode> {
         let answer = bench.udp(packet).await?;
@@ -197,7 +197,7 @@ fn check(answer: &[u8], asked: &BTreeSet<[u8; 2]>) -> Result<()> {
 }
 
 #[tokio::test]
-async fn any_packet_is_answered_well_or_not_at_all() -> Result<()> {
+async fn any_packet_gets_a_valid_answer_or_none() -> Result<()> {
     // Nobody is there: what would be relayed fails at once.
     let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
     let bench = Bench::start(web(3), &[gone]).await?;

@@ -140,7 +140,7 @@ pub(super) fn code(answer: &[u8]) -> ResponseCode {
 }
 
 #[tokio::test]
-async fn other_names_go_through_with_all_that_is_in_the_answer() -> Result<()> {
+async fn other_names_are_forwarded_with_the_whole_answer() -> Result<()> {
     let resolver =
         Resolver::start(|question| vec![full(question).to_vec().expect("message")]).await?;
     let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
@@ -171,7 +171,7 @@ async fn other_names_go_through_with_all_that_is_in_the_answer() -> Result<()> {
 }
 
 #[tokio::test]
-async fn answers_of_others_keep_to_the_size_that_the_client_takes() -> Result<()> {
+async fn forwarded_answers_keep_to_the_clients_payload_size() -> Result<()> {
     let resolver = Resolver::start(|question| {
         let mut message = full(question);
         let text = TXT::new(vec!["x".repeat(200); 4]);
@@ -197,7 +197,7 @@ async fn answers_of_others_keep_to_the_size_that_the_client_takes() -> Result<()
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_read_is_none() -> Result<()> {
+async fn a_malformed_answer_is_none() -> Result<()> {
     let broken = Resolver::start(|question| {
         let mut answer = response(question, ResponseCode::NoError);
         // A record that does not follow.
@@ -219,7 +219,7 @@ async fn an_answer_that_cannot_be_read_is_none() -> Result<()> {
 }
 
 #[tokio::test]
-async fn our_own_zone_is_never_asked_of_others() -> Result<()> {
+async fn the_zone_is_never_forwarded() -> Result<()> {
     let resolver = Resolver::coded(ResponseCode::NoError).await?;
     let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
     for name in [
@@ -235,7 +235,7 @@ async fn our_own_zone_is_never_asked_of_others() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_cut_answer_passes_through_with_its_mark() -> Result<()> {
+async fn a_truncated_answer_is_forwarded_with_tc() -> Result<()> {
     let resolver = Resolver::start(|question| {
         let mut answer = response(question, ResponseCode::NoError);
         answer[2] |= 0x02;
@@ -249,7 +249,7 @@ async fn a_cut_answer_passes_through_with_its_mark() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_next_resolver_is_asked_when_one_is_gone_silent_or_has_no_answer() -> Result<()> {
+async fn the_next_resolver_is_queried_after_a_failure_or_silence() -> Result<()> {
     let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
     let silent = Resolver::start(|_| Vec::new()).await?;
     let failing = Resolver::coded(ResponseCode::ServFail).await?;
@@ -266,7 +266,7 @@ async fn the_next_resolver_is_asked_when_one_is_gone_silent_or_has_no_answer() -
 }
 
 #[tokio::test]
-async fn without_a_good_answer_there_is_an_error() -> Result<()> {
+async fn without_a_good_answer_the_client_gets_an_error() -> Result<()> {
     let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
     let question = packet(4711, "example.com.", RecordType::A);
     let bench = Bench::start(Directory::default(), &[gone]).await?;
@@ -303,7 +303,7 @@ async fn a_lost_datagram_is_sent_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_the_question_is_no_answer() -> Result<()> {
+async fn an_answer_that_does_not_match_is_ignored() -> Result<()> {
     let resolver = Resolver::start(|question| {
         let right = response(question, ResponseCode::NoError);
         let mut other_number = right.clone();
@@ -331,7 +331,7 @@ async fn what_does_not_fit_the_question_is_no_answer() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_of_ourselves() -> Result<()> {
+async fn the_server_never_forwards_to_itself() -> Result<()> {
     let bench = Bench::start(Directory::default(), &[]).await?;
     bench.set_resolvers(&[bench.addr])?;
     let answer = bench.udp(&packet(1, "example.com.", RecordType::A)).await?;

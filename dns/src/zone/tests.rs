@@ -114,7 +114,7 @@ fn instances_of_several_containers_never_share_a_name() {
 }
 
 #[test]
-fn all_shows_also_what_is_not_ready() {
+fn all_includes_endpoints_that_are_not_ready() {
     assert_eq!(
         ask("all.slow.shop.skydns.local. SRV"),
         "NoError\n\
@@ -134,7 +134,7 @@ fn all_shows_also_what_is_not_ready() {
 }
 
 #[test]
-fn a_name_without_such_a_record_is_no_missing_name() {
+fn a_name_without_the_type_is_nodata() {
     for there in [
         "skydns.local. A",
         "shop.skydns.local. A",
@@ -177,7 +177,7 @@ fn a_label_may_be_any_octets() {
 }
 
 #[test]
-fn the_zone_says_what_it_is() {
+fn the_apex_has_soa_and_ns() {
     assert_eq!(ask("skydns.local. SOA"), "NoError\nSOA\n");
     assert_eq!(
         ask("skydns.local. NS"),
@@ -187,7 +187,7 @@ fn the_zone_says_what_it_is() {
 }
 
 #[test]
-fn names_are_the_same_in_either_case() {
+fn names_are_case_insensitive() {
     assert_eq!(ask("6.WEB.Shop.SKYDNS.local. A"), NXDOMAIN);
     assert_eq!(ask("1.WEB.Shop.SKYDNS.local. A"), "NoError\nA 10.0.0.2\n");
 }
@@ -212,7 +212,7 @@ fn a_domain_is_checked() {
 }
 
 #[test]
-fn an_endpoint_of_a_missing_host_is_last_in_line() {
+fn an_endpoint_of_a_missing_host_is_the_last_resort() {
     let mut cluster = Cluster::default();
     cluster.host("h1");
     cluster.state("shop/web/0", "h1", "10.0.0.1:20000", "ready", "web");
