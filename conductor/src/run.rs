@@ -672,29 +672,29 @@ impl Loop {
         self.tell(&planned);
         let Plan {
             writes,
-            steps,
+            actions,
             requeue_at,
             ..
         } = planned;
         if !writes.is_empty() {
             self.write(writes);
         }
-        self.note(&steps);
-        for step in steps {
-            let job = self.setup.actions.clone().run(step, self.events_in.clone());
+        self.note(&actions);
+        for action in actions {
+            let job = self.setup.actions.clone().run(action, self.events_in.clone());
             self.tasks.spawn(job);
         }
         self.after_plan();
         requeue_at
     }
 
-    /// Notes which instances the steps are to make, and what else of the engine is ours. A disk that takes nothing stops
+    /// Notes which instances the actions are to make, and what else of the engine is ours. A disk that takes nothing stops
     /// nothing: the notes are kept in memory and written with a later plan, and `/status` names the containers too.
-    fn note(&mut self, steps: &[Action]) {
+    fn note(&mut self, actions: &[Action]) {
         let state = &mut self.state;
         let wall = self.setup.record.clock().wall();
-        for step in steps {
-            if let Action::Prepare(Prepare { instance, .. }) = step {
+        for action in actions {
+            if let Action::Prepare(Prepare { instance, .. }) = action {
                 state.observing.intend(instance, wall);
             }
         }

@@ -772,7 +772,7 @@ impl World {
         let at = &mut self.machines[machine];
         let agent = at.process.as_mut()?.agent.as_mut()?;
         agent.local.begin(&planned, now);
-        for step in &planned.steps {
+        for step in &planned.actions {
             if let Action::Prepare(Prepare { instance, .. }) = step {
                 agent.observing.intend(instance, wall);
             }
@@ -785,7 +785,7 @@ impl World {
             self.forbid(harm);
         }
         self.write_out(machine, planned.writes);
-        for step in planned.steps {
+        for step in planned.actions {
             self.tell(machine, || format!("does {}", invariants::step_text(&step)));
             let wait = 1 + self.dice.below(if self.stormy { 400 } else { 50 });
             self.later(machine, Duration::from_millis(wait), Event::Effect(step));

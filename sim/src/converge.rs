@@ -7,7 +7,7 @@ use model::observed::ObservedContainer;
 use model::records::{HostState, Phase};
 use model::snapshot::{Desired, SlotView, Snapshot};
 use planner::placement;
-use planner::target::Target;
+use planner::rollout::Target;
 use store::host::HostStatus;
 
 use crate::scenario::Scenario;

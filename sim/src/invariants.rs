@@ -10,7 +10,7 @@ use model::records::{Availability, HostState, Phase};
 use model::snapshot::{SlotView, Snapshot, Successor};
 use model::{Action, Millis, Prepare, Scope, Trust, Write, WriteKind};
 use planner::Plan;
-use planner::target::Target;
+use planner::rollout::Target;
 use store::kv::Event as Told;
 use uuid::Uuid;
 
@@ -114,7 +114,7 @@ pub fn planned(
     let agent = machine.process.as_ref()?.agent.as_ref()?;
     let copies = &machine.engine.copies;
     let touches = |step: &Action| docker_id(step).is_some_and(|id| copies.contains(id));
-    if let Some(step) = plan.steps.iter().find(|step| touches(step)) {
+    if let Some(step) = plan.actions.iter().find(|step| touches(step)) {
         return Some(format!(
             "{name} does {} to a container that somebody else made",
             step_text(step)
@@ -129,7 +129,7 @@ pub fn planned(
                 write
             ));
         }
-        let ends = plan.steps.iter().find(|step| ends(step).is_some());
+        let ends = plan.actions.iter().find(|step| ends(step).is_some());
         return ends.map(|step| {
             format!(
                 "{name} does {} without a view to be trusted",
@@ -141,7 +141,8 @@ pub fn planned(
         .seen
         .as_ref()
         .is_some_and(|seen| !seen.trust.is_trusted());
-    if distrusted && (!plan.writes.is_empty() || plan.steps.iter().any(|step| ends(step).is_some()))
+    if distrusted
+        && (!plan.writes.is_empty() || plan.actions.iter().any(|step| ends(step).is_some()))
     {
         return Some(format!(
             "{name} changes something, though it distrusts etcd: {plan}"
@@ -163,7 +164,7 @@ pub fn planned(
         .writes
         .iter()
         .map(|write| (write.scope.clone(), write.kind.into()));
-    let works = works.chain(plan.steps.iter().map(|step| (step.work(), step.kind())));
+    let works = works.chain(plan.actions.iter().map(|step| (step.work(), step.kind())));
     for (work, kind) in works {
         let own = agent.answered.get(&work).copied();
         if matches!(work, Scope::Slot(_)) && own.is_some_and(|own| own > view.revision) {
@@ -173,7 +174,7 @@ pub fn planned(
             ));
         }
     }
-    for step in &plan.steps {
+    for step in &plan.actions {
         if let Some(why) = starts_what_has_stopped(view, name, step)
             .or_else(|| ends_what_is_better(view, agent, name, step))
         {
@@ -182,7 +183,7 @@ pub fn planned(
     }
     // Who leaves the cluster ends also what can't go elsewhere.
     let leaves = view.availability(name) == Availability::Leave;
-    for step in &plan.steps {
+    for step in &plan.actions {
         let Some((slot, instance)) = ends(step) else {
             continue;
         };

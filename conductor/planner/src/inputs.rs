@@ -1,6 +1,6 @@
 //! All that a plan is made from.
 
-use model::observed::Observed;
+use model::observed::{EngineState, Observed};
 use model::rules::{Rule, Rules};
 use model::snapshot::{Owner, Snapshot};
 use model::time::Millis;
@@ -8,7 +8,7 @@ use model::{Host, Scope, Trust};
 
 use crate::disruption::Pause;
 use crate::memory::AgentMemory;
-use crate::output::Plan;
+use crate::output::Notes;
 use crate::turn::Turn;
 
 /// All that a plan is made from.
@@ -31,6 +31,16 @@ pub struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// The snapshot may be acted on.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.trust == Trust::Full
+    }
+
+    /// The engine answers.
+    pub(crate) fn has_engine(&self) -> bool {
+        self.observed.engine == EngineState::Up
+    }
+
     /// Whether a slot of this owner may be given to a host now.
     pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), Pause> {
         match owner {
@@ -43,27 +53,27 @@ impl Inputs<'_> {
     }
 
     /// Nothing may be written for this now: a write is under way, or an own one is not in the snapshot yet.
-    pub(crate) fn is_writing(&self, work: &Scope) -> bool {
-        self.memory.in_flight.is_writing(work) || self.is_behind(work)
+    pub(crate) fn is_writing(&self, scope: &Scope) -> bool {
+        self.memory.in_flight.is_writing(scope) || self.is_behind(scope)
     }
 
     /// An own write on this is not in the snapshot yet.
-    pub(crate) fn is_behind(&self, work: &Scope) -> bool {
+    pub(crate) fn is_behind(&self, scope: &Scope) -> bool {
         let revision = self.snapshot.revision;
         let own = &self.memory.own_writes;
-        own.is_ahead_of(work, revision, self.now, self.rules)
+        own.is_ahead_of(scope, revision, self.now, self.rules)
     }
 
     /// Whether this host's turn has come; none if it has none. Until then it is noted as left undone.
-    pub(crate) fn is_my_turn(&self, plan: &mut Plan, scope: &Scope, turn: Option<Turn>) -> bool {
-        plan.left_undone.insert(scope.clone());
+    pub(crate) fn is_my_turn(&self, notes: &mut Notes, scope: &Scope, turn: Option<Turn>) -> bool {
+        notes.left_undone.insert(scope.clone());
         let Some(turn) = turn else {
             return false;
         };
         let since = self.memory.left_undone.get(scope).copied();
         let comes = turn.comes(since.unwrap_or(self.now));
         if self.now < comes {
-            plan.requeue(comes);
+            notes.requeue(comes);
         }
         self.now >= comes
     }

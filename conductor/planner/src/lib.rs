@@ -6,15 +6,23 @@
 //! beside this crate makes that a rule. What cannot be done now is a value
 //! with a reason, never an error.
 
+mod cleanup;
 pub mod disruption;
+mod gate;
+mod handover;
 mod inputs;
+mod lifecycle;
 pub mod memory;
 mod output;
+mod ownership;
 pub mod placement;
+mod placing;
 mod plan;
 pub mod refusal;
-mod slot;
-pub mod target;
+mod retire;
+pub mod rollout;
+mod slot_state;
+mod slots;
 mod turn;
 pub mod waiting;
 

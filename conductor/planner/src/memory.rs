@@ -231,7 +231,7 @@ impl AgentMemory {
                 .or_default()
                 .note_status(status, now);
         }
-        for action in &plan.steps {
+        for action in &plan.actions {
             if let Action::Stop { instance, .. } = action {
                 self.instance(instance, now).stop_requested = true;
             }

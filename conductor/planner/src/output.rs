@@ -16,7 +16,7 @@ pub struct Plan {
     /// To be written to etcd.
     pub writes: Vec<Write>,
     /// Actions on the engine.
-    pub steps: Vec<Action>,
+    pub actions: Vec<Action>,
     /// Slots that wait, and why.
     pub waiting: BTreeMap<SlotId, Waiting>,
     /// Instances that take no new connections from now on at the latest.
@@ -36,21 +36,46 @@ pub struct Plan {
 impl Plan {
     /// Nothing is to be done.
     pub fn is_idle(&self) -> bool {
-        self.writes.is_empty() && self.steps.is_empty()
+        self.writes.is_empty() && self.actions.is_empty()
     }
 
     /// It writes or does something for this slot.
     pub fn touches(&self, slot: &SlotId) -> bool {
         let scope = Scope::Slot(slot.clone());
-        self.writes.iter().any(|w| w.scope == scope) || self.steps.iter().any(|s| s.work() == scope)
+        self.writes.iter().any(|write| write.scope == scope)
+            || self.actions.iter().any(|action| action.work() == scope)
     }
+}
 
-    pub(crate) fn requeue_with(&mut self, at: Option<Millis>) {
-        if let Some(at) = at {
-            self.requeue(at);
-        }
-    }
+/// What one rule reports. What of it may go now, the gate decides.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Writes to etcd.
+    pub(crate) writes: Vec<Write>,
+    /// Actions on the engine.
+    pub(crate) actions: Vec<Action>,
+    /// Slots that wait, and why.
+    pub(crate) waiting: BTreeMap<SlotId, Waiting>,
+    /// Statuses of this host's slots.
+    pub(crate) statuses: BTreeMap<SlotId, Status>,
+    /// What else is to be remembered.
+    pub(crate) notes: Notes,
+}
 
+/// What a decision leaves to be remembered until the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// Instances that take no new connections from now on.
+    pub(crate) leaving: Vec<InstanceId>,
+    /// Instances that are wanted (again).
+    pub(crate) staying: Vec<InstanceId>,
+    /// What any of several hosts may do, and none has done yet.
+    pub(crate) left_undone: BTreeSet<Scope>,
+    /// When to decide again.
+    pub(crate) requeue_at: Option<Millis>,
+}
+
+impl Notes {
     pub(crate) fn requeue(&mut self, at: Millis) {
         self.requeue_at = Some(self.requeue_at.map_or(at, |earlier| earlier.min(at)));
     }
@@ -64,7 +89,7 @@ impl fmt::Display for Plan {
             .writes
             .iter()
             .map(|write| write.kind.into())
-            .chain(self.steps.iter().map(Action::kind))
+            .chain(self.actions.iter().map(Action::kind))
         {
             *counts.entry(kind).or_default() += 1;
         }

@@ -3,7 +3,7 @@
 use manifests::ContainerId;
 use model::snapshot::{ContainerView, Desired};
 use model::{links, volumes};
-use planner::target::Target;
+use planner::rollout::Target;
 
 use super::inputs::RowInputs;
 use super::types::{ContainerRow, GaveUp};

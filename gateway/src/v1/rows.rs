@@ -14,7 +14,7 @@ use model::records::{Claim, HostState, Phase, Progress, Status};
 use model::snapshot::{ContainerView, SlotView};
 use planner::placement;
 use planner::placement::Unclaimed;
-use planner::target::Target;
+use planner::rollout::Target;
 
 use super::containers::container_row;
 use super::inputs::{Filter, RowInputs};

@@ -5,7 +5,7 @@ use model::directory::{Directory, ServiceId};
 use model::records::Phase;
 use model::snapshot::Desired;
 use planner::placement;
-use planner::target::Target;
+use planner::rollout::Target;
 
 use super::containers::container_row;
 use super::inputs::{Filter, RowInputs};

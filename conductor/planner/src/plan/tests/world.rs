@@ -728,7 +728,7 @@ impl World {
                     .memory
                     .wrote(&write, held, revision, snapshot.revision, now);
             }
-            for step in planned.steps {
+            for step in planned.actions {
                 if print {
                     let _ = writeln!(out, "{:>6} {name} {}", self.now.0, describe_step(&step));
                 }

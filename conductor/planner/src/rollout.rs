@@ -1,4 +1,4 @@
-//! Which version the slots of a container should run.
+//! The rollout of a version: what each slot should run, whose turn it is, and when an update is given up.
 //!
 //! A version counts only if it was written after the manifest was created as
 //! it is now. An update that was given up leaves the other slots as they are,
@@ -9,7 +9,13 @@ use std::sync::Arc;
 use manifests::manifest::Pull;
 use manifests::{Manifest, canonical};
 
-use model::snapshot::{ContainerView, Desired, ParsedVersion, Rev};
+use manifests::{ContainerId, SlotId};
+use model::Write;
+use model::records::{Phase, Rollout};
+use model::snapshot::{ContainerView, Desired, Owner, ParsedVersion, Rev, Snapshot};
+
+use crate::memory::InstanceMemory;
+use crate::waiting::{Failure, Waiting};
 
 /// What the user wants to run now.
 #[derive(Debug, Clone)]
@@ -141,6 +147,97 @@ fn counting(
         .iter()
         .filter(move |(rev, version)| **rev >= since && version.modified > since)
         .filter_map(|(rev, version)| Some((*rev, version, version.manifest.as_ref()?)))
+}
+
+/// What a slot runs whose claim says the version `rev`. Where an update was given up, or the manifest can't be read, each
+/// slot stays with what it has; only the slot that failed goes on being tried.
+pub(crate) fn of_slot(container: &ContainerView, rev: i64) -> Option<Target<'_>> {
+    let target = Target::of(container)?;
+    let is_invalid = |manifest: &Rev<Desired>| matches!(manifest.value, Desired::Invalid(_));
+    let is_halted =
+        target.was_given_up(container) || container.manifest.as_ref().is_some_and(is_invalid);
+    if !is_halted || rev == target.rev() {
+        return Some(target);
+    }
+    let present = container.versions.get(&rev).and_then(|version| {
+        let manifest = version.manifest.as_ref()?;
+        Some(Target::Decided {
+            rev,
+            version,
+            manifest,
+        })
+    });
+    present.or_else(|| placed_anew(container))
+}
+
+/// Whether a slot's turn to be updated has come: one at a time, in order of number. Every lower slot has to be ready on
+/// the new version, if a live host has it.
+pub(crate) fn turn(
+    snapshot: &Snapshot,
+    container: &ContainerView,
+    slot: u32,
+    target: &Target<'_>,
+) -> Result<(), Waiting> {
+    for (number, view) in container.slots.range(..slot) {
+        let Owner::Live(claim) = snapshot.owner(view) else {
+            continue;
+        };
+        if !container.is_wanted(*number) {
+            continue;
+        }
+        let state = view.current_state();
+        let is_ready = state.is_some_and(|state| state.state == Phase::Ready);
+        if !is_ready || target.outdates(container, claim.manifest_rev) {
+            return Err(Waiting::LowerSlot(*number));
+        }
+    }
+    Ok(())
+}
+
+/// Gives an update up when the first instance of its version failed. It is none without an older version to stay with;
+/// and what slots stay with after an update was given up is not given up in its turn.
+pub(crate) fn give_up(
+    container: &ContainerView,
+    slot: &SlotId,
+    rev: i64,
+    instance: &InstanceMemory,
+    target: &Target<'_>,
+    failure: Failure,
+) -> Option<Write> {
+    let has_failed = instance.ends > 0 || instance.running_since.is_some();
+    let is_update = container.versions.keys().any(|rev| *rev < target.rev());
+    let is_wanted = Target::of(container).is_some_and(|wanted| wanted.rev() == target.rev());
+    if !has_failed
+        || instance.was_ready
+        || !is_update
+        || !is_wanted
+        || target.outdates(container, rev)
+        || target.was_given_up(container)
+    {
+        return None;
+    }
+    Some(Write::rollout(
+        slot.container.clone(),
+        Rollout {
+            version: target.rev(),
+            failed: true,
+            slot: slot.slot,
+            reason: failure.to_string(),
+        },
+        container.manifest.as_ref()?.modified,
+        container.rollout.as_ref().map_or(0, |r| r.modified),
+    ))
+}
+
+/// Notes that a version got ready: it is one to fall back to.
+pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: i64) -> Option<Write> {
+    let version = container.versions.get(&rev).filter(|v| !v.version.good)?;
+    Some(Write::good(
+        id.clone(),
+        rev,
+        version.version.clone(),
+        version.modified,
+    ))
 }
 
 /// `pull: always` and a PUT without any change: the user wants what the registry has now.

@@ -1,10 +1,11 @@
-//! What slots and hosts share: versions, remains, claims of lost hosts for what nobody wants, marks.
+//! Clean-up: superfluous versions, remains, claims of lost hosts for slots that nobody wants, this host's unfit marks.
 
 use manifests::ContainerId;
 
 use crate::inputs::Inputs;
-use crate::output::Plan;
-use crate::target;
+use crate::memory::UnfitMark;
+use crate::output::Report;
+use crate::rollout;
 use crate::turn::Turn;
 use model::Scope;
 use model::Write;
@@ -12,41 +13,43 @@ use model::rules::Rule;
 use model::snapshot::{ContainerView, Owner, Successor};
 
 /// Superfluous versions, remains, and what lost hosts have left.
-pub(super) fn container(
+pub(crate) fn leftovers(inputs: &Inputs<'_>) -> Report {
+    let mut report = Report::default();
+    let turn = Turn::in_clean_up(inputs.snapshot, &inputs.host.name);
+    for (id, container) in &inputs.snapshot.containers {
+        left_by_lost_hosts(inputs, turn, id, container, &mut report);
+        superfluous(inputs, turn, id, container, &mut report);
+    }
+    report
+}
+
+/// Versions that nobody needs, and what is left of a container that is gone.
+fn superfluous(
     inputs: &Inputs<'_>,
+    turn: Option<Turn>,
     id: &ContainerId,
     container: &ContainerView,
-    plan: &mut Plan,
+    report: &mut Report,
 ) {
-    left_by_lost_hosts(inputs, id, container, plan);
-    let work = Scope::Container(id.clone());
-    if inputs.is_writing(&work) || plan.writes.iter().any(|w| w.scope == work) {
-        return;
-    }
-    let lowest = container
+    let scope = Scope::Container(id.clone());
+    let first_owner = container
         .slots
         .values()
         .find_map(|s| s.claim.as_ref().map(|c| &c.host));
-    if container.manifest.is_none() && lowest.is_none() {
+    if container.manifest.is_none() && first_owner.is_none() {
         let remains = !container.versions.is_empty()
             || container.rollout.is_some()
             || container
                 .slots
                 .values()
                 .any(|s| s.state.is_some() || s.next.is_some());
-        if remains
-            && inputs.is_my_turn(
-                plan,
-                &work,
-                Turn::in_clean_up(inputs.snapshot, &inputs.host.name),
-            )
-        {
-            plan.writes.push(Write::sweep(id.clone()));
+        if remains && inputs.is_my_turn(&mut report.notes, &scope, turn) {
+            report.writes.push(Write::sweep(id.clone()));
         }
-    } else if lowest == Some(&inputs.host.name) {
-        let versions = target::superfluous(container);
+    } else if first_owner == Some(&inputs.host.name) {
+        let versions = rollout::superfluous(container);
         if !versions.is_empty() {
-            plan.writes.push(Write::prune(id, &versions));
+            report.writes.push(Write::prune(id, &versions));
         }
     }
 }
@@ -54,9 +57,10 @@ pub(super) fn container(
 /// Claims of hosts that are not live for slots that nobody wants, and handovers that nobody can finish.
 fn left_by_lost_hosts(
     inputs: &Inputs<'_>,
+    turn: Option<Turn>,
     id: &ContainerId,
     container: &ContainerView,
-    plan: &mut Plan,
+    report: &mut Report,
 ) {
     for (number, view) in &container.slots {
         let (lost, unwanted) = match inputs.snapshot.owner(view) {
@@ -72,32 +76,30 @@ fn left_by_lost_hosts(
             continue;
         }
         let slot = id.slot(*number);
-        let work = Scope::Slot(slot.clone());
-        if !inputs.is_my_turn(
-            plan,
-            &work,
-            Turn::in_clean_up(inputs.snapshot, &inputs.host.name),
-        ) || inputs.is_writing(&work)
-        {
+        let scope = Scope::Slot(slot.clone());
+        if !inputs.is_my_turn(&mut report.notes, &scope, turn) {
             continue;
         }
         match (lost.filter(|_| unwanted), void) {
-            (Some(claim), _) => plan.writes.push(Write::delete_unwanted(
+            (Some(claim), _) => report.writes.push(Write::delete_unwanted(
                 slot,
                 claim.modified,
                 container.manifest.as_ref().map_or(0, |m| m.modified),
                 claim.host.clone(),
             )),
-            (None, Some(next)) => plan.writes.push(Write::delete_void_next(slot, next.void())),
+            (None, Some(next)) => report
+                .writes
+                .push(Write::delete_void_next(slot, next.void())),
             (None, None) => {}
         }
     }
 }
 
-/// Takes this host's marks away when they have stood for a while, or are about another manifest.
-pub(super) fn marks(inputs: &Inputs<'_>, plan: &mut Plan) {
+/// Deletes this host's unfit marks when they have stood for a while, or are about another manifest.
+pub(crate) fn marks(inputs: &Inputs<'_>) -> Report {
+    let mut report = Report::default();
     let Some(host) = inputs.snapshot.hosts.get(&inputs.host.name) else {
-        return;
+        return report;
     };
     for (id, unfit) in &host.unfit {
         let manifest = inputs
@@ -106,26 +108,24 @@ pub(super) fn marks(inputs: &Inputs<'_>, plan: &mut Plan) {
             .get(id)
             .and_then(|c| c.manifest.as_ref())
             .map(|m| m.modified);
-        // An earlier process's mark is taken away at once: what it failed for may be gone.
+        // A mark of an earlier process is deleted at once: its reason may be gone.
         let mark = inputs.memory.unfit.get(id);
         let until = mark
             .filter(|_| manifest == Some(unfit.manifest_rev))
-            .map(crate::memory::UnfitMark::until)
+            .map(UnfitMark::until)
             .unwrap_or_default();
         if inputs.now < until {
-            plan.requeue(until);
+            report.notes.requeue(until);
             continue;
         }
         if inputs.memory.in_flight.is_stalled(id, inputs.now) {
             continue;
         }
-        let work = Scope::Container(id.clone());
-        if !inputs.is_writing(&work) && plan.writes.iter().all(|w| w.scope != work) {
-            plan.writes.push(Write::fit(
-                id.clone(),
-                inputs.host.name.clone(),
-                unfit.modified,
-            ));
-        }
+        report.writes.push(Write::fit(
+            id.clone(),
+            inputs.host.name.clone(),
+            unfit.modified,
+        ));
     }
+    report
 }

@@ -2,67 +2,69 @@
 
 use manifests::InstanceId;
 
-use super::ctx::{Ctx, Out};
-use super::leave::{retire, stop_timeout};
-use super::replace::give_up;
-use crate::output::Plan;
-use crate::target::Target;
+use super::ctx::{Ctx, Decision};
+use crate::output::Notes;
+use crate::retire::{retire, stop_timeout};
+use crate::rollout;
+use crate::rollout::Target;
 use crate::waiting::{Failure, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState};
 use model::volumes;
 use model::{Action, Fault, Prepare, Scope, Trust};
 
-/// Number of hosts that are waited for to decide an image: a pull may take minutes, and all need it.
+/// Hosts that are waited for to decide an image, at most: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
 
-/// The engine has nothing of the claimed instance.
+/// The engine has no container of the claimed instance.
 pub(super) fn absent(
     ctx: &Ctx<'_>,
     target: &Target<'_>,
     temporary_name: bool,
-    plan: &mut Plan,
+    notes: &mut Notes,
     fresh: &mut dyn FnMut() -> InstanceId,
-) -> Out {
-    if let Some(out) = ctx
-        .gives_up_unfit(target)
-        .or_else(|| ctx.gives_up_stuck(target, plan))
+) -> Decision {
+    if let Some(decision) = ctx
+        .release_unfit(target)
+        .or_else(|| ctx.release_stuck(target, notes))
     {
-        return out;
+        return decision;
     }
     if ctx.inputs.memory.disruption.is_restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
-        // An older etcd may name this host for what runs elsewhere: who runs it has it. And what is begun anew goes
-        // where it may be now.
-        return Out::says(Progress::Waiting, None).write(ctx.release());
+        // A restored etcd may name this host for what runs elsewhere: the host that runs it can claim it then. And what
+        // is begun anew goes where its constraints hold now.
+        return Decision::new(Progress::Waiting, None).write(ctx.release());
     }
     if ctx.has_data_elsewhere() {
-        return Out::says(Progress::Waiting, Some(Waiting::DataElsewhere)).write(ctx.release());
+        return Decision::new(Progress::Waiting, Some(Waiting::DataElsewhere)).write(ctx.release());
     }
-    let minted = ctx.memory.and_then(|m| m.pending_instance.as_ref()) == Some(&ctx.claim.instance);
-    // Without its pin it might be anywhere.
+    let is_pending =
+        ctx.memory.and_then(|m| m.pending_instance.as_ref()) == Some(&ctx.claim.instance);
+    // Its volumes are made only where a pin says so.
     let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), target.manifest());
-    if !minted || pin.is_some() || target.rev() != ctx.claim.manifest_rev {
-        return ctx.remint(target, fresh);
+    if !is_pending || pin.is_some() || target.rev() != ctx.claim.manifest_rev {
+        return ctx.new_instance(target, fresh);
     }
     match target {
-        Target::Undecided { .. } => resolve(ctx, target, plan),
-        Target::Decided { .. } => prepare(ctx, target, &ctx.claim.instance, temporary_name, plan),
+        Target::Undecided { .. } => resolve(ctx, target, notes),
+        Target::Decided { .. } => prepare(ctx, target, &ctx.claim.instance, temporary_name, notes),
     }
 }
 
-pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Out {
+/// Decides the image of a version, once for all slots of the container.
+pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> Decision {
     let Target::Undecided {
         rev,
         manifest,
         json,
     } = target
     else {
-        return Out::says(Progress::Unknown, None);
+        return Decision::new(Progress::Unknown, None);
     };
     let id = &ctx.slot.container;
-    let work = Scope::Container(id.clone());
-    let local = ctx.inputs.memory;
-    let trouble = local.images.get(id).filter(|t| t.rev == *rev);
+    let scope = Scope::Container(id.clone());
+    let images = &ctx.inputs.memory.images;
+    let trouble = images.get(id).filter(|t| t.rev == *rev);
     let reason = trouble.map(|t| Waiting::Attempt(t.reason.clone()));
     let progress = ctx
         .memory
@@ -71,57 +73,56 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, plan: &mut Plan) -> Ou
     if let Some(trouble) = trouble {
         let again = trouble.backoff.next_try();
         if again > ctx.inputs.now {
-            plan.requeue(again);
-            return Out::says(Progress::Failed, reason).about(*rev);
+            notes.requeue(again);
+            return Decision::new(Progress::Failed, reason).about(*rev);
         }
         if trouble.fault == Fault::Manifest && !ctx.turn().is_first() {
-            // It failed here too, so it is not this or that host: one goes on trying.
-            return Out::says(Progress::Failed, reason).about(*rev);
+            // It failed here too, so no host is at fault: the first owner alone goes on trying.
+            return Decision::new(Progress::Failed, reason).about(*rev);
         }
     }
-    let out = Out::says(Progress::Pulling, reason.or(progress)).about(*rev);
-    let under_way = local.in_flight.is_acting(&work)
-        || ctx.inputs.is_writing(&work)
-        || plan.steps.iter().any(|s| s.work() == work);
+    let mut decision = Decision::new(Progress::Pulling, reason.or(progress)).about(*rev);
     let turn = ctx.turn().at_most(PULL_ALONE);
-    if !under_way && ctx.inputs.is_my_turn(plan, &work, Some(turn)) {
-        plan.steps.push(Action::Resolve {
+    if ctx.inputs.is_my_turn(notes, &scope, Some(turn)) {
+        decision.resolve = Some(Action::Resolve {
             container: id.clone(),
             rev: *rev,
             manifest: (*manifest).clone(),
             json: (*json).clone(),
         });
     }
-    out
+    decision
 }
 
+/// Makes a container, pulling what lacks; it is not started.
 pub(super) fn prepare(
     ctx: &Ctx<'_>,
     target: &Target<'_>,
     instance: &InstanceId,
     temporary_name: bool,
-    plan: &mut Plan,
-) -> Out {
+    notes: &mut Notes,
+) -> Decision {
     let Target::Decided {
         rev,
         version,
         manifest,
     } = target
     else {
-        return Out::says(Progress::Unknown, None);
+        return Decision::new(Progress::Unknown, None);
     };
     let trouble = ctx.memory.map(|m| &m.trouble).filter(|t| t.rev == *rev);
     let waits = trouble.is_some_and(|t| t.fault == Fault::Data);
     if let Some(trouble) = trouble {
         let again = trouble.next_try();
         if again > ctx.inputs.now {
-            plan.requeue(again);
+            notes.requeue(again);
             let progress = if waits {
                 Progress::Waiting
             } else {
                 Progress::Failed
             };
-            return Out::says(progress, Some(Waiting::Attempt(trouble.reason.clone()))).about(*rev);
+            return Decision::new(progress, Some(Waiting::Attempt(trouble.reason.clone())))
+                .about(*rev);
         }
     }
     let pulls = ctx
@@ -137,9 +138,9 @@ pub(super) fn prepare(
         .map(|t| t.reason.clone())
         .filter(|reason| !reason.is_empty())
         .map(Waiting::Attempt);
-    Out::says(progress, pulls.or(reason))
+    Decision::new(progress, pulls.or(reason))
         .about(*rev)
-        .step(Action::Prepare(Prepare {
+        .action(Action::Prepare(Prepare {
             slot: ctx.slot.clone(),
             instance: instance.clone(),
             rev: *rev,
@@ -151,72 +152,69 @@ pub(super) fn prepare(
         }))
 }
 
-/// Made and never started: what else runs of the slot goes first.
+/// Starts what was made and never started, after any other container of the slot that runs.
 pub(super) fn first_start(
     ctx: &Ctx<'_>,
     current: &ObservedContainer,
     error: &str,
     others: &[&ObservedContainer],
-    plan: &mut Plan,
-) -> Out {
+    notes: &mut Notes,
+) -> Decision {
     if let Some(other) = others.iter().find(|c| c.running().is_some()) {
-        let step = retire(&ctx.inputs, ctx.slot, other, Some(ctx.container), plan);
+        let action = retire(&ctx.inputs, ctx.slot, other, Some(ctx.container), notes);
         let reason = Waiting::FormerContainer(stop_timeout(other, Some(ctx.container)));
-        return Out {
-            step,
-            ..Out::says(Progress::Replacing, Some(reason))
+        return Decision {
+            action,
+            ..Decision::new(Progress::Replacing, Some(reason))
         };
     }
-    let mut out = start_after_backoff(ctx, current, plan);
+    let mut decision = start(ctx, current);
     if !error.is_empty() {
         let failure = Failure::NotStarted(error.to_owned());
-        // Of what is not known another try may do better.
+        // After an unclassified error another attempt may do better.
         let may_pass = ctx
             .memory
             .is_some_and(|m| m.trouble.fault == Fault::Unknown && m.trouble.may_pass());
-        if let Some(target) = ctx.target().filter(|_| !may_pass) {
-            out.shared = give_up(ctx, current, &target, failure.clone());
+        let target = rollout::of_slot(ctx.container, ctx.claim.manifest_rev);
+        if let Some(target) = target.filter(|_| !may_pass) {
+            decision.shared = ctx.give_up(current, &target, failure.clone());
         }
-        out.progress = Progress::Failed;
-        out.reason = Some(Waiting::Failed(failure));
+        decision.progress = Progress::Failed;
+        decision.reason = Some(Waiting::Failed(failure));
     }
-    out
+    decision
 }
 
-pub(super) fn start_after_backoff(
-    ctx: &Ctx<'_>,
-    current: &ObservedContainer,
-    plan: &mut Plan,
-) -> Out {
+/// Starts it when its back-off has passed.
+pub(super) fn start(ctx: &Ctx<'_>, current: &ObservedContainer) -> Decision {
     let again = ctx
         .instance(current)
         .map(|m| m.backoff.next_try())
         .unwrap_or_default();
     if again > ctx.inputs.now {
-        plan.requeue(again);
-        return Out::says(Progress::Failed, None);
+        return Decision::new(Progress::Failed, None);
     }
-    Out::says(Progress::Starting, None).step(Action::Start {
+    Decision::new(Progress::Starting, None).action(Action::Start {
         slot: ctx.slot.clone(),
         instance: current.owner.instance.clone(),
         docker_id: current.docker_id.clone(),
     })
 }
 
-/// Its process ended: tell others, and start it again after the back-off.
-pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
-    let mut out = start_after_backoff(ctx, current, &mut Plan::default());
+/// Its process ended: it is unready, and started again after the back-off.
+pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Decision {
+    let mut decision = start(ctx, current);
     if let (ContainerState::Exited(exit), Some(memory)) = (&current.state, ctx.instance(current)) {
-        // Before this process nothing was counted: it is the machine or the engine that stopped it.
+        // Ends before this process are not counted: the machine or the engine stopped it.
         if memory.ends > 0 {
-            // Somebody's `docker stop` is no failure of the container, the first time.
+            // The first time, a `docker stop` is no failure of the container.
             let stopped = exit.was_asked_for() && memory.backoff.failures() <= 1;
-            out.progress = if stopped {
+            decision.progress = if stopped {
                 Progress::Restarting
             } else {
                 Progress::Failed
             };
-            out.reason = Some(Waiting::Restarting(
+            decision.reason = Some(Waiting::Restarting(
                 why_ended(ctx, exit),
                 memory.backoff.wait(),
             ));
@@ -226,14 +224,15 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Out {
         && state.state != Phase::Unready
         && ctx.inputs.trust == Trust::Full
     {
-        out = out.write(ctx.state_write(SlotState {
+        decision = decision.write(ctx.state_write(SlotState {
             state: Phase::Unready,
             ..state.value.clone()
         }));
     }
-    out
+    decision
 }
 
+/// How its process ended.
 pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> Failure {
     if exit.out_of_memory {
         let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
@@ -245,18 +244,19 @@ pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> Failure {
     }
 }
 
+/// Its process runs: whether it is ready, and whether the version is good or given up.
 pub(super) fn running(
     ctx: &Ctx<'_>,
     current: &ObservedContainer,
     target: &Target<'_>,
-    plan: &mut Plan,
-) -> Out {
+    notes: &mut Notes,
+) -> Decision {
     let now = ctx.inputs.now;
     let since = ctx
         .instance(current)
         .and_then(|m| m.running_since)
         .unwrap_or(now);
-    let phase = ctx.phase(current, plan);
+    let phase = ctx.phase(current, notes);
     let why = match ctx.inputs.observed.readiness(&current.owner.instance) {
         Readiness::Unready(why) => Some(why.clone()),
         _ if phase == Some(Phase::Unready) => Some(
@@ -278,14 +278,14 @@ pub(super) fn running(
         }
         Some(_) | None => Progress::Starting,
     };
-    let mut out = Out::says(says, why.clone().map(Waiting::NotReady));
+    let mut decision = Decision::new(says, why.clone().map(Waiting::NotReady));
     if let Some(phase) = phase {
-        out = ctx.tells(current, phase, out);
+        decision = ctx.with_state(current, phase, decision);
     }
     if phase == Some(Phase::Ready) {
-        out.shared = ctx.good(plan);
+        decision.shared = ctx.good(notes);
         let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
-        out.reason = manifest
+        decision.reason = manifest
             .and_then(|m| current.limits.drift(m))
             .map(Waiting::LimitsChanged);
     } else if !was_ready
@@ -294,15 +294,15 @@ pub(super) fn running(
     {
         let late = since + manifest.start_timeout;
         if now < late {
-            plan.requeue(late);
+            notes.requeue(late);
         } else {
             let failure = Failure::NotReady(manifest.start_timeout);
-            out.reason = Some(match why {
+            decision.reason = Some(match why {
                 Some(why) => Waiting::Late(manifest.start_timeout, why),
                 None => Waiting::Failed(failure.clone()),
             });
-            out.shared = give_up(ctx, current, target, failure);
+            decision.shared = ctx.give_up(current, target, failure);
         }
     }
-    out
+    decision
 }

@@ -1,88 +1,71 @@
-//! What this host runs of slots that are not its own: claimed if nobody has them, taken back, or ended in order.
+//! Containers here of slots that this host does not have: claimed if nobody has them, taken back, or ended in order.
 
 use manifests::{SlotId, canonical};
 
-use super::ctx::{ADOPT, state};
-use super::handover::is_other_live;
-use super::leave::{manifest_of, retire_all};
 use crate::inputs::Inputs;
-use crate::output::Plan;
-use crate::plan::take;
-use crate::target::Target;
+use crate::output::{Notes, Report};
+use crate::retire::{manifest_of, retire_all};
+use crate::rollout::Target;
+use crate::slot_state::{ADOPT, state};
+use crate::slots::StraySlot;
 use crate::waiting::Waiting;
-use model::Scope;
 use model::Write;
 use model::observed::{ObservedContainer, Readiness};
 use model::records::{Claim, Phase, Version};
+use model::revision::ModRev;
 use model::rules::Rule;
-use model::snapshot::{ContainerView, Owner, Rev, SlotView};
+use model::snapshot::{ContainerView, Owner, Rev, SlotView, Successor};
 use model::volumes;
 
-/// Whether placement still has a word in a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rest {
-    /// It may be given to a host, this one too.
-    Open,
-    /// What is to be done was said.
-    Settled,
+/// What becomes of containers of slots that this host does not have.
+pub(crate) fn strays(inputs: &Inputs<'_>, slots: &[StraySlot<'_>]) -> Report {
+    let mut report = Report::default();
+    for stray in slots {
+        match verdict(inputs, stray, &mut report) {
+            Verdict::Write(write) => report.writes.push(*write),
+            Verdict::Stays => {}
+            Verdict::Goes => report.actions.extend(retire_all(
+                inputs,
+                &stray.slot,
+                &stray.containers,
+                stray.container,
+                &mut report.notes,
+            )),
+        }
+    }
+    report
 }
 
-/// Plans what the engine has of a slot that this host does not have.
-pub(crate) fn not_own(
-    inputs: &Inputs<'_>,
-    slot: &SlotId,
-    containers: &[&ObservedContainer],
-    plan: &mut Plan,
-) -> Rest {
-    let work = Scope::Slot(slot.clone());
-    if inputs.is_behind(&work) {
-        return Rest::Settled;
+fn verdict(inputs: &Inputs<'_>, stray: &StraySlot<'_>, report: &mut Report) -> Verdict {
+    let slot = &stray.slot;
+    let Some(container) = stray.container.filter(|c| c.is_wanted(slot.slot)) else {
+        let orphan = keeps_orphan(inputs, stray);
+        return orphan.map_or(Verdict::Goes, |write| Verdict::Write(Box::new(write)));
+    };
+    let none = SlotView::default();
+    let mut containers = stray.containers.iter().copied();
+    let Some(runs) = containers.find(|c| c.running().is_some()) else {
+        return Verdict::Goes;
+    };
+    let returned = Returned {
+        inputs,
+        slot,
+        container,
+        view: container.slots.get(&slot.slot).unwrap_or(&none),
+        runs,
+    };
+    match inputs.snapshot.owner(returned.view) {
+        Owner::Live(claim) => returned.beside(claim, &mut report.notes),
+        owner @ (Owner::Nobody | Owner::Lost(_)) => returned.alone(owner, report),
     }
-    let container = inputs.snapshot.containers.get(&slot.container);
-    if let Some(container) = container
-        && container.is_wanted(slot.slot)
-    {
-        let none = SlotView::default();
-        let returned = Returned {
-            inputs,
-            slot,
-            container,
-            view: container.slots.get(&slot.slot).unwrap_or(&none),
-            runs: containers.iter().copied().find(|c| c.running().is_some()),
-        };
-        match returned.decide(plan) {
-            Verdict::Write(write) => {
-                if !inputs.memory.in_flight.is_writing(&work) {
-                    plan.writes.retain(|w| w.scope != work);
-                    plan.writes.push(*write);
-                }
-                return Rest::Settled;
-            }
-            Verdict::Stays => return Rest::Settled,
-            Verdict::Open => return Rest::Open,
-            Verdict::Goes => {}
-        }
-    } else if let Some(write) = keeps_orphan(inputs, slot, container.map(|c| &**c), containers) {
-        if !inputs.memory.in_flight.is_writing(&work) {
-            plan.writes.push(write);
-        }
-        return Rest::Settled;
-    }
-    if !inputs.memory.in_flight.is_acting(&work) {
-        let step = retire_all(inputs, slot, containers, container.map(|c| &**c), plan);
-        plan.steps.extend(step);
-    }
-    Rest::Settled
 }
 
-/// What becomes of it.
+/// What becomes of a stray slot.
 enum Verdict {
     /// It becomes this host's.
     Write(Box<Write>),
     /// It runs on, and nothing is written.
     Stays,
-    /// Nothing runs that could be claimed: placement decides.
-    Open,
     /// It leaves, and is stopped and removed.
     Goes,
 }
@@ -92,34 +75,30 @@ struct Returned<'a> {
     slot: &'a SlotId,
     container: &'a ContainerView,
     view: &'a SlotView,
-    runs: Option<&'a ObservedContainer>,
+    runs: &'a ObservedContainer,
 }
 
 impl Returned<'_> {
-    fn decide(&self, plan: &mut Plan) -> Verdict {
-        match self.inputs.snapshot.owner(self.view) {
-            Owner::Live(claim) => self.beside(claim, plan),
-            owner @ (Owner::Nobody | Owner::Lost(_)) => self.alone(owner, plan),
-        }
-    }
-
-    /// Nobody who is live has the slot: who runs it has it.
-    fn alone(&self, owner: Owner<'_>, plan: &mut Plan) -> Verdict {
-        let inputs = self.inputs;
-        let Some((runs, manifest)) = self.runs.zip(self.container.manifest.as_ref()) else {
-            return Verdict::Open;
+    /// No live host has the slot: the one that runs it claims it.
+    fn alone(&self, owner: Owner<'_>, report: &mut Report) -> Verdict {
+        let (inputs, runs) = (self.inputs, self.runs);
+        let Some(manifest) = &self.container.manifest else {
+            return Verdict::Goes;
         };
-        if is_other_live(inputs, self.view) {
+        let successor = inputs.snapshot.successor(self.view);
+        if matches!(successor, Successor::Live(next) if next.host != inputs.host.name) {
             return Verdict::Stays;
         }
-        // What has no owner at all may be claimed while slots are not placed yet: nothing moves by it.
+        // A slot without any owner may be claimed even while nothing is placed: nothing moves by that.
         let may = match owner {
             Owner::Nobody if inputs.snapshot.in_hold().is_none() => Ok(()),
             owner => inputs.may_place(owner),
         };
         if let Err(pause) = may {
-            plan.requeue_with(inputs.memory.disruption.next_change(inputs.now));
-            plan.waiting
+            let change = inputs.memory.disruption.next_change(inputs.now);
+            change.inspect(|at| report.notes.requeue(*at));
+            report
+                .waiting
                 .insert(self.slot.clone(), Waiting::Paused(pause));
             return Verdict::Stays;
         }
@@ -127,10 +106,7 @@ impl Returned<'_> {
         if rev.is_none()
             && let Some(write) = self.recovers_version(runs)
         {
-            let scope = &write.scope;
-            if !inputs.is_writing(scope) && plan.writes.iter().all(|w| w.scope != *scope) {
-                plan.writes.push(write);
-            }
+            report.writes.push(write);
             return Verdict::Stays;
         }
         let rev = rev.unwrap_or_default();
@@ -148,14 +124,10 @@ impl Returned<'_> {
         }
     }
 
-    /// A live host has the slot. An instance that is ready here is better than one that is not ready there.
-    fn beside(&self, claim: &Rev<Claim>, plan: &mut Plan) -> Verdict {
-        let inputs = self.inputs;
-        let Some(runs) = self.runs else {
-            return Verdict::Goes;
-        };
-        let owners = self.view.current_state();
-        let may_retake = match owners {
+    /// A live host has the slot. It is taken back if it is not ready there and is here.
+    fn beside(&self, claim: &Rev<Claim>, notes: &mut Notes) -> Verdict {
+        let (inputs, runs) = (self.inputs, self.runs);
+        let may_retake = match self.view.current_state() {
             None => true,
             Some(state) => state.state != Phase::Ready && inputs.rules.has(Rule::RetakeUnready),
         };
@@ -171,11 +143,11 @@ impl Returned<'_> {
             Readiness::Unready(_) => return Verdict::Goes,
             Readiness::Starting => {
                 let memory = inputs.memory.instances.get(&runs.owner.instance);
-                let looked_at = memory.map_or(inputs.now, |m| m.first_seen) + ADOPT;
-                if inputs.now >= looked_at {
+                let probed_by = memory.map_or(inputs.now, |m| m.first_seen) + ADOPT;
+                if inputs.now >= probed_by {
                     return Verdict::Goes;
                 }
-                plan.requeue(looked_at);
+                notes.requeue(probed_by);
                 return Verdict::Stays;
             }
         }
@@ -196,8 +168,8 @@ impl Returned<'_> {
         )))
     }
 
-    /// Its version is not in etcd, which may have been lost. Where the manifest and the image that it was made from are
-    /// what its label says, the image is decided by it, so that nothing is replaced.
+    /// Its version is not in etcd, which may have been lost. If its label is the hash of the manifest and of its image, that
+    /// image is decided, so that nothing is replaced.
     fn recovers_version(&self, runs: &ObservedContainer) -> Option<Write> {
         let Target::Undecided {
             rev,
@@ -232,14 +204,9 @@ impl Returned<'_> {
     }
 }
 
-/// An instance that was kept without a manifest when a restore was accepted gets the slot that nobody has; once it has
-/// had it, the end of its claim is its end.
-fn keeps_orphan(
-    inputs: &Inputs<'_>,
-    slot: &SlotId,
-    container: Option<&ContainerView>,
-    containers: &[&ObservedContainer],
-) -> Option<Write> {
+/// Claims a free slot for an orphan. Once it has been claimed, the end of its claim is its end.
+fn keeps_orphan(inputs: &Inputs<'_>, stray: &StraySlot<'_>) -> Option<Write> {
+    let (slot, container) = (&stray.slot, stray.container);
     if container.is_some_and(|c| c.manifest.is_some()) {
         return None;
     }
@@ -247,11 +214,11 @@ fn keeps_orphan(
     if view.is_some_and(|view| view.claim.is_some()) {
         return None;
     }
-    let (kept, orphan) = containers.iter().find_map(|c| {
+    let (kept, orphan) = stray.containers.iter().find_map(|c| {
         let orphan = inputs.memory.orphans.get(&c.owner.instance)?;
         (!orphan.claimed).then_some((c, orphan))
     })?;
-    let known = container.is_some_and(|c| c.versions.contains_key(&orphan.rev));
+    let is_known = container.is_some_and(|c| c.versions.contains_key(&orphan.rev));
     Some(Write::keep(
         slot.clone(),
         Claim {
@@ -259,7 +226,26 @@ fn keeps_orphan(
             instance: kept.owner.instance.clone(),
             manifest_rev: orphan.rev,
         },
-        orphan.version.clone().filter(|_| !known),
+        orphan.version.clone().filter(|_| !is_known),
         inputs.snapshot.cluster.as_ref()?.value.clone(),
     ))
+}
+
+/// Claims a slot that nobody has, or takes it over from a lost host; none from a live one.
+pub(crate) fn take(
+    inputs: &Inputs<'_>,
+    slot: SlotId,
+    view: &SlotView,
+    claim: Claim,
+    manifest_rev: ModRev,
+) -> Option<Write> {
+    let next = inputs.snapshot.successor(view).void();
+    match inputs.snapshot.owner(view) {
+        Owner::Live(_) => None,
+        Owner::Nobody => Some(Write::claim(slot, claim, manifest_rev, next)),
+        Owner::Lost(lost) => {
+            let from = (lost.modified, lost.host.clone());
+            Some(Write::take_over(slot, claim, from, manifest_rev, next))
+        }
+    }
 }

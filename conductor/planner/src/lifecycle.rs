@@ -1,0 +1,330 @@
+//! The life cycle of a slot on the host that has it, one action at a time.
+//!
+//! Only the claimed instance may run; other containers of the slot leave in
+//! order. Nothing that runs is stopped before what replaces it has been made.
+
+mod ctx;
+mod replace;
+mod start;
+mod tidy;
+mod unfit;
+mod yielding;
+
+use std::time::Duration;
+
+use manifests::{InstanceId, SlotId};
+use model::backoff::Backoff;
+use model::observed::{ContainerState, EngineState, ObservedContainer};
+use model::records::{Phase, Progress, SlotState, Status};
+use model::{Action, Scope, Write};
+
+use crate::handover::stops_first;
+use crate::inputs::Inputs;
+use crate::output::{Notes, Report};
+use crate::retire::retire_all;
+use crate::rollout;
+use crate::rollout::Target;
+use crate::slots::OwnSlot;
+use crate::waiting::{Stalled, Waiting};
+use ctx::{Ctx, Decision};
+use replace::replacement;
+use start::{absent, first_start, resolve, restart, running, why_ended};
+use tidy::tidy;
+use yielding::yields;
+
+/// A status is written when it has lasted for this long: one that stays …
+const STATUS_LASTS: Duration = Duration::from_millis(300);
+
+/// … and one of something under way, which is over before most people look.
+const PROGRESS_LASTS: Duration = Duration::from_secs(1);
+
+/// The life cycle of the slots that this host has.
+pub(crate) fn own_slots(
+    inputs: &Inputs<'_>,
+    slots: &[OwnSlot<'_>],
+    fresh: &mut dyn FnMut() -> InstanceId,
+) -> Report {
+    let mut report = Report::default();
+    for own in slots {
+        let ctx = Ctx {
+            inputs: *inputs,
+            slot: &own.slot,
+            container: own.container,
+            view: own.view,
+            claim: own.claim,
+            containers: &own.containers,
+            memory: inputs.memory.slots.get(&own.slot),
+        };
+        // What Docker removes, or could not remove, has no process and never gets one again: it is gone.
+        let current = own
+            .containers
+            .iter()
+            .copied()
+            .find(|c| c.owner.instance == own.claim.instance && !c.is_going());
+        let decision = match &inputs.observed.engine {
+            EngineState::Up => Some(next(&ctx, current, &mut report.notes, fresh)),
+            EngineState::Unresponsive(why) => without_engine(&ctx, why, &mut report.notes),
+        };
+        if let Some(decision) = decision {
+            let current = current.filter(|_| inputs.has_engine());
+            note(&ctx, current, decision, &mut report);
+        }
+    }
+    report
+}
+
+/// Decides what comes next for a slot. The first that fits counts.
+fn next(
+    ctx: &Ctx<'_>,
+    current: Option<&ObservedContainer>,
+    notes: &mut Notes,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) -> Decision {
+    let orphans = &ctx.inputs.memory.orphans;
+    if !ctx.inputs.is_trusted() {
+        restart_only(ctx, current)
+    } else if ctx.container.manifest.is_none() && orphans.contains_key(&ctx.claim.instance) {
+        orphan(ctx, current, notes)
+    } else if !ctx.container.is_wanted(ctx.slot.slot) || ctx.is_last_here() {
+        unwanted(ctx, notes)
+    } else if let Some(decision) = yields(ctx, current, notes) {
+        decision
+    } else {
+        let decision = wanted(ctx, current, notes, fresh);
+        ctx.with_volumes(current, ctx.without_void_next(decision))
+    }
+}
+
+/// While the engine does not answer, what never ran here goes to another host in the end.
+fn without_engine(ctx: &Ctx<'_>, why: &str, notes: &mut Notes) -> Option<Decision> {
+    let wanted = ctx.inputs.is_trusted() && ctx.container.is_wanted(ctx.slot.slot);
+    let since = ctx.inputs.memory.engine_down_since.filter(|_| wanted)?;
+    ctx.release_stalled(since, Stalled::Engine(why.to_owned()), notes)
+}
+
+fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Decision {
+    let Some(container) = current.filter(|c| matches!(c.state, ContainerState::Exited(_))) else {
+        return Decision::new(Progress::Unknown, None);
+    };
+    // What was asked to stop is no crash.
+    let asked_to_stop = ctx.instance(container).is_some_and(|m| m.stop_requested)
+        || ctx
+            .view
+            .current_state()
+            .is_some_and(|s| matches!(s.state, Phase::Leaving | Phase::Stopped));
+    // An earlier process may have stopped it for a handover, and the saved view does not know that.
+    let may_be_handed_over =
+        !ctx.inputs.memory.has_synced && stops_first(ctx.container, ctx.claim.manifest_rev);
+    if asked_to_stop || may_be_handed_over {
+        return Decision::new(Progress::Unknown, None);
+    }
+    restart(ctx, container)
+}
+
+fn unwanted(ctx: &Ctx<'_>, notes: &mut Notes) -> Decision {
+    let containers = ctx.containers;
+    let mut decision = Decision::new(Progress::Leaving, None);
+    let runs = containers
+        .iter()
+        .any(|c| c.owner.instance == ctx.claim.instance && c.running().is_some());
+    if let (true, Some(state)) = (runs, ctx.view.current_state())
+        && state.state == Phase::Ready
+    {
+        decision = decision.write(ctx.state_write(SlotState {
+            state: Phase::Leaving,
+            ..state.value.clone()
+        }));
+    }
+    decision.action = retire_all(
+        &ctx.inputs,
+        ctx.slot,
+        containers,
+        Some(ctx.container),
+        notes,
+    );
+    if containers.iter().all(|c| c.is_going()) {
+        decision = decision.write(ctx.release());
+    }
+    decision
+}
+
+/// Kept without a manifest since a restore was accepted, until somebody removes it by name.
+fn orphan(ctx: &Ctx<'_>, current: Option<&ObservedContainer>, notes: &mut Notes) -> Decision {
+    let orphan = Decision::new(Progress::Orphan, Some(Waiting::Orphaned));
+    match current {
+        Some(container) if matches!(container.state, ContainerState::Exited(_)) => Decision {
+            progress: orphan.progress,
+            reason: orphan.reason,
+            ..restart(ctx, container)
+        },
+        Some(container) if container.running().is_some() => match ctx.phase(container, notes) {
+            Some(phase) => ctx.with_state(container, phase, orphan),
+            None => orphan,
+        },
+        _ => orphan,
+    }
+}
+
+fn wanted(
+    ctx: &Ctx<'_>,
+    current: Option<&ObservedContainer>,
+    notes: &mut Notes,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) -> Decision {
+    let Some(target) = rollout::of_slot(ctx.container, ctx.claim.manifest_rev) else {
+        return Decision::new(Progress::Waiting, Some(Waiting::InvalidManifest));
+    };
+    let outdated = target.outdates(ctx.container, ctx.claim.manifest_rev);
+    // A replacement for an instance that needs none any more is one too many.
+    let is_replaced =
+        current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
+    let made = ctx
+        .memory
+        .and_then(|m| m.replacement.as_ref())
+        .filter(|(_, rev)| is_replaced && *rev == target.rev());
+    let others: Vec<&ObservedContainer> = ctx
+        .containers
+        .iter()
+        .copied()
+        .filter(|c| {
+            let instance = &c.owner.instance;
+            *instance != ctx.claim.instance && made.is_none_or(|(p, _)| p != instance)
+        })
+        .collect();
+    let Some(current) = current else {
+        return absent(ctx, &target, !others.is_empty(), notes, fresh);
+    };
+    notes.staying.push(current.owner.instance.clone());
+    match &current.state {
+        ContainerState::Removing => Decision::new(Progress::Waiting, None),
+        ContainerState::Created { error } => {
+            let scope = Scope::Slot(ctx.slot.clone());
+            if ctx.inputs.memory.in_flight.is_acting(&scope) {
+                // It may be running in a moment.
+                return Decision::new(Progress::Starting, None);
+            }
+            if let Some(decision) = ctx.release_unstartable() {
+                return decision;
+            }
+            let must_recreate = ctx.must_recreate(current);
+            if outdated && !must_recreate && matches!(target, Target::Undecided { .. }) {
+                // Perhaps nothing can replace it; until that is known it is better than nothing.
+                let replace = resolve(ctx, &target, notes);
+                return merge(first_start(ctx, current, error, &others, notes), replace);
+            }
+            if outdated || must_recreate {
+                return ctx.new_instance(&target, fresh);
+            }
+            first_start(ctx, current, error, &others, notes)
+        }
+        ContainerState::Running(_) | ContainerState::Paused(_) => {
+            let mut decision = running(ctx, current, &target, notes);
+            if let Some(replace) = replacement(ctx, current, &target, made, outdated, notes, fresh)
+            {
+                decision = merge(decision, replace);
+            }
+            if decision.action.is_none() {
+                decision.action = tidy(ctx, current, &others, notes);
+            }
+            decision
+        }
+        ContainerState::Exited(exit) => {
+            let mut replace = replacement(ctx, current, &target, made, outdated, notes, fresh);
+            let goes_on =
+                |decision: &mut Decision| decision.action.is_some() || decision.write.is_some();
+            if let Some(replace) = replace.take_if(goes_on) {
+                return replace;
+            }
+            // While its replacement has to wait, it is better than nothing.
+            let mut decision = restart(ctx, current);
+            decision.shared = ctx.give_up(current, &target, why_ended(ctx, exit));
+            if decision.action.is_none() {
+                decision.action = tidy(ctx, current, &others, notes);
+            }
+            match replace {
+                Some(replace) => merge(decision, replace),
+                None => decision,
+            }
+        }
+    }
+}
+
+/// The progress of a replacement is shown first; its write never takes the place of one of the running instance.
+fn merge(running: Decision, replace: Decision) -> Decision {
+    Decision {
+        action: running.action.or(replace.action),
+        write: running.write.or(replace.write),
+        shared: running.shared.or(replace.shared),
+        resolve: running.resolve.or(replace.resolve),
+        progress: replace.progress,
+        reason: replace.reason.or(running.reason),
+        about: replace.about,
+    }
+}
+
+/// Adds the decision on one slot to the report.
+fn note(
+    ctx: &Ctx<'_>,
+    current: Option<&ObservedContainer>,
+    decision: Decision,
+    report: &mut Report,
+) {
+    let status = ctx.status(current, &decision);
+    if let Some(reason) = decision.reason {
+        report.waiting.insert(ctx.slot.clone(), reason);
+    }
+    let backoff = current.and_then(|c| ctx.instance(c)).map(|m| &m.backoff);
+    if let Some(at) = backoff
+        .map(Backoff::next_try)
+        .filter(|at| *at > ctx.inputs.now)
+    {
+        report.notes.requeue(at);
+    }
+    if ctx.inputs.is_trusted() {
+        let write = decision
+            .write
+            .or_else(|| status_write(ctx, &status, &mut report.notes));
+        report.writes.extend(decision.shared);
+        report.writes.extend(write);
+        report.statuses.insert(ctx.slot.clone(), status);
+    }
+    // `stopped` may be on its way to etcd, and another host starts once it is there.
+    let is_writing = |slot: &SlotId| {
+        let scope = Scope::Slot(slot.clone());
+        ctx.inputs.memory.in_flight.is_writing(&scope)
+    };
+    let may_be_handed_over = matches!(decision.action, Some(Action::Start { .. }))
+        && stops_first(ctx.container, ctx.claim.manifest_rev)
+        && is_writing(ctx.slot);
+    report.actions.extend(decision.resolve);
+    report
+        .actions
+        .extend(decision.action.filter(|_| !may_be_handed_over));
+}
+
+/// Writes a status that has lasted for a moment and is not written yet.
+fn status_write(ctx: &Ctx<'_>, status: &Status, notes: &mut Notes) -> Option<Write> {
+    if ctx.memory.and_then(|m| m.written_status.as_ref()) == Some(status) {
+        return None;
+    }
+    let since = ctx
+        .memory
+        .and_then(|m| m.status.as_ref())
+        .filter(|(now, _)| now == status)
+        .map_or(ctx.inputs.now, |(_, since)| *since);
+    let lasts = match status.progress {
+        Progress::Ready | Progress::Failed | Progress::Restarting | Progress::Waiting => {
+            STATUS_LASTS
+        }
+        _ => PROGRESS_LASTS,
+    };
+    if ctx.inputs.now < since + lasts {
+        notes.requeue(since + lasts);
+        return None;
+    }
+    Some(Write::status(
+        ctx.slot.clone(),
+        status.clone(),
+        ctx.claim.modified,
+    ))
+}
