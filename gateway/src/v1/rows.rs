@@ -13,7 +13,7 @@ use model::directory::reached_at;
 use model::records::{Claim, HostState, Phase, Progress, Status};
 use model::snapshot::{ContainerView, SlotView};
 use planner::placement;
-use planner::placement::Unclaimed;
+use planner::placement::Candidates;
 use planner::rollout::Target;
 
 use super::containers::container_row;
@@ -23,7 +23,7 @@ use super::types::{ContainerRow, PublishedPort, SlotRow, SlotStatus};
 /// Rows of slots and containers, each in order of app, container and number.
 pub fn merge(inputs: RowInputs<'_>, filter: &Filter) -> (Vec<SlotRow>, Vec<ContainerRow>) {
     // Over the whole snapshot: placements depend on each other.
-    let placed: BTreeMap<SlotId, Unclaimed> = placement::unclaimed(inputs.snapshot)
+    let placed: BTreeMap<SlotId, Candidates> = placement::unclaimed(inputs.snapshot)
         .into_iter()
         .map(|unclaimed| (unclaimed.slot.clone(), unclaimed))
         .collect();
@@ -99,7 +99,7 @@ fn slot_row(
     id: &ContainerId,
     view: &ContainerView,
     number: u32,
-    placed: &BTreeMap<SlotId, Unclaimed>,
+    placed: &BTreeMap<SlotId, Candidates>,
 ) -> Option<SlotRow> {
     let slot = id.slot(number);
     let status = inputs.statuses.get(&slot);
@@ -120,8 +120,8 @@ fn slot_row(
 }
 
 /// Why an unclaimed slot waits.
-fn waiting_reason(inputs: RowInputs<'_>, slot: &SlotId, placed: Option<&Unclaimed>) -> String {
-    if let Some(why) = placed.and_then(placement::why_waiting) {
+fn waiting_reason(inputs: RowInputs<'_>, slot: &SlotId, placed: Option<&Candidates>) -> String {
+    if let Some(why) = placed.and_then(Candidates::why_waiting) {
         return why.to_string();
     }
     match (

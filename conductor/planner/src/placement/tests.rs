@@ -44,7 +44,7 @@ fn slots_with_a_host_port_go_to_different_hosts() {
         .map(|slot| slot.order.first().map(HostName::as_str))
         .collect();
     assert_eq!(first, [Some("idle"), Some("busy"), None]);
-    let why = why_waiting(&placed[2]).unwrap().to_string();
+    let why = placed[2].why_waiting().unwrap().to_string();
     assert!(
         why.contains("idle: host port 8088 is taken by a/web/0"),
         "{why}"

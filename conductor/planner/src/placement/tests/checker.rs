@@ -8,7 +8,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::option::weighted;
 use proptest::prelude::*;
 
-use super::super::{Unclaimed, rendezvous, unclaimed};
+use super::super::ranking::rendezvous;
+use super::super::{Candidates, unclaimed};
 use model::snapshot::{Change, Snapshot};
 
 /// A host as it was made.
@@ -353,7 +354,7 @@ impl<'a> Given<'a> {
     }
 }
 
-fn check(cluster: &Cluster, placed: &[Unclaimed]) -> Result<(), TestCaseError> {
+fn check(cluster: &Cluster, placed: &[Candidates]) -> Result<(), TestCaseError> {
     let mut given = Given::new(cluster);
     let mut left = placed.iter();
     for (number, container) in cluster.containers.iter().enumerate() {

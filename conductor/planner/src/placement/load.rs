@@ -1,0 +1,227 @@
+//! What each live host has, and which of them may take a container at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use manifests::manifest::{Constraint, Protocol};
+use manifests::{ContainerId, HostName, Manifest, SlotId};
+use model::records::{Availability, HostRecord, HostState};
+use model::snapshot::{ContainerView, Desired, HostView, Snapshot};
+
+use crate::refusal::Refusal;
+
+/// The placement rules that this code knows. All agents use the highest that every live host knows.
+///
+/// Version 2 spreads over the values of a label first, where a manifest asks for it.
+pub const VERSIONS: &[u32] = &[1, 2];
+
+/// The rules by which all agents place: the highest version that every live host knows, this one included.
+pub fn version(snapshot: &Snapshot) -> u32 {
+    VERSIONS
+        .iter()
+        .rev()
+        .find(|version| {
+            snapshot
+                .live()
+                .all(|(_, record)| record.versions.placement.contains(version))
+        })
+        .or(VERSIONS.first())
+        .copied()
+        .unwrap_or_default()
+}
+
+/// How much each live host has, from one snapshot. A host is known by its position here.
+pub(super) struct Load<'a> {
+    /// The rules by which it is weighed.
+    pub(super) version: u32,
+    /// By name.
+    pub(super) hosts: Vec<HostLoad<'a>>,
+}
+
+/// What one host has, and what it is.
+pub(super) struct HostLoad<'a> {
+    pub(super) name: &'a HostName,
+    pub(super) view: &'a HostView,
+    pub(super) record: &'a HostRecord,
+    pub(super) labels: BTreeMap<&'a str, &'a str>,
+    pub(super) containers: u32,
+    pub(super) cpu_millis: u64,
+    pub(super) memory: u64,
+    pub(super) ports: BTreeMap<(u16, Protocol), SlotId>,
+}
+
+impl<'a> Load<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
+        let live = |(name, view): (&'a HostName, &'a Arc<HostView>)| {
+            let record = view.record.as_ref()?;
+            Some(HostLoad {
+                name,
+                view,
+                record,
+                labels: view.labels(),
+                containers: record.foreign,
+                cpu_millis: 0,
+                memory: 0,
+                ports: BTreeMap::new(),
+            })
+        };
+        let mut load = Self {
+            version: version(snapshot),
+            hosts: snapshot.hosts.iter().filter_map(live).collect(),
+        };
+        for (id, container) in &snapshot.containers {
+            for (number, slot) in &container.slots {
+                for claim in [&slot.claim, &slot.next].into_iter().flatten() {
+                    // What a lost host has is nobody's load.
+                    if let Some(host) = load.position(&claim.host) {
+                        let manifest = container.manifest_of(claim.manifest_rev);
+                        load.add(host, &id.slot(*number), manifest.map(AsRef::as_ref));
+                    }
+                }
+            }
+        }
+        load
+    }
+
+    pub(super) fn position(&self, host: &HostName) -> Option<usize> {
+        self.hosts.binary_search_by(|one| one.name.cmp(host)).ok()
+    }
+
+    pub(super) fn add(&mut self, host: usize, slot: &SlotId, manifest: Option<&Manifest>) {
+        let host = &mut self.hosts[host];
+        host.containers += 1;
+        let Some(manifest) = manifest else { return };
+        host.cpu_millis += u64::from(manifest.cpu_millis.unwrap_or_default());
+        host.memory += manifest.memory.unwrap_or_default();
+        for service in manifest.services.values() {
+            if let Some(port) = service.host_port {
+                host.ports.insert((port, service.protocol), slot.clone());
+            }
+        }
+    }
+}
+
+/// One container, on all live hosts.
+pub(super) struct Group<'a> {
+    pub(super) id: &'a ContainerId,
+    pub(super) container: &'a ContainerView,
+    pub(super) wanted: Option<&'a Manifest>,
+    /// Ports that it must have of its host.
+    pub(super) ports: Vec<(u16, Protocol)>,
+    /// Whether a host may take it depends on what it has.
+    pub(super) is_choosy: bool,
+    /// Why a host gets none of it, whatever it has.
+    pub(super) refused: Vec<Option<Refusal>>,
+    /// How many of it each host has.
+    pub(super) same: Vec<u32>,
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn of(load: &Load<'_>, id: &'a ContainerId, container: &'a ContainerView) -> Self {
+        let wanted = wanted(container);
+        let mut same = vec![0; load.hosts.len()];
+        for slot in container.slots.values() {
+            for claim in [&slot.claim, &slot.next].into_iter().flatten() {
+                if let Some(host) = load.position(&claim.host) {
+                    same[host] += 1;
+                }
+            }
+        }
+        let refused = |host| unsuitable(host, id, container, wanted);
+        let ports: Vec<(u16, Protocol)> = wanted
+            .into_iter()
+            .flat_map(|manifest| manifest.services.values())
+            .filter_map(|service| Some((service.host_port?, service.protocol)))
+            .collect();
+        let counts = |wanted: &Manifest| {
+            wanted.placement.max_per_host.is_some()
+                || wanted.cpu_millis.is_some()
+                || wanted.memory.is_some()
+        };
+        Self {
+            id,
+            container,
+            wanted,
+            is_choosy: wanted.is_some_and(counts) || !ports.is_empty(),
+            ports,
+            refused: load.hosts.iter().map(refused).collect(),
+            same,
+        }
+    }
+
+    /// How many of it are where each host is, by the label's value; hosts without it are one group.
+    pub(super) fn spread(&self, load: &Load<'_>, label: &str) -> Vec<u32> {
+        let mut groups: BTreeMap<Option<&str>, u32> = BTreeMap::new();
+        let values: Vec<Option<&str>> = load
+            .hosts
+            .iter()
+            .map(|host| host.labels.get(label).copied())
+            .collect();
+        for (value, same) in values.iter().zip(&self.same) {
+            *groups.entry(*value).or_default() += same;
+        }
+        values.iter().map(|value| groups[value]).collect()
+    }
+}
+
+/// The manifest that a slot placed now will run.
+pub(super) fn wanted(container: &ContainerView) -> Option<&Manifest> {
+    match &container.manifest.as_ref()?.value {
+        Desired::Valid { manifest, .. } => Some(manifest),
+        Desired::Invalid { .. } => None,
+    }
+}
+
+/// Why this live host gets none of a container, whatever it has; none if it may.
+pub(super) fn unsuitable(
+    host: &HostLoad<'_>,
+    id: &ContainerId,
+    container: &ContainerView,
+    wanted: Option<&Manifest>,
+) -> Option<Refusal> {
+    match host.record.state {
+        HostState::Up => {}
+        HostState::Restarting => return Some(Refusal::Restarting),
+        HostState::Hold => return Some(Refusal::Hold),
+    }
+    match host.view.availability() {
+        Availability::Active => {}
+        Availability::Pause => return Some(Refusal::Paused),
+        Availability::Drain => return Some(Refusal::Drained),
+        Availability::Leave => return Some(Refusal::Leaving),
+    }
+    if !host.record.engine {
+        return Some(Refusal::EngineDown);
+    }
+    if host.record.disk_full {
+        let used = host.record.disk.unwrap_or(100);
+        return Some(Refusal::DiskFull(used));
+    }
+    let manifest = container.manifest.as_ref()?;
+    if let Some(unfit) = host.view.unfit.get(id)
+        && unfit.manifest_rev == manifest.modified
+    {
+        return Some(Refusal::Unfit(unfit.reason.clone()));
+    }
+    let constraint = unmet(&host.labels, wanted?)?;
+    let (label, constraint) = (constraint.label.clone(), constraint.to_string());
+    Some(match host.labels.get(label.as_str()) {
+        None => Refusal::LabelMissing { constraint, label },
+        Some(value) => Refusal::LabelDiffers {
+            constraint,
+            label,
+            value: (*value).to_owned(),
+        },
+    })
+}
+
+/// The first constraint of a manifest that does not hold on a host with these labels.
+pub(crate) fn unmet<'m>(
+    labels: &BTreeMap<&str, &str>,
+    manifest: &'m Manifest,
+) -> Option<&'m Constraint> {
+    manifest.placement.constraints.iter().find(|constraint| {
+        let value = labels.get(constraint.label.as_str());
+        (value == Some(&constraint.value.as_str())) != constraint.equal
+    })
+}

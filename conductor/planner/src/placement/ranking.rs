@@ -1,0 +1,199 @@
+//! The hosts that may take a slot, in order.
+
+use std::cmp::{Ordering, Reverse};
+
+use manifests::{HostName, SlotId};
+use model::records::Data;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::candidates::Candidates;
+use super::load::{Group, Load};
+use crate::refusal::{Cpus, Refusal};
+use crate::turn::Turn;
+use crate::waiting::Waiting;
+
+/// A slot, and who may take it. What costs more is computed when it is asked for.
+pub(crate) struct Ranking<'p> {
+    pub(crate) slot: SlotId,
+    load: &'p Load<'p>,
+    group: &'p Group<'p>,
+    data: Option<&'p Data>,
+    /// For the hash.
+    key: String,
+    eligible: Vec<Eligible>,
+}
+
+/// How good a host is for a slot, before the hash: the least is the best.
+#[derive(Clone, Copy)]
+struct Eligible {
+    /// Of the container, where the host is, if it is to be spread.
+    group: u32,
+    all: u32,
+    same: u32,
+    host: usize,
+}
+
+impl Eligible {
+    fn rank(self) -> (u32, u32, u32) {
+        (self.group, self.all, self.same)
+    }
+}
+
+impl<'p> Ranking<'p> {
+    pub(super) fn of(load: &'p Load<'p>, group: &'p Group<'p>, number: u32) -> Self {
+        let slot = group.id.slot(number);
+        let view = group.container.slots.get(&number);
+        let mut placed = Self {
+            key: slot.to_string(),
+            slot,
+            load,
+            group,
+            data: view.and_then(|view| view.data.as_ref()).map(|d| &d.value),
+            eligible: Vec::with_capacity(load.hosts.len()),
+        };
+        let spread = group
+            .wanted
+            .and_then(|manifest| manifest.placement.spread.as_deref())
+            .filter(|_| load.version >= 2)
+            .map(|label| group.spread(load, label));
+        for (host, of_host) in load.hosts.iter().enumerate() {
+            let depends = group.is_choosy || placed.data.is_some();
+            if group.refused[host].is_none() && !(depends && placed.refusal(host).is_some()) {
+                placed.eligible.push(Eligible {
+                    group: spread.as_ref().map_or(0, |spread| spread[host]),
+                    all: of_host.containers,
+                    same: group.same[host],
+                    host,
+                });
+            }
+        }
+        placed
+    }
+
+    /// Who should have it.
+    pub(super) fn first(&self) -> Option<usize> {
+        let best = self.eligible.iter().map(|one| one.rank()).min()?;
+        let best = |one: &&Eligible| one.rank() == best;
+        let mut best = self.eligible.iter().filter(best).map(|one| one.host);
+        let (first, second) = (best.next()?, best.next());
+        if second.is_none() {
+            return Some(first);
+        }
+        let others = second.into_iter().chain(best);
+        std::iter::once(first)
+            .chain(others)
+            .min_by_key(|host| (Reverse(self.hash(*host)), *host))
+    }
+
+    /// The turn of a host; none if it may not take the slot.
+    pub(crate) fn turn(&self, host: &HostName) -> Option<Turn> {
+        let host = self.load.position(host)?;
+        let own = self.eligible.iter().find(|one| one.host == host)?;
+        let mut hash = None;
+        let before = |one: &&Eligible| match one.rank().cmp(&own.rank()) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal if one.host == host => false,
+            Ordering::Equal => {
+                let own = *hash.get_or_insert_with(|| self.hash(host));
+                (Reverse(self.hash(one.host)), one.host) < (Reverse(own), host)
+            }
+        };
+        let before = self.eligible.iter().filter(before).count();
+        Some(Turn::in_placement(before))
+    }
+
+    /// Why it stays as it is; none if some host may take it.
+    pub(crate) fn why_waiting(&self) -> Option<Waiting> {
+        if self.eligible.is_empty() {
+            self.candidates().why_waiting()
+        } else {
+            None
+        }
+    }
+
+    /// All that can be said of it.
+    pub(super) fn candidates(&self) -> Candidates {
+        let mut order = self.eligible.clone();
+        order.sort_by_cached_key(|one| (one.rank(), Reverse(self.hash(one.host)), one.host));
+        let name = |host: usize| self.load.hosts[host].name.clone();
+        let refused = |host: usize| {
+            let why = self.group.refused[host].clone();
+            Some((name(host), why.or_else(|| self.refusal(host))?))
+        };
+        Candidates {
+            slot: self.slot.clone(),
+            order: order.into_iter().map(|one| name(one.host)).collect(),
+            refused: (0..self.load.hosts.len()).filter_map(refused).collect(),
+        }
+    }
+
+    fn hash(&self, host: usize) -> u64 {
+        rendezvous(&self.key, self.load.hosts[host].name.as_str())
+    }
+
+    /// Why this host can't take this slot with what it has now.
+    fn refusal(&self, host: usize) -> Option<Refusal> {
+        let same = self.group.same[host];
+        let host = &self.load.hosts[host];
+        if let Some(data) = self.data
+            && data.host_id != host.record.id
+        {
+            return Some(if data.host == *host.name {
+                Refusal::DataOnFormerMachine(data.host.clone())
+            } else {
+                Refusal::DataOn(data.host.clone())
+            });
+        }
+        let wanted = self.group.wanted?;
+        if let Some(most) = wanted.placement.max_per_host
+            && same >= most
+        {
+            return Some(Refusal::MaxPerHost(most));
+        }
+        let capacity = &host.record.capacity;
+        if let (Some(asks), total @ 1..) = (wanted.cpu_millis, capacity.cpu_millis) {
+            let free = total.saturating_sub(host.cpu_millis);
+            if u64::from(asks) > free {
+                return Some(Refusal::Cpus {
+                    free: Cpus(free),
+                    total: Cpus(total),
+                    asked: Cpus(u64::from(asks)),
+                });
+            }
+        }
+        if let (Some(asks), total @ 1..) = (wanted.memory, capacity.memory) {
+            let free = total.saturating_sub(host.memory);
+            if asks > free {
+                return Some(Refusal::Memory {
+                    free: free >> 20,
+                    total: total >> 20,
+                    asked: asks.div_ceil(1 << 20),
+                });
+            }
+        }
+        for (port, protocol) in &self.group.ports {
+            let holder = host.ports.get(&(*port, *protocol));
+            if let Some(holder) = holder.filter(|holder| **holder != self.slot) {
+                return Some(Refusal::HostPort(*port, holder.clone()));
+            }
+        }
+        None
+    }
+}
+
+/// XXH3-64 of `<app>/<container>/<slot>\0<host>`: the highest wins.
+pub(super) fn rendezvous(slot: &str, host: &str) -> u64 {
+    // No slot and no host is longer; one that were would only cost an allocation.
+    let mut text = [0; 512];
+    let (slot, host) = (slot.as_bytes(), host.as_bytes());
+    let length = slot.len() + 1 + host.len();
+    match text.get_mut(..length) {
+        Some(text) => {
+            text[..slot.len()].copy_from_slice(slot);
+            text[slot.len() + 1..].copy_from_slice(host);
+            xxh3_64(text)
+        }
+        None => xxh3_64(&[slot, &[0], host].concat()),
+    }
+}
