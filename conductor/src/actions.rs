@@ -68,7 +68,7 @@ impl Actions {
     /// Carries an action out and reports to the loop.
     pub(crate) async fn run(self, action: Action, events: mpsc::Sender<Event>) {
         let kind = action.kind();
-        let scope = match action.work() {
+        let scope = match action.scope() {
             Scope::Slot(slot) => slot.to_string(),
             Scope::Container(container) => container.to_string(),
         };

@@ -681,7 +681,11 @@ impl Loop {
         }
         self.note(&actions);
         for action in actions {
-            let job = self.setup.actions.clone().run(action, self.events_in.clone());
+            let job = self
+                .setup
+                .actions
+                .clone()
+                .run(action, self.events_in.clone());
             self.tasks.spawn(job);
         }
         self.after_plan();

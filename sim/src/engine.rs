@@ -365,7 +365,7 @@ fn not_started(slot: &SlotId, instance: &InstanceId, error: &EngineError) -> Act
         slot: slot.clone(),
         instance: instance.clone(),
         reason: error.to_string(),
-        doomed: false,
+        must_recreate: false,
         fault: error.fault(),
     }
     .into()

@@ -164,7 +164,7 @@ pub fn planned(
         .writes
         .iter()
         .map(|write| (write.scope.clone(), write.kind.into()));
-    let works = works.chain(plan.actions.iter().map(|step| (step.work(), step.kind())));
+    let works = works.chain(plan.actions.iter().map(|step| (step.scope(), step.kind())));
     for (work, kind) in works {
         let own = agent.answered.get(&work).copied();
         if matches!(work, Scope::Slot(_)) && own.is_some_and(|own| own > view.revision) {

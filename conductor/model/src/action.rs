@@ -1,4 +1,4 @@
-//! Actions on the engine, and what came of them.
+//! Actions on the engine, and their results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,72 +8,72 @@ use manifests::{ContainerId, InstanceId, Manifest, SlotId};
 use crate::observed::ObservedContainer;
 use crate::scope::Scope;
 
-/// An action on the engine. Each may be done twice.
+/// An action on the engine. Each may be carried out twice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Decide the image of a version.
     Resolve {
-        /// Whose.
+        /// The container.
         container: ContainerId,
-        /// The version's key.
+        /// Key of the version.
         rev: i64,
         /// Its manifest.
         manifest: Arc<Manifest>,
         /// As it was written.
         json: Arc<serde_json::Value>,
     },
-    /// Pull what lacks, and make the container; it is not started.
+    /// Pull the image if it is missing, and create the container; it is not started.
     Prepare(Prepare),
     /// Start the process.
     Start {
-        /// Of which slot.
+        /// The slot.
         slot: SlotId,
-        /// Which instance.
+        /// The instance.
         instance: InstanceId,
-        /// Docker's id.
+        /// Docker's id of the container.
         docker_id: String,
     },
     /// Signal (with the one it was made with), and kill after the time-out.
     Stop {
-        /// Of which slot.
+        /// The slot.
         slot: SlotId,
-        /// Which instance.
+        /// The instance.
         instance: InstanceId,
-        /// Docker's id.
+        /// Docker's id of the container.
         docker_id: String,
         /// Time until SIGKILL.
         timeout: Duration,
     },
     /// Remove a container that does not run.
     Remove {
-        /// Of which slot.
+        /// The slot.
         slot: SlotId,
-        /// Which instance.
+        /// The instance.
         instance: InstanceId,
-        /// Docker's id.
+        /// Docker's id of the container.
         docker_id: String,
     },
-    /// Give it another name.
+    /// Rename a container.
     Rename {
-        /// Of which slot.
+        /// The slot.
         slot: SlotId,
-        /// Which instance.
+        /// The instance.
         instance: InstanceId,
-        /// Docker's id.
+        /// Docker's id of the container.
         docker_id: String,
-        /// The name.
+        /// The new name.
         name: String,
     },
 }
 
-/// A container to be made.
+/// A container to be created.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepare {
-    /// For which slot.
+    /// The slot.
     pub slot: SlotId,
-    /// Which instance.
+    /// The instance.
     pub instance: InstanceId,
-    /// The version's key.
+    /// Key of the version.
     pub rev: i64,
     /// Its manifest.
     pub manifest: Arc<Manifest>,
@@ -83,13 +83,13 @@ pub struct Prepare {
     pub hash: String,
     /// Under `<name>.<instance>`, since another container of the slot is there.
     pub temporary_name: bool,
-    /// Those of its local volumes that must be there: the slot has them on this machine.
+    /// Those of its local volumes that must exist on this machine already.
     pub existing: Vec<String>,
 }
 
 impl Action {
     /// Actions of one scope follow each other.
-    pub fn work(&self) -> Scope {
+    pub fn scope(&self) -> Scope {
         match self {
             Self::Resolve { container, .. } => Scope::Container(container.clone()),
             Self::Prepare(Prepare { slot, .. })
@@ -113,98 +113,98 @@ impl Action {
     }
 }
 
-/// Who has to change something before another try can help.
+/// Who has to change something before another attempt can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// Nobody.
     #[default]
     Passing,
-    /// It is not known: the engine failed in a way that has no class.
+    /// It is not known: the engine's error has no class.
     Unknown,
-    /// The user: no host can run it as it is.
+    /// The user: no host can run this manifest.
     Manifest,
-    /// This host: another one may run it.
+    /// The operator of this host: another host may run it.
     Host,
-    /// The user: its volumes on this host are not what it had. Nothing is made before somebody has said what is to be.
+    /// The user: its volumes on this host are not those that it had. Nothing is created before that is settled.
     Data,
 }
 
-/// What came of an action.
+/// Result of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionResult {
     /// The image of a version is decided; the write follows.
     Resolved {
-        /// Whose.
+        /// The container.
         container: ContainerId,
-        /// Of which version.
+        /// Key of the version.
         rev: i64,
         /// A digest, or `local:<image id>`.
         image: String,
         /// Paths at which it declares volumes.
         volumes: Vec<String>,
     },
-    /// It is not.
+    /// The image could not be decided.
     NotResolved {
-        /// Whose.
+        /// The container.
         container: ContainerId,
-        /// Of which version.
+        /// Key of the version.
         rev: i64,
-        /// Why, for people.
+        /// Reason, for people.
         reason: String,
         /// Who has to change something.
         fault: Fault,
     },
-    /// A container was made.
+    /// A container was created.
     Prepared {
-        /// For which slot.
+        /// The slot.
         slot: SlotId,
-        /// Which instance.
+        /// The instance.
         instance: InstanceId,
-        /// Of which version.
+        /// Key of the version.
         rev: i64,
     },
-    /// It could not be made.
+    /// A container could not be created.
     NotPrepared {
-        /// For which slot.
+        /// The slot.
         slot: SlotId,
-        /// Of which version.
+        /// Key of the version.
         rev: i64,
-        /// Why, for people.
+        /// Reason, for people.
         reason: String,
         /// Who has to change something.
         fault: Fault,
     },
     /// A start failed.
     NotStarted {
-        /// For which slot.
+        /// The slot.
         slot: SlotId,
-        /// Which instance.
+        /// The instance.
         instance: InstanceId,
-        /// Why, for people.
+        /// Reason, for people.
         reason: String,
         /// Who has to change something.
         fault: Fault,
-        /// Its address or port is not to be had: another instance gets another one.
-        doomed: bool,
+        /// Its address or port is taken: another instance gets another one.
+        must_recreate: bool,
     },
-    /// A step ended as it should; what it changed is observed.
+    /// An action has succeeded; the engine shows what it changed.
     Done {
-        /// Of which slot.
+        /// The slot.
         slot: SlotId,
     },
     /// A stop, a removal or a renaming failed.
     Failed {
-        /// Of which slot.
+        /// The slot.
         slot: SlotId,
-        /// Why, for people.
+        /// Reason, for people.
         reason: String,
     },
 }
 
-/// An action that ended, and what it left on the engine.
+/// Report of an action that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActionReport {
-    /// What came of it.
+    /// Its result.
     pub result: ActionResult,
     /// The container as it is now.
     pub container: Option<Box<ObservedContainer>>,

@@ -33,13 +33,13 @@ impl std::fmt::Display for ServiceId {
 /// One instance's port of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Which container offers it.
+    /// Container that offers it.
     pub container: ContainerName,
-    /// Which slot.
+    /// Its slot.
     pub slot: u32,
-    /// Which instance.
+    /// Its instance.
     pub instance: InstanceId,
-    /// Where it runs.
+    /// Its host.
     pub host: HostName,
     /// The host's address for it.
     pub addr: IpAddr,
@@ -65,7 +65,7 @@ impl Endpoint {
 pub struct Caller {
     /// Its slot.
     pub slot: SlotId,
-    /// What each port at the ambassador means to it.
+    /// Service behind each of its ports at the ambassador.
     pub links: Vec<(u16, ServiceId)>,
 }
 
@@ -98,15 +98,15 @@ pub struct Directory {
     /// The revision of the snapshot that it was made from.
     pub revision: i64,
     services: RedBlackTreeMapSync<ServiceId, Known>,
-    /// Which services a container's manifest names, to take it out again.
+    /// Services of each container, to remove it by.
     named: RedBlackTreeMapSync<ContainerId, Arc<[ServiceId]>>,
-    /// Where a slot has endpoints, to take it out again.
+    /// Endpoints of each slot, to remove it by.
     slots: RedBlackTreeMapSync<SlotId, Standing>,
     /// The slots that have endpoints, by host.
     hosts: RedBlackTreeMapSync<HostName, RedBlackTreeSetSync<SlotId>>,
 }
 
-/// What is known of a service.
+/// Entry of a service.
 #[derive(Debug, Clone, Default)]
 struct Known {
     /// By the manifests of so many containers, whether anything of them runs or not.
@@ -114,7 +114,7 @@ struct Known {
     endpoints: Endpoints,
 }
 
-/// Where a slot stands in the table.
+/// Place of a slot in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Standing {
     host: HostName,
@@ -194,7 +194,7 @@ impl Directory {
             .collect()
     }
 
-    /// Which services the manifest of a container names.
+    /// Services that the manifest of a container names.
     fn name(&mut self, snapshot: &Snapshot, id: &ContainerId) {
         let container = snapshot.containers.get(id);
         let manifest = container.and_then(|container| container.manifest.as_ref());

@@ -13,7 +13,7 @@ pub use repeats::Repeats;
 /// Longest message, in bytes: what an engine says has no end of its own.
 const LONGEST: usize = 1_000;
 
-/// What kind of thing happened.
+/// Kind of an event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Kind {
@@ -83,7 +83,7 @@ pub enum Kind {
     HostBack,
     /// So much happened at once that not all of it was kept.
     Dropped,
-    /// What a newer agent tells.
+    /// Written by a newer agent.
     Other(String),
 }
 
@@ -165,7 +165,7 @@ pub struct Happened {
     /// Of which slot; none if it is about all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
-    /// What kind of thing.
+    /// Its kind.
     pub kind: Kind,
     /// Of which instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -223,7 +223,7 @@ impl Happened {
         }
     }
 
-    /// That host had the slot before.
+    /// Former host of the slot.
     #[must_use]
     pub fn from(self, host: &HostName) -> Self {
         Self {
@@ -232,7 +232,7 @@ impl Happened {
         }
     }
 
-    /// What it is about, as people spell it; empty if it is the host.
+    /// Its subject, as people spell it; empty if that is the host.
     pub fn subject(&self) -> String {
         let slot = self.slot.map(|slot| slot.to_string());
         let parts = [
@@ -251,7 +251,7 @@ pub struct Event {
     pub id: i64,
     /// When, in Unix milliseconds by its host's clock; for people. Of repeats, when they were told.
     pub at: i64,
-    /// How often since the one like it before.
+    /// Number of equal events that this one stands for.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub times: u32,
     /// What.
@@ -268,7 +268,7 @@ fn is_once(times: &u32) -> bool {
     *times == 1
 }
 
-/// Which events somebody wants of a host.
+/// Filter of a host's events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Only of this app.

@@ -10,13 +10,13 @@ use crate::observed::Surroundings;
 pub struct Host {
     /// Its name in claims.
     pub name: HostName,
-    /// Which machine it is.
+    /// Id of the machine.
     pub id: Uuid,
-    /// What it gives to its containers.
+    /// Network settings of its containers.
     pub surroundings: Surroundings,
 }
 
-/// How far the snapshot may be trusted.
+/// Trust in the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// It is fresh and complete.

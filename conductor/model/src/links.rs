@@ -17,7 +17,7 @@ pub enum LinkWarning {
     NotOffered {
         /// As it was written.
         link: Link,
-        /// What may have been meant.
+        /// Similar names.
         hint: Option<Hint>,
     },
     /// The service is UDP.
@@ -33,7 +33,7 @@ impl LinkWarning {
     }
 }
 
-/// What may have been meant by a link that leads nowhere.
+/// Names similar to that of a link without a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
     /// This link.

@@ -14,7 +14,7 @@ use manifests::{ContainerId, InstanceId, Manifest, SlotId};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// How our labels begin.
+/// Prefix of dokkaa's labels.
 pub const LABELS: &str = "dokkaa.";
 /// Label: the id of the cluster that a container belongs to.
 pub const LABEL_CLUSTER: &str = "dokkaa.cluster";
@@ -31,14 +31,14 @@ pub const LABEL_MANIFEST_HASH: &str = "dokkaa.manifest-hash";
 /// Label: hash of what the host gave it.
 pub const LABEL_HOST_HASH: &str = "dokkaa.host-hash";
 
-/// What our labels say of a container.
+/// Owner of a container, from its labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ownership {
     /// Its cluster.
     pub cluster: Uuid,
     /// Its slot.
     pub slot: SlotId,
-    /// Which instance it is.
+    /// Its instance.
     pub instance: InstanceId,
     /// Hash of its manifest and image when it was made.
     pub manifest_hash: String,
@@ -105,17 +105,17 @@ impl std::fmt::Display for ContainerPort {
     }
 }
 
-/// What ports of a container are published where.
+/// Address of each published port of a container.
 pub type PublishedPorts = BTreeMap<ContainerPort, SocketAddr>;
 
-/// How the last process of a container ended.
+/// End of the last process of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Exit {
     /// Its exit code; 128 + n for signal n.
     pub code: i64,
     /// The kernel killed it for want of memory.
     pub out_of_memory: bool,
-    /// What Docker says about a start that failed; empty otherwise.
+    /// Docker's error at a start that failed; empty otherwise.
     pub error: String,
     /// When, in Unix milliseconds by this host's clock; for people.
     pub at: i64,
@@ -128,12 +128,12 @@ impl Exit {
     }
 }
 
-/// Where a container is in its life.
+/// State of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
     /// Made; no process was ever started, or its only start failed (then Docker says why).
     Created {
-        /// What Docker says about a start that failed; empty otherwise.
+        /// Docker's error at a start that failed; empty otherwise.
         error: String,
     },
     /// A process runs.
@@ -153,11 +153,11 @@ pub struct Running {
     pub pid: u32,
     /// When it was started, in Unix milliseconds by this host's clock. Changes with every start.
     pub started_at: i64,
-    /// What Docker's healthcheck says; none without a healthcheck.
+    /// Result of Docker's healthcheck; none without one.
     pub health: Option<Health>,
 }
 
-/// What Docker's healthcheck says.
+/// Result of Docker's healthcheck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// No result that counts yet.
@@ -173,11 +173,11 @@ pub enum Health {
 pub struct Check {
     /// The command, shell included.
     pub command: Vec<String>,
-    /// How long it may take.
+    /// Its time-out.
     pub timeout: std::time::Duration,
 }
 
-/// What of the host a container may use.
+/// Limits of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// Processors, in thousandths; none is without a limit.
@@ -187,7 +187,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What somebody has changed by hand (`docker update`) of the limits that its manifest gives; none if nothing.
+    /// Differences from the limits of its manifest, which somebody made by hand (`docker update`); none if there are none.
     pub fn drift(self, manifest: &Manifest) -> Option<String> {
         let cpus = |millis: Option<u32>| {
             millis.map_or_else(
@@ -220,19 +220,19 @@ pub struct ObservedContainer {
     /// Its name, for people and to rename it; decides only whether it is the final one, and whose it is while no id is
     /// noted.
     pub name: String,
-    /// What its labels say.
+    /// Its owner, from its labels.
     pub owner: Ownership,
-    /// Where it is.
+    /// Its state.
     pub state: ContainerState,
     /// Its address on the bridge while it runs.
     pub addr: Option<IpAddr>,
-    /// What it was made to publish, running or not.
+    /// Ports that it was created to publish, running or not.
     pub ports: PublishedPorts,
-    /// What it may use.
+    /// Its limits.
     pub limits: Limits,
     /// Its healthcheck, from the manifest or the image.
     pub check: Option<Check>,
-    /// What it was made from, as the engine was told: `repository@sha256:…`, a tag or an image id.
+    /// Image that it was created from: `repository@sha256:…`, a tag or an image id.
     pub image: String,
     /// Id of its image.
     pub image_id: String,
@@ -251,7 +251,7 @@ impl ObservedContainer {
         }
     }
 
-    /// Why it can take no traffic though a process runs, whatever listens in it; none if nothing is in the way.
+    /// Reason for which no traffic reaches it though its process runs; none if there is none.
     pub fn cut_off(&self) -> Option<&'static str> {
         match &self.state {
             ContainerState::Paused(_) => Some("it is paused; `docker unpause` lets it go on"),
@@ -309,7 +309,7 @@ impl std::fmt::Display for Copied {
     }
 }
 
-/// Whether a running instance takes traffic, as the looks at it said (health, sockets, age).
+/// Readiness of a running instance, by its probes (health, sockets, age).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Readiness {
     /// It was not ready since its process started.
@@ -321,7 +321,7 @@ pub enum Readiness {
     Unready(String),
 }
 
-/// Whether the engine answers.
+/// State of the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum EngineState {
     /// The rest of what was observed is fresh.
@@ -336,13 +336,13 @@ pub enum EngineState {
 pub struct Observed {
     /// Our containers.
     pub containers: BTreeMap<InstanceId, ObservedContainer>,
-    /// What the looks at the running ones said; none yet counts as starting.
+    /// Readiness of running instances by their probes; without any it is starting.
     pub readiness: BTreeMap<InstanceId, Readiness>,
     /// Containers with the labels of an instance that are not that instance, by Docker's id.
     pub copies: BTreeMap<String, Copied>,
     /// Running containers that are not ours, copies too.
     pub foreign: u32,
-    /// Whether it answers.
+    /// State of the engine.
     pub engine: EngineState,
 }
 
@@ -364,13 +364,13 @@ impl Observed {
             .filter(move |container| container.owner.slot == *slot)
     }
 
-    /// Whether this instance takes traffic.
+    /// Readiness of this instance.
     pub fn readiness(&self, instance: &InstanceId) -> &Readiness {
         self.readiness.get(instance).unwrap_or(&Readiness::Starting)
     }
 }
 
-/// What a host gives to every container that it makes.
+/// Network settings that a host gives to every container that it creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
     /// The address at which instance ports are published (`--host-ip`).

@@ -14,16 +14,16 @@ use uuid::Uuid;
 pub struct Claim {
     /// The owner.
     pub host: HostName,
-    /// What it runs there.
+    /// Its instance.
     pub instance: InstanceId,
-    /// The version that the instance runs, by its key.
+    /// Key of the version that the instance runs.
     pub manifest_rev: i64,
 }
 
 /// `…/slots/<slot>.next`: a handover under way.
 pub type Next = Claim;
 
-/// How far an instance is, as far as others need to know.
+/// State of an instance, as other hosts need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -40,22 +40,22 @@ pub enum Phase {
 /// `…/slots/<slot>.state`: counts only while its instance is the claim's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotState {
-    /// Of which instance.
+    /// The instance.
     pub instance: InstanceId,
-    /// How far it is.
+    /// Its state.
     pub state: Phase,
-    /// Where its services are reached.
+    /// Address at which its services are reached.
     pub addr: IpAddr,
     /// Published port of each service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<ServiceName, u16>,
 }
 
-/// How the image of a version begins that is no digest: the image is known by its id on the host that decided, and by
-/// its name elsewhere.
+/// Prefix of a version's image that is no digest: the image is known by its id on the host that decided, and by its name
+/// elsewhere.
 pub const LOCAL: &str = "local:";
 
-/// `…/versions/<mod revision>`: a valid manifest as it was, and its decided image.
+/// `…/versions/<mod revision>`: a valid manifest at that revision, and its decided image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     /// The manifest as the user wrote it, as a JSON value.
@@ -73,26 +73,26 @@ pub struct Version {
 /// `…/rollout`: an update that was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// Which version.
+    /// Key of the version.
     pub version: i64,
     /// That it failed; always true today.
     pub failed: bool,
-    /// Which slot failed.
+    /// Number of the slot that failed.
     pub slot: u32,
-    /// Why, for people.
+    /// Reason, for people.
     pub reason: String,
 }
 
 /// `…/data/<slot>`: where the local volumes of a slot are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data {
-    /// The machine's name when it was written.
+    /// Name of the machine when this was written.
     pub host: HostName,
-    /// Which machine.
+    /// Id of the machine.
     pub host_id: Uuid,
     /// Names of the volumes in the manifest.
     pub volumes: Vec<String>,
-    /// Those of them that were made there or adopted: one that is missing there is lost.
+    /// Those of them that were made there or adopted: one that is missing is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub existing: Vec<String>,
 }
@@ -100,35 +100,35 @@ pub struct Data {
 /// `/dokkaa/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
-    /// Which cluster.
+    /// Id of the cluster.
     pub id: Uuid,
-    /// Rises with each accepted restore.
+    /// Number of accepted restores.
     pub epoch: u64,
 }
 
 /// `/dokkaa/members/<host>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Which machine.
+    /// Id of the machine.
     pub id: Uuid,
 }
 
-/// What a host says of itself.
+/// State of a host, by its own record.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, PartialOrd, Ord, strum::Display,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum HostState {
-    /// Claims and runs.
+    /// Claims slots and runs them.
     Up,
-    /// Back soon: keeps its slots, gets no new ones.
+    /// Its agent restarts: it keeps its slots and gets no new ones.
     Restarting,
     /// Distrusts its etcd and changes nothing.
     Hold,
 }
 
-/// What a host can carry.
+/// Capacity of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Capacity {
     /// Processors, in thousandths.
@@ -160,26 +160,26 @@ pub struct Versions {
 /// `/hosts/<host>/record`: the one key on a lease. A host is live while it exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
-    /// Which machine.
+    /// Id of the machine.
     pub id: Uuid,
-    /// Which process.
+    /// Id of the process.
     pub session: Uuid,
-    /// The cluster's epoch that it lives in.
+    /// Epoch of the cluster that it has joined.
     pub epoch: u64,
-    /// What it does.
+    /// Its state.
     pub state: HostState,
-    /// Where its containers' ports are published.
+    /// Address at which the ports of its containers are published.
     pub addr: IpAddr,
     /// Its peer listener, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
-    /// Where its API listens, as far as other machines reach that.
+    /// Addresses of its API that other machines reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub api: Vec<SocketAddr>,
-    /// The operator's labels.
+    /// Labels that its agent was started with.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What it can carry.
+    /// Its capacity.
     #[serde(default)]
     pub capacity: Capacity,
     /// Versions that must agree.
@@ -190,16 +190,16 @@ pub struct HostRecord {
     /// The Docker Engine answers.
     #[serde(default = "yes")]
     pub engine: bool,
-    /// How full the disk of the Docker Engine is, in percent; none if that is not known.
+    /// Used space on the disk of the Docker Engine, in percent; none if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<u8>,
-    /// That is too full for another container.
+    /// That disk is too full for another container.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disk_full: bool,
-    /// Why it is in hold; none if it is not.
+    /// Reason of its hold; none if it is not in hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
-    /// Parts that do not work at the moment, for people: `dns: 172.17.0.1:53 is taken by dnsmasq`.
+    /// Parts that do not work now, for people: `dns: 172.17.0.1:53 is taken by dnsmasq`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
@@ -208,12 +208,12 @@ fn yes() -> bool {
     true
 }
 
-/// Why a host changes nothing.
+/// Reason for which a host changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     /// For people.
     pub reason: String,
-    /// It may be so for all hosts, so none of them claims or takes over while it lasts.
+    /// It may concern all hosts, so none of them claims or takes over while it lasts.
     pub shared: bool,
 }
 
@@ -240,21 +240,21 @@ impl Availability {
     }
 }
 
-/// `/hosts/<host>/labels`: what the operator calls a host, over what its agent was started with.
+/// `/hosts/<host>/labels`: the operator's labels, over those that the agent was started with.
 ///
-/// No value takes a label away.
+/// Null removes a label.
 pub type Labels = BTreeMap<String, Option<String>>;
 
 /// `/hosts/<host>/unfit/<app>/<container>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfit {
-    /// For which manifest.
+    /// Revision of the manifest.
     pub manifest_rev: i64,
-    /// Why, for people.
+    /// Reason, for people.
     pub reason: String,
 }
 
-/// How far the host has got with a slot.
+/// Progress of a slot, for people.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::Display,
 )]
@@ -290,28 +290,28 @@ pub enum Progress {
     Unknown,
 }
 
-/// `/status/<app>/<container>/<slot>`: for people, read on demand, never decided on.
+/// `/status/<app>/<container>/<slot>`: for people; no decision depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Of which instance.
+    /// The instance.
     pub instance: InstanceId,
-    /// Where it is.
+    /// Its host.
     pub host: HostName,
-    /// How far it is.
+    /// Its progress.
     pub progress: Progress,
-    /// Revision of the manifest that this is about, which may not be the claim's while an update is tried; 0 if unknown.
+    /// Key of the version that this is about, which may not be the claim's while an update is tried; 0 if unknown.
     #[serde(default)]
     pub manifest_rev: i64,
-    /// Why it is not ready.
+    /// Reason for which it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Docker's id of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
-    /// Restarts of this instance after a crash.
+    /// Restarts of the instance after a crash.
     #[serde(default)]
     pub restarts: u32,
-    /// Unix seconds at which the process started, by the host's clock.
+    /// Start of the process in Unix seconds, by the host's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<i64>,
     /// Last lines of its log, when it failed.

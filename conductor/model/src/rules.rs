@@ -1,10 +1,10 @@
-//! The rules that keep a slot from being lost, run twice for ever, or stopped without proof, by name.
+//! Safety rules by name: no slot is lost, run twice or stopped without evidence.
 //!
 //! All are in force, always. A simulation leaves one out to see that it would
 //! be missed: a rule that can be left out unnoticed is either not needed or
 //! not tested.
 
-/// A rule of ownership. The code that obeys it says its name.
+/// A rule of ownership. The code that follows it names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
     /// Nothing is planned for a slot from a view older than the agent's last own write on it.
@@ -13,7 +13,7 @@ pub enum Rule {
     CatchUp,
     /// A void `.next` is replaced or deleted only while its host's record is absent.
     VoidGuard,
-    /// Who claims a slot deletes a void `.next`, and so does its owner.
+    /// A claim deletes a void `.next`, and so does the owner.
     VoidDelete,
     /// A void `.next` of a slot without a live owner is deleted by any host.
     OrphanedNext,
@@ -27,7 +27,7 @@ pub enum Rule {
     RetakeUnready,
     /// A promotion over a live holder that is not ready compares the holder's state `stopped`.
     StoppedGuard,
-    /// Who wrote `stopped` starts again only after a write that takes it back, and a void `.next` away.
+    /// After `stopped` was written, the instance starts again only when that is retracted and any void `.next` deleted.
     TakeBackStopped,
     /// A retake compares `.next` as seen, and deletes it.
     RetakeNext,
@@ -37,7 +37,7 @@ pub enum Rule {
     Hold,
     /// While many members are missing at once, nothing is taken over before the live hosts have settled.
     Brake,
-    /// What travels in one batch keeps its own guards.
+    /// Writes that travel in one batch keep their own guards.
     NestedBatch,
     /// A start goes on over a record only if this machine wrote it.
     OwnRecord,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use manifests::{ContainerId, SlotId};
 
-/// What one worker does at a time: a slot's container, or a version's image.
+/// Subject of actions and writes: of one scope, each follows the other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// A slot's containers and its keys.

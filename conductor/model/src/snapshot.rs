@@ -59,7 +59,7 @@ pub enum Change {
     },
 }
 
-/// What the changes touched: the tables made from a snapshot follow only that.
+/// Keys that changes have touched, by subject: the tables made from a snapshot follow only those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Containers (manifest, claims, states, versions …).
@@ -138,23 +138,23 @@ pub enum Desired {
         manifest: Arc<manifests::Manifest>,
         /// As it was written.
         json: Arc<serde_json::Value>,
-        /// What is odd but tolerated (unknown fields).
+        /// Warnings (unknown fields).
         warnings: Vec<String>,
     },
     /// It can't; all errors, for people.
     Invalid(Vec<String>),
 }
 
-/// What etcd says of one slot.
+/// Keys of one slot.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SlotView {
-    /// Who has it.
+    /// Its owner.
     pub claim: Option<Rev<Claim>>,
-    /// How far it is.
+    /// State of its instance.
     pub state: Option<Rev<SlotState>>,
-    /// Who is to have it.
+    /// Its successor, while a handover is under way.
     pub next: Option<Rev<Next>>,
-    /// Where its data is.
+    /// Pin of its local volumes.
     pub data: Option<Rev<Data>>,
 }
 
@@ -170,7 +170,7 @@ impl SlotView {
     }
 }
 
-/// Who has a slot.
+/// Owner of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner<'a> {
     /// It has no claim.
@@ -181,7 +181,7 @@ pub enum Owner<'a> {
     Lost(&'a Rev<Claim>),
 }
 
-/// Who is to have a slot.
+/// Successor to a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Successor<'a> {
     /// No handover is under way.
@@ -221,10 +221,10 @@ impl Successor<'_> {
     }
 }
 
-/// What etcd says of one container.
+/// Keys of one container.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerView {
-    /// What the user wants; none if only remains are left.
+    /// Its manifest; none if only remains are left.
     pub manifest: Option<Rev<Desired>>,
     /// Its slots, by number.
     pub slots: RedBlackTreeMapSync<u32, SlotView>,
@@ -246,7 +246,7 @@ pub struct ParsedVersion {
 }
 
 impl ContainerView {
-    /// How many slots are wanted; none without a manifest. Where the manifest can't be read, what is claimed stays.
+    /// Number of wanted slots; none without a manifest. While the manifest can't be read, what is claimed stays.
     pub fn scale(&self) -> Option<u32> {
         match &self.manifest.as_ref()?.value {
             Desired::Valid { manifest, .. } => Some(manifest.scale),
@@ -298,23 +298,23 @@ impl ContainerView {
     }
 }
 
-/// What etcd says of one host.
+/// Keys of one host.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HostView {
     /// Its record: it is live.
     pub record: Option<Rev<HostRecord>>,
     /// It is a member.
     pub member: Option<Rev<Member>>,
-    /// What the operator wants of it.
+    /// Its availability, set by the operator.
     pub availability: Option<Rev<Availability>>,
-    /// What the operator calls it.
+    /// Its labels, set by the operator.
     pub labels: Option<Rev<Labels>>,
     /// Containers it can't run.
     pub unfit: BTreeMap<ContainerId, Rev<Unfit>>,
 }
 
 impl HostView {
-    /// What the operator wants of it.
+    /// Its availability, set by the operator.
     pub fn availability(&self) -> Availability {
         self.availability
             .as_ref()
@@ -350,7 +350,7 @@ impl HostView {
 /// The watched range at one revision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
-    /// Which revision.
+    /// Revision of etcd.
     pub revision: i64,
     /// The cluster key.
     pub cluster: Option<Rev<Cluster>>,
@@ -378,7 +378,7 @@ impl Snapshot {
             .filter_map(|(name, host)| Some((name, host.record.as_ref()?)))
     }
 
-    /// Who has this slot.
+    /// Owner of this slot.
     pub fn owner<'a>(&self, slot: &'a SlotView) -> Owner<'a> {
         match &slot.claim {
             None => Owner::Nobody,
@@ -387,7 +387,7 @@ impl Snapshot {
         }
     }
 
-    /// Who is to have this slot.
+    /// Successor to this slot.
     pub fn successor<'a>(&self, slot: &'a SlotView) -> Successor<'a> {
         match &slot.next {
             None => Successor::Nobody,
@@ -404,7 +404,7 @@ impl Snapshot {
         })
     }
 
-    /// What the operator wants of a host.
+    /// Availability of a host.
     pub fn availability(&self, host: &HostName) -> Availability {
         self.hosts
             .get(host)
@@ -418,7 +418,7 @@ impl Snapshot {
             .map(|(name, _)| name)
     }
 
-    /// What etcd says of a slot.
+    /// Keys of a slot.
     pub fn slot(&self, slot: &manifests::SlotId) -> Option<&SlotView> {
         self.containers.get(&slot.container)?.slots.get(&slot.slot)
     }

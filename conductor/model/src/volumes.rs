@@ -45,13 +45,13 @@ pub fn unnamed<'a>(declared: &'a [String], manifest: &Manifest) -> Vec<&'a str> 
         .collect()
 }
 
-/// What is to be noted of a slot that this host takes, and the revision of what is; none if it need not be noted.
+/// Pin of a slot that this host takes, and the revision of the present one; none if it need not be written.
 pub fn pin(host: &Host, view: Option<&SlotView>, manifest: &Manifest) -> Option<(Data, i64)> {
     let had = existing(host, view);
     note(host, view, manifest, |volume| had.contains(volume))
 }
 
-/// What is to be noted of a slot of which a container was made here, so that its volumes exist.
+/// Pin of a slot of which a container was created here, so that its volumes exist.
 pub fn made(host: &Host, view: &SlotView, manifest: &Manifest) -> Option<(Data, i64)> {
     note(host, Some(view), manifest, |_| true)
 }

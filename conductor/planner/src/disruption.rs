@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// A member that has been missing for so long is not waited for any more.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
-/// Why no slot is placed or taken over for now.
+/// Reason for which no slot is placed or taken over for now.
 #[derive(Debug, Clone, PartialEq, Eq, strum::Display)]
 pub enum Pause {
     /// Many hosts are missing at once.
@@ -29,9 +29,9 @@ pub enum Pause {
         to_string = "{missing} of {members} hosts are missing: nothing is taken over until the others have settled"
     )]
     HostsMissing {
-        /// How many.
+        /// Missing members.
         missing: usize,
-        /// Of how many.
+        /// All members.
         members: usize,
     },
     /// Hosts are missing that may not have been able to write their record.
@@ -39,9 +39,9 @@ pub enum Pause {
         to_string = "etcd refused writes until now, and {missing} of {members} hosts are missing: nothing is taken over until the others have settled"
     )]
     WritesRefused {
-        /// How many.
+        /// Missing members.
         missing: usize,
-        /// Of how many.
+        /// All members.
         members: usize,
     },
     /// etcd refuses writes, for this reason.
@@ -70,7 +70,7 @@ pub struct DisruptionGuard {
     mass_failure: Option<Millis>,
     restored: Option<Millis>,
     hold: Option<HostName>,
-    /// Why etcd refuses writes.
+    /// Reason for which etcd refuses writes.
     refusing: Option<String>,
     /// When it took them again.
     recovered: Option<Millis>,
@@ -136,7 +136,7 @@ impl DisruptionGuard {
         self.is_unsettled(self.restored, now)
     }
 
-    /// Whether a slot of a lost host may be taken over now.
+    /// A slot of a lost host may be taken over now, or the reason why not.
     pub fn may_take_over(&self, now: Millis) -> Result<(), Pause> {
         self.may_place(now)?;
         let (missing, members) = self.counted(now);
@@ -153,7 +153,7 @@ impl DisruptionGuard {
         Ok(())
     }
 
-    /// Whether a slot may be given to a host now.
+    /// A slot may be given to a host now, or the reason why not.
     pub fn may_place(&self, now: Millis) -> Result<(), Pause> {
         if let Some(why) = &self.refusing {
             return Err(Pause::RefusingWrites(why.clone()));
@@ -187,7 +187,7 @@ impl DisruptionGuard {
         began.is_some_and(|began| now < self.settled_at(began))
     }
 
-    /// How many members are missing, of how many; forgotten ones are in neither.
+    /// Missing members and all members; forgotten ones are in neither.
     fn counted(&self, now: Millis) -> (usize, usize) {
         let forgotten = |since: &&Millis| now >= **since + FORGOTTEN;
         let forgotten = self.missing.values().filter(forgotten).count();

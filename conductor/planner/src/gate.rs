@@ -1,4 +1,4 @@
-//! What goes into a plan: of each scope one write and one action are under way at most.
+//! The gate of the plan: of each scope one write and one action are under way at most.
 
 use model::Action;
 
@@ -16,8 +16,8 @@ pub(crate) fn admit(inputs: &Inputs<'_>, report: Report, plan: &mut Plan) {
         }
     }
     for action in report.actions {
-        let scope = action.work();
-        let is_first = plan.actions.iter().all(|other| other.work() != scope);
+        let scope = action.scope();
+        let is_first = plan.actions.iter().all(|other| other.scope() != scope);
         let is_acting = inputs.memory.in_flight.is_acting(&scope);
         // An image that was decided is still to be written.
         let is_deciding = matches!(action, Action::Resolve { .. }) && inputs.is_writing(&scope);

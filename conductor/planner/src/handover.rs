@@ -75,7 +75,7 @@ impl IncomingSlot<'_> {
         ))
     }
 
-    /// Why it can't get ready here.
+    /// Failure of the incoming instance, if it can't get ready here.
     fn failed(&self, inputs: &Inputs<'_>) -> Option<Waiting> {
         let trouble = inputs.memory.slots.get(&self.slot).map(|m| &m.trouble);
         if let Some(trouble) = trouble.filter(|t| !t.may_pass()) {

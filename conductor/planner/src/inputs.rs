@@ -22,7 +22,7 @@ pub struct Inputs<'a> {
     pub memory: &'a AgentMemory,
     /// This host.
     pub host: &'a Host,
-    /// How far the snapshot may be trusted.
+    /// Trust in the snapshot.
     pub trust: Trust,
     /// The rules of ownership: all of them.
     pub rules: Rules,
@@ -41,7 +41,7 @@ impl Inputs<'_> {
         self.observed.engine == EngineState::Up
     }
 
-    /// Whether a slot of this owner may be given to a host now.
+    /// A slot of this owner may be given to a host now.
     pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), Pause> {
         match owner {
             Owner::Lost(_) if self.rules.has(Rule::Brake) => {
@@ -64,7 +64,7 @@ impl Inputs<'_> {
         own.is_ahead_of(scope, revision, self.now, self.rules)
     }
 
-    /// Whether this host's turn has come; none if it has none. Until then it is noted as left undone.
+    /// This host's turn has come, if it has one. What waits for it is noted as left undone.
     pub(crate) fn is_my_turn(&self, notes: &mut Notes, scope: &Scope, turn: Option<Turn>) -> bool {
         notes.left_undone.insert(scope.clone());
         let Some(turn) = turn else {

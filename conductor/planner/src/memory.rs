@@ -1,4 +1,4 @@
-//! What an agent remembers of its own work, and what came of it.
+//! Memory of an agent's own work and its results.
 //!
 //! Nothing here survives the process, and nothing here gives a right: rights
 //! are in etcd and on the engine.
@@ -42,7 +42,7 @@ pub struct AgentMemory {
     pub instances: BTreeMap<InstanceId, InstanceMemory>,
     /// Images that could not be decided.
     pub images: BTreeMap<ContainerId, Trouble>,
-    /// What any of several hosts may do, and since when it has been left undone.
+    /// Scopes in which any of several hosts may act, and since when none has.
     pub left_undone: BTreeMap<Scope, Millis>,
     /// Containers that this host has marked itself unfit for.
     pub unfit: BTreeMap<ContainerId, UnfitMark>,
@@ -50,23 +50,23 @@ pub struct AgentMemory {
     pub engine_down_since: Option<Millis>,
     /// This process has seen a trusted, complete snapshot.
     pub has_synced: bool,
-    /// Whether slots may be placed and taken over.
+    /// When slots may be placed and taken over.
     pub disruption: DisruptionGuard,
     /// Instances that were kept without a manifest when a restore was accepted.
     pub orphans: Orphans,
 }
 
 impl AgentMemory {
-    /// Takes up what an earlier agent of this host said of a slot, so that it is not said again.
+    /// Takes up the status that an earlier agent of this host wrote of a slot, so that it is not written again.
     pub fn resume(&mut self, slot: SlotId, status: Status) {
         let memory = self.slots.entry(slot).or_default();
         memory.earlier_restarts = Some((status.instance.clone(), status.restarts));
         memory.written_status = Some(status);
     }
 
-    /// Notes what came of an action.
-    pub fn record(&mut self, outcome: &ActionResult, now: Millis) {
-        match outcome {
+    /// Notes the result of an action.
+    pub fn record(&mut self, result: &ActionResult, now: Millis) {
+        match result {
             ActionResult::Resolved { container, .. } => {
                 self.in_flight
                     .end_action(&Scope::Container(container.clone()));
@@ -114,13 +114,18 @@ impl AgentMemory {
                 instance,
                 reason,
                 fault,
-                doomed,
+                must_recreate,
             } => {
                 self.in_flight.end_action(&Scope::Slot(slot.clone()));
-                self.instance(instance, now).start_failed(*doomed, now);
+                self.instance(instance, now)
+                    .start_failed(*must_recreate, now);
                 let slot = self.slots.entry(slot.clone()).or_default();
                 // Another instance gets another port: no other host is needed for that.
-                let fault = if *doomed { Fault::Passing } else { *fault };
+                let fault = if *must_recreate {
+                    Fault::Passing
+                } else {
+                    *fault
+                };
                 slot.trouble.blames(fault, reason);
             }
             ActionResult::Done { slot } => {
@@ -135,9 +140,9 @@ impl AgentMemory {
         }
     }
 
-    /// Notes how far a pull is, for people; none at its end.
-    pub fn progress(&mut self, work: &Scope, text: Option<&String>, now: Millis) {
-        let slots: Vec<SlotId> = match work {
+    /// Notes the progress of a pull, for people; none at its end.
+    pub fn progress(&mut self, scope: &Scope, text: Option<&String>, now: Millis) {
+        let slots: Vec<SlotId> = match scope {
             Scope::Slot(slot) => vec![slot.clone()],
             Scope::Container(id) => {
                 let all = self.slots.keys();
@@ -151,7 +156,7 @@ impl AgentMemory {
             *progress = text.cloned();
         }
         if changed {
-            self.in_flight.progressed(work, now);
+            self.in_flight.progressed(scope, now);
         }
     }
 
@@ -235,7 +240,7 @@ impl AgentMemory {
             if let Action::Stop { instance, .. } = action {
                 self.instance(instance, now).stop_requested = true;
             }
-            self.in_flight.begin_action(action.work(), now);
+            self.in_flight.begin_action(action.scope(), now);
         }
         for write in &plan.writes {
             self.begin_write(write);
@@ -263,8 +268,8 @@ impl AgentMemory {
         });
     }
 
-    /// Notes the answer to a write that was planned from a view at `seen`: the store's revision, and whether its guards
-    /// held.
+    /// Notes the answer to a write that was planned from a view at the revision `seen`: whether its guards held, and the
+    /// revision of etcd.
     pub fn wrote(&mut self, write: &Write, succeeded: bool, revision: i64, seen: i64, now: Millis) {
         self.in_flight.end_write(&write.scope);
         if let Some(slot) = write.takes() {
@@ -301,7 +306,7 @@ impl AgentMemory {
             WriteKind::NewInstance => {
                 let memory = self.slots.entry(slot.clone()).or_default();
                 if write.pin().is_some() {
-                    // What it waited for may be otherwise now.
+                    // The pin may have changed what it waited for.
                     memory.trouble = Trouble::default();
                 }
                 if memory
@@ -325,7 +330,7 @@ impl AgentMemory {
         }
     }
 
-    /// Notes that a write could not be asked of etcd at all; whether it happened, the view will show.
+    /// Notes that etcd did not answer a write; the view will show whether it happened.
     pub fn not_written(&mut self, write: &Write) {
         let stopped = write.says().is_some_and(|s| s.state == Phase::Stopped);
         if let Some(slot) = write.slot().filter(|_| stopped) {

@@ -10,7 +10,7 @@ use model::{Action, Scope, Write};
 
 use crate::waiting::Waiting;
 
-/// What is to be done now, in named buckets.
+/// Decisions of one host, in named buckets.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// To be written to etcd.
@@ -23,9 +23,9 @@ pub struct Plan {
     pub leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
     pub staying: Vec<InstanceId>,
-    /// What any of several hosts may do, and none has done yet.
+    /// Scopes in which any of several hosts may act, and none has acted yet.
     pub left_undone: BTreeSet<Scope>,
-    /// How the slots of this host are, for people.
+    /// Statuses of this host's slots, for people.
     pub statuses: BTreeMap<SlotId, Status>,
     /// When to plan again if nothing happens.
     pub requeue_at: Option<Millis>,
@@ -43,11 +43,11 @@ impl Plan {
     pub fn touches(&self, slot: &SlotId) -> bool {
         let scope = Scope::Slot(slot.clone());
         self.writes.iter().any(|write| write.scope == scope)
-            || self.actions.iter().any(|action| action.work() == scope)
+            || self.actions.iter().any(|action| action.scope() == scope)
     }
 }
 
-/// What one rule reports. What of it may go now, the gate decides.
+/// Report of one rule, before the gate.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     /// Writes to etcd.
@@ -58,18 +58,18 @@ pub(crate) struct Report {
     pub(crate) waiting: BTreeMap<SlotId, Waiting>,
     /// Statuses of this host's slots.
     pub(crate) statuses: BTreeMap<SlotId, Status>,
-    /// What else is to be remembered.
+    /// Notes for the next plan.
     pub(crate) notes: Notes,
 }
 
-/// What a decision leaves to be remembered until the next one.
+/// Notes that decisions leave for the next plan.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     /// Instances that take no new connections from now on.
     pub(crate) leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
     pub(crate) staying: Vec<InstanceId>,
-    /// What any of several hosts may do, and none has done yet.
+    /// Scopes in which any of several hosts may act, and none has acted yet.
     pub(crate) left_undone: BTreeSet<Scope>,
     /// When to decide again.
     pub(crate) requeue_at: Option<Millis>,

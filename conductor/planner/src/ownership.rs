@@ -17,7 +17,7 @@ use model::rules::Rule;
 use model::snapshot::{ContainerView, Owner, Rev, SlotView, Successor};
 use model::volumes;
 
-/// What becomes of containers of slots that this host does not have.
+/// Claims, takes back or ends containers of slots that this host does not have.
 pub(crate) fn strays(inputs: &Inputs<'_>, slots: &[StraySlot<'_>]) -> Report {
     let mut report = Report::default();
     for stray in slots {
@@ -60,7 +60,7 @@ fn verdict(inputs: &Inputs<'_>, stray: &StraySlot<'_>, report: &mut Report) -> V
     }
 }
 
-/// What becomes of a stray slot.
+/// Decision on a stray slot.
 enum Verdict {
     /// It becomes this host's.
     Write(Box<Write>),

@@ -101,7 +101,7 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
     found
 }
 
-/// Where one slot could go, as if nobody had it: for `why`.
+/// Candidates for one slot, as if nobody had it: for `why`.
 pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Candidates> {
     let container = snapshot.containers.get(&slot.container)?;
     let load = Load::of(snapshot);
@@ -109,7 +109,7 @@ pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Candidates> {
     Some(Ranking::of(&load, &group, slot.slot).candidates())
 }
 
-/// What a container asks for that does not hold any more on a host that runs it; it stays there all the same.
+/// First constraint of a container that holds no more on a host that runs it; it stays there all the same.
 pub fn outlived(snapshot: &Snapshot, container: &ContainerView, host: &HostName) -> Option<String> {
     let labels = snapshot.hosts.get(host)?.labels();
     unmet(&labels, wanted(container)?).map(ToString::to_string)

@@ -1,4 +1,4 @@
-//! The plan: what one host writes and does now, and why the rest waits.
+//! The plan of one host: its writes and actions, and the reasons for which the rest waits.
 //!
 //! `plan` is total: it returns no error. Every write carries the revisions it
 //! was decided on, so a plan that became stale fails in etcd and is made

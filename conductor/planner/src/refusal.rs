@@ -1,10 +1,10 @@
-//! Why a host can't take a slot, as values.
+//! Reasons for which a host can't take a slot, as values.
 
 use std::fmt;
 
 use manifests::{HostName, SlotId};
 
-/// Why a live host can't take a slot.
+/// Reason for which a live host can't take a slot.
 #[derive(Debug, Clone, PartialEq, Eq, strum::Display)]
 pub enum Refusal {
     /// Its agent restarts.

@@ -1,15 +1,20 @@
-//! The rollout of a version: what each slot should run, whose turn it is, and when an update is given up.
+//! The rollout of a version.
+//!
+//! - Which version: [`Target::of`] the container, [`of_slot`] for a slot that
+//!   runs, [`placed_anew`] for one that is claimed.
+//! - Whose [`turn`] it is to be updated: one slot at a time, in order of number.
+//! - When it is [`good`], and when an update is given up ([`give_up`]): the
+//!   other slots stay as they are, and what is placed anew runs the last good
+//!   version.
 //!
 //! A version counts only if it was written after the manifest was created as
-//! it is now. An update that was given up leaves the other slots as they are,
-//! and what is placed anew runs the last good version.
+//! it is now.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use manifests::manifest::Pull;
-use manifests::{Manifest, canonical};
-
-use manifests::{ContainerId, SlotId};
+use manifests::{ContainerId, Manifest, SlotId, canonical};
 use model::Write;
 use model::records::{Phase, Rollout};
 use model::snapshot::{ContainerView, Desired, Owner, ParsedVersion, Rev, Snapshot};
@@ -17,7 +22,7 @@ use model::snapshot::{ContainerView, Desired, Owner, ParsedVersion, Rev, Snapsho
 use crate::memory::InstanceMemory;
 use crate::waiting::{Failure, Waiting};
 
-/// What the user wants to run now.
+/// The version that a slot should run.
 #[derive(Debug, Clone)]
 pub enum Target<'a> {
     /// A version whose image is decided.
@@ -41,7 +46,8 @@ pub enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// What the slots of this container should run; none without a manifest, or if nothing that counts can be run.
+    /// The version that the slots of this container should run; none without a manifest, or without any version that can
+    /// be run.
     pub fn of(container: &'a ContainerView) -> Option<Self> {
         let desired = container.manifest.as_ref()?;
         let newest = counting(container).next_back();
@@ -69,7 +75,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The version's key, present or future.
+    /// Key of the version, present or future.
     pub fn rev(&self) -> i64 {
         match self {
             Self::Decided { rev, .. } | Self::Undecided { rev, .. } => *rev,
@@ -95,7 +101,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// An instance of the version `rev` would have to be replaced to run this.
+    /// An instance of the version `rev` has to be replaced to run this.
     pub fn outdates(&self, container: &ContainerView, rev: i64) -> bool {
         if rev == self.rev() {
             return false;
@@ -116,41 +122,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// What a slot that is placed anew runs: the target, or the last good version where the update to it was given up.
-pub fn placed_anew(container: &ContainerView) -> Option<Target<'_>> {
-    let target = Target::of(container)?;
-    if target.was_given_up(container) {
-        return last_good(container).or(Some(target));
-    }
-    Some(target)
-}
-
-/// The newest version that got ready once; without one, the newest.
-fn last_good(container: &ContainerView) -> Option<Target<'_>> {
-    counting(container)
-        .rfind(|(_, version, _)| version.version.good)
-        .or_else(|| counting(container).next_back())
-        .map(|(rev, version, manifest)| Target::Decided {
-            rev,
-            version,
-            manifest,
-        })
-}
-
-/// The versions that count, oldest first.
-fn counting(
-    container: &ContainerView,
-) -> impl DoubleEndedIterator<Item = (i64, &Rev<ParsedVersion>, &Arc<Manifest>)> {
-    let since = container.manifest.as_ref().map_or(i64::MAX, |m| m.created);
-    container
-        .versions
-        .iter()
-        .filter(move |(rev, version)| **rev >= since && version.modified > since)
-        .filter_map(|(rev, version)| Some((*rev, version, version.manifest.as_ref()?)))
-}
-
-/// What a slot runs whose claim says the version `rev`. Where an update was given up, or the manifest can't be read, each
-/// slot stays with what it has; only the slot that failed goes on being tried.
+/// The version of a slot that runs `rev`. While an update is given up, or the manifest can't be read, each slot stays with
+/// what it has; only the slot that failed is tried on.
 pub(crate) fn of_slot(container: &ContainerView, rev: i64) -> Option<Target<'_>> {
     let target = Target::of(container)?;
     let is_invalid = |manifest: &Rev<Desired>| matches!(manifest.value, Desired::Invalid(_));
@@ -170,7 +143,16 @@ pub(crate) fn of_slot(container: &ContainerView, rev: i64) -> Option<Target<'_>>
     present.or_else(|| placed_anew(container))
 }
 
-/// Whether a slot's turn to be updated has come: one at a time, in order of number. Every lower slot has to be ready on
+/// The version of a slot that is claimed now: the target, or the last good version if the update to it was given up.
+pub fn placed_anew(container: &ContainerView) -> Option<Target<'_>> {
+    let target = Target::of(container)?;
+    if target.was_given_up(container) {
+        return last_good(container).or(Some(target));
+    }
+    Some(target)
+}
+
+/// The turn of a slot to be updated: one at a time, in order of number. Every lower slot has to be ready on
 /// the new version, if a live host has it.
 pub(crate) fn turn(
     snapshot: &Snapshot,
@@ -192,6 +174,17 @@ pub(crate) fn turn(
         }
     }
     Ok(())
+}
+
+/// Notes that a version got ready: it is one to fall back to.
+pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: i64) -> Option<Write> {
+    let version = container.versions.get(&rev).filter(|v| !v.version.good)?;
+    Some(Write::good(
+        id.clone(),
+        rev,
+        version.version.clone(),
+        version.modified,
+    ))
 }
 
 /// Gives an update up when the first instance of its version failed. It is none without an older version to stay with;
@@ -229,26 +222,9 @@ pub(crate) fn give_up(
     ))
 }
 
-/// Notes that a version got ready: it is one to fall back to.
-pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: i64) -> Option<Write> {
-    let version = container.versions.get(&rev).filter(|v| !v.version.good)?;
-    Some(Write::good(
-        id.clone(),
-        rev,
-        version.version.clone(),
-        version.modified,
-    ))
-}
-
-/// `pull: always` and a PUT without any change: the user wants what the registry has now.
-fn asks_again(manifest: &Manifest, json: &serde_json::Value, newest: &ParsedVersion) -> bool {
-    manifest.pull == Pull::Always && newest.version.manifest == *json
-}
-
-/// Versions that nobody needs any more: all but the last five, the newest good one and those that run.
+/// Versions that can be deleted: all but the last five, the newest good one and those that run.
 pub fn superfluous(container: &ContainerView) -> Vec<(i64, i64)> {
-    let mut keep: std::collections::BTreeSet<i64> =
-        container.versions.keys().rev().take(5).copied().collect();
+    let mut keep: BTreeSet<i64> = container.versions.keys().rev().take(5).copied().collect();
     keep.extend(
         container
             .versions
@@ -270,4 +246,33 @@ pub fn superfluous(container: &ContainerView) -> Vec<(i64, i64)> {
         .filter(|(rev, _)| !keep.contains(rev))
         .map(|(rev, version)| (*rev, version.modified))
         .collect()
+}
+
+/// The newest version that got ready once; without one, the newest.
+fn last_good(container: &ContainerView) -> Option<Target<'_>> {
+    counting(container)
+        .rfind(|(_, version, _)| version.version.good)
+        .or_else(|| counting(container).next_back())
+        .map(|(rev, version, manifest)| Target::Decided {
+            rev,
+            version,
+            manifest,
+        })
+}
+
+/// Versions that count, oldest first.
+fn counting(
+    container: &ContainerView,
+) -> impl DoubleEndedIterator<Item = (i64, &Rev<ParsedVersion>, &Arc<Manifest>)> {
+    let since = container.manifest.as_ref().map_or(i64::MAX, |m| m.created);
+    container
+        .versions
+        .iter()
+        .filter(move |(rev, version)| **rev >= since && version.modified > since)
+        .filter_map(|(rev, version)| Some((*rev, version, version.manifest.as_ref()?)))
+}
+
+/// A PUT without any change and `pull: always`: the user wants what the registry has now.
+fn asks_again(manifest: &Manifest, json: &serde_json::Value, newest: &ParsedVersion) -> bool {
+    manifest.pull == Pull::Always && newest.version.manifest == *json
 }

@@ -1,4 +1,4 @@
-//! Whose turn it is to do what any of several hosts may do.
+//! Turns: which of several hosts acts where any of them may.
 //!
 //! All compute the same order from the same snapshot. The first host acts at
 //! once, and each one after it when those before it have left it undone for a

@@ -1,4 +1,4 @@
-//! Why a slot waits, as values; they become text where people read them.
+//! Reasons for which a slot waits, as values; they become text where people read them.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use manifests::units::format_size;
 use crate::disruption::Pause;
 use crate::refusal::Refusal;
 
-/// Why a slot is not where or what it should be.
+/// Reason for which a slot is not where or what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Waiting {
     /// No host is live.
@@ -32,9 +32,9 @@ pub enum Waiting {
     DataElsewhere,
     /// This has made no progress for so long.
     Stalled(Stalled, Duration),
-    /// How far the pull of its image is.
+    /// Progress of the pull of its image.
     Pulling(String),
-    /// What the engine, or the look at its volumes, said to the last attempt.
+    /// Error of the last attempt to pull, create or start.
     Attempt(String),
     /// The container that it replaces has so long to end.
     FormerContainer(Duration),
@@ -50,7 +50,7 @@ pub enum Waiting {
     LimitsChanged(String),
 }
 
-/// How an instance failed.
+/// Failure of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// Its process exited with this code.
@@ -63,7 +63,7 @@ pub enum Failure {
     NotReady(Duration),
 }
 
-/// What makes no progress.
+/// Work without progress.
 #[derive(Debug, Clone, PartialEq, Eq, strum::Display)]
 pub enum Stalled {
     /// A pull.

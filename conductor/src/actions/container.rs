@@ -36,7 +36,7 @@ impl Actions {
                 instance,
                 reason: error.to_string(),
                 fault: error.fault(),
-                doomed: self.needs_other_ports(&error, container.as_ref()),
+                must_recreate: self.needs_other_ports(&error, container.as_ref()),
             },
             container: container.map(Box::new),
             gone: None,

@@ -97,7 +97,7 @@ impl<'a> Ctx<'a> {
             || surroundings.hash(&container.ports) != container.owner.host_hash
     }
 
-    /// Whether it takes traffic; none while that is not clear yet.
+    /// State to be written; none while that is not clear yet.
     pub(super) fn phase(&self, current: &ObservedContainer, notes: &mut Notes) -> Option<Phase> {
         match self.inputs.observed.readiness(&current.owner.instance) {
             Readiness::Ready => return Some(Phase::Ready),

@@ -232,7 +232,7 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Decision {
     decision
 }
 
-/// How its process ended.
+/// End of its process, as a failure.
 pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> Failure {
     if exit.out_of_memory {
         let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);

@@ -1,4 +1,4 @@
-//! What was begun and has not ended.
+//! Actions and writes under way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

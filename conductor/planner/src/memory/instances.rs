@@ -1,4 +1,4 @@
-//! What is remembered of an instance on this host's engine.
+//! Memory of an instance on this host's engine.
 
 use model::backoff::Backoff;
 use model::observed::{ContainerState, ObservedContainer, Readiness};
@@ -25,7 +25,7 @@ pub struct InstanceMemory {
     pub stop_requested: bool,
     /// Its address or port is taken: only another instance gets another one.
     pub must_recreate: bool,
-    /// Why it is not ready, as the last probe said, for people.
+    /// Reason for which it is not ready, by its last probe, for people.
     pub unready_reason: Option<String>,
     /// Last lines of its log when it ended.
     pub log: Vec<String>,

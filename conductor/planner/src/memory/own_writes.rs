@@ -1,4 +1,4 @@
-//! What the view has to show before anything more is planned from it.
+//! Answers to own writes that the view has to reach before more is planned from it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

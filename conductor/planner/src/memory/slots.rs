@@ -1,4 +1,4 @@
-//! What is remembered of a slot.
+//! Memory of a slot.
 
 use manifests::InstanceId;
 use model::records::Status;

@@ -20,13 +20,13 @@ const UNFIT: Duration = Duration::from_secs(10);
 pub struct Trouble {
     /// When to try again.
     pub backoff: Backoff,
-    /// Why it failed last, for people; empty if it did not.
+    /// Reason of the last failure, for people; empty if there is none.
     pub reason: String,
     /// Version that failed.
     pub rev: i64,
     /// Who has to change something.
     pub fault: Fault,
-    /// How often in a row nobody knew that.
+    /// Unclassified errors in a row.
     unknown: u32,
 }
 

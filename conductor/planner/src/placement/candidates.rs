@@ -1,4 +1,4 @@
-//! Where a slot could go.
+//! Candidates for a slot.
 
 use manifests::{HostName, SlotId};
 
@@ -24,7 +24,7 @@ impl Candidates {
         Some(Turn::in_placement(before))
     }
 
-    /// Why nobody takes the slot; none if some host may.
+    /// Reason for which nobody takes the slot; none if some host may.
     pub fn why_waiting(&self) -> Option<Waiting> {
         if !self.order.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! What each live host has, and which of them may take a container at all.
+//! Load of the live hosts, and those of them that may take a container at all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub fn version(snapshot: &Snapshot) -> u32 {
         .unwrap_or_default()
 }
 
-/// How much each live host has, from one snapshot. A host is known by its position here.
+/// Load of each live host, from one snapshot. A host is known by its position here.
 pub(super) struct Load<'a> {
     /// The rules by which it is weighed.
     pub(super) version: u32,
@@ -38,7 +38,7 @@ pub(super) struct Load<'a> {
     pub(super) hosts: Vec<HostLoad<'a>>,
 }
 
-/// What one host has, and what it is.
+/// A host and its load.
 pub(super) struct HostLoad<'a> {
     pub(super) name: &'a HostName,
     pub(super) view: &'a HostView,
@@ -108,11 +108,11 @@ pub(super) struct Group<'a> {
     pub(super) wanted: Option<&'a Manifest>,
     /// Ports that it must have of its host.
     pub(super) ports: Vec<(u16, Protocol)>,
-    /// Whether a host may take it depends on what it has.
+    /// Its load decides whether a host may take it.
     pub(super) is_choosy: bool,
-    /// Why a host gets none of it, whatever it has.
+    /// Reason for which each host gets none of it, whatever its load.
     pub(super) refused: Vec<Option<Refusal>>,
-    /// How many of it each host has.
+    /// Number of its slots on each host.
     pub(super) same: Vec<u32>,
 }
 
@@ -149,7 +149,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// How many of it are where each host is, by the label's value; hosts without it are one group.
+    /// Number of its slots at the label's value of each host; hosts without the label are one group.
     pub(super) fn spread(&self, load: &Load<'_>, label: &str) -> Vec<u32> {
         let mut groups: BTreeMap<Option<&str>, u32> = BTreeMap::new();
         let values: Vec<Option<&str>> = load
@@ -172,7 +172,7 @@ pub(super) fn wanted(container: &ContainerView) -> Option<&Manifest> {
     }
 }
 
-/// Why this live host gets none of a container, whatever it has; none if it may.
+/// Reason for which this live host gets none of a container, whatever its load; none if it may.
 pub(super) fn unsuitable(
     host: &HostLoad<'_>,
     id: &ContainerId,

@@ -12,7 +12,7 @@ use crate::refusal::{Cpus, Refusal};
 use crate::turn::Turn;
 use crate::waiting::Waiting;
 
-/// A slot, and who may take it. What costs more is computed when it is asked for.
+/// A slot, and the hosts that may take it. What costs more is computed on demand.
 pub(crate) struct Ranking<'p> {
     pub(crate) slot: SlotId,
     load: &'p Load<'p>,
@@ -23,7 +23,7 @@ pub(crate) struct Ranking<'p> {
     eligible: Vec<Eligible>,
 }
 
-/// How good a host is for a slot, before the hash: the least is the best.
+/// Rank of a host for a slot, before the hash: the least is the best.
 #[derive(Clone, Copy)]
 struct Eligible {
     /// Of the container, where the host is, if it is to be spread.
@@ -70,7 +70,7 @@ impl<'p> Ranking<'p> {
         placed
     }
 
-    /// Who should have it.
+    /// The best host.
     pub(super) fn first(&self) -> Option<usize> {
         let best = self.eligible.iter().map(|one| one.rank()).min()?;
         let best = |one: &&Eligible| one.rank() == best;
@@ -103,7 +103,7 @@ impl<'p> Ranking<'p> {
         Some(Turn::in_placement(before))
     }
 
-    /// Why it stays as it is; none if some host may take it.
+    /// Reason for which nobody takes it; none if some host may.
     pub(crate) fn why_waiting(&self) -> Option<Waiting> {
         if self.eligible.is_empty() {
             self.candidates().why_waiting()
@@ -112,7 +112,7 @@ impl<'p> Ranking<'p> {
         }
     }
 
-    /// All that can be said of it.
+    /// All candidates, with the reasons of the others.
     pub(super) fn candidates(&self) -> Candidates {
         let mut order = self.eligible.clone();
         order.sort_by_cached_key(|one| (one.rank(), Reverse(self.hash(one.host)), one.host));
@@ -132,7 +132,7 @@ impl<'p> Ranking<'p> {
         rendezvous(&self.key, self.load.hosts[host].name.as_str())
     }
 
-    /// Why this host can't take this slot with what it has now.
+    /// Reason for which this host can't take this slot beside what it has now.
     fn refusal(&self, host: usize) -> Option<Refusal> {
         let same = self.group.same[host];
         let host = &self.load.hosts[host];

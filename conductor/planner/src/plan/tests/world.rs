@@ -569,7 +569,7 @@ impl World {
                         instance,
                         reason,
                         fault: Fault::Unknown,
-                        doomed: false,
+                        must_recreate: false,
                     };
                     return (outcome, None);
                 }
