@@ -1,9 +1,8 @@
-//! `dokkaa down`: ends what `dokkaa up` started, and nothing else.
+//! `dokkaa down`: stops the agent, its etcd and the cluster's containers, and
+//! removes the firewall rules.
 //!
-//! The agent first, then its etcd, then this cluster's containers, then the
-//! firewall rules that closed their ports. Manifests and volumes stay, so that
-//! the next `up` brings everything back. Processes are known by pid file and
-//! start time, containers by their cluster's label and what was noted of them.
+//! Manifests and volumes stay for the next `up`. Processes are identified by pid
+//! file and start time, containers by the cluster's label and `instances.json`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -25,7 +24,7 @@ use crate::pid_file::ProcessMark;
 use crate::{embedded_etcd, up};
 
 const STOP_GRACE: Duration = Duration::from_secs(10);
-// As many as an agent has in its hands at a time.
+// As many as an agent stops at a time.
 const STOPS_AT_A_TIME: usize = 4;
 
 /// What `down` takes besides state directory and engine.
@@ -47,8 +46,8 @@ pub(crate) struct DownArgs {
     pub(crate) log_file: PathBuf,
 }
 
-/// Ends the cluster of this state directory. `engine` is asked for when the
-/// agent has ended and there is a cluster.
+/// Stops the cluster of this state directory. `engine` is called only once the agent
+/// has ended and there is a cluster.
 pub(crate) async fn run<E: Engine>(
     args: &DownArgs,
     state_dir: &Path,
@@ -100,7 +99,7 @@ pub(crate) async fn run<E: Engine>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stops the agent, through systemd where that would start it again.
+/// Stops the agent, through systemd if it is a unit's process.
 fn end_agent(agent: &ProcessMark) -> anyhow::Result<()> {
     let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid())).unwrap_or_default();
     if let Some(unit) = service_of(&cgroups) {
@@ -116,7 +115,7 @@ fn end_agent(agent: &ProcessMark) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The system service that a process with these cgroups belongs to.
+/// System service of a process with these cgroups.
 fn service_of(cgroups: &str) -> Option<&str> {
     cgroups.lines().find_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
@@ -125,7 +124,7 @@ fn service_of(cgroups: &str) -> Option<&str> {
     })
 }
 
-/// Stops and removes this host's containers of one cluster, and no copies of them; how many there were.
+/// Stops and removes this host's containers of one cluster, but no copies made by hand; returns their number.
 async fn remove_containers(
     engine: &impl Engine,
     cluster: Uuid,
@@ -161,7 +160,7 @@ fn purge(state_dir: &Path, log_file: &Path) -> anyhow::Result<()> {
     if let Some(dir) = log_file.parent()
         && let Err(error) = fs::remove_dir(dir)
     {
-        // Somebody else's files are in it, or it never was.
+        // It has other files, or does not exist.
         tracing::debug!(dir = %dir.display(), %error, "left where it is");
     }
     Ok(())

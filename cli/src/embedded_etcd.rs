@@ -1,9 +1,9 @@
-//! The etcd of a one-machine cluster: a supervised child of `dokkaa up`.
+//! The etcd of a one-machine cluster: a supervised child process of `dokkaa up`.
 //!
-//! It listens on unix sockets in a directory of mode 0700 and on nothing else,
-//! so that it is no way around the door. It never outlives this process: the
-//! kernel ends it with the thread that started it, and one that was left behind
-//! all the same is found by its pid file and ended before the next is started.
+//! It listens on unix sockets in a directory of mode 0700 only, so that nobody
+//! gets around the API. It ends with the thread that started it
+//! (PR_SET_PDEATHSIG); a leftover is found by its pid file and ended before the
+//! next one is started.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -43,13 +43,13 @@ const LONG_LIFE: Duration = Duration::from_secs(60);
 // Ended this often without ever having answered, it is given up.
 const GIVE_UP_AFTER: u32 = 3;
 
-/// Where the embedded etcd of a state directory has its files.
+/// Files of the embedded etcd in a state directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     dir: PathBuf,
 }
 
-/// A running, supervised etcd; dropped, it is stopped.
+/// A supervised etcd; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct EmbeddedEtcd {
     files: Files,
@@ -57,19 +57,19 @@ pub(crate) struct EmbeddedEtcd {
     supervisor: Option<JoinHandle<()>>,
 }
 
-/// What it takes to start one.
+/// Configuration of an embedded etcd.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// The agent's state directory.
     pub(crate) state_dir: PathBuf,
     /// The etcd program, a path or a name in PATH.
     pub(crate) program: PathBuf,
-    /// What is put before the program's command line, so that the child ends
-    /// with its parent; [`Config::launcher_of_this_program`] outside of tests.
+    /// Prefix of the command line, which makes the child end with its parent;
+    /// [`Config::launcher_of_this_program`] outside of tests.
     pub(crate) launcher: Vec<OsString>,
 }
 
-/// Why there is no embedded etcd.
+/// Why the embedded etcd is not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmbeddedEtcdError {
     /// The program was not found.
@@ -83,18 +83,18 @@ pub(crate) enum EmbeddedEtcdError {
     /// The directory could not be prepared.
     #[error("cannot prepare {}", path.display())]
     Directory {
-        /// What was to be made.
+        /// The directory.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// A process of an earlier run is in the way.
-    #[error("an earlier etcd of this state directory does not end")]
+    /// A process of an earlier run does not end.
+    #[error("the etcd of an earlier run does not end")]
     Leftover(#[source] io::Error),
     /// The thread could not be started.
     #[error("cannot start the thread that keeps etcd running")]
     Thread(#[source] io::Error),
-    /// It never answered.
+    /// It does not answer.
     #[error("the embedded etcd does not answer; the end of its log {}:\n{tail}", log.display())]
     Silent {
         /// Its log.
@@ -325,8 +325,8 @@ impl Shared {
 
 // === the supervising thread ===
 
-/// Runs etcd until it is to stop. The child is started by this thread because
-/// the kernel's "parent died" is the end of the starting thread.
+/// Runs etcd until `stopping`. This thread starts the child, since PR_SET_PDEATHSIG
+/// is about the starting thread.
 fn supervise(files: &Files, program: &Path, launcher: &[OsString], shared: &Shared) {
     let mut retry = RETRY;
     loop {
@@ -337,9 +337,9 @@ fn supervise(files: &Files, program: &Path, launcher: &[OsString], shared: &Shar
         match run_once(files, program, launcher, shared) {
             Ok(_) if shared.lock().stopping => return,
             Ok(status) => {
-                tracing::warn!(%status, log = %files.log().display(), "etcd ended, starting it again");
+                tracing::warn!(%status, log = %files.log().display(), "etcd exited; restarting it");
             }
-            Err(error) => tracing::warn!(%error, "cannot start etcd, trying again"),
+            Err(error) => tracing::warn!(%error, "cannot start etcd; retrying"),
         }
         if start.elapsed() >= LONG_LIFE {
             retry.reset();
@@ -357,7 +357,7 @@ fn run_once(
     launcher: &[OsString],
     shared: &Shared,
 ) -> io::Result<std::process::ExitStatus> {
-    // Sockets of a killed etcd stay and would be in the way.
+    // A killed etcd leaves its sockets, on which the next can't listen.
     for name in [CLIENT_SOCKET, PEER_SOCKET] {
         match fs::remove_file(files.dir.join(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -374,7 +374,7 @@ fn run_once(
         state.child.clone_from(&mark);
         state.stopping
     };
-    // Whoever stops us may have looked before the child was known.
+    // `stop` may have been called before the child was known.
     if stopping && let Some(mark) = &mark {
         mark.signal(Signal::TERM)?;
     }
@@ -396,15 +396,15 @@ fn spawn(files: &Files, program: &Path, launcher: &[OsString]) -> io::Result<Chi
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
-        // A Ctrl-C at a terminal is for the agent, which then stops etcd.
+        // Ctrl-C is for the agent, which stops etcd last.
         .process_group(0);
-    // etcd reads every flag from the environment too.
+    // etcd reads its flags from ETCD_* as well.
     for (name, _) in std::env::vars_os() {
         if name.as_bytes().starts_with(b"ETCD_") {
             command.env_remove(name);
         }
     }
-    // An old one that knows no such flag only warns of the variable.
+    // etcd 3.3 does not know these flags, but only warns of an unknown variable.
     command
         .env("ETCD_LOGGER", "zap")
         .env("ETCD_LOG_OUTPUTS", "stderr")
@@ -412,15 +412,15 @@ fn spawn(files: &Files, program: &Path, launcher: &[OsString]) -> io::Result<Chi
     command.spawn()
 }
 
-/// Becomes `line`, an etcd that ends with the process `parent`. Returns only
-/// with an error. Carries out [`CHILD_COMMAND`].
+/// Carries out [`CHILD_COMMAND`]: executes `line`, which ends with the process
+/// `parent`. Returns only on errors.
 pub(crate) fn become_etcd(parent: u32, line: &[OsString]) -> io::Error {
     if let Err(e) = set_parent_process_death_signal(Some(Signal::TERM)) {
         return e.into();
     }
-    // It may have died before the line above.
+    // The parent may have ended before the line above.
     if getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()) != Some(parent) {
-        return io::Error::other("the process that wanted an etcd has ended");
+        return io::Error::other("the parent process has ended");
     }
     let Some((program, arguments)) = line.split_first() else {
         return io::Error::other("no program named");
@@ -430,7 +430,7 @@ pub(crate) fn become_etcd(parent: u32, line: &[OsString]) -> io::Error {
 
 // === looking ===
 
-/// Asks for `/health` on the socket; false also when nobody answers.
+/// GET /health on the socket.
 async fn is_healthy(socket: &Path) -> bool {
     let ask = async {
         let mut stream = UnixStream::connect(socket).await?;
@@ -444,7 +444,7 @@ async fn is_healthy(socket: &Path) -> bool {
     matches!(tokio::time::timeout(HEALTH_LIMIT, ask).await, Ok(Ok(true)))
 }
 
-/// The file that a shell would run for this name.
+/// Looks a program up in PATH.
 fn find_program(name: &Path) -> Option<PathBuf> {
     let is_program = |path: &Path| {
         fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)

@@ -1,13 +1,11 @@
-//! `dokkaa etcd-env`: what etcdctl needs to reach the embedded etcd.
-//!
-//! It prints and changes nothing. The lines are for `eval "$(dokkaa etcd-env)"`.
+//! `dokkaa etcd-env`: environment of etcdctl for the embedded etcd, for
+//! `eval "$(dokkaa etcd-env)"`.
 
 use std::path::Path;
 
 use crate::embedded_etcd::Files;
 
-/// The lines for a shell; none where this state directory has no etcd of its
-/// own.
+/// `export` lines for a shell; none where this state directory has no embedded etcd.
 pub(crate) fn lines(state_dir: &Path) -> Option<String> {
     let files = Files::of(state_dir);
     files.exist().then(|| {
@@ -18,7 +16,7 @@ pub(crate) fn lines(state_dir: &Path) -> Option<String> {
     })
 }
 
-/// As a shell reads it back: plain where that is safe.
+/// Quotes for a shell where needed.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-".contains(c);
     if text.chars().all(plain) {

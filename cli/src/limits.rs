@@ -1,19 +1,18 @@
-//! How many files this process may open, and which share of them each listener gets.
+//! Limit of open files, and each listener's share of it.
 //!
-//! A connection is a file. Together the listeners take three quarters of the
-//! limit at most, so that whoever fills all of them leaves the agent enough
-//! for its engine, etcd, disk and programs.
+//! A connection is a file descriptor. All listeners together take at most three
+//! quarters of the limit; the rest is for Docker, etcd, files and child processes.
 
 use listen::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-/// More is not asked for: the kernel's own default for all of a machine.
+/// Upper bound: the kernel's default `fs.nr_open`.
 const MOST: u64 = 1 << 20;
-/// With fewer the agent says so at its start.
+/// With fewer the agent warns at its start.
 const FEW: u64 = 4_096;
 
-/// Raises this process's limit of open files to what it may have; the limit then.
+/// Raises the soft limit of open files to the hard limit, and returns it.
 pub(crate) fn raise_open_files() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let (soft, hard) = (current.unwrap_or(MOST), maximum.unwrap_or(MOST));
@@ -25,21 +24,17 @@ pub(crate) fn raise_open_files() -> u64 {
     let open_files = match setrlimit(Resource::Nofile, limit) {
         Ok(()) => wanted,
         Err(error) => {
-            warn!(%error, soft, hard, "the limit of open files can't be raised");
+            warn!(%error, soft, hard, "cannot raise the limit of open files");
             soft
         }
     };
     if open_files < FEW {
         warn!(
             open_files,
-            "few files may be opened, so few connections are taken at a time; raise the hard limit (LimitNOFILE= of the unit, or `ulimit -Hn`)"
+            "low limit of open files: few connections are accepted at a time; raise the hard limit (LimitNOFILE= of the unit, or `ulimit -Hn`)"
         );
     } else if open_files > soft {
-        info!(
-            open_files,
-            before = soft,
-            "the limit of open files is raised"
-        );
+        info!(open_files, before = soft, "raised the limit of open files");
     }
     open_files
 }
@@ -49,7 +44,7 @@ pub(crate) fn raise_open_files() -> u64 {
 pub(crate) struct Shares {
     /// `/v2` and `/dokkaa/v1`.
     pub(crate) api: Limits,
-    /// Other hosts that have shown their certificate.
+    /// Authenticated peers.
     pub(crate) peers: Limits,
     /// Metrics and health.
     pub(crate) metrics: Limits,
@@ -58,7 +53,7 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// Of a limit of open files. DNS has 256 of its own, and callers of the peer listener 64 before their handshake.
+    /// Shares of a limit of open files. DNS has 256 of its own, and the peer listener 64 before the handshake.
     pub(crate) fn of(open_files: u64) -> Self {
         let part = usize::try_from(open_files / 64)
             .unwrap_or(usize::MAX)

@@ -1,8 +1,7 @@
-//! `/metrics`, `/healthz` and `/readyz`: what the agent shows to machines that watch it.
+//! `/metrics`, `/healthz` and `/readyz`.
 //!
-//! Everything is read when it is asked for: from the published tables and from
-//! counters that the parts keep anyway. Nothing here needs credentials, and
-//! nothing here tells more than names and numbers.
+//! Values are read at each scrape from the published tables and from counters of
+//! the parts. No credentials are needed; names and numbers are all that is shown.
 
 mod exposition;
 
@@ -28,9 +27,9 @@ use prometheus_client::registry::Registry;
 use crate::agent::standing::Standing;
 use exposition::Exposition;
 
-/// Where the numbers come from.
+/// Sources of the metrics.
 pub(crate) struct Sources {
-    /// What the conductor shows.
+    /// Tables of the agent.
     pub(crate) published: Arc<Published>,
     /// Connections of links.
     pub(crate) links: Arc<ambassador::Counters>,
@@ -55,7 +54,7 @@ struct ResultLabel {
     result: String,
 }
 
-/// Answers from the first moment on; what there is to count comes later.
+/// Served from the start; `sources` is set once the agent runs.
 pub(crate) fn router(sources: Arc<OnceLock<Sources>>, standing: Arc<Standing>) -> Router {
     Router::new()
         .route("/metrics", get(metrics).with_state(sources))
@@ -68,7 +67,7 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// It follows etcd and its engine answers; else why not.
+/// Ready when etcd is followed and Docker answers; else the reasons.
 async fn readyz(State(standing): State<Arc<Standing>>) -> impl IntoResponse {
     let lacks = standing.lacks();
     if lacks.is_empty() {
@@ -116,7 +115,7 @@ fn registry(sources: Option<&Sources>) -> Registry {
         ("etcd_up", "etcd is followed", up),
         (
             "hold",
-            "Nothing is changed, because etcd is not believed",
+            "Changes are held, because etcd is not trusted",
             hold,
         ),
         ("engine_up", "The Docker Engine answers", engine),
@@ -134,23 +133,19 @@ fn counts(registry: &mut Registry, sources: &Sources) {
     for (name, help, value) in [
         (
             "restarts",
-            "Ends of a container's process on this host that were followed by a restart",
+            "Restarts of containers on this host",
             &counters.restarts,
         ),
         (
             "pull_failures",
-            "Images that could not be had on this host, and containers that could not be made",
+            "Failed pulls of images and creations of containers on this host",
             &counters.pull_failures,
         ),
-        ("plans", "Plans that this agent made", &counters.plans),
-        (
-            "writes",
-            "Writes that this agent asked of etcd",
-            &counters.writes,
-        ),
+        ("plans", "Plans of this agent", &counters.plans),
+        ("writes", "Writes of this agent to etcd", &counters.writes),
         (
             "writes_lost",
-            "Writes whose guards did not hold, because another was first",
+            "Writes of this agent whose guards did not hold",
             &counters.writes_lost,
         ),
     ] {
@@ -170,13 +165,13 @@ fn counts(registry: &mut Registry, sources: &Sources) {
     gauge(
         registry,
         "link_connections_open",
-        "Connections of links that are open on this host",
+        "Open connections of links on this host",
         open,
     );
     results(
         registry,
         "dns_questions",
-        "Questions to this host's DNS server, by what became of them",
+        "DNS queries to this host, by result",
         &[
             ("answered", &sources.dns.answered),
             ("relayed", &sources.dns.relayed),

@@ -1,11 +1,9 @@
-//! Name resolution in the static binary: files and DNS, and no plugins.
+//! Name resolution of the static binary: `/etc/hosts` and DNS, no NSS plugins.
 //!
-//! A static glibc looks host names up through plugins that it loads from the
-//! machine it runs on. Those belong to that machine's own glibc and may crash
-//! the program. What is linked in, `/etc/hosts` and DNS, needs none of them.
+//! A static glibc loads NSS plugins of the machine it runs on. They belong to that
+//! machine's glibc and may crash the program.
 
-/// Keeps glibc from loading plugins. To be called first in `main`, before any
-/// other thread runs.
+/// Keeps glibc from loading NSS plugins. Called first in `main`, before any thread is started.
 #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
 pub(crate) fn without_plugins() {
     #[expect(
@@ -28,7 +26,6 @@ pub(crate) fn without_plugins() {
     glibc::configure(c"hosts", c"files dns");
 }
 
-/// The machine's own, dynamically linked libraries look names up as they are
-/// configured.
+/// A dynamically linked glibc uses its own plugins.
 #[cfg(not(all(target_env = "gnu", target_feature = "crt-static")))]
 pub(crate) fn without_plugins() {}

@@ -1,7 +1,6 @@
-//! Which process is ours: a pid with its start time and boot, kept in a file.
+//! Pid files: a pid with its start time and boot id.
 //!
-//! A pid alone is reused. Nothing here signals a process whose start time or
-//! boot is not the one that was written down.
+//! Pids are reused; a process is signalled only if start time and boot id match.
 
 use std::fs;
 use std::io;
@@ -13,7 +12,7 @@ use store::state_file;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// One process, told apart from a later one with the same pid.
+/// Identity of a process, also after its pid is reused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProcessMark {
     pid: i32,
@@ -22,7 +21,7 @@ pub(crate) struct ProcessMark {
     boot: String,
 }
 
-/// How a process that was asked to end did so.
+/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// It was not running.

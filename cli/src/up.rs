@@ -1,8 +1,6 @@
-//! `dokkaa up`: a whole cluster on this machine, the agent and an etcd of its
-//! own.
+//! `dokkaa up`: a one-machine cluster, the agent and an embedded etcd.
 //!
-//! It only starts, announces and stops; what the agent does is the agent's. Two
-//! of them never run on one state directory: the second says who is there.
+//! A lock keeps a second one off the same state directory.
 
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
@@ -21,14 +19,14 @@ use crate::pid_file::ProcessMark;
 
 const ETCD_READY_LIMIT: Duration = Duration::from_secs(60);
 const DETACHED_READY_LIMIT: Duration = Duration::from_secs(120);
-/// A wait that is longer says what it is for.
+/// A longer wait is reported.
 pub(crate) const SOON: Duration = Duration::from_secs(2);
-/// How such a line of the process in the background begins.
+/// First words of such a report by the process in the background.
 const WAITING: &str = "waiting for ";
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Where the log of a detached cluster goes unless told otherwise.
+/// Default log of a detached cluster.
 pub(crate) const DEFAULT_LOG: &str = "/var/log/dokkaa/agent.log";
-// At a start, a log longer than this makes place for a new one.
+// A longer log is rotated at the next start.
 const LONG_LOG: u64 = 32 * 1024 * 1024;
 
 /// What `up` takes besides the agent's own flags.
@@ -61,10 +59,10 @@ pub(crate) struct UpArgs {
     pub(crate) in_background: bool,
 }
 
-/// What the agent tells when it is ready.
+/// Listeners of an agent that is ready.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Bound {
-    /// What listens where, as it is to be shown: `keys`, `127.0.0.1:4001`.
+    /// Name and address: `keys`, `127.0.0.1:4001`.
     pub(crate) listeners: Vec<(String, String)>,
 }
 
@@ -75,7 +73,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Those of this state directory.
+    /// Of this state directory.
     pub(crate) fn of(state_dir: &Path) -> Self {
         Self {
             state_dir: state_dir.to_owned(),
@@ -87,12 +85,12 @@ impl Files {
         self.state_dir.join("up.pid")
     }
 
-    /// Makes the directory. One with files of others is refused: `down --purge`
+    /// Creates the directory. One with foreign files is refused, since `down --purge`
     /// removes it as a whole.
     fn prepare(&self) -> anyhow::Result<()> {
         let made = || {
             format!(
-                "cannot make the state directory {}",
+                "cannot create the state directory {}",
                 self.state_dir.display()
             )
         };
@@ -103,7 +101,7 @@ impl Files {
         };
         if others {
             bail!(
-                "{} has files that are not of dokkaa up; choose another --state-dir",
+                "{} contains files that are not dokkaa's; choose another --state-dir",
                 self.state_dir.display()
             );
         }
@@ -114,7 +112,7 @@ impl Files {
             .with_context(made)
     }
 
-    /// Held by the process that runs the cluster.
+    /// Lock of the process that runs the cluster.
     fn lock(&self) -> PathBuf {
         self.state_dir.join("up.lock")
     }
@@ -131,7 +129,7 @@ impl Files {
 }
 
 /// Runs the cluster until the agent ends. `agent` gets the endpoint of the
-/// embedded etcd and tells through the channel when it is ready.
+/// embedded etcd, and sends its listeners when it is ready.
 pub(crate) async fn run<F, R>(args: &UpArgs, state_dir: &Path, agent: F) -> anyhow::Result<ExitCode>
 where
     F: FnOnce(String, oneshot::Sender<Bound>) -> R,
@@ -173,7 +171,7 @@ where
         if let Ok(ready) = soon {
             ready?;
         } else {
-            say_waiting("its etcd, which starts", args.in_background);
+            say_waiting("etcd to start", args.in_background);
             ready.await?;
         }
     }
@@ -189,7 +187,7 @@ where
             running.await
         }
     };
-    // The agent has said good-bye in etcd; now etcd may go.
+    // The agent has written its record; etcd is no longer needed.
     tokio::task::spawn_blocking(move || etcd.stop()).await?;
     fs::remove_file(files.pid_file()).context("cannot remove the pid file")?;
     drop(lock);
@@ -207,17 +205,17 @@ fn already_running(files: &Files) -> String {
     )
 }
 
-/// Tells who waits for the process in the background what it waits for itself. In the foreground the log says so.
+/// Reports a long wait to `up --detach`. In the foreground the log has it.
 pub(crate) fn say_waiting(for_what: &str, in_background: bool) {
     if in_background {
         let mut out = io::stdout().lock();
-        // Nobody may be left to read it: that stops no cluster.
+        // `up --detach` may have been interrupted.
         let _unread = writeln!(out, "{WAITING}{for_what}").and_then(|()| out.flush());
     }
 }
 
-/// Shows what was bound. In the background that is also the sign for who waits:
-/// the end of the output, which nothing is written to afterwards.
+/// Prints the listeners. In the background the output is then closed, which tells
+/// `up --detach` that the cluster is ready.
 fn announce(bound: &Bound, in_background: bool) {
     let width = bound.listeners.iter().map(|(what, _)| what.len()).max();
     let width = width.unwrap_or(0);
@@ -228,7 +226,7 @@ fn announce(bound: &Bound, in_background: bool) {
     let text: String = std::iter::once("dokkaa is up\n".to_owned())
         .chain(lines)
         .collect();
-    // Nobody may be left to read it: that stops no cluster.
+    // `up --detach` may have been interrupted.
     let mut out = io::stdout().lock();
     let _unread = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     if in_background {
@@ -244,7 +242,7 @@ fn announce(bound: &Bound, in_background: bool) {
 
 // === in the background ===
 
-/// Starts this command again without `--detach` and returns when it is ready.
+/// Runs this command again without `--detach`, and returns when the cluster is ready.
 async fn detach(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
     let files = Files::of(state_dir);
     if files.running().is_some() {

@@ -1,4 +1,4 @@
-//! The real binary against a door over an agent in memory: exit codes, output, pipes.
+//! The real binary against the API of an agent in memory: exit codes, output, pipes.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -26,15 +26,15 @@ use tokio::runtime::Runtime;
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// A door on port 0, until dropped.
-struct Door {
+/// The API of an agent in memory, on port 0 until dropped.
+struct TestApi {
     agent: MemAgent,
     addr: SocketAddr,
     dir: TempDir,
     _runtime: Runtime,
 }
 
-impl Door {
+impl TestApi {
     fn open() -> Self {
         let runtime = Runtime::new().unwrap();
         let (agent, listener) = runtime.block_on(async {
@@ -198,17 +198,17 @@ const WEB: &str = "{\"image\": \"a\", \"scale\": 2, \"services\": {\"web\": 80}}
 
 #[test]
 fn validate_needs_no_agent_and_names_every_mistake() {
-    let door = Door::open();
-    door.file("good.json", WEB);
-    door.file("bad.json", "{\n \"imag\": \"a\",\n \"scale\": -1\n}");
-    let ended = door.run(&["validate", "good.json"]).with(0);
+    let api = TestApi::open();
+    api.file("good.json", WEB);
+    api.file("bad.json", "{\n \"imag\": \"a\",\n \"scale\": -1\n}");
+    let ended = api.run(&["validate", "good.json"]).with(0);
     assert_eq!(ended.out, "good.json: valid\n");
-    let ended = door.run(&["validate", "bad.json", "good.json"]).with(3);
+    let ended = api.run(&["validate", "bad.json", "good.json"]).with(3);
     assert!(ended.err.lines().count() >= 2, "{}", ended.err);
     assert!(ended.err.lines().all(|line| line.starts_with("bad.json:")));
     assert!(ended.err.contains("did you mean"), "{}", ended.err);
-    door.run(&["validate", "missing.json"]).with(2);
-    let mut command = door.command(&["validate", "-"]);
+    api.run(&["validate", "missing.json"]).with(2);
+    let mut command = api.command(&["validate", "-"]);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"{").unwrap();
     Ended::of(child.wait_with_output().unwrap()).with(3);
@@ -216,98 +216,98 @@ fn validate_needs_no_agent_and_names_every_mistake() {
 
 #[test]
 fn manifests_go_in_and_come_out_as_they_were_written() {
-    let door = Door::open();
-    door.file("web.json", WEB);
-    let ended = door.run(&["apply", "shop/web", "web.json"]).with(0);
+    let api = TestApi::open();
+    api.file("web.json", WEB);
+    let ended = api.run(&["apply", "shop/web", "web.json"]).with(0);
     assert!(
         ended.out.starts_with("shop/web created (revision "),
         "{}",
         ended.out
     );
-    let ended = door.run(&["apply", "shop/web", "web.json"]).with(0);
-    assert!(ended.out.contains("without a change"), "{}", ended.out);
-    assert_eq!(door.run(&["get", "shop/web"]).with(0).out, WEB);
-    let ended = door.run(&["get", "shop/none"]).with(1);
+    let ended = api.run(&["apply", "shop/web", "web.json"]).with(0);
+    assert!(ended.out.contains("unchanged"), "{}", ended.out);
+    assert_eq!(api.run(&["get", "shop/web"]).with(0).out, WEB);
+    let ended = api.run(&["get", "shop/none"]).with(1);
     assert_eq!(ended.err, "there is no container shop/none\n");
-    door.run(&["get", "shop"]).with(2);
-    door.run(&["rm", "shop/web", "--yes"]).with(0);
-    assert_eq!(door.revision(&web()), None);
-    door.run(&["rm", "shop/web", "--yes"]).with(1);
+    api.run(&["get", "shop"]).with(2);
+    api.run(&["rm", "shop/web", "--yes"]).with(0);
+    assert_eq!(api.revision(&web()), None);
+    api.run(&["rm", "shop/web", "--yes"]).with(1);
 }
 
 #[test]
 fn a_directory_is_checked_whole_before_the_first_is_written() {
-    let door = Door::open();
-    door.file("all/shop/web.json", WEB);
-    door.file("all/shop/db.json", "{\"scale\": 1}");
-    door.file("all/README.md", "not a manifest");
-    let ended = door.run(&["apply", "all"]).with(3);
+    let api = TestApi::open();
+    api.file("all/shop/web.json", WEB);
+    api.file("all/shop/db.json", "{\"scale\": 1}");
+    api.file("all/README.md", "not a manifest");
+    let ended = api.run(&["apply", "all"]).with(3);
     assert!(ended.err.contains("db.json:1:1"), "{}", ended.err);
-    assert_eq!(door.revision(&web()), None, "nothing was written");
-    door.file("all/shop/db.json", WEB);
-    let ended = door.run(&["apply", "all"]).with(0);
+    assert_eq!(api.revision(&web()), None, "nothing was written");
+    api.file("all/shop/db.json", WEB);
+    let ended = api.run(&["apply", "all"]).with(0);
     assert_eq!(ended.out.lines().count(), 2);
-    let ended = door.run(&["rm", "shop", "--yes"]).with(0);
+    let ended = api.run(&["rm", "shop", "--yes"]).with(0);
     assert_eq!(ended.out, "shop/db removed\nshop/web removed\n");
-    door.file("all/web.json", WEB);
-    door.run(&["apply", "all"]).with(2);
-    door.run(&["apply", "nowhere"]).with(2);
-    door.run(&["apply", "nowhere", "all/web.json"]).with(2);
+    api.file("all/web.json", WEB);
+    api.run(&["apply", "all"]).with(2);
+    api.run(&["apply", "nowhere"]).with(2);
+    api.run(&["apply", "nowhere", "all/web.json"]).with(2);
 }
 
 #[test]
 fn rm_asks_on_a_terminal_only() {
-    let door = Door::open();
-    door.agent.put_manifest(&web(), WEB);
-    let ended = door.run(&["rm", "shop/web"]).with(2);
+    let api = TestApi::open();
+    api.agent.put_manifest(&web(), WEB);
+    let ended = api.run(&["rm", "shop/web"]).with(2);
     assert!(ended.err.contains("--yes"), "{}", ended.err);
-    assert!(door.revision(&web()).is_some());
+    assert!(api.revision(&web()).is_some());
 }
 
 #[test]
 fn changes_at_the_same_time_do_not_lose_each_other() {
-    let door = Door::open();
-    door.agent.put_manifest(&web(), WEB);
+    let api = TestApi::open();
+    api.agent.put_manifest(&web(), WEB);
     let running: Vec<Running> = (0..8)
         .map(|n| {
             let change = format!("env.K{n}={n}");
-            Running::start(door.command(&["set", "shop/web", &change]))
+            Running::start(api.command(&["set", "shop/web", &change]))
         })
         .collect();
     for running in running {
         running.end().with(0);
     }
-    let manifest = door.run(&["get", "shop/web"]).with(0).json();
+    let manifest = api.run(&["get", "shop/web"]).with(0).json();
     assert_eq!(manifest["env"].as_object().unwrap().len(), 8, "{manifest}");
     assert_eq!(manifest["services"]["web"], 80);
 
-    let ended = door.run(&["set", "shop/web", "env.K1-", "image=b"]).with(0);
+    let ended = api.run(&["set", "shop/web", "env.K1-", "image=b"]).with(0);
     assert!(ended.out.contains("changed"), "{}", ended.out);
-    let ended = door.run(&["set", "shop/web", "image=b"]).with(0);
+    let ended = api.run(&["set", "shop/web", "image=b"]).with(0);
     assert!(ended.out.contains("unchanged"), "{}", ended.out);
-    door.run(&["scale", "shop/web=3"]).with(0);
-    assert_eq!(door.run(&["get", "shop/web"]).json()["scale"], 3);
-    door.run(&["scale", "shop/web=1001"]).with(3);
-    door.run(&["set", "shop/web", "links=7"]).with(3);
-    door.run(&["set", "shop/web", "nothing"]).with(2);
-    door.run(&["set", "shop/none", "image=b"]).with(1);
+    api.run(&["scale", "shop/web=3"]).with(0);
+    assert_eq!(api.run(&["get", "shop/web"]).json()["scale"], 3);
+    api.run(&["scale", "shop/web=1001"]).with(3);
+    api.run(&["set", "shop/web", "links=7"]).with(3);
+    api.run(&["set", "shop/web", "nothing"]).with(2);
+    api.run(&["set", "shop/none", "image=b"]).with(1);
 }
 
 #[test]
 fn ps_shows_every_slot_and_its_reason_in_one_line_each() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&web(), WEB);
-    door.make_ready(&web(), 0, revision);
-    door.agent
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&web(), WEB);
+    api.make_ready(&web(), 0, revision);
+    api.agent
         .put_status(&web().slot(0), "h1", |status| status.restarts = 1);
-    door.agent.claim(&web().slot(1), "h1", revision);
-    door.agent.put_status(&web().slot(1), "h1", |status| {
+    api.agent.claim(&web().slot(1), "h1", revision);
+    api.agent.put_status(&web().slot(1), "h1", |status| {
         status.progress = Progress::Waiting;
         status.reason = Some("exit code 1:\nsegfault\u{1b}[31m".to_owned());
     });
     let key = manifests::keys::Key::Manifest("shop/bad".parse().unwrap());
-    door.agent.put(&key, b"garbage");
-    let ended = door.run(&["ps"]).with(0);
+    api.agent.put(&key, b"garbage");
+    let ended = api.run(&["ps"]).with(0);
     let lines: Vec<&str> = ended.out.lines().collect();
     assert_eq!(lines.len(), 4, "{}", ended.out);
     assert!(
@@ -332,78 +332,76 @@ fn ps_shows_every_slot_and_its_reason_in_one_line_each() {
     assert!(lines[2].contains("web=10.0.0.1:20000") && lines[2].contains("restarted once"));
     assert!(lines[3].contains("exit code 1: segfault"), "{}", lines[3]);
 
-    let json = door.run(&["ps", "shop/web", "-o", "json"]).with(0).json();
+    let json = api.run(&["ps", "shop/web", "-o", "json"]).with(0).json();
     assert_eq!(json["slots"].as_array().unwrap().len(), 2);
     assert_eq!(json["slots"][1]["status"], "waiting");
-    door.run(&["ps", "other"]).with(1);
+    api.run(&["ps", "other"]).with(1);
 }
 
 #[test]
 fn a_link_to_a_service_that_nobody_offers_is_a_warning_everywhere() {
-    let door = Door::open();
+    let api = TestApi::open();
     let warning = "link `cahce`: no container offers this service; did you mean `cache`?";
-    door.file(
+    api.file(
         "all/shop/app.json",
         r#"{"image": "a", "links": ["cahce", "db"]}"#,
     );
-    door.file(
+    api.file(
         "all/shop/redis.json",
         r#"{"image": "a", "services": {"cache": 1, "db": 2}}"#,
     );
     // `db` is there once all are written.
-    let ended = door.run(&["apply", "all"]).with(0);
+    let ended = api.run(&["apply", "all"]).with(0);
     assert_eq!(ended.err, format!("shop/app: warning: {warning}\n"));
-    let ended = door
-        .run(&["apply", "shop/app", "all/shop/app.json"])
-        .with(0);
+    let ended = api.run(&["apply", "shop/app", "all/shop/app.json"]).with(0);
     assert_eq!(ended.err, format!("shop/app: warning: {warning}\n"));
-    let ended = door.run(&["scale", "shop/app=2"]).with(0);
+    let ended = api.run(&["scale", "shop/app=2"]).with(0);
     assert_eq!(ended.err, format!("shop/app: warning: {warning}\n"));
 
-    let ps = door.run(&["ps", "shop/app"]).with(0).out;
+    let ps = api.run(&["ps", "shop/app"]).with(0).out;
     assert_eq!(ps.matches(warning).count(), 1, "{ps}");
-    let json = door.run(&["ps", "-o", "json"]).with(0).json();
+    let json = api.run(&["ps", "-o", "json"]).with(0).json();
     assert_eq!(json["containers"][0]["warnings"][0], warning);
-    let why = door.run(&["why", "shop/app"]).with(0).out;
+    let why = api.run(&["why", "shop/app"]).with(0).out;
     assert!(why.contains(&format!("warning: {warning}\n")), "{why}");
-    let status = door.run(&["status"]).with(0).out;
+    let status = api.run(&["status"]).with(0).out;
     assert!(
         status.contains(&format!("  shop/app: {warning}\n")),
         "{status}"
     );
 
-    let ended = door
+    let ended = api
         .run(&["set", "shop/app", "links=[\"cache\",\"db\"]"])
         .with(0);
     assert_eq!(ended.err, "");
-    let status = door.run(&["status"]).with(0).out;
+    let status = api.run(&["status"]).with(0).out;
     assert!(!status.contains("link"), "{status}");
 }
 
 #[test]
 fn a_link_to_a_udp_service_is_refused() {
-    let door = Door::open();
-    door.file(
+    let api = TestApi::open();
+    api.file(
         "dns.json",
         r#"{"image": "a", "services": {"dns": {"port": 53, "protocol": "udp"}}}"#,
     );
-    door.file("app.json", r#"{"image": "a", "links": ["dns"]}"#);
-    door.run(&["apply", "shop/dns", "dns.json"]).with(0);
-    let ended = door.run(&["apply", "shop/app", "app.json"]).with(3);
+    api.file("app.json", r#"{"image": "a", "links": ["dns"]}"#);
+    api.run(&["apply", "shop/dns", "dns.json"]).with(0);
+    let ended = api.run(&["apply", "shop/app", "app.json"]).with(3);
     let says = "shop/app:1:1 links: link `dns`: the service is UDP, and links carry TCP only";
     assert!(ended.err.starts_with(says), "{}", ended.err);
-    door.run(&["get", "shop/app"]).with(1);
+    api.run(&["get", "shop/app"]).with(1);
 }
 
 #[test]
 fn ps_watch_tells_each_change() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&web(), WEB);
-    let mut running = Running::start(door.command(&["ps", "--watch", "-o", "json"]));
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&web(), WEB);
+    let mut running = Running::start(api.command(&["ps", "--watch", "-o", "json"]));
     let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
     let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     assert_eq!(next()["slots"][0]["status"], "waiting");
-    door.make_ready(&web(), 0, revision);
+    api.make_ready(&web(), 0, revision);
     let end = Instant::now() + LONG;
     while next()["slots"][0]["status"] != "ready" {
         assert!(Instant::now() < end);
@@ -412,25 +410,22 @@ fn ps_watch_tells_each_change() {
 
 #[test]
 fn hosts_status_and_why_are_for_people_and_programs() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(
         &web(),
         "{\"image\": \"a\", \"scale\": 2, \"links\": [\"db\"]}",
     );
-    door.make_ready(&web(), 0, revision);
-    door.agent.put_host("h2", None);
-    let hosts = door.run(&["hosts"]).with(0).out;
+    api.make_ready(&web(), 0, revision);
+    api.agent.put_host("h2", None);
+    let hosts = api.run(&["hosts"]).with(0).out;
     assert_eq!(hosts.lines().count(), 3);
-    let json = door.run(&["hosts", "-o", "json"]).with(0).json();
+    let json = api.run(&["hosts", "-o", "json"]).with(0).json();
     assert_eq!(json["hosts"][0]["slots"], 1);
-    let status = door.run(&["status"]).with(0).out;
+    let status = api.run(&["status"]).with(0).out;
     assert!(status.contains("hosts    2 up"), "{status}");
     assert!(status.contains("slots    1 ready, 1 waiting"), "{status}");
-    assert_eq!(
-        door.run(&["status", "-o", "json"]).with(0).json()["apps"],
-        1
-    );
-    let ended = door.run(&["why", "shop/web"]).with(0);
+    assert_eq!(api.run(&["status", "-o", "json"]).with(0).json()["apps"], 1);
+    let ended = api.run(&["why", "shop/web"]).with(0);
     for line in [
         "slot 0 on h1 ready",
         "slot 1 waiting: h2 is about to claim it",
@@ -444,35 +439,35 @@ fn hosts_status_and_why_are_for_people_and_programs() {
             ended.out
         );
     }
-    let json = door.run(&["why", "shop/web", "-o", "json"]).with(0).json();
+    let json = api.run(&["why", "shop/web", "-o", "json"]).with(0).json();
     assert_eq!(json["slots"][1]["hosts"][0]["host"], "h2");
-    door.run(&["why", "shop/none"]).with(1);
+    api.run(&["why", "shop/none"]).with(1);
 }
 
 #[test]
 fn what_is_old_is_said_to_be() {
-    let door = Door::open();
-    door.agent.put_manifest(&web(), WEB);
-    door.agent.set_stale(true);
-    let ended = door.run(&["ps"]).with(0);
+    let api = TestApi::open();
+    api.agent.put_manifest(&web(), WEB);
+    api.agent.set_stale(true);
+    let ended = api.run(&["ps"]).with(0);
     assert!(ended.err.contains("last known state"), "{}", ended.err);
     assert_eq!(ended.out.lines().count(), 3);
-    let ended = door.run(&["hosts"]).with(0);
+    let ended = api.run(&["hosts"]).with(0);
     assert!(ended.err.contains("last known state"), "{}", ended.err);
-    let status = |door: &Door| door.run(&["status"]).with(0).out;
-    assert!(status(&door).contains("etcd     answers"));
-    door.agent.set_hold(Some("/dokkaa/cluster is missing"));
-    let held = status(&door);
-    assert!(held.contains("etcd     answers, but is not believed (in hold)"));
+    let status = |api: &TestApi| api.run(&["status"]).with(0).out;
+    assert!(status(&api).contains("etcd     answers"));
+    api.agent.set_hold(Some("/dokkaa/cluster is missing"));
+    let held = status(&api);
+    assert!(held.contains("etcd     answers, but is not trusted (in hold)"));
     assert!(held.contains("is in hold: /dokkaa/cluster is missing"));
-    door.agent.mem_kv().set_unavailable(true);
-    assert!(status(&door).contains("etcd     does not answer"));
+    api.agent.mem_kv().set_unavailable(true);
+    assert!(status(&api).contains("etcd     does not answer"));
 }
 
 #[test]
 fn wait_ends_converged() {
-    let door = Door::open();
-    door.file("web.json", WEB);
+    let api = TestApi::open();
+    api.file("web.json", WEB);
     let args = [
         "apply",
         "shop/web",
@@ -481,14 +476,14 @@ fn wait_ends_converged() {
         "--timeout",
         "30s",
     ];
-    let running = Running::start(door.command(&args));
-    let revision = wait_for("the manifest", || door.revision(&web()));
+    let running = Running::start(api.command(&args));
+    let revision = wait_for("the manifest", || api.revision(&web()));
     for slot in 0..2 {
-        door.make_ready(&web(), slot, revision);
+        api.make_ready(&web(), slot, revision);
     }
     let version = format!("{{\"manifest\": {WEB}, \"image\": \"sha256:1\"}}");
     let key = manifests::keys::Key::Version(web(), revision);
-    door.agent.put(&key, version.as_bytes());
+    api.agent.put(&key, version.as_bytes());
     let ended = running.end().with(0);
     assert!(
         ended
@@ -501,13 +496,13 @@ fn wait_ends_converged() {
 
 #[test]
 fn wait_ends_failed_with_the_slot_and_its_last_lines() {
-    let door = Door::open();
-    door.file("web.json", WEB);
+    let api = TestApi::open();
+    api.file("web.json", WEB);
     let args = ["apply", "shop/web", "web.json", "--wait"];
-    let running = Running::start(door.command(&args));
-    let revision = wait_for("the manifest", || door.revision(&web()));
-    door.agent.claim(&web().slot(1), "h1", revision);
-    door.agent.put_status(&web().slot(1), "h1", |status| {
+    let running = Running::start(api.command(&args));
+    let revision = wait_for("the manifest", || api.revision(&web()));
+    api.agent.claim(&web().slot(1), "h1", revision);
+    api.agent.put_status(&web().slot(1), "h1", |status| {
         status.progress = Progress::Failed;
         status.manifest_rev = revision;
         status.reason = Some("no such image".to_owned());
@@ -520,8 +515,8 @@ fn wait_ends_failed_with_the_slot_and_its_last_lines() {
 
 #[test]
 fn wait_ends_timed_out_with_what_it_waits_for() {
-    let door = Door::open();
-    door.file("web.json", WEB);
+    let api = TestApi::open();
+    api.file("web.json", WEB);
     let args = [
         "apply",
         "shop/web",
@@ -530,7 +525,7 @@ fn wait_ends_timed_out_with_what_it_waits_for() {
         "--timeout",
         "500ms",
     ];
-    let ended = door.run(&args).with(5);
+    let ended = api.run(&args).with(5);
     assert!(
         ended
             .err
@@ -539,18 +534,18 @@ fn wait_ends_timed_out_with_what_it_waits_for() {
         ended.err
     );
     // Scale 0 is there at once.
-    let version = door.revision(&web()).unwrap();
+    let version = api.revision(&web()).unwrap();
     assert!(version > 0);
-    door.run(&["scale", "shop/web=0", "--wait"]).with(0);
+    api.run(&["scale", "shop/web=0", "--wait"]).with(0);
 }
 
 #[test]
 fn wait_gives_up_soon_on_what_no_host_may_take() {
-    let door = Door::open();
+    let api = TestApi::open();
     let manifest = r#"{"image": "a", "placement": {"constraints": ["disk==ssd"]}}"#;
-    door.file("web.json", manifest);
+    api.file("web.json", manifest);
     let start = Instant::now();
-    let ended = door
+    let ended = api
         .run(&["apply", "shop/web", "web.json", "--wait"])
         .with(4);
     assert!(start.elapsed() >= Duration::from_secs(10));
@@ -569,21 +564,21 @@ fn wait_gives_up_soon_on_what_no_host_may_take() {
         ]
     );
     let args = ["scale", "shop/web=2", "--wait", "--timeout", "300ms"];
-    door.run(&args).with(5);
+    api.run(&args).with(5);
 }
 
 #[test]
 fn what_is_scaled_to_0_is_listed_and_apps_are_too() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&web(), WEB);
-    door.make_ready(&web(), 0, revision);
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&web(), WEB);
+    api.make_ready(&web(), 0, revision);
     let job = "shop/job".parse().unwrap();
-    door.agent
+    api.agent
         .put_manifest(&job, r#"{"image": "b", "scale": 0}"#);
-    let ps = door.run(&["ps", "shop/job"]).with(0).out;
+    let ps = api.run(&["ps", "shop/job"]).with(0).out;
     let row: Vec<&str> = ps.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row[..7], ["shop", "job", "-", "-", "scaled", "to", "0"]);
-    let apps = door.run(&["apps"]).with(0).out;
+    let apps = api.run(&["apps"]).with(0).out;
     let rows: Vec<Vec<&str>> = apps
         .lines()
         .map(|line| line.split_whitespace().collect())
@@ -591,10 +586,10 @@ fn what_is_scaled_to_0_is_listed_and_apps_are_too() {
     assert_eq!(rows[0], ["APP", "CONTAINER", "READY", "IMAGE", "PROBLEMS"]);
     assert_eq!(rows[1], ["shop", "job", "0/0", "b"]);
     assert_eq!(rows[2][..4], ["shop", "web", "1/2", "a"]);
-    let json = door.run(&["apps", "shop", "-o", "json"]).with(0).json();
+    let json = api.run(&["apps", "shop", "-o", "json"]).with(0).json();
     assert_eq!(json["apps"][0]["containers"][1]["ready"], 1);
-    door.run(&["apps", "none"]).with(1);
-    let wide = door.run(&["ps", "-o", "wide", "shop/web"]).with(0).out;
+    api.run(&["apps", "none"]).with(1);
+    let wide = api.run(&["ps", "-o", "wide", "shop/web"]).with(0).out;
     assert!(wide.lines().next().unwrap().contains("IMAGE"), "{wide}");
     let row: Vec<&str> = wide.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row[7..9], ["a", &revision.to_string()]);
@@ -602,21 +597,21 @@ fn what_is_scaled_to_0_is_listed_and_apps_are_too() {
 
 #[test]
 fn logs_of_an_app_are_merged_and_say_whose_they_are() {
-    let door = Door::open();
+    let api = TestApi::open();
     let job: ContainerId = "shop/job".parse().unwrap();
     for id in [web(), job.clone()] {
-        let revision = door.agent.put_manifest(&id, r#"{"image": "a"}"#);
-        door.make_ready(&id, 0, revision);
+        let revision = api.agent.put_manifest(&id, r#"{"image": "a"}"#);
+        api.make_ready(&id, 0, revision);
     }
-    door.agent
+    api.agent
         .log(&web().slot(0), [record(0, "one"), record(20, "three")]);
-    door.agent.log(&job.slot(0), [record(10, "two\u{1b}[2J")]);
-    let ended = door.run(&["logs", "shop"]).with(0);
+    api.agent.log(&job.slot(0), [record(10, "two\u{1b}[2J")]);
+    let ended = api.run(&["logs", "shop"]).with(0);
     assert_eq!(
         ended.out, "web/0 | one\njob/0 | two\u{1b}[2J\nweb/0 | three\n",
         "in a pipe as they were written"
     );
-    let json = door.run(&["logs", "shop", "-o", "json"]).with(0).out;
+    let json = api.run(&["logs", "shop", "-o", "json"]).with(0).out;
     assert!(
         json.lines()
             .nth(1)
@@ -624,12 +619,12 @@ fn logs_of_an_app_are_merged_and_say_whose_they_are() {
             .contains(r#""container":"job""#),
         "{json}"
     );
-    let ended = door.run(&["logs", "none"]).with(1);
+    let ended = api.run(&["logs", "none"]).with(1);
     assert_eq!(ended.err, "there is no app none\n");
 }
 
 /// The command on a terminal of so many columns.
-fn on_terminal(door: &Door, columns: u16, command: &str) -> String {
+fn on_terminal(api: &TestApi, columns: u16, command: &str) -> String {
     let line = format!(
         "stty cols {columns} rows 24; {} {command}",
         env!("CARGO_BIN_EXE_dokkaa")
@@ -637,7 +632,7 @@ fn on_terminal(door: &Door, columns: u16, command: &str) -> String {
     let mut script = Command::new("script");
     script
         .args(["-qec", &line, "/dev/null"])
-        .env("DOKKAA_ADDR", format!("http://{}", door.addr))
+        .env("DOKKAA_ADDR", format!("http://{}", api.addr))
         .stdin(Stdio::null());
     let ended = Ended::of(script.output().expect("script, of util-linux")).with(0);
     ended.out.replace('\r', "")
@@ -645,67 +640,66 @@ fn on_terminal(door: &Door, columns: u16, command: &str) -> String {
 
 #[test]
 fn a_terminal_gets_what_fits_and_nothing_that_it_would_obey() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&web(), WEB);
-    door.make_ready(&web(), 0, revision);
-    door.agent.log(
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&web(), WEB);
+    api.make_ready(&web(), 0, revision);
+    api.agent.log(
         &web().slot(0),
         [record(0, "a\u{1b}]0;title\u{7}\u{1b}[2Jb")],
     );
-    let logs = on_terminal(&door, 80, "logs shop/web/0");
+    let logs = on_terminal(&api, 80, "logs shop/web/0");
     assert_eq!(logs, "ab\n");
-    let raw = on_terminal(&door, 80, "logs --raw shop/web/0");
+    let raw = on_terminal(&api, 80, "logs --raw shop/web/0");
     assert!(raw.contains("\u{1b}[2J"), "{raw:?}");
 
-    door.agent.claim(&web().slot(1), "h1", revision);
+    api.agent.claim(&web().slot(1), "h1", revision);
     let reason = "a long reason ".repeat(12);
-    door.agent.put_status(&web().slot(1), "h1", |status| {
+    api.agent.put_status(&web().slot(1), "h1", |status| {
         status.progress = Progress::Waiting;
         status.reason = Some(reason.clone());
     });
-    let ps = on_terminal(&door, 80, "ps");
+    let ps = on_terminal(&api, 80, "ps");
     assert!(ps.lines().all(|line| line.chars().count() <= 80), "{ps}");
     assert!(ps.contains("\n    a long reason a long"), "{ps}");
     assert!(ps.lines().next().unwrap().contains("STATUS"), "{ps}");
-    assert_eq!(on_terminal(&door, 0, "ps"), ps, "80 where it is not known");
+    assert_eq!(on_terminal(&api, 0, "ps"), ps, "80 where it is not known");
 }
 
 #[test]
 fn every_table_fits_80_columns_and_breaks_no_word() {
-    let door = Door::open();
+    let api = TestApi::open();
     let id: ContainerId = "online-shop/web-frontend".parse().unwrap();
     let host = "ip-10-20-30-40";
-    let revision = door.agent.put_manifest(&id, WEB);
-    door.agent.put_host(host, None);
-    door.agent.claim(&id.slot(0), host, revision);
+    let revision = api.agent.put_manifest(&id, WEB);
+    api.agent.put_host(host, None);
+    api.agent.claim(&id.slot(0), host, revision);
     let ports = [("web", 20_000), ("admin", 20_001), ("metrics", 20_002)];
-    door.agent
-        .put_state(&id.slot(0), host, Phase::Ready, &ports);
+    api.agent.put_state(&id.slot(0), host, Phase::Ready, &ports);
     let image = format!("registry.example.com/team/web@sha256:{}", "0".repeat(64));
     let now = jiff::Timestamp::now().as_millisecond();
     let pulled = Happened::of_slot(&id.slot(0), Kind::Exited, format!("{image} was pulled"));
-    door.agent.happens(now, pulled);
+    api.agent.happens(now, pulled);
     for list in ["ps", "apps", "hosts", "volumes", "events"] {
         for columns in [80, 0] {
-            let text = on_terminal(&door, columns, list);
+            let text = on_terminal(&api, columns, list);
             assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
         }
     }
-    let ps = on_terminal(&door, 80, "ps");
+    let ps = on_terminal(&api, 80, "ps");
     assert!(ps.ends_with("\n(-o wide shows AGE, too)\n"), "{ps}");
     for (service, port) in ports {
         let address = format!("{service}=10.0.0.1:{port}");
         assert!(ps.contains(&address), "{ps}");
     }
-    let wide = on_terminal(&door, 80, "ps -o wide");
+    let wide = on_terminal(&api, 80, "ps -o wide");
     assert!(wide.lines().any(|line| line.contains("CONTAINER ID")));
-    let help = on_terminal(&door, 0, "ps -h");
+    let help = on_terminal(&api, 0, "ps -h");
     assert!(help.contains("Only this app or container"));
 }
 
 #[test]
 fn who_comes_from_other_tools_is_told_what_there_is() {
-    let door = Door::open();
+    let api = TestApi::open();
     for (command, hint) in [
         ("run", "dokkaa apply"),
         ("stop", "dokkaa scale"),
@@ -726,7 +720,7 @@ fn who_comes_from_other_tools_is_told_what_there_is() {
         ("hosts delete", "dokkaa hosts rm"),
     ] {
         let words: Vec<&str> = command.split(' ').chain(["shop/web"]).collect();
-        let ended = door.run(&words).with(2);
+        let ended = api.run(&words).with(2);
         assert!(ended.err.contains(hint), "{}", ended.err);
         assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
     }
@@ -738,12 +732,12 @@ fn who_comes_from_other_tools_is_told_what_there_is() {
         &["scale", "web=3"],
         &["rm"],
     ] {
-        let ended = door.run(args).with(2);
+        let ended = api.run(args).with(2);
         assert!(ended.err.to_lowercase().contains("app"), "{}", ended.err);
     }
     // Nothing like it: the parser's own words.
-    door.run(&["frobnicate"]).with(2);
-    let addr = format!("http://{}", door.addr);
+    api.run(&["frobnicate"]).with(2);
+    let addr = format!("http://{}", api.addr);
     let ended = Ended::of(
         dokkaa(&["--addr", &addr, "-o", "json", "ps"])
             .output()
@@ -751,21 +745,21 @@ fn who_comes_from_other_tools_is_told_what_there_is() {
     );
     assert_eq!(ended.with(0).json()["slots"], serde_json::json!([]));
 
-    door.file("shop/web.json", WEB);
-    let ended = door.run(&["apply", "shop", "shop/web.json"]).with(2);
+    api.file("shop/web.json", WEB);
+    let ended = api.run(&["apply", "shop", "shop/web.json"]).with(2);
     assert!(ended.err.contains("names an app"), "{}", ended.err);
-    let ended = door.run(&["apply", "shop"]).with(2);
+    let ended = api.run(&["apply", "shop"]).with(2);
     assert!(ended.err.contains("dokkaa apply ."), "{}", ended.err);
     for args in [&["events", "nope"][..], &["events", "-f", "nope"]] {
-        let ended = door.run(args).with(1);
+        let ended = api.run(args).with(1);
         assert_eq!(ended.err, "there is no app nope\n");
     }
-    let ended = door.run(&["events"]).with(0);
+    let ended = api.run(&["events"]).with(0);
     assert_eq!(
         (ended.out.as_str(), ended.err.as_str()),
         ("", "no events (--since 1h)\n")
     );
-    let quiet = door.run(&["-q", "events"]).with(0);
+    let quiet = api.run(&["-q", "events"]).with(0);
     assert_eq!((quiet.out.as_str(), quiet.err.as_str()), ("", ""));
 }
 
@@ -779,61 +773,61 @@ fn record(millis: i64, line: &str) -> LogRecord {
 
 #[test]
 fn logs_are_plain_for_one_slot_and_named_for_several() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&web(), WEB);
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&web(), WEB);
     for slot in 0..2 {
-        door.make_ready(&web(), slot, revision);
+        api.make_ready(&web(), slot, revision);
     }
-    door.agent
+    api.agent
         .log(&web().slot(0), [record(0, "zero"), record(20, "again")]);
-    door.agent.log(&web().slot(1), [record(10, "one")]);
-    let ended = door.run(&["logs", "shop/web"]).with(0);
+    api.agent.log(&web().slot(1), [record(10, "one")]);
+    let ended = api.run(&["logs", "shop/web"]).with(0);
     assert_eq!(ended.out, "h1/0 | zero\nh1/1 | one\nh1/0 | again\n");
-    let ended = door
+    let ended = api
         .run(&["logs", "-t", "--tail", "1", "shop/web/0"])
         .with(0);
     assert_eq!(ended.out, "2023-11-14T22:13:20.02Z again\n");
-    let ended = door.run(&["logs", "-o", "json", "shop/web/1"]).with(0);
+    let ended = api.run(&["logs", "-o", "json", "shop/web/1"]).with(0);
     assert_eq!(ended.json()["line"], "one");
-    let ended = door.run(&["logs", "--previous", "shop/web/0"]).with(0);
+    let ended = api.run(&["logs", "--previous", "shop/web/0"]).with(0);
     assert_eq!((ended.out.as_str(), ended.err.lines().count()), ("", 1));
     // A host that is not reached is a line, not an error.
-    door.agent.claim(&web().slot(1), "h2", revision);
-    let ended = door.run(&["logs", "shop/web"]).with(0);
+    api.agent.claim(&web().slot(1), "h2", revision);
+    let ended = api.run(&["logs", "shop/web"]).with(0);
     assert!(
         ended.err.starts_with("(host h2 unreachable"),
         "{}",
         ended.err
     );
     assert_eq!(ended.out.lines().count(), 2);
-    door.run(&["logs", "shop/none"]).with(1);
-    door.run(&["logs", "shop/web", "--since", "yesterday"])
+    api.run(&["logs", "shop/none"]).with(1);
+    api.run(&["logs", "shop/web", "--since", "yesterday"])
         .with(2);
 }
 
 #[test]
 fn followed_logs_go_on_as_lines_come() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&web(), WEB);
-    door.make_ready(&web(), 0, revision);
-    door.agent.log(&web().slot(0), [record(0, "first")]);
-    let mut running = Running::start(door.command(&["logs", "-f", "shop/web/0"]));
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&web(), WEB);
+    api.make_ready(&web(), 0, revision);
+    api.agent.log(&web().slot(0), [record(0, "first")]);
+    let mut running = Running::start(api.command(&["logs", "-f", "shop/web/0"]));
     let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "first");
-    door.agent.log(&web().slot(0), [record(1, "second")]);
+    api.agent.log(&web().slot(0), [record(1, "second")]);
     assert_eq!(lines.next().unwrap().unwrap(), "second");
 }
 
 #[test]
 fn events_are_a_line_each_and_json_for_programs() {
-    let door = Door::open();
+    let api = TestApi::open();
     let now = jiff::Timestamp::now().as_millisecond();
     let exited = Happened::of_slot(&web().slot(0), Kind::Exited, "exit code 1");
-    door.agent.happens(now - 7_200_000, exited.clone());
-    door.agent.happens(now - 2_000, exited);
-    door.agent
+    api.agent.happens(now - 7_200_000, exited.clone());
+    api.agent.happens(now - 2_000, exited);
+    api.agent
         .happens(now - 1_000, Happened::here(Kind::EngineBack, ""));
-    let ended = door.run(&["events"]).with(0);
+    let ended = api.run(&["events"]).with(0);
     let lines: Vec<&str> = ended.out.lines().collect();
     let [first, last] = lines.as_slice() else {
         panic!("those of the last hour: {lines:?}");
@@ -846,7 +840,7 @@ fn events_are_a_line_each_and_json_for_programs() {
         last.ends_with("  h1        -                 engine-back"),
         "{last}"
     );
-    let ended = door
+    let ended = api
         .run(&["events", "shop/web", "--since", "1d", "-o", "json"])
         .with(0);
     let events: Vec<Value> = ended
@@ -857,15 +851,15 @@ fn events_are_a_line_each_and_json_for_programs() {
     assert_eq!(events.len(), 2, "{}", ended.err);
     assert_eq!(events[0]["kind"], "exited");
     assert_eq!(events[0]["container"], "web");
-    let ended = door.run(&["events", "--since", "yesterday"]).with(2);
+    let ended = api.run(&["events", "--since", "yesterday"]).with(2);
     assert!(ended.err.contains("10m"), "{}", ended.err);
 }
 
 #[test]
 fn a_reader_that_goes_away_is_a_clean_end() {
-    let door = Door::open();
-    door.agent.put_manifest(&web(), WEB);
-    door.file("web.json", WEB);
+    let api = TestApi::open();
+    api.agent.put_manifest(&web(), WEB);
+    api.file("web.json", WEB);
     for args in [
         &["ps"][..],
         &["ps", "-o", "json"],
@@ -879,7 +873,7 @@ fn a_reader_that_goes_away_is_a_clean_end() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut command = door.command(args);
+        let mut command = api.command(args);
         command.stdout(writer);
         let ended = Ended::of(command.output().unwrap());
         assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{args:?}");
@@ -954,12 +948,12 @@ fn what_is_no_agent_is_said_to_be_none() {
     let addr = listener.local_addr().unwrap().to_string();
     runtime.spawn(async move { axum::serve(listener, Router::new()).await });
     let ended = Ended::of(dokkaa(&["ps", "--addr", &addr]).output().unwrap()).with(1);
-    assert!(ended.err.contains("is no dokkaa agent"), "{}", ended.err);
+    assert!(ended.err.contains("is not a dokkaa agent"), "{}", ended.err);
 }
 
 #[test]
 fn wrong_usage_and_wrong_configuration_are_exit_code_2() {
-    let door = Door::open();
+    let api = TestApi::open();
     for args in [
         &["nothing"][..],
         &["ps", "--nothing"],
@@ -972,11 +966,11 @@ fn wrong_usage_and_wrong_configuration_are_exit_code_2() {
         &["agent", "--keys-listen", "0.0.0.0:0"],
         &["up", "--etcd", "127.0.0.1:1"],
     ] {
-        let ended = door.run(args).with(2);
+        let ended = api.run(args).with(2);
         assert_eq!(ended.out, "", "{args:?}");
         assert!(!ended.err.is_empty(), "{args:?}");
     }
-    let ended = door.run(&["agent", "--lease-ttl", "1s"]).with(2);
+    let ended = api.run(&["agent", "--lease-ttl", "1s"]).with(2);
     assert_eq!(ended.err, "--lease-ttl: `1s` is too short; at least 5s\n");
 }
 
@@ -994,14 +988,14 @@ fn completed(mut command: Command, words: &[&str]) -> Vec<String> {
 
 #[test]
 fn completion_knows_apps_containers_slots_and_hosts() {
-    let door = Door::open();
+    let api = TestApi::open();
     for id in ["shop/web", "shop/db", "blog/site"] {
         let id: ContainerId = id.parse().unwrap();
-        let revision = door.agent.put_manifest(&id, WEB);
-        door.make_ready(&id, 0, revision);
+        let revision = api.agent.put_manifest(&id, WEB);
+        api.make_ready(&id, 0, revision);
     }
-    door.file("shop-manifests/shop/web.json", WEB);
-    let offered = |words: &[&str]| completed(door.command(&[]), words);
+    api.file("shop-manifests/shop/web.json", WEB);
+    let offered = |words: &[&str]| completed(api.command(&[]), words);
     assert_eq!(offered(&["get", "sh"]), ["shop/db", "shop/web"]);
     assert_eq!(offered(&["ps", "s"]), ["shop", "shop/db", "shop/web"]);
     assert_eq!(offered(&["scale", "shop/w"]), ["shop/web="]);
@@ -1035,8 +1029,8 @@ fn completion_knows_apps_containers_slots_and_hosts() {
 
 #[test]
 fn bash_completes_with_the_script() {
-    let door = Door::open();
-    door.agent.put_manifest(&web(), WEB);
+    let api = TestApi::open();
+    api.agent.put_manifest(&web(), WEB);
     let program = PathBuf::from(env!("CARGO_BIN_EXE_dokkaa"));
     let mut bash = Command::new("bash");
     bash.args([
@@ -1048,7 +1042,7 @@ fn bash_completes_with_the_script() {
         "PATH",
         format!("{}:/usr/bin:/bin", program.parent().unwrap().display()),
     )
-    .env("DOKKAA_ADDR", format!("http://{}", door.addr));
+    .env("DOKKAA_ADDR", format!("http://{}", api.addr));
     let ended = Ended::of(bash.output().expect("bash")).with(0);
     assert_eq!(ended.out, "shop/web\n");
 }

@@ -18,15 +18,15 @@ use super::files::{self, Source};
 use super::{output, wait};
 use crate::args::{ApplyArgs, GetArgs, GlobalArgs, ScaleArgs, SetArgs};
 
-/// Somebody who changes a manifest this often at the same time is no person.
+/// Attempts of a compare-and-swap.
 const ATTEMPTS: usize = 10;
-/// An agent has seen what it wrote within this time, or its view is old.
+/// An agent whose view does not show a write within this time is cut off from etcd.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn apply(args: &ApplyArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     let manifests = read(&args.target, args.file.as_deref())?;
-    // All are checked before the first is written.
+    // All are validated before the first is written.
     let mut invalid = Vec::new();
     for (_, source) in &manifests {
         match files::check(source) {
@@ -52,7 +52,7 @@ pub(super) async fn apply(args: &ApplyArgs, global: &GlobalArgs) -> Result<(), C
     let mut warnings = Vec::new();
     for (id, source) in manifests {
         let put = put(&client, &id, None, source.text).await?;
-        say(&put)?;
+        report(&put)?;
         written.push((id, put.revision));
         warnings.push(put.warnings);
     }
@@ -121,7 +121,7 @@ pub(super) async fn scale(args: &ScaleArgs, global: &GlobalArgs) -> Result<(), C
     wait_for(args.wait, &client, global, &written).await
 }
 
-/// Compare-and-swap: read, change, write if nobody wrote meanwhile, else again.
+/// Compare-and-swap: read, change, write unless it was changed meanwhile, else again.
 async fn change(
     client: &Client,
     id: &ContainerId,
@@ -141,7 +141,7 @@ async fn change(
         })?;
         match put(client, id, Some(before.revision), after.into_bytes()).await {
             Ok(written) => {
-                say(&written)?;
+                report(&written)?;
                 warn_of(id, &written.warnings);
                 return Ok(written.revision);
             }
@@ -177,11 +177,11 @@ async fn put(
     }
 }
 
-fn say(written: &Written) -> Result<(), CommandError> {
+fn report(written: &Written) -> Result<(), CommandError> {
     let what = match (written.created, written.changed) {
         (true, _) => "created",
         (false, true) => "changed",
-        (false, false) => "written again without a change",
+        (false, false) => "unchanged",
     };
     output::print(&format!(
         "{}/{} {what} (revision {})\n",
@@ -189,7 +189,7 @@ fn say(written: &Written) -> Result<(), CommandError> {
     ))
 }
 
-/// Says what is odd, once all are written: what one lacks another may offer.
+/// Prints the warnings once all manifests are written: a link may be to a service of a later one.
 async fn warn(
     client: &Client,
     written: &[(ContainerId, i64)],

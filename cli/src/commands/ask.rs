@@ -1,11 +1,11 @@
-//! The question before something that is not taken back easily.
+//! Confirmation of destructive commands.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::error::CommandError;
 use super::output;
 
-/// There is a terminal to ask on, or nothing to ask.
+/// Fails early where a confirmation is needed and there is no terminal.
 pub(super) fn possible(yes: bool) -> Result<(), CommandError> {
     if yes || io::stdin().is_terminal() {
         return Ok(());
@@ -15,7 +15,7 @@ pub(super) fn possible(yes: bool) -> Result<(), CommandError> {
     ))
 }
 
-/// Asks, unless `--yes` said it all; `otherwise` is what a no means.
+/// Asks, unless `--yes` was given; `otherwise` is the error after a no.
 pub(super) fn confirm(yes: bool, question: &str, otherwise: &str) -> Result<(), CommandError> {
     if yes {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `backup` and `restore`: what a cluster was told, as a file and back.
+//! `backup` and `restore`: manifests and settings of the cluster as a file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::error::CommandError;
 use super::{ask, files, lists, output};
 use crate::args::{BackupArgs, GlobalArgs, RestoreArgs};
 
-/// A door takes bodies up to 1 MiB.
+/// Size of one request; the API takes bodies of up to 1 MiB.
 const PART: usize = 1 << 19;
 
 pub(super) async fn backup(args: &BackupArgs, global: &GlobalArgs) -> Result<(), CommandError> {
@@ -49,9 +49,8 @@ async fn from_file(
     }
     let client = Client::new(global)?;
     let source = files::read(file)?;
-    let backup: Backup = serde_json::from_slice(&source.text).map_err(|error| {
-        CommandError::Usage(format!("{}: it is no backup: {error}", source.name))
-    })?;
+    let backup: Backup = serde_json::from_slice(&source.text)
+        .map_err(|error| CommandError::Usage(format!("{}: not a backup: {error}", source.name)))?;
     let parts = parts(backup);
     let looked = send(&client, args, &parts, "&dry_run=true").await?;
     show(&looked);
@@ -66,14 +65,14 @@ async fn from_file(
         output::print(&format!("restored: {}\n", done.counts()))?;
         if let Some(cluster) = &done.cluster {
             output::print(&format!(
-                "etcd is cluster {} again, epoch {}\n",
+                "cluster key restored: {}, epoch {}\n",
                 cluster.id, cluster.epoch
             ))?;
         }
     }
     if let (Some(why), None) = (&looked.hold, &looked.cluster) {
         output::note(&format!(
-            "this agent is in hold ({why}): when all is there again, `dokkaa restore --accept` ends it"
+            "this agent is in hold ({why}): when everything is restored, `dokkaa restore --accept` ends the hold"
         ));
     }
     let invalid: Vec<String> = looked
@@ -89,7 +88,7 @@ async fn from_file(
     })
 }
 
-/// What several answers say together.
+/// The reports of several requests.
 #[derive(Debug, Default)]
 struct Reports {
     keys: Vec<gateway::v1::types::RestoredKey>,
@@ -150,7 +149,7 @@ async fn send(
     Ok(reports)
 }
 
-/// What a door takes at once; the settings are in the last, with which the cluster key is written.
+/// Splits a backup into requests. The settings are in the last, with which the cluster key is written.
 fn parts(backup: Backup) -> Vec<Backup> {
     let empty = Backup {
         manifests: BTreeMap::new(),
@@ -207,7 +206,7 @@ fn show(reports: &Reports) {
     output::note(&reports.counts());
     if let Some(cluster) = &reports.cluster {
         output::note(&format!(
-            "etcd has lost its cluster key: last of all it becomes {}, epoch {}, and agents in hold go on",
+            "etcd has lost its cluster key: last of all it is restored as {}, epoch {}, which ends the hold",
             cluster.id, cluster.epoch
         ));
     }
@@ -217,7 +216,7 @@ async fn accept(args: &RestoreArgs, global: &GlobalArgs) -> Result<(), CommandEr
     ask::possible(args.yes)?;
     let client = Client::new(global)?;
     let looked: Acceptance = client.get("accept").await?;
-    lists::tell(false, &looked.notices);
+    lists::note_age(false, &looked.notices);
     for host in &looked.hosts {
         output::note(&verdict(host.host.as_str(), &host.report));
         for stop in &host.report.would_stop {
@@ -263,7 +262,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_large_backup_goes_in_parts_that_a_door_takes() {
+    fn a_large_backup_is_split_into_requests() {
         let manifests = (0..40)
             .map(|n| (format!("shop/c{n}"), json!({"image": "x".repeat(100_000)})))
             .collect();

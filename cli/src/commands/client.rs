@@ -1,4 +1,4 @@
-//! The way to a door: HTTP to one agent, with answers as typed values.
+//! HTTP client of an agent's API, with typed answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,27 +25,27 @@ use crate::args::{GlobalArgs, Selection};
 /// Largest answer that is not a stream.
 const LARGEST: usize = 256 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
-/// After so long without an answer it is said what is waited for.
+/// Without an answer for so long, a note says what is waited for.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How often what goes on by itself is looked at.
+/// Poll interval of commands that wait for the cluster.
 pub(crate) const LOOK: Duration = Duration::from_millis(500);
 
-/// A door.
+/// The API of an agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     addr: String,
     token: Option<HeaderValue>,
     within: Duration,
     http: HttpClient<HttpConnector, Full<Bytes>>,
-    said: Arc<AtomicBool>,
+    noted: Arc<AtomicBool>,
 }
 
-/// What a door said that is not 2xx.
+/// An answer that is not 2xx.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// The manifest is at another revision.
+    /// The manifest has another revision.
     Conflict,
-    /// There is no such thing.
+    /// 404, with its text.
     NotFound(String),
     /// Anything else.
     Other(CommandError),
@@ -89,7 +89,7 @@ impl Client {
             token,
             within,
             http: HttpClient::builder(TokioExecutor::new()).build(connector),
-            said: Arc::default(),
+            noted: Arc::default(),
         })
     }
 
@@ -98,28 +98,28 @@ impl Client {
         self.get(&selected("slots", of)).await
     }
 
-    /// A manifest as it stands.
+    /// A manifest, as it was written.
     pub(crate) async fn manifest(&self, id: &ContainerId) -> Result<ManifestText, Refusal> {
         self.send(Method::GET, &format!("manifests/{id}"), &[], Bytes::new())
             .await
     }
 
-    /// Asks and reads the whole answer.
+    /// GET.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
         Ok(self.send(Method::GET, path, &[], Bytes::new()).await?)
     }
 
-    /// Deletes, and reads the whole answer.
+    /// DELETE.
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
         Ok(self.try_delete(path).await?)
     }
 
-    /// Deletes; what is not there is told apart.
+    /// DELETE; a 404 is a `Refusal::NotFound`.
     pub(crate) async fn try_delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
         self.send(Method::DELETE, path, &[], Bytes::new()).await
     }
 
-    /// Sends a value, and reads the whole answer.
+    /// Sends a value as JSON.
     pub(crate) async fn send_json<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -131,7 +131,7 @@ impl Client {
         Ok(self.send(method, path, &[], body.into()).await?)
     }
 
-    /// Any request; reads the whole answer.
+    /// Any request, with its whole answer.
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -142,7 +142,7 @@ impl Client {
         let response = self.request(method, path, headers, body).await?;
         let body = self.read(response).await?;
         serde_json::from_slice(&body)
-            .map_err(|_| Refusal::Other(CommandError::Failed(self.no_dokkaa())))
+            .map_err(|_| Refusal::Other(CommandError::Failed(self.not_an_agent())))
     }
 
     /// A stream of lines; the caller reads the body.
@@ -170,7 +170,7 @@ impl Client {
         let request = request
             .body(Full::new(body))
             .map_err(|error| CommandError::Usage(format!("--addr: {error}")))?;
-        let answered = self.said_when_slow(self.http.request(request));
+        let answered = self.noted_when_slow(self.http.request(request));
         let response = timeout(self.within, answered)
             .await
             .map_err(|_| self.unreached(format!("no answer within {:?}", self.within)))?
@@ -185,20 +185,20 @@ impl Client {
 
     async fn read(&self, response: Response<Incoming>) -> Result<Bytes, CommandError> {
         let body = Limited::new(response.into_body(), LARGEST).collect();
-        timeout(self.within, self.said_when_slow(body))
+        timeout(self.within, self.noted_when_slow(body))
             .await
             .map_err(|_| self.unreached(format!("no end of its answer within {:?}", self.within)))?
             .map(http_body_util::Collected::to_bytes)
             .map_err(|error| CommandError::Failed(format!("{}: {error}", self.addr)))
     }
 
-    /// Who waits for long is told for what, once.
-    async fn said_when_slow<T>(&self, answer: impl Future<Output = T>) -> T {
+    /// Notes once that an answer takes long.
+    async fn noted_when_slow<T>(&self, answer: impl Future<Output = T>) -> T {
         let mut answer = std::pin::pin!(answer);
         if let Ok(answer) = timeout(SILENCE, answer.as_mut()).await {
             return answer;
         }
-        if !self.said.swap(true, Ordering::Relaxed) {
+        if !self.noted.swap(true, Ordering::Relaxed) {
             output::note(&format!(
                 "waiting for {} to answer, for {:?} at most; --timeout sets that",
                 self.addr, self.within
@@ -216,7 +216,7 @@ impl Client {
                     "{} asks for a token: give --token or DOKKAA_TOKEN",
                     self.addr
                 ),
-                StatusCode::NOT_FOUND => self.no_dokkaa(),
+                StatusCode::NOT_FOUND => self.not_an_agent(),
                 _ => format!("{} answered {status}: {text}", self.addr),
             }));
         };
@@ -231,8 +231,8 @@ impl Client {
         }
     }
 
-    fn no_dokkaa(&self) -> String {
-        format!("what answers at {} is no dokkaa agent", self.addr)
+    fn not_an_agent(&self) -> String {
+        format!("the server at {} is not a dokkaa agent", self.addr)
     }
 
     fn unreached(&self, why: String) -> CommandError {

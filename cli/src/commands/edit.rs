@@ -1,7 +1,5 @@
-//! Changes of single fields of a manifest. Pure.
-//!
-//! The text is read as JSON and written anew, indented; whether the result is a
-//! manifest is for the parser to say.
+//! Changes of single fields of a manifest, as JSON. Pure; the result is validated
+//! by the caller.
 
 use serde_json::{Map, Value, json};
 
@@ -21,7 +19,7 @@ impl Change {
                 Some(path) => (path, None),
                 None => {
                     return Err(format!(
-                        "`{text}` is no change; expected FIELD=VALUE, or FIELD- to take it away"
+                        "`{text}` is not a change; expected FIELD=VALUE, or FIELD- to take it away"
                     ));
                 }
             },
@@ -67,7 +65,7 @@ pub(super) fn edit(text: &str, changes: &[Change]) -> Result<Option<String>, Str
     let mut after = before.clone();
     for change in changes {
         let Value::Object(manifest) = &mut after else {
-            return Err("the manifest is no JSON object".to_owned());
+            return Err("the manifest is not a JSON object".to_owned());
         };
         apply(manifest, change)?;
     }

@@ -1,29 +1,29 @@
-//! How a command ends when it is not done, and with which exit code.
+//! Errors of commands, and their exit codes.
 
-/// Why a command is not done.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// Who read our output has gone: a clean end.
+    /// The reader of our output has closed the pipe: exit code 0.
     #[error("the output is closed")]
     Closed,
-    /// It was tried, and failed.
+    /// The operation failed.
     #[error("{0}")]
     Failed(String),
-    /// It was asked for in a way that can't be right.
+    /// Invalid arguments.
     #[error("{0}")]
     Usage(String),
     /// A manifest is invalid.
     #[error("{}", lines(of, problems))]
     Invalid {
-        /// Which.
+        /// The manifest.
         of: String,
         /// `line:column field: what`, each.
         problems: Vec<String>,
     },
-    /// `--wait`: it will not come as wanted.
+    /// `--wait`: it failed.
     #[error("{0}")]
     NotConverged(String),
-    /// `--wait`: it did not come in time.
+    /// `--wait`: timed out.
     #[error("{0}")]
     TimedOut(String),
     /// No agent answered.
@@ -31,9 +31,9 @@ pub(crate) enum CommandError {
         "no agent answers at {addr} ({why}); start one with `dokkaa up` or `dokkaa agent`, or name another with --addr or DOKKAA_ADDR"
     )]
     Unreached {
-        /// Where it was looked for.
+        /// Its URL.
         addr: String,
-        /// What happened there.
+        /// The cause.
         why: String,
     },
 }

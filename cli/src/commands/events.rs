@@ -1,4 +1,4 @@
-//! `events`: what happened, a line each, and on after a lost connection without one twice.
+//! `events`: one line each; after a lost connection none is missed or printed twice.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use super::table::{Column, Shown, Table};
 use super::{lists, output};
 use crate::args::{EventsArgs, Format, GlobalArgs, Selection};
 
-/// A host that was not heard when the connection was lost may tell of a moment before: from there on it is asked again.
+/// After a lost connection events are read again from so long before the last: another host's may come late.
 const OVERLAP_MS: i64 = 60_000;
 const COLUMNS: &[Column] = &[
     Column("TIME", Shown::Always),
@@ -24,7 +24,7 @@ const COLUMNS: &[Column] = &[
     Column("KIND", Shown::Always),
     Column("MESSAGE", Shown::Text),
 ];
-/// They grow with what comes.
+/// Initial widths; they grow with the rows.
 const NARROWEST: &[usize] = &[19, 8, 16, 10];
 
 pub(super) async fn run(args: &EventsArgs, global: &GlobalArgs) -> Result<(), CommandError> {
@@ -37,7 +37,7 @@ pub(super) async fn run(args: &EventsArgs, global: &GlobalArgs) -> Result<(), Co
         table: Table::new(COLUMNS, global.output).at_least(NARROWEST),
     };
     let within = global.answer_within();
-    // Events outlive what they are about: what does not exist may have some.
+    // A removed app may still have events.
     let missing = match &args.of {
         Some(of) if client.slots(Some(of)).await?.containers.is_empty() => Some(of),
         _ => None,

@@ -8,12 +8,12 @@ use manifests::{AppName, ContainerId};
 
 use super::error::CommandError;
 
-/// A text, and what to call it.
+/// The text of a manifest, and its name in messages.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// The path, or `-`.
     pub(crate) name: String,
-    /// What is in it.
+    /// The content.
     pub(crate) text: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn read(path: &Path) -> Result<Source, CommandError> {
     }
 }
 
-/// Checks a manifest as a door does.
+/// Validates a manifest as the API does.
 pub(crate) fn check(source: &Source) -> Result<(), CommandError> {
     match manifests::parse::strict(&source.text) {
         Ok(_) => Ok(()),
@@ -93,7 +93,7 @@ fn is_hidden(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
-/// A manifest right in the directory: it may be that of an app.
+/// A manifest at the top level: the directory may be that of an app.
 fn misplaced_in(dir: &Path, file: &Path) -> CommandError {
     let full = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let is_app = full

@@ -1,4 +1,4 @@
-//! `pause`, `activate`, `leave`, `label` and `hosts rm`: what the operator wants of hosts.
+//! `pause`, `activate`, `leave`, `label` and `hosts rm`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::error::CommandError;
 use super::{ask, output};
 use crate::args::{GlobalArgs, HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
 
-/// An agent that leaves has ended when it was silent for so long.
+/// An agent that was told to leave and does not answer for so long has ended.
 const ENDED: Duration = Duration::from_secs(5);
 
 pub(super) async fn pause(args: &HostArgs, global: &GlobalArgs) -> Result<(), CommandError> {
@@ -69,13 +69,13 @@ pub(super) async fn remove(args: &HostsRmArgs, global: &GlobalArgs) -> Result<()
     }
     if !detail.slots.is_empty() {
         output::note(&format!(
-            "what {host} still has goes to other hosts: {}",
+            "slots of {host} that other hosts take over: {}",
             slots(detail.slots.iter().map(|slot| slot.slot.to_string()))
         ));
     }
     if !detail.data.is_empty() {
         output::note(&format!(
-            "these slots give up their data on {host} and begin anew elsewhere:"
+            "these slots lose their data on {host} and start empty elsewhere:"
         ));
         detail.data.iter().for_each(note_data);
     }
@@ -161,7 +161,7 @@ fn note_stuck(stuck: &[&HostSlot]) {
     }
 }
 
-/// Until the host has gone, which its agent brings about itself.
+/// Follows a host until it has left.
 async fn follow(
     client: &Client,
     host: &HostName,
@@ -175,7 +175,7 @@ async fn follow(
     loop {
         let hosts: Hosts = match client.get("hosts").await {
             Ok(hosts) => hosts,
-            // The agent that answers is the one that is to end; one that only restarts is back soon.
+            // This agent is the one that leaves; one that only restarts answers again soon.
             Err(CommandError::Unreached { .. }) if own => {
                 if answered.elapsed() >= ENDED {
                     return output::print(&format!("{host} has left: its agent has ended\n"));

@@ -1,4 +1,4 @@
-//! `ps`, `hosts` and `status`.
+//! `ps`, `apps`, `hosts` and `status`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use super::output;
 use super::table::{Column, Shown, table};
 use crate::args::{AppsArgs, Format, GlobalArgs, PsArgs, Selection};
 
-/// How often `--watch` looks.
+/// Poll interval of `--watch`.
 const LOOK: Duration = Duration::from_secs(1);
-/// Of Docker's ids, as Docker prints them.
+/// Digits of a container id, as `docker ps` prints them.
 const SHORT_ID: usize = 12;
-/// The cursor to the top left, everything below cleared.
+/// Cursor to the top left, screen cleared.
 const CLEAR: &str = "\u{1b}[H\u{1b}[J";
 
 const PS: &[Column] = &[
@@ -69,7 +69,7 @@ pub(super) async fn ps(args: &PsArgs, global: &GlobalArgs) -> Result<(), Command
     let on_screen = output::is_terminal() && global.output != Format::Json;
     let mut silent = false;
     loop {
-        // In a pipe only what changed is news; ages always change.
+        // In a pipe only changes are printed; ages always change.
         let mut news = slots.clone();
         news.revision = 0;
         for row in &mut news.slots {
@@ -105,7 +105,7 @@ pub(super) async fn ps(args: &PsArgs, global: &GlobalArgs) -> Result<(), Command
     }
 }
 
-/// There is no such app or container.
+/// The app or container does not exist.
 pub(super) fn none_of(of: &Selection) -> CommandError {
     let what = match of {
         Selection::App(_) => "app",
@@ -125,7 +125,7 @@ pub(super) async fn apps(args: &AppsArgs, global: &GlobalArgs) -> Result<(), Com
     if global.output == Format::Json {
         return output::json(&apps);
     }
-    tell(apps.stale, &apps.notices);
+    note_age(apps.stale, &apps.notices);
     let containers = apps
         .apps
         .iter()
@@ -146,9 +146,9 @@ fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
     if format == Format::Json {
         return output::json(slots);
     }
-    tell(slots.stale, &slots.notices);
+    note_age(slots.stale, &slots.notices);
     let mut rows: Vec<(ContainerId, Vec<String>)> = Vec::new();
-    // Of a container as a whole: said once, at its first row.
+    // Warnings of a container are shown once, in its first row.
     let mut warnings: BTreeMap<ContainerId, &[String]> = slots
         .containers
         .iter()
@@ -158,7 +158,7 @@ fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
         let warnings = warnings.remove(&row.id()).unwrap_or_default();
         rows.push((row.id(), slot_cells(row, warnings)));
     }
-    // What is scaled to 0 has no slots, and is there all the same.
+    // Containers scaled to 0 have no slots, but are listed.
     for container in &slots.containers {
         if let Some(warnings) = warnings.remove(&container.id())
             && container.scale == Some(0)
@@ -171,8 +171,8 @@ fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
     output::print(&table(PS, format, rows))
 }
 
-/// What is to be said beside the list.
-pub(super) fn tell(stale: bool, notices: &[String]) {
+/// Notes beside a list: why it may be outdated.
+pub(super) fn note_age(stale: bool, notices: &[String]) {
     for notice in notices {
         output::note(notice);
     }
@@ -181,7 +181,7 @@ pub(super) fn tell(stale: bool, notices: &[String]) {
     }
 }
 
-/// That data of a container is lost with each instance, if it is.
+/// Warns of volumes of the image that the manifest does not name.
 pub(super) fn unnamed_volumes(container: &ContainerRow) -> Option<String> {
     let paths = container.unnamed_volumes.join(", ");
     (!paths.is_empty()).then(|| {
@@ -242,7 +242,7 @@ fn idle_cells(row: &ContainerRow, warnings: &[String]) -> Vec<String> {
     ]
 }
 
-/// Where a service listens.
+/// A service and the address it listens at.
 fn port_cell(port: &PublishedPort) -> String {
     let at = std::net::SocketAddr::new(port.bind.unwrap_or(port.addr), port.port);
     let public = if port.public { " (public)" } else { "" };
@@ -255,7 +255,7 @@ pub(super) async fn hosts(global: &GlobalArgs) -> Result<(), CommandError> {
     if format == Format::Json {
         return output::json(&hosts);
     }
-    tell(hosts.stale, &hosts.notices);
+    note_age(hosts.stale, &hosts.notices);
     output::print(&table(HOSTS, format, hosts.hosts.iter().map(host_cells)))
 }
 
@@ -312,7 +312,7 @@ fn status_text(status: &ClusterStatus) -> String {
     };
     let etcd = match (status.etcd, status.hold.is_some()) {
         (true, false) => format!("answers (revision {})", status.revision),
-        (true, true) => "answers, but is not believed (in hold)".to_owned(),
+        (true, true) => "answers, but is not trusted (in hold)".to_owned(),
         (false, _) => "does not answer".to_owned(),
     };
     let mut lines = vec![

@@ -1,4 +1,4 @@
-//! `logs`: lines as they come, and on after a lost connection without a line twice.
+//! `logs`: after a lost connection no line is missed or printed twice.
 
 mod clean;
 
@@ -29,10 +29,10 @@ pub(super) async fn run(args: &LogsArgs, global: &GlobalArgs) -> Result<(), Comm
     stream::read(&client, args.follow, within, &mut printer).await
 }
 
-/// What tells lines of one slot from those of others.
+/// Prefix of each line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
-    /// There is one slot only.
+    /// One slot only: no prefix.
     None,
     /// Host and slot.
     Slot,
@@ -75,25 +75,25 @@ fn path(args: &LogsArgs, since: Option<Timestamp>) -> String {
     path
 }
 
-/// Whose clock a time is of.
+/// Instance whose clock wrote a time.
 type Writer = (Option<ContainerName>, u32, HostName);
 
 struct Printer<'a> {
     args: &'a LogsArgs,
     format: Format,
     names: Names,
-    /// Control characters are left out.
+    /// Control characters are removed.
     clean: bool,
     /// But for colours.
     colours: bool,
-    /// Time of the last line of each instance, as far as that is known: its slot and host.
+    /// Time of the last line by slot and host.
     last: BTreeMap<Writer, Timestamp>,
 }
 
 impl Reading for Printer<'_> {
     type Line = LogEvent;
 
-    /// From the slot that is furthest behind; the others drop what they had.
+    /// From the slot that is furthest behind; lines of others are dropped in `line`.
     fn path(&self) -> String {
         path(self.args, self.last.values().min().copied())
     }
@@ -112,7 +112,7 @@ impl Reading for Printer<'_> {
 impl Printer<'_> {
     fn line(&mut self, line: &LogLine) -> Result<(), CommandError> {
         let of = (line.container.clone(), line.slot, line.host.clone());
-        // Lines of one moment come in one stream: only an earlier time was there before.
+        // Several lines may have the same time: only an earlier one was printed before.
         if self.last.get(&of).is_some_and(|last| line.time < *last) {
             return Ok(());
         }

@@ -1,8 +1,7 @@
-//! The user's commands: each asks a door and prints what it says.
+//! The user's commands: each asks the API of one agent and prints its answer.
 //!
-//! None talks to etcd or to an engine, and none knows more of the cluster than
-//! the door tells. What a command prints goes through `output`, which takes a
-//! closed pipe for a clean end.
+//! None talks to etcd or to Docker. Output goes through `output`, which treats a
+//! closed pipe as success.
 
 mod apply;
 mod ask;

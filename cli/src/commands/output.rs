@@ -69,7 +69,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<(), CommandError> {
     print(&(text + "\n"))
 }
 
-/// Without line ends and control characters, which a log line may carry to the terminal.
+/// Replaces line ends and control characters, which a log line may carry to the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     let text: String = text
         .chars()
@@ -78,13 +78,13 @@ pub(crate) fn one_line(text: &str) -> String {
     text.trim().to_owned()
 }
 
-/// So many of them: `1 slot`, `2 slots`.
+/// `1 slot`, `2 slots`.
 pub(crate) fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
 }
 
-/// Seconds as people say them: `42s`, `5m`, `3h`, `2d`.
+/// `42s`, `5m`, `3h`, `2d`.
 pub(crate) fn age(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds}s"),
@@ -94,13 +94,13 @@ pub(crate) fn age(seconds: u64) -> String {
     }
 }
 
-/// A time as this machine's clock shows it, to the second.
+/// A time in this machine's zone, to the second.
 pub(crate) fn local_time(time: Timestamp, zone: &TimeZone) -> String {
     let local = time.to_zoned(zone.clone());
     local.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// With 12 digits of each digest, as Docker prints ids.
+/// Shortens each digest to 12 digits, as Docker prints ids.
 pub(crate) fn short_digests(text: &str) -> String {
     const KEPT: usize = 12;
     let mut short = String::with_capacity(text.len());
@@ -118,7 +118,7 @@ pub(crate) fn short_digests(text: &str) -> String {
     short
 }
 
-/// Bytes as people say them.
+/// `512M`, `1.5G`.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0 => "-".to_owned(),

@@ -1,4 +1,4 @@
-//! `rm`: manifests go; the hosts stop what runs of them. Volumes stay, unless they are to go, too.
+//! `rm`: removes manifests, whose containers the hosts then stop; with `--volumes` their data, too.
 
 use gateway::v1::types::Removed;
 
@@ -25,7 +25,7 @@ pub(super) async fn run(args: &RmArgs, global: &GlobalArgs) -> Result<(), Comman
                 output::print(&format!("{id} removed\n"))?;
             }
         }
-        // The manifest went before; what is left is data.
+        // The manifest was removed before; only data is left.
         Err(Refusal::NotFound(_)) if data > 0 => {}
         Err(refusal) => return Err(refusal.into()),
     }

@@ -1,4 +1,4 @@
-//! Lines as they come from a door, and on after a lost connection.
+//! Line streams of the API, reconnected after a lost connection.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use super::client::Client;
 use super::error::CommandError;
 use super::output;
 
-/// Three heartbeats of the door.
+/// Three heartbeats of the API.
 const SILENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Who reads lines.
+/// Reader of a line stream.
 pub(super) trait Reading {
-    /// One of them.
+    /// A line.
     type Line: DeserializeOwned;
 
-    /// What is asked for: after a lost connection what has not been taken yet. Some of what was may come again.
+    /// Path of the request; after a lost connection from where the last line was taken. Lines may come twice.
     fn path(&self) -> String;
 
     /// Takes a line.
@@ -30,13 +30,13 @@ pub(super) trait Reading {
 
 /// How a stream ended.
 enum Ended {
-    /// There is no more.
+    /// End of the stream.
     Through,
     /// The connection was lost; why.
     Lost(String),
 }
 
-/// Reads to the end. With `follow` a lost connection is made again, and tried for so long.
+/// Reads to the end. With `follow` a lost connection is made again, for up to `within`.
 pub(super) async fn read(
     client: &Client,
     follow: bool,
@@ -48,10 +48,10 @@ pub(super) async fn read(
         match read_one(body, reading).await? {
             Ended::Through => return Ok(()),
             Ended::Lost(why) if !follow => {
-                return Err(CommandError::Failed(format!("the lines broke off: {why}")));
+                return Err(CommandError::Failed(format!("connection lost: {why}")));
             }
             Ended::Lost(why) => {
-                output::note(&format!("connection lost ({why}); trying again"));
+                output::note(&format!("connection lost ({why}); reconnecting"));
                 body = again(client, within, reading).await?;
             }
         }
@@ -78,7 +78,7 @@ async fn read_one<R: Reading>(mut body: Incoming, reading: &mut R) -> Result<End
     let mut reader = Reader::<R::Line>::default();
     loop {
         let data = match timeout(SILENCE, body.frame()).await {
-            Err(_) => return Ok(Ended::Lost("it has fallen silent".to_owned())),
+            Err(_) => return Ok(Ended::Lost("no heartbeat".to_owned())),
             Ok(None) => return Ok(Ended::Through),
             Ok(Some(Err(error))) => return Ok(Ended::Lost(error.to_string())),
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
@@ -92,7 +92,7 @@ async fn read_one<R: Reading>(mut body: Incoming, reading: &mut R) -> Result<End
     }
 }
 
-/// What a time may hold that a query may not.
+/// Escapes a time for a query.
 pub(super) fn escape(text: &str) -> String {
     use std::fmt::Write as _;
     let mut escaped = String::new();

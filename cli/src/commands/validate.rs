@@ -1,4 +1,4 @@
-//! `dokkaa validate`: the door's own checks, without a door.
+//! `dokkaa validate`: the API's checks of a manifest, without an agent.
 
 use super::error::CommandError;
 use super::{files, output};
@@ -31,7 +31,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), CommandError> {
     for line in &wrong[..wrong.len() - 1] {
         output::note(line);
     }
-    // The last is the command's own error, so that nothing is said twice.
+    // The last is the command's error, which `main` prints.
     let last = wrong.pop().unwrap_or_default();
     let (of, problem) = last.split_once(':').unwrap_or_default();
     Err(CommandError::Invalid {

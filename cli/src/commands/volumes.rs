@@ -1,4 +1,4 @@
-//! `volumes`: local volumes, what they pin where, and how that ends.
+//! `volumes`: local volumes, and the slots they pin to hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -46,7 +46,7 @@ async fn list(args: &VolumesArgs, global: &GlobalArgs) -> Result<(), CommandErro
     if global.output == Format::Json {
         return output::json(&volumes);
     }
-    lists::tell(volumes.stale, &volumes.notices);
+    lists::note_age(volumes.stale, &volumes.notices);
     let rows = volumes.volumes.iter().map(cells);
     output::print(&table(COLUMNS, global.output, rows))
 }
@@ -81,7 +81,7 @@ async fn adopt(args: &AdoptArgs, global: &GlobalArgs) -> Result<(), CommandError
     let slot = &args.pin.slot;
     ask::confirm(
         args.pin.yes,
-        &format!("let {slot} use the volumes of its name that its host has, and write into them?"),
+        &format!("let {slot} use the existing volumes of its name on its host?"),
         "nothing was adopted",
     )?;
     let query = args.host.as_ref().map(|host| format!("?host={host}"));
@@ -171,7 +171,7 @@ pub(super) async fn by_slot(
     Ok(slots)
 }
 
-/// Deletes the data of everything selected, each as soon as its containers have gone.
+/// Deletes the data of a selection, of each slot as soon as its containers are removed.
 pub(super) async fn remove_all(
     client: &Client,
     selection: &Selection,

@@ -1,6 +1,6 @@
-//! `--wait`: the slots of what was written, until they are as wanted or never will be.
+//! `--wait`: polls the slots of the written manifests until the rollout is complete, fails or times out.
 //!
-//! `verdict` is pure; around it is a loop that asks the door.
+//! `verdict` is pure; the loop around it polls the API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use super::{lists, output};
 use crate::args::{GlobalArgs, Selection};
 
 const LOOK: Duration = Duration::from_millis(250);
-/// The last lines of a log are written a moment after the update was given up.
+/// The last lines of the log are written shortly after the rollout failed.
 const LINES_LATE: Duration = Duration::from_secs(2);
-/// What no host may take is waited for so long, unless --timeout says else: a host may be about to come back.
+/// Wait for a slot that no host may take, without --timeout: a host may be about to come back.
 const UNPLACEABLE: Duration = Duration::from_secs(10);
 
-/// Where a container is on its way.
+/// State of a container's rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
-    /// Every slot is ready on the manifest.
+    /// Every slot is ready on this manifest.
     Converged(String),
-    /// Not yet; how far.
+    /// In progress; how far.
     Pending(String),
-    /// Not as things stand: no host may take what is missing. How far, and why.
+    /// No host may take the slots that are missing; how far, and why.
     Stuck(String, String),
-    /// It will not come as wanted; why, and the last lines of its log.
+    /// Failed; why, and the last lines of the log.
     Failed(String),
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn converged(
     let start = Instant::now();
     let end = start + within;
     let mut stuck: BTreeMap<&ContainerId, Instant> = BTreeMap::new();
-    let mut is_told = false;
+    let mut is_noted = false;
     let mut waiting: Vec<(&ContainerId, i64, String)> = written
         .iter()
         .map(|(id, revision)| (id, *revision, String::new()))
@@ -71,7 +71,7 @@ pub(super) async fn converged(
                         verdict => verdict,
                     }
                 }
-                // An agent that restarts comes back.
+                // It may be restarting.
                 Err(error @ CommandError::Unreached { .. }) => {
                     if !silent {
                         output::note(&error.to_string());
@@ -95,8 +95,8 @@ pub(super) async fn converged(
                     other
                 }
             };
-            if !is_told && matches!(verdict, Verdict::Pending(_)) {
-                is_told = true;
+            if !is_noted && matches!(verdict, Verdict::Pending(_)) {
+                is_noted = true;
                 output::note(&format!(
                     "waiting for up to {within:?}; Ctrl-C ends the wait only, the hosts go on"
                 ));
@@ -145,10 +145,10 @@ pub(super) async fn converged(
 
 fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     if slots.stale {
-        return Verdict::Pending("etcd is away".to_owned());
+        return Verdict::Pending("etcd does not answer the agent".to_owned());
     }
     if slots.revision < revision {
-        return Verdict::Pending("not seen by the agent yet".to_owned());
+        return Verdict::Pending("not yet seen by the agent".to_owned());
     }
     let container = slots.containers.iter().find(|row| row.id() == *id);
     let Some((container, now)) = container.and_then(|row| Some((row, row.revision?))) else {
@@ -194,7 +194,7 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     }
 }
 
-/// The update was given up, and what the slot said last is not known yet.
+/// The rollout failed, and the last lines of the slot's log are not there yet.
 fn lacks_lines(slots: &Slots, id: &ContainerId) -> bool {
     let container = slots.containers.iter().find(|row| row.id() == *id);
     let Some(gave_up) = container.and_then(|row| row.gave_up.as_ref()) else {

@@ -1,4 +1,4 @@
-//! `why`: a container explained.
+//! `why`: each slot, each host's reason and each link of a container.
 
 use gateway::v1::types::{SlotStatus, Why, WhyLink, WhySlot};
 
@@ -10,7 +10,7 @@ use super::error::CommandError;
 use super::{lists, output};
 use crate::args::{Format, GlobalArgs, WhyArgs};
 
-/// Seconds after which a failed connect of a link that works is history.
+/// A failed connect of a working link is shown for so many seconds.
 const OLD: i64 = 600;
 
 pub(super) async fn run(args: &WhyArgs, global: &GlobalArgs) -> Result<(), CommandError> {
@@ -21,7 +21,7 @@ pub(super) async fn run(args: &WhyArgs, global: &GlobalArgs) -> Result<(), Comma
     if global.output == Format::Json {
         return output::json(&why);
     }
-    lists::tell(why.stale, &why.notices);
+    lists::note_age(why.stale, &why.notices);
     output::print(&text(&why))
 }
 
@@ -34,7 +34,7 @@ fn text(why: &Why) -> String {
         }
         (Some(revision), None) => format!("{}: revision {revision}", container.id()),
         (None, _) => format!(
-            "{}: the manifest is removed; what is left goes",
+            "{}: the manifest is removed; its containers are being removed",
             container.id()
         ),
     });
@@ -53,7 +53,7 @@ fn text(why: &Why) -> String {
     lines.extend(lists::unnamed_volumes(container).map(|warning| format!("warning: {warning}")));
     if let Some(gave_up) = &container.gave_up {
         lines.push(format!(
-            "the update was given up at slot {}: {}",
+            "the rollout failed at slot {}: {}",
             gave_up.slot, gave_up.reason
         ));
     }
@@ -85,7 +85,7 @@ fn add_slot(lines: &mut Vec<String>, slot: &WhySlot) {
         row.slot.unwrap_or_default(),
         row.status
     ));
-    // What the container said, where it is the reason.
+    // The log, where it may be the reason.
     if row.status != SlotStatus::Ready || row.failed {
         lines.extend(
             row.log
@@ -125,7 +125,7 @@ fn add_link(lines: &mut Vec<String>, link: &WhyLink, now: Timestamp) {
     for failure in &link.failures {
         let at = failure.at.parse::<Timestamp>().ok();
         let ago = at.map(|at| now.duration_since(at).as_secs());
-        // What works again is no trouble any more.
+        // The link works again.
         if serves && ago.is_some_and(|ago| ago > OLD) {
             continue;
         }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_trouble_of_a_link_that_works_is_not_told() {
+    fn old_failures_of_a_working_link_are_not_shown() {
         let slot = |id: &str| id.parse::<manifests::ContainerId>().unwrap().slot(0);
         let link = |serving: bool| -> WhyLink {
             serde_json::from_value(json!({

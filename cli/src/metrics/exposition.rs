@@ -1,4 +1,4 @@
-//! Metrics as text, in the format that is asked for.
+//! Text formats of metrics.
 //!
 //! The library writes OpenMetrics only. Prometheus's older text format is the
 //! same but for this: the family of a counter is called as its samples are,
@@ -22,7 +22,7 @@ pub(super) enum Exposition {
 const OPEN_METRICS: &str = "application/openmetrics-text";
 
 impl Exposition {
-    /// OpenMetrics for who accepts it at least as gladly; text for all others, also for who says nothing.
+    /// OpenMetrics if `Accept` prefers it or does not mind, else text.
     pub(super) fn wanted(headers: &HeaderMap) -> Self {
         let (mut open, mut text) = (0.0_f32, 0.0_f32);
         let accepted = headers.get_all(header::ACCEPT).into_iter();

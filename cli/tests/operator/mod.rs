@@ -13,66 +13,66 @@ fn db() -> SlotId {
     "shop/db".parse::<ContainerId>().unwrap().slot(0)
 }
 
-fn availability(door: &Door, host: &str) -> String {
-    let seen = door.agent.view().unwrap();
+fn availability(api: &TestApi, host: &str) -> String {
+    let seen = api.agent.view().unwrap();
     let view = seen.snapshot.hosts.get(&host.parse().unwrap()).cloned();
     format!("{:?}", view.map(|view| view.availability()))
 }
 
 #[test]
 fn hosts_are_paused_activated_and_labelled() {
-    let door = Door::open();
-    let ended = door.run(&["pause", "h1"]).with(0);
+    let api = TestApi::open();
+    let ended = api.run(&["pause", "h1"]).with(0);
     assert!(ended.out.starts_with("h1 is paused"), "{}", ended.out);
-    assert_eq!(availability(&door, "h1"), "Some(Pause)");
-    door.run(&["activate", "h1"]).with(0);
-    assert_eq!(availability(&door, "h1"), "Some(Active)");
-    let ended = door.run(&["pause", "h7"]).with(1);
+    assert_eq!(availability(&api, "h1"), "Some(Pause)");
+    api.run(&["activate", "h1"]).with(0);
+    assert_eq!(availability(&api, "h1"), "Some(Active)");
+    let ended = api.run(&["pause", "h7"]).with(1);
     assert_eq!(ended.err, "there is no host h7; there is h1\n");
-    door.run(&["pause"]).with(2);
+    api.run(&["pause"]).with(2);
 
-    let ended = door.run(&["label", "h1", "disk=ssd", "zone=a"]).with(0);
+    let ended = api.run(&["label", "h1", "disk=ssd", "zone=a"]).with(0);
     assert_eq!(ended.out, "h1 disk=ssd,zone=a\n");
-    let ended = door.run(&["label", "h1", "disk-"]).with(0);
+    let ended = api.run(&["label", "h1", "disk-"]).with(0);
     assert_eq!(ended.out, "h1 zone=a\n");
-    let hosts = door.run(&["hosts"]).with(0).out;
+    let hosts = api.run(&["hosts"]).with(0).out;
     assert!(hosts.contains("zone=a"), "{hosts}");
-    door.run(&["label", "h1", "disk"]).with(2);
-    door.run(&["label", "h1"]).with(2);
+    api.run(&["label", "h1", "disk"]).with(2);
+    api.run(&["label", "h1"]).with(2);
 }
 
 #[test]
 fn a_host_that_is_gone_is_forgotten_and_asked_about() {
-    let door = Door::open();
-    door.agent.put_member("h2");
-    door.agent.put_data(&db(), "h2", &["data"]);
-    let ended = door.run(&["hosts", "rm", "h2"]).with(2);
+    let api = TestApi::open();
+    api.agent.put_member("h2");
+    api.agent.put_data(&db(), "h2", &["data"]);
+    let ended = api.run(&["hosts", "rm", "h2"]).with(2);
     assert!(ended.err.contains("--yes"), "{}", ended.err);
-    let ended = door.run(&["hosts", "rm", "h1", "--yes"]).with(1);
+    let ended = api.run(&["hosts", "rm", "h1", "--yes"]).with(1);
     assert!(ended.err.contains("dokkaa leave h1"), "{}", ended.err);
-    let ended = door.run(&["hosts", "rm", "h2", "--yes"]).with(0);
+    let ended = api.run(&["hosts", "rm", "h2", "--yes"]).with(0);
     assert_eq!(
         ended.out,
         "h2 is forgotten; the data of 1 slot is given up\n"
     );
     assert!(ended.err.contains("  shop/db/0: data\n"), "{}", ended.err);
-    let json = door.run(&["hosts", "-o", "json"]).with(0).json();
+    let json = api.run(&["hosts", "-o", "json"]).with(0).json();
     assert_eq!(json["hosts"].as_array().unwrap().len(), 1);
-    door.run(&["hosts", "rm", "h2", "--yes"]).with(1);
+    api.run(&["hosts", "rm", "h2", "--yes"]).with(1);
 }
 
 #[test]
 fn leave_tells_what_goes_and_follows_until_the_host_has_gone() {
-    let door = Door::open();
-    door.agent.put_host("h2", None);
-    door.agent.put_member("h1");
-    let revision = door.agent.put_manifest(&web(), WEB);
-    let manifest = door.agent.put_manifest(&db().container, DB);
-    door.agent.claim(&web().slot(0), "h1", revision);
-    door.agent.claim(&db(), "h1", manifest);
-    door.agent.put_data(&db(), "h1", &["data"]);
-    door.run(&["leave"]).with(2);
-    let ended = door.run(&["leave", "--yes", "--timeout", "1s"]).with(5);
+    let api = TestApi::open();
+    api.agent.put_host("h2", None);
+    api.agent.put_member("h1");
+    let revision = api.agent.put_manifest(&web(), WEB);
+    let manifest = api.agent.put_manifest(&db().container, DB);
+    api.agent.claim(&web().slot(0), "h1", revision);
+    api.agent.claim(&db(), "h1", manifest);
+    api.agent.put_data(&db(), "h1", &["data"]);
+    api.run(&["leave"]).with(2);
+    let ended = api.run(&["leave", "--yes", "--timeout", "1s"]).with(5);
     assert!(
         ended.err.contains("from h1 to other hosts: shop/web/0\n"),
         "{}",
@@ -86,32 +86,32 @@ fn leave_tells_what_goes_and_follows_until_the_host_has_gone() {
         ended.err
     );
     assert!(ended.err.contains("still has 2 slots"), "{}", ended.err);
-    assert_eq!(availability(&door, "h1"), "Some(Leave)");
+    assert_eq!(availability(&api, "h1"), "Some(Leave)");
 
-    door.run(&["activate", "h1"]).with(0);
-    let running = Running::start(door.command(&["leave", "h1", "--yes"]));
+    api.run(&["activate", "h1"]).with(0);
+    let running = Running::start(api.command(&["leave", "h1", "--yes"]));
     wait_for("the wish", || {
-        (availability(&door, "h1") == "Some(Leave)").then_some(())
+        (availability(&api, "h1") == "Some(Leave)").then_some(())
     });
-    door.agent.delete(&Key::Claim(web().slot(0)));
-    door.agent.delete(&Key::Claim(db()));
-    door.agent.delete(&Key::Member("h1".parse().unwrap()));
-    door.agent.delete(&Key::HostRecord("h1".parse().unwrap()));
+    api.agent.delete(&Key::Claim(web().slot(0)));
+    api.agent.delete(&Key::Claim(db()));
+    api.agent.delete(&Key::Member("h1".parse().unwrap()));
+    api.agent.delete(&Key::HostRecord("h1".parse().unwrap()));
     let ended = running.end().with(0);
     assert_eq!(ended.out, "h1 leaves\nh1 has left\n");
-    door.run(&["leave", "h1", "--yes"]).with(1);
+    api.run(&["leave", "h1", "--yes"]).with(1);
 }
 
 #[test]
 fn a_host_that_is_taken_back_is_followed_no_more() {
-    let door = Door::open();
-    door.agent.put_host("h2", None);
-    door.run(&["leave", "h2", "--yes", "--no-wait"]).with(0);
-    assert_eq!(availability(&door, "h2"), "Some(Leave)");
-    let mut running = Running::start(door.command(&["leave", "h2", "--yes"]));
+    let api = TestApi::open();
+    api.agent.put_host("h2", None);
+    api.run(&["leave", "h2", "--yes", "--no-wait"]).with(0);
+    assert_eq!(availability(&api, "h2"), "Some(Leave)");
+    let mut running = Running::start(api.command(&["leave", "h2", "--yes"]));
     wait_for("its end", || {
-        if availability(&door, "h2") == "Some(Leave)" {
-            door.agent.delete(&Key::Availability("h2".parse().unwrap()));
+        if availability(&api, "h2") == "Some(Leave)" {
+            api.agent.delete(&Key::Availability("h2".parse().unwrap()));
         }
         running.0.try_wait().unwrap()
     });
@@ -121,62 +121,59 @@ fn a_host_that_is_taken_back_is_followed_no_more() {
 
 #[test]
 fn volumes_are_listed_released_and_deleted() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&db().container, DB);
-    door.agent.claim(&db(), "h1", revision);
-    door.agent.put_data(&db(), "h1", &["data"]);
-    door.agent.add_volume("shop---db---0---data");
-    let list = door.run(&["volumes", "shop"]).with(0).out;
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&db().container, DB);
+    api.agent.claim(&db(), "h1", revision);
+    api.agent.put_data(&db(), "h1", &["data"]);
+    api.agent.add_volume("shop---db---0---data");
+    let list = api.run(&["volumes", "shop"]).with(0).out;
     let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(
         row.join(" "),
         "shop db 0 data h1 live present on h1 shop---db---0---data"
     );
-    let json = door.run(&["volumes", "-o", "json"]).with(0).json();
+    let json = api.run(&["volumes", "-o", "json"]).with(0).json();
     assert_eq!(json["volumes"][0]["docker"], "shop---db---0---data");
-    door.run(&["volumes", "release", "shop/db"]).with(2);
-    door.run(&["volumes", "release", "shop/db/0"]).with(2);
-    door.run(&["volumes", "release", "shop/db/0", "--yes"])
+    api.run(&["volumes", "release", "shop/db"]).with(2);
+    api.run(&["volumes", "release", "shop/db/0"]).with(2);
+    api.run(&["volumes", "release", "shop/db/0", "--yes"])
         .with(1);
-    door.run(&["volumes", "rm", "shop/db/0", "--yes"]).with(1);
-    door.run(&["volumes", "rm", "shop/db/9", "--yes"]).with(1);
+    api.run(&["volumes", "rm", "shop/db/0", "--yes"]).with(1);
+    api.run(&["volumes", "rm", "shop/db/9", "--yes"]).with(1);
 
-    let ended = door
-        .run(&["volumes", "adopt", "shop/db/0", "--yes"])
-        .with(0);
+    let ended = api.run(&["volumes", "adopt", "shop/db/0", "--yes"]).with(0);
     assert_eq!(ended.out, "shop/db/0 has its data on h1\n");
-    door.run(&["volumes", "adopt", "shop/db/1", "--yes"])
-        .with(1);
-    door.run(&["volumes", "adopt", "shop/db/1", "--yes", "--host", "h1"])
+    api.run(&["volumes", "adopt", "shop/db/1", "--yes"]).with(1);
+    api.run(&["volumes", "adopt", "shop/db/1", "--yes", "--host", "h1"])
         .with(1);
 
     // `rm --volumes` waits until the slot has stopped.
-    let running = Running::start(door.command(&["rm", "shop/db", "--volumes", "--yes"]));
+    let running = Running::start(api.command(&["rm", "shop/db", "--volumes", "--yes"]));
     wait_for("the manifest to go", || {
-        door.revision(&db().container).is_none().then_some(())
+        api.revision(&db().container).is_none().then_some(())
     });
-    assert_eq!(door.agent.volumes().len(), 1);
-    door.agent.delete(&Key::Claim(db()));
+    assert_eq!(api.agent.volumes().len(), 1);
+    api.agent.delete(&Key::Claim(db()));
     let ended = running.end().with(0);
     assert_eq!(
         ended.out,
         "shop/db removed\nshop/db/0: data deleted on h1\n"
     );
-    assert!(door.agent.volumes().is_empty());
+    assert!(api.agent.volumes().is_empty());
     // Data on a host that is away is said, and not forgotten.
-    door.agent.put_member("h2");
-    door.agent.put_data(&db(), "h2", &["data"]);
-    let ended = door.run(&["rm", "shop/db", "--volumes", "--yes"]).with(1);
+    api.agent.put_member("h2");
+    api.agent.put_data(&db(), "h2", &["data"]);
+    let ended = api.run(&["rm", "shop/db", "--volumes", "--yes"]).with(1);
     assert!(
         ended.err.contains("on h2, which is missing"),
         "{}",
         ended.err
     );
-    let ended = door
+    let ended = api
         .run(&["volumes", "release", "shop/db/0", "--yes"])
         .with(0);
     assert_eq!(ended.out, "shop/db/0 is no longer kept on h2\n");
-    door.run(&["rm", "shop/db", "--volumes", "--yes"]).with(1);
+    api.run(&["rm", "shop/db", "--volumes", "--yes"]).with(1);
 }
 
 fn cluster(epoch: u64) -> Cluster {
@@ -186,15 +183,15 @@ fn cluster(epoch: u64) -> Cluster {
     }
 }
 
-fn put_cluster(door: &Door, epoch: u64) {
+fn put_cluster(api: &TestApi, epoch: u64) {
     let value = serde_json::to_vec(&cluster(epoch)).unwrap();
-    door.agent.put(&Key::Cluster, &value);
-    door.agent.set_cluster(Some(cluster(epoch)));
+    api.agent.put(&Key::Cluster, &value);
+    api.agent.set_cluster(Some(cluster(epoch)));
 }
 
 #[test]
 fn a_backup_is_a_file_that_can_be_put_back() {
-    let before = Door::open();
+    let before = TestApi::open();
     put_cluster(&before, 1);
     before.agent.put_manifest(&web(), WEB);
     before.agent.put_manifest(&db().container, DB);
@@ -207,38 +204,38 @@ fn a_backup_is_a_file_that_can_be_put_back() {
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "manifests may hold passwords");
 
-    let door = Door::open();
-    door.agent.set_cluster(Some(cluster(1)));
+    let api = TestApi::open();
+    api.agent.set_cluster(Some(cluster(1)));
     let file = path.to_str().unwrap();
-    door.run(&["restore", file]).with(2);
-    let ended = door.run(&["restore", file, "--dry-run"]).with(0);
+    api.run(&["restore", file]).with(2);
+    let ended = api.run(&["restore", file, "--dry-run"]).with(0);
     assert!(
         ended.err.contains("added    /apps/shop/db/manifest\n"),
         "{}",
         ended.err
     );
     assert!(ended.err.contains("epoch 2"), "{}", ended.err);
-    assert_eq!(door.revision(&web()), None);
-    let ended = door.run(&["restore", file, "--yes"]).with(0);
+    assert_eq!(api.revision(&web()), None);
+    let ended = api.run(&["restore", file, "--yes"]).with(0);
     assert!(
         ended.out.starts_with("restored: 3 added\n"),
         "{}",
         ended.out
     );
     assert!(ended.out.contains("epoch 2"), "{}", ended.out);
-    let ended = door.run(&["restore", file, "--yes"]).with(0);
+    let ended = api.run(&["restore", file, "--yes"]).with(0);
     assert_eq!(ended.out, "there is nothing to restore\n");
 
-    door.file("other.json", "{\"image\": \"other\"}");
-    door.run(&["apply", "shop/web", "other.json"]).with(0);
-    let ended = door.run(&["restore", file, "--yes"]).with(0);
+    api.file("other.json", "{\"image\": \"other\"}");
+    api.run(&["apply", "shop/web", "other.json"]).with(0);
+    let ended = api.run(&["restore", file, "--yes"]).with(0);
     assert!(ended.err.contains("kept     /apps/shop/web/manifest: "));
-    let ended = door.run(&["restore", file, "--yes", "--overwrite"]).with(0);
+    let ended = api.run(&["restore", file, "--yes", "--overwrite"]).with(0);
     assert_eq!(ended.out, "restored: 1 replaced, 2 same\n");
 
     let broken = text.replace("\"scale\": 2", "\"scale\": \"two\"");
-    door.file("broken.json", &broken);
-    let ended = door
+    api.file("broken.json", &broken);
+    let ended = api
         .run(&["restore", "broken.json", "--yes", "--overwrite"])
         .with(3);
     assert!(
@@ -246,23 +243,23 @@ fn a_backup_is_a_file_that_can_be_put_back() {
         "{}",
         ended.err
     );
-    door.file("garbage.json", "{\"a\": 1}");
-    door.run(&["restore", "garbage.json", "--yes"]).with(2);
-    door.run(&["restore", "nowhere.json", "--yes"]).with(2);
-    door.run(&["restore"]).with(2);
-    door.run(&["restore", file, "--accept"]).with(2);
+    api.file("garbage.json", "{\"a\": 1}");
+    api.run(&["restore", "garbage.json", "--yes"]).with(2);
+    api.run(&["restore", "nowhere.json", "--yes"]).with(2);
+    api.run(&["restore"]).with(2);
+    api.run(&["restore", file, "--accept"]).with(2);
 }
 
 #[test]
 fn a_hold_ends_when_an_operator_has_seen_what_that_means() {
-    let door = Door::open();
-    put_cluster(&door, 4);
-    let ended = door.run(&["restore", "--accept", "--yes"]).with(1);
+    let api = TestApi::open();
+    put_cluster(&api, 4);
+    let ended = api.run(&["restore", "--accept", "--yes"]).with(1);
     assert!(ended.err.contains("nothing to accept"), "{}", ended.err);
-    door.agent.set_hold(Some("etcd went back in time"));
-    door.agent.put_host("h2", None);
-    door.run(&["restore", "--accept"]).with(2);
-    let ended = door.run(&["restore", "--accept", "--yes"]).with(0);
+    api.agent.set_hold(Some("etcd went back in time"));
+    api.agent.put_host("h2", None);
+    api.run(&["restore", "--accept"]).with(2);
+    let ended = api.run(&["restore", "--accept", "--yes"]).with(0);
     assert!(
         ended
             .err
@@ -280,11 +277,11 @@ fn a_hold_ends_when_an_operator_has_seen_what_that_means() {
 
 #[test]
 fn why_explains_one_slot() {
-    let door = Door::open();
-    let revision = door.agent.put_manifest(&web(), WEB);
-    door.make_ready(&web(), 0, revision);
-    let ended = door.run(&["why", "shop/web/1"]).with(0);
+    let api = TestApi::open();
+    let revision = api.agent.put_manifest(&web(), WEB);
+    api.make_ready(&web(), 0, revision);
+    let ended = api.run(&["why", "shop/web/1"]).with(0);
     assert!(ended.out.contains("slot 1 waiting"), "{}", ended.out);
     assert!(!ended.out.contains("slot 0"), "{}", ended.out);
-    door.run(&["why", "shop/web/5"]).with(1);
+    api.run(&["why", "shop/web/5"]).with(1);
 }

@@ -1,9 +1,9 @@
-//! A line of a container for a terminal: what could move the cursor, change the
-//! title or ask the terminal something is left out; colours stay.
+//! Terminal escapes in container output: colours are kept; what moves the cursor,
+//! sets the title or queries the terminal is removed.
 
-/// The end of a line with colours.
+/// Ends a line with colours.
 const RESET: &str = "\u{1b}[0m";
-/// Longest parameters of a colour that is one.
+/// Longest parameters of a colour.
 const LONGEST: usize = 32;
 
 /// Tabs and, if wanted, colours are the only control characters left.
