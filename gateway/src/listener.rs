@@ -13,9 +13,6 @@ mod budget;
 mod origin;
 mod slow_reader;
 
-pub use body::{BodyTimeout, BodyTooLarge};
-pub use origin::OriginError;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -38,6 +35,7 @@ use tracing::{debug, warn};
 
 use crate::v1::types::ApiError;
 use crate::v2::error::{ErrorCode, V2Error};
+use body::BodyError;
 use budget::{ClientConnection, ResponseBudget};
 
 /// Limits of connections: each wait of a v2 client holds one.
@@ -203,22 +201,15 @@ async fn admit(
     let response = match origin::check(request.uri(), request.headers(), &admission.allow_hosts) {
         Err(error) => {
             warn!(%peer, %method, path, %error, "refused");
-            let status = match error {
-                OriginError::Host(_) => StatusCode::MISDIRECTED_REQUEST,
-                OriginError::Origin(_) | OriginError::CrossSite => StatusCode::FORBIDDEN,
-            };
-            refuse(&path, status, &error.to_string())
+            refuse(&path, error.status(), &error.to_string())
         }
         Ok(()) if announces_too_much(&request) => {
             // A client that sends `Expect: 100-continue` has sent no body yet.
             if !request.headers().contains_key(header::EXPECT) {
                 body::discard(request.into_body());
             }
-            refuse(
-                &path,
-                StatusCode::PAYLOAD_TOO_LARGE,
-                &BodyTooLarge.to_string(),
-            )
+            let error = BodyError::TooLarge;
+            refuse(&path, error.status(), &error.to_string())
         }
         Ok(()) => {
             next.run(request.map(|body| Body::new(body::LimitedBody::new(body))))
@@ -245,18 +236,11 @@ fn announces_too_much(request: &Request) -> bool {
 
 /// Error of a request whose body could not be read.
 pub fn refuse_body(path: &str, error: &axum::Error) -> Response {
-    if body::too_large(error) {
-        refuse(
-            path,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            &BodyTooLarge.to_string(),
-        )
-    } else if body::too_slow(error) {
-        refuse(path, StatusCode::REQUEST_TIMEOUT, &BodyTimeout.to_string())
-    } else {
-        let why = "the request's body cannot be read";
-        refuse(path, StatusCode::BAD_REQUEST, why)
+    if let Some(error) = BodyError::of(error) {
+        return refuse(path, error.status(), &error.to_string());
     }
+    let why = "the request's body cannot be read";
+    refuse(path, StatusCode::BAD_REQUEST, why)
 }
 
 /// An error of the listener itself, in the format of the path's API; closes the connection.

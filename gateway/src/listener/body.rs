@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -24,15 +25,29 @@ const MAX_TIME: Duration = Duration::from_secs(30);
 /// of it before they read the answer.
 const MAX_DISCARDED: usize = 16 << 20;
 
-/// The body did not arrive in time.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the request's body did not arrive in time")]
-pub struct BodyTimeout;
+/// Errors of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the request's body did not arrive in time")]
+    Timeout,
+    #[error("the body is larger than 1.5 MiB")]
+    TooLarge,
+}
 
-/// The body is too large.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the body is larger than 1.5 MiB")]
-pub struct BodyTooLarge;
+impl BodyError {
+    /// The cause of an error, if it is one of these.
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        let own = error.downcast_ref().copied();
+        own.or_else(|| Self::of(error.source()?))
+    }
+
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        }
+    }
+}
 
 pub(super) struct LimitedBody {
     inner: Body,
@@ -73,19 +88,19 @@ impl HttpBody for LimitedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.deadline.poll_unpin(context).is_ready() {
-            return Poll::Ready(Some(Err(Box::new(BodyTimeout))));
+            return Poll::Ready(Some(Err(Box::new(BodyError::Timeout))));
         }
         loop {
             let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) => frame,
                 None if self.is_too_large() => {
-                    return Poll::Ready(Some(Err(Box::new(BodyTooLarge))));
+                    return Poll::Ready(Some(Err(Box::new(BodyError::TooLarge))));
                 }
                 end => return Poll::Ready(end.map(|end| end.map_err(Into::into))),
             };
             self.count(&frame);
             if self.read > MAX_ENCODED {
-                return Poll::Ready(Some(Err(Box::new(BodyTooLarge))));
+                return Poll::Ready(Some(Err(Box::new(BodyError::TooLarge))));
             }
             // The rest is discarded, for clients that send all of it before they read the answer.
             if !self.is_too_large() {
@@ -109,25 +124,4 @@ pub(super) fn discard(body: Body) {
         MAX_TIME,
         Limited::new(body, MAX_DISCARDED).collect(),
     ));
-}
-
-/// The cause is `BodyTooLarge`.
-pub(super) fn too_large(error: &(dyn Error + 'static)) -> bool {
-    caused_by::<BodyTooLarge>(error)
-}
-
-/// The cause is `BodyTimeout`.
-pub(super) fn too_slow(error: &(dyn Error + 'static)) -> bool {
-    caused_by::<BodyTimeout>(error)
-}
-
-fn caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<E>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

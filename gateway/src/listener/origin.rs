@@ -6,22 +6,31 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OriginError {
-    /// 421
+pub(super) enum OriginError {
+    /// Unknown `Host`.
     #[error(
         "this API does not answer for the host {0:?}; use an IP address or localhost, or name it with --allow-host"
     )]
     Host(String),
-    /// 403
+    /// Foreign `Origin`.
     #[error("requests that a page of {0:?} makes are refused")]
     Origin(String),
-    /// 403
+    /// Foreign `Sec-Fetch-Site`.
     #[error("requests that a page of another site makes are refused")]
     CrossSite,
+}
+
+impl OriginError {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Host(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::Origin(_) | Self::CrossSite => StatusCode::FORBIDDEN,
+        }
+    }
 }
 
 /// Checks a request.

@@ -33,56 +33,48 @@ pub(super) fn host(
     view: &HostView,
     slots: Option<u32>,
 ) -> HostRow {
-    let mut row = HostRow {
+    let record = view.record.as_ref();
+    let state = record.map(|record| record.state.to_string());
+    HostRow {
         host: name.clone(),
-        state: "missing".to_owned(),
+        state: state.unwrap_or_else(|| "missing".to_owned()),
         availability: view.availability().to_string(),
-        addr: None,
+        addr: record.map(|record| record.addr),
         slots: slots.unwrap_or_default(),
-        foreign: 0,
-        cpu_millis: 0,
-        memory: 0,
-        disk: None,
-        engine: None,
-        agent: None,
+        foreign: record.map_or(0, |record| record.foreign),
+        cpu_millis: record.map_or(0, |record| record.capacity.cpu_millis),
+        memory: record.map_or(0, |record| record.capacity.memory),
+        disk: record.and_then(|record| record.disk),
+        engine: record.map(|record| record.engine),
+        agent: record.map(|record| record.versions.agent.clone()),
         labels: labels(view),
-        problems: Vec::new(),
-    };
+        problems: host_problems(snapshot, view),
+    }
+}
+
+fn host_problems(snapshot: &Snapshot, view: &HostView) -> Vec<String> {
     let Some(record) = &view.record else {
-        row.problems
-            .push("no sign of its agent; its containers may still run there".to_owned());
-        return row;
+        return vec!["no sign of its agent; its containers may still run there".to_owned()];
     };
-    row.state = record.state.to_string();
-    row.addr = Some(record.addr);
-    row.foreign = record.foreign;
-    row.cpu_millis = record.capacity.cpu_millis;
-    row.memory = record.capacity.memory;
-    row.disk = record.disk;
-    row.engine = Some(record.engine);
-    row.agent = Some(record.versions.agent.clone());
+    let mut problems = Vec::new();
     if record.state == HostState::Hold {
-        row.problems.push(match &record.hold {
+        problems.push(match &record.hold {
             Some(hold) => format!("in hold, it changes nothing: {}", hold.reason),
             None => "it distrusts its etcd and changes nothing".to_owned(),
         });
     }
     if !record.engine {
-        row.problems
-            .push("its Docker Engine does not answer".to_owned());
+        problems.push("its Docker Engine does not answer".to_owned());
     }
-    row.problems.extend(record.problems.iter().cloned());
+    problems.extend(record.problems.iter().cloned());
     for (id, unfit) in &view.unfit {
-        let manifest = snapshot
-            .containers
-            .get(id)
-            .and_then(|c| c.manifest.as_ref());
+        let container = snapshot.containers.get(id);
+        let manifest = container.and_then(|container| container.manifest.as_ref());
         if manifest.is_some_and(|m| m.modified == unfit.manifest_rev) {
-            row.problems
-                .push(format!("unfit for {id}: {}", unfit.reason));
+            problems.push(format!("unfit for {id}: {}", unfit.reason));
         }
     }
-    row
+    problems
 }
 
 /// Labels of a host: its agent's, overridden by the operator's.

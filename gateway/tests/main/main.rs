@@ -1,6 +1,5 @@
 //! The APIs from outside: over real sockets, on the store in memory and on a real etcd.
 
-mod astray;
 mod client;
 mod differential;
 mod example_keys;
@@ -8,6 +7,7 @@ mod example_waits;
 mod harness;
 mod listener;
 mod members;
+mod misrouted;
 mod on_etcd;
 mod operator;
 mod races;
