@@ -17,10 +17,10 @@ pub(super) enum OriginError {
     )]
     Host(String),
     /// Foreign `Origin`.
-    #[error("requests that a page of {0:?} makes are refused")]
+    #[error("cross-origin requests from {0:?} are refused")]
     Origin(String),
     /// Foreign `Sec-Fetch-Site`.
-    #[error("requests that a page of another site makes are refused")]
+    #[error("cross-site requests are refused")]
     CrossSite,
 }
 

@@ -63,7 +63,7 @@ impl StallGuard {
         ready!(deadline.poll_unpin(context));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the answer is not read",
+            "the client does not read the answer",
         )))
     }
 }

@@ -275,12 +275,12 @@ impl RestorePlan {
             None => (RestoreAction::Added, None),
             Some(now) if query.seen.is_some_and(|seen| now.modified > seen) => (
                 RestoreAction::Kept,
-                Some("it was changed since it was shown".to_owned()),
+                Some("it has changed since it was shown".to_owned()),
             ),
             Some(_) if query.overwrite => (RestoreAction::Replaced, None),
             Some(_) => (
                 RestoreAction::Kept,
-                Some("it says something else now; --overwrite takes the backup's".to_owned()),
+                Some("it differs; --overwrite takes the backup's".to_owned()),
             ),
         };
         if matches!(what, RestoreAction::Added | RestoreAction::Replaced) {
@@ -326,7 +326,7 @@ impl Api {
             Ok(())
         } else {
             Err(ApiFailure::conflict(
-                "somebody else wrote at the same time, and the rest was not restored; restore again",
+                "another client wrote at the same time, and the rest was not restored; restore again",
             ))
         }
     }

@@ -52,9 +52,9 @@ pub fn hold_report(list: &Snapshot, observed: &Observed, host: &HostName) -> Hol
             }
             (_, Some(claim)) if !ours(claim) && !next.is_some_and(|next| ours(next)) => {
                 if claim.host == *host {
-                    "etcd gives the slot to another instance on this host".to_owned()
+                    "etcd assigns the slot to another instance on this host".to_owned()
                 } else {
-                    format!("etcd gives the slot to {}", claim.host)
+                    format!("etcd assigns the slot to {}", claim.host)
                 }
             }
             _ => continue,

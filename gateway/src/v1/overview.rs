@@ -125,7 +125,8 @@ pub fn status(
     let hosts = hosts(snapshot);
     let mut problems = answering.problems;
     if !answering.etcd {
-        problems.push("etcd does not answer this agent; what runs goes on running".to_owned());
+        problems
+            .push("etcd does not answer this agent; running containers keep running".to_owned());
     } else if view.stale && view.hold.is_none() && problems.is_empty() {
         problems.push(format!(
             "{} does not follow etcd at the moment: what is shown may be old",

@@ -54,7 +54,7 @@ impl ApiFailure {
     }
 
     pub(super) fn changed() -> Self {
-        Self::conflict("it was changed by somebody else at the same time; look again")
+        Self::conflict("it was changed at the same time by another client; try again")
     }
 
     pub(super) fn gateway(error: impl Into<String>) -> Self {
@@ -62,10 +62,7 @@ impl ApiFailure {
     }
 
     pub(super) fn method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "this method is not for this path",
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
     }
 
     pub(super) fn not_ready(problems: &[String]) -> Self {

@@ -582,7 +582,7 @@ async fn a_host_that_is_not_reached_is_a_line_and_not_an_error() {
         [
             "(host h2 unreachable: connection refused)",
             "(host h3 unreachable: it is missing)",
-            "(shop/web/4: no host has it yet)",
+            "(shop/web/4: no host has claimed it yet)",
             "h1/0 here",
         ]
     );

@@ -141,7 +141,7 @@ pub(super) async fn remove(State(api): State<Api>, name: Name) -> ApiResult<PinR
     let (view, data) = pinned(&list.snapshot, &slot)?;
     if let Some(claim) = &view.claim {
         return Err(ApiFailure::conflict(format!(
-            "{} has {slot}: its volumes go only when it is removed or scaled down",
+            "{} owns {slot}: its volumes can be removed only after it is removed or scaled down",
             claim.host
         )));
     }
@@ -204,7 +204,7 @@ pub(super) async fn adopt(
         )));
     };
     if let Some(claim) = view.claim.as_ref().filter(|claim| claim.host != *host) {
-        return Err(ApiFailure::conflict(format!("{} has {slot}", claim.host)));
+        return Err(ApiFailure::conflict(format!("{} owns {slot}", claim.host)));
     }
     let Some((_, record)) = snapshot.live().find(|(live, _)| *live == host) else {
         return Err(ApiFailure::conflict(format!("host {host} is missing")));

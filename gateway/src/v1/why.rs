@@ -52,7 +52,7 @@ fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost>
     if let Some(owner) = owner {
         let verb = if has_live_owner { "runs" } else { "has" };
         let has = match pinned(inputs, &slot) {
-            Some(volumes) => format!("{verb} it; its volumes ({volumes}) keep it here"),
+            Some(volumes) => format!("{verb} it; its volumes ({volumes}) pin it here"),
             None => format!("{verb} it"),
         };
         found.push(WhyHost {

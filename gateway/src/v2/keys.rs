@@ -231,7 +231,7 @@ async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
             return Ok(response);
         }
         if start.elapsed() > PATIENCE {
-            let cause = "others write this key all the time";
+            let cause = "too many concurrent writes of this key";
             return Err(V2Error::at(ErrorCode::RaftInternal, cause, reply.revision));
         }
         seen = Lookup::new(&write.key, reply);
@@ -316,8 +316,8 @@ fn unanswered(error: KvError) -> V2Error {
     let cause = match &error {
         KvError::Unavailable(_) => "etcd does not answer; a write may have been carried out or not",
         KvError::Refused(reason) => reason,
-        KvError::NoSpace => "etcd is out of space (alarm NOSPACE) and takes nothing but deletions",
-        KvError::Compacted | KvError::LeaseNotFound => "etcd's answer makes no sense here",
+        KvError::NoSpace => "etcd is out of space (alarm NOSPACE); only deletions are accepted",
+        KvError::Compacted | KvError::LeaseNotFound => "unexpected answer of etcd",
     };
     warn!(%error, "etcd request failed");
     V2Error::request(ErrorCode::RaftInternal, cause)

@@ -47,7 +47,9 @@ impl SlotLogReader {
     async fn read_once(&mut self) {
         let Some((host, _)) = self.place() else {
             let slot = self.slot.clone();
-            self.out.notice(format!("{slot}: no host has it yet")).await;
+            self.out
+                .notice(format!("{slot}: no host has claimed it yet"))
+                .await;
             return;
         };
         let options = self.options.clone();

@@ -646,8 +646,8 @@ fn a_host_stops_what_etcd_gives_to_others_and_keeps_what_it_does_not_know() {
     assert_eq!(
         stops,
         [
-            "shop/web/1: etcd gives the slot to h2",
-            "shop/web/3: etcd gives the slot to another instance on this host",
+            "shop/web/1: etcd assigns the slot to h2",
+            "shop/web/3: etcd assigns the slot to another instance on this host",
             "shop/web/7: the manifest wants 5 slots only",
         ]
     );
@@ -798,7 +798,7 @@ async fn why_may_be_asked_of_one_slot() {
     let hosts = why["slots"][0]["hosts"].as_array().unwrap();
     assert_eq!(
         hosts[0]["reason"],
-        "runs it; its volumes (data) keep it here"
+        "runs it; its volumes (data) pin it here"
     );
     assert_eq!(hosts[1]["reason"], "the slot's data is on h2");
     let (status, _) = api.send("GET", "/why/shop/web?slot=9", "").await;
