@@ -30,7 +30,6 @@ use conductor::events::Journal;
 use conductor::images::{Images, PullSettings, RECORD, collect};
 use conductor::instances::Instances;
 use conductor::orphans::Orphans;
-use conductor::ports::PortRange;
 use conductor::{Published, Setup, firewall};
 use engine::{self, Bridge, DockerEngine, Engine, EngineError, EngineFacts, EngineInfo};
 use gateway::{listener, peer, v1, v2};
@@ -393,8 +392,10 @@ fn begin(
                 .map_err(|e| Misconfigured(model::error::chain(&e)))?,
         )),
     };
-    let options =
-        crate::config::etcd_options(config).map_err(|e| Misconfigured(model::error::chain(&e)))?;
+    let options = config
+        .etcd
+        .options(config.lease_ttl)
+        .map_err(|e| Misconfigured(model::error::chain(&e)))?;
     let kv: Arc<dyn Kv> =
         Arc::new(EtcdKv::new(&options).map_err(|e| Misconfigured(model::error::chain(&e)))?);
     let connect: KvFactory = {
@@ -583,7 +584,7 @@ impl Running {
                 instance_ports: config.instance_ports,
                 host: host.name().clone(),
                 host_ip: Some(config.host_ip).filter(|_| !config.host_ip_is_gateway),
-                range: config.port_range.clone(),
+                range: config.port_range.bounds().clone(),
                 engine: facts_out.clone(),
                 published: published.clone(),
                 problems: closed,
@@ -722,10 +723,7 @@ impl Running {
             },
             doors.clone(),
         ));
-        let range = format!("{}-{}", config.port_range.start(), config.port_range.end());
-        let range: PortRange = range
-            .parse()
-            .map_err(|e: conductor::ports::PortRangeError| Misconfigured(e.to_string()))?;
+        let range = config.port_range.clone();
         let kept = [&listening, &dns].into_iter().flatten().copied().collect();
         let ports = Arc::new(Allocation::open(range, dir.path(), published.clone(), kept));
         let actions = Actions::new(engine.clone(), images, ports, this.clone(), cluster.id);

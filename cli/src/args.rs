@@ -1,5 +1,6 @@
 //! The command line: every command, flag and help text, and nothing of what they do.
 
+pub(crate) mod addresses;
 mod agent;
 mod backup;
 mod global;
@@ -9,12 +10,13 @@ mod local;
 mod logs;
 mod manifests;
 mod parse;
+pub(crate) mod settings;
 pub(crate) mod values;
 mod volumes;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use agent::AgentArgs;
+pub(crate) use agent::{AgentArgs, EtcdArgs};
 pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use global::{DEFAULT_ADDR, Format, GlobalArgs};
 pub(crate) use hosts::{HostArgs, HostsAction, HostsArgs, HostsRmArgs, LabelArgs, LeaveArgs};
@@ -22,7 +24,9 @@ pub(crate) use lists::{AppsArgs, CompletionArgs, PsArgs, WhyArgs};
 pub(crate) use local::{DownCommand, EtcdEnvArgs, UpCommand};
 pub(crate) use logs::{EventsArgs, LogsArgs};
 pub(crate) use manifests::{ApplyArgs, GetArgs, RmArgs, ScaleArgs, SetArgs, ValidateArgs};
-pub(crate) use parse::{command, parse};
+#[cfg(test)]
+pub(crate) use parse::parse_without_variables;
+pub(crate) use parse::{ParseError, command, parse};
 pub(crate) use values::{LogsOf, Selection};
 pub(crate) use volumes::{AdoptArgs, PinArgs, VolumesAction, VolumesArgs};
 

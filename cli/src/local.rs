@@ -3,7 +3,6 @@
 //! Reads their configuration, sets up the log, and hands over; what they do is
 //! in the modules of their names.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,8 +25,8 @@ const BLOCKING_CALLS: Duration = Duration::from_millis(100);
 /// Carries out a command.
 pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
     match command {
-        LocalCommand::Agent(args) => run_agent(&args),
-        LocalCommand::Up(args) => run_up(&args),
+        LocalCommand::Agent(args) => run_agent(*args),
+        LocalCommand::Up(args) => run_up(*args),
         LocalCommand::Down(args) => run_down(&args),
         LocalCommand::EtcdEnv(args) => run_etcd_env(&args),
         LocalCommand::CloudConfig(args) => cloud_config::run(args),
@@ -44,15 +43,14 @@ pub(crate) fn become_etcd(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     Err(embedded_etcd::become_etcd(parent, line).into())
 }
 
-fn run_agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
-    let config = config::agent(args, &environment(), &Machine::look()).map_err(misconfigured)?;
+fn run_agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    let config = config::agent(args, &Machine::look()).map_err(misconfigured)?;
     start_log(&config)?;
     block_on(agent::run(config, |_| {}, |_| {}))
 }
 
-fn run_up(args: &UpCommand) -> anyhow::Result<ExitCode> {
-    let environment = environment();
-    let config = config::up(&args.agent, &environment, &Machine::look()).map_err(misconfigured)?;
+fn run_up(args: UpCommand) -> anyhow::Result<ExitCode> {
+    let config = config::up(args.agent, &Machine::look()).map_err(misconfigured)?;
     start_log(&config)?;
     let state_dir = config.state_dir.clone();
     let in_background = args.up.in_background;
@@ -69,18 +67,14 @@ fn run_up(args: &UpCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn run_down(args: &DownCommand) -> anyhow::Result<ExitCode> {
-    let environment = environment();
-    let state_dir = config::state_dir(args.state_dir.as_ref(), &environment);
-    let docker =
-        config::docker_socket(args.docker.as_ref(), &environment).map_err(misconfigured)?;
-    block_on(down::run(&args.down, &state_dir, || {
-        Ok(DockerEngine::new(&docker))
+    block_on(down::run(&args.down, &args.state_dir, || {
+        Ok(DockerEngine::new(&args.docker))
     }))
 }
 
 fn run_etcd_env(args: &EtcdEnvArgs) -> anyhow::Result<ExitCode> {
-    let state_dir = config::state_dir(args.state_dir.as_ref(), &environment());
-    let lines = etcd_env::lines(&state_dir).with_context(|| {
+    let state_dir = &args.state_dir;
+    let lines = etcd_env::lines(state_dir).with_context(|| {
         format!(
             "there is no etcd of dokkaa up in {}; run dokkaa up, or name its --state-dir",
             state_dir.display()
@@ -96,13 +90,6 @@ fn run_etcd_env(args: &EtcdEnvArgs) -> anyhow::Result<ExitCode> {
 
 fn misconfigured(error: config::ConfigError) -> Misconfigured {
     Misconfigured(error.to_string())
-}
-
-/// Variables that are no text are nobody's configuration.
-fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
 }
 
 /// Runs to the end, and does not wait long for blocking calls that are still under way.

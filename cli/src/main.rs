@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use model::error::chain;
 
 use agent::Misconfigured;
-use args::{Cli, Command, GlobalArgs, UserCommand};
+use args::{Cli, Command, GlobalArgs, ParseError, UserCommand};
 use commands::CommandError;
 
 /// Columns of a help text that goes into a file or a pager.
@@ -45,7 +45,11 @@ fn main() -> ExitCode {
         _ => match parse(&arguments) {
             Ok(Some(cli)) => run(cli),
             Ok(None) => Ok(ExitCode::SUCCESS),
-            Err(error) => {
+            Err(ParseError::Usage(line)) => {
+                let _ = writeln!(io::stderr(), "{line}");
+                return ExitCode::from(2);
+            }
+            Err(ParseError::Clap(error)) => {
                 let code = error.exit_code() as u8;
                 if let Some(hint) = hints::other_command(&error) {
                     let _ = writeln!(io::stderr(), "{hint}");
@@ -61,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 /// None after the answer to a shell that completes a command line.
-fn parse(arguments: &[OsString]) -> Result<Option<Cli>, clap::Error> {
+fn parse(arguments: &[OsString]) -> Result<Option<Cli>, ParseError> {
     if commands::answer_completion()? {
         return Ok(None);
     }

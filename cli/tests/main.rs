@@ -974,6 +974,150 @@ fn wrong_usage_and_wrong_configuration_are_exit_code_2() {
     assert_eq!(ended.err, "--lease-ttl: `1s` is too short; at least 5s\n");
 }
 
+/// What an agent says that is to start with these variables and flags.
+fn refusal(command: &str, variables: &[(&str, &str)], flags: &[&str]) -> String {
+    let mut command = dokkaa(&[command]);
+    command.args(flags).envs(variables.iter().copied());
+    Ended::of(command.output().unwrap()).with(2).err
+}
+
+#[test]
+fn a_wrong_variable_is_named_and_a_flag_wins_over_it() {
+    for (variable, flag, wrong, right, says) in [
+        (
+            "ETCD_ADDR",
+            "--etcd",
+            "ftp://x",
+            "x:1",
+            "is not an endpoint",
+        ),
+        (
+            "DOKKAA_ETCD_USER",
+            "--etcd-user",
+            "x",
+            "x:y",
+            "expected name:password",
+        ),
+        (
+            "DOKKAA_LEASE_TTL",
+            "--lease-ttl",
+            "1s",
+            "1m30s",
+            "at least 5s",
+        ),
+        (
+            "DOKKAA_RESTART_GRACE",
+            "--restart-grace",
+            "1w",
+            "2d",
+            "expected a duration",
+        ),
+        (
+            "DOCKER_HOST",
+            "--docker",
+            "tcp://h:1",
+            "/d.sock",
+            "not an engine on this machine",
+        ),
+        (
+            "DOKKAA_PORT_RANGE",
+            "--port-range",
+            "x",
+            "1-2",
+            "20000-29999",
+        ),
+        (
+            "DOKKAA_INSTANCE_PORTS",
+            "--instance-ports",
+            "x",
+            "open",
+            "peers nor open",
+        ),
+        ("DOKKAA_DISK_LIMITS", "--disk-limits", "9", "8,9", "85,95"),
+        (
+            "HOST_IP",
+            "--host-ip",
+            "x",
+            "10.0.0.1",
+            "is not an IP address",
+        ),
+        ("DOKKAA_NAME", "--name", "A_b", "a", "`A_b`"),
+        (
+            "DOKKAA_LABELS",
+            "--label",
+            "a=1,b",
+            "a=1,b=2",
+            "expected key=value",
+        ),
+        (
+            "DOKKAA_KEYS_LISTEN",
+            "--keys-listen",
+            "x",
+            "0.0.0.0:0",
+            "127.0.0.1:4001",
+        ),
+        (
+            "DOKKAA_DNS_LISTEN",
+            "--dns-listen",
+            "x",
+            "off",
+            "127.0.0.1:53",
+        ),
+        (
+            "DOKKAA_PEER_LISTEN",
+            "--peer-listen",
+            "x",
+            "off",
+            "127.0.0.1:4003",
+        ),
+        (
+            "DOKKAA_METRICS_LISTEN",
+            "--metrics-listen",
+            "x",
+            "off",
+            "127.0.0.1:4002",
+        ),
+        ("DOKKAA_DOMAIN", "--domain", "a..b", "a.b", "`a..b`"),
+        (
+            "DOKKAA_LOG_FORMAT",
+            "--log-format",
+            "xml",
+            "json",
+            "not one of text, json",
+        ),
+    ] {
+        // Refused for its API, once all else is read.
+        let open = ["--host-ip=10.0.0.1", "--name=a", "--keys-listen=0.0.0.0:0"];
+        let others: Vec<&str> = open
+            .into_iter()
+            .filter(|one| !one.starts_with(flag))
+            .collect();
+        let said = refusal("agent", &[(variable, wrong)], &others);
+        assert!(said.starts_with(&format!("{variable}: ")), "{said}");
+        assert!(said.contains(says), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let given = [&others[..], &[flag, right]].concat();
+        let said = refusal("agent", &[(variable, wrong)], &given);
+        assert!(said.starts_with("--keys-listen: whoever reaches"), "{said}");
+        let said = refusal("agent", &[(variable, "")], &[&open[..], &[]].concat());
+        assert!(
+            said.starts_with("--keys-listen: whoever reaches"),
+            "{variable}: {said}"
+        );
+    }
+    let insecure = refusal("agent", &[("DOKKAA_INSECURE", "maybe")], &[]);
+    assert_eq!(
+        insecure,
+        "DOKKAA_INSECURE: `maybe` is neither true nor false\n"
+    );
+    let cert = refusal("agent", &[("DOKKAA_ETCD_CERT", "x")], &[]);
+    assert!(cert.contains("--etcd-key"), "{cert}");
+    // The etcd of others is none of its business.
+    let others = [("ETCD_ADDR", "ftp://x"), ("DOKKAA_ETCD_CERT", "x")];
+    let said = refusal("up", &others, &["--keys-listen=0.0.0.0:0"]);
+    assert!(said.starts_with("--keys-listen: whoever reaches"), "{said}");
+}
+
 /// What bash offers for the last word.
 fn completed(mut command: Command, words: &[&str]) -> Vec<String> {
     command

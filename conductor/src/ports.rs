@@ -41,6 +41,16 @@ impl PortRange {
         usize::from(*self.0.end()) - usize::from(*self.0.start()) + 1
     }
 
+    /// First and last port.
+    pub fn bounds(&self) -> &RangeInclusive<u16> {
+        &self.0
+    }
+
+    /// Whether it shares a port with another range.
+    pub fn overlaps(&self, other: &RangeInclusive<u16>) -> bool {
+        self.0.start() <= other.end() && other.start() <= self.0.end()
+    }
+
     /// Whether a port is in it.
     pub fn contains(&self, port: u16) -> bool {
         self.0.contains(&port)

@@ -1,6 +1,29 @@
 //! `agent`, and what `up` shares with it.
 
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::Args;
+use conductor::firewall::InstancePorts;
+use conductor::ports::PortRange;
+use manifests::HostName;
+use model::disk::DiskLimits;
+
+use super::addresses::{
+    DNS_PORT, Endpoints, KEYS_PORT, Listen, METRICS_PORT, PEER_PORT, docker_socket, endpoints,
+    host_ip, listen,
+};
+use super::settings::{
+    EtcdUser, List, LogFormat, disk_limits, domain, etcd_user, host_name, instance_ports, labels,
+    lease_ttl, names, port_range, truth,
+};
+use super::values::duration;
+
+/// Where the agent keeps its state.
+pub(super) const STATE_DIR: &str = "/var/lib/dokkaa";
+/// Where Docker listens.
+pub(super) const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 
 pub(super) const EXAMPLES: &str = "Examples:
   dokkaa agent --etcd 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379 \\
@@ -27,92 +50,259 @@ rules.
 Hosts need --peer-listen, --port-range and etcd of each other, and nothing has
 to be open to the internet. From a laptop: ssh -L 4001:127.0.0.1:4001 <host>.";
 
-/// The agent's flags as they were given; `config::agent` reads them.
-#[derive(Debug, Clone, Default, Args)]
+/// Flags of the agent; `config` checks them against each other and the machine.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct AgentArgs {
-    /// etcd: `host:port` or URLs, separated by commas [env: ETCD_ADDR] [default: http://127.0.0.1:2379]
-    #[arg(long, value_name = "LIST", help_heading = "etcd")]
-    pub(crate) etcd: Option<String>,
-    /// CA certificate of etcd, PEM; turns TLS on [env: DOKKAA_ETCD_CA]
-    #[arg(long, value_name = "FILE", help_heading = "etcd")]
-    pub(crate) etcd_ca: Option<String>,
-    /// Client certificate for etcd, PEM [env: DOKKAA_ETCD_CERT]
-    #[arg(long, value_name = "FILE", help_heading = "etcd")]
-    pub(crate) etcd_cert: Option<String>,
-    /// Key of the client certificate, PEM [env: DOKKAA_ETCD_KEY]
-    #[arg(long, value_name = "FILE", help_heading = "etcd")]
-    pub(crate) etcd_key: Option<String>,
-    /// File with the user of etcd, as `name:password`; readable by root only [env: DOKKAA_ETCD_USER_FILE]
-    #[arg(long, value_name = "FILE", help_heading = "etcd")]
-    pub(crate) etcd_user_file: Option<String>,
-    /// The same by value, which `ps` shows to everybody; not in a unit [env: DOKKAA_ETCD_USER]
-    #[arg(long, value_name = "NAME:PASSWORD", help_heading = "etcd")]
-    pub(crate) etcd_user: Option<String>,
-    /// Time after which a host that is silent counts as lost, at least 5s [env: DOKKAA_LEASE_TTL] [default: 6s]
-    #[arg(long, value_name = "TIME", help_heading = "etcd")]
-    pub(crate) lease_ttl: Option<String>,
-    /// Time for which the slots of a stopped agent wait for it; then other hosts take them over [env: DOKKAA_RESTART_GRACE] [default: 30s]
-    #[arg(long, value_name = "TIME", help_heading = "etcd")]
-    pub(crate) restart_grace: Option<String>,
+    #[command(flatten, next_help_heading = "etcd")]
+    pub(crate) etcd: EtcdArgs,
+    #[command(flatten, next_help_heading = "Docker")]
+    pub(crate) docker: DockerArgs,
+    #[command(flatten, next_help_heading = "This host")]
+    pub(crate) host: ThisHostArgs,
+    #[command(flatten, next_help_heading = "Listeners")]
+    pub(crate) listeners: ListenerArgs,
+    #[command(flatten, next_help_heading = "Log")]
+    pub(crate) log: LogArgs,
+}
 
-    /// The Docker Engine of this machine [env: DOCKER_HOST] [default: unix:///var/run/docker.sock]
-    #[arg(long, value_name = "URL", help_heading = "Docker")]
-    pub(crate) docker: Option<String>,
-    /// Directory of the Docker client's config.json, with the registry logins [env: DOKKAA_DOCKER_CONFIG] [default: /root/.docker]
-    #[arg(long, value_name = "DIR", help_heading = "Docker")]
-    pub(crate) docker_config: Option<String>,
-    /// Docker network of the containers; its gateway gets DNS and the link ports [env: DOKKAA_BRIDGE] [default: bridge]
-    #[arg(long, value_name = "NETWORK", help_heading = "Docker")]
-    pub(crate) bridge: Option<String>,
-    /// Ports on --host-ip at which services are published [env: DOKKAA_PORT_RANGE] [default: 20000-29999]
-    #[arg(long, value_name = "FIRST-LAST", help_heading = "Docker")]
-    pub(crate) port_range: Option<String>,
-    /// Who may connect to those ports: peers (this machine and the hosts of the cluster; the agent keeps iptables rules) or open (whoever reaches --host-ip) [env: DOKKAA_INSTANCE_PORTS] [default: peers]
-    #[arg(long, value_name = "peers|open", help_heading = "Docker")]
-    pub(crate) instance_ports: Option<String>,
-    /// How full the disk of Docker may be: from the first on, images that the agent pulled and nobody needs are removed; from the second on, this host gets no new containers; 100,100 waits until it is full [env: DOKKAA_DISK_LIMITS] [default: 85,95]
-    #[arg(long, value_name = "PERCENT,PERCENT", help_heading = "Docker")]
-    pub(crate) disk_limits: Option<String>,
+/// etcd, and the leases there.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EtcdArgs {
+    /// Endpoints: host:port or URLs, separated by commas; https with certificates
+    #[arg(
+        id = "etcd",
+        long = "etcd",
+        env = "ETCD_ADDR",
+        value_name = "LIST",
+        default_value = "127.0.0.1:2379",
+        value_parser = endpoints
+    )]
+    pub(crate) endpoints: Endpoints,
+    /// CA certificate of etcd, PEM; turns TLS on
+    #[arg(long, env = "DOKKAA_ETCD_CA", value_name = "FILE")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+    /// Client certificate for etcd, PEM
+    #[arg(
+        long,
+        env = "DOKKAA_ETCD_CERT",
+        value_name = "FILE",
+        requires = "etcd_key"
+    )]
+    pub(crate) etcd_cert: Option<PathBuf>,
+    /// Key of the client certificate, PEM
+    #[arg(
+        long,
+        env = "DOKKAA_ETCD_KEY",
+        value_name = "FILE",
+        requires = "etcd_cert"
+    )]
+    pub(crate) etcd_key: Option<PathBuf>,
+    /// File with name:password of the etcd user; should be readable by root only
+    #[arg(
+        long,
+        env = "DOKKAA_ETCD_USER_FILE",
+        value_name = "FILE",
+        conflicts_with = "etcd_user"
+    )]
+    pub(crate) etcd_user_file: Option<PathBuf>,
+    /// Name and password of the etcd user; `ps` shows them to every user of the host
+    #[arg(
+        long,
+        env = "DOKKAA_ETCD_USER",
+        hide_env_values = true,
+        value_name = "NAME:PASSWORD",
+        value_parser = etcd_user
+    )]
+    pub(crate) etcd_user: Option<EtcdUser>,
+    /// The password is an argument of the process.
+    #[arg(skip)]
+    pub(crate) is_user_visible: bool,
+    /// Time after which a silent host counts as lost, at least 5s
+    #[arg(
+        long,
+        env = "DOKKAA_LEASE_TTL",
+        value_name = "DURATION",
+        default_value = "6s",
+        value_parser = lease_ttl
+    )]
+    pub(crate) lease_ttl: Duration,
+    /// Time that the slots of a stopped agent wait for it before other hosts take them over
+    #[arg(
+        long,
+        env = "DOKKAA_RESTART_GRACE",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration
+    )]
+    pub(crate) restart_grace: Duration,
+}
 
-    /// Address at which the other hosts reach this one [env: HOST_IP] [default: that of the default route]
-    #[arg(long, value_name = "IP", help_heading = "This host")]
-    pub(crate) host_ip: Option<String>,
-    /// Name of this host in the cluster [env: DOKKAA_NAME] [default: the machine's host name]
-    #[arg(long, value_name = "NAME", help_heading = "This host")]
-    pub(crate) name: Option<String>,
-    /// Labels of this host, repeated or separated by commas [env: DOKKAA_LABELS]
-    #[arg(long = "label", value_name = "KEY=VALUE", help_heading = "This host")]
-    pub(crate) labels: Vec<String>,
-    /// Where the agent keeps what must outlive it [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
-    #[arg(long, value_name = "DIR", help_heading = "This host")]
-    pub(crate) state_dir: Option<String>,
+/// The engine and what it publishes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DockerArgs {
+    /// Docker Engine of this machine
+    #[arg(
+        id = "docker",
+        long = "docker",
+        env = "DOCKER_HOST",
+        value_name = "URL",
+        default_value = DOCKER_HOST,
+        value_parser = docker_socket
+    )]
+    pub(crate) socket: PathBuf,
+    /// Directory of the Docker client's config.json, with the registry logins
+    #[arg(
+        long,
+        env = "DOKKAA_DOCKER_CONFIG",
+        value_name = "DIR",
+        default_value = "/root/.docker"
+    )]
+    pub(crate) docker_config: PathBuf,
+    /// Docker network of the containers; DNS and links listen on its gateway
+    #[arg(
+        long,
+        env = "DOKKAA_BRIDGE",
+        value_name = "NETWORK",
+        default_value = "bridge"
+    )]
+    pub(crate) bridge: String,
+    /// Ports on --host-ip at which services are published
+    #[arg(
+        long,
+        env = "DOKKAA_PORT_RANGE",
+        value_name = "FIRST-LAST",
+        default_value_t = PortRange::DEFAULT,
+        value_parser = port_range
+    )]
+    pub(crate) port_range: PortRange,
+    /// Who may connect to these ports: peers (this machine and the hosts of the cluster, by iptables rules) or open
+    /// (everybody)
+    #[arg(
+        long,
+        env = "DOKKAA_INSTANCE_PORTS",
+        value_name = "peers|open",
+        default_value = "peers",
+        value_parser = instance_ports
+    )]
+    pub(crate) instance_ports: InstancePorts,
+    /// Usage of Docker's disk from which on unused images that the agent pulled are removed, and from which on this
+    /// host gets no new containers
+    #[arg(
+        long,
+        env = "DOKKAA_DISK_LIMITS",
+        value_name = "PERCENT,PERCENT",
+        default_value = "85,95",
+        value_parser = disk_limits
+    )]
+    pub(crate) disk_limits: DiskLimits,
+}
 
-    /// The API: manifests and commands [env: DOKKAA_KEYS_LISTEN] [default: 127.0.0.1:4001]
-    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
-    pub(crate) keys_listen: Option<String>,
-    /// DNS [env: DOKKAA_DNS_LISTEN] [default: the bridge's gateway, port 53]
-    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
-    pub(crate) dns_listen: Option<String>,
-    /// For other agents, with mutual TLS [env: DOKKAA_PEER_LISTEN] [default: port 4003 of --host-ip]
-    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
-    pub(crate) peer_listen: Option<String>,
-    /// /metrics, /healthz and /readyz, without a password: names and states of apps [env: DOKKAA_METRICS_LISTEN] [default: 127.0.0.1:4002]
-    #[arg(long, value_name = "LIST|off", help_heading = "Listening")]
-    pub(crate) metrics_listen: Option<String>,
-    /// Names by which the API may be called, besides addresses and localhost [env: DOKKAA_ALLOW_HOST]
-    #[arg(long = "allow-host", value_name = "NAME", help_heading = "Listening")]
-    pub(crate) allow_hosts: Vec<String>,
-    /// Let --keys-listen be reached from outside without a login: anyone who reaches it has root on every host [env: DOKKAA_INSECURE]
-    #[arg(long, help_heading = "Listening")]
+/// Address, name and state of the host.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ThisHostArgs {
+    /// Address at which other hosts reach this one [default: that of the default route]
+    #[arg(long, env = "HOST_IP", value_name = "IP", value_parser = host_ip)]
+    pub(crate) host_ip: Option<IpAddr>,
+    /// Name in the cluster [default: the machine's host name]
+    #[arg(long, env = "DOKKAA_NAME", value_name = "NAME", value_parser = host_name)]
+    pub(crate) name: Option<HostName>,
+    /// Label; repeated, or separated by commas
+    #[arg(
+        id = "labels",
+        long = "label",
+        env = "DOKKAA_LABELS",
+        value_name = "KEY=VALUE",
+        value_parser = labels
+    )]
+    pub(crate) labels: Vec<List<(String, String)>>,
+    /// Directory of the agent's state
+    #[arg(
+        long,
+        env = "DOKKAA_STATE_DIR",
+        value_name = "DIR",
+        default_value = STATE_DIR
+    )]
+    pub(crate) state_dir: PathBuf,
+}
+
+/// What listens where.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ListenerArgs {
+    /// API
+    #[arg(
+        long,
+        env = "DOKKAA_KEYS_LISTEN",
+        value_name = "LIST|off",
+        default_value = "127.0.0.1:4001",
+        value_parser = |text: &str| listen(text, KEYS_PORT)
+    )]
+    pub(crate) keys_listen: Listen,
+    /// DNS [default: the bridge's gateway, port 53]
+    #[arg(
+        long,
+        env = "DOKKAA_DNS_LISTEN",
+        value_name = "LIST|off",
+        value_parser = |text: &str| listen(text, DNS_PORT)
+    )]
+    pub(crate) dns_listen: Option<Listen>,
+    /// API for other agents, with mutual TLS [default: --host-ip, port 4003]
+    #[arg(
+        long,
+        env = "DOKKAA_PEER_LISTEN",
+        value_name = "LIST|off",
+        value_parser = |text: &str| listen(text, PEER_PORT)
+    )]
+    pub(crate) peer_listen: Option<Listen>,
+    /// /metrics, /healthz and /readyz, without authentication
+    #[arg(
+        long,
+        env = "DOKKAA_METRICS_LISTEN",
+        value_name = "LIST|off",
+        default_value = "127.0.0.1:4002",
+        value_parser = |text: &str| listen(text, METRICS_PORT)
+    )]
+    pub(crate) metrics_listen: Listen,
+    /// Name by which the API may be called, besides addresses and localhost
+    #[arg(
+        id = "allow_hosts",
+        long = "allow-host",
+        env = "DOKKAA_ALLOW_HOST",
+        value_name = "NAME",
+        value_parser = names
+    )]
+    pub(crate) allow_hosts: Vec<List<String>>,
+    /// Allow --keys-listen on other addresses than loopback: whoever can connect is root on every host
+    #[arg(long, env = "DOKKAA_INSECURE", value_parser = truth)]
     pub(crate) insecure: bool,
-    /// Zone of the services' names [env: DOKKAA_DOMAIN] [default: skydns.local]
-    #[arg(long, value_name = "NAME", help_heading = "Listening")]
-    pub(crate) domain: Option<String>,
+    /// DNS zone of services
+    #[arg(
+        long,
+        env = "DOKKAA_DOMAIN",
+        value_name = "NAME",
+        default_value = "skydns.local",
+        value_parser = domain
+    )]
+    pub(crate) domain: String,
+}
 
-    /// How the log is written: text or json [env: DOKKAA_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
-    pub(crate) log_format: Option<String>,
-    /// What is logged, as `info` or `info,store=debug` [env: DOKKAA_LOG_FILTER] [default: info]
-    #[arg(long, value_name = "FILTER", help_heading = "Log")]
-    pub(crate) log_filter: Option<String>,
+/// The agent's log.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogArgs {
+    /// Format of the log
+    #[arg(
+        long,
+        env = "DOKKAA_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
+    pub(crate) log_format: LogFormat,
+    /// Levels that are logged, such as `info` or `info,store=debug`
+    #[arg(
+        long,
+        env = "DOKKAA_LOG_FILTER",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub(crate) log_filter: String,
 }

@@ -1,8 +1,11 @@
 //! `up`, `down` and `etcd-env`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
-use super::agent::AgentArgs;
+use super::addresses::docker_socket;
+use super::agent::{AgentArgs, DOCKER_HOST, STATE_DIR};
 use crate::down::DownArgs;
 use crate::up::UpArgs;
 
@@ -30,12 +33,23 @@ pub(crate) struct UpCommand {
 pub(crate) struct DownCommand {
     #[command(flatten)]
     pub(crate) down: DownArgs,
-    /// State directory of `dokkaa up` [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state_dir: Option<String>,
-    /// The Docker Engine of this machine [env: DOCKER_HOST] [default: unix:///var/run/docker.sock]
-    #[arg(long, value_name = "URL")]
-    pub(crate) docker: Option<String>,
+    /// State directory of `dokkaa up`
+    #[arg(
+        long,
+        env = "DOKKAA_STATE_DIR",
+        value_name = "DIR",
+        default_value = STATE_DIR
+    )]
+    pub(crate) state_dir: PathBuf,
+    /// Docker Engine of this machine
+    #[arg(
+        long,
+        env = "DOCKER_HOST",
+        value_name = "URL",
+        default_value = DOCKER_HOST,
+        value_parser = docker_socket
+    )]
+    pub(crate) docker: PathBuf,
 }
 
 /// `dokkaa etcd-env`.
@@ -43,7 +57,12 @@ pub(crate) struct DownCommand {
 #[command(after_help = "Examples:
   eval \"$(dokkaa etcd-env)\" && etcdctl get --prefix /apps/")]
 pub(crate) struct EtcdEnvArgs {
-    /// State directory of `dokkaa up` [env: DOKKAA_STATE_DIR] [default: /var/lib/dokkaa]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state_dir: Option<String>,
+    /// State directory of `dokkaa up`
+    #[arg(
+        long,
+        env = "DOKKAA_STATE_DIR",
+        value_name = "DIR",
+        default_value = STATE_DIR
+    )]
+    pub(crate) state_dir: PathBuf,
 }

@@ -1,13 +1,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use super::*;
-use clap::Parser;
-
-#[derive(Debug, Parser)]
-struct Only {
-    #[command(flatten)]
-    agent: AgentArgs,
-}
+use crate::args::settings::{EtcdUser, etcd_user};
+use crate::args::{self, Command, LocalCommand, ParseError};
 
 fn machine() -> Machine {
     Machine {
@@ -17,17 +12,26 @@ fn machine() -> Machine {
     }
 }
 
-fn read(args: &[&str], env: &[(&str, &str)]) -> Result<AgentConfig, ConfigError> {
-    let args = Only::try_parse_from(std::iter::once(&"agent").chain(args)).unwrap();
-    let env = env
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect();
-    agent(&args.agent, &env, &machine())
+fn on(machine: &Machine, command: &str, args: &[&str]) -> Result<AgentConfig, String> {
+    let line: Vec<&str> = ["dokkaa", command].iter().chain(args).copied().collect();
+    let cli = args::parse_without_variables(&line).map_err(|error| match error {
+        ParseError::Usage(line) => line,
+        ParseError::Clap(error) => error.to_string(),
+    })?;
+    match cli.command {
+        Command::Local(LocalCommand::Agent(args)) => agent(*args, machine),
+        Command::Local(LocalCommand::Up(args)) => up(args.agent, machine),
+        other => panic!("{other:?}"),
+    }
+    .map_err(|error| error.to_string())
+}
+
+fn read(args: &[&str]) -> Result<AgentConfig, String> {
+    on(&machine(), "agent", args)
 }
 
 fn error(args: &[&str]) -> String {
-    read(args, &[]).unwrap_err().to_string()
+    read(args).unwrap_err()
 }
 
 fn addr(text: &str) -> SocketAddr {
@@ -36,7 +40,7 @@ fn addr(text: &str) -> SocketAddr {
 
 #[test]
 fn nothing_given_gives_the_defaults() {
-    let config = read(&[], &[]).unwrap();
+    let config = read(&[]).unwrap();
     assert_eq!(config.etcd.endpoints, ["http://127.0.0.1:2379"]);
     assert_eq!(config.docker, PathBuf::from("/var/run/docker.sock"));
     assert_eq!(config.docker_config, PathBuf::from("/root/.docker"));
@@ -48,7 +52,7 @@ fn nothing_given_gives_the_defaults() {
     assert_eq!(config.dns_listen, DnsListen::Gateway);
     assert_eq!(config.peer_listen, [addr("10.0.0.7:4003")]);
     assert_eq!(config.metrics_listen, [addr("127.0.0.1:4002")]);
-    assert_eq!(config.port_range, 20_000..=29_999);
+    assert_eq!(config.port_range, PortRange::DEFAULT);
     assert_eq!(config.instance_ports, InstancePorts::Peers);
     assert_eq!(config.lease_ttl, Duration::from_secs(6));
     assert_eq!(config.restart_grace, Duration::from_secs(30));
@@ -59,50 +63,57 @@ fn nothing_given_gives_the_defaults() {
 }
 
 #[test]
-fn every_variable_is_read_and_its_flag_wins() {
-    let config = read(
-        &["--name", "flag"],
-        &[
-            ("ETCD_ADDR", "a:1, b:2"),
-            ("DOCKER_HOST", "unix:///tmp/d.sock"),
-            ("HOST_IP", "10.1.1.1"),
-            ("DOKKAA_NAME", "variable"),
-            ("DOKKAA_STATE_DIR", "/s"),
-            ("DOKKAA_LABELS", "a=1,b=2=3"),
-            ("DOKKAA_KEYS_LISTEN", "off"),
-            ("DOKKAA_INSECURE", "true"),
-            ("DOKKAA_LOG_FORMAT", "json"),
-            ("DOKKAA_DOMAIN", ""),
-        ],
-    )
+fn every_flag_is_read() {
+    let config = read(&[
+        "--name=flag",
+        "--etcd=a:1, b:2",
+        "--docker=unix:///tmp/d.sock",
+        "--docker-config=/c",
+        "--bridge=br0",
+        "--host-ip=10.1.1.1",
+        "--state-dir=/s",
+        "--label=a=1,b=2=3,",
+        "--keys-listen=off",
+        "--allow-host=a, b",
+        "--allow-host=c",
+        "--insecure",
+        "--log-format=json",
+        "--log-filter=debug",
+        "--domain=Shop.Local.",
+        "--disk-limits=50,60",
+        "--lease-ttl=1m30s",
+        "--restart-grace=0s",
+    ])
     .unwrap();
     assert_eq!(config.etcd.endpoints, ["http://a:1", "http://b:2"]);
     assert_eq!(config.docker, PathBuf::from("/tmp/d.sock"));
+    assert_eq!(config.docker_config, PathBuf::from("/c"));
+    assert_eq!(config.bridge, "br0");
     assert_eq!(config.host_ip, IpAddr::from([10, 1, 1, 1]));
     assert_eq!(config.name.as_str(), "flag");
     assert_eq!(config.state_dir, PathBuf::from("/s"));
     assert_eq!(config.labels["b"], "2=3");
     assert!(config.keys_listen.is_empty() && config.insecure);
+    assert_eq!(config.allow_hosts, ["a", "b", "c"]);
     assert_eq!(config.log_format, LogFormat::Json);
-    assert_eq!(
-        config.domain, "skydns.local",
-        "an empty variable counts as none"
-    );
+    assert_eq!(config.log_filter, "debug");
+    assert_eq!(config.domain, "shop.local");
+    let (collect, full) = (50, 60);
+    assert_eq!(config.disk_limits, DiskLimits { collect, full });
+    assert_eq!(config.lease_ttl, Duration::from_secs(90));
+    assert_eq!(config.restart_grace, Duration::ZERO);
 }
 
 #[test]
 fn listen_flags_take_lists_port_zero_and_off() {
-    let config = read(
-        &[
-            "--dns-listen",
-            "127.0.0.1:0,[::1]:53,172.17.0.1",
-            "--metrics-listen",
-            "off",
-            "--keys-listen",
-            "localhost:0",
-        ],
-        &[],
-    )
+    let config = read(&[
+        "--dns-listen",
+        "127.0.0.1:0,[::1]:53,172.17.0.1",
+        "--metrics-listen",
+        "off",
+        "--keys-listen",
+        "localhost:0",
+    ])
     .unwrap();
     assert_eq!(
         config.dns_listen,
@@ -119,23 +130,20 @@ fn listen_flags_take_lists_port_zero_and_off() {
 }
 
 #[test]
-fn a_door_that_others_reach_needs_insecure_in_as_many_words() {
+fn an_api_that_others_reach_needs_insecure() {
     assert!(error(&["--keys-listen", "0.0.0.0:4001"]).contains("root on every host"));
-    let config = read(&["--keys-listen", "0.0.0.0:4001", "--insecure"], &[]).unwrap();
+    let config = read(&["--keys-listen", "0.0.0.0:4001", "--insecure"]).unwrap();
     assert_eq!(config.warnings.len(), 1);
 }
 
 #[test]
 fn etcd_endpoints() {
-    let config = read(
-        &[
-            "--etcd",
-            "10.0.0.1,https://db:1/,[::1]:2379",
-            "--etcd-ca",
-            "ca.pem",
-        ],
-        &[],
-    )
+    let config = read(&[
+        "--etcd",
+        "10.0.0.1,https://db:1/,[::1]:2379",
+        "--etcd-ca",
+        "ca.pem",
+    ])
     .unwrap();
     assert_eq!(
         config.etcd.endpoints,
@@ -146,7 +154,7 @@ fn etcd_endpoints() {
         ]
     );
     assert_eq!(config.warnings, Vec::<String>::new());
-    let unix = read(&["--etcd", "unix:///s/c:1"], &[]).unwrap();
+    let unix = read(&["--etcd", "unix:///s/c:1"]).unwrap();
     assert_eq!(unix.etcd.endpoints, ["unix:///s/c:1"]);
     assert_eq!(unix.warnings, Vec::<String>::new());
 
@@ -172,21 +180,25 @@ fn etcd_endpoints() {
 
 #[test]
 fn plaintext_etcd_off_loopback_warns() {
-    let warnings = |etcd: &str| read(&["--etcd", etcd], &[]).unwrap().warnings.len();
+    let warnings = |etcd: &str| read(&["--etcd", etcd]).unwrap().warnings.len();
     assert_eq!(warnings("10.0.0.1:2379"), 1);
     assert_eq!(warnings("127.0.0.1:2379,localhost:1,[::1]:2"), 0);
 }
 
+fn user(password: &str) -> Option<EtcdUser> {
+    etcd_user(&format!("root:{password}")).ok()
+}
+
 #[test]
 fn the_password_of_etcd_is_never_shown() {
-    let config = read(&[], &[("DOKKAA_ETCD_USER", "root:secret:x")]).unwrap();
-    assert_eq!(
-        config.etcd.user,
-        Some(("root".to_owned(), "secret:x".to_owned()))
-    );
+    let config = read(&["--etcd-user", "root:secret:x"]).unwrap();
+    assert_eq!(config.etcd.user, user("secret:x"));
     assert!(!format!("{config:?}").contains("secret"));
-    assert!(!error(&["--etcd-user", "secret"]).contains("secret"));
-    let warnings = read(&["--etcd-user", "root:secret"], &[]).unwrap().warnings;
+    assert_eq!(
+        error(&["--etcd-user", "secret"]),
+        "--etcd-user: expected name:password"
+    );
+    let warnings = config.warnings;
     assert!(warnings[0].contains("--etcd-user-file"), "{warnings:?}");
 }
 
@@ -201,19 +213,14 @@ fn the_user_of_etcd_comes_from_a_file() {
             .unwrap();
     };
     write("root:secret:x\n", 0o600);
-    let user = Some(("root".to_owned(), "secret:x".to_owned()));
-    let config = read(&["--etcd-user-file", name], &[]).unwrap();
-    assert_eq!((&config.etcd.user, config.warnings.len()), (&user, 0));
-    let config = read(&[], &[("DOKKAA_ETCD_USER_FILE", name)]).unwrap();
-    assert_eq!(config.etcd.user, user);
-    let twice = read(
-        &["--etcd-user-file", name],
-        &[("DOKKAA_ETCD_USER", "root:x")],
-    );
-    assert!(twice.unwrap_err().to_string().contains("twice"));
+    let config = read(&["--etcd-user-file", name]).unwrap();
+    assert_eq!(config.etcd.user, user("secret:x"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let twice = error(&["--etcd-user-file", name, "--etcd-user", "root:x"]);
+    assert!(twice.contains("cannot be used with"), "{twice}");
 
     write("root:secret", 0o644);
-    let config = read(&["--etcd-user-file", name], &[]).unwrap();
+    let config = read(&["--etcd-user-file", name]).unwrap();
     assert!(config.warnings[0].contains("chmod 600"));
     write("secret", 0o600);
     let wrong = error(&["--etcd-user-file", name]);
@@ -235,7 +242,7 @@ fn labels_are_those_that_constraints_can_name() {
     let many: Vec<String> = (0..65).map(|n| format!("--label=l{n}=x")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     assert!(error(&many).contains("at most 64"));
-    assert!(read(&many[1..], &[]).is_ok());
+    assert!(read(&many[1..]).is_ok());
 }
 
 #[test]
@@ -262,16 +269,14 @@ fn without_a_default_route_the_address_must_be_given() {
         route_source: None,
         ..machine()
     };
-    let text = agent(&AgentArgs::default(), &BTreeMap::new(), &nowhere)
-        .unwrap_err()
-        .to_string();
+    let text = on(&nowhere, "agent", &[]).unwrap_err();
     assert!(text.starts_with("--host-ip: this machine has no default route"));
-    assert!(error(&["--host-ip", "0.0.0.0"]).contains("no address of one host"));
+    assert!(error(&["--host-ip", "0.0.0.0"]).contains("must be a unicast address"));
 }
 
 #[test]
 fn ports_that_the_world_is_let_to_are_warned_of() {
-    let warnings = |args: &[&str]| read(args, &[]).unwrap().warnings;
+    let warnings = |args: &[&str]| read(args).unwrap().warnings;
     assert_eq!(warnings(&["--host-ip", "8.8.8.8"]), Vec::<String>::new());
     assert_eq!(
         warnings(&["--instance-ports", "open"]),
@@ -279,7 +284,7 @@ fn ports_that_the_world_is_let_to_are_warned_of() {
     );
     let open = warnings(&["--host-ip", "8.8.8.8", "--instance-ports", "open"]);
     assert!(open[0].contains("reachable from the internet"), "{open:?}");
-    let config = read(&[], &[("DOKKAA_INSTANCE_PORTS", "open")]).unwrap();
+    let config = read(&["--instance-ports", "open"]).unwrap();
     assert_eq!(config.instance_ports, InstancePorts::Open);
     assert_eq!(
         error(&["--instance-ports", "closed"]),
@@ -292,72 +297,50 @@ fn ports_keep_off_the_links_and_warn_of_the_kernel() {
     assert!(error(&["--port-range", "10200-10300"]).contains("where links listen"));
     for wrong in ["x", "2-1", "0-5", "1-70000", "5"] {
         assert!(
-            error(&["--port-range", wrong]).contains("not a range"),
+            error(&["--port-range", wrong]).contains("is not a port range"),
             "{wrong}"
         );
     }
-    let config = read(&["--port-range", "30000-40000"], &[]).unwrap();
+    let config = read(&["--port-range", "30000-40000"]).unwrap();
     assert_eq!(config.warnings.len(), 1);
 }
 
 #[test]
 fn other_values_that_are_wrong_name_their_flag() {
     assert!(error(&["--lease-ttl", "4s"]).contains("at least 5s"));
-    assert!(error(&["--lease-ttl", "6"]).starts_with("--lease-ttl: `6` is not a time"));
+    assert!(error(&["--lease-ttl", "6"]).starts_with("--lease-ttl: `6` has no unit; expected"));
     assert!(error(&["--label", "x"]).contains("key=value"));
     assert!(error(&["--label", "x=1", "--label", "x=2"]).contains("twice"));
     assert!(error(&["--domain", "a..b"]).starts_with("--domain"));
     assert!(error(&["--name", "A_b"]).starts_with("--name"));
-    assert!(error(&["--log-format", "xml"]).contains("text or json"));
-    let text = read(&[], &[("HOST_IP", "x")]).unwrap_err().to_string();
-    assert!(
-        text.starts_with("HOST_IP: `x` is not an IP address"),
-        "{text}"
+    assert_eq!(
+        error(&["--log-format", "xml"]),
+        "--log-format: `xml` is not one of text, json"
+    );
+    assert_eq!(
+        error(&["--host-ip", "x"]),
+        "--host-ip: `x` is not an IP address, such as `10.0.0.1`"
     );
 }
 
 #[test]
-fn times() {
-    assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-    assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-    for wrong in ["", "s", "1", "1d", "-1s", "1.5s", "99999999999999999999h"] {
-        assert!(duration(wrong).is_err(), "{wrong}");
-    }
-}
-
-#[test]
-fn up_has_an_etcd_of_its_own_and_no_peer_door() {
-    let given = |args: &[&str], env: &[(&str, &str)]| {
-        let args = Only::try_parse_from(std::iter::once(&"up").chain(args)).unwrap();
-        let env: BTreeMap<String, String> = env
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        let nowhere = Machine {
-            route_source: None,
-            ..machine()
-        };
-        let config = up(&args.agent, &env, &nowhere);
-        (config, is_host_ip_given(&args.agent, &env))
+fn up_has_an_etcd_of_its_own_and_no_peers() {
+    let nowhere = Machine {
+        route_source: None,
+        ..machine()
     };
-    let (config, host_ip) = given(
-        &[],
-        &[("ETCD_ADDR", "10.0.0.1:1"), ("DOKKAA_ETCD_CA", "ca.pem")],
-    );
-    let config = config.unwrap();
-    assert!(config.peer_listen.is_empty() && !host_ip);
+    let config = on(&nowhere, "up", &[]).unwrap();
+    assert!(config.peer_listen.is_empty() && config.own_etcd && config.host_ip_is_gateway);
     assert_eq!((config.etcd.ca, config.warnings), (None, Vec::new()));
-    let (config, host_ip) = given(
-        &["--peer-listen", "127.0.0.1:0"],
-        &[("HOST_IP", "10.0.0.1")],
-    );
-    assert_eq!(config.unwrap().peer_listen, [addr("127.0.0.1:0")]);
-    assert!(host_ip);
-    for flag in ["--etcd", "--etcd-ca", "--etcd-user"] {
-        let (config, _) = given(&[flag, "x"], &[]);
-        let error = config.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{flag}: ")), "{error}");
-        assert!(error.contains("etcd of its own"), "{error}");
+    let args = ["--peer-listen", "127.0.0.1:0", "--host-ip", "10.0.0.1"];
+    let config = on(&nowhere, "up", &args).unwrap();
+    assert_eq!(config.peer_listen, [addr("127.0.0.1:0")]);
+    assert!(!config.host_ip_is_gateway);
+    for (flag, value) in [("--etcd", "x"), ("--etcd-ca", "x"), ("--etcd-user", "x:y")] {
+        assert_eq!(
+            on(&nowhere, "up", &[flag, value]).unwrap_err(),
+            format!("{flag}: dokkaa up runs an etcd of its own; dokkaa agent joins another")
+        );
     }
 }
 
@@ -367,10 +350,11 @@ fn certificates_that_can_not_be_read_are_said_at_once() {
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, "x").unwrap();
     let ca = ca.to_str().unwrap();
-    let config = read(&["--etcd-ca", ca, "--lease-ttl", "9s"], &[]).unwrap();
-    let options = etcd_options(&config).unwrap();
+    let config = read(&["--etcd-ca", ca, "--lease-ttl", "9s"]).unwrap();
+    let options = config.etcd.options(config.lease_ttl).unwrap();
     assert_eq!(options.lease_ttl, Duration::from_secs(9));
     let args = ["--etcd-cert", "/nowhere/c", "--etcd-key", ca];
-    let error = etcd_options(&read(&args, &[]).unwrap()).unwrap_err();
+    let etcd = read(&args).unwrap().etcd;
+    let error = etcd.options(Duration::ZERO).unwrap_err();
     assert!(error.to_string().starts_with("--etcd-cert: /nowhere/c: "));
 }
