@@ -4,7 +4,7 @@ use socket2::{SockFilter, SockRef};
 use tokio::net::UdpSocket;
 use tracing::debug;
 
-use crate::MAX_QUESTIONS;
+use crate::message::MAX_QUESTIONS;
 
 /// Classic BPF: loads a half word of the packet.
 const LOAD_HALF: u16 = 0x28;

@@ -44,10 +44,5 @@ pub use zone::{DomainError, Zone};
 /// Start of an agent's log filter: the library logs packets, and no client may fill the log.
 pub const LOG_FILTER: &str = "hickory_server=error,hickory_net=error,hickory_proto=error";
 
-/// Longest query, in octets; hickory's limit for UDP.
-const MAX_QUESTION: usize = 4096;
-/// Most questions that a packet may announce. More than one is FORMERR.
-const MAX_QUESTIONS: u16 = 255;
-
 #[cfg(test)]
 mod tests;

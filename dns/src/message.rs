@@ -1,10 +1,15 @@
-//! Length-prefixed messages on a stream (RFC 1035, 4.2.2).
+//! Limits of messages, and length-prefixed messages on a stream (RFC 1035, 4.2.2).
 
 use std::error::Error;
 use std::io;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+/// Longest query, in octets; hickory's limit for UDP.
+pub(crate) const MAX_QUESTION: usize = 4096;
+/// Most questions that a packet may announce. More than one is FORMERR.
+pub(crate) const MAX_QUESTIONS: u16 = 255;
 
 pub(crate) fn invalid(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)

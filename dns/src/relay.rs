@@ -27,7 +27,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::resolv_conf::Upstreams;
-use exchange::{Exchange, Question};
+use exchange::{Exchange, Question, RETRY};
 use flights::{Flights, Key};
 
 /// Limits of queries under way, each of which may hold a socket. Ends forwarding loops too.
@@ -35,8 +35,6 @@ pub(crate) const OUTSTANDING: Limits = Limits {
     all: 512,
     per_source: 64,
 };
-/// Delay before the next resolver is queried too.
-const NEXT_RESOLVER: Duration = Duration::from_millis(1500);
 /// Time-out of a query; clients retry after 5 s.
 const DEADLINE: Duration = Duration::from_millis(4500);
 
@@ -118,7 +116,7 @@ async fn first_good(
                 Ok(answer) => bad = Some(Arc::new(answer)),
                 Err(error) => debug!(%from, %error, "upstream resolver failed"),
             },
-            () = sleep(NEXT_RESOLVER), if !waiting.as_slice().is_empty() => {}
+            () = sleep(RETRY), if !waiting.as_slice().is_empty() => {}
             () = &mut deadline => return bad,
         }
     }

@@ -20,8 +20,8 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::handler::Handler;
-use crate::message::{read_message, write_message};
-use crate::{MAX_QUESTION, MAX_QUESTIONS, response};
+use crate::message::{MAX_QUESTION, MAX_QUESTIONS, read_message, write_message};
+use crate::response;
 
 /// Limits of connections, for all addresses together.
 pub(crate) const CONNECTIONS: Limits = Limits {

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::Manifest;
+use crate::manifest::Manifest;
 use crate::manifest::{Ready, Service, VolumeSource};
 
 /// Version of the hashed text.

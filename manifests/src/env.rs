@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::Manifest;
 use crate::manifest::Link;
+use crate::manifest::Manifest;
 use crate::names::{AppName, HostName, ServiceName, SlotId};
 
 /// First port on which a container's links listen at the ambassador.

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
-use crate::Manifest;
+use crate::manifest::Manifest;
 use node::Node;
 use reader::{Draft, Reader, WHOLE};
 

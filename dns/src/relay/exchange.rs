@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use std::{fmt, io};
 
 use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
@@ -10,9 +11,10 @@ use hickory_server::net::xfer::Protocol;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::NEXT_RESOLVER;
 use crate::message::{invalid, read_message, write_message};
 
+/// Delay before a datagram is sent again; the next resolver is queried then, too.
+pub(super) const RETRY: Duration = Duration::from_millis(1500);
 /// Largest datagram.
 const DATAGRAM: usize = 65_535;
 
@@ -66,7 +68,7 @@ impl Exchange {
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(with).await?;
         socket.send(&question.packet).await?;
-        if let Ok(answer) = timeout(NEXT_RESOLVER, self.answer(&socket, question)).await {
+        if let Ok(answer) = timeout(RETRY, self.answer(&socket, question)).await {
             return answer;
         }
         // Query or answer may have been lost.
