@@ -53,7 +53,7 @@ impl Witness {
 
     /// Its agent sees this, and may act on it.
     pub fn sees(&mut self, snapshot: &Snapshot, now: Millis) {
-        if self.missing_since.is_some() && !self.is_braked(now) {
+        if self.missing_since.is_some() && !self.is_paused(now) {
             self.missing_since = None;
         }
         let live: Vec<HostName> = snapshot.live().map(|(name, _)| name.clone()).collect();
@@ -77,7 +77,7 @@ impl Witness {
         self.missing = missing;
     }
 
-    fn is_braked(&self, now: Millis) -> bool {
+    fn is_paused(&self, now: Millis) -> bool {
         self.missing_since.is_some_and(|since| {
             now < self.live_since.max(since) + SETTLED && now < since + LONGEST
         })
@@ -235,7 +235,7 @@ pub fn planned(
                 write
             ));
         }
-        if write.kind == WriteKind::TakeOver && machine.witness.is_braked(now) {
+        if write.kind == WriteKind::TakeOver && machine.witness.is_paused(now) {
             return Some(format!(
                 "{name} writes {} while too many hosts are missing",
                 write

@@ -24,7 +24,7 @@ fn focus(rule: Rule) -> Option<Scenario> {
         | Rule::OrphanedNext
         | Rule::HandoverOrder
         | Rule::StateGuard
-        | Rule::Brake
+        | Rule::MassFailure
         | Rule::NestedBatch => None,
     }
 }

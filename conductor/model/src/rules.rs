@@ -36,7 +36,7 @@ pub enum Rule {
     /// In hold nothing is stopped, claimed or taken over, and crashed containers are restarted.
     Hold,
     /// While many members are missing at once, nothing is taken over before the live hosts have settled.
-    Brake,
+    MassFailure,
     /// Writes that travel in one batch keep their own guards.
     NestedBatch,
     /// A start goes on over a record only if this machine wrote it.
@@ -60,7 +60,7 @@ impl Rule {
         Self::RetakeNext,
         Self::StateGuard,
         Self::Hold,
-        Self::Brake,
+        Self::MassFailure,
         Self::NestedBatch,
         Self::OwnRecord,
     ];

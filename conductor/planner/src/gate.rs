@@ -1,6 +1,8 @@
 //! The gate of the plan: of each scope one write and one action are under way at most.
 
-use model::Action;
+use std::collections::BTreeSet;
+
+use model::{Action, Scope};
 
 use crate::inputs::Inputs;
 use crate::output::{Plan, Report};
@@ -8,20 +10,19 @@ use crate::output::{Plan, Report};
 /// Takes over a rule's report. Nothing is planned for what is under way, nor from a view below the last own write on it;
 /// and of two writes or actions of one scope the first counts, so that a rule comes before those after it.
 pub(crate) fn admit(inputs: &Inputs<'_>, report: Report, plan: &mut Plan) {
+    let mut scopes: BTreeSet<Scope> = plan.writes.iter().map(|w| w.scope.clone()).collect();
     for write in report.writes {
-        let scope = write.scope.clone();
-        let is_first = plan.writes.iter().all(|other| other.scope != scope);
-        if is_first && !inputs.is_writing(&scope) {
+        if !inputs.is_writing(&write.scope) && scopes.insert(write.scope.clone()) {
             plan.writes.push(write);
         }
     }
+    let mut scopes: BTreeSet<Scope> = plan.actions.iter().map(Action::scope).collect();
     for action in report.actions {
         let scope = action.scope();
-        let is_first = plan.actions.iter().all(|other| other.scope() != scope);
         let is_acting = inputs.memory.in_flight.is_acting(&scope);
         // An image that was decided is still to be written.
         let is_deciding = matches!(action, Action::Resolve { .. }) && inputs.is_writing(&scope);
-        if is_first && !is_acting && !is_deciding && !inputs.is_behind(&scope) {
+        if !is_acting && !is_deciding && !inputs.is_behind(&scope) && scopes.insert(scope) {
             plan.actions.push(action);
         }
     }
@@ -29,7 +30,7 @@ pub(crate) fn admit(inputs: &Inputs<'_>, report: Report, plan: &mut Plan) {
     plan.statuses.extend(report.statuses);
     plan.leaving.extend(report.notes.leaving);
     plan.staying.extend(report.notes.staying);
-    plan.left_undone.extend(report.notes.left_undone);
+    plan.turns.extend(report.notes.turns);
     plan.requeue_at = [plan.requeue_at, report.notes.requeue_at]
         .into_iter()
         .flatten()

@@ -44,7 +44,7 @@ impl Inputs<'_> {
     /// A slot of this owner may be given to a host now.
     pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), Pause> {
         match owner {
-            Owner::Lost(_) if self.rules.has(Rule::Brake) => {
+            Owner::Lost(_) if self.rules.has(Rule::MassFailure) => {
                 self.memory.disruption.may_take_over(self.now)?;
             }
             Owner::Lost(_) | Owner::Nobody | Owner::Live(_) => {}
@@ -64,13 +64,13 @@ impl Inputs<'_> {
         own.is_ahead_of(scope, revision, self.now, self.rules)
     }
 
-    /// This host's turn has come, if it has one. What waits for it is noted as left undone.
+    /// This host's turn has come, if it has one. Turns are counted from the first note of it.
     pub(crate) fn is_my_turn(&self, notes: &mut Notes, scope: &Scope, turn: Option<Turn>) -> bool {
-        notes.left_undone.insert(scope.clone());
+        notes.turns.insert(scope.clone());
         let Some(turn) = turn else {
             return false;
         };
-        let since = self.memory.left_undone.get(scope).copied();
+        let since = self.memory.turns.get(scope).copied();
         let comes = turn.comes(since.unwrap_or(self.now));
         if self.now < comes {
             notes.requeue(comes);

@@ -42,8 +42,8 @@ pub struct AgentMemory {
     pub instances: BTreeMap<InstanceId, InstanceMemory>,
     /// Images that could not be decided.
     pub images: BTreeMap<ContainerId, Trouble>,
-    /// Scopes in which any of several hosts may act, and since when none has.
-    pub left_undone: BTreeMap<Scope, Millis>,
+    /// Scopes in which any of several hosts may act, and since when none has: turns are counted from then.
+    pub turns: BTreeMap<Scope, Millis>,
     /// Containers that this host has marked itself unfit for.
     pub unfit: BTreeMap<ContainerId, UnfitMark>,
     /// Time since which the engine does not answer.
@@ -227,8 +227,8 @@ impl AgentMemory {
         if !plan.partial {
             self.forget(plan, now);
         }
-        for scope in &plan.left_undone {
-            self.left_undone.entry(scope.clone()).or_insert(now);
+        for scope in &plan.turns {
+            self.turns.entry(scope.clone()).or_insert(now);
         }
         for (slot, status) in &plan.statuses {
             self.slots
@@ -257,8 +257,7 @@ impl AgentMemory {
 
     /// Forgets what a whole plan does not name any more.
     fn forget(&mut self, plan: &Plan, now: Millis) {
-        self.left_undone
-            .retain(|scope, _| plan.left_undone.contains(scope));
+        self.turns.retain(|scope, _| plan.turns.contains(scope));
         self.own_writes.forget_rejected(now);
         self.slots.retain(|slot, memory| {
             plan.statuses.contains_key(slot)

@@ -23,8 +23,8 @@ pub struct Plan {
     pub leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
     pub staying: Vec<InstanceId>,
-    /// Scopes in which any of several hosts may act, and none has acted yet.
-    pub left_undone: BTreeSet<Scope>,
+    /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
+    pub turns: BTreeSet<Scope>,
     /// Statuses of this host's slots, for people.
     pub statuses: BTreeMap<SlotId, Status>,
     /// When to plan again if nothing happens.
@@ -69,8 +69,8 @@ pub(crate) struct Notes {
     pub(crate) leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
     pub(crate) staying: Vec<InstanceId>,
-    /// Scopes in which any of several hosts may act, and none has acted yet.
-    pub(crate) left_undone: BTreeSet<Scope>,
+    /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
+    pub(crate) turns: BTreeSet<Scope>,
     /// When to decide again.
     pub(crate) requeue_at: Option<Millis>,
 }

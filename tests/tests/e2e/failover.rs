@@ -242,7 +242,7 @@ fn after_a_power_cut_of_everything_each_host_takes_up_its_own() {
     }
     one.start_agent(&AgentOptions::default()).expect("start");
     let why = "2 of 3 hosts are missing";
-    app.row("web", "braked", |row| row.reason.contains(why));
+    app.row("web", "paused", |row| row.reason.contains(why));
     assert_eq!(claims(), before);
     two.start_agent(&AgentOptions::default()).expect("start");
     three.power_on().expect("power on");

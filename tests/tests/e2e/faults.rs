@@ -24,7 +24,7 @@ const APP: &str = "stormy";
 const ROUND: usize = 8;
 /// A lost host is noticed when its lease has ended.
 const NOTICED: Duration = Duration::from_secs(30);
-/// A brake of half a minute, and the back-off of what was killed often.
+/// A mass-failure pause of half a minute, and the back-off of what was killed often.
 const CONVERGED: Duration = Duration::from_secs(240);
 
 #[test]
