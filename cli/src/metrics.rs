@@ -288,7 +288,7 @@ mod tests {
             modified: 7,
             created: 7,
         };
-        let claim = r#"{"host": "h1", "instance": "i", "manifest_rev": 7}"#;
+        let claim = r#"{"host": "h1", "instance": "i", "version": 7}"#;
         let data =
             r#"{"host": "h1", "host_id": "00000000-0000-0000-0000-000000000001", "volumes": []}"#;
         let mut snapshot = Snapshot::default();

@@ -93,7 +93,8 @@ impl TestApi {
                 .get(id)?
                 .manifest
                 .as_ref()?
-                .modified,
+                .modified
+                .0,
         )
     }
 }
@@ -504,7 +505,7 @@ fn wait_ends_failed_with_the_slot_and_its_last_lines() {
     api.agent.claim(&web().slot(1), "h1", revision);
     api.agent.put_status(&web().slot(1), "h1", |status| {
         status.progress = Progress::Failed;
-        status.manifest_rev = revision;
+        status.version = model::VersionId(revision);
         status.reason = Some("no such image".to_owned());
         status.log = vec!["last words".to_owned()];
     });

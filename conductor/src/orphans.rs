@@ -98,7 +98,7 @@ mod tests {
         let container: manifests::ContainerId = "shop/web".parse().unwrap();
         let orphan = Orphan {
             slot: container.slot(1),
-            rev: 7,
+            rev: model::VersionId(7),
             version: None,
             claimed: true,
         };

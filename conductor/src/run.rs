@@ -4,6 +4,7 @@
 //! the next plan, and after a plan that took long the loop rests in proportion,
 //! so that a burst costs few plans.
 
+use model::{ModRev, VersionId};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -164,7 +165,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
 }
 
 /// Says once what is wrong or odd with a manifest that was written past the doors.
-fn tell_manifest(snapshot: &Snapshot, id: &ContainerId, told: &mut BTreeMap<ContainerId, i64>) {
+fn tell_manifest(snapshot: &Snapshot, id: &ContainerId, told: &mut BTreeMap<ContainerId, ModRev>) {
     let manifest = snapshot
         .containers
         .get(id)
@@ -178,11 +179,11 @@ fn tell_manifest(snapshot: &Snapshot, id: &ContainerId, told: &mut BTreeMap<Cont
         _ if told.insert(id.clone(), manifest.modified) == Some(manifest.modified) => {}
         Desired::Valid { warnings, .. } => {
             let odd = warnings.join("; ");
-            tracing::warn!(of = %id, revision = manifest.modified, odd, "the manifest is run all the same");
+            tracing::warn!(of = %id, revision = manifest.modified.0, odd, "the manifest is run all the same");
         }
         Desired::Invalid(errors) => {
             let errors = errors.join("; ");
-            tracing::error!(of = %id, revision = manifest.modified, errors, "the manifest is not valid: nothing is changed for it");
+            tracing::error!(of = %id, revision = %manifest.modified, errors, "the manifest is not valid: nothing is changed for it");
         }
     }
 }
@@ -235,7 +236,7 @@ struct State {
     /// Ends whose last lines were asked for.
     ended: BTreeSet<(InstanceId, i64)>,
     /// Revisions of manifests that the log has said something about.
-    told: BTreeMap<ContainerId, i64>,
+    told: BTreeMap<ContainerId, ModRev>,
     retry_writes_at: Option<Millis>,
     /// Something is to be planned again then, whatever the plan itself says.
     replan_at: Option<Millis>,
@@ -565,11 +566,21 @@ impl Loop {
     }
 
     /// The image of a version was decided here; whether it counts, etcd says.
-    fn version(&mut self, container: ContainerId, rev: i64, image: String, volumes: Vec<String>) {
+    fn version(
+        &mut self,
+        container: ContainerId,
+        rev: VersionId,
+        image: String,
+        volumes: Vec<String>,
+    ) {
         let Some(view) = self.state.snapshot.containers.get(&container) else {
             return;
         };
-        let Some(manifest) = view.manifest.as_ref().filter(|m| m.modified == rev) else {
+        let Some(manifest) = view
+            .manifest
+            .as_ref()
+            .filter(|m| m.modified.version() == rev)
+        else {
             return;
         };
         let Desired::Valid { json, .. } = &manifest.value else {
@@ -783,7 +794,7 @@ impl Loop {
                     .get(&slot.slot)
                     .and_then(|s| s.claim.as_ref())
                     .filter(|claim| claim.instance == *instance)
-                    .and_then(|claim| view.manifest_of(claim.manifest_rev));
+                    .and_then(|claim| view.manifest_of(claim.version));
                 claimed.or_else(|| {
                     view.version_by_hash(&container.owner.manifest_hash)
                         .and_then(|(_, version)| version.manifest.as_ref())

@@ -1,6 +1,7 @@
 //! An agent: the real view, the real plan, the real memory of its own work and the real transactions, driven by
 //! events instead of a runtime. It does what `conductor/src/run.rs` does.
 
+use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -829,14 +830,14 @@ impl World {
     }
 
     /// The image of a version was decided here; whether it counts, etcd says.
-    fn version(&mut self, machine: usize, container: ContainerId, rev: i64, image: String) {
+    fn version(&mut self, machine: usize, container: ContainerId, rev: VersionId, image: String) {
         let Some(agent) = self.agent(machine) else {
             return;
         };
         let view = agent.snapshot().and_then(|s| s.containers.get(&container));
         let Some(manifest) = view
             .and_then(|view| view.manifest.as_ref())
-            .filter(|m| m.modified == rev)
+            .filter(|m| m.modified.version() == rev)
         else {
             return;
         };

@@ -198,7 +198,7 @@ impl World {
                 let outdated = view.claim.as_ref().zip(Target::of(container)).is_some_and(
                     |(claim, target)| {
                         truth.is_live(&claim.host)
-                            && target.outdates(container, claim.manifest_rev)
+                            && target.outdates(container, claim.version)
                             && !target.was_given_up(container)
                     },
                 );

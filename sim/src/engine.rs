@@ -3,6 +3,7 @@
 //! What takes time in a real engine takes time between the steps here; what
 //! another process could see in between is seen.
 
+use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -350,7 +351,7 @@ fn failed(slot: &SlotId, error: &EngineError) -> ActionReport {
     .into()
 }
 
-fn not_prepared(slot: &SlotId, rev: i64, error: &EngineError) -> ActionReport {
+fn not_prepared(slot: &SlotId, rev: VersionId, error: &EngineError) -> ActionReport {
     ActionResult::NotPrepared {
         slot: slot.clone(),
         rev,

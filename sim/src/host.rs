@@ -134,7 +134,7 @@ impl World {
                 let record = update
                     .snapshot
                     .record(&name)
-                    .map(|r| (r.session, r.modified));
+                    .map(|r| (r.session, r.modified.0));
                 inbox.observed = Some((update.snapshot.revision, record));
             }
             Trust::Trusted => {}

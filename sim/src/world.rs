@@ -4,6 +4,7 @@
 //! Time is virtual. Everything that will happen stands in one queue by its time;
 //! how long things take is thrown by the seed.
 
+use model::ModRev;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -174,7 +175,7 @@ pub struct World {
     /// Longest time of a call, one way.
     pub latency: u64,
     /// Claims that were won by a retake, by their revision.
-    pub retaken: BTreeMap<SlotId, i64>,
+    pub retaken: BTreeMap<SlotId, ModRev>,
     /// A machine that does not come back, if it has no power when the faults end.
     pub lost_for_good: Option<usize>,
     /// What users' containers are like, by name.

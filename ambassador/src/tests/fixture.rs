@@ -65,7 +65,7 @@ impl Cluster {
         let instance = format!("{}-{}", slot.container.container, slot.slot);
         self.puts.push((
             claim.clone(),
-            serde_json::json!({"host": "h1", "instance": instance, "manifest_rev": 1}),
+            serde_json::json!({"host": "h1", "instance": instance, "version": 1}),
         ));
         self.puts.push((
             format!("{claim}.state"),

@@ -105,8 +105,7 @@ mod tests {
     fn a_host_is_named_by_claims_and_handovers() {
         let put = |key: &str, host: &str| Change::Put {
             key: key.to_owned(),
-            value: format!(r#"{{"host": "{host}", "instance": "i", "manifest_rev": 1}}"#)
-                .into_bytes(),
+            value: format!(r#"{{"host": "{host}", "instance": "i", "version": 1}}"#).into_bytes(),
             modified: 2,
             created: 2,
         };

@@ -20,7 +20,7 @@ pub fn of_write(write: &Write) -> Option<Happened> {
     };
     let claimed = |kind: Kind, why: &str| {
         let claim = write.claimed()?;
-        let message = format!("{why}to run revision {}", claim.manifest_rev);
+        let message = format!("{why}to run revision {}", claim.version);
         let happened = about(kind, message).instance(&claim.instance);
         Some(match &write.over {
             Over::Lost(host) | Over::Stopped(_, host) => happened.from(host),

@@ -1,5 +1,6 @@
 //! Actions on the engine, and their results.
 
+use crate::revision::VersionId;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub enum Action {
         /// The container.
         container: ContainerId,
         /// Key of the version.
-        rev: i64,
+        rev: VersionId,
         /// Its manifest.
         manifest: Arc<Manifest>,
         /// As it was written.
@@ -74,7 +75,7 @@ pub struct Prepare {
     /// The instance.
     pub instance: InstanceId,
     /// Key of the version.
-    pub rev: i64,
+    pub rev: VersionId,
     /// Its manifest.
     pub manifest: Arc<Manifest>,
     /// Its decided image.
@@ -137,7 +138,7 @@ pub enum ActionResult {
         /// The container.
         container: ContainerId,
         /// Key of the version.
-        rev: i64,
+        rev: VersionId,
         /// A digest, or `local:<image id>`.
         image: String,
         /// Paths at which it declares volumes.
@@ -148,7 +149,7 @@ pub enum ActionResult {
         /// The container.
         container: ContainerId,
         /// Key of the version.
-        rev: i64,
+        rev: VersionId,
         /// Reason, for people.
         reason: String,
         /// Who has to change something.
@@ -161,14 +162,14 @@ pub enum ActionResult {
         /// The instance.
         instance: InstanceId,
         /// Key of the version.
-        rev: i64,
+        rev: VersionId,
     },
     /// A container could not be created.
     NotPrepared {
         /// The slot.
         slot: SlotId,
         /// Key of the version.
-        rev: i64,
+        rev: VersionId,
         /// Reason, for people.
         reason: String,
         /// Who has to change something.

@@ -310,7 +310,7 @@ fn endpoints_of(snapshot: &Snapshot, slot: &SlotId) -> Vec<(ServiceId, Endpoint)
     let (Some(claim), Some(state)) = (&view.claim, view.current_state()) else {
         return Vec::new();
     };
-    let version = container.versions.get(&claim.manifest_rev);
+    let version = container.versions.get(&claim.version);
     let services = version
         .and_then(|version| version.manifest.as_ref())
         .map(|manifest| &manifest.services);
@@ -425,7 +425,7 @@ mod tests {
         let manifest = r#"{"image": "web", "services": {"web": 80}}"#;
         let touched = put(&mut snapshot, "/apps/shop/web/manifest", manifest);
         assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
-        let claim = r#"{"host":"h1","instance":"i1","manifest_rev":2}"#;
+        let claim = r#"{"host":"h1","instance":"i1","version":2}"#;
         let touched = put(&mut snapshot, "/claims/shop/web/slots/0", claim);
         assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
         // A state of another instance does not count.

@@ -2,6 +2,8 @@
 //!
 //! Names and meaning are those of etcd's API v3 (Range, Txn, Watch, Lease).
 
+use crate::revision::ModRev;
+
 /// A key and its value, with the revisions that guards compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
@@ -102,12 +104,12 @@ pub struct Compare {
 }
 
 impl Compare {
-    /// The key's last change is of this revision; 0 means that it is absent.
-    pub fn modified(key: impl ToString, revision: i64) -> Self {
+    /// The key is as it was at its last change.
+    pub fn modified(key: impl ToString, rev: ModRev) -> Self {
         Self::new(
             KeyRange::key(key.to_string()),
             Relation::Equal,
-            Target::Modified(revision),
+            Target::Modified(rev.0),
         )
     }
 

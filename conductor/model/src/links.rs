@@ -284,7 +284,7 @@ mod tests {
         };
         put(
             "/claims/shop/redis/slots/0",
-            r#"{"host":"h1","instance":"i1","manifest_rev":1}"#,
+            r#"{"host":"h1","instance":"i1","version":1}"#,
         );
         put(
             "/claims/shop/redis/slots/0.state",

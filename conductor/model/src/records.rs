@@ -9,6 +9,8 @@ use manifests::{HostName, InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::revision::{ModRev, VersionId};
+
 /// `…/slots/<slot>`: gives a slot to a host and an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -17,7 +19,7 @@ pub struct Claim {
     /// Its instance.
     pub instance: InstanceId,
     /// Key of the version that the instance runs.
-    pub manifest_rev: i64,
+    pub version: VersionId,
 }
 
 /// `…/slots/<slot>.next`: a handover under way.
@@ -74,7 +76,7 @@ pub struct Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     /// Key of the version.
-    pub version: i64,
+    pub version: VersionId,
     /// That it failed; always true today.
     pub failed: bool,
     /// Number of the slot that failed.
@@ -249,7 +251,7 @@ pub type Labels = BTreeMap<String, Option<String>>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfit {
     /// Revision of the manifest.
-    pub manifest_rev: i64,
+    pub manifest_rev: ModRev,
     /// Reason, for people.
     pub reason: String,
 }
@@ -301,7 +303,7 @@ pub struct Status {
     pub progress: Progress,
     /// Key of the version that this is about, which may not be the claim's while an update is tried; 0 if unknown.
     #[serde(default)]
-    pub manifest_rev: i64,
+    pub version: VersionId,
     /// Reason for which it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -1,7 +1,54 @@
-//! Numbers that etcd and the cluster count by.
+//! Revisions of etcd, by what they count.
 
-/// Revision of a key's last change; 0 if the key is absent.
-pub type ModRev = i64;
+use std::fmt;
 
-/// Revision of the manifest that first meant a version: the version's key.
-pub type VersionId = i64;
+use serde::{Deserialize, Serialize};
+
+/// Revision of a key's last change (etcd's MOD).
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct ModRev(pub i64);
+
+impl ModRev {
+    /// That of a key that is not there.
+    pub const ABSENT: Self = Self(0);
+
+    /// Key of the version that a manifest of this revision may begin.
+    pub const fn version(self) -> VersionId {
+        VersionId(self.0)
+    }
+}
+
+impl fmt::Display for ModRev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Key of a version: revision of the manifest that first meant it; negative for one that a restore left without a
+/// manifest.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct VersionId(pub i64);
+
+impl VersionId {
+    /// Its key in an etcd that has lost it: no manifest of that revision can mean it.
+    pub const fn orphaned(self) -> Self {
+        Self(-self.0.abs())
+    }
+
+    /// Revision of the manifest that first meant it.
+    pub const fn manifest_rev(self) -> ModRev {
+        ModRev(self.0)
+    }
+}
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

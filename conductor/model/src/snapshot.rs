@@ -16,6 +16,7 @@ use crate::records::{
     Availability, Claim, Cluster, Data, HostRecord, Labels, Member, Next, Rollout, SlotState,
     Unfit, Version,
 };
+use crate::revision::{ModRev, VersionId};
 
 /// A value with the revisions that guards compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +24,9 @@ pub struct Rev<T> {
     /// The value.
     pub value: T,
     /// Revision of its last change.
-    pub modified: i64,
+    pub modified: ModRev,
     /// Revision of its creation.
-    pub created: i64,
+    pub created: ModRev,
 }
 
 impl<T> std::ops::Deref for Rev<T> {
@@ -34,6 +35,11 @@ impl<T> std::ops::Deref for Rev<T> {
     fn deref(&self) -> &T {
         &self.value
     }
+}
+
+/// Revision of a key that may not be there.
+pub fn mod_rev<T>(key: Option<&Rev<T>>) -> ModRev {
+    key.map_or(ModRev::ABSENT, |key| key.modified)
 }
 
 /// One change of one key.
@@ -112,7 +118,7 @@ impl Touched {
             };
             let newest = container.versions.keys().next_back();
             let mut claims = container.slots.values().filter_map(|s| s.claim.as_ref());
-            claims.any(|claim| claim.host == *host && Some(&claim.manifest_rev) < newest)
+            claims.any(|claim| claim.host == *host && Some(&claim.version) < newest)
         };
         self.cluster
             || !self.hosts.is_empty()
@@ -196,7 +202,7 @@ pub enum Successor<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VoidNext {
     /// MOD(`.next`).
-    pub modified: i64,
+    pub rev: ModRev,
     /// Its host.
     pub host: HostName,
 }
@@ -205,7 +211,7 @@ impl Rev<Next> {
     /// Its host is not live.
     pub fn void(&self) -> VoidNext {
         VoidNext {
-            modified: self.modified,
+            rev: self.modified,
             host: self.host.clone(),
         }
     }
@@ -229,7 +235,7 @@ pub struct ContainerView {
     /// Its slots, by number.
     pub slots: RedBlackTreeMapSync<u32, SlotView>,
     /// Its versions, by key, each with its manifest parsed (none if this agent can't read it).
-    pub versions: RedBlackTreeMapSync<i64, Rev<ParsedVersion>>,
+    pub versions: RedBlackTreeMapSync<VersionId, Rev<ParsedVersion>>,
     /// An update that was given up.
     pub rollout: Option<Rev<Rollout>>,
 }
@@ -267,8 +273,8 @@ impl ContainerView {
     }
 
     /// The manifest of a version, decided or still the user's newest.
-    pub fn manifest_of(&self, rev: i64) -> Option<&Arc<manifests::Manifest>> {
-        if let Some(version) = self.versions.get(&rev) {
+    pub fn manifest_of(&self, id: VersionId) -> Option<&Arc<manifests::Manifest>> {
+        if let Some(version) = self.versions.get(&id) {
             return version.manifest.as_ref();
         }
         match self.manifest.as_ref() {
@@ -276,18 +282,18 @@ impl ContainerView {
                 value: Desired::Valid { manifest, .. },
                 modified,
                 ..
-            }) if *modified == rev => Some(manifest),
+            }) if modified.version() == id => Some(manifest),
             _ => None,
         }
     }
 
     /// The version that a container with this hash was made from. Of several with equal hash, which differ in what does
     /// not affect a container (`stop_timeout`), the newest counts.
-    pub fn version_by_hash(&self, hash: &str) -> Option<(i64, &Rev<ParsedVersion>)> {
+    pub fn version_by_hash(&self, hash: &str) -> Option<(VersionId, &Rev<ParsedVersion>)> {
         self.versions
             .iter()
             .rfind(|(_, version)| version.hash.as_deref() == Some(hash))
-            .map(|(rev, version)| (*rev, version))
+            .map(|(id, version)| (*id, version))
     }
 
     fn is_empty(&self) -> bool {
@@ -444,8 +450,8 @@ impl Snapshot {
                 key,
                 Some(Rev {
                     value,
-                    modified,
-                    created,
+                    modified: ModRev(modified),
+                    created: ModRev(created),
                 }),
             ),
             Change::Delete { key, .. } => (key, None),
@@ -458,12 +464,13 @@ impl Snapshot {
             Key::Next(slot) => self.slot_of(slot, touched, |s| s.next = put.and_then(json)),
             Key::Data(slot) => self.slot_of(slot, touched, |s| s.data = put.and_then(json)),
             Key::Version(id, rev) => {
+                let version_id = VersionId(rev);
                 touched.versions.insert(id.clone());
                 self.container(id, touched, |c| {
                     match put.and_then(json::<Version>).map(parse_version) {
-                        Some(version) => c.versions.insert_mut(rev, version),
+                        Some(version) => c.versions.insert_mut(version_id, version),
                         None => {
-                            c.versions.remove_mut(&rev);
+                            c.versions.remove_mut(&version_id);
                         }
                     }
                 });

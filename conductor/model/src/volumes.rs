@@ -4,6 +4,7 @@
 //! a container with them was made there, or somebody has adopted them. One that
 //! exists and that the engine lacks is lost data, never a new volume.
 
+use crate::revision::ModRev;
 use std::collections::BTreeMap;
 
 use manifests::manifest::VolumeSource;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use crate::host::Host;
 use crate::observed::LABEL_CLUSTER;
 use crate::records::Data;
-use crate::snapshot::SlotView;
+use crate::snapshot::{SlotView, mod_rev};
 
 /// The labels of a volume.
 pub type Labels = BTreeMap<String, String>;
@@ -46,13 +47,13 @@ pub fn unnamed<'a>(declared: &'a [String], manifest: &Manifest) -> Vec<&'a str> 
 }
 
 /// Pin of a slot that this host takes, and the revision of the present one; none if it need not be written.
-pub fn pin(host: &Host, view: Option<&SlotView>, manifest: &Manifest) -> Option<(Data, i64)> {
+pub fn pin(host: &Host, view: Option<&SlotView>, manifest: &Manifest) -> Option<(Data, ModRev)> {
     let had = existing(host, view);
     note(host, view, manifest, |volume| had.contains(volume))
 }
 
 /// Pin of a slot of which a container was created here, so that its volumes exist.
-pub fn made(host: &Host, view: &SlotView, manifest: &Manifest) -> Option<(Data, i64)> {
+pub fn made(host: &Host, view: &SlotView, manifest: &Manifest) -> Option<(Data, ModRev)> {
     note(host, Some(view), manifest, |_| true)
 }
 
@@ -69,7 +70,7 @@ fn note(
     view: Option<&SlotView>,
     manifest: &Manifest,
     exists: impl Fn(&String) -> bool,
-) -> Option<(Data, i64)> {
+) -> Option<(Data, ModRev)> {
     let volumes = local(manifest);
     if volumes.is_empty() {
         return None;
@@ -82,7 +83,7 @@ fn note(
     };
     match view.and_then(|v| v.data.as_ref()) {
         Some(noted) if noted.value == data => None,
-        noted => Some((data, noted.map_or(0, |n| n.modified))),
+        noted => Some((data, mod_rev(noted))),
     }
 }
 

@@ -125,7 +125,7 @@ pub enum WriteOp {
 
 /// Keys of etcd, as far as guards look at them.
 pub trait Keys {
-    /// Revision of the key's last change; 0 if it is absent.
+    /// Revision of the key's last change.
     fn modified(&self, key: &Key) -> ModRev;
 
     /// The key's value.
@@ -140,9 +140,9 @@ impl Guard {
     pub fn holds(&self, keys: &impl Keys) -> bool {
         match self {
             Self::Seen(key, rev) => keys.modified(key) == *rev,
-            Self::NoRecord(host) => keys.modified(&Key::HostRecord(host.clone())) == 0,
+            Self::NoRecord(host) => keys.modified(&Key::HostRecord(host.clone())) == ModRev::ABSENT,
             Self::VoidNext(slot, next) => {
-                Self::Seen(Key::Next(slot.clone()), next.modified).holds(keys)
+                Self::Seen(Key::Next(slot.clone()), next.rev).holds(keys)
                     && Self::NoRecord(next.host.clone()).holds(keys)
             }
             Self::NoSlots(container) => !keys.any_under(&keys::slots_of(container)),
@@ -160,7 +160,7 @@ impl fmt::Display for Guard {
                 f,
                 "MOD({}) = {}, no record of {}",
                 Key::Next(slot.clone()),
-                next.modified,
+                next.rev,
                 next.host
             ),
             Self::NoSlots(container) => write!(f, "no key under {}", keys::slots_of(container)),
@@ -179,7 +179,7 @@ impl WriteOp {
             Self::Data(slot, data) => Op::put_json(Key::Data(slot.clone()), data),
             Self::Status(slot, status) => Op::put_json(Key::Status(slot.clone()), status),
             Self::Version(container, id, version) => {
-                Op::put_json(Key::Version(container.clone(), *id), version)
+                Op::put_json(Key::Version(container.clone(), id.0), version)
             }
             Self::Rollout(container, rollout) => {
                 Op::put_json(Key::Rollout(container.clone()), rollout)

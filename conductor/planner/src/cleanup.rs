@@ -1,6 +1,7 @@
 //! Clean-up: superfluous versions, remains, claims of lost hosts for slots that nobody wants, this host's unfit marks.
 
 use manifests::ContainerId;
+use model::snapshot::mod_rev;
 
 use crate::inputs::Inputs;
 use crate::memory::UnfitMark;
@@ -84,7 +85,7 @@ fn left_by_lost_hosts(
             (Some(claim), _) => report.writes.push(Write::delete_unwanted(
                 slot,
                 claim.modified,
-                container.manifest.as_ref().map_or(0, |m| m.modified),
+                mod_rev(container.manifest.as_ref()),
                 claim.host.clone(),
             )),
             (None, Some(next)) => report

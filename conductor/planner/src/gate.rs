@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn of_one_scope_the_first_write_counts_and_none_while_one_is_under_way() {
         let web: ContainerId = "shop/web".parse().expect("an id");
-        let release = || Write::release(web.slot(0), 1);
+        let release = || Write::release(web.slot(0), model::ModRev(1));
         let sweep = || Write::sweep(web.clone());
         let other = || Write::sweep("shop/db".parse().expect("an id"));
         let mut memory = AgentMemory::default();

@@ -5,6 +5,8 @@
 //! first, and only then the new one starts.
 
 use manifests::manifest::VolumeSource;
+use model::VersionId;
+use model::snapshot::mod_rev;
 
 use crate::inputs::Inputs;
 use crate::output::{Notes, Report};
@@ -54,7 +56,7 @@ impl IncomingSlot<'_> {
     /// The handover is not wanted any more, or can't be done here.
     fn drop(&self, inputs: &Inputs<'_>) -> Option<Write> {
         let changed = placed_anew(self.container)
-            .is_none_or(|target| target.outdates(self.container, self.next.manifest_rev));
+            .is_none_or(|target| target.outdates(self.container, self.next.version));
         let active = inputs.snapshot.availability(&inputs.host.name) == Availability::Active;
         let failed = self.failed(inputs);
         if self.container.is_wanted(self.slot.slot) && !changed && active && failed.is_none() {
@@ -84,7 +86,7 @@ impl IncomingSlot<'_> {
         let container = self.current()?;
         let memory = inputs.memory.instances.get(&container.owner.instance)?;
         let ready = inputs.observed.readiness(&self.next.instance) == &Readiness::Ready;
-        let manifest = self.container.manifest_of(self.next.manifest_rev)?;
+        let manifest = self.container.manifest_of(self.next.version)?;
         let since = memory.running_since.unwrap_or(memory.first_seen);
         let started = memory.running_since.is_some() || memory.ends > 0;
         let late = started && !ready && inputs.now >= since + manifest.start_timeout;
@@ -97,7 +99,7 @@ impl IncomingSlot<'_> {
         let ready = container
             .filter(|c| c.running().is_some())
             .filter(|_| inputs.observed.readiness(&self.next.instance) == &Readiness::Ready);
-        let rev = self.next.manifest_rev;
+        let rev = self.next.version;
         // One that is ready needs no other reason.
         let over = match (ready, inputs.snapshot.owner(self.view)) {
             (Some(ready), _) => {
@@ -117,9 +119,9 @@ impl IncomingSlot<'_> {
             Claim {
                 host: inputs.host.name.clone(),
                 instance: self.next.instance.clone(),
-                manifest_rev: rev,
+                version: rev,
             },
-            self.view.claim.as_ref().map_or(0, |claim| claim.modified),
+            mod_rev(self.view.claim.as_ref()),
             manifest.modified,
             self.next.modified,
             over,
@@ -134,7 +136,7 @@ impl IncomingSlot<'_> {
         notes: &mut Notes,
         write: &mut Option<Write>,
     ) -> Option<Action> {
-        let rev = self.next.manifest_rev;
+        let rev = self.next.version;
         let version = self.container.versions.get(&rev)?;
         let manifest = version.manifest.as_ref()?;
         let memory = inputs.memory.slots.get(&self.slot);
@@ -191,7 +193,7 @@ impl IncomingSlot<'_> {
 }
 
 /// Two instances of this version may not run side by side, wherever they are: they would write to the same volumes.
-pub(crate) fn stops_first(container: &ContainerView, rev: i64) -> bool {
+pub(crate) fn stops_first(container: &ContainerView, rev: VersionId) -> bool {
     container.manifest_of(rev).is_some_and(|manifest| {
         manifest
             .volumes

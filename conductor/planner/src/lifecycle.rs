@@ -114,7 +114,7 @@ fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Decision 
             .is_some_and(|s| matches!(s.state, Phase::Leaving | Phase::Stopped));
     // An earlier process may have stopped it for a handover, and the saved view does not know that.
     let may_be_handed_over =
-        !ctx.inputs.memory.has_synced && stops_first(ctx.container, ctx.claim.manifest_rev);
+        !ctx.inputs.memory.has_synced && stops_first(ctx.container, ctx.claim.version);
     if asked_to_stop || may_be_handed_over {
         return Decision::new(Progress::Unknown, None);
     }
@@ -171,10 +171,10 @@ fn wanted(
     notes: &mut Notes,
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Decision {
-    let Some(target) = rollout::of_slot(ctx.container, ctx.claim.manifest_rev) else {
+    let Some(target) = rollout::of_slot(ctx.container, ctx.claim.version) else {
         return Decision::new(Progress::Waiting, Some(Waiting::InvalidManifest));
     };
-    let outdated = target.outdates(ctx.container, ctx.claim.manifest_rev);
+    let outdated = target.outdates(ctx.container, ctx.claim.version);
     // A replacement for an instance that needs none any more is one too many.
     let is_replaced =
         current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
@@ -294,7 +294,7 @@ fn note(
         ctx.inputs.memory.in_flight.is_writing(&scope)
     };
     let may_be_handed_over = matches!(decision.action, Some(Action::Start { .. }))
-        && stops_first(ctx.container, ctx.claim.manifest_rev)
+        && stops_first(ctx.container, ctx.claim.version)
         && is_writing(ctx.slot);
     report.actions.extend(decision.resolve);
     report

@@ -1,6 +1,8 @@
 //! Containers here of slots that this host does not have: claimed if nobody has them, taken back, or ended in order.
 
 use manifests::{SlotId, canonical};
+use model::VersionId;
+use model::snapshot::mod_rev;
 
 use crate::inputs::Inputs;
 use crate::output::{Notes, Report};
@@ -113,7 +115,7 @@ impl Returned<'_> {
         let claim = Claim {
             host: inputs.host.name.clone(),
             instance: runs.owner.instance.clone(),
-            manifest_rev: rev,
+            version: rev,
         };
         let data = manifest_of(runs, Some(self.container))
             .and_then(|m| volumes::pin(inputs.host, Some(self.view), m));
@@ -159,12 +161,12 @@ impl Returned<'_> {
             Claim {
                 host: inputs.host.name.clone(),
                 instance: runs.owner.instance.clone(),
-                manifest_rev: rev,
+                version: rev,
             },
             state(inputs, self.container, rev, runs, Phase::Ready),
             claim.modified,
-            self.view.state.as_ref().map_or(0, |s| s.modified),
-            self.view.next.as_ref().map_or(0, |n| n.modified),
+            mod_rev(self.view.state.as_ref()),
+            mod_rev(self.view.next.as_ref()),
         )))
     }
 
@@ -198,7 +200,7 @@ impl Returned<'_> {
     }
 
     /// Key of the version that it was made from.
-    fn version_of(&self, runs: &ObservedContainer) -> Option<i64> {
+    fn version_of(&self, runs: &ObservedContainer) -> Option<VersionId> {
         let version = self.container.version_by_hash(&runs.owner.manifest_hash);
         version.map(|(rev, _)| rev)
     }
@@ -224,7 +226,7 @@ fn keeps_orphan(inputs: &Inputs<'_>, stray: &StraySlot<'_>) -> Option<Write> {
         Claim {
             host: inputs.host.name.clone(),
             instance: kept.owner.instance.clone(),
-            manifest_rev: orphan.rev,
+            version: orphan.rev,
         },
         orphan.version.clone().filter(|_| !is_known),
         inputs.snapshot.cluster.as_ref()?.value.clone(),

@@ -59,7 +59,7 @@ pub(crate) fn claims(
         let claim = Claim {
             host: inputs.host.name.clone(),
             instance: fresh(),
-            manifest_rev: target.rev(),
+            version: target.rev(),
         };
         let data = volumes::pin(inputs.host, Some(view), target.manifest());
         let slot = placed.slot.clone();
@@ -98,9 +98,7 @@ pub(crate) fn handovers(
         };
         let rev = match target {
             Target::Decided { rev, .. } => rev,
-            Target::Undecided { .. } if !target.outdates(container, claim.manifest_rev) => {
-                claim.manifest_rev
-            }
+            Target::Undecided { .. } if !target.outdates(container, claim.version) => claim.version,
             // While a new version is being decided, a handover would only be given up again.
             Target::Undecided { .. } => continue,
         };
@@ -113,7 +111,7 @@ pub(crate) fn handovers(
         let next = Claim {
             host: inputs.host.name.clone(),
             instance: fresh(),
-            manifest_rev: rev,
+            version: rev,
         };
         let void = inputs.snapshot.successor(view).void();
         report.writes.push(Write::next(

@@ -106,7 +106,7 @@ pub(crate) fn manifest_of<'a>(
         .version_by_hash(&container.owner.manifest_hash)
         .and_then(|(_, version)| version.manifest.as_deref());
     made_from.or_else(|| {
-        view.manifest_of(view.manifest.as_ref()?.modified)
+        view.manifest_of(view.manifest.as_ref()?.modified.version())
             .map(|m| &**m)
     })
 }

@@ -10,6 +10,9 @@
 //! A version counts only if it was written after the manifest was created as
 //! it is now.
 
+use model::ModRev;
+use model::VersionId;
+use model::snapshot::mod_rev;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -28,7 +31,7 @@ pub enum Target<'a> {
     /// A version whose image is decided.
     Decided {
         /// Its key.
-        rev: i64,
+        rev: VersionId,
         /// The version.
         version: &'a Rev<ParsedVersion>,
         /// Its manifest.
@@ -37,7 +40,7 @@ pub enum Target<'a> {
     /// The newest manifest; nobody has decided its image yet.
     Undecided {
         /// The manifest's revision, which becomes the version's key.
-        rev: i64,
+        rev: VersionId,
         /// The manifest.
         manifest: &'a Arc<Manifest>,
         /// As it was written.
@@ -54,7 +57,7 @@ impl<'a> Target<'a> {
         match &desired.value {
             Desired::Valid { manifest, json, .. } => {
                 if let Some((rev, version, old)) = newest
-                    && (rev == desired.modified
+                    && (rev == desired.modified.version()
                         || (old.image == manifest.image
                             && canonical::same_container(old, manifest)
                             && !asks_again(manifest, json, version)))
@@ -66,7 +69,7 @@ impl<'a> Target<'a> {
                     });
                 }
                 Some(Self::Undecided {
-                    rev: desired.modified,
+                    rev: desired.modified.version(),
                     manifest,
                     json,
                 })
@@ -76,7 +79,7 @@ impl<'a> Target<'a> {
     }
 
     /// Key of the version, present or future.
-    pub fn rev(&self) -> i64 {
+    pub fn rev(&self) -> VersionId {
         match self {
             Self::Decided { rev, .. } | Self::Undecided { rev, .. } => *rev,
         }
@@ -102,7 +105,7 @@ impl<'a> Target<'a> {
     }
 
     /// An instance of the version `rev` has to be replaced to run this.
-    pub fn outdates(&self, container: &ContainerView, rev: i64) -> bool {
+    pub fn outdates(&self, container: &ContainerView, rev: VersionId) -> bool {
         if rev == self.rev() {
             return false;
         }
@@ -124,7 +127,7 @@ impl<'a> Target<'a> {
 
 /// The version of a slot that runs `rev`. While an update is given up, or the manifest can't be read, each slot stays with
 /// what it has; only the slot that failed is tried on.
-pub(crate) fn of_slot(container: &ContainerView, rev: i64) -> Option<Target<'_>> {
+pub(crate) fn of_slot(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
     let target = Target::of(container)?;
     let is_invalid = |manifest: &Rev<Desired>| matches!(manifest.value, Desired::Invalid(_));
     let is_halted =
@@ -169,7 +172,7 @@ pub(crate) fn turn(
         }
         let state = view.current_state();
         let is_ready = state.is_some_and(|state| state.state == Phase::Ready);
-        if !is_ready || target.outdates(container, claim.manifest_rev) {
+        if !is_ready || target.outdates(container, claim.version) {
             return Err(Waiting::LowerSlot(*number));
         }
     }
@@ -177,7 +180,7 @@ pub(crate) fn turn(
 }
 
 /// Notes that a version got ready: it is one to fall back to.
-pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: i64) -> Option<Write> {
+pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: VersionId) -> Option<Write> {
     let version = container.versions.get(&rev).filter(|v| !v.version.good)?;
     Some(Write::good(
         id.clone(),
@@ -192,7 +195,7 @@ pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: i64) -> Opt
 pub(crate) fn give_up(
     container: &ContainerView,
     slot: &SlotId,
-    rev: i64,
+    rev: VersionId,
     instance: &InstanceMemory,
     target: &Target<'_>,
     failure: Failure,
@@ -218,13 +221,13 @@ pub(crate) fn give_up(
             reason: failure.to_string(),
         },
         container.manifest.as_ref()?.modified,
-        container.rollout.as_ref().map_or(0, |r| r.modified),
+        mod_rev(container.rollout.as_ref()),
     ))
 }
 
 /// Versions that can be deleted: all but the last five, the newest good one and those that run.
-pub fn superfluous(container: &ContainerView) -> Vec<(i64, i64)> {
-    let mut keep: BTreeSet<i64> = container.versions.keys().rev().take(5).copied().collect();
+pub fn superfluous(container: &ContainerView) -> Vec<(VersionId, ModRev)> {
+    let mut keep: BTreeSet<VersionId> = container.versions.keys().rev().take(5).copied().collect();
     keep.extend(
         container
             .versions
@@ -237,7 +240,7 @@ pub fn superfluous(container: &ContainerView) -> Vec<(i64, i64)> {
             [&slot.claim, &slot.next]
                 .into_iter()
                 .flatten()
-                .map(|c| c.manifest_rev),
+                .map(|c| c.version),
         );
     }
     container
@@ -263,12 +266,15 @@ fn last_good(container: &ContainerView) -> Option<Target<'_>> {
 /// Versions that count, oldest first.
 fn counting(
     container: &ContainerView,
-) -> impl DoubleEndedIterator<Item = (i64, &Rev<ParsedVersion>, &Arc<Manifest>)> {
-    let since = container.manifest.as_ref().map_or(i64::MAX, |m| m.created);
+) -> impl DoubleEndedIterator<Item = (VersionId, &Rev<ParsedVersion>, &Arc<Manifest>)> {
+    let since = container
+        .manifest
+        .as_ref()
+        .map_or(ModRev(i64::MAX), |m| m.created);
     container
         .versions
         .iter()
-        .filter(move |(rev, version)| **rev >= since && version.modified > since)
+        .filter(move |(rev, version)| rev.manifest_rev() >= since && version.modified > since)
         .filter_map(|(rev, version)| Some((*rev, version, version.manifest.as_ref()?)))
 }
 

@@ -1,5 +1,6 @@
 //! The state of an instance, as other hosts read it.
 
+use model::VersionId;
 use std::time::Duration;
 
 use model::observed::{ContainerPort, ObservedContainer};
@@ -15,7 +16,7 @@ pub(crate) const ADOPT: Duration = Duration::from_secs(5);
 pub(crate) fn state(
     inputs: &Inputs<'_>,
     view: &ContainerView,
-    rev: i64,
+    rev: VersionId,
     container: &ObservedContainer,
     phase: Phase,
 ) -> SlotState {

@@ -290,7 +290,7 @@ fn seen(hosts: &[(&str, &str)], stale: bool) -> Seen {
     for (slot, host) in [("a/game/slots/0", "h1"), ("a/elsewhere/slots/0", "h2")] {
         changes.push(put(
             format!("/claims/{slot}"),
-            json!({"host": host, "instance": "0123456789ab", "manifest_rev": 5}),
+            json!({"host": host, "instance": "0123456789ab", "version": 5}),
         ));
     }
     let mut snapshot = Snapshot::default();

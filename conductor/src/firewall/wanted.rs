@@ -100,7 +100,7 @@ fn host_ports(snapshot: &Snapshot, host: &HostName) -> BTreeSet<(u16, Protocol)>
         let claims = container.slots.values().filter_map(|s| s.claim.as_ref());
         for claim in claims.filter(|claim| claim.host == *host) {
             let services = container
-                .manifest_of(claim.manifest_rev)
+                .manifest_of(claim.version)
                 .into_iter()
                 .flat_map(|manifest| manifest.services.values());
             ports.extend(services.filter_map(|s| Some((s.host_port?, s.protocol))));

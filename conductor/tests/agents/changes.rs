@@ -162,7 +162,7 @@ async fn an_update_that_crashes_halts_at_its_first_slot() {
         let rollout = rollout(cluster, "shop/web");
         let halted = rollout
             .as_ref()
-            .is_some_and(|r| r.version == bad && r.failed);
+            .is_some_and(|r| r.version.0 == bad && r.failed);
         halted.then_some(()).ok_or(format!("{rollout:?}"))
     };
     cluster.wait("the update is given up", halted).await;
@@ -196,7 +196,7 @@ async fn an_update_that_never_gets_ready_halts() {
         let rollout = rollout(cluster, "shop/web");
         let halted = rollout
             .as_ref()
-            .is_some_and(|r| r.version == bad && r.slot == 0);
+            .is_some_and(|r| r.version.0 == bad && r.slot == 0);
         halted.then_some(()).ok_or(format!("{rollout:?}"))
     };
     cluster.wait("the update is given up", halted).await;

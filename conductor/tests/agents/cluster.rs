@@ -254,7 +254,7 @@ impl Cluster {
         let mut named = BTreeSet::new();
         for (number, slot) in &view.slots {
             let claim = slot.claim.as_ref().ok_or(format!("{number} is free"))?;
-            let runs = view.manifest_of(claim.manifest_rev);
+            let runs = view.manifest_of(claim.version);
             if runs.is_none_or(|m| m.image != manifest.image || m.command != manifest.command) {
                 return Err(format!("{number} runs something else"));
             }

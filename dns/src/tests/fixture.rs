@@ -50,7 +50,7 @@ impl Cluster {
         let instance = format!("{}-{slot}", container.container);
         self.puts.push((
             claim.clone(),
-            serde_json::json!({"host": host, "instance": instance, "manifest_rev": 1}),
+            serde_json::json!({"host": host, "instance": instance, "version": 1}),
         ));
         self.puts.push((
             format!("{claim}.state"),

@@ -6,6 +6,8 @@
 //! Where etcd has lost its cluster key, that is written last: it ends the hold
 //! of the agents, and by then every manifest has to be there.
 
+use model::ModRev;
+use model::snapshot::mod_rev;
 use std::collections::BTreeMap;
 
 use axum::Json;
@@ -294,7 +296,7 @@ impl RestorePlan {
 impl Api {
     /// Batches, each guarded by what it writes over and by the cluster key as it was listed.
     async fn carry_out(&self, plan: &RestorePlan, list: &List) -> Result<(), ApiFailure> {
-        let cluster = list.snapshot.cluster.as_ref().map_or(0, |c| c.modified);
+        let cluster = mod_rev(list.snapshot.cluster.as_ref());
         let fresh = || {
             (
                 vec![Compare::modified(Key::Cluster, cluster)],
@@ -308,7 +310,7 @@ impl Api {
                 self.write_batch(guards, ops).await?;
                 (guards, ops, bytes) = fresh();
             }
-            guards.push(Compare::modified(key, *over));
+            guards.push(Compare::modified(key, ModRev(*over)));
             ops.push(Op::put(key, value.clone()));
             bytes += value.len();
         }

@@ -49,7 +49,7 @@ pub(super) fn container_row(
     ContainerRow {
         app: id.app.clone(),
         container: id.container.clone(),
-        revision: view.manifest.as_ref().map(|m| m.modified),
+        revision: view.manifest.as_ref().map(|m| m.modified.0),
         scale,
         image,
         errors,

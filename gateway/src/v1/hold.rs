@@ -4,6 +4,8 @@
 //! higher epoch ends that; it is the only key written here. What a host would
 //! stop it computes itself, from etcd as it is and from its own containers.
 
+use model::ModRev;
+use model::snapshot::mod_rev;
 use std::collections::BTreeSet;
 
 use axum::Json;
@@ -108,7 +110,7 @@ pub(super) async fn accept(
     if acceptance.revision != query.revision {
         return Err(ApiFailure::changed());
     }
-    let guards = vec![Compare::modified(Key::Cluster, query.revision)];
+    let guards = vec![Compare::modified(Key::Cluster, ModRev(query.revision))];
     let op = Op::put_json(Key::Cluster, &acceptance.cluster);
     api.write(guards, vec![op]).await?;
     acceptance.accepted = true;
@@ -143,7 +145,7 @@ impl Api {
                 id,
                 epoch: epoch + 1,
             },
-            revision: now.map_or(0, |now| now.modified),
+            revision: mod_rev(now).0,
             hosts,
             notices,
             accepted: false,

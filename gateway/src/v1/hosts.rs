@@ -7,8 +7,10 @@ use axum::Json;
 use axum::extract::State;
 use manifests::keys::{self, Key};
 use manifests::{HostName, SlotId, placement};
+use model::ModRev;
 use model::Snapshot;
 use model::records::{Availability, Labels};
+use model::snapshot::mod_rev;
 use model::snapshot::{HostView, Rev};
 use serde::Deserialize;
 use store::kv::{KeyRange, Relation, Target};
@@ -72,7 +74,7 @@ pub(super) async fn labels(
             return Err(ApiFailure::bad(too_many(labels.len())));
         }
         let key = Key::Labels(host.clone());
-        let seen = view.labels.as_ref().map_or(0, |labels| labels.modified);
+        let seen = mod_rev(view.labels.as_ref());
         let guards = vec![still_known(&host, view), Compare::modified(&key, seen)];
         let op = match &labels {
             labels if labels.is_empty() => Op::delete(&key),
@@ -114,8 +116,8 @@ pub(super) async fn remove(
             "{host} is live: `dokkaa leave {host}` takes it out of the cluster"
         )));
     }
-    let member = view.member.as_ref().map_or(0, |member| member.modified);
-    if query.member.is_some_and(|shown| shown != member) {
+    let member = mod_rev(view.member.as_ref());
+    if query.member.is_some_and(|shown| ModRev(shown) != member) {
         return Err(ApiFailure::changed());
     }
     let gone = || {
@@ -124,7 +126,7 @@ pub(super) async fn remove(
             Compare::modified(Key::Member(host.clone()), member),
         ]
     };
-    let pins: Vec<(SlotId, i64, Vec<String>)> = pins_of(&list.snapshot, view);
+    let pins: Vec<(SlotId, ModRev, Vec<String>)> = pins_of(&list.snapshot, view);
     let (early, last) = pins.split_at(pins.len().saturating_sub(DELETIONS));
     // Membership last: after a failure the removal can be repeated.
     for some in early.chunks(DELETIONS) {
@@ -145,7 +147,7 @@ pub(super) async fn remove(
 async fn forget(
     api: &Api,
     mut guards: Vec<Compare>,
-    pins: &[(SlotId, i64, Vec<String>)],
+    pins: &[(SlotId, ModRev, Vec<String>)],
     mut ops: Vec<Op>,
 ) -> Result<(), ApiFailure> {
     for (slot, modified, _) in pins {
@@ -227,7 +229,7 @@ fn too_many(labels: usize) -> String {
 }
 
 /// Slots with data on this machine, each with the data key's revision and volumes.
-fn pins_of(snapshot: &Snapshot, view: &HostView) -> Vec<(SlotId, i64, Vec<String>)> {
+fn pins_of(snapshot: &Snapshot, view: &HostView) -> Vec<(SlotId, ModRev, Vec<String>)> {
     let member = view.member.as_ref().map(|member| member.id);
     let Some(machine) = member.or_else(|| view.record.as_ref().map(|record| record.id)) else {
         return Vec::new();
@@ -258,7 +260,7 @@ fn describe(snapshot: &Snapshot, host: &HostName, view: &HostView) -> HostDetail
     HostDetail {
         row: overview::host(snapshot, host, view, Some(slots.len() as u32)),
         live: view.record.is_some(),
-        member: view.member.as_ref().map_or(0, |member| member.modified),
+        member: mod_rev(view.member.as_ref()).0,
         data: pins_of(snapshot, view)
             .into_iter()
             .map(|(slot, _, volumes)| HostData { slot, volumes })

@@ -3,6 +3,7 @@
 //! An orphan (claimed, but without a manifest after an accepted restore) is
 //! removed by its claims: their owners then stop the containers.
 
+use model::ModRev;
 use std::collections::BTreeSet;
 
 use axum::Json;
@@ -231,7 +232,7 @@ fn precondition(headers: &HeaderMap, key: &str) -> Result<Vec<Compare>, ApiFailu
             .and_then(|text| text.trim().trim_matches('"').parse::<i64>().ok())
             .filter(|revision| *revision > 0)
             .ok_or_else(|| ApiFailure::bad("If-Match: expected one revision, such as \"12\""))?;
-        guards.push(Compare::modified(key, revision));
+        guards.push(Compare::modified(key, ModRev(revision)));
     }
     if let Some(value) = headers.get(IF_NONE_MATCH) {
         if value.as_bytes() != b"*" {

@@ -1,5 +1,6 @@
 //! In-memory `AgentHandle`, for tests of the APIs and of the CLI.
 
+use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -192,11 +193,11 @@ impl MemAgent {
     }
 
     /// Gives a slot to a host. The instance is named after both.
-    pub fn claim(&self, slot: &SlotId, host: &str, manifest_rev: i64) -> i64 {
+    pub fn claim(&self, slot: &SlotId, host: &str, version: i64) -> i64 {
         let claim = Claim {
             host: host.parse().expect("a host's name"),
             instance: instance(slot, host),
-            manifest_rev,
+            version: VersionId(version),
         };
         self.write(Op::put_json(Key::Claim(slot.clone()), &claim))
     }
@@ -225,7 +226,7 @@ impl MemAgent {
             instance: instance(slot, host),
             host: host.parse().expect("a host's name"),
             progress: Progress::Starting,
-            manifest_rev: 0,
+            version: VersionId::default(),
             reason: None,
             container_id: None,
             restarts: 0,

@@ -1,5 +1,6 @@
 //! `hosts` and `status`: the snapshot in a few rows. Pure.
 
+use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::HostName;
@@ -180,7 +181,7 @@ pub fn status(
 fn is_late(snapshot: &Snapshot, row: &SlotRow) -> bool {
     let manifest = row.version.and_then(|version| {
         let container = snapshot.containers.get(&row.id())?;
-        container.manifest_of(version)
+        container.manifest_of(VersionId(version))
     });
     let late = manifest.map(|manifest| manifest.start_timeout.as_secs());
     row.status == SlotStatus::Unready

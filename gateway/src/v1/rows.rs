@@ -3,6 +3,7 @@
 //! Pure. Every row that is not ready has a reason. Whatever follows from the
 //! snapshot is computed by the planner's functions, never stored.
 
+use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -152,12 +153,12 @@ fn claimed_row(
     let mut row = empty_row(id, Some(number), SlotStatus::Starting);
     row.host = Some(claim.host.clone());
     row.instance = Some(claim.instance.clone());
-    row.version = Some(claim.manifest_rev);
-    let manifest = view.manifest_of(claim.manifest_rev);
+    row.version = Some(claim.version.0);
+    let manifest = view.manifest_of(claim.version);
     row.image = manifest.map(|manifest| manifest.image.clone());
     row.surplus = !view.is_wanted(number);
-    row.outdated = !row.surplus
-        && Target::of(view).is_some_and(|target| target.outdates(view, claim.manifest_rev));
+    row.outdated =
+        !row.surplus && Target::of(view).is_some_and(|target| target.outdates(view, claim.version));
 
     let state = slot.current_state();
     if let Some(state) = state {
@@ -302,11 +303,13 @@ fn note_failure(row: &mut SlotRow, view: &ContainerView, status: Option<&Status>
         return;
     };
     let own = row.instance.as_ref() == Some(&status.instance);
-    let current = match status.manifest_rev {
-        0 => own && !row.outdated,
-        rev => {
-            view.manifest.as_ref().is_some_and(|m| m.modified == rev)
-                || Target::of(view).is_some_and(|target| target.rev() == rev)
+    let current = match status.version {
+        VersionId(0) => own && !row.outdated,
+        id => {
+            view.manifest
+                .as_ref()
+                .is_some_and(|m| m.modified.version() == id)
+                || Target::of(view).is_some_and(|target| target.rev() == id)
         }
     };
     if row.surplus || !current {

@@ -5,6 +5,7 @@
 //! `release` deletes the pin and leaves the volumes; `remove` deletes the
 //! volumes first. None touches the volumes of a container that exists.
 
+use model::snapshot::mod_rev;
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
@@ -219,11 +220,8 @@ pub(super) async fn adopt(
     }
     let key = Key::Data(slot.clone());
     let guards = vec![
-        Compare::modified(&key, pinned.map_or(0, |data| data.modified)),
-        Compare::modified(
-            Key::Claim(slot.clone()),
-            view.claim.as_ref().map_or(0, |claim| claim.modified),
-        ),
+        Compare::modified(&key, mod_rev(pinned)),
+        Compare::modified(Key::Claim(slot.clone()), mod_rev(view.claim.as_ref())),
     ];
     api.write(guards, vec![Op::put_json(&key, &data)]).await?;
     Ok(Json(VolumesAdopted {
@@ -335,7 +333,7 @@ async fn unpin(
     data: &Rev<Data>,
 ) -> Result<(), ApiFailure> {
     let key = Key::Data(slot.clone());
-    let claim = view.claim.as_ref().map_or(0, |claim| claim.modified);
+    let claim = mod_rev(view.claim.as_ref());
     let guards = vec![
         Compare::modified(&key, data.modified),
         Compare::modified(Key::Claim(slot.clone()), claim),

@@ -3,6 +3,7 @@
 //! Pure. Invariant: a transaction succeeds only if everything it was decided on
 //! is unchanged; else the write is planned again.
 
+use model::ModRev;
 use store::kv::{Compare, KeyRange, KeyValue, Op, Relation, Target, Txn};
 
 use super::error::{ErrorCode, V2Error};
@@ -364,7 +365,7 @@ fn dir_event(
         planned
             .txn
             .guards
-            .push(Compare::modified(&oldest.key, oldest.modified));
+            .push(Compare::modified(&oldest.key, ModRev(oldest.modified)));
     }
     planned
 }
@@ -388,7 +389,7 @@ fn planned(
     let mut guards = vec![
         Compare::modified(
             &target.key,
-            target.file.as_ref().map_or(0, |file| file.modified),
+            ModRev(target.file.as_ref().map_or(0, |file| file.modified)),
         ),
         side_as_seen(target),
     ];
@@ -411,7 +412,10 @@ fn prev_of(target: &Level, file: &KeyValue) -> PrevIndexes {
 }
 
 fn side_as_seen(level: &Level) -> Compare {
-    Compare::modified(level.key.side(), level.side.map_or(0, |side| side.modified))
+    Compare::modified(
+        level.key.side(),
+        ModRev(level.side.map_or(0, |side| side.modified)),
+    )
 }
 
 /// Nothing in the range was written after `revision`.

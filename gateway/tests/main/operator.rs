@@ -166,7 +166,7 @@ async fn a_host_with_much_data_is_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_claims_of_an_orphan_are_released_unless_there_is_a_manifest() {
     let (server, etcd) = server().await;
-    let claim = json!({"host": "h1", "instance": "i", "manifest_rev": 1}).to_string();
+    let claim = json!({"host": "h1", "instance": "i", "version": 1}).to_string();
     for key in ["slots/0", "slots/1", "slots/0.state", "data/0"] {
         etcd.put(&format!("/claims/shop/web/{key}"), &claim)
             .expect("a write");

@@ -30,7 +30,7 @@ fn compares(guard: &Guard) -> Vec<Compare> {
         Guard::Seen(key, rev) => vec![Compare::modified(key, *rev)],
         Guard::NoRecord(host) => vec![Compare::absent(Key::HostRecord(host.clone()))],
         Guard::VoidNext(slot, next) => vec![
-            Compare::modified(Key::Next(slot.clone()), next.modified),
+            Compare::modified(Key::Next(slot.clone()), next.rev),
             Compare::absent(Key::HostRecord(next.host.clone())),
         ],
         Guard::NoSlots(container) => {

@@ -233,7 +233,7 @@ impl Host {
     pub fn observe(&self, revision: i64, record: Option<&Rev<HostRecord>>) {
         let observed = Observed {
             revision,
-            record: record.map(|r| (r.session, r.modified)),
+            record: record.map(|r| (r.session, r.modified.0)),
         };
         self.inputs.send_if_modified(|inputs| {
             let before = inputs.observed.replace(observed);

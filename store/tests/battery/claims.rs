@@ -6,6 +6,7 @@ use model::Rules;
 use model::records::{Claim, Data, Phase, Rollout, SlotState, Status, Unfit, Version};
 use model::snapshot::VoidNext;
 use model::write::{Over, Write};
+use model::{ModRev, VersionId};
 use store::claims::Batch;
 use store::kv::{KeyRange, Kv, Range, Txn, TxnReply};
 use store::{Compare, Op};
@@ -53,11 +54,11 @@ fn slot(number: u32) -> SlotId {
     web().slot(number)
 }
 
-fn claim(by: &str, number: u32, manifest_rev: i64) -> Claim {
+fn claim(by: &str, number: u32, version: i64) -> Claim {
     Claim {
         host: host(by),
         instance: instance(&format!("{by}-{number}")),
-        manifest_rev,
+        version: VersionId(version),
     }
 }
 
@@ -72,7 +73,7 @@ fn state(of: &Claim, phase: Phase) -> SlotState {
 
 fn status(of: &Claim) -> Status {
     let json = serde_json::json!({
-        "instance": of.instance, "host": of.host, "progress": "running", "manifest_rev": of.manifest_rev,
+        "instance": of.instance, "host": of.host, "progress": "running", "version": of.version,
     });
     serde_json::from_value(json).expect("a status")
 }
@@ -94,11 +95,19 @@ fn claims(number: u32, claim: &Claim, manifest: i64) -> Txn {
 }
 
 fn claims_over(number: u32, claim: &Claim, manifest: i64, next: Option<VoidNext>) -> Txn {
-    txn_of(&Write::claim(slot(number), claim.clone(), manifest, next))
+    txn_of(&Write::claim(
+        slot(number),
+        claim.clone(),
+        ModRev(manifest),
+        next,
+    ))
 }
 
 fn takes_over(from: &str, claim_rev: i64, claim: &Claim, next: Option<VoidNext>) -> Txn {
-    let (from, manifest_rev) = ((claim_rev, host(from)), claim.manifest_rev);
+    let (from, manifest_rev) = (
+        (ModRev(claim_rev), host(from)),
+        claim.version.manifest_rev(),
+    );
     txn_of(&Write::take_over(
         slot(0),
         claim.clone(),
@@ -112,20 +121,20 @@ fn begins(claim_rev: i64, next: &Claim, void: Option<VoidNext>) -> Txn {
     txn_of(&Write::next(
         slot(0),
         next.clone(),
-        claim_rev,
-        next.manifest_rev,
+        ModRev(claim_rev),
+        next.version.manifest_rev(),
         void,
     ))
 }
 
 fn promotes(claim_rev: i64, next_rev: i64, claim: &Claim, over: Over) -> Txn {
-    let manifest_rev = claim.manifest_rev;
+    let manifest_rev = claim.version.manifest_rev();
     txn_of(&Write::promote(
         slot(0),
         claim.clone(),
-        claim_rev,
+        ModRev(claim_rev),
         manifest_rev,
-        next_rev,
+        ModRev(next_rev),
         over,
     ))
 }
@@ -136,26 +145,31 @@ fn retakes(claim: &Claim, claim_rev: i64, state_rev: i64, next_rev: i64) -> Txn 
         slot(0),
         claim.clone(),
         state,
-        claim_rev,
-        state_rev,
-        next_rev,
+        ModRev(claim_rev),
+        ModRev(state_rev),
+        ModRev(next_rev),
     ))
 }
 
 fn says(state: &SlotState, claim_rev: i64, state_rev: i64) -> Txn {
-    txn_of(&Write::state(slot(0), state.clone(), claim_rev, state_rev))
+    txn_of(&Write::state(
+        slot(0),
+        state.clone(),
+        ModRev(claim_rev),
+        ModRev(state_rev),
+    ))
 }
 
 fn tells(status: &Status, claim_rev: i64) -> Txn {
-    txn_of(&Write::status(slot(0), status.clone(), claim_rev))
+    txn_of(&Write::status(slot(0), status.clone(), ModRev(claim_rev)))
 }
 
 fn releases(claim_rev: i64) -> Txn {
-    txn_of(&Write::release(slot(0), claim_rev))
+    txn_of(&Write::release(slot(0), ModRev(claim_rev)))
 }
 
 fn decides(id: i64, image: &str) -> Txn {
-    txn_of(&Write::version(web(), id, version(image)))
+    txn_of(&Write::version(web(), VersionId(id), version(image)))
 }
 
 async fn run(kv: &dyn Kv, txn: Txn) -> TxnReply {
@@ -212,7 +226,7 @@ async fn a_void_next_goes_with_the_claim_and_a_live_one_forbids_it(b: Backend) {
     loses(&*b.kv, claims(0, &mine, at)).await;
     let void = || {
         Some(VoidNext {
-            modified: next,
+            rev: ModRev(next),
             host: host("h2"),
         })
     };
@@ -232,7 +246,7 @@ async fn a_claim_takes_away_what_the_former_owner_said(b: Backend) {
     wins(&*b.kv, says(&state(&first, Phase::Ready), own, 0)).await;
     wins(&*b.kv, tells(&status(&first), own)).await;
     let second = claim("h1", 1, at);
-    let change = txn_of(&Write::new_instance(slot(0), second.clone(), own));
+    let change = txn_of(&Write::new_instance(slot(0), second.clone(), ModRev(own)));
     let now = wins(&*b.kv, change.clone()).await;
     loses(&*b.kv, change).await;
     assert_eq!(read::<SlotState>(&*b.kv, Key::State(slot(0))).await, None);
@@ -253,8 +267,8 @@ async fn a_claim_notes_where_the_data_is(b: Backend) {
         existing: Vec::new(),
     };
     let with = |data_rev: i64| {
-        let claim = Write::claim(slot(0), mine.clone(), at, None);
-        txn_of(&claim.with_data(Some((data.clone(), data_rev))))
+        let claim = Write::claim(slot(0), mine.clone(), ModRev(at), None);
+        txn_of(&claim.with_data(Some((data.clone(), ModRev(data_rev)))))
     };
     loses(&*b.kv, with(7)).await;
     wins(&*b.kv, with(0)).await;
@@ -290,19 +304,24 @@ async fn a_release_with_its_mark_is_one_transaction(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let own = wins(&*b.kv, claims(0, &claim("h1", 0, at), at)).await;
     let unfit = Unfit {
-        manifest_rev: at,
+        manifest_rev: ModRev(at),
         reason: "port 80 is taken".into(),
     };
     let gives_up = |claim_rev: i64| {
         let (host, unfit) = (host("h1"), unfit.clone());
-        txn_of(&Write::release_unfit(slot(0), claim_rev, host, unfit))
+        txn_of(&Write::release_unfit(
+            slot(0),
+            ModRev(claim_rev),
+            host,
+            unfit,
+        ))
     };
     loses(&*b.kv, gives_up(own + 1)).await;
     let key = || Key::Unfit(host("h1"), web());
     assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
     let marked = wins(&*b.kv, gives_up(own)).await;
     assert_eq!(read(&*b.kv, key()).await, Some(unfit));
-    let fit = |unfit_rev: i64| txn_of(&Write::fit(web(), host("h1"), unfit_rev));
+    let fit = |unfit_rev: i64| txn_of(&Write::fit(web(), host("h1"), ModRev(unfit_rev)));
     loses(&*b.kv, fit(marked - 1)).await;
     wins(&*b.kv, fit(marked)).await;
     assert_eq!(read::<Unfit>(&*b.kv, key()).await, None);
@@ -314,7 +333,14 @@ async fn the_claim_of_a_live_host_is_not_garbage(b: Backend) {
     let own = wins(&*b.kv, claims(0, &theirs, at)).await;
     put(&*b.kv, "/hosts/h2/record", "{}").await;
     delete(&*b.kv, &manifest("web")).await;
-    let garbage = || txn_of(&Write::delete_unwanted(slot(0), own, 0, host("h2")));
+    let garbage = || {
+        txn_of(&Write::delete_unwanted(
+            slot(0),
+            ModRev(own),
+            ModRev::ABSENT,
+            host("h2"),
+        ))
+    };
     loses(&*b.kv, garbage()).await;
     delete(&*b.kv, "/hosts/h2/record").await;
     wins(&*b.kv, garbage()).await;
@@ -363,7 +389,7 @@ async fn an_unready_promotion_needs_a_lost_or_a_stopped_holder(b: Backend) {
     let lost = || promotes(held, begun, &next, Over::Lost(host("h1")));
     loses(&*b.kv, lost()).await;
     let stopped = wins(&*b.kv, says(&state(&mine, Phase::Stopped), held, ready)).await;
-    let over = |seen: i64| promotes(held, begun, &next, Over::Stopped(seen, host("h1")));
+    let over = |seen: i64| promotes(held, begun, &next, Over::Stopped(ModRev(seen), host("h1")));
     loses(&*b.kv, over(ready)).await;
     wins(&*b.kv, over(stopped)).await;
     assert_eq!(read::<SlotState>(&*b.kv, Key::State(slot(0))).await, None);
@@ -393,10 +419,16 @@ async fn stopped_is_taken_back_with_the_void_next(b: Backend) {
     let begun = wins(&*b.kv, begins(held, &claim("h2", 0, at), None)).await;
     let takes_back = |next: Option<VoidNext>| {
         let unready = state(&mine, Phase::Unready);
-        txn_of(&Write::take_back(slot(0), unready, held, stopped, next))
+        txn_of(&Write::take_back(
+            slot(0),
+            unready,
+            ModRev(held),
+            ModRev(stopped),
+            next,
+        ))
     };
     let void = VoidNext {
-        modified: begun,
+        rev: ModRev(begun),
         host: host("h2"),
     };
     put(&*b.kv, "/hosts/h2/record", "{}").await;
@@ -431,8 +463,18 @@ async fn a_version_is_decided_once_and_the_loser_reads_it(b: Backend) {
 async fn a_version_becomes_good_and_old_ones_go(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let written = wins(&*b.kv, decides(at, "sha256:a")).await;
-    let becomes_good = txn_of(&Write::good(web(), at, version("sha256:a"), written));
-    let prune = |version_rev: i64| txn_of(&Write::prune(&web(), &[(at, version_rev)]));
+    let becomes_good = txn_of(&Write::good(
+        web(),
+        VersionId(at),
+        version("sha256:a"),
+        ModRev(written),
+    ));
+    let prune = |version_rev: i64| {
+        txn_of(&Write::prune(
+            &web(),
+            &[(VersionId(at), ModRev(version_rev))],
+        ))
+    };
     let good = wins(&*b.kv, becomes_good.clone()).await;
     loses(&*b.kv, becomes_good).await;
     let now: Option<Version> = read(&*b.kv, Key::Version(web(), at)).await;
@@ -445,12 +487,19 @@ async fn a_version_becomes_good_and_old_ones_go(b: Backend) {
 async fn a_rollout_is_noted_for_the_manifest_that_was_seen(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let rollout = Rollout {
-        version: at,
+        version: VersionId(at),
         failed: true,
         slot: 0,
         reason: "exit code 1".into(),
     };
-    let note = |manifest_rev: i64| txn_of(&Write::rollout(web(), rollout.clone(), manifest_rev, 0));
+    let note = |manifest_rev: i64| {
+        txn_of(&Write::rollout(
+            web(),
+            rollout.clone(),
+            ModRev(manifest_rev),
+            ModRev::ABSENT,
+        ))
+    };
     loses(&*b.kv, note(at - 1)).await;
     wins(&*b.kv, note(at)).await;
     loses(&*b.kv, note(at)).await;

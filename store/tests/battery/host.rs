@@ -1,5 +1,6 @@
 //! The host's start, life and stop, on both etcds.
 
+use model::ModRev;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -187,8 +188,8 @@ async fn record(kv: &dyn Kv, name: &str) -> Option<Rev<HostRecord>> {
     let kv = reply.kvs.into_iter().next()?;
     Some(Rev {
         value: serde_json::from_slice(&kv.value).expect("a record"),
-        modified: kv.modified,
-        created: kv.created,
+        modified: ModRev(kv.modified),
+        created: ModRev(kv.created),
     })
 }
 
@@ -221,8 +222,8 @@ async fn the_first_host_makes_the_cluster_and_the_second_joins_it(b: Backend) {
         assert_eq!(record.session, host.session());
         assert_eq!((record.epoch, record.state), (1, HostState::Up));
         assert_eq!(member(&*b.kv, name).await, Some(record.id));
-        assert_eq!(*host.floor().borrow(), record.modified);
-        assert_eq!(*host.status().borrow(), HostStatus::Live(record.modified));
+        assert_eq!(*host.floor().borrow(), record.modified.0);
+        assert_eq!(*host.status().borrow(), HostStatus::Live(record.modified.0));
     }
     // Both live on, and keep-alive answers carry the store's revision.
     let at = put(&*b.kv, "/outside", "1").await;
@@ -251,7 +252,7 @@ async fn a_host_that_knows_a_cluster_is_in_hold_on_an_emptied_etcd(b: Backend) {
     assert_eq!(revision(&*b.kv).await, at + 1, "nothing else is written");
     let mut floor = host.floor();
     let floor = floor.wait_for(|floor| *floor != 0).await;
-    assert_eq!(*floor.expect("the host lives"), written.modified);
+    assert_eq!(*floor.expect("the host lives"), written.modified.0);
     drop(host);
     assert_eq!(machine.dir_again().await.hold(), Some(hold));
 }
@@ -417,11 +418,11 @@ async fn after_a_stop_the_record_says_restarting_and_the_next_process_goes_on_at
     let machine = Machine::new();
     let host = machine.join(&b, "h1").await;
     let session = host.session();
-    let at = record(&*b.kv, "h1").await.expect("is there").modified;
+    let at = record(&*b.kv, "h1").await.expect("is there").modified.0;
     assert_eq!(host.stop(Stop::Restart).await, Stopped::Noted);
     let stopped = record(&*b.kv, "h1").await.expect("stays");
     assert_eq!(
-        (stopped.state, stopped.session, stopped.modified),
+        (stopped.state, stopped.session, stopped.modified.0),
         (HostState::Restarting, session, at + 1)
     );
     // Also in another boot: the session is on this disk, and nobody runs with it.
@@ -432,7 +433,7 @@ async fn after_a_stop_the_record_says_restarting_and_the_next_process_goes_on_at
     let host = machine.join(&b, "h1").await;
     let back = record(&*b.kv, "h1").await.expect("is there");
     assert_eq!((back.state, back.created), (HostState::Up, stopped.created));
-    assert_eq!(back.modified, at + 2, "a restart writes two keys");
+    assert_eq!(back.modified.0, at + 2, "a restart writes two keys");
     assert_ne!(host.session(), session);
 }
 
@@ -478,7 +479,7 @@ async fn a_name_that_another_machine_lives_under_is_not_taken(b: Backend) {
     assert!(matches!(error, JoinError::NameTaken { .. }), "{error}");
     let record = record(&*b.kv, "h1").await.expect("is there");
     assert_eq!(record.session, host.session());
-    assert_eq!(*host.status().borrow(), HostStatus::Live(record.modified));
+    assert_eq!(*host.status().borrow(), HostStatus::Live(record.modified.0));
 }
 
 async fn a_copied_state_directory_is_found(b: Backend) {
@@ -556,13 +557,13 @@ async fn a_lost_lease_brings_a_new_record(b: Backend) {
     let mut status = host.status();
     until(
         &mut status,
-        |s| matches!(s, HostStatus::Live(at) if *at > before.modified),
+        |s| matches!(s, HostStatus::Live(at) if *at > before.modified.0),
     )
     .await;
     let after = record(&*b.kv, "h1").await.expect("is there");
     assert!(after.created > before.created);
     assert_eq!(after.session, host.session());
-    assert_eq!(*host.floor().borrow(), after.modified);
+    assert_eq!(*host.floor().borrow(), after.modified.0);
     assert_ne!(lease_of(&*b.kv, "h1").await, lease);
 }
 
@@ -580,7 +581,7 @@ async fn a_record_that_was_deleted_comes_back(b: Backend) {
     .await;
     let after = record(&*b.kv, "h1").await.expect("is there");
     assert!(after.created > before.created);
-    assert_eq!(*host.floor().borrow(), after.modified);
+    assert_eq!(*host.floor().borrow(), after.modified.0);
 }
 
 async fn another_session_on_the_record_ends_all_writing(b: Backend) {
@@ -594,7 +595,7 @@ async fn another_session_on_the_record_ends_all_writing(b: Backend) {
     let at = put_record(&*b.kv, "h1", &other).await;
     let there = Rev {
         value: other.clone(),
-        modified: at,
+        modified: ModRev(at),
         created: ours.created,
     };
     host.observe(at, Some(&there));
@@ -603,7 +604,7 @@ async fn another_session_on_the_record_ends_all_writing(b: Backend) {
     host.update_record(|record| record.engine = false);
     assert_eq!(host.stop(Stop::Restart).await, Stopped::NotNoted);
     let record = record(&*b.kv, "h1").await.expect("is there");
-    assert_eq!((record.modified, record.session), (at, other.session));
+    assert_eq!((record.modified.0, record.session), (at, other.session));
 }
 
 async fn a_stuck_main_loop_loses_the_lease(b: Backend) {
@@ -623,7 +624,7 @@ async fn a_stuck_main_loop_loses_the_lease(b: Backend) {
 async fn a_change_of_state_is_written_at_once_and_of_the_rest_when_it_holds(b: Backend) {
     let machine = Machine::new();
     let host = machine.join(&b, "h1").await;
-    let before = record(&*b.kv, "h1").await.expect("is there").modified;
+    let before = record(&*b.kv, "h1").await.expect("is there").modified.0;
     // A count that comes and goes is never written.
     host.update_record(|record| record.foreign = 3);
     host.update_record(|record| record.foreign = 0);
@@ -653,7 +654,7 @@ async fn a_change_of_state_is_written_at_once_and_of_the_rest_when_it_holds(b: B
 async fn when_the_clusters_key_changes_the_record_is_not_written(b: Backend) {
     let machine = Machine::new();
     let host = machine.join(&b, "h1").await;
-    let before = record(&*b.kv, "h1").await.expect("is there").modified;
+    let before = record(&*b.kv, "h1").await.expect("is there").modified.0;
     let ours = get(&*b.kv, "/dokkaa/cluster").await.expect("is there");
     let other = Cluster {
         id: Uuid::new_v4(),
@@ -665,7 +666,7 @@ async fn when_the_clusters_key_changes_the_record_is_not_written(b: Backend) {
     let mut status = host.status();
     until(&mut status, |s| *s == HostStatus::Distrusted).await;
     let record = record(&*b.kv, "h1").await.expect("is there");
-    assert_eq!(record.modified, before);
+    assert_eq!(record.modified.0, before);
     // It was a mistake: the host goes on.
     put(&*b.kv, "/dokkaa/cluster", &ours).await;
     until(

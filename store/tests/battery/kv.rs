@@ -117,7 +117,7 @@ async fn a_failed_guard_runs_the_other_branch(b: Backend) {
     let at = put(&*b.kv, "/a", "1").await;
     let reply =
         b.kv.txn(Txn {
-            guards: vec![Compare::modified("/a", at + 5)],
+            guards: vec![Compare::modified("/a", model::ModRev(at + 5))],
             then: vec![Op::put("/a", "2")],
             otherwise: vec![Op::Get(KeyRange::key("/a"))],
         })
@@ -243,7 +243,7 @@ async fn a_key_twice_in_one_transaction_is_refused(b: Backend) {
     refused(b.kv.txn(not_run).await, text);
     let nested = |value: &str| {
         Op::Txn(Txn::new(
-            vec![Compare::modified("/a", 99)],
+            vec![Compare::modified("/a", model::ModRev(99))],
             vec![Op::put("/a", value)],
         ))
     };

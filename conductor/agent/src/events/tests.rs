@@ -1,5 +1,6 @@
 //! What is told of changes.
 
+use model::{ModRev, VersionId};
 use std::net::IpAddr;
 
 use manifests::{ContainerId, InstanceId, SlotId};
@@ -174,9 +175,9 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
     let claim = Claim {
         host: "h1".parse().expect("a host"),
         instance: instance("i-1"),
-        manifest_rev: 7,
+        version: VersionId(7),
     };
-    let write = Write::new_instance(slot(), claim, 3);
+    let write = Write::new_instance(slot(), claim, ModRev(3));
     let one = of_write(&write).expect("an event");
     assert_eq!(
         (one.kind, one.message.as_str()),
@@ -190,7 +191,7 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
             addr: IpAddr::from([10, 0, 0, 1]),
             ports: std::collections::BTreeMap::new(),
         };
-        Write::state(slot(), state, 3, 4)
+        Write::state(slot(), state, ModRev(3), ModRev(4))
     };
     assert_eq!(
         of_write(&state(Phase::Leaving)).map(|one| one.kind),
@@ -199,19 +200,19 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
     let claim = Claim {
         host: "h1".parse().expect("a host"),
         instance: instance("i-2"),
-        manifest_rev: 7,
+        version: VersionId(7),
     };
     let lost = "h3".parse().expect("a host");
-    let taken = Write::take_over(slot(), claim, (3, lost), 7, None);
+    let taken = Write::take_over(slot(), claim, (ModRev(3), lost), ModRev(7), None);
     let one = of_write(&taken).expect("an event");
     assert_eq!(one.kind, Kind::TakenOver);
     assert_eq!(one.message, "h3 is missing; to run revision 7");
     assert_eq!(one.from_host, Some("h3".parse().expect("a host")));
     let unfit = Unfit {
-        manifest_rev: 7,
+        manifest_rev: ModRev(7),
         reason: "port 80 is taken".to_owned(),
     };
-    let unfit = Write::release_unfit(slot(), 3, "h1".parse().expect("a host"), unfit);
+    let unfit = Write::release_unfit(slot(), ModRev(3), "h1".parse().expect("a host"), unfit);
     let one = of_write(&unfit).expect("an event");
     assert_eq!(one.kind, Kind::Unfit);
     assert!(one.message.ends_with("port 80 is taken"), "{one:?}");

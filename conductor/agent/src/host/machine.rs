@@ -9,6 +9,7 @@
 mod judgement;
 mod steps;
 
+use model::ModRev;
 use std::time::Duration;
 
 use model::Millis;
@@ -99,7 +100,7 @@ impl From<Option<Hold>> for Verdict {
 /// The record in etcd as this process wrote it.
 #[derive(Debug)]
 struct Placed {
-    modified: i64,
+    modified: ModRev,
     lease: i64,
     /// The cluster's key then; none if it was absent.
     cluster: Option<Vec<u8>>,
@@ -228,11 +229,11 @@ impl HostMachine {
         let Some(placed) = &self.placed else { return };
         match record {
             Some((session, modified))
-                if session != self.facts.session && modified > placed.modified =>
+                if session != self.facts.session && ModRev(modified) > placed.modified =>
             {
                 self.reconsider();
             }
-            None if revision > placed.modified => self.lost(),
+            None if ModRev(revision) > placed.modified => self.lost(),
             _ => {}
         }
     }
@@ -365,7 +366,7 @@ impl HostMachine {
                 self.floor = reply.revision;
                 self.keeper.written(record);
                 self.placed = Some(Placed {
-                    modified: reply.revision,
+                    modified: ModRev(reply.revision),
                     lease,
                     cluster,
                 });
@@ -378,7 +379,7 @@ impl HostMachine {
             Asked::Change(record) => {
                 self.keeper.written(record);
                 if let Some(placed) = &mut self.placed {
-                    placed.modified = reply.revision;
+                    placed.modified = ModRev(reply.revision);
                     self.stands(now);
                 }
             }
@@ -471,8 +472,8 @@ impl HostMachine {
         self.look_again = doubt.then(|| now + DOUBT);
         match (self.held(), &self.placed) {
             (None, Some(placed)) => {
-                self.met = self.met.max(placed.modified);
-                self.set(HostStatus::Live(placed.modified));
+                self.met = self.met.max(placed.modified.0);
+                self.set(HostStatus::Live(placed.modified.0));
             }
             (Some(hold), _) => self.set(HostStatus::Held(hold.reason.clone())),
             (None, None) => {}

@@ -1,5 +1,6 @@
 //! The transactions of a host's life, and what the read before them shows.
 
+use model::ModRev;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -18,7 +19,7 @@ pub(super) struct Seen {
     pub(super) snapshot: Snapshot,
     /// The cluster's key as it was read; none if it is absent. Writes are guarded by it.
     pub(super) cluster: Option<Vec<u8>>,
-    modified: BTreeMap<String, i64>,
+    modified: BTreeMap<String, ModRev>,
 }
 
 impl Seen {
@@ -36,7 +37,7 @@ impl Seen {
                 if kv.key == Key::Cluster.to_string() {
                     seen.cluster = Some(kv.value.clone());
                 }
-                seen.modified.insert(kv.key.clone(), kv.modified);
+                seen.modified.insert(kv.key.clone(), ModRev(kv.modified));
                 changes.push(change(kv));
             }
         }
@@ -45,7 +46,7 @@ impl Seen {
     }
 
     /// Revision of a key's last change, also of one that nobody can read; 0 if it is absent.
-    pub(super) fn modified(&self, key: &Key) -> i64 {
+    pub(super) fn modified(&self, key: &Key) -> ModRev {
         self.modified
             .get(&key.to_string())
             .copied()
@@ -201,7 +202,7 @@ pub(super) fn leave(seen: &Seen, name: &HostName, disk: &Disk) -> Option<Txn> {
 }
 
 /// A write of the record alone, as long as cluster and record are what they were.
-pub(super) fn guarded(name: &HostName, modified: i64, cluster: Option<&[u8]>, op: Op) -> Txn {
+pub(super) fn guarded(name: &HostName, modified: ModRev, cluster: Option<&[u8]>, op: Op) -> Txn {
     let key = Key::HostRecord(name.clone());
     Txn::new(
         vec![cluster_as(cluster), Compare::modified(key, modified)],

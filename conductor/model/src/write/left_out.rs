@@ -15,7 +15,7 @@ impl Write {
             (Rule::VoidGuard, _) => {
                 for guard in &mut self.guards {
                     if let Guard::VoidNext(slot, next) = guard {
-                        *guard = Guard::Seen(Key::Next(slot.clone()), next.modified);
+                        *guard = Guard::Seen(Key::Next(slot.clone()), next.rev);
                     }
                 }
             }

@@ -14,7 +14,7 @@ impl Write {
     /// Claim a free slot: MOD(claim) = 0, MOD(manifest), `.next` absent or void, and then deleted.
     pub fn claim(slot: SlotId, claim: Claim, manifest_rev: ModRev, next: Option<VoidNext>) -> Self {
         Self::of_slot(&slot, WriteKind::Claim)
-            .owned(&slot, 0)
+            .owned(&slot, ModRev::ABSENT)
             .gives(&slot, claim)
             .wanted(&slot.container, manifest_rev)
             .replaces_void(&slot, next)
@@ -23,16 +23,16 @@ impl Write {
     /// Claim for what a restore left without a manifest: claim, manifest and `.next` absent, and `/dokkaa/cluster` byte for
     /// byte, since what is absent is absent in any etcd. Writes the version too if etcd has lost it.
     pub fn keep(slot: SlotId, claim: Claim, version: Option<Version>, cluster: Cluster) -> Self {
-        let id = claim.manifest_rev;
+        let id = claim.version;
         let write = Self::of_slot(&slot, WriteKind::Keep)
-            .owned(&slot, 0)
+            .owned(&slot, ModRev::ABSENT)
             .gives(&slot, claim)
-            .wanted(&slot.container, 0)
-            .seen(Key::Next(slot.clone()), 0)
+            .wanted(&slot.container, ModRev::ABSENT)
+            .seen(Key::Next(slot.clone()), ModRev::ABSENT)
             .guard(Guard::Cluster(cluster));
         match version {
             Some(version) => write
-                .seen(Key::Version(slot.container.clone(), id), 0)
+                .seen(Key::Version(slot.container.clone(), id.0), ModRev::ABSENT)
                 .op(WriteOp::Version(slot.container, id, version)),
             None => write,
         }
@@ -172,7 +172,7 @@ impl Write {
             .seen(Key::Next(slot.clone()), next_rev)
             .gives_ready(&slot, claim, state);
         match next_rev {
-            0 => write,
+            ModRev::ABSENT => write,
             _ => write.op(WriteOp::Delete(Key::Next(slot))),
         }
     }
@@ -229,8 +229,8 @@ impl Write {
     /// The image of a version is decided: the version absent, MOD(manifest), which is its key.
     pub fn version(container: ContainerId, id: VersionId, version: Version) -> Self {
         Self::of_container(&container, WriteKind::Version)
-            .seen(Key::Version(container.clone(), id), 0)
-            .wanted(&container, id)
+            .seen(Key::Version(container.clone(), id.0), ModRev::ABSENT)
+            .wanted(&container, id.manifest_rev())
             .op(WriteOp::Version(container, id, version))
     }
 
@@ -246,7 +246,7 @@ impl Write {
             ..version
         };
         Self::of_container(&container, WriteKind::Good)
-            .seen(Key::Version(container.clone(), id), version_rev)
+            .seen(Key::Version(container.clone(), id.0), version_rev)
             .op(WriteOp::Version(container, id, good))
     }
 
@@ -257,7 +257,7 @@ impl Write {
             .iter()
             .take(MAX_OPS)
             .fold(write, |write, (id, rev)| {
-                let key = Key::Version(container.clone(), *id);
+                let key = Key::Version(container.clone(), id.0);
                 write.seen(key.clone(), *rev).op(WriteOp::Delete(key))
             })
     }
@@ -278,7 +278,7 @@ impl Write {
     /// Sweep what is left of a container, but its data: manifest absent, no key under `…/slots/`.
     pub fn sweep(container: ContainerId) -> Self {
         Self::of_container(&container, WriteKind::Sweep)
-            .wanted(&container, 0)
+            .wanted(&container, ModRev::ABSENT)
             .guard(Guard::NoSlots(container.clone()))
             .op(WriteOp::DeleteVersions(container.clone()))
             .op(WriteOp::Delete(Key::Rollout(container)))
@@ -344,7 +344,7 @@ impl Write {
 
     fn absent_or_void(self, slot: &SlotId, next: Option<VoidNext>) -> Self {
         self.guard(match next {
-            None => Guard::Seen(Key::Next(slot.clone()), 0),
+            None => Guard::Seen(Key::Next(slot.clone()), ModRev::ABSENT),
             Some(next) => Guard::VoidNext(slot.clone(), next),
         })
     }

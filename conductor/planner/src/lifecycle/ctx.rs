@@ -1,5 +1,7 @@
 //! One slot of this host, and the decision on it.
 
+use model::VersionId;
+use model::snapshot::mod_rev;
 use std::time::Duration;
 
 use manifests::{InstanceId, SlotId};
@@ -48,7 +50,7 @@ pub(super) struct Decision {
     pub(super) progress: Progress,
     pub(super) reason: Option<Waiting>,
     /// Version that this is about, if it is not the claim's.
-    pub(super) about: Option<i64>,
+    pub(super) about: Option<VersionId>,
 }
 
 impl Decision {
@@ -64,7 +66,7 @@ impl Decision {
         }
     }
 
-    pub(super) fn about(mut self, rev: i64) -> Self {
+    pub(super) fn about(mut self, rev: VersionId) -> Self {
         self.about = Some(rev);
         self
     }
@@ -154,7 +156,7 @@ impl<'a> Ctx<'a> {
         decision: Decision,
     ) -> Decision {
         let there = current.is_some_and(|c| c.state != ContainerState::Removing);
-        let manifest = self.container.manifest_of(self.claim.manifest_rev);
+        let manifest = self.container.manifest_of(self.claim.version);
         let Some(manifest) = manifest.filter(|_| there) else {
             return decision;
         };
@@ -246,14 +248,14 @@ impl<'a> Ctx<'a> {
         failure: Failure,
     ) -> Option<Write> {
         let instance = self.instance(current)?;
-        let rev = self.claim.manifest_rev;
+        let rev = self.claim.version;
         rollout::give_up(self.container, self.slot, rev, instance, target, failure)
     }
 
     /// Notes that the slot's version got ready.
     pub(super) fn good(&self, notes: &mut Notes) -> Option<Write> {
         let id = &self.slot.container;
-        let good = rollout::good(self.container, id, self.claim.manifest_rev)?;
+        let good = rollout::good(self.container, id, self.claim.version)?;
         let scope = Scope::Container(id.clone());
         let is_my_turn = self.inputs.is_my_turn(notes, &scope, Some(self.turn()));
         is_my_turn.then_some(good)
@@ -268,7 +270,7 @@ impl<'a> Ctx<'a> {
         let claim = Claim {
             host: self.inputs.host.name.clone(),
             instance: fresh(),
-            manifest_rev: target.rev(),
+            version: target.rev(),
         };
         let pin = volumes::pin(self.inputs.host, Some(self.view), target.manifest());
         let write = Write::new_instance(self.slot.clone(), claim, self.claim.modified);
@@ -279,7 +281,7 @@ impl<'a> Ctx<'a> {
         slot_state::state(
             &self.inputs,
             self.container,
-            self.claim.manifest_rev,
+            self.claim.version,
             container,
             phase,
         )
@@ -290,7 +292,7 @@ impl<'a> Ctx<'a> {
             self.slot.clone(),
             state,
             self.claim.modified,
-            self.view.state.as_ref().map_or(0, |s| s.modified),
+            mod_rev(self.view.state.as_ref()),
         )
     }
 
@@ -314,7 +316,7 @@ impl<'a> Ctx<'a> {
             instance: self.claim.instance.clone(),
             host: self.inputs.host.name.clone(),
             progress: decision.progress,
-            manifest_rev: decision.about.unwrap_or(self.claim.manifest_rev),
+            version: decision.about.unwrap_or(self.claim.version),
             reason: decision.reason.as_ref().map(ToString::to_string),
             container_id: current.map(|c| c.docker_id.clone()),
             restarts: memory.map_or(0, |m| m.ends) + self.earlier_restarts(),

@@ -3,6 +3,7 @@
 //! The new container is made before the old one is asked to leave.
 
 use manifests::InstanceId;
+use model::VersionId;
 
 use super::ctx::{Ctx, Decision};
 use super::start::{prepare, resolve};
@@ -21,7 +22,7 @@ pub(super) fn replacement(
     ctx: &Ctx<'_>,
     current: &ObservedContainer,
     target: &Target<'_>,
-    replacement: Option<&(InstanceId, i64)>,
+    replacement: Option<&(InstanceId, VersionId)>,
     outdated: bool,
     notes: &mut Notes,
     fresh: &mut dyn FnMut() -> InstanceId,
@@ -56,7 +57,7 @@ pub(super) fn replacement(
             let claim = Claim {
                 host: ctx.inputs.host.name.clone(),
                 instance: instance.clone(),
-                manifest_rev: *rev,
+                version: *rev,
             };
             let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), manifest);
             let write = Write::new_instance(ctx.slot.clone(), claim, ctx.claim.modified);

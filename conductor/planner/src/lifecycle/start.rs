@@ -42,7 +42,7 @@ pub(super) fn absent(
         ctx.memory.and_then(|m| m.pending_instance.as_ref()) == Some(&ctx.claim.instance);
     // Its volumes are made only where a pin says so.
     let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), target.manifest());
-    if !is_pending || pin.is_some() || target.rev() != ctx.claim.manifest_rev {
+    if !is_pending || pin.is_some() || target.rev() != ctx.claim.version {
         return ctx.new_instance(target, fresh);
     }
     match target {
@@ -175,7 +175,7 @@ pub(super) fn first_start(
         let may_pass = ctx
             .memory
             .is_some_and(|m| m.trouble.fault == Fault::Unknown && m.trouble.may_pass());
-        let target = rollout::of_slot(ctx.container, ctx.claim.manifest_rev);
+        let target = rollout::of_slot(ctx.container, ctx.claim.version);
         if let Some(target) = target.filter(|_| !may_pass) {
             decision.shared = ctx.give_up(current, &target, failure.clone());
         }
@@ -235,7 +235,7 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Decision {
 /// End of its process, as a failure.
 pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> Failure {
     if exit.out_of_memory {
-        let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
+        let manifest = ctx.container.manifest_of(ctx.claim.version);
         Failure::OutOfMemory(manifest.and_then(|m| m.memory))
     } else if exit.error.is_empty() {
         Failure::Exited(exit.code)
@@ -284,13 +284,13 @@ pub(super) fn running(
     }
     if phase == Some(Phase::Ready) {
         decision.shared = ctx.good(notes);
-        let manifest = ctx.container.manifest_of(ctx.claim.manifest_rev);
+        let manifest = ctx.container.manifest_of(ctx.claim.version);
         decision.reason = manifest
             .and_then(|m| current.limits.drift(m))
             .map(Waiting::LimitsChanged);
     } else if !was_ready
         && current.cut_off().is_none()
-        && let Some(manifest) = ctx.container.manifest_of(ctx.claim.manifest_rev)
+        && let Some(manifest) = ctx.container.manifest_of(ctx.claim.version)
     {
         let late = since + manifest.start_timeout;
         if now < late {

@@ -21,7 +21,7 @@ pub(super) fn yields(
     notes: &mut Notes,
 ) -> Option<Decision> {
     let state = ctx.view.current_state()?;
-    let handed_over = ctx.is_handed_over() && stops_first(ctx.container, ctx.claim.manifest_rev);
+    let handed_over = ctx.is_handed_over() && stops_first(ctx.container, ctx.claim.version);
     if !handed_over {
         let may_be_written =
             state.state == Phase::Stopped || ctx.memory.is_some_and(|m| m.unconfirmed_stop);

@@ -1,5 +1,6 @@
 //! Instances without a manifest that were kept when a restore was accepted.
 
+use model::VersionId;
 use std::collections::BTreeMap;
 
 use manifests::{InstanceId, SlotId};
@@ -17,7 +18,7 @@ pub struct Orphan {
     /// Its slot.
     pub slot: SlotId,
     /// Version that it runs: its key before the restore, negative.
-    pub rev: i64,
+    pub rev: VersionId,
     /// Content of that version, if it was known.
     pub version: Option<Version>,
     /// Its claim was seen: when that goes, somebody has removed it.
@@ -53,7 +54,7 @@ pub(super) fn keep(
             Orphan {
                 slot: slot.clone(),
                 // Revisions begin anew in a new etcd: one of the former history must not be taken for one of those.
-                rev: made_from.map_or(0, |(rev, _)| -rev.abs()),
+                rev: made_from.map_or_else(VersionId::default, |(id, _)| id.orphaned()),
                 version: made_from.map(|(_, version)| version.version.clone()),
                 claimed: false,
             },

@@ -1,6 +1,7 @@
 //! Memory of a slot.
 
 use manifests::InstanceId;
+use model::VersionId;
 use model::records::Status;
 use model::time::Millis;
 
@@ -12,7 +13,7 @@ pub struct SlotMemory {
     /// Instance that this process claimed the slot for and has not made yet.
     pub pending_instance: Option<InstanceId>,
     /// Instance that was made for a replacement and is not claimed yet, and its version.
-    pub replacement: Option<(InstanceId, i64)>,
+    pub replacement: Option<(InstanceId, VersionId)>,
     /// Failed creates and starts.
     pub trouble: Trouble,
     /// Status that was last written.

@@ -1,5 +1,6 @@
 //! Failed attempts, and when to try again.
 
+use model::{ModRev, VersionId};
 use std::time::Duration;
 
 use model::Fault;
@@ -23,7 +24,7 @@ pub struct Trouble {
     /// Reason of the last failure, for people; empty if there is none.
     pub reason: String,
     /// Version that failed.
-    pub rev: i64,
+    pub rev: VersionId,
     /// Who has to change something.
     pub fault: Fault,
     /// Unclassified errors in a row.
@@ -31,7 +32,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    pub(super) fn failed(&mut self, rev: i64, reason: &str, fault: Fault, now: Millis) {
+    pub(super) fn failed(&mut self, rev: VersionId, reason: &str, fault: Fault, now: Millis) {
         if self.rev != rev {
             *self = Self {
                 rev,
@@ -75,11 +76,11 @@ impl Trouble {
 pub struct UnfitMark {
     backoff: Backoff,
     /// Revision of the manifest.
-    rev: i64,
+    rev: ModRev,
 }
 
 impl UnfitMark {
-    pub(super) fn marked(&mut self, rev: i64, now: Millis) {
+    pub(super) fn marked(&mut self, rev: ModRev, now: Millis) {
         if self.rev != rev {
             *self = Self::default();
         }

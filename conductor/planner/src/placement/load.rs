@@ -74,7 +74,7 @@ impl<'a> Load<'a> {
                 for claim in [&slot.claim, &slot.next].into_iter().flatten() {
                     // What a lost host has is nobody's load.
                     if let Some(host) = load.position(&claim.host) {
-                        let manifest = container.manifest_of(claim.manifest_rev);
+                        let manifest = container.manifest_of(claim.version);
                         load.add(host, &id.slot(*number), manifest.map(AsRef::as_ref));
                     }
                 }

@@ -43,7 +43,7 @@ fn version(manifest: &Value) -> Value {
 }
 
 fn claim(host: &str, rev: i64) -> Value {
-    json!({"host": host, "instance": format!("i-{host}"), "manifest_rev": rev})
+    json!({"host": host, "instance": format!("i-{host}"), "version": rev})
 }
 
 fn state(host: &str, state: &str) -> Value {
@@ -408,7 +408,7 @@ fn an_update_says_who_is_behind_and_why() {
     let failed = status(
         "new",
         "failed",
-        json!({"manifest_rev": 6, "reason": "no such image", "log": ["gone"]}),
+        json!({"version": 6, "reason": "no such image", "log": ["gone"]}),
     );
     let beside = rows(&snapshot(&update()), &[(0, failed)], &[]);
     assert_eq!(
@@ -419,7 +419,7 @@ fn an_update_says_who_is_behind_and_why() {
     assert_eq!(beside[0].log, ["gone"]);
 
     // What failed before this manifest says nothing about it.
-    let older = status("new", "failed", json!({"manifest_rev": 4, "reason": "old"}));
+    let older = status("new", "failed", json!({"version": 4, "reason": "old"}));
     assert!(!rows(&snapshot(&update()), &[(0, older)], &[])[0].failed);
 
     let mut keys = update();

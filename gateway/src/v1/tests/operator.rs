@@ -620,7 +620,7 @@ fn a_host_stops_what_etcd_gives_to_others_and_keeps_what_it_does_not_know() {
     let revision = agent.put_manifest(&web(), r#"{"image": "a", "scale": 5}"#);
     agent.claim(&web().slot(0), "h1", revision);
     agent.claim(&web().slot(1), "h2", revision);
-    let claim = serde_json::json!({"host": "h1", "instance": "newer", "manifest_rev": revision});
+    let claim = serde_json::json!({"host": "h1", "instance": "newer", "version": revision});
     agent.put(&Key::Claim(web().slot(3)), claim.to_string().as_bytes());
     agent.put(&Key::Manifest("shop/bad".parse().unwrap()), b"garbage");
     let bad: ContainerId = "shop/bad".parse().unwrap();

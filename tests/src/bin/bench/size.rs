@@ -132,7 +132,7 @@ async fn fill(kv: &dyn Kv, cluster: &Cluster) -> anyhow::Result<()> {
             let claim = Claim {
                 host: host_name(host)?,
                 instance: instance(&slot)?,
-                manifest_rev: rev,
+                version: model::VersionId(rev),
             };
             ops.push(Op::put_json(Key::Claim(slot.clone()), &claim));
             let state = state(&slot, address(host), Phase::Ready)?;

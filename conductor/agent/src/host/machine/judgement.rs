@@ -70,14 +70,14 @@ impl HostMachine {
             let epoch = self.facts.cluster.as_ref().map(|c| c.epoch);
             // After a restore it may be an old record of our own, come back from the backup.
             if self.joined.is_some() && self.joined == epoch && self.held().is_none() {
-                if record.modified >= self.floor {
+                if record.modified.0 >= self.floor {
                     self.set(HostStatus::Foreign(record.session));
                     return;
                 }
                 // It is older than what this process wrote: not a second process, but a history that went back.
                 let reason = Reason::Rewound {
                     known: self.floor,
-                    found: record.modified,
+                    found: record.modified.0,
                 };
                 self.found = Some(Hold {
                     reason: reason.to_string(),

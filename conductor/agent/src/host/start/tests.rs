@@ -97,8 +97,8 @@ fn a_cluster_is_made_only_where_nothing_speaks_of_one() {
     let there = |cluster: &Cluster| {
         Some(Rev {
             value: cluster.clone(),
-            modified: 5,
-            created: 5,
+            modified: model::ModRev(5),
+            created: model::ModRev(5),
         })
     };
     let fresh = ClusterFacts {

@@ -195,7 +195,7 @@ fn keys(cluster: &Cluster) -> Vec<(String, String, i64)> {
             let key = format!("/claims/app/c{number}/slots/{slot}");
             let claim = |host: usize| {
                 format!(
-                    r#"{{"host": "{}", "instance": "i", "manifest_rev": {rev}}}"#,
+                    r#"{{"host": "{}", "instance": "i", "version": {rev}}}"#,
                     name(host)
                 )
             };

@@ -32,7 +32,8 @@ use model::{Action, ActionResult, Fault, Host, ModRev, Prepare, Trust, Write, Wr
 
 impl Keys for World {
     fn modified(&self, key: &Key) -> ModRev {
-        self.keys.get(&key.to_string()).map_or(0, |k| k.1)
+        let key = self.keys.get(&key.to_string());
+        key.map_or(ModRev::ABSENT, |key| ModRev(key.1))
     }
 
     fn value(&self, key: &Key) -> Option<&[u8]> {
@@ -840,7 +841,7 @@ fn describe(write: &Write) -> String {
         | WriteKind::Retake
         | WriteKind::Next
         | WriteKind::NewInstance => {
-            format!(" {} v{}", instance(), write.claimed().unwrap().manifest_rev)
+            format!(" {} v{}", instance(), write.claimed().unwrap().version)
         }
         WriteKind::Promote => {
             let over = match write.over {
