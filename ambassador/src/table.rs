@@ -13,6 +13,7 @@ use manifests::SlotId;
 use manifests::manifest::Protocol;
 use model::directory::{Caller, Callers, Directory, ServiceId};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The tables of the ambassador.
 #[derive(Debug)]
@@ -36,6 +37,22 @@ impl Tables {
     pub fn set_callers(&self, callers: Callers) {
         self.callers.store(Arc::new(callers));
         self.changed.send_replace(());
+    }
+
+    /// Swaps the callers whenever they change.
+    pub async fn follow(
+        self: Arc<Self>,
+        mut callers: watch::Receiver<Arc<Callers>>,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let now = callers.borrow_and_update().as_ref().clone();
+            self.set_callers(now);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = callers.changed() => if changed.is_err() { return },
+            }
+        }
     }
 
     /// The current callers.

@@ -24,7 +24,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::agent::standing::Standing;
+use crate::agent::condition::Condition;
 use exposition::Exposition;
 
 /// Sources of the metrics.
@@ -55,11 +55,11 @@ struct ResultLabel {
 }
 
 /// Served from the start; `sources` is set once the agent runs.
-pub(crate) fn router(sources: Arc<OnceLock<Sources>>, standing: Arc<Standing>) -> Router {
+pub(crate) fn router(sources: Arc<OnceLock<Sources>>, condition: Arc<Condition>) -> Router {
     Router::new()
         .route("/metrics", get(metrics).with_state(sources))
         .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz).with_state(standing))
+        .route("/readyz", get(readyz).with_state(condition))
 }
 
 /// The process answers.
@@ -68,8 +68,8 @@ async fn healthz() -> &'static str {
 }
 
 /// Ready when etcd is followed and Docker answers; else the reasons.
-async fn readyz(State(standing): State<Arc<Standing>>) -> impl IntoResponse {
-    let lacks = standing.lacks();
+async fn readyz(State(condition): State<Arc<Condition>>) -> impl IntoResponse {
+    let lacks = condition.lacks();
     if lacks.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {

@@ -5,6 +5,8 @@
 //! the containers are, and what is in the way is named with the command that
 //! opens it. Nothing is changed here.
 
+pub mod watch;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};

@@ -1,55 +1,164 @@
 //! What keeps the agent from its work, in the same words for `/readyz`, `status`, `hosts`, `ps` and the log.
 
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
 use conductor::Published;
 use model::observed::EngineState;
-use store::Alarm;
 use store::host::{HostStatus, Waiting};
+use store::{Alarm, Kv};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
-/// Everything that is wrong; nothing in health.
-pub(crate) fn lacks(published: &Published, status: &HostStatus, own_etcd: bool) -> Vec<String> {
-    let mut lacks = Vec::new();
-    match published.seen.load().as_ref() {
-        None => lacks.push("etcd has not been read yet".to_owned()),
-        Some(seen) => {
-            if let Some(reason) = &seen.distrust {
-                lacks.push(format!("nothing is changed: {reason}"));
-            } else if seen.stale {
-                lacks.push("etcd can't be followed at the moment".to_owned());
-            }
-        }
-    }
-    if let EngineState::Unresponsive(why) = &published.observed.load().engine {
-        lacks.push(format!("the Docker Engine does not answer: {why}"));
-    }
-    if let HostStatus::Held(reason) = status {
-        lacks.push(format!("this host is in hold: {reason}"));
-    }
-    lacks.extend(troubles(published, status, own_etcd));
-    lacks
+use crate::config::AgentConfig;
+
+/// Condition of the agent: of its engine, its etcd and its cluster. Filled in as it starts.
+pub(crate) struct Condition {
+    etcd: String,
+    own_etcd: bool,
+    /// Why the engine is not used yet.
+    engine: Mutex<Option<String>>,
+    status: OnceLock<watch::Receiver<HostStatus>>,
+    published: OnceLock<Arc<Published>>,
 }
 
-/// What neither the view nor the host's record in etcd shows.
-pub(crate) fn troubles(published: &Published, status: &HostStatus, own_etcd: bool) -> Vec<String> {
-    let alarm = published.alarm.borrow().map(|it| alarm(it, own_etcd));
-    let standing = match status {
-        // That it is in hold the view says.
-        HostStatus::Live(_) | HostStatus::Held(_) => None,
-        HostStatus::Joining(Waiting::Begun) => Some("this host has not joined yet".to_owned()),
-        HostStatus::Joining(why) => Some(format!("this host has not joined yet: {why}")),
-        HostStatus::Failed(error) => Some(error.to_string()),
-        HostStatus::Left => Some("this host has left the cluster".to_owned()),
-        HostStatus::Lost => Some("this host's record is not in etcd".to_owned()),
-        HostStatus::Distrusted => Some("etcd holds another cluster".to_owned()),
-        HostStatus::Foreign(_) => Some(
-            "this host's identity runs twice: another process writes its record, and this one writes nothing any more"
-                .to_owned(),
-        ),
+impl Condition {
+    /// Of an agent that has only begun.
+    pub(crate) fn new(config: &AgentConfig) -> Self {
+        let docker = config.docker.display();
+        Self::waiting(
+            config.etcd.endpoints.join(", "),
+            config.own_etcd,
+            format!("the Docker Engine at {docker} has not answered yet"),
+        )
+    }
+
+    pub(super) fn waiting(etcd: String, own_etcd: bool, engine: String) -> Self {
+        Self {
+            etcd,
+            own_etcd,
+            engine: Mutex::new(Some(engine)),
+            status: OnceLock::new(),
+            published: OnceLock::new(),
+        }
+    }
+
+    /// Why the engine can't be used yet; none once it can.
+    pub(crate) fn engine(&self, why: Option<String>) {
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// The host begins to join.
+    pub(crate) fn joins(&self, status: watch::Receiver<HostStatus>) {
+        // There is one host to an agent.
+        let _ = self.status.set(status);
+    }
+
+    /// The conductor begins to work.
+    pub(crate) fn works(&self, published: Arc<Published>) {
+        let _ = self.published.set(published);
+    }
+
+    /// All that is missing; nothing if the agent works as it should.
+    pub(crate) fn lacks(&self) -> Vec<String> {
+        let Some(published) = self.published.get() else {
+            let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            return engine
+                .clone()
+                .into_iter()
+                .chain(self.membership())
+                .collect();
+        };
+        let mut lacks = Vec::new();
+        match published.seen.load().as_ref() {
+            None => lacks.push("etcd has not been read yet".to_owned()),
+            Some(seen) => {
+                if let Some(reason) = &seen.distrust {
+                    lacks.push(format!("nothing is changed: {reason}"));
+                } else if seen.stale {
+                    lacks.push("etcd can't be followed at the moment".to_owned());
+                }
+            }
+        }
+        if let EngineState::Unresponsive(why) = &published.observed.load().engine {
+            lacks.push(format!("the Docker Engine does not answer: {why}"));
+        }
+        let status = self.status.get().map(|status| status.borrow().clone());
+        if let Some(HostStatus::Held(reason)) = status {
+            lacks.push(format!("this host is in hold: {reason}"));
+        }
+        lacks.extend(self.troubles(published));
+        lacks
+    }
+
+    /// All that is missing, without what a view of etcd and the host's record show.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        match self.published.get() {
+            Some(published) if published.seen.load().is_some() => self.troubles(published),
+            _ => self.lacks(),
+        }
+    }
+
+    /// Why etcd can't be asked now, as far as that is known; none if it is followed.
+    pub(crate) fn without_etcd(&self) -> Option<String> {
+        let published = self.published.get()?;
+        if let Some(seen) = published.seen.load().as_ref()
+            && !seen.stale
+        {
+            return None;
+        }
+        Some(format!(
+            "etcd at {}: {}",
+            self.etcd,
+            self.lacks().join("; ")
+        ))
+    }
+
+    fn troubles(&self, published: &Published) -> Vec<String> {
+        let alarm = published.alarm.borrow().map(|it| alarm(it, self.own_etcd));
+        alarm.into_iter().chain(self.membership()).collect()
+    }
+
+    /// Why the host is no live member.
+    fn membership(&self) -> Option<String> {
+        let etcd = &self.etcd;
+        Some(match &*self.status.get()?.borrow() {
+            // That it is in hold the view says.
+            HostStatus::Live(_) | HostStatus::Held(_) => return None,
+            HostStatus::Joining(Waiting::Begun) => format!("etcd at {etcd} has not answered yet"),
+            HostStatus::Joining(Waiting::Etcd(error)) => {
+                format!("etcd at {etcd} can't be used: {error}")
+            }
+            HostStatus::Joining(why) => format!("this host has not joined yet: {why}"),
+            HostStatus::Failed(error) => error.to_string(),
+            HostStatus::Left => "this host has left the cluster".to_owned(),
+            HostStatus::Lost => "this host's record is not in etcd".to_owned(),
+            HostStatus::Distrusted => "etcd holds another cluster".to_owned(),
+            HostStatus::Foreign(_) => "this host's identity runs twice: another process writes its record, and this one writes nothing any more".to_owned(),
+        })
+    }
+}
+
+/// Publishes etcd's alarm, while which nothing is placed or moved.
+pub(super) async fn follow_alarm(
+    kv: Arc<dyn Kv>,
+    published: Arc<Published>,
+    own_etcd: bool,
+    stop: CancellationToken,
+) {
+    let says = |alarm: Option<store::Alarm>| {
+        if let Some(alarm) = alarm {
+            error!("{}", self::alarm(alarm, own_etcd));
+        } else {
+            info!("etcd alarm cleared; it takes writes again");
+        }
+        published.alarm.send_replace(alarm);
     };
-    alarm.into_iter().chain(standing).collect()
+    store::alarm::follow(kv, store::alarm::EVERY, says, stop).await;
 }
 
 /// What an alarm means, and what clears it.
-pub(crate) fn alarm(alarm: Alarm, own_etcd: bool) -> String {
+fn alarm(alarm: Alarm, own_etcd: bool) -> String {
     let reach = if own_etcd {
         "eval \"$(dokkaa etcd-env)\" and "
     } else {
@@ -62,5 +171,63 @@ pub(crate) fn alarm(alarm: Alarm, own_etcd: bool) -> String {
         Alarm::Corrupt => format!(
             "{alarm} and refuses everything: replace the member that is wrong, then `etcdctl alarm disarm`; see docs/recovery.md"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use conductor::published::Seen;
+    use model::Snapshot;
+
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_from_the_start_on() {
+        let etcd = "http://10.0.0.1:2379".to_owned();
+        let condition =
+            Condition::waiting(etcd, false, "/run/d.sock has not answered yet".to_owned());
+        let lacks = |what: &str| condition.lacks().iter().any(|lack| lack.contains(what));
+        assert!(lacks("/run/d.sock has not answered yet"));
+        condition.engine(Some("the Docker Engine at x: refused".to_owned()));
+        assert_eq!(condition.lacks(), ["the Docker Engine at x: refused"]);
+        condition.engine(None);
+        let (sender, status) = watch::channel(HostStatus::Joining(Waiting::Begun));
+        condition.joins(status);
+        assert_eq!(
+            condition.lacks(),
+            ["etcd at http://10.0.0.1:2379 has not answered yet"]
+        );
+        let refused = Waiting::Etcd("connection refused".to_owned());
+        sender.send(HostStatus::Joining(refused)).unwrap();
+        assert!(lacks(
+            "etcd at http://10.0.0.1:2379 can't be used: connection refused"
+        ));
+        let other = Waiting::NameTaken([10, 0, 0, 9].into());
+        sender.send(HostStatus::Joining(other)).unwrap();
+        assert!(lacks("10.0.0.9"));
+
+        let published = Arc::new(Published::default());
+        condition.works(published.clone());
+        assert!(lacks("has not been read yet"));
+        let see = |stale, distrust: Option<&str>| {
+            published.seen.store(Arc::new(Some(Seen {
+                snapshot: Snapshot::default(),
+                stale,
+                distrust: distrust.map(ToOwned::to_owned),
+            })));
+        };
+        see(true, None);
+        assert!(lacks("followed"));
+        assert!(condition.without_etcd().is_some());
+        see(false, Some("the cluster's key is gone"));
+        assert!(lacks("the cluster's key is gone"));
+        see(false, None);
+        sender.send(HostStatus::Lost).unwrap();
+        assert!(lacks("not in etcd"));
+        assert_eq!(condition.without_etcd(), None);
+        sender.send(HostStatus::Live(1)).unwrap();
+        assert_eq!(condition.lacks(), [""; 0]);
     }
 }

@@ -14,10 +14,8 @@ use manifests::{HostName, SlotId};
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
 use model::records::Cluster;
-use store::host::HostStatus;
-use tokio::sync::watch;
 
-use super::standing::Standing;
+use super::condition::Condition;
 
 /// Parts of the agent that the API reads.
 pub(crate) struct RunningAgent {
@@ -26,9 +24,7 @@ pub(crate) struct RunningAgent {
     pub(crate) kv: Arc<dyn store::Kv>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) failures: Arc<ambassador::Failures>,
-    pub(crate) status: watch::Receiver<HostStatus>,
-    pub(crate) own_etcd: bool,
-    pub(crate) standing: Arc<Standing>,
+    pub(crate) condition: Arc<Condition>,
 }
 
 #[async_trait]
@@ -53,10 +49,7 @@ impl AgentHandle for RunningAgent {
     }
 
     fn problems(&self) -> Vec<String> {
-        if self.published.seen.load().is_none() {
-            return self.standing.lacks();
-        }
-        super::condition::troubles(&self.published, &self.status.borrow(), self.own_etcd)
+        self.condition.problems()
     }
 
     fn kv(&self) -> Arc<dyn store::Kv> {

@@ -13,12 +13,11 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use gateway::listener::{self, ListenerConfig};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::Misconfigured;
-use super::standing::Standing;
+use super::condition::Condition;
+use super::error::Misconfigured;
+use super::parts::Tasks;
 use crate::config::AgentConfig;
 use crate::limits::Shares;
 use crate::metrics::{self, Sources};
@@ -38,8 +37,7 @@ pub(super) struct Listeners {
     pub(super) routes: Arc<OnceLock<Router>>,
     /// What there is to count.
     pub(super) sources: Arc<OnceLock<Sources>>,
-    pub(super) stop: CancellationToken,
-    pub(super) tasks: JoinSet<()>,
+    pub(super) tasks: Tasks,
 }
 
 impl Listeners {
@@ -47,7 +45,7 @@ impl Listeners {
     pub(super) async fn open(
         config: &AgentConfig,
         shares: Shares,
-        standing: &Arc<Standing>,
+        condition: &Arc<Condition>,
     ) -> anyhow::Result<Self> {
         let keys = bind(
             &config.keys_listen,
@@ -62,43 +60,38 @@ impl Listeners {
             peer,
             routes: Arc::default(),
             sources: Arc::default(),
-            stop: CancellationToken::new(),
-            tasks: JoinSet::new(),
+            tasks: Tasks::default(),
         };
-        Ok(listeners.serve(config, shares, standing, keys, metrics))
+        Ok(listeners.serve(config, shares, condition, keys, metrics))
     }
 
     fn serve(
         mut self,
         config: &AgentConfig,
         shares: Shares,
-        standing: &Arc<Standing>,
+        condition: &Arc<Condition>,
         keys: Vec<TcpListener>,
         metrics: Vec<TcpListener>,
     ) -> Self {
         let mut allow_hosts = config.allow_hosts.clone();
-        self.tasks.spawn(listener::serve(
-            keys,
-            ListenerConfig {
-                allow_hosts: allow_hosts.clone(),
-                limits: shares.api,
-                ..ListenerConfig::default()
-            },
-            api(self.routes.clone(), standing.clone()),
-            self.stop.clone(),
-        ));
+        let settings = ListenerConfig {
+            allow_hosts: allow_hosts.clone(),
+            limits: shares.api,
+            ..ListenerConfig::default()
+        };
+        let routes = api(self.routes.clone(), condition.clone());
+        self.tasks
+            .spawn(|stop| listener::serve(keys, settings, routes, stop));
         // A scrape names the host that it asks.
         allow_hosts.push(config.name.to_string());
-        self.tasks.spawn(listener::serve(
-            metrics,
-            ListenerConfig {
-                allow_hosts,
-                limits: shares.metrics,
-                header_time: METRICS_HEADERS,
-            },
-            metrics::router(self.sources.clone(), standing.clone()),
-            self.stop.clone(),
-        ));
+        let settings = ListenerConfig {
+            allow_hosts,
+            limits: shares.metrics,
+            header_time: METRICS_HEADERS,
+        };
+        let routes = metrics::router(self.sources.clone(), condition.clone());
+        self.tasks
+            .spawn(|stop| listener::serve(metrics, settings, routes, stop));
         self
     }
 }
@@ -117,24 +110,24 @@ pub(super) fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
 }
 
 /// The API from the first moment on: what is missing until there is something to ask, and in time while etcd is away.
-fn api(routes: Arc<OnceLock<Router>>, standing: Arc<Standing>) -> Router {
+fn api(routes: Arc<OnceLock<Router>>, condition: Arc<Condition>) -> Router {
     Router::new().fallback(async move |request: Request| {
         let Some(routes) = routes.get() else {
-            let lacks = standing.lacks().join("; ");
+            let lacks = condition.lacks().join("; ");
             return unavailable(request.uri().path(), &format!("not ready yet: {lacks}"));
         };
-        answer(routes.clone(), &standing, request).await
+        answer(routes.clone(), &condition, request).await
     })
 }
 
-async fn answer(routes: Router, standing: &Standing, request: Request) -> Response {
+async fn answer(routes: Router, condition: &Condition, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let answer = async {
         let Ok(answer) = routes.oneshot(request).await;
         answer
     };
-    let Some(why) = standing.without_etcd().filter(|_| needs_etcd(&path)) else {
+    let Some(why) = condition.without_etcd().filter(|_| needs_etcd(&path)) else {
         return answer.await;
     };
     match tokio::time::timeout(WITHOUT_ETCD, answer).await {
@@ -179,9 +172,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_path_is_answered_before_the_host_has_joined_and_while_etcd_is_away() {
         let waits = "/d.sock has not answered yet".to_owned();
-        let standing = Arc::new(Standing::waiting("http://e:1".to_owned(), false, waits));
+        let condition = Arc::new(Condition::waiting("http://e:1".to_owned(), false, waits));
         let routes: Arc<OnceLock<Router>> = Arc::default();
-        let api = api(routes.clone(), standing.clone());
+        let api = api(routes.clone(), condition.clone());
         let (status, error) = ask(&api, "GET", "/v2/keys/apps").await;
         assert_eq!((status.as_u16(), &error["errorCode"]), (503, &300.into()));
         assert!(error["cause"].as_str().unwrap().contains("/d.sock"));
@@ -196,9 +189,9 @@ mod tests {
 
         let refused = HostStatus::Joining(Waiting::Etcd("refused".to_owned()));
         let (_sender, receiver) = watch::channel(refused);
-        standing.engine(None);
-        standing.joins(receiver);
-        standing.works(Arc::new(Published::default()));
+        condition.engine(None);
+        condition.joins(receiver);
+        condition.works(Arc::new(Published::default()));
         // All of it waits for etcd.
         routes
             .set(Router::new().fallback(async || std::future::pending::<()>().await))

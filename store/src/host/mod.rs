@@ -4,6 +4,7 @@ mod clock;
 mod disk;
 mod driver;
 mod lease;
+mod log;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ pub use clock::Clock;
 pub use disk::{StateDir, StateDirError};
 pub use driver::Host;
 pub use lease::{Gate, LeaseReport, boottime};
+pub use log::log_status;
 
 use crate::kv::Kv;
 

@@ -1,11 +1,9 @@
-//! Tries, from inside a container, whether containers reach the agent.
+//! Probes from time to time, from inside a container, whether containers reach the agent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conductor::Published;
-use conductor::reachability::{Firewall, Target, gateway_of, probe_from, problem};
 use engine::EngineFacts;
 use manifests::env::LAST_LINK_PORT;
 use model::observed::Surroundings;
@@ -13,42 +11,42 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use crate::config::DNS_PORT;
+use super::{Firewall, Target, gateway_of, probe_from, problem};
+use crate::published::Published;
 
+/// Port of DNS.
+const DNS_PORT: u16 = 53;
 /// Time between two tries.
 const EVERY: Duration = Duration::from_secs(60);
 /// Time between two looks for a container to try from.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What containers use to reach the agent.
-pub(super) struct Way {
-    pub(super) published: Arc<Published>,
-    pub(super) engine: watch::Receiver<EngineFacts>,
-    pub(super) surroundings: watch::Receiver<Surroundings>,
+/// Probes what containers use to reach the agent.
+pub struct Probe {
+    /// Where a container to probe from is found.
+    pub published: Arc<Published>,
+    /// The network that containers are on.
+    pub engine: watch::Receiver<EngineFacts>,
+    /// Where containers reach the agent.
+    pub surroundings: watch::Receiver<Surroundings>,
+    /// What is in the way, for people.
+    pub problem: watch::Sender<Option<String>>,
 }
 
-/// Tries from time to time, and tells what is in the way.
-pub(super) async fn watch(
-    way: Way,
-    blocked: watch::Sender<Option<String>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let pause = if way.try_once(&blocked).await {
-            EVERY
-        } else {
-            LOOK
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+impl Probe {
+    /// Runs until it is stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            let pause = if self.try_once().await { EVERY } else { LOOK };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
         }
     }
-}
 
-impl Way {
     /// False if there is no container to try from.
-    async fn try_once(&self, blocked: &watch::Sender<Option<String>>) -> bool {
+    async fn try_once(&self) -> bool {
         let pid = {
             let observed = self.published.observed.load();
             observed
@@ -69,14 +67,14 @@ impl Way {
         let tried = match probe_from(pid, targets).await {
             Ok(tried) => tried,
             Err(error) => {
-                debug!(error = %model::error::chain(&error), "could not try from inside a container");
+                debug!(error = %model::error::chain(&error), "cannot probe from inside a container");
                 return false;
             }
         };
         let interface = self.engine.borrow().bridge.interface.clone();
         let firewall = Firewall::of_this_machine();
         let found = problem(&tried, gateway_of(pid), firewall, &interface, now.gateway);
-        blocked.send_if_modified(|before| {
+        self.problem.send_if_modified(|before| {
             if *before == found {
                 return false;
             }

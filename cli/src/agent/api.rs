@@ -1,0 +1,92 @@
+//! The API: of clients, of other hosts, and of what watches the agent.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use conductor::Published;
+use gateway::{listener, peer, v1, v2};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::condition::Condition;
+use super::dataplane::Dataplane;
+use super::handle::RunningAgent;
+use super::parts::{Parts, Tasks};
+use crate::metrics::Sources;
+
+/// Listeners that were bound, and where their answers are put.
+pub(super) struct Served {
+    pub(super) peer: Vec<TcpListener>,
+    pub(super) routes: Arc<OnceLock<Router>>,
+    pub(super) sources: Arc<OnceLock<Sources>>,
+}
+
+/// From now on the listeners answer.
+pub(super) fn start(
+    parts: &Parts,
+    dataplane: &Dataplane,
+    served: Served,
+    identity: Option<Arc<peer::Identity>>,
+    condition: Arc<Condition>,
+    tasks: &mut Tasks,
+) {
+    let handle: Arc<dyn v1::AgentHandle> = Arc::new(RunningAgent {
+        host: parts.host.name().clone(),
+        published: parts.published.clone(),
+        kv: parts.kv.clone(),
+        engine: parts.engine.clone(),
+        failures: dataplane.link_failures.clone(),
+        condition,
+    });
+    let mut peers: Option<Arc<dyn v1::Peers>> = None;
+    if let Some(identity) = identity {
+        let table = Arc::new(peer::PeerTable::default());
+        let (published, following) = (parts.published.clone(), table.clone());
+        tasks.spawn(|stop| follow_peers(published, following, stop));
+        peers = Some(Arc::new(peer::PeerClient::new(
+            identity.clone(),
+            table.clone(),
+        )));
+        let (router, limits) = (peer::router(handle.clone()), parts.shares.peers);
+        tasks.spawn(|stop| async move {
+            if let Err(error) =
+                peer::serve(served.peer, identity, table, router, limits, stop).await
+            {
+                error!(error = %model::error::chain(&error), "peer listener failed to start");
+            }
+        });
+    }
+    let name = parts.host.name().to_string();
+    let keys = v2::V2::new(parts.kv.clone(), name, tasks.stop.clone());
+    let api = v1::Api {
+        agent: handle,
+        peers,
+    };
+    // Nobody else sets them.
+    let _ = served
+        .routes
+        .set(listener::routes(v2::router(keys), v1::router(api)));
+    let _ = served.sources.set(Sources {
+        published: parts.published.clone(),
+        links: dataplane.link_counters.clone(),
+        dns: dataplane.dns_counters.clone(),
+    });
+}
+
+async fn follow_peers(
+    published: Arc<Published>,
+    table: Arc<peer::PeerTable>,
+    stop: CancellationToken,
+) {
+    let mut revision = published.revision.subscribe();
+    loop {
+        if let Some(seen) = published.seen.load().as_ref() {
+            table.update(&seen.snapshot, seen.stale);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = revision.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! DNS, links and the firewall: what containers reach at the bridge's gateway, and who reaches them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ambassador::{Ambassador, Tables};
+use conductor::firewall;
+use conductor::reachability::watch::Probe;
+use engine::{Bridge, EngineFacts, EngineInfo};
+use model::observed::Surroundings;
+use tokio::sync::{mpsc, watch};
+
+use super::error::Misconfigured;
+use super::network::{NetworkFollower, dns_addresses, dns_bound, surroundings};
+use super::parts::{Parts, Tasks};
+use super::problems::{Problems, follow_held_links};
+
+/// Handles of the data plane.
+pub(super) struct Dataplane {
+    /// Where DNS is to listen.
+    pub(super) dns: Vec<SocketAddr>,
+    /// Where it does.
+    pub(super) dns_bound: Vec<SocketAddr>,
+    pub(super) dns_counters: Arc<dns::Counters>,
+    pub(super) link_counters: Arc<ambassador::Counters>,
+    pub(super) link_failures: Arc<ambassador::Failures>,
+    pub(super) surroundings: watch::Receiver<Surroundings>,
+    /// Asks for a list of the engine.
+    pub(super) look_again: mpsc::Receiver<()>,
+}
+
+pub(super) async fn start(
+    parts: &Parts,
+    info: EngineInfo,
+    bridge: Bridge,
+    tasks: &mut Tasks,
+) -> Result<Dataplane, Misconfigured> {
+    let Parts {
+        config,
+        host,
+        published,
+        ..
+    } = parts;
+    let dns = dns_addresses(config, bridge.gateway);
+    let names = dns::Dns::start(
+        dns::Config {
+            listen: dns.clone(),
+            zone: dns::Zone::new(&config.domain, dns.iter().map(SocketAddr::ip))
+                .map_err(Misconfigured::by)?,
+            files: dns::Files::default(),
+        },
+        published.directory.clone(),
+        tasks.stop.clone(),
+    );
+    let (unknown, mut asked_for) = mpsc::channel(64);
+    let tables = Arc::new(Tables::new(published.directory.clone()));
+    let links = Ambassador::start(
+        ambassador::Config {
+            limits: parts.shares.links,
+            ..ambassador::Config::new(bridge.gateway)
+        },
+        tables.clone(),
+        unknown,
+        tasks.stop.clone(),
+    );
+    let callers = published.callers.subscribe();
+    tasks.spawn(|stop| tables.follow(callers, stop));
+    let (look, look_again) = mpsc::channel(1);
+    tasks.spawn(|_| async move {
+        while asked_for.recv().await.is_some() {
+            // One list is enough for all who wait for one.
+            let _ = look.try_send(());
+        }
+    });
+
+    let (surround, surroundings) = watch::channel(surroundings(config, &bridge));
+    let facts = watch::Sender::new(EngineFacts { info, bridge });
+    let engine_facts = facts.subscribe();
+    let (engine, engine_problem) = watch::channel(None);
+    let (docker, lists) = (parts.engine.clone(), published.lists.subscribe());
+    tasks.spawn(|stop| engine::facts::follow(docker, facts, engine, lists, stop));
+    let (firewall, firewall_problems) = watch::channel(Vec::new());
+    let setup = firewall::Setup {
+        instance_ports: config.instance_ports,
+        host: host.name().clone(),
+        host_ip: Some(config.host_ip).filter(|_| !config.host_ip_is_gateway),
+        range: config.port_range.bounds().clone(),
+        engine: engine_facts.clone(),
+        published: published.clone(),
+        problems: firewall,
+        every: firewall::RECHECK,
+    };
+    tasks.spawn(|stop| firewall::run(setup, stop));
+    let (reachability, reachability_problem) = watch::channel(None);
+    let probe = Probe {
+        published: published.clone(),
+        engine: engine_facts.clone(),
+        surroundings: surroundings.clone(),
+        problem: reachability,
+    };
+    tasks.spawn(|stop| probe.run(stop));
+    let problems = Problems {
+        dns: names.problems.clone(),
+        links: links.problems.clone(),
+        engine: engine_problem,
+        reachability: reachability_problem,
+        firewall: firewall_problems,
+        copies: published.copies.subscribe(),
+    };
+    let record = host.clone();
+    tasks.spawn(|stop| problems.report(record, stop));
+    let (held, to) = (links.problems.clone(), published.clone());
+    tasks.spawn(|stop| follow_held_links(held, to, stop));
+
+    let dataplane = Dataplane {
+        dns_bound: dns_bound(names.addresses.clone(), &dns).await,
+        dns,
+        dns_counters: names.counters.clone(),
+        link_counters: links.counters.clone(),
+        link_failures: links.failures.clone(),
+        surroundings,
+        look_again,
+    };
+    let follower = NetworkFollower {
+        config: config.clone(),
+        names,
+        links,
+        host: host.clone(),
+        surround,
+    };
+    tasks.spawn(|stop| follower.follow(engine_facts, stop));
+    Ok(dataplane)
+}

@@ -1,0 +1,180 @@
+//! Joins the cluster and learns how the host's membership ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use gateway::peer;
+use model::Rules;
+use model::error::chain;
+use model::records::{Cluster, HostRecord, HostState, Peer, Versions};
+use store::Kv;
+use store::etcd::EtcdKv;
+use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Waiting};
+use store::view::{Known, SavedView};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::docker::DockerStart;
+use super::error::Misconfigured;
+use super::listeners::{Listeners, addresses};
+use super::network::capacity;
+use super::reached::reached_at;
+use super::signals::Signal;
+use crate::config::AgentConfig;
+
+/// How long etcd may take to say whether the host may use its name, before the agent is ready without its word.
+const JOINS: Duration = Duration::from_secs(6);
+
+/// What ends an agent.
+pub(super) enum Ended {
+    /// Somebody stops it.
+    Signal(Signal),
+    /// The host is no member any more, as the operator wanted.
+    Left,
+    /// The host can't be in the cluster.
+    Failed(Misconfigured),
+}
+
+/// Waits until it is known whether the host may use its name: none if it may, or if etcd does not say, since an agent
+/// that knows its cluster works without etcd.
+pub(super) async fn joins(status: &mut watch::Receiver<HostStatus>) -> Option<Ended> {
+    let silent = tokio::time::sleep(JOINS);
+    tokio::pin!(silent);
+    loop {
+        let waits = match &*status.borrow_and_update() {
+            HostStatus::Failed(error) => {
+                return Some(Ended::Failed(Misconfigured(chain(error))));
+            }
+            HostStatus::Left => return Some(Ended::Left),
+            HostStatus::Joining(Waiting::Begun) => false,
+            HostStatus::Joining(Waiting::NameTaken(_) | Waiting::Record(_)) => true,
+            _ => return None,
+        };
+        tokio::select! {
+            () = &mut silent, if !waits => return None,
+            changed = status.changed() => if changed.is_err() { return None },
+        }
+    }
+}
+
+/// Waits until the host has ended by itself.
+pub(super) async fn ended(status: &mut watch::Receiver<HostStatus>) -> Ended {
+    loop {
+        match &*status.borrow_and_update() {
+            HostStatus::Left => return Ended::Left,
+            HostStatus::Failed(error) => {
+                return Ended::Failed(Misconfigured(chain(error)));
+            }
+            _ => {}
+        }
+        if status.changed().await.is_err() {
+            // It is stopped by us alone.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A host that begins to join, and what the rest of the start needs.
+pub(super) struct Join {
+    pub(super) host: store::host::Host,
+    pub(super) kv: Arc<dyn Kv>,
+    pub(super) identity: Option<Arc<peer::Identity>>,
+    pub(super) saved: Option<SavedView>,
+}
+
+impl Join {
+    /// The cluster that the host belongs to: known from an earlier start, or met.
+    pub(super) async fn cluster(&mut self) -> Result<Cluster, Misconfigured> {
+        let (mut cluster, mut status) = (self.host.cluster(), self.host.status());
+        tokio::select! {
+            Ok(known) = cluster.wait_for(Option::is_some) => {
+                if let Some(known) = known.clone() {
+                    return Ok(known);
+                }
+            }
+            ended = ended(&mut status) => {
+                if let Ended::Failed(error) = ended {
+                    return Err(error);
+                }
+            }
+        }
+        Err(Misconfigured(
+            "the host has ended before it has met a cluster".to_owned(),
+        ))
+    }
+}
+
+pub(super) fn begin(
+    config: &AgentConfig,
+    dir: &Arc<StateDir>,
+    docker: &DockerStart,
+    listeners: &Listeners,
+) -> anyhow::Result<Join> {
+    let identity = match addresses(&listeners.peer).first() {
+        None => None,
+        Some(_) => Some(Arc::new(
+            peer::Identity::load_or_create(dir.path()).map_err(Misconfigured::by)?,
+        )),
+    };
+    let options = config.etcd.options(config.lease_ttl);
+    let options = options.map_err(Misconfigured::by)?;
+    let kv: Arc<dyn Kv> = Arc::new(EtcdKv::new(&options).map_err(Misconfigured::by)?);
+    let connect: KvFactory = {
+        let options = options.clone();
+        // What can be wrong with the options was found by the first client.
+        Arc::new(move || {
+            Arc::new(EtcdKv::new(&options).expect("options that were used before")) as Arc<dyn Kv>
+        })
+    };
+    let saved = store::view::file::load(&dir.view_file()).unwrap_or_else(|error| {
+        warn!(error = %chain(&error), "cannot read the saved view; listing etcd");
+        None
+    });
+    let record = HostRecord {
+        id: dir.machine(),
+        session: dir.session(),
+        epoch: 0,
+        state: HostState::Up,
+        addr: config.host_ip,
+        peer: identity.as_ref().and_then(|identity| {
+            Some(Peer {
+                addr: *addresses(&listeners.peer).first()?,
+                fingerprint: identity.fingerprint().to_owned(),
+            })
+        }),
+        api: reached_at(&listeners.keys, config.host_ip),
+        labels: config.labels.clone(),
+        capacity: capacity(&docker.info),
+        versions: Versions {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            placement: planner::placement::VERSIONS.to_vec(),
+        },
+        // What the first looks will say, so that a restart writes the record once.
+        foreign: docker.foreign,
+        engine: true,
+        disk: docker.disk.percent,
+        disk_full: docker.disk.full,
+        hold: None,
+        problems: Vec::new(),
+    };
+    let options = HostOptions {
+        name: config.name.clone(),
+        ttl: config.lease_ttl,
+        restart_grace: config.restart_grace,
+        labelled_containers: docker.labelled && !config.own_etcd,
+        saved: saved.as_ref().map(|saved| Known {
+            cluster: saved.cluster.clone(),
+            revision: saved.revision,
+        }),
+        rules: Rules::default(),
+    };
+    let host = store::host::Host::start(kv.clone(), connect, dir.clone(), options, record)
+        .context("no thread for the lease")?;
+    Ok(Join {
+        host,
+        kv,
+        identity,
+        saved,
+    })
+}
