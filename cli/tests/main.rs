@@ -205,6 +205,10 @@ fn validate_needs_no_agent_and_names_every_mistake() {
     let ended = api.run(&["validate", "good.json"]).with(0);
     assert_eq!(ended.out, "good.json: valid\n");
     let ended = api.run(&["validate", "bad.json", "good.json"]).with(3);
+    let quiet = api
+        .run(&["validate", "-q", "bad.json", "good.json"])
+        .with(3);
+    assert_eq!(quiet.err, ended.err, "errors are no notices");
     assert!(ended.err.lines().count() >= 2, "{}", ended.err);
     assert!(ended.err.lines().all(|line| line.starts_with("bad.json:")));
     assert!(ended.err.contains("did you mean"), "{}", ended.err);

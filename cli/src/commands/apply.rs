@@ -27,26 +27,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) async fn apply(args: &ApplyArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     let manifests = read(&args.target, args.file.as_deref())?;
     // All are validated before the first is written.
-    let mut invalid = Vec::new();
-    for (_, source) in &manifests {
-        match files::check(source) {
-            Ok(()) => {}
-            Err(CommandError::Invalid { of, problems }) => {
-                invalid.extend(problems.into_iter().map(|p| format!("{of}:{p}")));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    if let Some(last) = invalid.pop() {
-        for line in &invalid {
-            output::note(line);
-        }
-        let (of, problem) = last.split_once(':').unwrap_or_default();
-        return Err(CommandError::Invalid {
-            of: of.to_owned(),
-            problems: vec![problem.to_owned()],
-        });
-    }
+    files::check_all(manifests.iter().map(|(_, source)| source), |_| Ok(()))?;
     let client = Client::new(global)?;
     let mut written = Vec::new();
     let mut warnings = Vec::new();
@@ -166,15 +147,10 @@ async fn put(
     let written = client
         .send(Method::PUT, &path, &precondition, Bytes::from(text))
         .await;
-    match written {
-        Err(Refusal::Other(CommandError::Invalid { problems, .. })) => {
-            Err(Refusal::Other(CommandError::Invalid {
-                of: id.to_string(),
-                problems,
-            }))
-        }
+    written.map_err(|refusal| match refusal {
+        Refusal::Invalid(problems) => CommandError::invalid(&id.to_string(), problems).into(),
         other => other,
-    }
+    })
 }
 
 fn report(written: &Written) -> Result<(), CommandError> {

@@ -82,10 +82,7 @@ async fn from_file(
     if invalid.is_empty() {
         return Ok(());
     }
-    Err(CommandError::Invalid {
-        of: source.name,
-        problems: invalid,
-    })
+    Err(CommandError::invalid(&source.name, invalid))
 }
 
 /// The reports of several requests.

@@ -45,6 +45,8 @@ pub(crate) struct Client {
 pub(crate) enum Refusal {
     /// The manifest has another revision.
     Conflict,
+    /// The manifest is invalid: `line:column field: what`, each.
+    Invalid(Vec<String>),
     /// 404, with its text.
     NotFound(String),
     /// Anything else.
@@ -63,6 +65,7 @@ impl From<Refusal> for CommandError {
             Refusal::Conflict => Self::Failed(
                 "the manifest was changed by somebody else at the same time".to_owned(),
             ),
+            Refusal::Invalid(problems) => Self::invalid("manifest", problems),
             Refusal::NotFound(what) => Self::Failed(what),
             Refusal::Other(error) => error,
         }
@@ -223,10 +226,7 @@ impl Client {
         match status {
             StatusCode::PRECONDITION_FAILED => Refusal::Conflict,
             StatusCode::NOT_FOUND => Refusal::NotFound(error.error),
-            _ if !error.problems.is_empty() => Refusal::Other(CommandError::Invalid {
-                of: "manifest".to_owned(),
-                problems: error.problems,
-            }),
+            _ if !error.problems.is_empty() => Refusal::Invalid(error.problems),
             _ => Refusal::Other(CommandError::Failed(error.error)),
         }
     }

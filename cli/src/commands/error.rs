@@ -1,5 +1,7 @@
 //! Errors of commands, and their exit codes.
 
+use std::fmt::Display;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
@@ -13,13 +15,11 @@ pub(crate) enum CommandError {
     #[error("{0}")]
     Usage(String),
     /// A manifest is invalid.
-    #[error("{}", lines(of, problems))]
-    Invalid {
-        /// The manifest.
-        of: String,
-        /// `line:column field: what`, each.
-        problems: Vec<String>,
-    },
+    #[error("{}", .0.join("\n"))]
+    Invalid(
+        /// `manifest:line:column field: what`, each.
+        Vec<String>,
+    ),
     /// `--wait`: it failed.
     #[error("{0}")]
     NotConverged(String),
@@ -39,21 +39,22 @@ pub(crate) enum CommandError {
 }
 
 impl CommandError {
+    /// The problems of one manifest.
+    pub(crate) fn invalid(of: &str, problems: impl IntoIterator<Item = impl Display>) -> Self {
+        let problems = problems.into_iter();
+        Self::Invalid(problems.map(|problem| format!("{of}:{problem}")).collect())
+    }
+
     /// The process's exit code; part of the interface.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Closed => 0,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
-            Self::Invalid { .. } => 3,
+            Self::Invalid(_) => 3,
             Self::NotConverged(_) => 4,
             Self::TimedOut(_) => 5,
             Self::Unreached { .. } => 6,
         }
     }
-}
-
-fn lines(of: &str, problems: &[String]) -> String {
-    let lines: Vec<String> = problems.iter().map(|p| format!("{of}:{p}")).collect();
-    lines.join("\n")
 }

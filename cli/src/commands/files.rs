@@ -36,10 +36,27 @@ pub(crate) fn read(path: &Path) -> Result<Source, CommandError> {
 pub(crate) fn check(source: &Source) -> Result<(), CommandError> {
     match manifests::parse::strict(&source.text) {
         Ok(_) => Ok(()),
-        Err(problems) => Err(CommandError::Invalid {
-            of: source.name.clone(),
-            problems: problems.iter().map(ToString::to_string).collect(),
-        }),
+        Err(problems) => Err(CommandError::invalid(&source.name, problems)),
+    }
+}
+
+/// Validates several manifests; the error has the problems of all.
+pub(crate) fn check_all<'a>(
+    sources: impl IntoIterator<Item = &'a Source>,
+    valid: impl Fn(&Source) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut all = Vec::new();
+    for source in sources {
+        match check(source) {
+            Ok(()) => valid(source)?,
+            Err(CommandError::Invalid(problems)) => all.extend(problems),
+            Err(error) => return Err(error),
+        }
+    }
+    if all.is_empty() {
+        Ok(())
+    } else {
+        Err(CommandError::Invalid(all))
     }
 }
 

@@ -15,27 +15,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), CommandError> {
             sources.push(files::read(path)?);
         }
     }
-    let mut wrong = Vec::new();
-    for source in &sources {
-        match files::check(source) {
-            Ok(()) => output::print(&format!("{}: valid\n", source.name))?,
-            Err(CommandError::Invalid { of, problems }) => {
-                wrong.extend(problems.into_iter().map(|p| format!("{of}:{p}")));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    for line in &wrong[..wrong.len() - 1] {
-        output::note(line);
-    }
-    // The last is the command's error, which `main` prints.
-    let last = wrong.pop().unwrap_or_default();
-    let (of, problem) = last.split_once(':').unwrap_or_default();
-    Err(CommandError::Invalid {
-        of: of.to_owned(),
-        problems: vec![problem.to_owned()],
+    files::check_all(&sources, |source| {
+        output::print(&format!("{}: valid\n", source.name))
     })
 }
