@@ -1,6 +1,7 @@
 //! One battery of tests, run on the etcd in memory and on a real one: that is what keeps the twin honest.
 
 mod claims;
+mod guards;
 mod harness;
 mod host;
 mod kv;
