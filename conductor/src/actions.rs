@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use agent::Input;
 use engine::{Engine, EngineError};
 use manifests::{InstanceId, SlotId};
 use model::observed::Surroundings;
@@ -20,7 +21,6 @@ use uuid::Uuid;
 
 use crate::allocation::Allocation;
 use crate::images::Images;
-use crate::run::Event;
 
 /// Creates and starts at a time: more make each of them slower and none of them sooner.
 const AT_ONCE: usize = 4;
@@ -66,14 +66,14 @@ impl Actions {
     }
 
     /// Carries an action out and reports to the loop.
-    pub(crate) async fn run(self, action: Action, events: mpsc::Sender<Event>) {
+    pub(crate) async fn run(self, action: Action, inputs: mpsc::Sender<Input>) {
         let kind = action.kind();
         let scope = match action.scope() {
             Scope::Slot(slot) => slot.to_string(),
             Scope::Container(container) => container.to_string(),
         };
         let begun = Instant::now();
-        let report = self.carry_out(action, &events).await;
+        let report = self.carry_out(action, &inputs).await;
         let ms = begun.elapsed().as_millis();
         match &report.result {
             ActionResult::NotResolved { reason, .. }
@@ -89,10 +89,10 @@ impl Actions {
             }
         }
         // The loop has ended.
-        let _ = events.send(Event::Ended(report)).await;
+        let _ = inputs.send(Input::Done(report)).await;
     }
 
-    async fn carry_out(&self, action: Action, events: &mpsc::Sender<Event>) -> ActionReport {
+    async fn carry_out(&self, action: Action, inputs: &mpsc::Sender<Input>) -> ActionReport {
         match action {
             Action::Resolve {
                 container,
@@ -102,7 +102,7 @@ impl Actions {
             } => {
                 let scope = Scope::Container(container.clone());
                 let decide = self.images.decide(&manifest.image, manifest.pull);
-                let decided = self.with_progress(&manifest.image, scope, events, decide);
+                let decided = self.with_progress(&manifest.image, scope, inputs, decide);
                 let result = match decided.await {
                     Ok(decided) => {
                         if let Some(note) = decided.note {
@@ -124,7 +124,7 @@ impl Actions {
                 };
                 result.into()
             }
-            Action::Prepare(wanted) => self.prepare(wanted, events).await,
+            Action::Prepare(wanted) => self.prepare(wanted, inputs).await,
             Action::Start {
                 slot,
                 instance,
@@ -177,7 +177,7 @@ impl Actions {
         &self,
         reference: &str,
         scope: Scope,
-        events: &mpsc::Sender<Event>,
+        inputs: &mpsc::Sender<Input>,
         job: impl Future<Output = T>,
     ) -> T {
         tokio::pin!(job);
@@ -186,7 +186,7 @@ impl Actions {
             tokio::select! {
                 done = &mut job => {
                     if reported {
-                        let _ = events.send(Event::Progress(scope, None)).await;
+                        let _ = inputs.send(Input::Progress(scope, None)).await;
                     }
                     return done;
                 }
@@ -194,7 +194,7 @@ impl Actions {
                     if let Some(progress) = self.images.progress(reference) {
                         reported = true;
                         let text = Some(format!("pulling {reference}: {progress}"));
-                        let _ = events.send(Event::Progress(scope.clone(), text)).await;
+                        let _ = inputs.send(Input::Progress(scope.clone(), text)).await;
                     }
                 }
             }

@@ -1,30 +1,28 @@
-//! Makes Docker match the plan: claims slots, executes plans, keeps the directory.
+//! Makes Docker match the plan: runs the agent, and carries out what it wants done.
 //!
-//! `run` is the one loop: it holds the view of etcd, what the engine shows and
-//! the memory of its own work; it asks the core for a plan and carries it out
-//! without an opinion of its own. Everything else here is an edge: the engine,
-//! the writes to etcd, the looks at whether instances are ready.
+//! `run` is the one loop. It passes what happens on to the agent (crate `agent`),
+//! which decides, and carries out the agent's effects; everything else here is an
+//! edge.
 //!
-//! Tasks and the ways between them:
-//! - the loop (`run`), which owns all state; everything reaches it by one channel of `Event`s;
-//! - one task per action under way (`actions`), at most one per slot;
-//! - one task per batch of writes (`writes`);
-//! - one task that follows the engine (`following`): events, looks at single containers, lists;
-//! - one task per running instance that looks whether it is ready (`looks`);
-//! - one task that keeps what happened (`events`).
+//! Tasks, each of which tells the loop by one channel of inputs:
+//! - one per action under way (`actions`), at most one per slot;
+//! - one per batch of writes (`writes`);
+//! - one that follows the engine (`engine_watch`): events, single containers, lists;
+//! - one per running instance that probes whether it is ready (`probes`);
+//! - one that keeps what happened (`events`).
 
 pub mod actions;
 pub mod allocation;
 pub mod credentials;
+mod engine_watch;
 pub mod events;
 pub mod firewall;
-mod following;
 pub mod images;
 pub mod instances;
-mod looks;
-pub mod observing;
+mod log;
 pub mod orphans;
 pub mod ports;
+mod probes;
 pub mod published;
 pub mod reachability;
 pub mod readiness;

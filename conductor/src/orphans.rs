@@ -1,12 +1,9 @@
 //! What an accepted restore left without a manifest, on disk: an agent that is killed in the middle of it stops nothing
 //! when it is back.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use manifests::InstanceId;
-use planner::memory::Orphan;
-use serde::{Deserialize, Serialize};
+use agent::OrphansNote;
 use store::state_file;
 
 /// File of the state directory.
@@ -25,66 +22,35 @@ pub enum OrphansError {
     Damaged(PathBuf, #[source] serde_json::Error),
 }
 
-/// What was kept.
+/// The note of a state directory.
 #[derive(Debug)]
 pub struct Orphans {
     file: PathBuf,
-    noted: Noted,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Noted {
-    /// A restore was accepted, and what runs here has not been looked through yet.
-    accepted: bool,
-    kept: BTreeMap<InstanceId, Orphan>,
+    opened: OrphansNote,
 }
 
 impl Orphans {
     /// Reads what an earlier process noted.
     pub fn open(state_dir: &Path) -> Result<Self, OrphansError> {
         let file = state_dir.join(FILE);
-        let noted = match std::fs::read(&file) {
+        let opened = match std::fs::read(&file) {
             Ok(json) => serde_json::from_slice(&json)
                 .map_err(|source| OrphansError::Damaged(file.clone(), source))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Noted::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => OrphansNote::default(),
             Err(error) => return Err(OrphansError::Io(file, error)),
         };
-        Ok(Self { file, noted })
+        Ok(Self { file, opened })
     }
 
-    /// A restore was accepted, and what runs here has not been looked through yet.
-    pub(crate) fn is_accepted(&self) -> bool {
-        self.noted.accepted
+    /// What was noted when it was opened.
+    pub(crate) fn opened(&self) -> &OrphansNote {
+        &self.opened
     }
 
-    pub(crate) fn kept(&self) -> &BTreeMap<InstanceId, Orphan> {
-        &self.noted.kept
-    }
-
-    /// Notes that a restore was accepted, before anything is planned by it.
-    pub(crate) fn accepted(&mut self) -> Result<(), OrphansError> {
-        self.note(Noted {
-            accepted: true,
-            kept: self.noted.kept.clone(),
-        })
-    }
-
-    /// Notes what is kept, if it is not noted so.
-    pub(crate) fn keep(&mut self, kept: &BTreeMap<InstanceId, Orphan>) -> Result<(), OrphansError> {
-        self.note(Noted {
-            accepted: false,
-            kept: kept.clone(),
-        })
-    }
-
-    fn note(&mut self, new: Noted) -> Result<(), OrphansError> {
-        if new == self.noted {
-            return Ok(());
-        }
-        state_file::replace_json(&self.file, &new)
-            .map_err(|source| OrphansError::Io(self.file.clone(), source))?;
-        self.noted = new;
-        Ok(())
+    /// Notes this.
+    pub(crate) fn save(&self, note: &OrphansNote) -> Result<(), OrphansError> {
+        state_file::replace_json(&self.file, note)
+            .map_err(|source| OrphansError::Io(self.file.clone(), source))
     }
 }
 
@@ -92,9 +58,15 @@ impl Orphans {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use planner::memory::Orphan;
+
     use super::*;
 
-    fn orphan() -> (InstanceId, Orphan) {
+    #[test]
+    fn what_was_noted_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let orphans = Orphans::open(dir.path()).unwrap();
+        assert_eq!(*orphans.opened(), OrphansNote::default());
         let container: manifests::ContainerId = "shop/web".parse().unwrap();
         let orphan = Orphan {
             slot: container.slot(1),
@@ -102,22 +74,12 @@ mod tests {
             version: None,
             claimed: true,
         };
-        ("i-1".parse().unwrap(), orphan)
-    }
-
-    #[test]
-    fn what_was_noted_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut orphans = Orphans::open(dir.path()).unwrap();
-        assert!(!orphans.is_accepted() && orphans.kept().is_empty());
-        orphans.accepted().unwrap();
-        let mut orphans = Orphans::open(dir.path()).unwrap();
-        assert!(orphans.is_accepted());
-        let kept = BTreeMap::from([orphan()]);
-        orphans.keep(&kept).unwrap();
-        let again = Orphans::open(dir.path()).unwrap();
-        assert!(!again.is_accepted());
-        assert_eq!(*again.kept(), kept);
+        let note = OrphansNote {
+            accepted: true,
+            kept: [("i-1".parse().unwrap(), orphan)].into(),
+        };
+        orphans.save(&note).unwrap();
+        assert_eq!(*Orphans::open(dir.path()).unwrap().opened(), note);
     }
 
     #[test]

@@ -4,27 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+pub use agent::Seen;
+use agent::{Counts, Table};
 use arc_swap::ArcSwap;
 use manifests::SlotId;
+use model::Directory;
 use model::directory::Callers;
 use model::observed::Observed;
-use model::{Directory, Snapshot};
 use planner::Waiting;
 use store::Alarm;
 use tokio::sync::watch;
 
 use crate::events::Journal;
-
-/// The cluster as this agent sees it.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// etcd.
-    pub snapshot: Snapshot,
-    /// It is known to be old, or not complete yet.
-    pub stale: bool,
-    /// Why nothing is changed, if etcd is not believed.
-    pub distrust: Option<String>,
-}
 
 /// Everything that is published.
 #[derive(Debug)]
@@ -85,11 +76,42 @@ impl Published {
     }
 
     /// `seen` is etcd's state now.
-    pub(crate) fn is_fresh(&self) {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs() as i64);
-        self.fresh_at.store(now, Ordering::Relaxed);
+    pub(crate) fn is_fresh(&self, wall: i64) {
+        self.fresh_at.store(wall / 1_000, Ordering::Relaxed);
+    }
+
+    /// Others read this from now on.
+    pub(crate) fn publish(&self, table: Table) {
+        match table {
+            Table::Seen(seen) => {
+                let revision = (seen.snapshot.revision, seen.stale);
+                self.seen.store(Arc::new(Some(seen)));
+                self.revision.send_replace(revision);
+            }
+            Table::Directory(directory) => self.directory.store(Arc::new(directory)),
+            Table::Listed => self.lists.send_modify(|lists| *lists += 1),
+            Table::Observed(observed) => self.observed.store(observed),
+            Table::Copies(copies) => {
+                self.copies.send_replace(copies);
+            }
+            Table::Waiting(waiting) => self.waiting.store(Arc::new(waiting)),
+            Table::Callers(callers) => {
+                self.callers.send_replace(callers);
+            }
+        }
+    }
+
+    pub(crate) fn count(&self, counts: Counts) {
+        let counters = &self.counters;
+        for (counter, count) in [
+            (&counters.restarts, counts.restarts),
+            (&counters.pull_failures, counts.pull_failures),
+            (&counters.plans, counts.plans),
+            (&counters.writes, counts.writes),
+            (&counters.writes_lost, counts.writes_lost),
+        ] {
+            counter.store(count, Ordering::Relaxed);
+        }
     }
 }
 
@@ -106,9 +128,4 @@ pub struct Counters {
     pub writes: AtomicU64,
     /// Writes whose guards did not hold.
     pub writes_lost: AtomicU64,
-}
-
-/// Counts one more.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,30 +1,26 @@
-//! An agent: the real view, the real plan, the real memory of its own work and the real transactions, driven by
-//! events instead of a runtime. It does what `conductor/src/run.rs` does.
+//! An agent: the real view, host record and agent machines, driven by events instead of a runtime. What they want done is
+//! carried out over the simulated network, disk and engine.
 
-use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use conductor::observing::Observing;
-use engine::Listing;
-use manifests::keys::{self, Key};
-use manifests::{ContainerId, InstanceId};
-use model::observed::{EngineState, Readiness};
-use model::records::{Status, Version};
-use model::snapshot::{Desired, Snapshot};
-use model::{
-    Action, ActionReport, ActionResult, Millis, Prepare, Rules, Scope, Trust, Write, WriteKind,
+use agent::{
+    Agent, AgentOptions, Effect, EngineUpdate, Input, Inspection, Names, Now, ProbeResult, Saving,
+    StateFile, WriteAnswers,
 };
-use planner::memory::RETRY_REJECTED;
-use planner::{AgentMemory, Inputs, plan};
-use store::claims;
+use manifests::keys::Key;
+use manifests::{ContainerId, InstanceId};
+use model::observed::{Listing, ObservedContainer, Readiness};
+use model::records::Cluster;
+use model::{ActionReport, ActionResult, Millis, Scope, Trust, Write, WriteKind};
+use planner::Plan;
+use store::claims::{self, WriteBatch};
 use store::host::HostStatus;
-use store::kv::{KeyRange, KvError, Range, WatchReply};
+use store::kv::{KvError, Range, WatchReply};
 use store::memory::WatchId;
-use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions, ViewUpdate};
+use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions};
 use uuid::Uuid;
 
-use crate::disk::Disk;
 use crate::host::HostLife;
 use crate::invariants;
 use crate::network::{Answered, Asker, Reply, Request};
@@ -32,15 +28,11 @@ use crate::world::{Event, World};
 
 /// How often an agent looks at the time.
 const TICK: Duration = Duration::from_secs(1);
-/// The loop passes at least this often.
-const PULSE: Duration = Duration::from_secs(5);
 /// A changed view is saved this often.
 const SAVE: Duration = Duration::from_secs(3);
 /// Time between two healing lists of the engine, and while it does not answer.
 const LIST: Duration = Duration::from_secs(20);
 const LIST_AGAIN: Duration = Duration::from_secs(2);
-/// A write that etcd did not answer waits this long.
-const WRITE_RETRY: Duration = Duration::from_secs(1);
 
 /// A process of the agent.
 #[derive(Debug)]
@@ -50,42 +42,33 @@ pub struct Process {
     /// Its record.
     pub host: HostLife,
     /// All else, once it has joined.
-    pub agent: Option<Box<Agent>>,
+    pub agent: Option<Box<Joined>>,
     /// How the host stands, as was told last.
     said: String,
 }
 
-/// What a joined agent knows and has under way.
+/// A joined agent, and what it has under way.
 #[derive(Debug)]
-pub struct Agent {
+pub struct Joined {
     /// The view.
     pub view: View,
-    /// What it said last.
-    pub seen: Option<ViewUpdate>,
-    /// Its own work.
-    pub local: AgentMemory,
-    /// The engine as it knows it.
-    pub observing: Observing,
-    /// What was known before a restore was accepted, until what runs here has been looked through.
-    before: Option<Snapshot>,
+    /// The agent.
+    pub agent: Agent,
     /// The revision of the first read of this connect.
     pub first_read: i64,
     /// Own writes that were answered, by what they were about: their revision.
     pub answered: BTreeMap<Scope, i64>,
     /// Containers of which an image could not be had, or a container not made or started.
     pub failed: BTreeSet<ContainerId>,
-    rules: Rules,
-    /// What an earlier process said of its slots was asked for.
-    resumed: bool,
-    /// All was planned once.
-    entered: bool,
-    floor: i64,
+    /// How the host stands, as the agent knows.
+    host: Option<(HostStatus, i64)>,
     stream: Option<Stream>,
     asking: bool,
-    looks: BTreeMap<InstanceId, i64>,
+    /// Instances that are probed, and since which start.
+    probes: BTreeMap<InstanceId, i64>,
     wake: Option<u64>,
-    retry_writes_at: Option<Millis>,
-    replan_at: Option<Millis>,
+    /// When the agent is to be asked, if nothing comes before.
+    wake_at: Millis,
     next_list: Millis,
     next_save: Millis,
     saved: (u64, i64),
@@ -102,17 +85,8 @@ struct Stream {
 impl Process {
     /// Its view follows etcd and may be acted on.
     pub fn sees_all(&self) -> bool {
-        self.trust() == Trust::Full
-    }
-
-    /// How far its view may be trusted: not before this host has joined and the view has seen it.
-    pub fn trust(&self) -> Trust {
-        match &self.agent {
-            Some(agent) if self.host.is_member() && agent.revision() >= self.host.floor() => {
-                agent.trust()
-            }
-            _ => Trust::RestartsOnly,
-        }
+        let agent = self.agent.as_ref();
+        agent.is_some_and(|joined| joined.agent.trust() == Trust::Full)
     }
 
     /// A stream is there, and nothing of it is on its way.
@@ -129,46 +103,17 @@ impl Process {
     }
 }
 
-impl Agent {
-    /// How far its view may be trusted.
-    pub fn trust(&self) -> Trust {
-        let seen = self.seen.as_ref();
-        seen.map_or(Trust::RestartsOnly, |seen| seen.allows(self.rules))
-    }
-
-    /// Looks through what runs here when a restore was accepted; nothing is planned before that is noted.
-    fn looks_through(&mut self, disk: &mut Disk, now: Millis) -> bool {
-        let Some(seen) = &self.seen else { return false };
-        if self.trust() == Trust::Full && (disk.accepted || self.before.is_some()) {
-            let before = self.before.take().unwrap_or_default();
-            let observed = self.observing.observed();
-            self.local.accept(&before, &seen.snapshot, observed, now);
-            self.answered.clear();
-        } else if disk.accepted {
-            return false;
-        }
-        disk.accepted = false;
-        disk.orphans.clone_from(&self.local.orphans);
-        true
-    }
-
-    fn revision(&self) -> i64 {
-        self.snapshot().map_or(0, |snapshot| snapshot.revision)
-    }
-
-    /// What it believes etcd says.
-    pub fn snapshot(&self) -> Option<&Snapshot> {
-        self.seen.as_ref().map(|seen| &seen.snapshot)
-    }
-}
-
 impl World {
-    fn agent(&mut self, machine: usize) -> Option<&mut Agent> {
-        self.machines[machine]
-            .process
-            .as_mut()?
-            .agent
-            .as_deref_mut()
+    fn joined(&mut self, machine: usize) -> Option<&mut Joined> {
+        let process = self.machines[machine].process.as_mut()?;
+        process.agent.as_deref_mut()
+    }
+
+    fn moment(&self, machine: usize) -> Now {
+        Now {
+            mono: self.clock(machine),
+            wall: self.wall(),
+        }
     }
 
     /// Starts the agent of a machine, if it has power and none runs.
@@ -179,66 +124,83 @@ impl World {
         }
         let id = self.number();
         let session = Uuid::from_u128(0x5e55_0000 + u128::from(id));
-        let now = self.clock(machine);
         self.tell(machine, || format!("agent starts, session {id}"));
         let host = self.host_life(machine, session);
-        let (seed, rules) = (self.dice.roll(), self.rules);
+        let cluster = self.machines[machine].disk.cluster.clone();
+        let agent = cluster.map(|cluster| Box::new(self.join(machine, id, cluster, &host)));
         let at = &mut self.machines[machine];
         at.witness.sessions.insert(session);
         at.witness.restarted();
-        let agent = at.disk.cluster.clone().map(|cluster| {
-            let mut options = ViewOptions::new(cluster, at.disk.view.clone(), None);
-            options.held = at.disk.hold.is_some();
-            options.seed = seed;
-            options.rules = rules;
-            Box::new(Agent {
-                view: View::new(&options, now),
-                seen: None,
-                local: AgentMemory {
-                    orphans: at.disk.orphans.clone(),
-                    ..AgentMemory::default()
-                },
-                observing: Observing::new(at.disk.notes.clone()),
-                before: None,
-                first_read: 0,
-                answered: BTreeMap::new(),
-                failed: BTreeSet::new(),
-                rules,
-                resumed: false,
-                entered: false,
-                floor: 0,
-                stream: None,
-                asking: false,
-                looks: BTreeMap::new(),
-                wake: None,
-                retry_writes_at: None,
-                replan_at: None,
-                next_list: now,
-                next_save: now + SAVE,
-                saved: (0, 0),
-            })
-        });
         at.process = Some(Process {
             id,
             host,
             agent,
             said: String::new(),
         });
+        self.is_idle(machine);
         self.drive_host(machine);
         self.tick(machine);
     }
 
+    fn join(&mut self, machine: usize, id: u64, cluster: Cluster, host: &HostLife) -> Joined {
+        let now = self.moment(machine);
+        let (seed, rules) = (self.dice.roll(), self.rules);
+        let at = &self.machines[machine];
+        let mut options = ViewOptions::new(cluster, at.disk.view.clone(), None);
+        options.held = at.disk.hold.is_some();
+        options.seed = seed;
+        options.rules = rules;
+        let mut made = 0;
+        let name = move || {
+            made += 1;
+            format!("i{id}-{made}")
+                .parse()
+                .expect("letters and digits are an instance's name")
+        };
+        let agent = AgentOptions {
+            host: at.host.clone(),
+            same_boot: host.same_boot,
+            notes: at.disk.notes.clone(),
+            orphans: at.disk.orphans.clone(),
+            names: Names(Box::new(name)),
+            rules,
+        };
+        Joined {
+            view: View::new(&options, now.mono),
+            agent: Agent::new(agent, now),
+            first_read: 0,
+            answered: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            host: None,
+            stream: None,
+            asking: false,
+            probes: BTreeMap::new(),
+            wake: None,
+            wake_at: now.mono,
+            next_list: now.mono,
+            next_save: now.mono + SAVE,
+            saved: (0, 0),
+        }
+    }
+
     /// How the host stands: the view has to reach its record, and one that can't join ends.
     pub fn host_stands(&mut self, machine: usize, floor: i64, status: &HostStatus) {
-        let Some(process) = &mut self.machines[machine].process else {
-            return;
-        };
-        if let Some(agent) = &mut process.agent
-            && agent.floor != floor
+        let stands = (status.clone(), floor);
+        if let Some(joined) = self.joined(machine)
+            && joined.host.as_ref() != Some(&stands)
         {
-            agent.floor = floor;
-            agent.view.floor(floor);
-            self.drive(machine);
+            let before = joined.host.replace(stands).map_or(0, |(_, floor)| floor);
+            self.feed(
+                machine,
+                Input::Host {
+                    status: status.clone(),
+                    floor,
+                },
+            );
+            if let Some(joined) = self.joined(machine).filter(|_| before != floor) {
+                joined.view.floor(floor);
+                self.drive(machine);
+            }
         }
         let Some(process) = &mut self.machines[machine].process else {
             return;
@@ -258,39 +220,23 @@ impl World {
 
     /// Time passes.
     pub fn tick(&mut self, machine: usize) {
-        let (now, wall) = (self.clock(machine), self.wall());
+        let now = self.clock(machine);
         self.later(machine, TICK, Event::Tick);
         let at = &mut self.machines[machine];
-        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+        let Some(joined) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
             return;
         };
-        agent.view.tick(now);
-        if now >= agent.next_save {
-            agent.next_save = now + SAVE;
-            let position = agent.view.position();
-            if position != agent.saved && position.1 != 0 {
-                agent.saved = position;
-                at.disk.save(agent.view.saved());
+        joined.view.tick(now);
+        if now >= joined.next_save {
+            joined.next_save = now + SAVE;
+            let position = joined.view.position();
+            if position != joined.saved && position.1 != 0 {
+                joined.saved = position;
+                at.disk.save(joined.view.saved());
             }
         }
-        if now >= agent.next_list {
-            let since = agent.observing.begin();
-            let hangs = at.engine.hangs;
-            agent.next_list = now + if hangs { LIST_AGAIN } else { LIST };
-            if hangs {
-                agent.observing.unresponsive("it hangs".to_owned());
-            } else {
-                let labelled = at.engine.labelled(self.cluster.id);
-                agent.observing.list(
-                    Listing {
-                        labelled,
-                        ..Listing::default()
-                    },
-                    since,
-                    wall,
-                );
-            }
-            self.wake(machine);
+        if now >= joined.next_list {
+            self.list(machine);
         }
         self.drive(machine);
     }
@@ -298,35 +244,9 @@ impl World {
     /// A keep-alive answer carried this revision.
     pub fn seen(&mut self, machine: usize, revision: i64) {
         let now = self.clock(machine);
-        if let Some(agent) = self.agent(machine) {
-            agent.view.seen(revision, now);
+        if let Some(joined) = self.joined(machine) {
+            joined.view.seen(revision, now);
             self.drive(machine);
-        }
-    }
-
-    /// The loop is to make a pass soon.
-    pub fn wake(&mut self, machine: usize) {
-        let slow = if self.stormy && self.dice.one_in(25) {
-            1_500
-        } else {
-            15
-        };
-        let wait = self.dice.below(slow);
-        self.wake_in(machine, wait);
-    }
-
-    fn wake_in(&mut self, machine: usize, wait: u64) {
-        let at = self.now + wait;
-        let Some(process) = self.machines[machine].process.as_mut() else {
-            return;
-        };
-        let id = process.id;
-        let Some(agent) = &mut process.agent else {
-            return;
-        };
-        if agent.wake.is_none_or(|wake| at < wake) {
-            agent.wake = Some(at);
-            self.after(machine, id, wait, Event::Pass);
         }
     }
 
@@ -335,7 +255,7 @@ impl World {
     /// Carries out what the view asks for, and hears what it says.
     pub fn drive(&mut self, machine: usize) {
         let life = self.life;
-        let Some(agent) = self.agent(machine) else {
+        let Some(agent) = self.joined(machine) else {
             return;
         };
         let mut wait = Duration::ZERO;
@@ -355,7 +275,7 @@ impl World {
                 if avoid {
                     self.machines[machine].silent = false;
                 }
-                let Some(agent) = self.agent(machine) else {
+                let Some(agent) = self.joined(machine) else {
                     return;
                 };
                 wait = agent.view.pause();
@@ -369,7 +289,7 @@ impl World {
             ViewStep::Watch { from } => Some(Request::Watch(from)),
         };
         if let Some(request) = request {
-            if let Some(agent) = self.agent(machine) {
+            if let Some(agent) = self.joined(machine) {
                 agent.asking = true;
             }
             self.later(machine, wait, Event::Send(Asker::View, request));
@@ -380,38 +300,31 @@ impl World {
     /// Takes what the view has to say.
     fn hear(&mut self, machine: usize) {
         let now = self.clock(machine);
-        let Some(agent) = self.agent(machine) else {
+        let Some(joined) = self.joined(machine) else {
             return;
         };
-        let Some(update) = agent.view.take_update() else {
+        let Some(update) = joined.view.take_update() else {
             return;
         };
-        let before = agent.trust();
-        let known = agent.seen.replace(update.clone());
-        let after = agent.trust();
-        if update.accepted.is_some() {
-            let known = known.map(|seen| seen.snapshot).unwrap_or_default();
-            agent.before.get_or_insert(known);
-            self.machines[machine].disk.accepted = true;
-        }
-        let Some(agent) = self.agent(machine) else {
+        let (trust, revision) = (update.trust.clone(), update.snapshot.revision);
+        let before = joined.agent.follows();
+        self.feed(machine, Input::View(Box::new(update)));
+        let at = &mut self.machines[machine];
+        let Some(joined) = at.process.as_ref().and_then(|p| p.agent.as_ref()) else {
             return;
         };
-        if after == Trust::Full {
-            agent.local.see(&update.snapshot, now);
-            self.machines[machine].witness.sees(&update.snapshot, now);
+        let after = joined.agent.follows();
+        if let Some(seen) = joined.agent.snapshot().filter(|_| after) {
+            at.witness.sees(seen, now);
         }
         if before != after {
-            self.tell(machine, || {
-                let so = trust_text(after);
-                format!(
-                    "sees {}: {so} ({:?})",
-                    update.snapshot.revision, update.trust
-                )
-            });
+            let so = if after {
+                "etcd is followed"
+            } else {
+                "etcd is not to be acted on"
+            };
+            self.tell(machine, || format!("sees {revision}: {so} ({trust:?})"));
         }
-        self.record_follows(machine, &update);
-        self.wake(machine);
     }
 
     /// The stream brings what waits.
@@ -447,7 +360,7 @@ impl World {
     fn view_answered(&mut self, machine: usize, answer: Answered) {
         let now = self.clock(machine);
         let (life, noticed) = (self.life, self.dice.one_in(2));
-        let Some(agent) = self.agent(machine) else {
+        let Some(agent) = self.joined(machine) else {
             return;
         };
         agent.asking = false;
@@ -490,34 +403,26 @@ impl World {
     pub fn answered(&mut self, machine: usize, asker: Asker, answer: Answered) {
         match asker {
             Asker::View => self.view_answered(machine, answer),
-            Asker::Writes {
-                batch,
-                writes,
-                seen,
-            } => self.wrote(machine, &batch, writes, seen, answer),
+            Asker::Writes { batch, seen } => self.wrote(machine, batch, seen, answer),
+            Asker::Statuses => {
+                let statuses = match answer {
+                    Ok(Reply::Range(reply)) => Some(reply),
+                    _ => None,
+                };
+                self.feed(machine, Input::Statuses(statuses));
+            }
             Asker::Host => self.host_answered(machine, answer),
             Asker::KeepAlive(lease) => self.kept(machine, lease, answer),
         }
     }
 
-    fn wrote(
-        &mut self,
-        machine: usize,
-        batch: &claims::Batch,
-        writes: Vec<Write>,
-        seen: i64,
-        answer: Answered,
-    ) {
-        let now = self.clock(machine);
-        let mut held = vec![None; writes.len()];
-        let mut revision = 0;
-        if let Ok(Reply::Txn(reply)) = answer {
-            revision = reply.revision;
-            for (answer, (_, reply)) in held.iter_mut().zip(batch.results(reply)) {
-                *answer = Some(reply.succeeded);
-            }
-        }
-        for (write, held) in writes.iter().zip(&held) {
+    fn wrote(&mut self, machine: usize, batch: WriteBatch, seen: i64, answer: Answered) {
+        let (revision, reply) = match answer {
+            Ok(Reply::Txn(reply)) => (reply.revision, Some(reply)),
+            _ => (0, None),
+        };
+        let writes = batch.answered(reply);
+        for (write, held) in &writes {
             self.tell(machine, || {
                 let text = match held {
                     Some(true) => "written",
@@ -526,89 +431,89 @@ impl World {
                 };
                 format!("{text} at {revision}: {}", write)
             });
-            let Some(agent) = self.agent(machine) else {
-                return;
-            };
-            let Some(held) = held else {
-                agent.local.not_written(write);
-                agent.retry_writes_at = Some(now + WRITE_RETRY);
-                continue;
-            };
-            agent.local.wrote(write, *held, revision, seen, now);
-            if !held {
-                let again = now + RETRY_REJECTED;
-                let at = agent.replan_at.get_or_insert(again);
-                *at = (*at).min(again);
-            } else if write.kind != WriteKind::Status {
-                agent.answered.insert(write.scope.clone(), revision);
+            if *held == Some(true)
+                && write.kind != WriteKind::Status
+                && let Some(joined) = self.joined(machine)
+            {
+                joined.answered.insert(write.scope.clone(), revision);
             }
         }
-        self.wake(machine);
+        let answers = WriteAnswers {
+            writes,
+            revision,
+            seen,
+        };
+        self.feed(machine, Input::Wrote(answers));
     }
 
     // === the engine ===
 
+    fn list(&mut self, machine: usize) {
+        let now = self.clock(machine);
+        let cluster = self.cluster.id;
+        let at = &mut self.machines[machine];
+        let Some(joined) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+            return;
+        };
+        let update = if at.engine.hangs {
+            joined.next_list = now + LIST_AGAIN;
+            EngineUpdate::Unresponsive("it hangs".to_owned())
+        } else {
+            joined.next_list = now + LIST;
+            EngineUpdate::List(Listing {
+                labelled: at.engine.labelled(cluster),
+                ..Listing::default()
+            })
+        };
+        self.asked(machine, Inspection::List);
+        self.feed(machine, Input::Engine(update));
+    }
+
     /// The agent looks at a container that changed.
     pub fn sight(&mut self, machine: usize, docker_id: &str) {
-        let (now, wall) = (self.clock(machine), self.wall());
+        let now = self.clock(machine);
         let at = &mut self.machines[machine];
-        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+        let Some(joined) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
             return;
         };
-        if at.engine.hangs {
-            agent.observing.unresponsive("it hangs".to_owned());
-            agent.next_list = agent.next_list.min(now + LIST_AGAIN);
-            return;
-        }
-        let since = agent.observing.begin();
-        match at.engine.twin.inspect(docker_id) {
-            Ok(Some(container)) => agent.observing.look(container, since, wall),
-            _ => agent.observing.gone(docker_id, wall),
-        }
-        self.wake(machine);
-    }
-
-    /// What came of a step.
-    pub fn stepped(&mut self, machine: usize, report: ActionReport) {
-        let (now, wall) = (self.clock(machine), self.wall());
-        let Some(agent) = self.agent(machine) else {
-            return;
-        };
-        match report.container {
-            Some(made) if matches!(report.result, ActionResult::Prepared { .. }) => {
-                agent.observing.made(*made, wall);
+        let update = if at.engine.hangs {
+            joined.next_list = joined.next_list.min(now + LIST_AGAIN);
+            EngineUpdate::Unresponsive("it hangs".to_owned())
+        } else {
+            match at.engine.twin.inspect(docker_id) {
+                Ok(Some(container)) => EngineUpdate::Container(Box::new(container)),
+                _ => EngineUpdate::Gone(docker_id.to_owned()),
             }
-            Some(container) => agent.observing.set(*container, wall),
-            None => {}
-        }
-        if let Some(id) = report.gone {
-            agent.observing.gone(&id, wall);
-        }
-        if let ActionResult::Resolved {
-            container,
-            rev,
-            image,
-            ..
-        } = &report.result
-        {
-            self.version(machine, container.clone(), *rev, image.clone());
-        }
-        if let Some(agent) = self.agent(machine) {
-            agent.local.record(&report.result, now);
-            agent.failed.extend(failed(&report.result));
-        }
-        self.wake(machine);
+        };
+        self.asked(machine, Inspection::Container(docker_id.to_owned()));
+        self.feed(machine, Input::Engine(update));
     }
 
-    /// A look at a running instance.
-    pub fn look(&mut self, machine: usize, instance: &InstanceId, started_at: i64) {
+    fn asked(&mut self, machine: usize, what: Inspection) {
+        let now = self.moment(machine);
+        if let Some(joined) = self.joined(machine) {
+            let asked = EngineUpdate::Asked(what);
+            joined.agent.on(Input::Engine(asked), now);
+        }
+    }
+
+    /// What came of an action.
+    pub fn stepped(&mut self, machine: usize, report: ActionReport) {
+        if let Some(joined) = self.joined(machine) {
+            joined.failed.extend(failed(&report.result));
+        }
+        self.feed(machine, Input::Done(report));
+    }
+
+    /// A probe of a running instance.
+    pub fn probe(&mut self, machine: usize, instance: &InstanceId, started_at: i64) {
         let wall = self.wall();
         let cluster = self.cluster.id;
         let at = &mut self.machines[machine];
-        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
+        let Some(joined) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
             return;
         };
-        if agent.looks.get(instance) != Some(&started_at) {
+        if joined.probes.get(instance) != Some(&started_at) {
             return;
         }
         let found = at
@@ -619,274 +524,200 @@ impl World {
         let ready = found
             .filter(|_| !at.engine.hangs)
             .is_some_and(|c| at.engine.is_ready(&c, wall));
-        let before = agent.observing.observed().readiness(instance).clone();
-        let after = match (ready, &before) {
+        let before = joined.agent.observed().readiness(instance).clone();
+        let readiness = match (ready, &before) {
             (true, _) => Readiness::Ready,
             (false, Readiness::Starting) => Readiness::Starting,
             (false, _) => Readiness::Unready("it does not listen".to_owned()),
         };
-        if before != after {
-            agent.observing.ready(instance, started_at, after.clone());
-            self.tell(machine, || format!("finds {instance} {after:?}"));
-            self.wake(machine);
+        if before != readiness {
+            self.tell(machine, || format!("finds {instance} {readiness:?}"));
+            let result = ProbeResult {
+                instance: instance.clone(),
+                started_at,
+                readiness,
+                reason: None,
+            };
+            self.feed(machine, Input::Probed(result));
         }
         // One that is ready is looked at again when something happens to it.
         if !ready {
-            let again = Event::Look(instance.clone(), started_at);
+            let again = Event::Probe(instance.clone(), started_at);
             self.later(machine, Duration::from_millis(1_500), again);
         }
     }
 
-    /// Looks at every running instance again soon, and at the engine.
+    /// Probes every running instance again soon, and looks at the engine.
     pub fn look_again(&mut self, machine: usize) {
         let now = self.clock(machine);
-        let Some(agent) = self.agent(machine) else {
+        let Some(joined) = self.joined(machine) else {
             return;
         };
-        agent.next_list = now;
-        let looks: Vec<(InstanceId, i64)> =
-            agent.looks.iter().map(|(i, at)| (i.clone(), *at)).collect();
-        for (instance, started_at) in looks {
-            self.later(
-                machine,
-                Duration::from_millis(500),
-                Event::Look(instance, started_at),
-            );
+        joined.next_list = now;
+        let soon = Duration::from_millis(500);
+        for (instance, started_at) in joined.probes.clone() {
+            self.later(machine, soon, Event::Probe(instance, started_at));
         }
+    }
+
+    /// An idle agent believes that etcd refuses its writes: it takes nothing.
+    pub fn is_idle(&mut self, machine: usize) {
+        let idle = self.machines[machine].idle;
+        let why = idle.then(|| "etcd has no space left".to_owned());
+        self.feed(machine, Input::Alarm(why));
     }
 
     // === the loop ===
 
+    /// Something has happened to the agent. What follows from it at once is done; the loop makes a pass soon.
+    fn feed(&mut self, machine: usize, input: Input) {
+        let now = self.moment(machine);
+        let Some(joined) = self.joined(machine) else {
+            return;
+        };
+        joined.agent.on(input, now);
+        while let Some(effect) = self.joined(machine).and_then(|j| j.agent.decided()) {
+            self.carry_out(machine, effect);
+        }
+        let slow = if self.stormy && self.dice.one_in(25) {
+            1_500
+        } else {
+            15
+        };
+        let wait = self.dice.below(slow);
+        self.wake_in(machine, wait);
+    }
+
+    fn wake_in(&mut self, machine: usize, wait: u64) {
+        let at = self.now + wait;
+        let Some(process) = self.machines[machine].process.as_mut() else {
+            return;
+        };
+        let id = process.id;
+        let Some(joined) = &mut process.agent else {
+            return;
+        };
+        if joined.wake.is_none_or(|wake| at < wake) {
+            joined.wake = Some(at);
+            self.after(machine, id, wait, Event::Pass);
+        }
+    }
+
     /// The loop makes a pass.
     pub fn pass(&mut self, machine: usize) {
-        let now = self.clock(machine);
-        let (real, idle) = (self.now, self.machines[machine].idle);
-        let at = &mut self.machines[machine];
-        let Some(process) = at.process.as_mut() else {
+        let now = self.moment(machine);
+        let real = self.now;
+        let Some(joined) = self.joined(machine).filter(|j| j.wake == Some(real)) else {
             return;
         };
-        let (trusted, same_boot) = (process.trust(), process.host.same_boot);
-        let Some(agent) = &mut process.agent else {
-            return;
-        };
-        if agent.wake != Some(real) {
-            return;
-        }
-        agent.wake = None;
-        if agent.seen.is_none() || !agent.observing.is_complete() {
-            return;
-        }
-        agent.local.observe(agent.observing.observed(), now);
-        agent.replan_at = agent.replan_at.filter(|at| *at > now);
-        let retry = agent.retry_writes_at.filter(|at| now < *at);
-        agent.retry_writes_at = retry;
-        let trusted = if agent.looks_through(&mut at.disk, now) {
-            trusted
-        } else {
-            Trust::RestartsOnly
-        };
-        agent.entered |= trusted == Trust::Full;
-        let up = agent.observing.observed().engine == EngineState::Up;
-        if !agent.entered && !same_boot {
-            // The machine was down: others may have its slots.
-            return;
-        }
-        let trust = match retry {
-            Some(_) => Trust::RestartsOnly,
-            None => trusted,
-        };
-        let mut next = vec![now + PULSE];
-        next.extend(retry);
-        next.extend(agent.replan_at);
-        if trust == Trust::Full {
-            self.resume(machine);
-        }
-        if let Some(requeue) = self.plan(machine, trust, idle, now) {
-            next.push(requeue);
-        }
-        let wait = next.into_iter().min().map_or(PULSE, |at| at - now);
-        let wait = self.really(machine, wait).max(1);
-        self.wake_in(machine, wait);
-        self.follow_running(machine);
-        self.record_says(machine, up);
-    }
-
-    /// Takes up what an earlier process said of its slots, once.
-    fn resume(&mut self, machine: usize) {
-        let wall = self.wall();
-        let all = Range::new(KeyRange::prefix(keys::STATUS));
-        let said = self.etcd.range(&all).map(|reply| reply.kvs);
-        let me = self.machines[machine].host.name.clone();
-        let Some(agent) = self.agent(machine).filter(|agent| !agent.resumed) else {
-            return;
-        };
-        agent.resumed = true;
-        for kv in said.unwrap_or_default() {
-            let status = serde_json::from_slice::<Status>(&kv.value).ok();
-            if let (Some(Key::Status(slot)), Some(status)) = (Key::parse(&kv.key), status)
-                && status.host == me
-            {
-                if let Some(container) = &status.container_id {
-                    agent.observing.was(&status.instance, container, wall);
+        joined.wake = None;
+        let plans = joined.agent.counts().plans;
+        self.steps += 1;
+        let (mut planned, mut effects) = (Plan::default(), Vec::new());
+        while let Some(effect) = self.joined(machine).and_then(|j| j.agent.next(now)) {
+            match &effect {
+                Effect::Write { writes, .. } => planned.writes.extend(writes.iter().cloned()),
+                Effect::Act(action) => planned.actions.push(action.clone()),
+                _ => {
+                    self.carry_out(machine, effect);
+                    continue;
                 }
-                agent.local.resume(slot, status);
             }
+            effects.push(effect);
+        }
+        let Some(joined) = self.joined(machine) else {
+            return;
+        };
+        if joined.agent.counts().plans != plans {
+            let at = &mut self.machines[machine];
+            if let Some(harm) = invariants::planned(&self.truth, at, &planned, now.mono) {
+                self.forbid(harm);
+            }
+        }
+        for effect in effects {
+            self.carry_out(machine, effect);
+        }
+        if let Some(at) = self.joined(machine).map(|joined| joined.wake_at) {
+            let wait = self.really(machine, at - now.mono).max(1);
+            self.wake_in(machine, wait);
         }
     }
 
-    fn plan(&mut self, machine: usize, trust: Trust, idle: bool, now: Millis) -> Option<Millis> {
-        let mut names = self.number();
-        let rules = self.rules;
-        let at = &mut self.machines[machine];
-        let agent = at.process.as_mut()?.agent.as_mut()?;
-        let seen = agent.seen.as_ref()?;
-        let mut fresh = || {
-            names += 1;
-            format!("i{names}")
-                .parse()
-                .expect("letters and digits are an instance's name")
-        };
-        let mut planned = plan(
-            Inputs {
-                snapshot: &seen.snapshot,
-                observed: agent.observing.observed(),
-                memory: &agent.local,
-                host: &at.host,
-                trust,
-                rules,
-                now,
-            },
-            &mut fresh,
-        );
-        if idle {
-            planned.writes.retain(|write| !invariants::takes(write));
-        }
-        let harm = invariants::planned(
-            &self.truth,
-            &mut self.machines[machine],
-            &planned,
-            trust,
-            now,
-        );
-        while self.number() < names {}
-        let wall = self.wall();
-        let at = &mut self.machines[machine];
-        let agent = at.process.as_mut()?.agent.as_mut()?;
-        agent.local.begin(&planned, now);
-        for step in &planned.actions {
-            if let Action::Prepare(Prepare { instance, .. }) = step {
-                agent.observing.intend(instance, wall);
+    fn carry_out(&mut self, machine: usize, effect: Effect) {
+        match effect {
+            Effect::Write { writes, seen } => self.write_out(machine, writes, seen),
+            Effect::ReadStatuses(range) => {
+                self.send(machine, Asker::Statuses, Request::Range(range));
             }
+            Effect::Act(action) => {
+                self.tell(machine, || {
+                    format!("does {}", invariants::step_text(&action))
+                });
+                let wait = 1 + self.dice.below(if self.stormy { 400 } else { 50 });
+                self.later(machine, Duration::from_millis(wait), Event::Effect(action));
+            }
+            Effect::Probe(probe) => self.begin_probe(machine, &probe.container),
+            Effect::EndProbe(instance) => {
+                if let Some(joined) = self.joined(machine) {
+                    joined.probes.remove(&instance);
+                }
+            }
+            Effect::Save(saving) => {
+                let disk = &mut self.machines[machine].disk;
+                let file = match saving {
+                    Saving::Orphans(note) => {
+                        disk.orphans = note;
+                        StateFile::Orphans
+                    }
+                    Saving::Instances(notes) => {
+                        disk.notes = notes;
+                        StateFile::Instances
+                    }
+                };
+                let now = self.moment(machine);
+                if let Some(joined) = self.joined(machine) {
+                    // Revisions of the former history say nothing about this one.
+                    if file == StateFile::Orphans {
+                        joined.answered.clear();
+                    }
+                    joined.agent.on(Input::Saved(file, Ok(())), now);
+                }
+            }
+            Effect::Follow(update) => self.record_follows(machine, &update),
+            Effect::Report { engine, .. } => self.record_says(machine, engine),
+            Effect::WakeAt(at) => {
+                if let Some(joined) = self.joined(machine) {
+                    joined.wake_at = at;
+                }
+            }
+            Effect::Log(line) => self.tell(machine, || format!("{line:?}")),
+            // Nobody reads them here.
+            Effect::ReadLastLines { .. } | Effect::Publish(_) | Effect::Record(_) => {}
         }
-        if let Some(notes) = agent.observing.unsaved() {
-            at.disk.notes = notes.clone();
-            agent.observing.saved();
-        }
-        if let Some(harm) = harm {
-            self.forbid(harm);
-        }
-        self.write_out(machine, planned.writes);
-        for step in planned.actions {
-            self.tell(machine, || format!("does {}", invariants::step_text(&step)));
-            let wait = 1 + self.dice.below(if self.stormy { 400 } else { 50 });
-            self.later(machine, Duration::from_millis(wait), Event::Effect(step));
-        }
-        planned.requeue_at
     }
 
-    fn write_out(&mut self, machine: usize, writes: Vec<Write>) {
-        if writes.is_empty() {
-            return;
-        }
-        let rules = self.rules;
-        let Some(seen) = self
-            .agent(machine)
-            .and_then(|agent| Some(agent.snapshot()?.revision))
-        else {
-            return;
-        };
-        let txns = writes
-            .iter()
-            .map(|write| claims::txn(write, rules))
-            .collect();
+    fn write_out(&mut self, machine: usize, writes: Vec<Write>, seen: i64) {
         for write in &writes {
             self.tell(machine, || format!("at {seen} writes {}", write));
         }
-        let mut left: Vec<Option<Write>> = writes.into_iter().map(Some).collect();
-        for batch in claims::batch(txns, rules) {
-            let carried = batch
-                .carries
-                .iter()
-                .filter_map(|position| left.get_mut(*position)?.take())
-                .collect();
-            let request = Request::Txn(batch.txn.clone());
-            let asker = Asker::Writes {
-                batch,
-                writes: carried,
-                seen,
-            };
-            self.send(machine, asker, request);
+        for batch in claims::pack(writes, self.rules) {
+            let request = Request::Txn(batch.txn().clone());
+            self.send(machine, Asker::Writes { batch, seen }, request);
         }
     }
 
-    /// The image of a version was decided here; whether it counts, etcd says.
-    fn version(&mut self, machine: usize, container: ContainerId, rev: VersionId, image: String) {
-        let Some(agent) = self.agent(machine) else {
+    /// Running instances are probed until they are ready.
+    fn begin_probe(&mut self, machine: usize, container: &ObservedContainer) {
+        let (Some(joined), Some(process)) = (self.joined(machine), container.running()) else {
             return;
         };
-        let view = agent.snapshot().and_then(|s| s.containers.get(&container));
-        let Some(manifest) = view
-            .and_then(|view| view.manifest.as_ref())
-            .filter(|m| m.modified.version() == rev)
-        else {
+        let (instance, started_at) = (container.owner.instance.clone(), process.started_at);
+        if joined.probes.insert(instance.clone(), started_at) == Some(started_at) {
             return;
-        };
-        let Desired::Valid { json, .. } = &manifest.value else {
-            return;
-        };
-        let version = Version {
-            manifest: json.as_ref().clone(),
-            image,
-            good: false,
-            volumes: Vec::new(),
-        };
-        let write = Write::version(container, rev, version);
-        agent.local.begin_write(&write);
-        self.write_out(machine, vec![write]);
-    }
-
-    /// Running instances are looked at until they are ready.
-    fn follow_running(&mut self, machine: usize) {
-        let Some(agent) = self.agent(machine) else {
-            return;
-        };
-        let mut begin = Vec::new();
-        let mut there = BTreeSet::new();
-        for (instance, container) in &agent.observing.observed().containers {
-            let Some(running) = container.running() else {
-                continue;
-            };
-            there.insert(instance.clone());
-            if agent.looks.get(instance) != Some(&running.started_at) {
-                begin.push((
-                    instance.clone(),
-                    running.started_at,
-                    container.ports.is_empty(),
-                ));
-            }
         }
-        agent.looks.retain(|instance, _| there.contains(instance));
-        for (instance, started_at, by_age) in begin {
-            if let Some(agent) = self.agent(machine) {
-                agent.looks.insert(instance.clone(), started_at);
-            }
-            let wait = if by_age { 1_001 } else { 100 };
-            self.later(
-                machine,
-                Duration::from_millis(wait),
-                Event::Look(instance, started_at),
-            );
-        }
+        let by_age = container.ports.is_empty();
+        let wait = Duration::from_millis(if by_age { 1_001 } else { 100 });
+        self.later(machine, wait, Event::Probe(instance, started_at));
     }
 }
 
@@ -901,12 +732,5 @@ fn failed(outcome: &ActionResult) -> Option<ContainerId> {
         | ActionResult::Prepared { .. }
         | ActionResult::Done { .. }
         | ActionResult::Failed { .. } => None,
-    }
-}
-
-fn trust_text(trust: Trust) -> &'static str {
-    match trust {
-        Trust::Full => "etcd is followed",
-        Trust::RestartsOnly => "etcd is not to be acted on",
     }
 }

@@ -92,7 +92,7 @@ impl World {
             .iter()
             .filter_map(|m| m.process.as_ref()?.agent.as_ref());
         agents
-            .flat_map(|agent| agent.local.orphans.keys().cloned())
+            .flat_map(|joined| joined.agent.memory().orphans.keys().cloned())
             .collect()
     }
 
@@ -144,7 +144,7 @@ impl World {
                 return Some(format!("{name} does not follow etcd"));
             }
             let agent = machine.process.as_ref().and_then(|p| p.agent.as_ref());
-            let view = agent.and_then(|agent| agent.snapshot());
+            let view = agent.and_then(|joined| joined.agent.snapshot());
             if let Some(what) = view.and_then(|view| differs(view, truth)) {
                 return Some(format!("{name} believes what etcd does not say: {what}"));
             }

@@ -1,11 +1,8 @@
 //! What survives an agent: its machine's disk, as a value.
 
-use std::collections::BTreeMap;
-
-use manifests::InstanceId;
+use agent::OrphansNote;
 use model::identity::Notes;
 use model::records::{Cluster, Hold};
-use planner::memory::Orphan;
 use store::host::Disk as Identity;
 use store::view::SavedView;
 use uuid::Uuid;
@@ -19,10 +16,8 @@ pub struct Disk {
     pub cluster: Option<Cluster>,
     /// Why it is in hold.
     pub hold: Option<Hold>,
-    /// A restore was accepted, and what runs here has not been looked through yet.
-    pub accepted: bool,
     /// What an accepted restore left without a manifest.
-    pub orphans: BTreeMap<InstanceId, Orphan>,
+    pub orphans: OrphansNote,
     /// The containers that its agents made.
     pub notes: Notes,
     /// The view that was saved last.
@@ -38,8 +33,7 @@ impl Disk {
             identity: Identity::new(id),
             cluster: Some(cluster.clone()),
             hold: None,
-            accepted: false,
-            orphans: BTreeMap::new(),
+            orphans: OrphansNote::default(),
             notes: Notes::default(),
             view: None,
             former_view: None,

@@ -468,7 +468,10 @@ impl World {
             // The next fault is late, and that is all.
             Kind::Rest => {}
             Kind::CopyDisk => self.copy_disk(machine),
-            Kind::Idle => self.machines[machine].idle = true,
+            Kind::Idle => {
+                self.machines[machine].idle = true;
+                self.is_idle(machine);
+            }
             Kind::Put => {
                 let id = self.some_container();
                 self.put_manifest(id, false);
@@ -709,6 +712,8 @@ impl World {
             at.deaf = false;
             at.idle = false;
             at.engine.heal();
+            self.is_idle(machine);
+            let at = &mut self.machines[machine];
             if at.gone {
                 self.power_off(machine);
                 continue;

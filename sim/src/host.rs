@@ -165,21 +165,22 @@ impl World {
     pub fn drive_host(&mut self, machine: usize) {
         let now = self.clock(machine);
         loop {
-            let at = &mut self.machines[machine];
-            let wanted = record(at);
-            let Some(process) = &mut at.process else {
+            let Some(life) = self.life(machine).filter(|life| !life.asking) else {
                 return;
             };
-            let life = &mut process.host;
-            if life.asking {
-                return;
+            let mut step = life.machine.next(now);
+            if matches!(step, HostStep::Wait(_)) {
+                let wanted = life.inbox.engine != life.fed.engine;
+                let wanted = wanted.then(|| record(&self.machines[machine]));
+                let Some(life) = self.life(machine) else {
+                    return;
+                };
+                life.feed(wanted, now);
+                step = life.machine.next(now);
             }
-            let step = match life.machine.next(now) {
-                HostStep::Wait(_) => {
-                    life.feed(wanted, now);
-                    life.machine.next(now)
-                }
-                step => step,
+            let at = &mut self.machines[machine];
+            let Some(life) = at.process.as_mut().map(|process| &mut process.host) else {
+                return;
             };
             match step {
                 HostStep::Note(note) => {
@@ -329,11 +330,11 @@ impl World {
 }
 
 impl HostLife {
-    fn feed(&mut self, wanted: HostRecord, now: Millis) {
+    fn feed(&mut self, wanted: Option<HostRecord>, now: Millis) {
         let inbox = self.inbox.clone();
         let fed = std::mem::replace(&mut self.fed, inbox);
         let inputs = &self.fed;
-        if inputs.engine != fed.engine {
+        if let Some(wanted) = wanted {
             self.machine.want(wanted, now);
         }
         if let Some(cluster) = inputs

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use agent::Agent;
 use manifests::keys::Key;
 use manifests::{HostName, InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer, Readiness};
@@ -14,7 +15,6 @@ use planner::rollout::Target;
 use store::kv::Event as Told;
 use uuid::Uuid;
 
-use crate::agent::Agent;
 use crate::network::Asker;
 use crate::world::{Machine, Truth, World};
 
@@ -103,15 +103,10 @@ fn docker_id(step: &Action) -> Option<&String> {
 }
 
 /// Judges what an agent is about to do.
-pub fn planned(
-    truth: &Truth,
-    machine: &mut Machine,
-    plan: &Plan,
-    trust: Trust,
-    now: Millis,
-) -> Option<String> {
+pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -> Option<String> {
     let name = &machine.host.name;
-    let agent = machine.process.as_ref()?.agent.as_ref()?;
+    let joined = machine.process.as_ref()?.agent.as_ref()?;
+    let (agent, trust) = (&joined.agent, joined.agent.planned_under());
     let copies = &machine.engine.copies;
     let touches = |step: &Action| docker_id(step).is_some_and(|id| copies.contains(id));
     if let Some(step) = plan.actions.iter().find(|step| touches(step)) {
@@ -137,18 +132,14 @@ pub fn planned(
             )
         });
     }
-    let distrusted = agent
-        .seen
-        .as_ref()
-        .is_some_and(|seen| !seen.trust.is_trusted());
-    if distrusted
+    if agent.distrusts()
         && (!plan.writes.is_empty() || plan.actions.iter().any(|step| ends(step).is_some()))
     {
         return Some(format!(
             "{name} changes something, though it distrusts etcd: {plan}"
         ));
     }
-    let read = truth.history.range(..=agent.first_read).next_back();
+    let read = truth.history.range(..=joined.first_read).next_back();
     // A restore may have a higher revision and the same content.
     let behind = read.is_some_and(|(revision, then)| {
         view.revision < *revision
@@ -157,7 +148,7 @@ pub fn planned(
     if !plan.is_idle() && behind {
         return Some(format!(
             "{name} plans {plan} from a view at {}, and its first read was at {}",
-            view.revision, agent.first_read
+            view.revision, joined.first_read
         ));
     }
     let works = plan
@@ -166,7 +157,7 @@ pub fn planned(
         .map(|write| (write.scope.clone(), write.kind.into()));
     let works = works.chain(plan.actions.iter().map(|step| (step.scope(), step.kind())));
     for (work, kind) in works {
-        let own = agent.answered.get(&work).copied();
+        let own = joined.answered.get(&work).copied();
         if matches!(work, Scope::Slot(_)) && own.is_some_and(|own| own > view.revision) {
             return Some(format!(
                 "{name} plans {kind} from a view at {}, below its own last write on it",
@@ -211,8 +202,8 @@ pub fn planned(
     let held = view.in_hold();
     for write in &plan.writes {
         let moves = takes(write) || matches!(write.kind, WriteKind::Promote | WriteKind::Retake);
-        if let Some(host) = held
-            .filter(|_| moves && !runs_it(agent.observing.observed().containers.values(), write))
+        if let Some(host) =
+            held.filter(|_| moves && !runs_it(agent.observed().containers.values(), write))
         {
             return Some(format!("{name} writes {} while {host} is in hold", write));
         }
@@ -228,7 +219,7 @@ pub fn planned(
         if let Some(slot) = write
             .slot()
             .filter(|_| write.kind == WriteKind::ReleaseUnfit)
-            && !agent.failed.contains(&slot.container)
+            && !joined.failed.contains(&slot.container)
         {
             return Some(format!(
                 "{name} writes {}, and nothing has failed for it here",
@@ -242,7 +233,7 @@ pub fn planned(
             ));
         }
     }
-    let observed = agent.observing.observed();
+    let observed = agent.observed();
     if observed.engine != EngineState::Up {
         machine.witness.illegitimate.clear();
         return None;
@@ -255,7 +246,7 @@ pub fn planned(
             view.slot(&c.owner.slot).is_some_and(|s| s.claim.is_some())
                 || !is_wanted(view, &c.owner.slot)
         })
-        .filter(|c| !agent.local.orphans.contains_key(&c.owner.instance))
+        .filter(|c| !agent.memory().orphans.contains_key(&c.owner.instance))
         .map(|c| &c.owner.instance)
         .collect();
     let remembered = &mut machine.witness.illegitimate;
@@ -310,7 +301,7 @@ fn ends_what_is_better(
     let unready = owned
         .current_state()
         .is_some_and(|s| s.state != Phase::Ready);
-    let observed = agent.observing.observed();
+    let observed = agent.observed();
     let copy = observed.containers.get(instance)?;
     let current = Target::of(container).is_some_and(|target| {
         let version = container.version_by_hash(&copy.owner.manifest_hash);

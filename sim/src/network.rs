@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use model::Write;
-use store::claims::Batch;
+use store::claims::WriteBatch;
 use store::kv::{KvError, Range, RangeReply, Txn, TxnReply};
 use store::memory::WatchId;
 
@@ -32,15 +31,15 @@ impl Net {
 pub enum Asker {
     /// Its view.
     View,
-    /// Its conductor, with writes planned from a view at `seen`.
+    /// Its agent, with writes planned from a view at `seen`.
     Writes {
-        /// What carries them.
-        batch: Batch,
         /// The writes.
-        writes: Vec<Write>,
+        batch: WriteBatch,
         /// The revision of the view.
         seen: i64,
     },
+    /// Its agent, for what an earlier one said.
+    Statuses,
     /// Its host's record.
     Host,
     /// Its lease.

@@ -59,8 +59,8 @@ pub enum Event {
     Stepped(Box<ActionReport>),
     /// The agent sees a container that changed.
     Sight(String),
-    /// A look at a running instance.
-    Look(InstanceId, i64),
+    /// A probe of a running instance.
+    Probe(InstanceId, i64),
     /// The agent is started.
     Start,
     /// The processes end whose time has come.
@@ -359,17 +359,14 @@ impl World {
             _ if !alive => {}
             Event::Send(asker, request) => self.send(machine, asker, request),
             Event::Answer(asker, answer) => self.answered(machine, asker, answer),
-            Event::Pass => {
-                self.steps += 1;
-                self.pass(machine);
-            }
+            Event::Pass => self.pass(machine),
             Event::Tick => self.tick(machine),
             Event::KeepAlive(lease) => self.keep_alive(machine, lease),
             Event::HostWake => self.host_wakes(machine),
             Event::Stream => self.stream(machine),
             Event::Stepped(report) => self.stepped(machine, *report),
             Event::Sight(docker_id) => self.sight(machine, &docker_id),
-            Event::Look(instance, started_at) => self.look(machine, &instance, started_at),
+            Event::Probe(instance, started_at) => self.probe(machine, &instance, started_at),
         }
         self.violation.is_none()
     }
@@ -428,7 +425,7 @@ impl World {
     fn unanswered(&mut self, machine: usize, process: u64, asker: Asker, sent: u64) {
         let patience = match asker {
             Asker::KeepAlive(_) => SHORT_DEADLINE,
-            Asker::View | Asker::Writes { .. } | Asker::Host => DEADLINE,
+            Asker::View | Asker::Writes { .. } | Asker::Statuses | Asker::Host => DEADLINE,
         };
         let wait = (sent + patience).saturating_sub(self.now);
         let none = Event::Answer(asker, Err(unavailable()));

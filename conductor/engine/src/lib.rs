@@ -38,6 +38,7 @@ pub use docker::{
 pub use error::{EngineError, HostFault, Operation};
 pub use facts::EngineFacts;
 pub use model::logs::OutputStream;
+pub use model::observed::Listing;
 pub use reference::parse_reference;
 pub use spec::{BACKENDS, LABEL_VOLUME, SpecInput, spec, volume_name};
 
@@ -84,17 +85,6 @@ pub struct Routed {
     pub v4: bool,
     /// By IPv6.
     pub v6: bool,
-}
-
-/// All containers of an engine.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// Those with the labels of the cluster that was asked for, copies too.
-    pub labelled: Vec<ObservedContainer>,
-    /// Running ones without.
-    pub foreign: u32,
-    /// Clusters that some container, running or not, carries the label of, with the number of their containers.
-    pub clusters: BTreeMap<String, u32>,
 }
 
 /// Something happened; look again.

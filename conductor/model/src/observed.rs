@@ -370,6 +370,17 @@ impl Observed {
     }
 }
 
+/// All containers of an engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Those with the labels of the cluster that was asked for, copies too.
+    pub labelled: Vec<ObservedContainer>,
+    /// Running ones without.
+    pub foreign: u32,
+    /// Clusters that some container, running or not, carries the label of, with the number of their containers.
+    pub clusters: BTreeMap<String, u32>,
+}
+
 /// Network settings that a host gives to every container that it creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
 
+use agent::Input;
 use engine::{CreateSpec, EngineError, Named, SpecInput, spec};
 use manifests::InstanceId;
 use model::identity::oldest_by_name;
@@ -12,7 +13,6 @@ use tokio::sync::mpsc;
 
 use super::{Actions, about, name_is_taken};
 use crate::images::reference;
-use crate::run::Event;
 
 /// Why a container was not made, and who has to change something.
 struct Failed {
@@ -40,9 +40,9 @@ impl Actions {
     pub(super) async fn prepare(
         &self,
         wanted: Prepare,
-        events: &mpsc::Sender<Event>,
+        inputs: &mpsc::Sender<Input>,
     ) -> ActionReport {
-        let made = self.make(&wanted, events).await;
+        let made = self.make(&wanted, inputs).await;
         let Prepare {
             slot,
             instance,
@@ -72,7 +72,7 @@ impl Actions {
     async fn make(
         &self,
         wanted: &Prepare,
-        events: &mpsc::Sender<Event>,
+        inputs: &mpsc::Sender<Input>,
     ) -> Result<Option<ObservedContainer>, Failed> {
         let manifest = &wanted.manifest;
         let ensure = self
@@ -82,7 +82,7 @@ impl Actions {
             reference(&manifest.image, &wanted.image).unwrap_or_else(|_| manifest.image.clone());
         let scope = Scope::Slot(wanted.slot.clone());
         let source = self
-            .with_progress(&pulled, scope, events, ensure)
+            .with_progress(&pulled, scope, inputs, ensure)
             .await
             .map_err(|error| Failed {
                 reason: about(&manifest.image, &error),

@@ -1,6 +1,6 @@
 //! Containers that carry the labels of one of ours: what a `docker commit` and a `docker run` leave.
 
-use conductor::observing::Observing;
+use agent::EngineCache;
 use engine::{EngineEvent, SpecInput, spec};
 use manifests::Manifest;
 use model::observed::{
@@ -19,7 +19,7 @@ everywhere!(
 /// What an agent does with an event, until one of this container has come.
 async fn follow(
     lab: &Lab,
-    observing: &mut Observing,
+    cache: &mut EngineCache,
     events: &mut mpsc::Receiver<EngineEvent>,
     until: &str,
 ) {
@@ -27,10 +27,10 @@ async fn follow(
         let EngineEvent::Container { docker_id, .. } = next(events).await else {
             continue;
         };
-        let since = observing.begin();
+        let since = cache.begin();
         match lab.engine.inspect(&docker_id).await.expect("an answer") {
-            Some(seen) if seen.owner.cluster == lab.cluster => observing.look(seen, since, 0),
-            _ => observing.gone(&docker_id, 0),
+            Some(seen) if seen.owner.cluster == lab.cluster => cache.look(seen, since, 0),
+            _ => cache.gone(&docker_id, 0),
         }
         if docker_id == until {
             return;
@@ -38,27 +38,27 @@ async fn follow(
     }
 }
 
-async fn list(lab: &Lab, observing: &mut Observing) {
-    let since = observing.begin();
+async fn list(lab: &Lab, cache: &mut EngineCache) {
+    let since = cache.begin();
     let listing = lab.engine.list(Some(lab.cluster)).await.expect("a list");
-    observing.list(listing, since, 0);
+    cache.list(listing, since, 0);
 }
 
 /// An agent that has made a container.
-async fn made(lab: &Lab, name: &str) -> (Observing, ObservedContainer) {
-    let mut observing = Observing::default();
-    list(lab, &mut observing).await;
+async fn made(lab: &Lab, name: &str) -> (EngineCache, ObservedContainer) {
+    let mut cache = EngineCache::default();
+    list(lab, &mut cache).await;
     let spec = lab.spec(name, Does::Runs);
     let owner = Ownership::read(&spec.labels).expect("ours");
-    observing.intend(&owner.instance, 0);
+    cache.intend(&owner.instance, 0);
     let id = lab.run(&spec).await;
     let original = lab.look(&id).await;
-    observing.made(original.clone(), 0);
-    (observing, original)
+    cache.made(original.clone(), 0);
+    (cache, original)
 }
 
-fn is_only(observing: &Observing, original: &ObservedContainer, copies: &[&str]) {
-    let observed = observing.observed();
+fn is_only(cache: &EngineCache, original: &ObservedContainer, copies: &[&str]) {
+    let observed = cache.observed();
     let ours: Vec<_> = observed.containers.values().collect();
     assert_eq!(ours, [original]);
     let found: Vec<&str> = observed.copies.keys().map(String::as_str).collect();
@@ -66,35 +66,35 @@ fn is_only(observing: &Observing, original: &ObservedContainer, copies: &[&str])
 }
 
 async fn a_copy_of_a_container_changes_nothing_for_the_original(lab: Lab) {
-    let (mut observing, original) = made(&lab, "web").await;
+    let (mut cache, original) = made(&lab, "web").await;
     let mut events = lab.events().await;
     let name = format!("{}-debug", original.name);
     let copy = lab.copy(&original.docker_id, &name).await;
-    follow(&lab, &mut observing, &mut events, &copy).await;
-    is_only(&observing, &original, &[&copy]);
-    list(&lab, &mut observing).await;
-    is_only(&observing, &original, &[&copy]);
-    let said = observing.observed().copies[&copy].to_string();
+    follow(&lab, &mut cache, &mut events, &copy).await;
+    is_only(&cache, &original, &[&copy]);
+    list(&lab, &mut cache).await;
+    is_only(&cache, &original, &[&copy]);
+    let said = cache.observed().copies[&copy].to_string();
     assert!(said.starts_with(&format!("container {name} ")), "{said}");
 
     // An agent that is started now knows the same, and one whose disk is lost too.
-    let notes = observing.unsaved().expect("something was noted").clone();
-    for mut again in [Observing::new(notes), Observing::default()] {
+    let notes = cache.unsaved().expect("something was noted").clone();
+    for mut again in [EngineCache::new(notes), EngineCache::default()] {
         list(&lab, &mut again).await;
         is_only(&again, &original, &[&copy]);
     }
 
     lab.engine.remove(&copy, true).await.expect("removed");
-    while observing.observed().copies.contains_key(&copy) {
-        follow(&lab, &mut observing, &mut events, &copy).await;
+    while cache.observed().copies.contains_key(&copy) {
+        follow(&lab, &mut cache, &mut events, &copy).await;
     }
-    is_only(&observing, &original, &[]);
-    list(&lab, &mut observing).await;
-    is_only(&observing, &original, &[]);
+    is_only(&cache, &original, &[]);
+    list(&lab, &mut cache).await;
+    is_only(&cache, &original, &[]);
 }
 
 async fn labels_copied_by_hand_make_no_instance(lab: Lab) {
-    let (mut observing, original) = made(&lab, "web").await;
+    let (mut cache, original) = made(&lab, "web").await;
     let mut events = lab.events().await;
     // Of this instance, and of another of the same slot.
     let mut same = lab.spec("web", Does::Runs);
@@ -103,24 +103,24 @@ async fn labels_copied_by_hand_make_no_instance(lab: Lab) {
     let mut another = lab.spec("web", Does::Runs);
     another.name = format!("{}-another", original.name);
     let mut copies = [lab.run(&same).await, lab.run(&another).await];
-    follow(&lab, &mut observing, &mut events, &copies[1]).await;
-    list(&lab, &mut observing).await;
+    follow(&lab, &mut cache, &mut events, &copies[1]).await;
+    list(&lab, &mut cache).await;
     copies.sort();
     let copies: Vec<&str> = copies.iter().map(String::as_str).collect();
-    is_only(&observing, &original, &copies);
-    assert!(observing.observed().foreign >= 2, "both run");
+    is_only(&cache, &original, &copies);
+    assert!(cache.observed().foreign >= 2, "both run");
 
     // The original goes: no copy takes its place, and none has its name.
     lab.engine
         .remove(&original.docker_id, true)
         .await
         .expect("removed");
-    list(&lab, &mut observing).await;
+    list(&lab, &mut cache).await;
     for copy in copies {
         let renamed = lab.engine.rename(copy, &original.name).await;
         assert!(renamed.is_ok());
-        list(&lab, &mut observing).await;
-        assert!(observing.observed().containers.is_empty());
+        list(&lab, &mut cache).await;
+        assert!(cache.observed().containers.is_empty());
         lab.engine.remove(copy, true).await.expect("removed");
     }
 }

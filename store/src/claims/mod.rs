@@ -4,12 +4,14 @@
 //! guarded by it, so a plan made from an old view fails instead of harming.
 
 mod batch;
+mod pack;
 
 use manifests::keys::{self, Key};
 use model::write::{Guard, Write, WriteOp};
 use model::{Rule, Rules};
 
 pub use batch::{Batch, batch};
+pub use pack::{WriteBatch, pack};
 
 use crate::kv::{Compare, KeyRange, Relation, Target, Txn};
 

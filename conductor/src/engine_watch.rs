@@ -1,18 +1,16 @@
-//! Follows the engine: events say what to look at again, a list from time to time heals what they missed.
-//!
-//! It only looks and reports; it holds no state that matters.
+//! Follows the engine: events say what to inspect again, a list from time to time heals what they missed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::observed::ObservedContainer;
+use agent::{EngineUpdate, Input, Inspection};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use engine::{Change, Engine, EngineEvent, Listing};
+use engine::{Change, Engine, EngineEvent};
 
 /// Time between two healing lists.
 const HEAL_EVERY: Duration = Duration::from_secs(20);
@@ -26,35 +24,11 @@ const NETWORK_AFTER: Duration = Duration::from_millis(300);
 /// After a start or an end of a foreign container, a list counts them all; more of them meanwhile wait for the same one.
 const COUNT_AFTER: Duration = Duration::from_secs(2);
 
-/// What was seen.
-#[derive(Debug)]
-pub(crate) enum Sighting {
-    /// A look is begun: whatever is set after this is newer.
-    Begun(Look),
-    /// A whole list.
-    List(Listing),
-    /// One container as it is now.
-    Container(Box<ObservedContainer>),
-    /// A container is gone.
-    Gone(String),
-    /// The engine does not answer; why.
-    Unresponsive(String),
-}
-
-/// What is looked at.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Look {
-    /// Everything.
-    List,
-    /// One container, by Docker's id.
-    Container(String),
-}
-
 /// Follows until cancelled. `again` asks for a list now.
 pub(crate) async fn follow(
     engine: Arc<dyn Engine>,
     cluster: Uuid,
-    out: mpsc::Sender<Sighting>,
+    out: mpsc::Sender<Input>,
     mut again: mpsc::Receiver<()>,
     stop: CancellationToken,
 ) {
@@ -82,25 +56,25 @@ pub(crate) async fn follow(
                 None => std::future::pending().await,
             }
         };
-        let look = tokio::select! {
+        let inspection = tokio::select! {
             () = stop.cancelled() => return,
-            _ = heal.tick() => Some(Look::List),
+            _ = heal.tick() => Some(Inspection::List),
             asked = again.recv() => match asked {
-                Some(()) => Some(Look::List),
+                Some(()) => Some(Inspection::List),
                 None => return,
             },
-            () = tokio::time::sleep(RETRY_EVERY), if !answers => Some(Look::List),
-            () = count => Some(Look::List),
+            () = tokio::time::sleep(RETRY_EVERY), if !answers => Some(Inspection::List),
+            () = count => Some(Inspection::List),
             id = network => {
                 networks.remove(&id);
-                Some(Look::Container(id))
+                Some(Inspection::Container(id))
             }
             event = events.recv() => match event {
-                Some(EngineEvent::Connected) => Some(Look::List),
+                Some(EngineEvent::Connected) => Some(Inspection::List),
                 Some(EngineEvent::Lost(why)) => {
-                    tracing::warn!(%why, "the engine's events ended; they are asked for again");
+                    tracing::warn!(%why, "Docker event stream closed; resubscribing");
                     // Whether it is more than a lost connection, a list shows.
-                    Some(Look::List)
+                    Some(Inspection::List)
                 }
                 Some(EngineEvent::Container { docker_id, owner, change }) => {
                     let ours = owner.is_some_and(|(of, _)| of == cluster);
@@ -112,12 +86,12 @@ pub(crate) async fn follow(
                     networks.remove(&docker_id);
                     match change {
                         Change::Removed => {
-                            if out.send(Sighting::Gone(docker_id)).await.is_err() {
+                            if out.send(Input::Engine(EngineUpdate::Gone(docker_id))).await.is_err() {
                                 return;
                             }
                             None
                         }
-                        _ if ours => Some(Look::Container(docker_id)),
+                        _ if ours => Some(Inspection::Container(docker_id)),
                         Change::Started | Change::Died(_) => {
                             count_at.get_or_insert_with(|| Instant::now() + COUNT_AFTER);
                             None
@@ -128,24 +102,31 @@ pub(crate) async fn follow(
                 None => return,
             },
         };
-        let Some(look) = look else { continue };
-        if look == Look::List {
+        let Some(inspection) = inspection else {
+            continue;
+        };
+        if inspection == Inspection::List {
             count_at = None;
             networks.clear();
         }
-        if out.send(Sighting::Begun(look.clone())).await.is_err() {
+        if out
+            .send(Input::Engine(EngineUpdate::Asked(inspection.clone())))
+            .await
+            .is_err()
+        {
             return;
         }
-        let seen = match look {
-            Look::List => engine.list(Some(cluster)).await.map(Sighting::List),
-            Look::Container(id) => engine.inspect(&id).await.map(|found| match found {
-                Some(container) => Sighting::Container(Box::new(container)),
-                None => Sighting::Gone(id),
+        let seen = match inspection {
+            Inspection::List => engine.list(Some(cluster)).await.map(EngineUpdate::List),
+            Inspection::Container(id) => engine.inspect(&id).await.map(|found| match found {
+                Some(container) => EngineUpdate::Container(Box::new(container)),
+                None => EngineUpdate::Gone(id),
             }),
         };
         answers = seen.is_ok();
-        let seen = seen.unwrap_or_else(|error| Sighting::Unresponsive(model::error::chain(&error)));
-        if out.send(seen).await.is_err() {
+        let seen =
+            seen.unwrap_or_else(|error| EngineUpdate::Unresponsive(model::error::chain(&error)));
+        if out.send(Input::Engine(seen)).await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! Looks at running instances: whether they take traffic, and what they said before they ended.
+//! Probes running instances: whether they take traffic, and what they said before they ended.
 //!
 //! One task per running process, as `readiness` says when. A task ends with its
 //! process, and what it says counts only for that process.
@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use agent::{Input, Probe, ProbeResult};
 use futures_util::StreamExt;
-use manifests::{InstanceId, Manifest};
+use manifests::InstanceId;
 use model::observed::ObservedContainer;
 use store::host::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::readiness::{Criterion, Watch, look};
-use crate::run::Event;
 use engine::{Engine, LogOptions};
 use model::error::chain;
 
@@ -23,10 +23,10 @@ const LAST_LINES: u32 = 10;
 /// Longest of those lines, in characters.
 const LINE: usize = 400;
 
-/// The looks under way.
-pub(crate) struct Looks {
+/// The probes under way.
+pub(crate) struct Probes {
     engine: Arc<dyn Engine>,
-    events: mpsc::Sender<Event>,
+    inputs: mpsc::Sender<Input>,
     clock: Clock,
     running: BTreeMap<InstanceId, Running>,
 }
@@ -43,59 +43,55 @@ impl Drop for Running {
     }
 }
 
-impl Looks {
+impl Probes {
     /// None yet.
-    pub(crate) fn new(engine: Arc<dyn Engine>, events: mpsc::Sender<Event>, clock: Clock) -> Self {
+    pub(crate) fn new(engine: Arc<dyn Engine>, inputs: mpsc::Sender<Input>, clock: Clock) -> Self {
         Self {
             engine,
-            events,
+            inputs,
             clock,
             running: BTreeMap::new(),
         }
     }
 
-    /// These run now, each made from that manifest.
-    pub(crate) fn follow(&mut self, now: BTreeMap<InstanceId, (ObservedContainer, Arc<Manifest>)>) {
-        self.running.retain(|instance, running| {
-            now.get(instance)
-                .and_then(|(container, _)| container.running())
-                .is_some_and(|process| process.started_at == running.started_at)
-        });
-        for (instance, (container, manifest)) in now {
-            let Some(process) = container.running() else {
-                continue;
-            };
-            if let Some(running) = self.running.get(&instance) {
-                // Docker's verdict on its health may be new.
-                running.container.send_if_modified(|before| {
-                    let changed = *before != container;
-                    if changed {
-                        *before = container;
-                    }
-                    changed
-                });
-                continue;
-            }
-            let now = self.clock.now();
-            let watch = Watch::new(Criterion::of(&container, &manifest), process, now);
-            let started_at = process.started_at;
-            let (sender, receiver) = watch::channel(container);
-            let task = tokio::spawn(follow_one(
-                self.engine.clone(),
-                self.clock,
-                watch,
-                receiver,
-                self.events.clone(),
-            ));
-            self.running.insert(
-                instance,
-                Running {
-                    started_at,
-                    container: sender,
-                    task,
-                },
-            );
+    /// Probes an instance that runs; one that is probed already may have changed.
+    pub(crate) fn probe(&mut self, probe: Probe) {
+        let Probe {
+            container,
+            manifest,
+        } = probe;
+        let Some(process) = container.running() else {
+            return;
+        };
+        let (instance, started_at) = (container.owner.instance.clone(), process.started_at);
+        if let Some(running) = self.running.get(&instance)
+            && running.started_at == started_at
+        {
+            // Docker's verdict on its health may be new.
+            running.container.send_replace(container);
+            return;
         }
+        let criterion = Criterion::of(&container, &manifest);
+        let watch = Watch::new(criterion, process, self.clock.now());
+        let (sender, receiver) = watch::channel(container);
+        let task = tokio::spawn(follow_one(
+            self.engine.clone(),
+            self.clock,
+            watch,
+            receiver,
+            self.inputs.clone(),
+        ));
+        let running = Running {
+            started_at,
+            container: sender,
+            task,
+        };
+        self.running.insert(instance, running);
+    }
+
+    /// Its process has ended.
+    pub(crate) fn end(&mut self, instance: &InstanceId) {
+        self.running.remove(instance);
     }
 }
 
@@ -104,7 +100,7 @@ async fn follow_one(
     clock: Clock,
     mut watch: Watch,
     mut container: watch::Receiver<ObservedContainer>,
-    events: mpsc::Sender<Event>,
+    inputs: mpsc::Sender<Input>,
 ) {
     let mut told = None;
     loop {
@@ -146,14 +142,14 @@ async fn follow_one(
         let says = (watch.readiness().clone(), watch.reason().map(str::to_owned));
         if told.as_ref() != Some(&says) {
             let (readiness, reason) = says.clone();
-            let said = Event::Look {
+            let said = ProbeResult {
                 instance: instance.clone(),
                 started_at: process.started_at,
                 readiness,
                 reason,
             };
             told = Some(says);
-            if events.send(said).await.is_err() {
+            if inputs.send(Input::Probed(said)).await.is_err() {
                 return;
             }
         }
@@ -165,7 +161,7 @@ pub(crate) async fn last_lines(
     engine: Arc<dyn Engine>,
     instance: InstanceId,
     docker_id: String,
-    events: mpsc::Sender<Event>,
+    inputs: mpsc::Sender<Input>,
 ) {
     let options = LogOptions {
         tail: Some(LAST_LINES),
@@ -185,5 +181,5 @@ pub(crate) async fn last_lines(
         }
     }
     // Without a loop there is nobody to tell.
-    let _ = events.send(Event::Log(instance, lines)).await;
+    let _ = inputs.send(Input::LastLines(instance, lines)).await;
 }

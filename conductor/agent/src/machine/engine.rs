@@ -1,0 +1,128 @@
+//! What comes from the engine: what it shows, what came of actions, and what probes say.
+
+use model::observed::EngineState;
+use model::records::Version;
+use model::snapshot::Desired;
+use model::{ActionReport, ActionResult, Write};
+
+use super::Agent;
+use crate::effect::{AgentLog, Effect, Table};
+use crate::events;
+use crate::input::{EngineUpdate, Inspection, Now, ProbeResult};
+
+impl Agent {
+    pub(super) fn engine(&mut self, update: EngineUpdate, now: Now) {
+        match update {
+            EngineUpdate::Asked(inspection) => {
+                let seq = self.cache.begin();
+                self.asked.insert(inspection, seq);
+                return;
+            }
+            EngineUpdate::List(listing) => {
+                let since = self.asked.remove(&Inspection::List).unwrap_or_default();
+                if self.observed().engine != EngineState::Up {
+                    self.log(AgentLog::EngineBack);
+                }
+                self.cache.list(listing, since, now.wall);
+                self.effect(Effect::Publish(Table::Listed));
+            }
+            EngineUpdate::Container(container) => {
+                let asked = Inspection::Container(container.docker_id.clone());
+                let since = self.asked.remove(&asked).unwrap_or_default();
+                self.cache.look(*container, since, now.wall);
+            }
+            EngineUpdate::Gone(id) => {
+                self.asked.remove(&Inspection::Container(id.clone()));
+                self.cache.gone(&id, now.wall);
+            }
+            EngineUpdate::Unresponsive(why) => {
+                if self.observed().engine == EngineState::Up {
+                    self.log(AgentLog::EngineUnresponsive(why.clone()));
+                }
+                self.cache.unresponsive(why);
+            }
+        }
+        self.schedule.press();
+    }
+
+    pub(super) fn done(&mut self, report: ActionReport, now: Now) {
+        let ActionReport {
+            result,
+            container,
+            gone,
+        } = report;
+        match container {
+            Some(made) if matches!(result, ActionResult::Prepared { .. }) => {
+                self.cache.made(*made, now.wall);
+            }
+            Some(container) => self.cache.set(*container, now.wall),
+            None => {}
+        }
+        if let Some(id) = gone {
+            self.cache.gone(&id, now.wall);
+        }
+        match &result {
+            ActionResult::Resolved { .. } => self.decide_version(&result),
+            ActionResult::NotResolved { .. } | ActionResult::NotPrepared { .. } => {
+                self.counts.pull_failures += 1;
+            }
+            _ => {}
+        }
+        self.record(events::of_outcome(&result));
+        self.memory.record(&result, now.mono);
+        self.schedule.press();
+    }
+
+    /// The image of a version was decided here; whether it counts, etcd says.
+    fn decide_version(&mut self, result: &ActionResult) {
+        let ActionResult::Resolved {
+            container,
+            rev,
+            image,
+            volumes,
+        } = result
+        else {
+            return;
+        };
+        let view = self.etcd.snapshot.containers.get(container);
+        let manifest = view.and_then(|view| view.manifest.as_ref());
+        let Some(Desired::Valid { json, .. }) = manifest
+            .filter(|manifest| manifest.modified.version() == *rev)
+            .map(|manifest| &manifest.value)
+        else {
+            return;
+        };
+        let version = Version {
+            manifest: json.as_ref().clone(),
+            image: image.clone(),
+            good: false,
+            volumes: volumes.clone(),
+        };
+        let write = Write::version(container.clone(), *rev, version);
+        self.memory.begin_write(&write);
+        self.write(vec![write]);
+    }
+
+    pub(super) fn write(&mut self, writes: Vec<Write>) {
+        if writes.is_empty() {
+            return;
+        }
+        self.counts.writes += writes.len() as u64;
+        let seen = self.etcd.snapshot.revision;
+        self.effect(Effect::Write { writes, seen });
+    }
+
+    pub(super) fn probed(&mut self, result: ProbeResult) {
+        let ProbeResult {
+            instance,
+            started_at,
+            readiness,
+            reason,
+        } = result;
+        if let Some(memory) = self.memory.instances.get_mut(&instance) {
+            memory.unready_reason = reason;
+        }
+        self.cache.ready(&instance, started_at, readiness);
+        self.schedule.press();
+    }
+}

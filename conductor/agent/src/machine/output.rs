@@ -1,0 +1,206 @@
+//! What follows from what is observed: probes of running instances, last lines of ended ones, who may use which link,
+//! events, and what the host's record says of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use manifests::{InstanceId, Manifest, SlotId, env};
+use model::Snapshot;
+use model::directory::{self, Caller, Callers, ServiceId, SharedAddresses};
+use model::observed::{ContainerState, EngineState, Observed, ObservedContainer, Readiness};
+
+use planner::Waiting;
+
+use super::Agent;
+use crate::effect::{AgentLog, Effect, Probe, Table};
+use crate::events;
+
+/// What was said last, so that only what is new is said.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    observed: Arc<Observed>,
+    callers: Arc<Callers>,
+    /// Addresses that two containers have.
+    shared: SharedAddresses,
+    copies: Vec<String>,
+    probes: BTreeMap<InstanceId, Probe>,
+    /// Ends whose last lines were asked for.
+    ended: BTreeSet<(InstanceId, i64)>,
+    report: Option<(u32, bool)>,
+    pub(super) waiting: BTreeMap<SlotId, Waiting>,
+    pub(super) last_line: String,
+    /// The last write of a file failed.
+    pub(super) notes_fail: bool,
+    pub(super) orphans_fail: bool,
+}
+
+impl Agent {
+    /// What is observed, but that nothing is ready whose link another process would answer.
+    pub(super) fn observed_now(&self) -> Arc<Observed> {
+        let observed = self.cache.shared();
+        if self.held_links.is_empty() {
+            return observed;
+        }
+        without_held_links(&observed, &self.held_links, &self.output.callers)
+    }
+
+    /// Says what follows from what is observed.
+    pub(super) fn derive(&mut self, observed: Arc<Observed>) {
+        self.follow_ends(&observed);
+        let is_known = Arc::ptr_eq(&self.output.observed, &observed);
+        if !std::mem::take(&mut self.etcd.changed) && is_known {
+            return;
+        }
+        self.follow_probes(&observed);
+        self.publish_callers(&observed);
+        let report = (observed.foreign, observed.engine == EngineState::Up);
+        if self.output.report.replace(report) != Some(report) {
+            let (foreign, engine) = report;
+            self.effect(Effect::Report { foreign, engine });
+        }
+        self.publish_observed(observed);
+    }
+
+    fn follow_ends(&mut self, observed: &Observed) {
+        for (instance, container) in &observed.containers {
+            let ContainerState::Exited(exit) = &container.state else {
+                continue;
+            };
+            let memory = self.memory.instances.get(instance);
+            let counted = memory.is_some_and(|memory| memory.ends > 0);
+            if counted && self.output.ended.insert((instance.clone(), exit.at)) {
+                self.counts.restarts += 1;
+                self.effect(Effect::ReadLastLines {
+                    instance: instance.clone(),
+                    docker_id: container.docker_id.clone(),
+                });
+            }
+        }
+        let ended = &mut self.output.ended;
+        ended.retain(|(instance, _)| observed.containers.contains_key(instance));
+    }
+
+    fn follow_probes(&mut self, observed: &Observed) {
+        let mut before = std::mem::take(&mut self.output.probes);
+        let mut probes = BTreeMap::new();
+        for (instance, container) in &observed.containers {
+            if container.running().is_none() {
+                continue;
+            }
+            let Some(manifest) = made_from(&self.etcd.snapshot, container) else {
+                continue;
+            };
+            let known = before.remove(instance);
+            let probe = known
+                .filter(|known| known.container == *container)
+                .unwrap_or_else(|| {
+                    let probe = Probe {
+                        container: container.clone(),
+                        manifest: manifest.clone(),
+                    };
+                    self.effects
+                        .push_back(Effect::Probe(Box::new(probe.clone())));
+                    probe
+                });
+            probes.insert(instance.clone(), probe);
+        }
+        for instance in before.into_keys() {
+            self.effect(Effect::EndProbe(instance));
+        }
+        self.output.probes = probes;
+    }
+
+    fn publish_callers(&mut self, observed: &Observed) {
+        let running = observed.containers.values();
+        let calling = running.filter_map(|container| {
+            container.running()?;
+            let manifest = made_from(&self.etcd.snapshot, container);
+            Some((container.addr?, caller(container, manifest)))
+        });
+        let (callers, shared) = directory::callers(calling);
+        for (addr, (one, other)) in &shared {
+            if self.output.shared.get(addr) != shared.get(addr) {
+                self.log(AgentLog::SharedAddress(*addr, one.clone(), other.clone()));
+            }
+        }
+        self.output.shared = shared;
+        if *self.output.callers != callers {
+            self.output.callers = Arc::new(callers);
+            let callers = self.output.callers.clone();
+            self.effect(Effect::Publish(Table::Callers(callers)));
+        }
+    }
+
+    fn publish_observed(&mut self, observed: Arc<Observed>) {
+        let before = std::mem::replace(&mut self.output.observed, observed.clone());
+        if before == observed {
+            return;
+        }
+        let since = self.began.wall;
+        self.record(events::of_observed(&before, &observed, &self.memory, since));
+        for (id, copied) in &observed.copies {
+            if !before.copies.contains_key(id) {
+                self.log(AgentLog::Copied(copied.clone()));
+            }
+        }
+        let copies: Vec<String> = observed.copies.values().map(ToString::to_string).collect();
+        if copies != self.output.copies {
+            self.output.copies.clone_from(&copies);
+            self.effect(Effect::Publish(Table::Copies(copies)));
+        }
+        self.effect(Effect::Publish(Table::Observed(observed)));
+    }
+}
+
+/// The manifest of the version that a container was made from: by its claim, else by its hash.
+fn made_from<'a>(
+    snapshot: &'a Snapshot,
+    container: &ObservedContainer,
+) -> Option<&'a Arc<Manifest>> {
+    let slot = &container.owner.slot;
+    let view = snapshot.containers.get(&slot.container)?;
+    let claim = view.slots.get(&slot.slot).and_then(|s| s.claim.as_ref());
+    let claimed = claim
+        .filter(|claim| claim.instance == container.owner.instance)
+        .and_then(|claim| view.manifest_of(claim.version));
+    claimed.or_else(|| {
+        let (_, version) = view.version_by_hash(&container.owner.manifest_hash)?;
+        version.manifest.as_ref()
+    })
+}
+
+fn caller(container: &ObservedContainer, manifest: Option<&Arc<Manifest>>) -> Caller {
+    let slot = container.owner.slot.clone();
+    let app = &slot.container.app;
+    let links = manifest.map_or_else(Vec::new, |manifest| {
+        env::link_targets(manifest, app)
+            .map(|target| {
+                let (app, service) = (target.app, target.service);
+                (target.port, ServiceId { app, service })
+            })
+            .collect()
+    });
+    Caller { slot, links }
+}
+
+fn without_held_links(
+    observed: &Observed,
+    held: &BTreeMap<u16, String>,
+    callers: &Callers,
+) -> Arc<Observed> {
+    let mut now = observed.clone();
+    for (instance, container) in &observed.containers {
+        let caller = container.addr.and_then(|addr| callers.get(&addr));
+        let links = caller.into_iter().flat_map(|caller| &caller.links);
+        let held = links.into_iter().find_map(|(port, service)| {
+            let by = held.get(port)?;
+            Some(format!("its link to {service} does not work: {by}"))
+        });
+        let is_ready = *observed.readiness(instance) == Readiness::Ready;
+        if let Some(why) = held.filter(|_| is_ready) {
+            let unready = Readiness::Unready(why);
+            now.readiness.insert(instance.clone(), unready);
+        }
+    }
+    Arc::new(now)
+}

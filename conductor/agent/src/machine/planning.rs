@@ -1,0 +1,134 @@
+//! A plan: how far the view is trusted for it, what is planned, and what is noted before it is carried out.
+
+use model::{Action, Observed, Prepare, Trust};
+use planner::{Inputs, Plan, plan};
+
+use super::{Agent, UNFOLLOWED};
+use crate::effect::{AgentLog, Effect, Saving, Table};
+use crate::input::Now;
+
+impl Agent {
+    /// A plan is due.
+    pub(super) fn pass(&mut self, now: Now) {
+        if now.mono - self.began.mono >= UNFOLLOWED {
+            self.warn_unfollowed();
+        }
+        if !self.etcd.known || !self.cache.is_complete() {
+            self.schedule.begin(now.mono);
+            return;
+        }
+        self.ask_for_statuses();
+        self.memory.observe(self.cache.observed(), now.mono);
+        let trust = if self.restore.take_failed() {
+            Trust::RestartsOnly
+        } else {
+            match self.look_through(now) {
+                Some(trust) => trust,
+                // Planned when it is on disk.
+                None => return,
+            }
+        };
+        self.schedule.begin(now.mono);
+        self.entered |= trust == Trust::Full;
+        if !self.entered && !self.same_boot {
+            // The machine was down: others may have its slots.
+            let observed = self.observed_now();
+            self.derive(observed);
+            return;
+        }
+        let trust = if self.schedule.withholds_writes() {
+            // etcd does not answer: what runs is looked after, nothing is written for a moment.
+            Trust::RestartsOnly
+        } else {
+            trust
+        };
+        let observed = self.observed_now();
+        self.plan(&observed, trust, now);
+        self.derive(observed);
+    }
+
+    /// Looks through what runs here when a restore was accepted. Until that is on disk nothing else is planned: whoever
+    /// does not know what was kept would stop it. None: it is on its way.
+    fn look_through(&mut self, now: Now) -> Option<Trust> {
+        if let Some(before) = self.restore.pending() {
+            if self.etcd.trust != Trust::Full {
+                return Some(Trust::RestartsOnly);
+            }
+            let observed = self.cache.observed();
+            self.memory
+                .accept(&before, &self.etcd.snapshot, observed, now.mono);
+        }
+        match self.restore.keep(&self.memory.orphans) {
+            None => Some(self.trust()),
+            Some(note) => {
+                self.effect(Effect::Save(Saving::Orphans(note)));
+                None
+            }
+        }
+    }
+
+    fn plan(&mut self, observed: &Observed, trust: Trust, now: Now) {
+        self.counts.plans += 1;
+        self.planned_under = trust;
+        let inputs = Inputs {
+            snapshot: &self.etcd.snapshot,
+            observed,
+            memory: &self.memory,
+            host: &self.host,
+            trust,
+            rules: self.rules,
+            now: now.mono,
+        };
+        let planned = plan(inputs, &mut self.names.0);
+        self.memory.begin(&planned, now.mono);
+        self.tell(&planned);
+        let Plan {
+            writes,
+            actions,
+            requeue_at,
+            ..
+        } = planned;
+        self.schedule.planned(requeue_at, now.mono);
+        self.write(writes);
+        self.note(&actions, now);
+        for action in actions {
+            self.effect(Effect::Act(action));
+        }
+    }
+
+    /// Notes which instances the actions are to make, and what else of the engine is ours. A disk that takes nothing
+    /// stops nothing: the notes are kept in memory and written with a later plan.
+    fn note(&mut self, actions: &[Action], now: Now) {
+        for action in actions {
+            if let Action::Prepare(Prepare { instance, .. }) = action {
+                self.cache.intend(instance, now.wall);
+            }
+        }
+        if let Some(notes) = self.cache.unsaved() {
+            let notes = notes.clone();
+            self.effect(Effect::Save(Saving::Instances(notes)));
+        }
+    }
+
+    /// Logs a plan that does something new, and publishes what waits.
+    fn tell(&mut self, planned: &Plan) {
+        if planned.is_idle() {
+            self.output.last_line.clear();
+        } else {
+            let line = planned.to_string();
+            if line != self.output.last_line {
+                self.log(AgentLog::Planned(self.etcd.snapshot.revision, line.clone()));
+                self.output.last_line = line;
+            }
+        }
+        if self.output.waiting != planned.waiting {
+            let before = std::mem::replace(&mut self.output.waiting, planned.waiting.clone());
+            for (slot, reason) in &planned.waiting {
+                if before.get(slot) != Some(reason) {
+                    self.log(AgentLog::Waits(slot.clone(), reason.clone()));
+                }
+            }
+            self.effect(Effect::Publish(Table::Waiting(planned.waiting.clone())));
+        }
+    }
+}
