@@ -27,7 +27,7 @@ const TRIES: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) tables: Arc<Tables>,
-    pub(crate) refresh: mpsc::Sender<IpAddr>,
+    pub(crate) refresh: mpsc::Sender<()>,
     pub(crate) hold: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) counters: Arc<Counters>,
@@ -130,7 +130,7 @@ impl Proxy {
             return found;
         }
         // A full channel has a request for the engine already.
-        let _ = self.refresh.try_send(caller);
+        let _ = self.refresh.try_send(());
         let known = async {
             while changed.changed().await.is_ok() {
                 let found = self.tables.resolve(caller, port);

@@ -101,11 +101,11 @@ impl Handle {
 }
 
 impl Ambassador {
-    /// Starts the ambassador. `refresh` makes the agent query the engine for an address and swap the callers.
+    /// Starts the ambassador. `refresh` makes the agent list the engine's containers and swap the callers.
     pub fn start(
         config: Config,
         tables: Arc<Tables>,
-        refresh: mpsc::Sender<IpAddr>,
+        refresh: mpsc::Sender<()>,
         shutdown: CancellationToken,
     ) -> Handle {
         let proxy = Arc::new(Proxy {

@@ -96,7 +96,7 @@ pub(crate) struct Bench {
     pub(crate) handle: Handle,
     pub(crate) tables: Arc<Tables>,
     pub(crate) directory: Arc<ArcSwap<Directory>>,
-    pub(crate) refresh: mpsc::Receiver<IpAddr>,
+    pub(crate) refresh: mpsc::Receiver<()>,
     pub(crate) shutdown: CancellationToken,
 }
 

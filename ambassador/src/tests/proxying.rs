@@ -255,8 +255,7 @@ async fn an_unknown_caller_is_admitted_when_the_engine_knows_it() -> Result<()> 
     config.hold = Duration::from_secs(30);
     let mut bench = Bench::start_with(config, &cluster, Callers::from([known.clone()]));
     let mut stream = bench.call("127.0.0.6", 0).await?;
-    let asked = bench.refresh.recv().await.context("asked")?;
-    assert_eq!(asked, late.0);
+    bench.refresh.recv().await.context("asked")?;
     // A swap that does not help is no answer.
     bench.tables.set_callers(Callers::from([known.clone()]));
     bench.tables.set_callers(Callers::from([known, late]));
@@ -274,11 +273,7 @@ async fn an_unknown_caller_is_refused_when_the_engine_does_not_know_it() -> Resu
     );
     let error = bench.hear("127.0.0.7", 0).await.expect_err("refused");
     assert!(is_reset(&error), "{error:#}");
-    assert_eq!(
-        bench.refresh.recv().await,
-        Some([127, 0, 0, 7].into()),
-        "the engine was asked"
-    );
+    assert_eq!(bench.refresh.recv().await, Some(()), "the engine was asked");
     until("counted", || {
         bench.handle.counters.refused.load(Ordering::Relaxed) == 1
     })

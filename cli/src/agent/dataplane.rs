@@ -52,7 +52,8 @@ pub(super) async fn start(
         published.directory.clone(),
         tasks.stop.clone(),
     );
-    let (unknown, mut asked_for) = mpsc::channel(64);
+    // One list is enough for all unknown callers that wait for one.
+    let (unknown, look_again) = mpsc::channel(1);
     let tables = Arc::new(Tables::new(published.directory.clone()));
     let links = Ambassador::start(
         ambassador::Config {
@@ -65,13 +66,6 @@ pub(super) async fn start(
     );
     let callers = published.callers.subscribe();
     tasks.spawn(|stop| tables.follow(callers, stop));
-    let (look, look_again) = mpsc::channel(1);
-    tasks.spawn(|_| async move {
-        while asked_for.recv().await.is_some() {
-            // One list is enough for all who wait for one.
-            let _ = look.try_send(());
-        }
-    });
 
     let (surround, surroundings) = watch::channel(surroundings(config, &bridge));
     let facts = watch::Sender::new(EngineFacts { info, bridge });
