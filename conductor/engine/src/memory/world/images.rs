@@ -1,0 +1,154 @@
+//! Images on the host and in the registry.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model::disk::LocalImage;
+
+use super::{Published, World};
+use crate::{Credentials, EngineError, HostFault, Image, Operation, parse_reference};
+
+impl World {
+    /// Puts an image on this host that no registry knows.
+    pub fn add_local_image(&mut self, name: &str, id: &str) {
+        let image = Image {
+            id: id.to_owned(),
+            ..Image::default()
+        };
+        self.images.insert(familiar(name), image);
+    }
+
+    /// Somebody makes an image of a container; its id. Labels go with it.
+    pub fn commit(&mut self, docker_id: &str, name: &str) -> Result<String, EngineError> {
+        let labels = self.known(docker_id)?.labels.clone();
+        self.last += 1;
+        let id = format!("sha256:committed-{}", self.last);
+        let image = Image {
+            id: id.clone(),
+            labels: labels.keys().cloned().collect(),
+            ..Image::default()
+        };
+        self.images.insert(familiar(name), image);
+        self.image_labels.insert(id.clone(), labels);
+        Ok(id)
+    }
+
+    /// An image on this host, by any of its names or its id.
+    pub fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
+        self.ping()?;
+        Ok(self.find_image(name).cloned())
+    }
+
+    /// All images, in the order of their ids.
+    pub fn list_images(&self) -> Result<Vec<LocalImage>, EngineError> {
+        self.ping()?;
+        let mut all: BTreeMap<&str, LocalImage> = BTreeMap::new();
+        for (name, image) in &self.images {
+            let shown = all.entry(&image.id).or_insert_with(|| LocalImage {
+                id: image.id.clone(),
+                names: Vec::new(),
+                used: self.is_used(&image.id),
+            });
+            for name in std::iter::once(name).chain(&image.repo_digests) {
+                if !shown.names.contains(name) {
+                    shown.names.push(name.clone());
+                }
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    pub(super) fn is_used(&self, image_id: &str) -> bool {
+        let mut containers = self.containers.values();
+        containers.any(|cell| cell.image_id == image_id)
+    }
+
+    /// Removes an image; `false` if a container is made from it.
+    pub fn remove_image(&mut self, image: &LocalImage) -> Result<bool, EngineError> {
+        self.ping()?;
+        if self.is_used(&image.id) {
+            return Ok(false);
+        }
+        let before = self.images.len();
+        self.images.retain(|_, here| here.id != image.id);
+        if let Some(disk) = self.disk.as_mut().filter(|_| self.images.len() < before) {
+            let freed = self.image_bytes.min(disk.used);
+            disk.used -= freed;
+            disk.available += freed;
+        }
+        Ok(true)
+    }
+
+    pub(super) fn find_image(&self, name: &str) -> Option<&Image> {
+        self.images.get(&familiar(name)).or_else(|| {
+            self.images
+                .values()
+                .find(|image| image.id == name || image.repo_digests.iter().any(|d| d == name))
+        })
+    }
+
+    /// How long a pull of it takes.
+    pub fn pull_delay(&self, name: &str) -> Duration {
+        self.published(name)
+            .map_or(Duration::ZERO, |image| image.delay)
+    }
+
+    fn published(&self, name: &str) -> Option<&Published> {
+        self.registry.get(&familiar(name)).or_else(|| {
+            let (repository, digest) = name.split_once('@')?;
+            self.registry.iter().find_map(|(tagged, image)| {
+                let same = parse_reference(tagged).ok()?.repository()
+                    == parse_reference(repository).ok()?.repository();
+                (same && image.digest == digest).then_some(image)
+            })
+        })
+    }
+
+    /// A pull, from its beginning to its end.
+    pub fn pull(
+        &mut self,
+        name: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), EngineError> {
+        self.ping()?;
+        let parsed = parse_reference(name)?;
+        self.pulls += 1;
+        self.fail(Operation::Pull)?;
+        if self.registry_away {
+            return Err(EngineError::host(
+                HostFault::RegistryUnreachable,
+                "dial tcp: connection refused",
+            ));
+        }
+        let image = self
+            .published(name)
+            .ok_or_else(|| EngineError::NotFound(format!("manifest for {name} not found")))?
+            .clone();
+        if let Some(failure) = image.failure {
+            return Err(failure);
+        }
+        if image.needs.is_some() && image.needs.as_ref() != credentials {
+            return Err(EngineError::Auth(format!("pull access denied for {name}")));
+        }
+        let here = Image {
+            id: image.id,
+            repo_digests: vec![format!("{}@{}", parsed.familiar_repository(), image.digest)],
+            healthcheck: image.healthcheck,
+            volumes: image.volumes.clone(),
+            ..Image::default()
+        };
+        // A pull by digest gives the image no tag, as Docker.
+        let key = if name.contains('@') {
+            format!("{}@{}", parsed.familiar_repository(), image.digest)
+        } else {
+            familiar(name)
+        };
+        self.images.insert(key, here);
+        Ok(())
+    }
+}
+
+/// The one spelling under which an image is kept: as Docker shows it, tag included.
+fn familiar(name: &str) -> String {
+    parse_reference(name).map_or_else(|_| name.to_owned(), |parsed| parsed.familiar())
+}
