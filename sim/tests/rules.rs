@@ -20,8 +20,8 @@ fn focus(rule: Rule) -> Option<Scenario> {
         Rule::StoppedGuard | Rule::TakeBackStopped => Some(Scenario::StopFirst),
         Rule::Hold => Some(Scenario::Restore),
         Rule::OwnRecord => Some(Scenario::Copies),
+        Rule::OrphanedNext => Some(Scenario::Drain),
         Rule::ReadYourWrites
-        | Rule::OrphanedNext
         | Rule::HandoverOrder
         | Rule::StateGuard
         | Rule::MassFailure
