@@ -429,7 +429,7 @@ impl World {
                     Some(false) => "guard did not hold",
                     None => "no answer",
                 };
-                format!("{text} at {revision}: {}", write)
+                format!("{text} at {revision}: {write}")
             });
             if *held == Some(true)
                 && write.kind != WriteKind::Status
@@ -698,7 +698,7 @@ impl World {
 
     fn write_out(&mut self, machine: usize, writes: Vec<Write>, seen: i64) {
         for write in &writes {
-            self.tell(machine, || format!("at {seen} writes {}", write));
+            self.tell(machine, || format!("at {seen} writes {write}"));
         }
         for batch in claims::pack(writes, self.rules) {
             let request = Request::Txn(batch.txn().clone());

@@ -120,8 +120,7 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
         machine.witness.illegitimate.clear();
         if let Some(write) = plan.writes.first() {
             return Some(format!(
-                "{name} writes {} without a view to be trusted",
-                write
+                "{name} writes {write} without a view to be trusted"
             ));
         }
         let ends = plan.actions.iter().find(|step| ends(step).is_some());
@@ -205,14 +204,13 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
         if let Some(host) =
             held.filter(|_| moves && !runs_it(agent.observed().containers.values(), write))
         {
-            return Some(format!("{name} writes {} while {host} is in hold", write));
+            return Some(format!("{name} writes {write} while {host} is in hold"));
         }
         if let Some(slot) = write.slot().filter(|_| write.kind == WriteKind::Promote)
             && (!is_wanted(view, slot) || view.availability(name) != Availability::Active)
         {
             return Some(format!(
-                "{name} writes {}, and the handover is not wanted any more",
-                write
+                "{name} writes {write}, and the handover is not wanted any more"
             ));
         }
         // No engine here is silent, and no step under way, for so long that this alone would do.
@@ -222,14 +220,12 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
             && !joined.failed.contains(&slot.container)
         {
             return Some(format!(
-                "{name} writes {}, and nothing has failed for it here",
-                write
+                "{name} writes {write}, and nothing has failed for it here"
             ));
         }
         if write.kind == WriteKind::TakeOver && machine.witness.is_paused(now) {
             return Some(format!(
-                "{name} writes {} while too many hosts are missing",
-                write
+                "{name} writes {write} while too many hosts are missing"
             ));
         }
     }
