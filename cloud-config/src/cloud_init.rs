@@ -54,7 +54,7 @@ pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
         "/etc/systemd/system/dokkaa.service",
         "0644",
         &agent_unit(options, base, ("etcd.service", FETCH), |base, etcd| {
-            base.flags.push(format!("--etcd={etcd}"))
+            base.flags.push(format!("--etcd={etcd}"));
         })?,
     ));
     runcmd.push(FlowSeq(vec!["systemctl", "daemon-reload"]));

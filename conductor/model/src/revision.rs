@@ -37,6 +37,7 @@ pub struct VersionId(pub i64);
 
 impl VersionId {
     /// Its key in an etcd that has lost it: no manifest of that revision can mean it.
+    #[must_use]
     pub const fn orphaned(self) -> Self {
         Self(-self.0.abs())
     }

@@ -51,7 +51,7 @@ pub struct Write {
     strum::VariantArray,
 )]
 #[strum(serialize_all = "kebab-case")]
-#[allow(missing_docs)] // Each is the constructor of this name.
+#[expect(missing_docs, reason = "each is the constructor of this name")]
 pub enum WriteKind {
     Claim,
     Keep,
@@ -107,7 +107,7 @@ pub enum Guard {
 
 /// An operation of a write.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)] // Each writes the key of this name.
+#[expect(missing_docs, reason = "each writes the key of this name")]
 pub enum WriteOp {
     Claim(SlotId, Claim),
     Next(SlotId, Next),

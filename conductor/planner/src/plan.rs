@@ -18,7 +18,7 @@ use crate::slots::Slots;
 
 /// What this host writes and does now. `fresh` gives a new instance at each call.
 ///
-/// The rules in order; each reports, and [`admit`] takes into the plan what may go now. Two questions are asked by
+/// The rules in order; each reports, and `admit` takes into the plan what may go now. Two questions are asked by
 /// several of them: which version a slot runs (`rollout`), and whether slots may change hands (`disruption`).
 pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     let inputs = &inputs;

@@ -1,9 +1,9 @@
 //! The rollout of a version.
 //!
-//! - Which version: [`Target::of`] the container, [`of_slot`] for a slot that
+//! - Which version: [`Target::of`] the container, `of_slot` for a slot that
 //!   runs, [`placed_anew`] for one that is claimed.
-//! - Whose [`turn`] it is to be updated: one slot at a time, in order of number.
-//! - When it is [`good`], and when an update is given up ([`give_up`]): the
+//! - Whose `turn` it is to be updated: one slot at a time, in order of number.
+//! - When it is `good`, and when an update is given up (`give_up`): the
 //!   other slots stay as they are, and what is placed anew runs the last good
 //!   version.
 //!

@@ -127,7 +127,7 @@ impl<'a> Keeper<'a> {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    debug!(error = %model::error::chain(&error), "cannot look for firewall rules")
+                    debug!(error = %model::error::chain(&error), "cannot look for firewall rules");
                 }
             }
         }

@@ -352,9 +352,10 @@ impl Write {
     fn replaces_void(self, slot: &SlotId, next: Option<VoidNext>) -> Self {
         let void = next.is_some();
         let write = self.absent_or_void(slot, next);
-        match void {
-            true => write.op(WriteOp::Delete(Key::Next(slot.clone()))),
-            false => write,
+        if void {
+            write.op(WriteOp::Delete(Key::Next(slot.clone())))
+        } else {
+            write
         }
     }
 
