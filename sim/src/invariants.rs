@@ -518,6 +518,16 @@ impl Change<'_> {
             })
     }
 
+    /// An instance that is ready takes the slot without a handover. The owner that it was decided against may have been
+    /// lost meanwhile: the guards of a retake do not ask for it.
+    fn is_of_a_ready_instance(&self) -> bool {
+        self.changed()
+            && self.is.claim.is_some()
+            && !self.is_mine()
+            && !self.is_promotion()
+            && Self::says(Some(self.is), Phase::Ready)
+    }
+
     /// A live host loses the slot to one that has no handover.
     fn is_retake(&self) -> bool {
         self.changed()
@@ -583,6 +593,7 @@ impl Change<'_> {
             && let Successor::Live(was) = self.before.successor(self.was)
             && theirs(&was.host)
             && !self.is_retake()
+            && !self.is_of_a_ready_instance()
         {
             return Some("overwrites or deletes the handover to a live host");
         }
