@@ -132,7 +132,7 @@ fn an_etcd_that_was_lost_is_told_again_and_what_runs_runs_on() {
         assert_eq!(ran.code(), code, "{ran}");
         ran
     };
-    assert!(restore(0).stdout.contains("again, epoch"));
+    assert!(restore(0).stdout.contains("cluster key restored"));
     hold(&cluster, false);
     app.ready("web", 3);
     assert_eq!(app.ids("web"), ids, "the same containers");
