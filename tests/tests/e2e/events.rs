@@ -96,10 +96,9 @@ fn who_follows_is_told_as_it_happens() {
     let host = cluster.lab.host(2);
     let binary = dokkaa_tests::binary::dokkaa().expect("dokkaa");
     let binary = binary.to_str().expect("a path");
-    let mut following = host
-        .start("events", &[binary, "events", "--follow", "followed"])
-        .expect("events");
     app.put("web", &web("x"));
+    let words = [binary, "events", "--follow", "--since", "1m", "followed"];
+    let mut following = host.start("events", &words).expect("events");
     app.ready("web", 1);
     app.delete("web");
     following

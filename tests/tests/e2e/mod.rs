@@ -317,10 +317,19 @@ impl Drop for App {
                 .containers(&self.name)
                 .map_err(|error| format!("{error:#}"))?;
             let running = all.iter().filter(|(_, one)| one.runs()).count();
-            if running == 0 {
+            // What is still claimed counts as load where the next test's slots are placed.
+            let keys = self.lab.etcd().list(&format!("/claims/{}/", self.name));
+            let keys = keys.map_err(|error| format!("{error:#}"))?;
+            let claims = keys
+                .iter()
+                .filter(|(key, _)| key.contains("/slots/"))
+                .count();
+            if running == 0 && claims == 0 {
                 Ok(())
             } else {
-                Err(format!("{running} containers run; DELETE: {answer:?}"))
+                Err(format!(
+                    "{running} containers run, {claims} claims; DELETE: {answer:?}"
+                ))
             }
         });
         if let Err(error) = left {
