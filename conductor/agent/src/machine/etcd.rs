@@ -10,7 +10,7 @@ use model::snapshot::Desired;
 use model::{Directory, ModRev, Snapshot, Trust};
 use planner::memory::RETRY_REJECTED;
 
-use super::Agent;
+use super::{Agent, UNFOLLOWED};
 use crate::effect::{AgentLog, Effect, Saving, Seen, Table};
 use crate::events;
 use crate::host::HostStatus;
@@ -103,7 +103,7 @@ impl Agent {
             view::Trust::Trusted => None,
             view::Trust::Distrust(reason) => Some(reason.to_string()),
         };
-        self.log_trust(&update, trust, distrust.as_ref());
+        self.log_trust(&update, trust, distrust.as_ref(), now);
         let etcd = &mut self.etcd;
         let is_news = trust != etcd.trust || !etcd.known || update.resync;
         etcd.trust = trust;
@@ -163,7 +163,15 @@ impl Agent {
     }
 
     /// Says when etcd is followed and when not; a view that only begins to follow it is not worth a line.
-    fn log_trust(&mut self, update: &ViewUpdate, trust: Trust, distrust: Option<&String>) {
+    fn log_trust(
+        &mut self,
+        update: &ViewUpdate,
+        trust: Trust,
+        distrust: Option<&String>,
+        now: Now,
+    ) {
+        // A host that joins puts its record, and its view is incomplete until that is seen.
+        let joins = now.mono - self.began.mono < UNFOLLOWED;
         let etcd = &mut self.etcd;
         let was_followed = etcd.known && etcd.trust == Trust::Full;
         let line = match distrust {
@@ -172,6 +180,10 @@ impl Agent {
             Some(reason) if etcd.distrust.as_ref() == Some(reason) => return,
             Some(reason) => AgentLog::Distrusted(reason.clone()),
             None if !was_followed && etcd.distrust.is_none() => return,
+            None if joins => {
+                etcd.logged = false;
+                return;
+            }
             None => AgentLog::NotFollowed,
         };
         etcd.logged = true;

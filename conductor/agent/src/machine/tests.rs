@@ -536,6 +536,15 @@ fn a_start_is_no_warning_and_what_lasts_is() {
     assert!(logs(&lab.effects()).contains(&&followed));
     lab.view_is(|update| update.stale = true);
     assert!(warns(&lab.effects()), "at once");
+
+    // A host that joins: its view is incomplete until its record is seen.
+    let mut lab = Lab::new();
+    lab.list(vec![]);
+    lab.view();
+    lab.view_is(|update| update.complete = false);
+    assert!(!warns(&lab.effects()), "it only joins");
+    lab.pass(5_000);
+    assert!(warns(&lab.effects()), "it does not join");
 }
 
 // === the disk ===
