@@ -16,3 +16,6 @@ mod version;
 pub use address::{DEFAULT_SOCKET, NotHere, check, socket};
 pub use client::DockerEngine;
 pub use version::{ApiVersion, NEWEST, OLDEST, VersionError, choose};
+
+#[cfg(test)]
+mod tests;
