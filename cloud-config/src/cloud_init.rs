@@ -59,7 +59,9 @@ pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
     ));
     runcmd.push(FlowSeq(vec!["systemctl", "daemon-reload"]));
     if matches!(options.etcd, Etcd::Discovery(_)) {
-        runcmd.push(FlowSeq(vec!["systemctl", "enable", "--now", "etcd"]));
+        // An image that brings etcd has started it with another configuration.
+        runcmd.push(FlowSeq(vec!["systemctl", "enable", "etcd"]));
+        runcmd.push(FlowSeq(vec!["systemctl", "restart", "etcd"]));
     }
     // --no-block: the program may be copied to the host later.
     runcmd.push(FlowSeq(vec![
