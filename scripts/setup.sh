@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what is missing, and says so first: setup.sh up|test|fresh …
+# Installs what is missing, and says so first: setup.sh up|test|fresh|vm …
 #
 #   up       what `make up` needs: Docker Engine, etcd, protobuf compiler, Rust
 #   test     besides, what the tests use
 #   fresh    besides, what `make test-fresh` uses
+#   vm       besides, what `make test-vm` uses, and its virtual machine
 #   offline  what the example needs where no registry is reached
 #   --plan only says what it would do
 #
@@ -17,8 +18,8 @@ goals=()
 for word in "$@"; do
     case $word in
     --plan) plan_only=1 ;;
-    up | test | fresh | offline) goals+=("$word") ;;
-    *) die "unknown goal $word (up, test, fresh, offline, --plan)" ;;
+    up | test | fresh | vm | offline) goals+=("$word") ;;
+    *) die "unknown goal $word (up, test, fresh, vm, offline, --plan)" ;;
     esac
 done
 [ ${#goals[@]} -gt 0 ] || goals=(up)
@@ -32,6 +33,9 @@ TEST=(busybox:busybox-static dig:bind9-dnsutils ip:iproute2 iptables:iptables
     systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
     docker-registry:docker-registry cloud-init:cloud-init)
 FRESH=(debootstrap:debootstrap ip:iproute2 iptables:iptables)
+VM=(qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mkfs.ext4:e2fsprogs
+    genisoimage:genisoimage ssh:openssh-client ss:iproute2 setpriv:util-linux
+    busybox:busybox-static)
 # What has no program to look for.
 BUILD_PACKAGES=(libc6-dev libprotobuf-dev ca-certificates)
 # Only unpacked, into target/tools: installed, it would change how a machine
@@ -109,6 +113,7 @@ look() {
         done
     fi
     if has_goal fresh; then need "${FRESH[@]}"; fi
+    if has_goal vm; then need "${VM[@]}"; fi
     if has_goal offline; then need busybox:busybox-static; fi
 
     if ! engine_answers; then
@@ -169,6 +174,10 @@ restore_policy() {
 }
 
 apt_install() {
+    local removed
+    removed=$(apt-get install -s --no-install-recommends "$@" 2>/dev/null |
+        sed -n 's/^Remv \([^ ]*\).*/\1/p') || true
+    [ -z "$removed" ] || say "Removing, as they conflict with these: ${removed//$'\n'/ }"
     refuse_service_starts
     trap restore_policy EXIT
     trap 'exit 130' INT TERM HUP
@@ -249,4 +258,5 @@ if [ "$rust_from" = rustup ]; then
 fi
 [ -z "$start_docker" ] || start_engine
 rm -f "$log"
+! has_goal vm || "$ROOT/scripts/vm-image.sh"
 rust_is_new_enough || die "cargo and rustc $wanted_rust or newer are needed; found: $(cargo --version 2>&1 | head -n1)"
