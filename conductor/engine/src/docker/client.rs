@@ -13,6 +13,7 @@ use model::error::chain;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
+use super::sockets::Namespaces;
 use super::version::{self, ApiVersion, VersionError, choose};
 use crate::{EngineError, Operation};
 
@@ -35,6 +36,7 @@ struct Shared {
     pinned: Option<ApiVersion>,
     /// None until a version was agreed on, and after the connection was lost.
     client: Mutex<Option<Client>>,
+    namespaces: Namespaces,
 }
 
 /// A connection with an agreed version.
@@ -63,6 +65,7 @@ impl DockerEngine {
                 socket: socket.to_owned(),
                 pinned,
                 client: Mutex::new(None),
+                namespaces: Namespaces::default(),
             }),
         }
     }
@@ -76,6 +79,11 @@ impl DockerEngine {
         tracing::debug!(api = %client.version, "negotiated the Docker API version");
         *known = Some(client.clone());
         Ok(client)
+    }
+
+    /// Those of its containers that were looked into.
+    pub(super) fn namespaces(&self) -> &Namespaces {
+        &self.shared.namespaces
     }
 
     pub(super) async fn docker(&self) -> Result<Docker, EngineError> {

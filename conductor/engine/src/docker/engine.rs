@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::client::{DockerEngine, WRITE, absent};
-use super::{disk, events, exec, log, network, pull, sockets, translate};
+use super::{disk, events, exec, log, network, pull, translate};
 use crate::{
     Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
     Holder, HostFault, Image, Listening, Listing, LogOptions, LogStream, MountSource, Named,
@@ -148,6 +148,12 @@ impl Engine for DockerEngine {
         while let Some(container) = shown.next().await {
             listing.labelled.extend(container?);
         }
+        let pids: BTreeSet<u32> = listing
+            .labelled
+            .iter()
+            .filter_map(|container| Some(container.running()?.pid))
+            .collect();
+        self.namespaces().retain(|pid| pids.contains(&pid));
         Ok(listing)
     }
 
@@ -318,7 +324,7 @@ impl Engine for DockerEngine {
         pid: u32,
         wanted: &BTreeSet<ContainerPort>,
     ) -> Result<Listening, EngineError> {
-        let ports = sockets::listening(pid, wanted).await?;
+        let ports = self.namespaces().listening(pid, wanted).await?;
         Ok(Listening { ports })
     }
 }

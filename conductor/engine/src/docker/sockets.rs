@@ -1,16 +1,20 @@
-//! Which ports listen in a container's network namespace: asked of the kernel by `sock_diag(7)`, from inside it.
+//! Which ports listen in a container's network namespace: asked of the kernel by `sock_diag(7)`.
 //!
-//! Where that can't be had, `/proc/<pid>/net` is read: the same answer, but the
-//! kernel walks its table of all connections for it. Nothing is connected to:
-//! a bare connect is an error to many a server.
+//! A netlink socket belongs to the namespace in which it was made. It is made once
+//! for each process, on a thread that enters the namespace, and kept: a look is
+//! then a few system calls. Where that can't be had, `/proc/<pid>/net` is read: the
+//! same answer, but the kernel walks its table of all connections for it. Nothing
+//! is connected to: a bare connect is an error to many a server.
 
 mod message;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use listen::sockets;
@@ -31,29 +35,75 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Whether this process has learnt that it can't have `sock_diag`.
 static DENIED: AtomicBool = AtomicBool::new(false);
 
-/// The wanted ports that are reached from outside the container.
-pub(super) async fn listening(
-    pid: u32,
-    wanted: &BTreeSet<ContainerPort>,
-) -> Result<BTreeSet<ContainerPort>, EngineError> {
-    if !DENIED.load(Ordering::Relaxed) {
-        let ports = wanted.clone();
-        let error = match inside(pid, "sockets", move || by_sock_diag(&ports)).await {
-            Ok(Ok(ports)) => return Ok(ports),
-            Err(EnterError::Enter { source, .. }) if is_gone(&source) => {
-                return Err(unread(pid, &source));
+/// The sockets through which namespaces are asked, by process. One keeps its namespace: `retain` lets them go.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    known: Mutex<BTreeMap<u32, Namespace>>,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    /// Of the namespace: a process id may be another process's by now.
+    inode: u64,
+    socket: OwnedFd,
+}
+
+impl Namespaces {
+    /// The wanted ports that are reached from outside the container.
+    pub(super) async fn listening(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+    ) -> Result<BTreeSet<ContainerPort>, EngineError> {
+        if !DENIED.load(Ordering::Relaxed) {
+            let error = match self.ask(pid, wanted).await {
+                Ok(ports) => return Ok(ports),
+                Err(error) if is_gone(&error) => return Err(unread(pid, &error)),
+                Err(error) => error,
+            };
+            if is_denial(&error) && !DENIED.swap(true, Ordering::Relaxed) {
+                tracing::info!(%error, "no sock_diag here: sockets are read from /proc");
             }
-            Ok(Err(error))
-            | Err(EnterError::Enter { source: error, .. } | EnterError::Thread(error)) => error,
-        };
-        if is_denial(&error) && !DENIED.swap(true, Ordering::Relaxed) {
-            tracing::info!(%error, "no sock_diag here: sockets are read from /proc");
         }
+        let wanted = wanted.clone();
+        let reading = tokio::task::spawn_blocking(move || by_proc(pid, &wanted));
+        let read = reading.await.unwrap_or_else(|ended| Err(ended.into()));
+        read.map_err(|error| unread(pid, &error))
     }
-    let wanted = wanted.clone();
-    let reading = tokio::task::spawn_blocking(move || by_proc(pid, &wanted));
-    let read = reading.await.unwrap_or_else(|ended| Err(ended.into()));
-    read.map_err(|error| unread(pid, &error))
+
+    /// Lets the namespaces of all other processes go.
+    pub(super) fn retain(&self, running: impl Fn(u32) -> bool) {
+        self.lock().retain(|pid, _| running(*pid));
+    }
+
+    async fn ask(
+        &self,
+        pid: u32,
+        wanted: &BTreeSet<ContainerPort>,
+    ) -> io::Result<BTreeSet<ContainerPort>> {
+        let inode = std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino();
+        // Taken out meanwhile: an answer that was not read to its end is no other look's.
+        let known = self
+            .lock()
+            .remove(&pid)
+            .filter(|known| known.inode == inode);
+        let socket = match known {
+            Some(known) => known.socket,
+            None => match inside(pid, "sockets", open_here).await {
+                Ok(opened) => opened?,
+                Err(EnterError::Enter { source, .. } | EnterError::Thread(source)) => {
+                    return Err(source);
+                }
+            },
+        };
+        let ports = by_sock_diag(&socket, wanted)?;
+        self.lock().insert(pid, Namespace { inode, socket });
+        Ok(ports)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Namespace>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why nothing could be seen. That this process lacks descriptors or memory says nothing about the container.
@@ -131,8 +181,8 @@ fn is_loopback(address: IpAddr) -> bool {
     }
 }
 
-/// In the network namespace of the calling thread.
-fn by_sock_diag(wanted: &BTreeSet<ContainerPort>) -> io::Result<BTreeSet<ContainerPort>> {
+/// A socket into the network namespace of the calling thread.
+fn open_here() -> io::Result<OwnedFd> {
     let socket = net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
@@ -142,13 +192,21 @@ fn by_sock_diag(wanted: &BTreeSet<ContainerPort>) -> io::Result<BTreeSet<Contain
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
     // To the kernel: what processes of the container send here is turned away.
     net::connect(&socket, &net::netlink::SocketAddrNetlink::new(0, 0))?;
+    Ok(socket)
+}
+
+/// The kernel answers within the calls that ask it: nothing is waited for.
+fn by_sock_diag(
+    socket: &OwnedFd,
+    wanted: &BTreeSet<ContainerPort>,
+) -> io::Result<BTreeSet<ContainerPort>> {
     let mut part = vec![0; PART];
     let mut sequence = 0;
     look(wanted, |protocol, family, each| {
         sequence += 1;
         let request = message::request(sequence, protocol, family);
-        retry_on_intr(|| net::send(&socket, &request, SendFlags::empty()))?;
-        while !receive(&socket, &mut part, sequence, protocol, each)? {}
+        retry_on_intr(|| net::send(socket, &request, SendFlags::empty()))?;
+        while !receive(socket, &mut part, sequence, protocol, each)? {}
         Ok(())
     })
 }
@@ -319,15 +377,22 @@ mod tests {
 
         let here = std::process::id();
         assert_eq!(by_proc(here, &wanted).expect("our own"), expected);
-        match by_sock_diag(&wanted) {
+        match open_here().and_then(|socket| by_sock_diag(&socket, &wanted)) {
             Ok(seen) => assert_eq!(seen, expected),
             Err(error) => assert!(is_denial(&error), "{error}"),
         }
-        assert_eq!(listening(here, &wanted).await.expect("our own"), expected);
+        let namespaces = Namespaces::default();
+        // A second time by the same socket.
+        for _ in 0..2 {
+            let seen = namespaces.listening(here, &wanted).await;
+            assert_eq!(seen.expect("our own"), expected);
+        }
         // Above the largest pid there can be.
         assert!(matches!(
-            listening(5_000_000, &wanted).await,
+            namespaces.listening(5_000_000, &wanted).await,
             Err(EngineError::NotFound(_))
         ));
+        namespaces.retain(|pid| pid != here);
+        assert!(namespaces.lock().is_empty());
     }
 }
