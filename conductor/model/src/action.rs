@@ -1,5 +1,6 @@
 //! Actions on the engine, and their results.
 
+use crate::manifest_text::ManifestText;
 use crate::revision::VersionId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub enum Action {
         /// Its manifest.
         manifest: Arc<Manifest>,
         /// As it was written.
-        json: Arc<serde_json::Value>,
+        text: ManifestText,
     },
     /// Pull the image if it is missing, and create the container; it is not started.
     Prepare(Prepare),

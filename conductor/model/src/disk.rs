@@ -141,7 +141,8 @@ fn images_of_container(container: &ContainerView) -> Vec<String> {
             images.push(id.to_owned());
         }
         // Read from the text: this agent may not understand the rest of the manifest.
-        let name = version.version.manifest.get("image");
+        let manifest = version.version.manifest.value();
+        let name = manifest.get("image");
         let Some(name) = name.and_then(|name| parsed(name.as_str()?)) else {
             continue;
         };

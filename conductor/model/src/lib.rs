@@ -16,6 +16,7 @@ pub mod identity;
 pub mod kv;
 pub mod links;
 pub mod logs;
+pub mod manifest_text;
 pub mod observed;
 pub mod records;
 pub mod revision;

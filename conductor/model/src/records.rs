@@ -9,6 +9,7 @@ use manifests::{HostName, InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::manifest_text::ManifestText;
 use crate::revision::{ModRev, VersionId};
 
 /// `…/slots/<slot>`: gives a slot to a host and an instance.
@@ -60,8 +61,8 @@ pub const LOCAL: &str = "local:";
 /// `…/versions/<mod revision>`: a valid manifest at that revision, and its decided image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
-    /// The manifest as the user wrote it, as a JSON value.
-    pub manifest: serde_json::Value,
+    /// The manifest as the user wrote it.
+    pub manifest: ManifestText,
     /// A digest (`sha256:…`), or `local:<image id>`.
     pub image: String,
     /// An instance of it got ready once.

@@ -12,6 +12,7 @@ use manifests::{ContainerId, HostName, SlotId};
 use rpds::RedBlackTreeMapSync;
 use serde::de::DeserializeOwned;
 
+use crate::manifest_text::ManifestText;
 use crate::records::{
     Availability, Claim, Cluster, Data, HostRecord, Labels, Member, Next, Rollout, SlotState,
     Unfit, Version,
@@ -143,7 +144,7 @@ pub enum Desired {
         /// As a value.
         manifest: Arc<manifests::Manifest>,
         /// As it was written.
-        json: Arc<serde_json::Value>,
+        text: ManifestText,
         /// Warnings (unknown fields).
         warnings: Vec<String>,
     },
@@ -467,7 +468,9 @@ impl Snapshot {
                 let version_id = VersionId(rev);
                 touched.versions.insert(id.clone());
                 self.container(id, touched, |c| {
-                    match put.and_then(json::<Version>).map(parse_version) {
+                    let desired = c.manifest.as_ref().map(|manifest| &manifest.value);
+                    let version = put.and_then(json::<Version>);
+                    match version.map(|version| parse_version(version, desired)) {
                         Some(version) => c.versions.insert_mut(version_id, version),
                         None => {
                             c.versions.remove_mut(&version_id);
@@ -560,7 +563,7 @@ fn desired(put: Rev<Vec<u8>>) -> Rev<Desired> {
     let value = match manifests::parse::lenient(&put.value) {
         Ok(parsed) => Desired::Valid {
             manifest: Arc::new(parsed.manifest),
-            json: Arc::new(parsed.json),
+            text: parsed.json.into(),
             warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
         },
         Err(errors) => Desired::Invalid(errors.iter().map(ToString::to_string).collect()),
@@ -572,10 +575,17 @@ fn desired(put: Rev<Vec<u8>>) -> Rev<Desired> {
     }
 }
 
-fn parse_version(put: Rev<Version>) -> Rev<ParsedVersion> {
-    let manifest = manifests::parse::from_json(&put.value.manifest)
-        .ok()
-        .map(|parsed| Arc::new(parsed.manifest));
+/// Mostly the newest version has the desired manifest: both share one in memory.
+fn parse_version(mut put: Rev<Version>, desired: Option<&Desired>) -> Rev<ParsedVersion> {
+    let manifest = match desired {
+        Some(Desired::Valid { manifest, text, .. }) if *text == put.value.manifest => {
+            put.value.manifest = text.clone();
+            Some(manifest.clone())
+        }
+        _ => manifests::parse::from_json(&put.value.manifest.value())
+            .ok()
+            .map(|parsed| Arc::new(parsed.manifest)),
+    };
     let hash = manifest
         .as_ref()
         .map(|m| manifests::canonical::hash(m, &put.value.image));

@@ -176,7 +176,7 @@ impl Returned<'_> {
         let Target::Undecided {
             rev,
             manifest,
-            json,
+            text,
         } = Target::of(self.container)?
         else {
             return None;
@@ -191,7 +191,7 @@ impl Returned<'_> {
             .chain([local])
             .find(|image| canonical::hash(manifest, image) == runs.owner.manifest_hash)?;
         let version = Version {
-            manifest: json.as_ref().clone(),
+            manifest: text.clone(),
             image,
             good: true,
             volumes: Vec::new(),

@@ -12,6 +12,7 @@
 
 use model::ModRev;
 use model::VersionId;
+use model::manifest_text::ManifestText;
 use model::snapshot::mod_rev;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub enum Target<'a> {
         /// The manifest.
         manifest: &'a Arc<Manifest>,
         /// As it was written.
-        json: &'a Arc<serde_json::Value>,
+        text: &'a ManifestText,
     },
 }
 
@@ -55,12 +56,12 @@ impl<'a> Target<'a> {
         let desired = container.manifest.as_ref()?;
         let newest = counting(container).next_back();
         match &desired.value {
-            Desired::Valid { manifest, json, .. } => {
+            Desired::Valid { manifest, text, .. } => {
                 if let Some((rev, version, old)) = newest
                     && (rev == desired.modified.version()
                         || (old.image == manifest.image
                             && canonical::same_container(old, manifest)
-                            && !asks_again(manifest, json, version)))
+                            && !asks_again(manifest, text, version)))
                 {
                     return Some(Self::Decided {
                         rev,
@@ -71,7 +72,7 @@ impl<'a> Target<'a> {
                 Some(Self::Undecided {
                     rev: desired.modified.version(),
                     manifest,
-                    json,
+                    text,
                 })
             }
             Desired::Invalid(_) => last_good(container),
@@ -279,6 +280,6 @@ fn counting(
 }
 
 /// A PUT without any change and `pull: always`: the user wants what the registry has now.
-fn asks_again(manifest: &Manifest, json: &serde_json::Value, newest: &ParsedVersion) -> bool {
-    manifest.pull == Pull::Always && newest.version.manifest == *json
+fn asks_again(manifest: &Manifest, text: &ManifestText, newest: &ParsedVersion) -> bool {
+    manifest.pull == Pull::Always && newest.version.manifest == *text
 }

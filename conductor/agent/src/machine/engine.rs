@@ -86,14 +86,14 @@ impl Agent {
         };
         let view = self.etcd.snapshot.containers.get(container);
         let manifest = view.and_then(|view| view.manifest.as_ref());
-        let Some(Desired::Valid { json, .. }) = manifest
+        let Some(Desired::Valid { text, .. }) = manifest
             .filter(|manifest| manifest.modified.version() == *rev)
             .map(|manifest| &manifest.value)
         else {
             return;
         };
         let version = Version {
-            manifest: json.as_ref().clone(),
+            manifest: text.clone(),
             image: image.clone(),
             good: false,
             volumes: volumes.clone(),

@@ -56,7 +56,7 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
     let Target::Undecided {
         rev,
         manifest,
-        json,
+        text,
     } = target
     else {
         return Decision::new(Progress::Unknown, None);
@@ -88,7 +88,7 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
             container: id.clone(),
             rev: *rev,
             manifest: (*manifest).clone(),
-            json: (*json).clone(),
+            text: (*text).clone(),
         });
     }
     decision

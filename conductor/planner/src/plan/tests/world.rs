@@ -415,7 +415,7 @@ impl World {
                 container,
                 rev,
                 manifest,
-                json,
+                text,
             } => {
                 if self.missing.contains(&manifest.image) {
                     let reason = format!("no such image: {}", manifest.image);
@@ -439,7 +439,7 @@ impl World {
                     again => format!("sha256:{}#{again}", manifest.image),
                 };
                 let version = model::records::Version {
-                    manifest: json.as_ref().clone(),
+                    manifest: text.clone(),
                     image: image.clone(),
                     good: false,
                     volumes: Vec::new(),
