@@ -5,16 +5,29 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::{Lab, lab, try_wait_for};
+use manifests::ContainerId;
+use manifests::keys::Key;
+use model::VersionId;
+use model::records::{Claim, Member, Phase, Version};
 use serde_json::json;
+use uuid::Uuid;
 
+use crate::agents::{IMAGE, host_name, record};
+use crate::size::{address, instance, state};
 use crate::verdict;
 
 const WATCHED: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(10);
 const CAP: Duration = Duration::from_secs(120);
-const MAY_HOLD_MB: f64 = 20.0;
-const MAY_USE_PERCENT: f64 = 0.1;
+const MAY_HOLD_MB: f64 = 12.0;
+const MAY_USE_PERCENT: f64 = 0.06;
+/// Containers on each host of the lab.
+const CONTAINERS: usize = 20;
+/// Hosts that are only known, and services on them.
+const KNOWN_HOSTS: u16 = 197;
+const KNOWN_SERVICES: usize = 940;
 
 /// Of the largest and the busiest of three agents.
 pub(crate) struct Idle {
@@ -26,22 +39,39 @@ pub(crate) struct Idle {
     writes: u64,
 }
 
-pub(crate) struct Both(Idle, Idle);
+pub(crate) struct All([Idle; 3]);
 
-pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Both> {
+pub(crate) fn measure(lab: &Lab) -> anyhow::Result<All> {
     let nothing = watch(lab, "without slots")?;
+    run(lab, 1)?;
+    let slots = watch(lab, "with a ready slot each")?;
+    run(lab, CONTAINERS)?;
+    know(lab)?;
+    let large = watch(
+        lab,
+        "with 20 slots each, 200 hosts and 1,000 services known",
+    );
+    lab.host(1).delete("idle", "web")?.ok()?;
+    forget(lab)?;
+    Ok(All([nothing, slots, large?]))
+}
+
+/// So many ready slots on each host.
+fn run(lab: &Lab, on_each: usize) -> anyhow::Result<()> {
+    let wanted = on_each * lab.hosts().len();
     let manifest = json!({
         "image": "busybox",
-        "scale": 3,
+        "scale": wanted,
         "services": {"web": 80},
         "links": ["web"],
+        "placement": {"max_per_host": on_each},
         "stop_signal": "SIGKILL",
         "command": ["sh", "-c", "exec httpd -f -p 80"],
     });
     lab.host(1)
         .put("idle", "web", &manifest.to_string())?
         .ok()?;
-    try_wait_for("three slots", CAP, || {
+    try_wait_for("ready slots", CAP, || {
         let states = lab
             .etcd()
             .list("/claims/idle/web/slots/")
@@ -50,15 +80,82 @@ pub(crate) fn measure(lab: &Lab) -> anyhow::Result<Both> {
             .iter()
             .filter(|(_, value)| value.contains(r#""state":"ready""#))
             .count();
-        if ready == 3 {
+        if ready == wanted {
             Ok(())
         } else {
-            Err(format!("{ready} ready"))
+            Err(format!("{ready} of {wanted} ready"))
         }
-    })?;
-    let slots = watch(lab, "with a ready slot each")?;
-    lab.host(1).delete("idle", "web")?.ok()?;
-    Ok(Both(nothing, slots))
+    })
+}
+
+/// Hosts and services that the agents find when they start.
+fn know(lab: &Lab) -> anyhow::Result<()> {
+    for host in lab.hosts() {
+        host.stop_agent()?;
+    }
+    let etcd = lab.etcd();
+    let put = |key: Key, value: serde_json::Value| etcd.put(&key.to_string(), &value.to_string());
+    for number in 1..=KNOWN_HOSTS {
+        let (name, id) = (host_name(number)?, Uuid::new_v4());
+        put(
+            Key::Member(name.clone()),
+            serde_json::to_value(Member { id })?,
+        )?;
+        let record = record(id, address(number));
+        put(Key::HostRecord(name), serde_json::to_value(record)?)?;
+    }
+    for number in 0..KNOWN_SERVICES {
+        let id: ContainerId = format!("known/c{number}").parse()?;
+        let slot = id.slot(0);
+        let host = (number % usize::from(KNOWN_HOSTS)) as u16 + 1;
+        let manifest = json!({"image": IMAGE, "services": {"web": 80}});
+        put(Key::Manifest(id.clone()), manifest.clone())?;
+        let revision = etcd.revision()? as i64;
+        let version = Version {
+            manifest: manifest.into(),
+            image: format!("sha256:{:064x}", 2),
+            good: true,
+            volumes: Vec::new(),
+        };
+        put(Key::Version(id, revision), serde_json::to_value(version)?)?;
+        let claim = Claim {
+            host: host_name(host)?,
+            instance: instance(&slot)?,
+            version: VersionId(revision),
+        };
+        put(Key::Claim(slot.clone()), serde_json::to_value(claim)?)?;
+        let ready = state(&slot, address(host), Phase::Ready)?;
+        put(Key::State(slot), serde_json::to_value(ready)?)?;
+    }
+    start_agents(lab)
+}
+
+fn forget(lab: &Lab) -> anyhow::Result<()> {
+    for host in lab.hosts() {
+        host.stop_agent()?;
+    }
+    let etcd = lab.etcd();
+    let listed = etcd.list("/")?;
+    let known = |key: &str| {
+        let hosts = (1..=KNOWN_HOSTS).filter_map(|number| host_name(number).ok());
+        key.contains("/known/")
+            || hosts
+                .into_iter()
+                .any(|host| key.ends_with(&format!("/{host}")))
+    };
+    for (key, _) in listed.iter().filter(|(key, _)| known(key)) {
+        etcd.delete(key)?;
+    }
+    start_agents(lab)
+}
+
+fn start_agents(lab: &Lab) -> anyhow::Result<()> {
+    for host in lab.hosts() {
+        host.launch_agent(&AgentOptions::default())?;
+    }
+    lab.hosts()
+        .iter()
+        .try_for_each(dokkaa_tests::host::Host::wait_agent)
 }
 
 fn watch(lab: &Lab, doing: &'static str) -> anyhow::Result<Idle> {
@@ -154,8 +251,9 @@ impl fmt::Display for Idle {
     }
 }
 
-impl fmt::Display for Both {
+impl fmt::Display for All {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n{}", self.0, self.1)
+        let [nothing, slots, large] = &self.0;
+        write!(f, "{nothing}\n{slots}\n{large}")
     }
 }

@@ -120,7 +120,7 @@ async fn fill(kv: &dyn Kv, cluster: &Cluster) -> anyhow::Result<()> {
         let put = Op::put(Key::Manifest(id.clone()), manifest.to_string());
         let rev = write(kv, vec![put]).await?;
         let version = Version {
-            manifest,
+            manifest: manifest.into(),
             image: format!("sha256:{:064x}", 2),
             good: true,
             volumes: Vec::new(),
@@ -151,19 +151,19 @@ async fn write(kv: &dyn Kv, ops: Vec<Op>) -> anyhow::Result<i64> {
     Ok(revision)
 }
 
-fn address(host: u16) -> IpAddr {
+pub(crate) fn address(host: u16) -> IpAddr {
     let [high, low] = host.to_be_bytes();
     Ipv4Addr::new(10, 0, high, low).into()
 }
 
-fn instance(slot: &SlotId) -> anyhow::Result<InstanceId> {
+pub(crate) fn instance(slot: &SlotId) -> anyhow::Result<InstanceId> {
     let text = slot.to_string();
     let bytes: [u8; 16] = std::array::from_fn(|n| text.as_bytes().get(n).copied().unwrap_or(b'.'));
     let number = Uuid::from_bytes(bytes).as_u128() ^ u128::from(slot.slot);
     Ok(Uuid::from_u128(number).to_string().parse()?)
 }
 
-fn state(slot: &SlotId, addr: IpAddr, state: Phase) -> anyhow::Result<SlotState> {
+pub(crate) fn state(slot: &SlotId, addr: IpAddr, state: Phase) -> anyhow::Result<SlotState> {
     Ok(SlotState {
         instance: instance(slot)?,
         state,
