@@ -441,7 +441,7 @@ async fn stopped_is_taken_back_with_the_void_next(b: Backend) {
 
 fn version(image: &str) -> Version {
     Version {
-        manifest: serde_json::json!({"image": "nginx"}),
+        manifest: serde_json::json!({"image": "nginx"}).into(),
         image: image.into(),
         good: false,
         volumes: Vec::new(),
