@@ -159,7 +159,8 @@ mod tests {
             r#"{"image": "a", "scale": 7, "pull": "always", "start_timeout": "5s", "stop_timeout": "1s",
                 "placement": {"constraints": ["disk==ssd"], "max_per_host": 1, "spread": "zone"},
                 "services": {"web": {"port": 80, "protocol": "tcp", "ready": "started"}},
-                "env": {}, "links": [], "volumes": [], "log": {"max_size": "10240k"}}"#,
+                "env": {}, "links": [], "volumes": [], "log": {"max_size": "10240k"},
+                "ulimits": {"nofile": {"soft": 1048576, "hard": 1048576}}}"#,
         );
         assert_eq!(
             text(&plain, "a"),
@@ -208,6 +209,9 @@ mod tests {
             r#""cpus": 1"#,
             r#""cpus": 0.5"#,
             r#""memory": "512m""#,
+            r#""ulimits": {"nproc": 512}"#,
+            r#""ulimits": {"nofile": 512}"#,
+            r#""ulimits": {"nofile": {"soft": 512, "hard": 1048576}}"#,
         ] {
             let changed = manifest(&format!(r#"{{"image": "a", {field}}}"#));
             assert!(!same_container(&plain, &changed), "{field}");

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use strum::VariantNames as _;
 
 use crate::env::MAX_LINKS;
-use crate::manifest::{Protocol, Pull, Ready};
+use crate::manifest::{Protocol, Pull, Ready, UlimitName};
 use crate::names::MAX_NAME;
 use crate::placement::{MAX_CONSTRAINTS, MAX_LABEL};
 use crate::schema::{
-    Field, boolean, command, count, duration, field, later, object, pairs, pattern, port, required,
-    strings, text,
+    Field, boolean, command, count, duration, field, later, limit, object, pairs, pattern, port,
+    required, strings, text,
 };
 
 const SIZE: &str = "^[0-9]+([bB]|[kKmMgG][iI]?[bB]?)$";
@@ -174,6 +174,19 @@ pub const MANIFEST: &[Field] = &[
         || pattern(SIZE),
     ),
     field(
+        "ulimits",
+        "map of name to number, or to an object",
+        "`{\"nofile\": 1048576}`",
+        "Limits of its processes; those not named here are the engine's. A host that can't give one is not eligible.",
+        || {
+            json!({
+                "type": "object",
+                "propertyNames": {"enum": UlimitName::VARIANTS},
+                "additionalProperties": {"anyOf": [limit(), object(ULIMIT)]},
+            })
+        },
+    ),
+    field(
         "placement",
         "object",
         "any host",
@@ -261,6 +274,22 @@ pub const VOLUME: &[Field] = &[
         "`false`",
         "The source is an existing Docker volume of that very name, shared by all that mount it.",
         boolean,
+    ),
+];
+
+/// One of `ulimits`, as an object.
+pub const ULIMIT: &[Field] = &[
+    required(
+        "soft",
+        "-1 (unlimited) to 1125899906842624",
+        "The limit that holds.",
+        limit,
+    ),
+    required(
+        "hard",
+        "-1 (unlimited) to 1125899906842624",
+        "Up to which a process may raise it; not below `soft`.",
+        limit,
     ),
 ];
 
@@ -427,7 +456,15 @@ mod tests {
 
     #[test]
     fn names_in_a_table_are_unique() {
-        for table in [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG, PLACEMENT] {
+        for table in [
+            MANIFEST,
+            SERVICE,
+            VOLUME,
+            ULIMIT,
+            HEALTHCHECK,
+            LOG,
+            PLACEMENT,
+        ] {
             let mut names: Vec<&str> = table.iter().map(|field| field.name).collect();
             names.sort_unstable();
             names.dedup();

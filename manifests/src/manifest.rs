@@ -55,6 +55,8 @@ pub struct Manifest {
     /// Memory limit and reservation, in bytes; none: no limit.
     #[serde(serialize_with = "size")]
     pub memory: Option<u64>,
+    /// Limits of its processes; those that are not in it are the engine's.
+    pub ulimits: BTreeMap<UlimitName, Ulimit>,
     /// Placement of its slots on hosts.
     pub placement: Placement,
 }
@@ -233,6 +235,65 @@ pub struct Log {
     pub max_file: u32,
 }
 
+/// What a limit of a process is about, as Docker names it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Display, EnumString, VariantNames,
+)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+#[expect(missing_docs, reason = "man 2 setrlimit")]
+pub enum UlimitName {
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+/// A limit of a process; -1 is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ulimit {
+    /// What holds.
+    pub soft: i64,
+    /// How far the process itself may raise that.
+    pub hard: i64,
+}
+
+impl Ulimit {
+    /// Open files where the manifest says nothing: engines differ in their own default.
+    pub const NOFILE: Self = Self::both(1 << 20);
+
+    /// Soft and hard.
+    pub const fn both(limit: i64) -> Self {
+        Self {
+            soft: limit,
+            hard: limit,
+        }
+    }
+}
+
+impl Serialize for Ulimit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.soft == self.hard {
+            return serializer.serialize_i64(self.soft);
+        }
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("soft", &self.soft)?;
+        map.serialize_entry("hard", &self.hard)?;
+        map.end()
+    }
+}
+
 /// Placement of slots on hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Placement {
@@ -278,6 +339,7 @@ impl Manifest {
             start_timeout: Duration::from_secs(60),
             cpu_millis: None,
             memory: None,
+            ulimits: BTreeMap::from([(UlimitName::Nofile, Ulimit::NOFILE)]),
             placement: Placement::default(),
         }
     }

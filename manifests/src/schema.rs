@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 const DURATION: &str = r"^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
 
+/// Highest limit of a process that is no `unlimited`: whole as a JSON number everywhere.
+pub(crate) const MOST_LIMIT: i64 = 1 << 50;
+
 /// One field of an object.
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
@@ -130,6 +133,11 @@ pub(crate) fn pairs(name: &str, name_end: &str, rest: &str) -> Value {
 
 pub(crate) fn port() -> Value {
     json!({"type": "integer", "minimum": 1, "maximum": u16::MAX})
+}
+
+/// A limit of a process.
+pub(crate) fn limit() -> Value {
+    json!({"type": "integer", "minimum": -1, "maximum": MOST_LIMIT})
 }
 
 pub(crate) fn count() -> Value {

@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 use manifests::InstanceId;
-use manifests::manifest::{HealthcheckChoice, Log};
+use manifests::manifest::{HealthcheckChoice, Log, Ulimit, UlimitName};
 use model::disk::{DiskUsage, LocalImage};
 use model::observed::{ContainerPort, ObservedContainer, Ownership, PublishedPorts};
 use model::volumes::Labels;
@@ -275,6 +275,8 @@ pub struct CreateSpec {
     pub cpu_millis: Option<u32>,
     /// Bytes of memory that it may use, without any swap; none sets no limit.
     pub memory: Option<u64>,
+    /// Limits of its processes; the engine's own for what is not in it.
+    pub ulimits: BTreeMap<UlimitName, Ulimit>,
 }
 
 /// Who holds a name.

@@ -100,6 +100,7 @@ pub fn spec(input: SpecInput<'_>) -> CreateSpec {
         log: manifest.log.clone(),
         cpu_millis: manifest.cpu_millis,
         memory: manifest.memory,
+        ulimits: manifest.ulimits.clone(),
     }
 }
 
@@ -143,7 +144,7 @@ mod tests {
     use std::time::Duration;
 
     use manifests::ContainerId;
-    use manifests::manifest::{Protocol, Volume};
+    use manifests::manifest::{Protocol, Ulimit, UlimitName, Volume};
     use model::observed::ContainerPort;
 
     use super::*;
@@ -242,6 +243,7 @@ mod tests {
     fn limits_are_the_manifests() {
         let made = make(false, None);
         assert_eq!((made.cpu_millis, made.memory), (Some(500), Some(64 << 20)));
+        assert_eq!(made.ulimits, [(UlimitName::Nofile, Ulimit::NOFILE)].into());
     }
 
     #[test]

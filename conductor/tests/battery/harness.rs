@@ -159,6 +159,7 @@ impl Lab {
             log: Log::default(),
             cpu_millis: None,
             memory: None,
+            ulimits: BTreeMap::new(),
         }
     }
 

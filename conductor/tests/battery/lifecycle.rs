@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bollard::query_parameters as query;
 use engine::{Change, EngineError, EngineEvent, HostFault, Mount, MountSource, Named};
-use manifests::manifest::{Healthcheck, HealthcheckChoice, Protocol};
+use manifests::manifest::{Healthcheck, HealthcheckChoice, Protocol, Ulimit, UlimitName};
 use model::observed::{
     ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT, Limits,
 };
@@ -27,6 +27,7 @@ everywhere!(
     volumes_outlive_their_container,
     an_engine_says_what_it_is,
     a_container_gets_its_part_of_the_host_and_no_more,
+    a_process_has_the_limits_that_are_asked_for,
     a_paused_container_takes_no_traffic,
     a_container_without_its_network_is_seen,
 );
@@ -383,6 +384,44 @@ async fn a_container_without_its_network_is_seen(lab: Lab) {
         .await
         .expect("stopped");
     assert!(!lab.look(&id).await.has_lost_network(), "it does not run");
+}
+
+async fn a_process_has_the_limits_that_are_asked_for(lab: Lab) {
+    let mut spec = lab.spec("web", Does::Runs);
+    let (soft, hard) = (512, 1024);
+    spec.ulimits = [(UlimitName::Nofile, Ulimit { soft, hard })].into();
+    let id = lab.run(&spec).await;
+    if lab.twin().is_some() {
+        return;
+    }
+    let none = None::<query::InspectContainerOptions>;
+    let shown = docker().inspect_container(&id, none).await.expect("shown");
+    let sent = shown.host_config.and_then(|host| host.ulimits);
+    let sent = sent.and_then(|all| all.into_iter().next()).expect("limits");
+    assert_eq!((sent.soft, sent.hard), (Some(soft), Some(hard)));
+    // Before 1.1.13 runc itself now and then raises the soft one.
+    let command = ["/bin/sh", "-c", "ulimit -Hn"].map(str::to_owned);
+    let shown = lab.engine.exec(&id, &command, Duration::from_secs(60));
+    let shown = shown.await.expect("run").output;
+    assert_eq!(String::from_utf8_lossy(&shown), "1024\n");
+
+    // More than any kernel gives.
+    let mut large = lab.spec("large", Does::Runs);
+    large.ulimits = [(UlimitName::Nofile, Ulimit::both(1 << 50))].into();
+    let Ok(Named::Done(large)) = lab.engine.create(&large).await else {
+        panic!("not made");
+    };
+    let refused = lab.engine.start(&large).await;
+    assert!(
+        matches!(
+            refused,
+            Err(EngineError::HostFault {
+                fault: HostFault::Resources,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
 }
 
 async fn a_container_gets_its_part_of_the_host_and_no_more(lab: Lab) {

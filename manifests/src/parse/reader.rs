@@ -178,16 +178,28 @@ impl Reader {
     /// A whole number within limits; `1.0` is one, as in JSON Schema.
     pub(super) fn integer(&mut self, node: &Node<'_>, limits: RangeInclusive<u32>) -> Option<u32> {
         let expected = format!("a whole number from {} to {}", limits.start(), limits.end());
+        let limits = (*limits.start()).into()..=(*limits.end()).into();
+        let number = self.whole(node, limits, &expected)?;
+        u32::try_from(number).ok()
+    }
+
+    /// A whole number of up to 53 bits within limits.
+    pub(super) fn whole(
+        &mut self,
+        node: &Node<'_>,
+        limits: RangeInclusive<i64>,
+        expected: &str,
+    ) -> Option<i64> {
         let Some(spelt) = node.as_number() else {
             self.shape(node, expected);
             return None;
         };
         let number: f64 = spelt.parse().unwrap_or(f64::NAN);
-        let limits = f64::from(*limits.start())..=f64::from(*limits.end());
+        let limits = *limits.start() as f64..=*limits.end() as f64;
         let wrong = if number.fract() != 0.0 {
             "is not a whole number"
         } else if limits.contains(&number) {
-            return Some(number as u32);
+            return Some(number as i64);
         } else if number < 0.0 {
             "is negative"
         } else {

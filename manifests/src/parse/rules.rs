@@ -5,6 +5,7 @@
 mod pairs;
 mod placement;
 mod services;
+mod ulimits;
 mod volumes;
 
 use std::time::Duration;
@@ -64,6 +65,9 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     r.set(f, "memory", &mut m.memory, |r, node| {
         r.size(node, LEAST_MEMORY..=MOST_MEMORY)
     });
+    if let Some(node) = f.get("ulimits") {
+        ulimits::ulimits(r, node, &mut m.ulimits);
+    }
     r.set(f, "placement", &mut m.placement, placement::placement);
     m
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, VOLUME};
+use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, VOLUME};
 use manifests::schema::Field;
 
 use super::same_as_file;
@@ -31,6 +31,7 @@ fn markdown() -> String {
             "`\"data:/var/lib/x:ro\"` is short for `{\"source\": \"data\", \"target\": \"/var/lib/x\", \"read_only\": true}`.\n\n",
             VOLUME,
         ),
+        ("A ulimit", ULIMIT_TEXT, ULIMIT),
         ("The healthcheck", "", HEALTHCHECK),
         ("The log", "", LOG),
         ("Placement", PLACEMENT_TEXT, PLACEMENT),
@@ -62,6 +63,15 @@ fn markdown() -> String {
     }
     page
 }
+
+const ULIMIT_TEXT: &str = "\
+`\"nofile\": 65536` is short for `\"nofile\": {\"soft\": 65536, \"hard\": 65536}`. The names are Docker's: `core`, `cpu`,
+`data`, `fsize`, `locks`, `memlock`, `msgqueue`, `nice`, `nofile`, `nproc`, `rss`, `rtprio`, `rttime`, `sigpending`,
+`stack`. Without `nofile` it is 1048576 on every engine, or what the host can give if that is less. A limit of the
+manifest that a host can't give (`nofile` above its `fs.nr_open`) is a failed start: the slot goes to another host, and
+`dokkaa why` says so.
+
+";
 
 const PLACEMENT_TEXT: &str = "\
 A host has the labels of its agent's `--label` flags (`--label zone=a`), overridden by those that an operator

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use manifests::manifest::{
     Constraint, Healthcheck, HealthcheckChoice, Link, Log, Placement, Protocol, Pull, Ready,
-    Service, Volume, VolumeSource,
+    Service, Ulimit, UlimitName, Volume, VolumeSource,
 };
 use manifests::parse::{self, MAX_PROBLEMS, Problem};
 use manifests::{Manifest, canonical, env};
@@ -110,6 +110,22 @@ prop_compose! {
     }
 }
 
+fn ulimit_name() -> impl Strategy<Value = UlimitName> {
+    use UlimitName::{Core, Memlock, Nofile};
+    prop_oneof![Just(Core), Just(Memlock), Just(Nofile)]
+}
+
+fn ulimit() -> impl Strategy<Value = Ulimit> {
+    let most = 1_i64 << 50;
+    prop_oneof![
+        (-1..=most).prop_map(Ulimit::both),
+        (0..=most).prop_flat_map(move |soft| {
+            (soft..=most).prop_map(move |hard| Ulimit { soft, hard })
+        }),
+        (-1..=most).prop_map(|soft| Ulimit { soft, hard: -1 }),
+    ]
+}
+
 prop_compose! {
     fn outside()(
         services in btree_map(name(), service(), 0..4),
@@ -117,6 +133,7 @@ prop_compose! {
         volumes in vec(volume(), 0..4),
         variables in btree_map("[a-zA-Z_.-][a-zA-Z0-9_.-]{0,6}", text(), 0..4),
         labels in btree_map("[a-z.]{1,6}", text(), 0..3),
+        ulimits in btree_map(ulimit_name(), ulimit(), 0..3),
     ) -> Manifest {
         let mut manifest = Manifest::of_image("x");
         for link in links {
@@ -138,6 +155,7 @@ prop_compose! {
         }
         manifest.env = variables;
         manifest.labels = labels;
+        manifest.ulimits.extend(ulimits);
         manifest
     }
 }
@@ -209,12 +227,20 @@ fn json() -> impl Strategy<Value = Value> {
 }
 
 fn field_names() -> Vec<&'static str> {
-    use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, VOLUME};
-    [MANIFEST, SERVICE, VOLUME, HEALTHCHECK, LOG, PLACEMENT]
-        .into_iter()
-        .flatten()
-        .map(|field| field.name)
-        .collect()
+    use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, VOLUME};
+    [
+        MANIFEST,
+        SERVICE,
+        VOLUME,
+        ULIMIT,
+        HEALTHCHECK,
+        LOG,
+        PLACEMENT,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|field| field.name)
+    .collect()
 }
 
 /// Every place of a value, and what is put there.

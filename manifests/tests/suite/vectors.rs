@@ -31,5 +31,5 @@ fn every_hash_is_what_it_was() {
         );
         seen += 1;
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 6);
 }

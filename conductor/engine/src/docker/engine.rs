@@ -9,6 +9,8 @@ use futures_util::{StreamExt, stream};
 use model::disk::{DiskUsage, LocalImage};
 use model::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
 use model::volumes::Labels;
+use rustix::process;
+use rustix::thread::{self, CapabilitySet};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -228,7 +230,8 @@ impl Engine for DockerEngine {
             name: Some(spec.name.clone()),
             ..query::CreateContainerOptions::default()
         };
-        let create = docker.create_container(Some(options), translate::create_body(spec));
+        let body = translate::create_body(spec, most_open_files());
+        let create = docker.create_container(Some(options), body);
         match self.call(Operation::Create, WRITE, create).await {
             Ok(made) => Ok(Named::Done(made.id)),
             Err(error) if name_taken(&error) => Ok(Named::Taken(self.holder(&spec.name).await?)),
@@ -326,6 +329,22 @@ impl Engine for DockerEngine {
     ) -> Result<Listening, EngineError> {
         let ports = self.namespaces().listening(pid, wanted).await?;
         Ok(Listening { ports })
+    }
+}
+
+/// The highest limit of open files that a process of this machine can have; engine and agent may do the same.
+fn most_open_files() -> i64 {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let of_kernel = read("/proc/sys/fs/nr_open").trim().parse();
+    let of_kernel = of_kernel.unwrap_or(i64::MAX);
+    // Root of another user namespace has no say in this, whatever its capabilities.
+    let is_first = read("/proc/self/uid_map").trim().ends_with("4294967295");
+    let may_raise = thread::capabilities(None)
+        .is_ok_and(|has| has.effective.contains(CapabilitySet::SYS_RESOURCE));
+    let own = process::getrlimit(process::Resource::Nofile).maximum;
+    match own.and_then(|limit| i64::try_from(limit).ok()) {
+        Some(own) if !(is_first && may_raise) => own.min(of_kernel),
+        _ => of_kernel,
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bollard::models;
-use manifests::manifest::{HealthcheckChoice, Log, Protocol};
+use manifests::manifest::{HealthcheckChoice, Log, Protocol, Ulimit, UlimitName};
 use model::disk::LocalImage;
 use model::observed::{
     Check, ContainerPort, ContainerState, Exit, Health, Limits, ObservedContainer, Ownership,
@@ -22,7 +22,8 @@ use crate::{Change, CreateSpec, EngineEvent, Image, Mount, MountSource};
 /// Docker's own time limit of a healthcheck that names none.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) fn create_body(spec: &CreateSpec) -> models::ContainerCreateBody {
+/// `most_files` is the highest limit of open files that this machine can give.
+pub(super) fn create_body(spec: &CreateSpec, most_files: i64) -> models::ContainerCreateBody {
     models::ContainerCreateBody {
         image: Some(spec.image.clone()),
         entrypoint: spec.entrypoint.clone(),
@@ -40,12 +41,12 @@ pub(super) fn create_body(spec: &CreateSpec) -> models::ContainerCreateBody {
         stop_timeout: Some(spec.stop_timeout.as_secs_f64().ceil() as i64),
         healthcheck: health_config(&spec.healthcheck),
         exposed_ports: Some(spec.ports.keys().map(ToString::to_string).collect()),
-        host_config: Some(host_config(spec)),
+        host_config: Some(host_config(spec, most_files)),
         ..models::ContainerCreateBody::default()
     }
 }
 
-fn host_config(spec: &CreateSpec) -> models::HostConfig {
+fn host_config(spec: &CreateSpec, most_files: i64) -> models::HostConfig {
     let bindings = spec.ports.iter().map(|(port, at)| {
         let binding = models::PortBinding {
             host_ip: Some(at.ip().to_string()),
@@ -77,8 +78,26 @@ fn host_config(spec: &CreateSpec) -> models::HostConfig {
         memory: spec.memory.map(|bytes| bytes as i64),
         // Otherwise Docker lets it have as much swap again.
         memory_swap: spec.memory.map(|bytes| bytes as i64),
+        ulimits: Some(ulimits(&spec.ulimits, most_files)),
         ..models::HostConfig::default()
     }
+}
+
+/// Only our own default gives way to what the machine can give: another limit is somebody's wish.
+fn ulimits(
+    limits: &BTreeMap<UlimitName, Ulimit>,
+    most_files: i64,
+) -> Vec<models::ResourcesUlimits> {
+    let limits = limits.iter().map(|(name, limit)| {
+        let is_default = *name == UlimitName::Nofile && *limit == Ulimit::NOFILE;
+        let most = if is_default { most_files } else { i64::MAX };
+        models::ResourcesUlimits {
+            name: Some(name.to_string()),
+            soft: Some(limit.soft.min(most)),
+            hard: Some(limit.hard.min(most)),
+        }
+    });
+    limits.collect()
 }
 
 /// What is not said here, Docker takes from its daemon.json, and not each of its options goes with each of ours.

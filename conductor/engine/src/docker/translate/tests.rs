@@ -203,8 +203,9 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
         log: Log::default(),
         cpu_millis: Some(1_500),
         memory: Some(64 << 20),
+        ulimits: [(UlimitName::Nofile, Ulimit::NOFILE)].into(),
     };
-    let json = serde_json::to_value(create_body(&spec)).unwrap();
+    let json = serde_json::to_value(create_body(&spec, i64::MAX)).unwrap();
     let sent = |healthcheck, max_file| {
         let log = Log {
             max_file,
@@ -215,7 +216,7 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
             log,
             ..spec.clone()
         };
-        let json = serde_json::to_value(create_body(&spec)).unwrap();
+        let json = serde_json::to_value(create_body(&spec, i64::MAX)).unwrap();
         let compress = json["HostConfig"]["LogConfig"]["Config"]["compress"].clone();
         (json["Healthcheck"]["Test"].clone(), compress)
     };
@@ -231,6 +232,10 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
     assert_eq!(host["NanoCpus"], 1_500_000_000_i64);
     assert_eq!(host["Memory"], 64 << 20);
     assert_eq!(host["MemorySwap"], host["Memory"]);
+    assert_eq!(
+        host["Ulimits"],
+        serde_json::json!([{"Name": "nofile", "Soft": 1 << 20, "Hard": 1 << 20}])
+    );
     assert_eq!(json["ExposedPorts"], serde_json::json!({"80/udp": {}}));
     assert_eq!(
         json["Healthcheck"]["Test"],
@@ -252,6 +257,24 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
     // Binds would make Docker create the path.
     assert_eq!(host.get("Binds"), None);
     assert_eq!(json.get("Entrypoint"), None);
+}
+
+#[test]
+fn only_the_default_of_open_files_gives_way_to_the_machine() {
+    let on_small = |name, limit| {
+        let sent = ulimits(&[(name, limit)].into(), 4096);
+        let sent = sent.first().unwrap();
+        (sent.soft.unwrap(), sent.hard.unwrap())
+    };
+    let larger = Ulimit {
+        soft: 1024,
+        hard: 1 << 21,
+    };
+    let (files, threads) = (UlimitName::Nofile, UlimitName::Nproc);
+    assert_eq!(on_small(files, Ulimit::NOFILE), (4096, 4096));
+    assert_eq!(on_small(files, larger), (1024, 1 << 21));
+    assert_eq!(on_small(threads, Ulimit::NOFILE), (1 << 20, 1 << 20));
+    assert_eq!(on_small(threads, Ulimit::both(-1)), (-1, -1));
 }
 
 #[test]
