@@ -57,8 +57,10 @@ pub(super) async fn connect(
             Ok(start) => {
                 engine::check(&start.info).map_err(Misconfigured::by)?;
                 info!(
-                    engine = %start.info.version,
-                    api = %start.info.api_version,
+                    engine = %start.info.docker.version,
+                    api = %start.info.docker.api,
+                    store = %start.info.docker.store,
+                    firewall = %start.info.docker.firewall,
                     bridge = %start.bridge.interface,
                     gateway = %start.bridge.gateway,
                     "connected to the Docker Engine"

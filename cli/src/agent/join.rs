@@ -153,6 +153,7 @@ pub(super) fn begin(
         // What the first looks will say, so that a restart writes the record once.
         foreign: docker.foreign,
         engine: true,
+        docker: Some(docker.info.docker.clone()),
         disk: docker.disk.percent,
         disk_full: docker.disk.full,
         hold: None,

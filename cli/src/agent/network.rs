@@ -74,6 +74,7 @@ impl NetworkFollower {
             self.host.update_record(|record| {
                 record.addr = now.host_ip;
                 record.capacity = capacity(&info);
+                record.docker = Some(info.docker);
             });
             self.surround.send_replace(now);
         }

@@ -9,13 +9,14 @@ use super::values::label_change;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dokkaa hosts
-  dokkaa hosts -o wide                  with FOREIGN and AGENT
+  dokkaa hosts -o wide                  with agent and Docker Engine
   dokkaa hosts -o json | jq -r '.hosts[] | select(.state == \"missing\").host'
   dokkaa hosts rm h3                    forget a host that will not come back
 
 CPUS and MEMORY are what the host has, DISK is the usage of Docker's disk,
 FOREIGN the number of running containers that dokkaa did not start: they are
-left alone, but count for the placement.
+left alone, but count for the placement. IMAGES is the engine's image store,
+PROXY its userland proxy, where the engine says so (29.5).
 
 A missing host keeps its data and maybe its containers; its slots run on other
 hosts, except those with a local volume. `hosts rm` gives that data up, so it

@@ -52,6 +52,12 @@ const HOSTS: &[Column] = &[
     Column("DISK", Shown::IfFits(4)),
     Column("FOREIGN", Shown::Wide),
     Column("AGENT", Shown::Wide),
+    Column("DOCKER", Shown::Wide),
+    Column("API", Shown::Wide),
+    Column("IMAGES", Shown::Wide),
+    Column("FIREWALL", Shown::Wide),
+    Column("CGROUP", Shown::Wide),
+    Column("PROXY", Shown::Wide),
     Column("LABELS", Shown::IfFits(1)),
     Column("PROBLEMS", Shown::Text),
 ];
@@ -267,6 +273,8 @@ fn host_cells(row: &HostRow) -> Vec<String> {
         "leave" => format!("{} (leaving)", row.state),
         other => format!("{} ({other})", row.state),
     };
+    let docker = row.docker.as_ref();
+    let proxy = docker.and_then(|docker| docker.userland_proxy);
     let labels: Vec<String> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     vec![
         row.host.to_string(),
@@ -281,6 +289,16 @@ fn host_cells(row: &HostRow) -> Vec<String> {
         or_dash(row.disk.map(|percent| format!("{percent}%"))),
         row.foreign.to_string(),
         or_dash(row.agent.as_ref()),
+        or_dash(docker.map(|docker| &docker.version)),
+        or_dash(docker.map(|docker| &docker.api)),
+        or_dash(docker.map(|docker| &docker.store)),
+        or_dash(docker.map(|docker| &docker.firewall)),
+        or_dash(
+            docker
+                .filter(|d| d.cgroup > 0)
+                .map(|d| format!("v{}", d.cgroup)),
+        ),
+        or_dash(proxy.map(|on| if on { "on" } else { "off" })),
         if labels.is_empty() {
             "-".to_owned()
         } else {

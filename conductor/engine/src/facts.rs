@@ -48,7 +48,11 @@ pub async fn follow(
                     interface, gateway, ..
                 } = &now.bridge;
                 if now != *facts.borrow() {
-                    info!(network, interface, %gateway, data_root = now.info.data_root, "the Docker Engine has changed");
+                    let EngineInfo {
+                        docker, data_root, ..
+                    } = &now.info;
+                    let (engine, store) = (&docker.version, &docker.store);
+                    info!(network, interface, %gateway, data_root, engine, %store, firewall = docker.firewall, "the Docker Engine has changed");
                 }
                 facts.send_replace(now);
                 None

@@ -27,6 +27,7 @@ use manifests::InstanceId;
 use manifests::manifest::{HealthcheckChoice, Log, Ulimit, UlimitName};
 use model::disk::{DiskUsage, LocalImage};
 use model::observed::{ContainerPort, ObservedContainer, Ownership, PublishedPorts};
+use model::records::Docker;
 use model::volumes::Labels;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -45,10 +46,8 @@ pub use spec::{BACKENDS, LABEL_VOLUME, SpecInput, spec, volume_name};
 /// What an engine says of itself and its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// Of the engine, for people.
-    pub version: String,
-    /// The API version that is spoken with it, such as `1.41`.
-    pub api_version: String,
+    /// For people, but for its image store.
+    pub docker: Docker,
     /// Its own id; never an identity of the host.
     pub id: String,
     /// Processors.

@@ -3,6 +3,7 @@
 //! Unknown fields are ignored when read, so that an older agent understands a newer one.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use manifests::{HostName, InstanceId, ServiceName};
@@ -160,6 +161,43 @@ pub struct Versions {
     pub placement: Vec<u32>,
 }
 
+/// The Docker Engine of a host, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Docker {
+    /// Its version.
+    pub version: String,
+    /// API version that the agent speaks with it, such as `1.41`.
+    pub api: String,
+    /// What keeps its images and containers.
+    #[serde(flatten)]
+    pub store: ImageStore,
+    /// What its firewall rules are made with: `iptables`, `nftables`, each also with `+firewalld`.
+    pub firewall: String,
+    /// Version of its control groups: 1 or 2; 0 if it doesn't say.
+    #[serde(default)]
+    pub cgroup: u8,
+    /// It carries published ports by a process of its own; none if it doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub userland_proxy: Option<bool>,
+}
+
+/// What keeps the images and containers of an engine. Each store sees its own only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStore {
+    /// The graph driver or snapshotter, such as `overlay2` or `overlayfs`.
+    pub driver: String,
+    /// It is containerd's.
+    #[serde(default)]
+    pub containerd: bool,
+}
+
+impl fmt::Display for ImageStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = if self.containerd { " (containerd)" } else { "" };
+        write!(f, "{}{of}", self.driver)
+    }
+}
+
 /// `/hosts/<host>/record`: the one key on a lease. A host is live while it exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
@@ -193,6 +231,9 @@ pub struct HostRecord {
     /// The Docker Engine answers.
     #[serde(default = "yes")]
     pub engine: bool,
+    /// What the Docker Engine said of itself last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<Docker>,
     /// Used space on the disk of the Docker Engine, in percent; none if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<u8>,

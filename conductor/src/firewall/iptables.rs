@@ -20,7 +20,9 @@ const LOCK_WAIT: &str = "--wait=5";
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
     /// There is no such program.
-    #[error("there is no program {program}, which Docker needs too: install the package iptables")]
+    #[error(
+        "there is no program {program}: install the package iptables, also where Docker uses nftables"
+    )]
     Missing {
         /// Its name.
         program: &'static str,

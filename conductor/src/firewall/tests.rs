@@ -12,6 +12,7 @@ use engine::netns::inside;
 use engine::{Bridge, EngineFacts, EngineInfo, Routed};
 use manifests::manifest::Protocol;
 use model::Snapshot;
+use model::records::Docker;
 use model::snapshot::Change;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -308,8 +309,7 @@ const ALL: [(&str, &str); 3] = [("h1", HOST), ("h2", PEER), ("h3", STRANGER)];
 fn facts() -> watch::Sender<EngineFacts> {
     watch::Sender::new(EngineFacts {
         info: EngineInfo {
-            version: "28.0".to_owned(),
-            api_version: "1.50".to_owned(),
+            docker: Docker::default(),
             id: String::new(),
             cpus: 1,
             memory: 1,
@@ -452,6 +452,78 @@ async fn only_who_is_named_reaches_an_instance() {
     let restored = before.replace("-A DOCKER-USER -j RETURN\n", "");
     assert_eq!(site.host.sh("iptables -S"), restored);
     assert_eq!(site.reach(STRANGER).await, [true; 3]);
+}
+
+/// Docker's rules with its nftables back end, as far as they forward something.
+const NFTABLES: &str = "
+    iptables -t nat -F
+    nft 'table ip docker-bridges {
+        chain filter-FORWARD {
+            type filter hook forward priority filter; policy accept
+            oifname docker0 jump filter-forward-in__docker0
+            iifname docker0 accept
+        }
+        chain filter-forward-in__docker0 {
+            ct state established,related accept
+            ip daddr 172.30.0.2 tcp dport 80 accept
+            drop
+        }
+        chain nat-PREROUTING {
+            type nat hook prerouting priority dstnat; policy accept
+            fib daddr type local jump nat-prerouting-and-output
+        }
+        chain nat-prerouting-and-output {
+            ip daddr 10.98.0.1 tcp dport { 20001, 25565 } dnat to 172.30.0.2:80
+        }
+    }'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rules_hold_where_docker_changes_to_nftables_and_back() {
+    let site = Lan::new().await;
+    let (published, engine) = (Arc::new(Published::default()), facts());
+    publish(&published, seen(&BOTH, false));
+    let stop = CancellationToken::new();
+    let running = keep_in(&site.host, setup(&published, &engine), stop.clone());
+    site.host
+        .shows("the rules are set", |table| forwards(table, "DOCKER-USER"))
+        .await;
+
+    // What was set with iptables stays until the machine starts again.
+    site.host.sh(NFTABLES);
+    engine.send_modify(|_| {});
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+    assert_eq!(site.reach(PEER).await, [true; 3]);
+
+    site.host.sh(
+        "iptables -F FORWARD; iptables -F DOCKER-USER; iptables -X DOCKER-USER
+         iptables -F INPUT; iptables -F DOKKAA; iptables -X DOKKAA",
+    );
+    engine.send_modify(|_| {});
+    site.host
+        .shows("the rules are in FORWARD", |table| {
+            forwards(table, "FORWARD")
+        })
+        .await;
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+    assert_eq!(site.reach(PEER).await, [true; 3]);
+    assert!(!site.world.connects(STRANGER, DNS).await);
+
+    site.host.sh(
+        "nft delete table ip docker-bridges
+         iptables -N DOCKER-USER; iptables -I FORWARD -j DOCKER-USER
+         iptables -t nat -A PREROUTING -d 10.98.0.1 -p tcp --dport 20001 -j DNAT --to 172.30.0.2:80
+         iptables -t nat -A PREROUTING -d 10.98.0.1 -p tcp --dport 25565 -j DNAT --to 172.30.0.2:80",
+    );
+    engine.send_modify(|_| {});
+    site.host
+        .shows("the jump has moved", |table| {
+            forwards(table, "DOCKER-USER") && !forwards(table, "FORWARD")
+        })
+        .await;
+    assert_eq!(site.reach(STRANGER).await, [false, false, true]);
+    assert_eq!(site.reach(PEER).await, [true; 3]);
+    stop.cancel();
+    running.await.expect("joined");
 }
 
 /// A restarted dockerd may have set its rules anew. The agent lists all containers then, which leads here.

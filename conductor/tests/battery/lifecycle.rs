@@ -317,8 +317,11 @@ async fn volumes_outlive_their_container(lab: Lab) {
 async fn an_engine_says_what_it_is(lab: Lab) {
     lab.engine.ping().await.expect("it answers");
     let info = lab.engine.info().await.expect("an answer");
-    assert!(info.cpus > 0 && info.memory > 0 && info.api_version.starts_with("1."));
-    assert!(!info.version.is_empty() && info.data_root.starts_with('/'));
+    assert!(info.cpus > 0 && info.memory > 0 && info.data_root.starts_with('/'));
+    let docker = info.docker;
+    assert!(docker.api.starts_with("1.") && !docker.version.is_empty());
+    assert!(!docker.store.driver.is_empty() && docker.firewall.contains("tables"));
+    assert!([1, 2].contains(&docker.cgroup));
     let bridge = lab.engine.bridge("bridge").await.expect("a bridge");
     assert!(!bridge.interface.is_empty() && !bridge.gateway.is_unspecified());
     assert!(!bridge.gateway.is_loopback());

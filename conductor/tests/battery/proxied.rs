@@ -22,7 +22,7 @@ async fn every_path_carries_the_newest_version_that_both_know() {
             engine.ping().await.expect("an answer");
         }
         let info = engine.info().await.expect("an answer");
-        assert_eq!(info.api_version, spoken);
+        assert_eq!(info.docker.api, spoken);
         let ping = format!("/v{spoken}/_ping");
         let expected = ["/version", &ping, &ping, &format!("/v{spoken}/info")];
         assert_eq!(proxy.paths(), expected, "{newest}");

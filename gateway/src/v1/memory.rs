@@ -153,6 +153,7 @@ impl MemAgent {
             },
             foreign: 0,
             engine: true,
+            docker: None,
             disk: None,
             disk_full: false,
             hold: None,

@@ -47,6 +47,7 @@ pub(super) fn host(
         memory: record.map_or(0, |record| record.capacity.memory),
         disk: record.and_then(|record| record.disk),
         engine: record.map(|record| record.engine),
+        docker: record.and_then(|record| record.docker.clone()),
         agent: record.map(|record| record.versions.agent.clone()),
         labels: labels(view),
         problems: host_problems(snapshot, view),

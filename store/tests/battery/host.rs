@@ -71,6 +71,7 @@ fn facts() -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        docker: None,
         disk: None,
         disk_full: false,
         hold: None,

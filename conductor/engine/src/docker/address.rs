@@ -60,6 +60,8 @@ pub fn check(info: &EngineInfo) -> Result<(), NotHere> {
 
 #[cfg(test)]
 mod tests {
+    use model::records::Docker;
+
     use super::*;
 
     #[test]
@@ -86,8 +88,7 @@ mod tests {
     #[test]
     fn rootless_and_desktop_engines_are_refused_by_what_they_say() {
         let info = EngineInfo {
-            version: "28.0".to_owned(),
-            api_version: "1.50".to_owned(),
+            docker: Docker::default(),
             id: String::new(),
             cpus: 1,
             memory: 1,

@@ -4,13 +4,13 @@
 //! connection; connects anew by itself. Holds no state of containers.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::{Docker, models};
 use model::error::chain;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::sockets::Namespaces;
@@ -44,8 +44,8 @@ struct Shared {
 pub(super) struct Client {
     pub(super) docker: Docker,
     pub(super) version: ApiVersion,
-    /// Where it keeps images and containers, once it was asked.
-    pub(super) folders: Arc<OnceCell<Vec<PathBuf>>>,
+    /// Where it keeps images and containers, once that was seen.
+    pub(super) folders: Arc<OnceLock<Vec<PathBuf>>>,
 }
 
 impl DockerEngine {

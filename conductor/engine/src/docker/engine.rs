@@ -1,6 +1,7 @@
 //! The calls of the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -44,6 +45,22 @@ impl DockerEngine {
             ..query::ListContainersOptions::default()
         };
         self.read(docker.list_containers(Some(options))).await
+    }
+
+    /// A process that runs in a container.
+    async fn any_process(&self) -> Result<Option<u32>, EngineError> {
+        for container in self.all().await? {
+            let runs = container.state == Some(models::ContainerSummaryStateEnum::RUNNING);
+            let Some(id) = container.id.filter(|_| runs) else {
+                continue;
+            };
+            let state = self.show(&id).await?.and_then(|shown| shown.state);
+            let pid = state.and_then(|state| u32::try_from(state.pid?).ok());
+            if let Some(pid) = pid.filter(|pid| *pid > 0) {
+                return Ok(Some(pid));
+            }
+        }
+        Ok(None)
     }
 
     async fn holder(&self, name: &str) -> Result<Option<Holder>, EngineError> {
@@ -92,12 +109,12 @@ impl Engine for DockerEngine {
     async fn info(&self) -> Result<EngineInfo, EngineError> {
         let client = self.client().await?;
         let info = self.read(client.docker.info()).await?;
+        let docker = translate::docker(&info, client.version);
         let security = info.security_options.unwrap_or_default();
         let cpus = info.ncpu.and_then(|n| u32::try_from(n).ok());
         let memory = info.mem_total.and_then(|n| u64::try_from(n).ok());
         Ok(EngineInfo {
-            version: info.server_version.unwrap_or_default(),
-            api_version: client.version.to_string(),
+            docker,
             id: info.id.unwrap_or_default(),
             cpus: cpus.unwrap_or_default(),
             memory: memory.unwrap_or_default(),
@@ -211,14 +228,22 @@ impl Engine for DockerEngine {
 
     async fn disk_usage(&self) -> Result<Option<DiskUsage>, EngineError> {
         let client = self.client().await?;
-        let folders = client
-            .folders
-            .get_or_try_init(|| async {
-                let info = self.read(client.docker.info()).await?;
-                Ok::<_, EngineError>(disk::folders(&info))
-            })
-            .await?;
-        disk::usage(folders.clone()).await
+        if let Some(folders) = client.folders.get() {
+            return disk::usage(folders.clone()).await;
+        }
+        let info = self.info().await?;
+        let mut folders = vec![PathBuf::from(&info.data_root)];
+        let mut is_seen = true;
+        if info.docker.store.containerd {
+            let process = self.any_process().await?;
+            let seen = process.and_then(disk::image_store);
+            is_seen = seen.is_some();
+            folders.push(seen.unwrap_or_else(|| disk::image_store_unseen(&info.data_root)));
+        }
+        if is_seen {
+            let _ = client.folders.set(folders.clone());
+        }
+        disk::usage(folders).await
     }
 
     async fn create(&self, spec: &CreateSpec) -> Result<Named<String>, EngineError> {

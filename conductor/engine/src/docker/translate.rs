@@ -16,7 +16,9 @@ use model::observed::{
 use uuid::Uuid;
 
 use model::observed::{LABEL_CLUSTER, LABEL_INSTANCE};
+use model::records::{Docker, ImageStore};
 
+use super::ApiVersion;
 use crate::{Change, CreateSpec, EngineEvent, Image, Mount, MountSource};
 
 /// Docker's own time limit of a healthcheck that names none.
@@ -150,6 +152,36 @@ fn health_config(health: &HealthcheckChoice) -> Option<models::HealthConfig> {
         start_period: nanos(check.start_period),
         start_interval: None,
     })
+}
+
+/// What an engine says of itself, for people.
+pub(super) fn docker(info: &models::SystemInfo, api: ApiVersion) -> Docker {
+    let pairs = |pairs: &Option<Vec<Vec<String>>>, name: &str| {
+        let mut pairs = pairs.iter().flatten();
+        pairs.find_map(|pair| match pair.as_slice() {
+            [label, value] if label == name => Some(value.clone()),
+            _ => None,
+        })
+    };
+    let firewall = info.firewall_backend.clone().unwrap_or_default();
+    let kind = pairs(&info.driver_status, "driver-type");
+    Docker {
+        version: info.server_version.clone().unwrap_or_default(),
+        api: api.to_string(),
+        store: ImageStore {
+            driver: info.driver.clone().unwrap_or_default(),
+            containerd: kind.is_some_and(|kind| kind.starts_with("io.containerd.snapshotter")),
+        },
+        userland_proxy: pairs(&firewall.info, "EnableUserlandProxy")
+            .and_then(|value| value.parse().ok()),
+        // The only one there was before engines named it.
+        firewall: firewall.driver.unwrap_or_else(|| "iptables".to_owned()),
+        cgroup: match info.cgroup_version {
+            Some(models::SystemInfoCgroupVersionEnum::_1) => 1,
+            Some(models::SystemInfoCgroupVersionEnum::_2) => 2,
+            _ => 0,
+        },
+    }
 }
 
 pub(super) fn to_hash(labels: &BTreeMap<String, String>) -> HashMap<String, String> {

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use futures_util::stream;
 use model::disk::{DiskUsage, LocalImage};
 use model::observed::{ContainerPort, ObservedContainer};
+use model::records::Docker;
 use model::volumes::Labels;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -143,9 +144,16 @@ impl Engine for MemEngine {
 
     async fn info(&self) -> Result<EngineInfo, EngineError> {
         self.ping().await?;
+        let store = self.world(|world, _| world.store.clone());
         Ok(EngineInfo {
-            version: "0.0.0".to_owned(),
-            api_version: "1.41".to_owned(),
+            docker: Docker {
+                version: "0.0.0".to_owned(),
+                api: "1.41".to_owned(),
+                store,
+                firewall: "iptables".to_owned(),
+                cgroup: 2,
+                userland_proxy: None,
+            },
             id: "memory".to_owned(),
             cpus: world::CPUS,
             memory: 4 << 30,

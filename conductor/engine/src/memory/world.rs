@@ -12,6 +12,7 @@ use model::disk::DiskUsage;
 use model::observed::{
     Check, ContainerState, Exit, Health, LABEL_CLUSTER, Limits, ObservedContainer, Ownership,
 };
+use model::records::ImageStore;
 use model::volumes::Labels;
 use uuid::Uuid;
 
@@ -114,6 +115,8 @@ pub struct World {
     pub taken: BTreeSet<SocketAddr>,
     /// Addresses of this host; empty: any will do.
     pub addresses: BTreeSet<IpAddr>,
+    /// What keeps images and containers.
+    pub store: ImageStore,
     /// How full the disk is; none: it can't be seen.
     pub disk: Option<DiskUsage>,
     /// What each image takes of it.
@@ -149,6 +152,10 @@ impl World {
             volumes: BTreeMap::new(),
             taken: BTreeSet::new(),
             addresses: BTreeSet::new(),
+            store: ImageStore {
+                driver: "overlay2".to_owned(),
+                containerd: false,
+            },
             disk: Some(DiskUsage {
                 used: 10 << 30,
                 available: 90 << 30,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use manifests::HostName;
+use model::records::Docker;
 use serde::{Deserialize, Serialize};
 
 /// `GET hosts`.
@@ -53,6 +54,9 @@ pub struct HostRow {
     /// Docker Engine is up; none if its agent does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<bool>,
+    /// What its Docker Engine said of itself last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<Docker>,
     /// Version of its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,

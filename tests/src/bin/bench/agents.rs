@@ -488,6 +488,7 @@ pub(crate) fn record(id: Uuid, addr: IpAddr) -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        docker: None,
         disk: None,
         disk_full: false,
         hold: None,

@@ -34,6 +34,7 @@ fn wanted() -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        docker: None,
         disk: None,
         disk_full: false,
         hold: None,

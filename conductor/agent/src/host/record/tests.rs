@@ -22,6 +22,7 @@ fn record() -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        docker: None,
         disk: None,
         disk_full: false,
         hold: None,

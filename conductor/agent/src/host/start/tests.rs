@@ -32,6 +32,7 @@ fn record(session: Uuid, state: HostState) -> HostRecord {
         },
         foreign: 0,
         engine: true,
+        docker: None,
         disk: None,
         disk_full: false,
         hold: None,

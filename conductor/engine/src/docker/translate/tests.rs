@@ -260,6 +260,46 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
 }
 
 #[test]
+fn an_engine_says_what_it_works_with() {
+    let says = |json| {
+        let info = serde_json::from_value(json).unwrap();
+        docker(&info, super::super::NEWEST)
+    };
+    let old = says(serde_json::json!({
+        "ServerVersion": "20.10.24", "Driver": "overlay2", "CgroupVersion": "1",
+        "DriverStatus": [["Backing Filesystem", "extfs"]]
+    }));
+    assert_eq!(
+        (old.store.to_string().as_str(), old.cgroup),
+        ("overlay2", 1)
+    );
+    assert_eq!(
+        (old.firewall.as_str(), old.userland_proxy),
+        ("iptables", None)
+    );
+    let new = says(serde_json::json!({
+        "ServerVersion": "29.10.0", "Driver": "overlayfs", "CgroupVersion": "2",
+        "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
+        "FirewallBackend": {"Driver": "nftables", "Info": [
+            ["EnableUserlandProxy", "false"], ["UserlandProxyPath", "/usr/bin/docker-proxy"]
+        ]}
+    }));
+    let expected = Docker {
+        version: "29.10.0".to_owned(),
+        api: "1.53".to_owned(),
+        store: ImageStore {
+            driver: "overlayfs".to_owned(),
+            containerd: true,
+        },
+        firewall: "nftables".to_owned(),
+        cgroup: 2,
+        userland_proxy: Some(false),
+    };
+    assert_eq!(new, expected);
+    assert_eq!(new.store.to_string(), "overlayfs (containerd)");
+}
+
+#[test]
 fn only_the_default_of_open_files_gives_way_to_the_machine() {
     let on_small = |name, limit| {
         let sent = ulimits(&[(name, limit)].into(), 4096);

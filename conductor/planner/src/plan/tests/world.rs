@@ -293,6 +293,7 @@ impl World {
             },
             foreign: 0,
             engine: true,
+            docker: None,
             disk: None,
             disk_full: false,
             hold: None,
