@@ -16,8 +16,6 @@ flags=("--keys-listen=$KEYS_LISTEN" "--metrics-listen=$METRICS_LISTEN")
 [ -z "${DNS_LISTEN:-}" ] || flags+=("--dns-listen=$DNS_LISTEN")
 [ -z "${PORT_RANGE:-}" ] || flags+=("--port-range=$PORT_RANGE")
 export DOKKAA_ADDR=http://${KEYS_LISTEN%%,*}
-registry_limit=20 # seconds
-example_limit=180 # seconds
 
 say "make up: installs what is missing, builds dokkaa, starts it with an example on this machine."
 scripts/setup.sh up
@@ -93,63 +91,9 @@ else
             --state-dir "$STATE_DIR" "${flags[@]}" 2>&1 | tee "$said" ||
             explain_failure "$(cat "$said")"
     fi
-    say "No systemd here: after a reboot, start it again with: $PROGRAM up --detach"
 fi
 
 # === the example ===
 
-registry_answers() {
-    local code
-    code=$(curl -s -o /dev/null -w '%{http_code}' --max-time "$registry_limit" \
-        https://registry-1.docker.io/v2/) || return 1
-    [ "$code" = 401 ] || [ "$code" = 200 ]
-}
-
-image=$(sed -n 's/.*"image": "\(.*\)".*/\1/p' manifests/examples/hello/hello/web.json)
-example=manifests/examples/hello
-if ! docker_ image inspect "$image" >/dev/null 2>&1; then
-    if registry_answers && docker_ pull "$image"; then
-        :
-    else
-        example=manifests/examples/offline
-        say "No registry answers here: the example uses an image made of this machine's busybox ($example)."
-        scripts/setup.sh offline
-        images=$(mktemp -d)
-        scripts/test-images.sh "$images"
-        if ! docker_ image inspect "$OFFLINE_IMAGE" >/dev/null 2>&1; then
-            docker_ import "$images/hello.tar" "$OFFLINE_IMAGE" >/dev/null
-        fi
-        rm -rf "$images"
-    fi
-fi
-# What somebody changed stays changed.
-for manifest in "$example"/*/*.json; do
-    name=${manifest#"$example"/} name=${name%.json}
-    $PROGRAM get "$name" >/dev/null 2>&1 || $PROGRAM apply "$name" "$manifest"
-done
-
-say "Waiting until the crawler has fetched a page ..."
-start=$SECONDS
-until $PROGRAM logs --since 10s "$EXAMPLE_APP/crawler" 2>/dev/null | grep -q '<title>'; do
-    if [ $((SECONDS - start)) -gt "$example_limit" ]; then
-        $PROGRAM ps "$EXAMPLE_APP" >&2 || true
-        $PROGRAM why "$EXAMPLE_APP/crawler" >&2 || true
-        die "the crawler fetched no page in $example_limit s"
-    fi
-    sleep 0.5
-done
-
-port=$(docker_ port "$EXAMPLE_APP---web" 80/tcp | head -n1)
-say "
-The example runs: http://$port
-This address works on this machine only. This publishes it on all addresses of it:
-  dokkaa set $EXAMPLE_APP/web services.web.host_port=8080 services.web.bind=0.0.0.0 --wait
-
-Four commands to go on with:
-  dokkaa ps
-  dokkaa logs -f $EXAMPLE_APP/crawler
-  dokkaa scale $EXAMPLE_APP/web=3 --wait
-  curl -s http://${KEYS_LISTEN%%,*}/v2/keys/apps/$EXAMPLE_APP/web/manifest
-
-make down stops and removes it."
-[ "$KEYS_LISTEN" = 127.0.0.1:4001 ] || say "The API listens elsewhere, so: export DOKKAA_ADDR=$DOKKAA_ADDR"
+as_root env -u DOKKAA_ADDR $PROGRAM up --example --state-dir "$STATE_DIR" "${flags[@]}"
+say "make down stops and removes all of it."

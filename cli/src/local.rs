@@ -12,10 +12,10 @@ use engine::DockerEngine;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::Misconfigured;
-use crate::args::{AgentArgs, DownCommand, EtcdEnvArgs, LocalCommand, UpCommand};
+use crate::args::{AgentArgs, DEFAULT_ADDR, DownCommand, EtcdEnvArgs, LocalCommand, UpCommand};
 use crate::commands::{CommandError, print};
 use crate::config::{self, AgentConfig, LogFormat, Machine};
-use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, up};
+use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, example, up};
 
 /// Most threads of the agent: its work waits more than it computes.
 const THREADS: usize = 4;
@@ -54,6 +54,20 @@ fn run_up(args: UpCommand) -> anyhow::Result<ExitCode> {
     start_log(&config)?;
     let state_dir = config.state_dir.clone();
     let in_background = args.up.in_background;
+    if args.up.example {
+        let addr = config
+            .keys_listen
+            .first()
+            .map_or_else(|| DEFAULT_ADDR.to_owned(), |keys| format!("http://{keys}"));
+        return block_on(async {
+            let started = up::start(&args.up, &state_dir).await?;
+            if started == ExitCode::SUCCESS {
+                example::run(&config.docker, &addr).await
+            } else {
+                Ok(started)
+            }
+        });
+    }
     block_on(up::run(&args.up, &state_dir, |etcd, ready| async move {
         let mut config = config;
         config.etcd.endpoints = vec![etcd];

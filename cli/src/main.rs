@@ -11,9 +11,11 @@ mod config;
 mod down;
 mod embedded_etcd;
 mod etcd_env;
+mod example;
 mod hints;
 mod limits;
 mod local;
+mod man;
 mod metrics;
 mod name_service;
 mod pid_file;
@@ -21,6 +23,7 @@ mod up;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use model::error::chain;
@@ -42,6 +45,11 @@ fn main() -> ExitCode {
         Some(([_, command], rest)) if command == embedded_etcd::CHILD_COMMAND => {
             local::become_etcd(rest)
         }
+        Some(([_, command], [directory])) if command == man::COMMAND => {
+            man::write(Path::new(directory))
+        }
+        Some(([_, command], _)) if command == example::WEB_COMMAND => example::become_web(),
+        Some(([_, command], _)) if command == example::CRAWLER_COMMAND => example::become_crawler(),
         _ => match parse(&arguments) {
             Ok(Some(cli)) => run(cli),
             Ok(None) => Ok(ExitCode::SUCCESS),

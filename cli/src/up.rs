@@ -23,6 +23,8 @@ const DETACHED_READY_LIMIT: Duration = Duration::from_secs(120);
 pub(crate) const SOON: Duration = Duration::from_secs(2);
 /// First words of such a report by the process in the background.
 const WAITING: &str = "waiting for ";
+/// systemd unit of `up`, from the package or from `cloud-config --format up-unit`.
+const UNIT: &str = "dokkaa.service";
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Default log of a detached cluster.
 pub(crate) const DEFAULT_LOG: &str = "/var/log/dokkaa/agent.log";
@@ -35,6 +37,9 @@ pub(crate) struct UpArgs {
     /// Return when the cluster is ready and run it in the background
     #[arg(long)]
     pub(crate) detach: bool,
+    /// Start it in the background if it does not run, put an example into it, and wait until that works
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) example: bool,
     /// Stop the agent that runs on this state directory first; containers keep running
     #[arg(long)]
     pub(crate) restart: bool,
@@ -138,9 +143,7 @@ where
     if args.restart
         && let Some(agent) = Files::of(state_dir).running()
     {
-        tokio::task::spawn_blocking(move || agent.end(STOP_GRACE))
-            .await?
-            .context("the running agent does not end")?;
+        end_running(agent).await?;
     }
     if args.detach {
         return detach(args, state_dir).await;
@@ -242,6 +245,59 @@ fn announce(bound: &Bound, in_background: bool) {
 
 // === in the background ===
 
+/// Starts the cluster in the background, unless it runs: by its unit if there is one, which brings it back after a
+/// reboot.
+pub(crate) async fn start(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
+    let files = Files::of(state_dir);
+    if files.running().is_some() && !args.restart {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !has_unit() {
+        let started = run_in_background(args, state_dir).await?;
+        say("After a reboot, start it again with: dokkaa up --detach");
+        return Ok(started);
+    }
+    say("Starting dokkaa.service ...");
+    let verb = if args.restart { "restart" } else { "start" };
+    for words in [["enable", "--quiet"], [verb, "--quiet"]] {
+        let ended = Command::new("systemctl").args(words).arg(UNIT).status()?;
+        if !ended.success() {
+            bail!(
+                "systemctl {} {UNIT} failed; journalctl -u {UNIT} -n 20 says why",
+                words[0]
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// systemd runs here, and knows the unit of `up`.
+fn has_unit() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+        && Command::new("systemctl")
+            .args(["cat", UNIT])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|ended| ended.success())
+}
+
+async fn run_in_background(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
+    if args.restart
+        && let Some(agent) = Files::of(state_dir).running()
+    {
+        end_running(agent).await?;
+    }
+    detach(args, state_dir).await
+}
+
+async fn end_running(agent: ProcessMark) -> anyhow::Result<()> {
+    tokio::task::spawn_blocking(move || agent.end(STOP_GRACE))
+        .await?
+        .context("the running agent does not end")?;
+    Ok(())
+}
+
 /// Runs this command again without `--detach`, and returns when the cluster is ready.
 async fn detach(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
     let files = Files::of(state_dir);
@@ -255,7 +311,7 @@ async fn detach(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
         .args(
             std::env::args_os()
                 .skip(1)
-                .filter(|word| word != "--detach"),
+                .filter(|word| word != "--detach" && word != "--example"),
         )
         .arg("--in-background")
         .stdin(Stdio::null())

@@ -59,6 +59,18 @@ pub(crate) struct GlobalArgs {
 }
 
 impl GlobalArgs {
+    /// Those of a command to the API at `addr`.
+    pub(crate) fn of(addr: &str) -> Self {
+        Self {
+            addr: addr.to_owned(),
+            token: None,
+            timeout: None,
+            output: Format::default(),
+            quiet: false,
+            no_color: false,
+        }
+    }
+
     /// The longest time for one answer.
     pub(crate) fn answer_within(&self) -> Duration {
         self.timeout.unwrap_or(Duration::from_secs(30))

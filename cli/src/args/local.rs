@@ -14,6 +14,8 @@ use crate::up::UpArgs;
 #[command(after_help = "Examples:
   dokkaa up                             in the foreground, Ctrl-C ends it
   dokkaa up --detach                    returns when it is ready
+  dokkaa up --example                   in the background, with a page and who
+                                        fetches it; by its unit under systemd
   dokkaa up --keys-listen 127.0.0.1:5001
 
 It takes the agent's flags, too (dokkaa agent --help). Services are published on

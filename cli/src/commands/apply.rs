@@ -153,7 +153,7 @@ async fn put(
     })
 }
 
-fn report(written: &Written) -> Result<(), CommandError> {
+pub(super) fn report(written: &Written) -> Result<(), CommandError> {
     let what = match (written.created, written.changed) {
         (true, _) => "created",
         (false, true) => "changed",

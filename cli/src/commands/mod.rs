@@ -11,6 +11,7 @@ mod complete;
 mod edit;
 mod error;
 mod events;
+pub(crate) mod example;
 mod files;
 mod hosts;
 mod lists;

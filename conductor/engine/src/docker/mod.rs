@@ -6,6 +6,7 @@ mod disk;
 mod engine;
 mod events;
 mod exec;
+mod import;
 mod log;
 mod network;
 mod pull;

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Packages dokkaa into target/dist: a static program, a tarball and a .deb, the
+# same bytes from the same commit on any machine with the same Rust.
+#
+#   PROGRAM=path make dist   packs this program instead of building one
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+cd "$ROOT"
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
+triple=$(rustc -vV | sed -n 's/^host: //p')
+case ${triple%%-*} in
+x86_64) architecture=amd64 ;;
+aarch64) architecture=arm64 ;;
+*) die "no package architecture is known for $triple" ;;
+esac
+# Times in the packages are those of the commit.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export SOURCE_DATE_EPOCH
+
+# === build ===
+
+program=${PROGRAM:-}
+if [ -z "$program" ]; then
+    scripts/setup.sh up
+    program=${CARGO_TARGET_DIR:-target}/$triple/dist/dokkaa
+    flag_name=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$triple")_RUSTFLAGS
+    # No path of this machine gets into the program.
+    paths="--remap-path-prefix=$ROOT=/dokkaa --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+    env "$flag_name=-C target-feature=+crt-static $paths" \
+        cargo build --locked -p dokkaa --profile dist --target "$triple"
+fi
+is_static "$program" || die "$program is not static"
+
+# === the files, as they are installed ===
+
+out=$ROOT/target/dist
+rm -rf "$out"
+root=$out/root
+doc=$root/usr/share/doc/dokkaa
+install -D -m 755 "$program" "$root/usr/bin/dokkaa"
+install -d "$root/usr/lib/systemd/system" "$root/usr/share/man/man1" "$doc"
+# The unit of one machine's cluster; a host's own agent unit, in /etc, takes its place.
+"$program" cloud-config --format up-unit |
+    sed 's#/usr/local/bin/dokkaa#/usr/bin/dokkaa#; s#^\[Service\]#&\nEnvironmentFile=-/etc/default/dokkaa#' \
+        >"$root/usr/lib/systemd/system/dokkaa.service"
+"$program" man-pages "$root/usr/share/man/man1"
+gzip -9n "$root"/usr/share/man/man1/*.1
+completion() { "$program" completion "$1" | install -D -m 644 /dev/stdin "$root/usr/share/$2"; }
+completion bash bash-completion/completions/dokkaa
+completion zsh zsh/vendor-completions/_dokkaa
+completion fish fish/vendor_completions.d/dokkaa.fish
+cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$doc"
+gzip -9n "$doc/CHANGELOG.md"
+chmod -R u=rwX,go=rX "$root"
+
+# === packages ===
+
+pack() { # FOLDER, to standard output
+    tar -C "$1" --owner=0 --group=0 --numeric-owner --sort=name \
+        --mtime="@$SOURCE_DATE_EPOCH" -c . | gzip -9n
+}
+name=dokkaa-$version-linux-$architecture
+pack "$root" >"$out/$name.tar.gz"
+
+install -d "$root/DEBIAN"
+cat >"$root/DEBIAN/control" <<CONTROL
+Package: dokkaa
+Version: $version
+Architecture: $architecture
+Maintainer: dokkaa <dokkaa@localhost>
+Section: admin
+Priority: optional
+Recommends: docker.io | docker-ce
+Suggests: etcd-server, etcd-client
+Installed-Size: $(du -sk --apparent-size --exclude=DEBIAN "$root" | cut -f1)
+Description: containers on a cluster of Docker hosts
+ Manifests are put into etcd; the hosts claim them, run them with Docker,
+ announce their services in DNS and connect what links to them.
+ .
+ A cluster of one machine is started with "dokkaa up --example", which runs an
+ etcd of its own: install etcd-server for it. Hosts of a cluster need only
+ Docker and an etcd somewhere.
+CONTROL
+# Nothing is started by an install. A removed unit is stopped; containers run on, and the state stays, also on purge:
+# "dokkaa down --purge" removes it.
+cat >"$root/DEBIAN/postinst" <<'SCRIPT'
+#!/bin/sh
+set -e
+[ -d /run/systemd/system ] || exit 0
+systemctl daemon-reload
+[ "$1" != configure ] || [ -z "$2" ] || systemctl try-restart dokkaa.service
+SCRIPT
+cat >"$root/DEBIAN/prerm" <<'SCRIPT'
+#!/bin/sh
+set -e
+[ "$1" = remove ] && [ -d /run/systemd/system ] || exit 0
+systemctl disable --now --quiet dokkaa.service || true
+SCRIPT
+chmod 755 "$root/DEBIAN/postinst" "$root/DEBIAN/prerm"
+dpkg-deb --root-owner-group -Zgzip --build "$root" "$out/dokkaa_${version}_$architecture.deb" >/dev/null
+rm -rf "$root"
+cp "$program" "$out/dokkaa"
+
+(cd "$out" && sha256sum -- * | tee SHA256SUMS)
+say "
+Install it with: apt-get install $out/dokkaa_${version}_$architecture.deb"
