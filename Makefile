@@ -27,7 +27,7 @@ test: ## every test, on real etcd and real Docker (installs what is missing)
 test-fresh: ## make up and make down in a fresh Debian 12, and nothing left behind
 	@scripts/test-fresh.sh
 
-dist: ## a static program, a tarball and a .deb in target/dist
+dist: ## a static program, a tarball and a .deb in target/packages
 	@scripts/dist.sh
 
 bench: ## measure against the floors and print both

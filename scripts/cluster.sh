@@ -5,8 +5,6 @@
 PROGRAM=/usr/local/bin/dokkaa
 STATE_DIR=/var/lib/dokkaa
 UNIT=/etc/systemd/system/dokkaa.service
-EXAMPLE_APP=hello
-OFFLINE_IMAGE=dokkaa.example/hello:offline
 
 # The cluster's engine as whoever may ask it.
 docker_() {

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Packages dokkaa into target/dist: a static program, a tarball and a .deb, the
-# same bytes from the same commit on any machine with the same Rust.
+# Packages dokkaa into target/packages: a static program, a tarball and a .deb,
+# the same bytes from the same commit on any machine with the same Rust.
 #
-#   PROGRAM=path make dist   packs this program instead of building one
+#   PROGRAM=path   packs this program instead of building one
+#   OUT=folder     instead of target/packages; what is in it is removed
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
+umask 022
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
 triple=$(rustc -vV | sed -n 's/^host: //p')
@@ -34,7 +36,8 @@ is_static "$program" || die "$program is not static"
 
 # === the files, as they are installed ===
 
-out=$ROOT/target/dist
+# Not target/dist: that is cargo's, for what this profile runs while it builds.
+out=${OUT:-$ROOT/target/packages}
 rm -rf "$out"
 root=$out/root
 doc=$root/usr/share/doc/dokkaa
@@ -63,6 +66,8 @@ pack() { # FOLDER, to standard output
 name=dokkaa-$version-linux-$architecture
 pack "$root" >"$out/$name.tar.gz"
 
+# Of the files alone: a folder's size depends on the file system.
+size=$(find "$root" -type f -printf '%s\n' | awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
 install -d "$root/DEBIAN"
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: dokkaa
@@ -73,7 +78,7 @@ Section: admin
 Priority: optional
 Recommends: docker.io | docker-ce
 Suggests: etcd-server, etcd-client
-Installed-Size: $(du -sk --apparent-size --exclude=DEBIAN "$root" | cut -f1)
+Installed-Size: $size
 Description: containers on a cluster of Docker hosts
  Manifests are put into etcd; the hosts claim them, run them with Docker,
  announce their services in DNS and connect what links to them.
@@ -89,19 +94,29 @@ cat >"$root/DEBIAN/postinst" <<'SCRIPT'
 set -e
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload
-[ "$1" != configure ] || [ -z "$2" ] || systemctl try-restart dokkaa.service
+[ "$1" != configure ] || [ -z "$2" ] || systemctl try-restart dokkaa.service || true
 SCRIPT
 cat >"$root/DEBIAN/prerm" <<'SCRIPT'
 #!/bin/sh
 set -e
 [ "$1" = remove ] && [ -d /run/systemd/system ] || exit 0
+# A unit in its place is the administrator's.
+[ ! -e /etc/systemd/system/dokkaa.service ] || exit 0
 systemctl disable --now --quiet dokkaa.service || true
 SCRIPT
-chmod 755 "$root/DEBIAN/postinst" "$root/DEBIAN/prerm"
+cat >"$root/DEBIAN/postrm" <<'SCRIPT'
+#!/bin/sh
+set -e
+[ "$1" = remove ] && [ -d /run/systemd/system ] || exit 0
+systemctl daemon-reload
+SCRIPT
+chmod 755 "$root"/DEBIAN/{postinst,prerm,postrm}
 dpkg-deb --root-owner-group -Zgzip --build "$root" "$out/dokkaa_${version}_$architecture.deb" >/dev/null
 rm -rf "$root"
 cp "$program" "$out/dokkaa"
 
-(cd "$out" && sha256sum -- * | tee SHA256SUMS)
+# First all sums, then the file: a pipe would count it among them, or not.
+sums=$(cd "$out" && sha256sum -- *)
+tee "$out/SHA256SUMS" <<<"$sums"
 say "
 Install it with: apt-get install $out/dokkaa_${version}_$architecture.deb"

@@ -5,7 +5,6 @@
 #   test     besides, what the tests use
 #   fresh    besides, what `make test-fresh` uses
 #   vm       besides, what `make test-vm` uses, and its virtual machine
-#   offline  what the example needs where no registry is reached
 #   --plan only says what it would do
 #
 # Packages come from the distribution. No service is started or enabled by an
@@ -18,8 +17,8 @@ goals=()
 for word in "$@"; do
     case $word in
     --plan) plan_only=1 ;;
-    up | test | fresh | vm | offline) goals+=("$word") ;;
-    *) die "unknown goal $word (up, test, fresh, vm, offline, --plan)" ;;
+    up | test | fresh | vm) goals+=("$word") ;;
+    *) die "unknown goal $word (up, test, fresh, vm, --plan)" ;;
     esac
 done
 [ ${#goals[@]} -gt 0 ] || goals=(up)
@@ -114,7 +113,6 @@ look() {
     fi
     if has_goal fresh; then need "${FRESH[@]}"; fi
     if has_goal vm; then need "${VM[@]}"; fi
-    if has_goal offline; then need busybox:busybox-static; fi
 
     if ! engine_answers; then
         start_docker=1
