@@ -39,5 +39,5 @@ sim: ## play whole clusters with faults by seed: SEEDS=10000, or SEED=17 with it
 faults: ## random faults on three real hosts by seed: SEED=7 FAULTS=200
 	@scripts/faults.sh
 
-lab: ## three hosts on this machine to play with
+lab: ## three hosts on this machine to play with: LAB_ENGINE=20,28-containerd LAB_ETCD=3.5
 	@scripts/lab.sh

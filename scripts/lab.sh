@@ -4,7 +4,7 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
-scripts/setup.sh up test
+scripts/setup.sh up test matrix
 run_tests_as_root
 cargo build --locked -p dokkaa -p dokkaa-tests --bins
 cargo run --locked -p dokkaa-tests --bin lab -- "$@"

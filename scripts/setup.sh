@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing, and says so first: setup.sh up|test|fresh|vm …
+# Installs what is missing, and says so first: setup.sh up|test|matrix|fresh|vm …
 #
 #   up       what `make up` needs: Docker Engine, etcd, protobuf compiler, Rust
-#   test     besides, what the tests use
+#   test     besides, what the tests use, with the newest Docker and etcd of Debian
+#   matrix   besides, with Docker between that and the machine's own
 #   fresh    besides, what `make test-fresh` uses
 #   vm       besides, what `make test-vm` uses, and its virtual machine
 #   --plan only says what it would do
@@ -17,8 +18,8 @@ goals=()
 for word in "$@"; do
     case $word in
     --plan) plan_only=1 ;;
-    up | test | fresh | vm) goals+=("$word") ;;
-    *) die "unknown goal $word (up, test, fresh, vm, --plan)" ;;
+    up | test | matrix | fresh | vm) goals+=("$word") ;;
+    *) die "unknown goal $word (up, test, matrix, fresh, vm, --plan)" ;;
     esac
 done
 [ ${#goals[@]} -gt 0 ] || goals=(up)
@@ -37,6 +38,11 @@ VM=(qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mkfs.ext4:e2fspro
     busybox:busybox-static)
 # What has no program to look for.
 BUILD_PACKAGES=(libc6-dev libprotobuf-dev ca-certificates)
+# The signatures of ROOTS.
+TEST_PACKAGES=(debian-archive-keyring)
+# Debian's suites whose Docker and etcd are unpacked into target/roots, by goal:
+# as what `make test` runs on besides the machine's own, and `make matrix` too.
+declare -A ROOTS=([test]=sid [matrix]=trixie)
 # Only unpacked, into target/tools: installed, it would change how a machine
 # boots.
 UNPACKED=" cloud-init "
@@ -81,6 +87,7 @@ rust_is_new_enough() {
 
 packages=() # to install
 unpacked=() # to unpack into target/tools
+roots=()    # suites to unpack into target/roots
 notes=()    # what else will be done
 rust_from=
 start_docker=
@@ -99,7 +106,7 @@ need() { # program:package …
 }
 
 look() {
-    packages=() unpacked=() notes=() rust_from='' start_docker=''
+    packages=() unpacked=() roots=() notes=() rust_from='' start_docker=''
     need "${BUILD[@]}" "${UP[@]}"
     local package
     for package in "${BUILD_PACKAGES[@]}"; do
@@ -107,10 +114,19 @@ look() {
     done
     if has_goal test; then
         need "${TEST[@]}"
+        for package in "${TEST_PACKAGES[@]}"; do
+            installed "$package" || packages+=("$package")
+        done
         [ ${#unpacked[@]} -eq 0 ] || for package in "${UNPACKED_NEED[@]}"; do
             installed "$package" || packages+=("$package")
         done
     fi
+    local goal
+    for goal in "${!ROOTS[@]}"; do
+        if has_goal "$goal" && [ ! -d "$ROOT/target/roots/${ROOTS[$goal]}" ]; then
+            roots+=("${ROOTS[$goal]}")
+        fi
+    done
     if has_goal fresh; then need "${FRESH[@]}"; fi
     if has_goal vm; then need "${VM[@]}"; fi
 
@@ -209,6 +225,16 @@ unpack() {
     rm -rf "$work"
 }
 
+# Each suite of `roots` at the same time.
+unpack_roots() {
+    local suite job jobs=()
+    for suite in "$@"; do
+        "$ROOT/scripts/engine-root.sh" "$suite" &
+        jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do wait "$job" || exit 1; done
+}
+
 engine_answers_within() { # seconds
     local _
     for _ in $(seq $(($1 * 5))); do
@@ -244,6 +270,7 @@ if [ ${#packages[@]} -gt 0 ] || [ ${#unpacked[@]} -gt 0 ] || [ -n "$rust_from" ]
     [ ${#packages[@]} -eq 0 ] || say "Installing with apt-get: ${packages[*]}"
     [ ${#unpacked[@]} -eq 0 ] || say "Unpacking into target/tools: ${unpacked[*]}"
 fi
+[ ${#roots[@]} -eq 0 ] || say "Unpacking Docker and etcd of Debian ${roots[*]} into target/roots"
 for note in ${notes[@]+"${notes[@]}"}; do say "Going to $note"; done
 if [ -n "$plan_only" ]; then
     rm -f "$log"
@@ -251,6 +278,7 @@ if [ -n "$plan_only" ]; then
 fi
 [ ${#packages[@]} -eq 0 ] || apt_install "${packages[@]}"
 [ ${#unpacked[@]} -eq 0 ] || unpack "${unpacked[@]}"
+[ ${#roots[@]} -eq 0 ] || unpack_roots "${roots[@]}"
 if [ "$rust_from" = rustup ]; then
     sh -c "$rustup_command" >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "rustup failed"; }
 fi

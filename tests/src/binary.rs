@@ -30,7 +30,8 @@ pub fn target_folder() -> PathBuf {
         .ok()
         .and_then(|own| {
             own.ancestors()
-                .find(|folder| folder.join("CACHEDIR.TAG").is_file())
+                // Not CACHEDIR.TAG: cargo writes that only where it makes the folder.
+                .find(|folder| folder.join(".rustc_info.json").is_file())
                 .map(Path::to_owned)
         })
         .unwrap_or_else(std::env::temp_dir)

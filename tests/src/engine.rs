@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::http::{self, Answer, Target};
 use crate::node::Node;
 use crate::process::Process;
+use crate::release::EngineRelease;
 
 const START_CAP: Duration = Duration::from_secs(60);
 
@@ -23,8 +24,23 @@ const START_CAP: Duration = Duration::from_secs(60);
 pub struct Engine {
     process: Mutex<Process>,
     node: Arc<Node>,
+    release: EngineRelease,
     arguments: Vec<String>,
+    min_api: Option<String>,
     socket: PathBuf,
+}
+
+/// How to run it.
+#[derive(Debug, Clone)]
+pub struct EngineOptions<'a> {
+    /// Which one: its programs are those of the node.
+    pub release: EngineRelease,
+    /// What its control groups are below.
+    pub cgroup: &'a str,
+    /// The network whose registries need no TLS.
+    pub insecure_registry: &'a str,
+    /// The oldest API version that it speaks, if not its own choice.
+    pub min_api: Option<String>,
 }
 
 /// A container as the engine lists it.
@@ -85,8 +101,11 @@ impl Container {
 }
 
 impl Engine {
-    /// Starts dockerd in a node, its control groups below `cgroup`.
-    pub fn start(node: &Arc<Node>, cgroup: &str, insecure_registry: &str) -> anyhow::Result<Self> {
+    /// Starts dockerd in a node.
+    pub fn start(node: &Arc<Node>, options: EngineOptions<'_>) -> anyhow::Result<Self> {
+        if let Some(settings) = options.release.settings() {
+            node.sh(&format!("echo '{settings}' >/etc/docker/daemon.json"))?;
+        }
         let socket = node.folder().join("docker.sock");
         let unix = format!("unix://{}", socket.display());
         let arguments = [
@@ -97,14 +116,17 @@ impl Engine {
             ["--host", "unix:///run/docker.sock"],
             ["--host", &unix],
             ["--exec-opt", "native.cgroupdriver=cgroupfs"],
-            ["--cgroup-parent", cgroup],
-            ["--insecure-registry", insecure_registry],
+            ["--cgroup-parent", options.cgroup],
+            ["--insecure-registry", options.insecure_registry],
         ];
         let arguments: Vec<String> = arguments.concat().into_iter().map(str::to_owned).collect();
+        let process = launch(node, &arguments, options.min_api.as_deref(), &[])?;
         Ok(Self {
-            process: Mutex::new(launch(node, &arguments, &[])?),
+            process: Mutex::new(process),
             node: Arc::clone(node),
+            release: options.release,
             arguments,
+            min_api: options.min_api,
             socket,
         })
     }
@@ -114,8 +136,13 @@ impl Engine {
     pub fn start_again(&self, more: &[&str]) -> anyhow::Result<()> {
         // What another process has under the old one's number is not dockerd.
         self.node.sh("rm -f /run/docker.pid")?;
-        *self.process() = launch(&self.node, &self.arguments, more)?;
+        *self.process() = launch(&self.node, &self.arguments, self.min_api.as_deref(), more)?;
         self.wait_ready()
+    }
+
+    /// Which one it is.
+    pub fn release(&self) -> EngineRelease {
+        self.release
     }
 
     /// Waits until it answers.
@@ -291,8 +318,16 @@ impl Engine {
     }
 }
 
-fn launch(node: &Node, arguments: &[String], more: &[&str]) -> anyhow::Result<Process> {
+fn launch(
+    node: &Node,
+    arguments: &[String],
+    min_api: Option<&str>,
+    more: &[&str],
+) -> anyhow::Result<Process> {
     let mut command = node.command("dockerd");
     command.args(arguments).args(more);
+    if let Some(oldest) = min_api {
+        command.env("DOCKER_MIN_API_VERSION", oldest);
+    }
     node.start("dockerd", command)
 }

@@ -17,6 +17,7 @@ use crate::http::{self, Answer, Target};
 use crate::needs;
 use crate::node::Node;
 use crate::process::{Process, Ran, Started};
+use crate::release::EtcdRelease;
 use crate::tls::{Authority, Issued};
 
 const START_CAP: Duration = Duration::from_secs(30);
@@ -28,6 +29,8 @@ const PEER_PORT: u16 = 12_380;
 /// How to run it.
 #[derive(Debug, Clone, Default)]
 pub struct EtcdOptions {
+    /// Which one; none for what `LAB_ETCD` says, else the machine's.
+    pub release: Option<EtcdRelease>,
     /// Serve the keys API of version 2 too.
     pub v2: bool,
     /// Serve TLS only, and ask clients for certificates.
@@ -58,6 +61,8 @@ struct Member {
     /// The files of the authority, the certificate and the key.
     tls: Option<[String; 3]>,
     node: Option<Arc<Node>>,
+    /// The folder of its programs, outside a node and not the machine's.
+    programs: Option<PathBuf>,
 }
 
 /// What a client of an etcd with TLS needs.
@@ -73,12 +78,17 @@ impl Etcd {
     /// Starts an etcd on the machine's loopback.
     pub fn start(options: &EtcdOptions) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("dokkaa-etcd-").tempdir()?;
-        let mut etcd = Self::launch(options, Member::alone(options, None, "127.0.0.1"), folder)?;
+        let root = EtcdRelease::wanted(options.release)?.root()?;
+        let member = Member {
+            programs: root.map(|root| root.join("usr/bin")),
+            ..Member::alone(options, None, "127.0.0.1")
+        };
+        let mut etcd = Self::launch(options, member, folder)?;
         etcd.wait_ready()?;
         Ok(etcd)
     }
 
-    /// Starts an etcd inside a node, at one of its addresses.
+    /// Starts an etcd inside a node, at one of its addresses: the node's own.
     pub fn start_in(options: &EtcdOptions, node: &Arc<Node>, ip: &str) -> anyhow::Result<Self> {
         let folder = Self::folder_in(node)?;
         let member = Member::alone(options, Some(Arc::clone(node)), ip);
@@ -293,7 +303,7 @@ impl Etcd {
     pub fn etcdctl(&self, words: &[&str]) -> anyhow::Result<String> {
         let mut command = match &self.member.node {
             Some(node) => node.command("etcdctl"),
-            None => Command::new("etcdctl"),
+            None => Command::new(self.member.program("etcdctl")),
         };
         command
             .env("ETCDCTL_API", "3")
@@ -377,7 +387,16 @@ impl Member {
             v2: options.v2,
             tls: None,
             node,
+            programs: None,
         }
+    }
+
+    /// What starts a program of it.
+    fn program(&self, name: &str) -> String {
+        self.programs.as_ref().map_or_else(
+            || name.to_owned(),
+            |folder| folder.join(name).display().to_string(),
+        )
     }
 
     /// Starts it with its data in `folder`, for clients on `port`.
@@ -386,8 +405,9 @@ impl Member {
         let client_url = format!("{scheme}://{}:{port}", self.ip);
         let listen = format!("{client_url},unix://gateway:1");
         let data = folder.join("data").display().to_string();
+        let program = self.program("etcd");
         let mut words = vec![
-            "etcd",
+            program.as_str(),
             "--name",
             &self.name,
             "--data-dir",
@@ -444,11 +464,16 @@ fn pairs(answer: &Value) -> anyhow::Result<Vec<(String, String)>> {
 }
 
 /// The address in "serving insecure client requests on ADDRESS, …" or
-/// "serving client requests on ADDRESS"; the gateway's socket is none.
+/// "serving client requests on ADDRESS", and in 3.5's JSON the address beside
+/// "serving client traffic"; the gateway's socket is none.
 fn served_address(log: &str) -> Option<SocketAddr> {
-    log.split("client requests on ")
-        .skip(1)
-        .find_map(|rest| rest.split([',', '\n', ' ', '"']).next()?.parse().ok())
+    log.lines().find_map(|line| {
+        let (_, rest) = line.split_once("client requests on ").or_else(|| {
+            let (_, rest) = line.split_once("serving client traffic ")?;
+            rest.split_once(r#""address":""#)
+        })?;
+        rest.split([',', ' ', '"']).next()?.parse().ok()
+    })
 }
 
 #[cfg(test)]
@@ -462,6 +487,10 @@ mod tests {
         let address = served_address(log).expect("address");
         assert_eq!(address.port(), 33109);
         assert_eq!(served_address("ready to serve client requests\n"), None);
+        let log = r#"{"msg":"serving peer traffic","address":"127.0.0.1:37287"}
+            {"msg":"serving client traffic insecurely; this is","address":"gateway:1"}
+            {"msg":"serving client traffic insecurely; this is","address":"127.0.0.1:45071"}"#;
+        assert_eq!(served_address(log).expect("address").port(), 45071);
     }
 
     #[test]
@@ -486,7 +515,7 @@ mod tests {
     fn with_tls_only_a_client_with_a_certificate_gets_in() {
         let etcd = Etcd::start(&EtcdOptions {
             tls: true,
-            v2: false,
+            ..EtcdOptions::default()
         })
         .expect("etcd");
         etcd.etcdctl(&["put", "/k", "v"]).expect("put");

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use crate::agent::AgentOptions;
 use crate::binary;
-use crate::engine::{Container, Engine};
+use crate::engine::{Container, Engine, EngineOptions};
 use crate::etcd::{Etcd, EtcdOptions};
 use crate::host::{Host, Parts};
 use crate::images;
@@ -22,6 +22,7 @@ use crate::needs;
 use crate::node::Node;
 use crate::process::report;
 use crate::registry::Registry;
+use crate::release::{EngineRelease, EtcdRelease, LAB_MIN_API, engines};
 use crate::resolver::Resolver;
 use crate::wait::try_wait_for;
 
@@ -50,6 +51,12 @@ exit 1
 pub struct LabOptions {
     /// How many hosts: `h1`, `h2`, …
     pub hosts: usize,
+    /// The hosts' engines in turn; none for what `LAB_ENGINE` says, else the
+    /// machine's.
+    pub engines: Vec<EngineRelease>,
+    /// The oldest API version that engines speak, if not their own choice; none
+    /// for what `LAB_MIN_API` says.
+    pub min_api: Option<String>,
     /// Load the test images into every engine.
     pub images: bool,
     /// Start an agent on every host, with these options; none for a lab
@@ -66,6 +73,8 @@ impl Default for LabOptions {
     fn default() -> Self {
         Self {
             hosts: 3,
+            engines: Vec::new(),
+            min_api: None,
             images: true,
             agents: Some(AgentOptions::default()),
             etcd: EtcdOptions::default(),
@@ -91,6 +100,8 @@ impl Lab {
         needs::check(&[needs::HOSTS, needs::ETCD])?;
         let binary = options.agents.is_some().then(binary::dokkaa).transpose()?;
         let archive = options.images.then(images::archive).transpose()?;
+        let engines = engines(&options.engines, options.hosts)?;
+        let etcd_root = EtcdRelease::wanted(options.etcd.release)?.root()?;
         let folder = Folder::new()?;
         // A copy: cargo may build anew while the lab runs.
         let binary = binary
@@ -104,13 +115,17 @@ impl Lab {
             "switch",
             &folder.path().join("switch"),
             &format!("{SWITCH}/24"),
+            etcd_root.as_deref(),
         )?);
         switch.sh(&format!(
             "ip link add br0 type bridge && ip addr add {SWITCH}/24 dev br0 && ip link set br0 up"
         ))?;
         let mut wired = Vec::new();
-        for number in 1..=options.hosts {
-            wired.push(wire(&folder, &switch, number)?);
+        let min_api = options.min_api.clone();
+        let min_api = min_api.or_else(|| std::env::var(LAB_MIN_API).ok());
+        let min_api = min_api.filter(|oldest| !oldest.is_empty());
+        for (number, release) in (1..).zip(engines) {
+            wired.push(wire(&folder, &switch, number, release, min_api.clone())?);
         }
         let etcd = start_etcd(options, &switch)?;
         let urls: Vec<String> = etcd.iter().map(Etcd::url).collect();
@@ -266,12 +281,16 @@ fn wire(
     folder: &Folder,
     switch: &Node,
     number: usize,
+    release: EngineRelease,
+    min_api: Option<String>,
 ) -> anyhow::Result<(Arc<Node>, Engine, Ipv4Addr, String)> {
     let name = format!("h{number}");
     let last = u8::try_from(10 + number).context("too many hosts")?;
     let address = Ipv4Addr::new(10, 99, 0, last);
     let cidr = format!("{address}/24");
-    let node = Arc::new(Node::new(&name, &folder.path().join(&name), &cidr)?);
+    let root = release.root()?;
+    let path = folder.path().join(&name);
+    let node = Arc::new(Node::new(&name, &path, &cidr, root.as_deref())?);
     let cable = format!("cable{number}");
     // Both ends are born inside: the machine itself never sees them.
     let mut link = Command::new("ip");
@@ -287,7 +306,13 @@ fn wire(
     ))?;
     write_enter(&node)?;
     let cgroup = format!("/{}/{name}", folder.name);
-    let engine = Engine::start(&node, &cgroup, NETWORK)?;
+    let options = EngineOptions {
+        release,
+        cgroup: &cgroup,
+        insecure_registry: NETWORK,
+        min_api,
+    };
+    let engine = Engine::start(&node, options)?;
     Ok((node, engine, address, cable))
 }
 

@@ -25,6 +25,7 @@ pub mod needs;
 pub mod node;
 pub mod process;
 pub mod registry;
+pub mod release;
 pub mod resolver;
 pub mod tls;
 pub mod wait;

@@ -99,6 +99,20 @@ pub fn check(programs: &[&[Program]]) -> anyhow::Result<()> {
     bail!("{}", explain(&missing));
 }
 
+/// Where the set-up has unpacked Docker and etcd of a newer Debian, or an error
+/// with the command that does it.
+pub fn root(suite: &str) -> anyhow::Result<PathBuf> {
+    let root = binary::target_folder().join("roots").join(suite);
+    if root.is_dir() {
+        return Ok(root);
+    }
+    bail!(
+        "Docker and etcd of Debian {suite} are not in {}; unpack them with: \
+         scripts/setup.sh up test matrix",
+        root.display()
+    );
+}
+
 /// This process may make namespaces, or an error that says what to do.
 pub fn check_root() -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {

@@ -32,8 +32,14 @@ pub struct Node {
 
 impl Node {
     /// Makes a node with a folder of its own on the machine's disk. `address`
-    /// (with its prefix length) is what its `/etc/hosts` calls itself.
-    pub fn new(name: &str, folder: &Path, address: &str) -> anyhow::Result<Self> {
+    /// (with its prefix length) is what its `/etc/hosts` calls itself; `root`
+    /// has programs that come before the machine's.
+    pub fn new(
+        name: &str,
+        folder: &Path,
+        address: &str,
+        root: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let mut keeper = Command::new("unshare")
             .args(["--net", "--uts", "--mount", "--pid", "--ipc"])
@@ -42,6 +48,7 @@ impl Node {
             .arg(name)
             .arg(folder)
             .arg(address)
+            .arg(root.unwrap_or(Path::new("")))
             .env_clear()
             .envs(environment())
             .stdin(Stdio::piped())

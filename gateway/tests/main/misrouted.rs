@@ -54,8 +54,9 @@ fn attack(neighbour: &Node, at: SocketAddr) -> std::io::Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loopback_listener_answers_this_machine_only() {
     let folder = tempfile::tempdir().expect("a folder");
-    let node =
-        |name: &str| Node::new(name, &folder.path().join(name), "10.77.0.1/24").expect("a node");
+    let node = |name: &str| {
+        Node::new(name, &folder.path().join(name), "10.77.0.1/24", None).expect("a node")
+    };
     let (host, neighbour) = (node("host"), node("neighbour"));
     let (one, two) = (host.pid().to_string(), neighbour.pid().to_string());
     let cable = Command::new("ip")

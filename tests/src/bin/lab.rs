@@ -1,15 +1,29 @@
-//! `make lab`: hosts with agents to play with, until ctrl-C.
+//! `make lab`: hosts with agents to play with, until ctrl-C, or until a command
+//! on the first one has ended.
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use dokkaa_tests::agent::AgentOptions;
-use dokkaa_tests::{Lab, LabOptions};
+use dokkaa_tests::{Lab, LabOptions, release};
 
-const USAGE: &str = "usage: lab [--hosts N] [--without-agents] [-- AGENT ARGUMENTS]";
+const USAGE: &str = "\
+usage: lab [OPTIONS] [-- AGENT ARGUMENTS]
+       lab [OPTIONS] --run COMMAND
 
-fn main() -> anyhow::Result<()> {
-    let options = options(std::env::args().skip(1))?;
+  --hosts N            how many hosts (3)
+  --engine LIST        their engines in turn: 20, 26, 28, 28-containerd (20)
+  --etcd VERSION       3.4 or 3.5 (3.4)
+  --min-api VERSION    the oldest API version that the engines speak
+  --without-agents     engines and etcd only
+  --run COMMAND        run a command on h1, then end with its exit code";
+
+fn main() -> anyhow::Result<ExitCode> {
+    let (options, command) = arguments(std::env::args().skip(1))?;
+    if let Some(command) = command {
+        return run(&options, &command);
+    }
     let mut out = std::io::stdout();
     writeln!(out, "starting etcd and {} hosts …", options.hosts)?;
     let lab = Lab::start(&options)?;
@@ -22,12 +36,33 @@ fn main() -> anyhow::Result<()> {
         .block_on(tokio::signal::ctrl_c())
         .context("waiting for ctrl-C")?;
     writeln!(out, "\nremoving everything …")?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<LabOptions> {
+/// Runs a command on the first host, in the folder that this program is in, with
+/// its input and output.
+fn run(options: &LabOptions, command: &[String]) -> anyhow::Result<ExitCode> {
+    let lab = Lab::start(options)?;
+    let status = lab
+        .host(1)
+        .node()
+        .command("sh")
+        .args(["-c", "cd \"$1\" && shift && exec \"$@\"", "lab"])
+        .arg(std::env::current_dir()?)
+        .args(command)
+        .status()?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.unwrap_or(1).into())
+}
+
+/// What the lab is to have, and the command to run there.
+fn arguments(
+    mut arguments: impl Iterator<Item = String>,
+) -> anyhow::Result<(LabOptions, Option<Vec<String>>)> {
     let mut hosts = 3;
     let mut agents = Some(AgentOptions::default());
+    let mut lab = LabOptions::default();
+    let mut command = None;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--hosts" => {
@@ -37,7 +72,15 @@ fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<LabOpt
                     .filter(|number| (1..=99).contains(number))
                     .context("--hosts takes a number from 1 to 99")?;
             }
+            "--engine" => lab.engines = release::list(&arguments.next().context(USAGE)?)?,
+            "--etcd" => lab.etcd.release = Some(arguments.next().context(USAGE)?.parse()?),
+            "--min-api" => lab.min_api = Some(arguments.next().context(USAGE)?),
             "--without-agents" => agents = None,
+            "--run" => {
+                let words: Vec<String> = arguments.by_ref().collect();
+                command = Some(words).filter(|words| !words.is_empty());
+                command.as_ref().context(USAGE)?;
+            }
             "--" => {
                 if let Some(agents) = &mut agents {
                     agents.arguments = arguments.by_ref().collect();
@@ -46,11 +89,12 @@ fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<LabOpt
             _ => bail!("{USAGE}"),
         }
     }
-    Ok(LabOptions {
+    let lab = LabOptions {
         hosts,
         agents,
-        ..LabOptions::default()
-    })
+        ..lab
+    };
+    Ok((lab, command))
 }
 
 fn guide(lab: &Lab, agents: bool) -> String {
@@ -63,9 +107,10 @@ fn guide(lab: &Lab, agents: bool) -> String {
     line(format!("\netcd   {}", lab.etcd().url()));
     for host in lab.hosts() {
         line(format!(
-            "{:<6} {:<12} log {folder}/{}/agent.log",
+            "{:<6} {:<12} engine {:<13} log {folder}/{}/agent.log",
             host.name(),
             host.address(),
+            host.engine().release().to_string(),
             host.name()
         ));
     }

@@ -20,7 +20,7 @@ const HOST_PORT: u16 = 25_080;
 fn stranger(lab: &Lab, last: u8) -> Node {
     let cidr = format!("10.99.0.{last}/24");
     let name = format!("stranger{last}");
-    let node = Node::new(&name, &lab.folder().join(&name), &cidr).expect("a node");
+    let node = Node::new(&name, &lab.folder().join(&name), &cidr, None).expect("a node");
     let cable = format!("cable{last}");
     let mut link = Command::new("ip");
     link.args(["link", "add", &cable])
