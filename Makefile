@@ -1,7 +1,7 @@
 # The commands of this repository; each one's work is in scripts/.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down test check bench lab dist sim faults test-fresh
+.PHONY: help up down test check bench lab dist sim faults test-fresh test-vm
 
 # release, or dev for a build that is quicker and larger.
 PROFILE ?= release
@@ -26,6 +26,9 @@ test: ## every test, on real etcd and real Docker (installs what is missing)
 
 test-fresh: ## make up and make down in a fresh Debian 12, and nothing left behind
 	@scripts/test-fresh.sh
+
+test-vm: ## the package in a virtual Debian 13: systemd, cgroup v2, a reboot, cloud-init
+	@scripts/test-vm.sh
 
 dist: ## a static program, a tarball and a .deb in target/packages
 	@scripts/dist.sh

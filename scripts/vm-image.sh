@@ -24,6 +24,9 @@ scripts/debian-root.sh trixie "$root" "${PACKAGES[@]}"
 echo debian >"$root/etc/hostname"
 printf '127.0.0.1 localhost debian\n' >"$root/etc/hosts"
 printf '/dev/vda / ext4 defaults 0 1\n' >"$root/etc/fstab"
+# On a busy machine an emulated one starts slowly.
+mkdir -p "$root/etc/systemd/system.conf.d"
+printf '[Manager]\nDefaultTimeoutStartSec=10min\n' >"$root/etc/systemd/system.conf.d/slow.conf"
 printf '[Match]\nName=e*\n\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 # Everything is installed: no mirror is asked from inside.
@@ -32,6 +35,7 @@ printf 'ssh_deletekeys: false\n' >"$root/etc/cloud/cloud.cfg.d/90-keys.cfg"
 # An emulated processor has better things to do.
 chroot "$root" sh -ec '
     systemctl enable systemd-networkd systemd-resolved
+    systemctl disable etcd
     systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
         e2scrub_all.timer e2scrub_reap.service fstrim.timer \
         getty@tty1.service serial-getty@ttyS0.service
