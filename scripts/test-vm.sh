@@ -118,7 +118,15 @@ OUT=$work/packages scripts/dist.sh
 package=$(echo "$work"/packages/dokkaa_*.deb)
 
 ssh-keygen -q -t ed25519 -N '' -f "$work/key"
-scripts/test-images.sh "$work"
+# An image of busybox, for what the example does not have.
+mkdir -p "$work/image/bin" "$work/image/www"
+cp "$(command -v busybox)" "$work/image/bin/busybox"
+is_static "$work/image/bin/busybox" || die "busybox is not static: apt-get install busybox-static"
+for applet in cat httpd nslookup sh sleep tail test touch; do
+    ln -s busybox "$work/image/bin/$applet"
+done
+echo '<title>lab</title>' >"$work/image/www/index.html"
+tar -C "$work/image" -cf "$work/busybox.tar" .
 
 # === dokkaa up ===
 
@@ -143,7 +151,7 @@ page='curl -fsS "http://$(docker port hello---web 80/tcp)" | grep -q "<title>"'
 crawled='dokkaa logs --since 10s hello/crawler | grep -q "<title>"'
 
 note "a health check, a volume and a memory limit"
-vm 'docker import - dokkaa.example/busybox:test' <"$work/hello.tar"
+vm 'docker import - dokkaa.example/busybox:test' <"$work/busybox.tar"
 vm 'dokkaa apply lab/data -' <<'END'
 {"image": "dokkaa.example/busybox:test", "pull": "never", "stop_signal": "SIGKILL",
  "command": ["/bin/sh", "-c", "cat /sys/fs/cgroup/memory.max; sleep 1000000"],
@@ -241,7 +249,7 @@ within 600 'systemctl is-active dokkaa'
 note "the agent runs"
 within 180 'dokkaa hosts | grep -E "^second +up"'
 vm 'dokkaa hosts -o wide; dokkaa status; systemctl is-active etcd'
-vm 'docker import - dokkaa.example/busybox:test' <"$work/hello.tar"
+vm 'docker import - dokkaa.example/busybox:test' <"$work/busybox.tar"
 vm 'dokkaa apply lab/web - --wait' <<'END'
 {"image": "dokkaa.example/busybox:test", "pull": "never", "services": {"web": 80},
  "command": ["/bin/httpd", "-f", "-p", "80", "-h", "/www"]}
