@@ -19,6 +19,10 @@ use crate::records::{
 };
 use crate::revision::{ModRev, VersionId};
 
+mod index;
+
+use index::{Index, Named};
+
 /// A value with the revisions that guards compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rev<T> {
@@ -112,21 +116,13 @@ impl Touched {
         let is_shared = |id: &ContainerId| {
             self.versions.contains(id) || shared(before, id) != shared(after, id)
         };
-        // While an update goes from slot to slot, each waits for those below it.
-        let updates = |id: &ContainerId| {
-            let Some(container) = after.containers.get(id) else {
-                return false;
-            };
-            let newest = container.versions.keys().next_back();
-            let mut claims = container.slots.values().filter_map(|s| s.claim.as_ref());
-            claims.any(|claim| claim.host == *host && Some(&claim.version) < newest)
-        };
         self.cluster
             || !self.hosts.is_empty()
             || self
                 .containers
                 .iter()
-                .any(|id| is_shared(id) || updates(id))
+                // While an update goes from slot to slot, each waits for those below it.
+                .any(|id| is_shared(id) || after.runs_an_older(host, id))
             || !self.slots.iter().all(leaves_alone)
     }
 
@@ -365,6 +361,7 @@ pub struct Snapshot {
     pub containers: RedBlackTreeMapSync<ContainerId, Arc<ContainerView>>,
     /// All hosts that have a record, a membership or a setting.
     pub hosts: RedBlackTreeMapSync<HostName, Arc<HostView>>,
+    index: Index,
 }
 
 impl Snapshot {
@@ -459,7 +456,10 @@ impl Snapshot {
         };
         let Some(key) = Key::parse(&key) else { return };
         match key {
-            Key::Manifest(id) => self.container(id, touched, |c| c.manifest = put.map(desired)),
+            Key::Manifest(id) => {
+                self.container(id.clone(), touched, |c| c.manifest = put.map(desired));
+                self.index_container(&id);
+            }
             Key::Claim(slot) => self.slot_of(slot, touched, |s| s.claim = put.and_then(json)),
             Key::State(slot) => self.slot_of(slot, touched, |s| s.state = put.and_then(json)),
             Key::Next(slot) => self.slot_of(slot, touched, |s| s.next = put.and_then(json)),
@@ -510,20 +510,27 @@ impl Snapshot {
         touched: &mut Touched,
         change: impl FnOnce(&mut ContainerView),
     ) {
-        if !self.containers.contains_key(&id) {
+        let comes = !self.containers.contains_key(&id);
+        if comes {
             self.containers.insert_mut(id.clone(), Arc::default());
         }
+        let mut goes = false;
         if let Some(view) = self.containers.get_mut(&id) {
             let view = Arc::make_mut(view);
             change(view);
-            if view.is_empty() {
-                self.containers.remove_mut(&id);
-            }
+            goes = view.is_empty();
+        }
+        if goes {
+            self.containers.remove_mut(&id);
+        }
+        if comes != goes {
+            self.index_container(&id);
         }
         touched.containers.insert(id);
     }
 
     fn slot_of(&mut self, slot: SlotId, touched: &mut Touched, change: impl FnOnce(&mut SlotView)) {
+        let before = Named::by(self.slot(&slot));
         self.container(slot.container.clone(), touched, |container| {
             let known = container.slots.get(&slot.slot);
             let mut view = known.cloned().unwrap_or_default();
@@ -534,6 +541,7 @@ impl Snapshot {
                 container.slots.insert_mut(slot.slot, view);
             }
         });
+        self.index_slot(&slot, &before);
         touched.slots.insert(slot);
     }
 
@@ -546,6 +554,7 @@ impl Snapshot {
         } else {
             self.hosts.insert_mut(name.clone(), Arc::new(view));
         }
+        self.index_host(&name);
         touched.hosts.insert(name);
     }
 }

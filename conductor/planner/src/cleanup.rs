@@ -1,6 +1,8 @@
 //! Clean-up: superfluous versions, remains, claims of lost hosts for slots that nobody wants, this host's unfit marks.
 
-use manifests::ContainerId;
+use std::collections::BTreeSet;
+
+use manifests::{ContainerId, SlotId};
 use model::snapshot::mod_rev;
 
 use crate::inputs::Inputs;
@@ -11,88 +13,104 @@ use crate::turn::Turn;
 use model::Scope;
 use model::Write;
 use model::rules::Rule;
-use model::snapshot::{ContainerView, Owner, Successor};
+use model::snapshot::{ContainerView, Owner, SlotView, Successor};
 
 /// Superfluous versions, remains, and what lost hosts have left.
 pub(crate) fn leftovers(inputs: &Inputs<'_>) -> Report {
     let mut report = Report::default();
-    let turn = Turn::in_clean_up(inputs.snapshot, &inputs.host.name);
-    for (id, container) in &inputs.snapshot.containers {
-        left_by_lost_hosts(inputs, turn, id, container, &mut report);
-        superfluous(inputs, turn, id, container, &mut report);
+    let snapshot = inputs.snapshot;
+    let left: BTreeSet<&SlotId> = snapshot.left_by_lost().collect();
+    let mut bare = snapshot.bare().peekable();
+    if !left.is_empty() || bare.peek().is_some() {
+        let turn = Turn::in_clean_up(snapshot, &inputs.host.name);
+        for (slot, container, view) in snapshot.known(left.into_iter()) {
+            left_by_lost_host(inputs, turn, slot, container, view, &mut report);
+        }
+        for id in bare {
+            remains(inputs, turn, id, &mut report);
+        }
     }
+    superfluous(inputs, &mut report);
     report
 }
 
-/// Versions that nobody needs, and what is left of a container that is gone.
-fn superfluous(
-    inputs: &Inputs<'_>,
-    turn: Option<Turn>,
-    id: &ContainerId,
-    container: &ContainerView,
-    report: &mut Report,
-) {
+/// What is left of a container that is gone.
+fn remains(inputs: &Inputs<'_>, turn: Option<Turn>, id: &ContainerId, report: &mut Report) {
+    let Some(container) = inputs.snapshot.containers.get(id) else {
+        return;
+    };
+    let mut claims = container.slots.values().filter_map(|s| s.claim.as_ref());
+    if claims.next().is_some() {
+        return;
+    }
+    let mut slots = container.slots.values();
+    let remains = !container.versions.is_empty()
+        || container.rollout.is_some()
+        || slots.any(|slot| slot.state.is_some() || slot.next.is_some());
     let scope = Scope::Container(id.clone());
-    let first_owner = container
-        .slots
-        .values()
-        .find_map(|s| s.claim.as_ref().map(|c| &c.host));
-    if container.manifest.is_none() && first_owner.is_none() {
-        let remains = !container.versions.is_empty()
-            || container.rollout.is_some()
-            || container
-                .slots
-                .values()
-                .any(|s| s.state.is_some() || s.next.is_some());
-        if remains && inputs.is_my_turn(&mut report.notes, &scope, turn) {
-            report.writes.push(Write::sweep(id.clone()));
+    if remains && inputs.is_my_turn(&mut report.notes, &scope, turn) {
+        report.writes.push(Write::sweep(id.clone()));
+    }
+}
+
+/// Versions that nobody needs, of the containers whose first slot is here.
+fn superfluous(inputs: &Inputs<'_>, report: &mut Report) {
+    let me = &inputs.host.name;
+    let mut looked_at = None;
+    for slot in inputs.snapshot.claimed_by(me) {
+        let id = &slot.container;
+        if looked_at.replace(id) == Some(id) {
+            continue;
         }
-    } else if first_owner == Some(&inputs.host.name) {
-        let versions = rollout::superfluous(container);
-        if !versions.is_empty() {
-            report.writes.push(Write::prune(id, &versions));
+        let Some(container) = inputs.snapshot.containers.get(id) else {
+            continue;
+        };
+        let mut claims = container.slots.values().filter_map(|s| s.claim.as_ref());
+        if claims.next().is_some_and(|first| first.host == *me) {
+            let versions = rollout::superfluous(container);
+            if !versions.is_empty() {
+                report.writes.push(Write::prune(id, &versions));
+            }
         }
     }
 }
 
-/// Claims of hosts that are not live for slots that nobody wants, and handovers that nobody can finish.
-fn left_by_lost_hosts(
+/// The claim of a host that is not live for a slot that nobody wants, and a handover that nobody can finish.
+fn left_by_lost_host(
     inputs: &Inputs<'_>,
     turn: Option<Turn>,
-    id: &ContainerId,
+    slot: &SlotId,
     container: &ContainerView,
+    view: &SlotView,
     report: &mut Report,
 ) {
-    for (number, view) in &container.slots {
-        let (lost, unwanted) = match inputs.snapshot.owner(view) {
-            Owner::Live(_) => continue,
-            Owner::Nobody => (None, false),
-            Owner::Lost(claim) => (Some(claim), !container.is_wanted(*number)),
-        };
-        let void = match inputs.snapshot.successor(view) {
-            Successor::Void(next) if inputs.rules.has(Rule::OrphanedNext) => Some(next),
-            _ => None,
-        };
-        if !unwanted && void.is_none() {
-            continue;
-        }
-        let slot = id.slot(*number);
-        let scope = Scope::Slot(slot.clone());
-        if !inputs.is_my_turn(&mut report.notes, &scope, turn) {
-            continue;
-        }
-        match (lost.filter(|_| unwanted), void) {
-            (Some(claim), _) => report.writes.push(Write::delete_unwanted(
-                slot,
-                claim.modified,
-                mod_rev(container.manifest.as_ref()),
-                claim.host.clone(),
-            )),
-            (None, Some(next)) => report
-                .writes
-                .push(Write::delete_void_next(slot, next.void())),
-            (None, None) => {}
-        }
+    let unwanted = match inputs.snapshot.owner(view) {
+        Owner::Live(_) => return,
+        Owner::Lost(claim) if !container.is_wanted(slot.slot) => Some(claim),
+        Owner::Nobody | Owner::Lost(_) => None,
+    };
+    let void = match inputs.snapshot.successor(view) {
+        Successor::Void(next) if inputs.rules.has(Rule::OrphanedNext) => Some(next),
+        _ => None,
+    };
+    if unwanted.is_none() && void.is_none() {
+        return;
+    }
+    let scope = Scope::Slot(slot.clone());
+    if !inputs.is_my_turn(&mut report.notes, &scope, turn) {
+        return;
+    }
+    match (unwanted, void) {
+        (Some(claim), _) => report.writes.push(Write::delete_unwanted(
+            slot.clone(),
+            claim.modified,
+            mod_rev(container.manifest.as_ref()),
+            claim.host.clone(),
+        )),
+        (None, Some(next)) => report
+            .writes
+            .push(Write::delete_void_next(slot.clone(), next.void())),
+        (None, None) => {}
     }
 }
 

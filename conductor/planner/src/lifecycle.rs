@@ -177,11 +177,11 @@ fn wanted(
     let outdated = target.outdates(ctx.container, ctx.claim.version);
     // A replacement for an instance that needs none any more is one too many.
     let is_replaced =
-        current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
+        || current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
     let made = ctx
         .memory
         .and_then(|m| m.replacement.as_ref())
-        .filter(|(_, rev)| is_replaced && *rev == target.rev());
+        .filter(|(_, rev)| *rev == target.rev() && is_replaced());
     let others: Vec<&ObservedContainer> = ctx
         .containers
         .iter()

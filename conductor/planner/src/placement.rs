@@ -12,7 +12,7 @@ mod ranking;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::{ContainerId, HostName, SlotId};
-use model::snapshot::{ContainerView, Owner, Snapshot, Successor};
+use model::snapshot::{ContainerView, Snapshot, Successor};
 
 pub use candidates::Candidates;
 pub(crate) use load::unmet;
@@ -30,8 +30,13 @@ pub fn unclaimed(snapshot: &Snapshot) -> Vec<Candidates> {
 /// As `unclaimed`, for who asks each slot for little.
 pub(crate) fn each_unclaimed(snapshot: &Snapshot, mut visit: impl FnMut(&Ranking<'_>)) {
     let mut load: Option<Load<'_>> = None;
-    for (id, container) in &snapshot.containers {
-        let Some(scale) = container.scale() else {
+    let lost = snapshot.left_by_lost().map(|slot| &slot.container);
+    let containers: BTreeSet<&ContainerId> = snapshot.vacant().chain(lost).collect();
+    for id in containers {
+        let Some((container, scale)) = snapshot.containers.get(id).and_then(|container| {
+            let scale = container.scale()?;
+            Some((container, scale))
+        }) else {
             continue;
         };
         let mut group: Option<Group<'_>> = None;
@@ -65,19 +70,16 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
     }
     let mut busy = BTreeSet::new();
     let mut slots: BTreeMap<&HostName, Vec<(&ContainerId, &ContainerView, u32)>> = BTreeMap::new();
-    for (id, container) in &snapshot.containers {
-        for (number, slot) in &container.slots {
-            let Owner::Live(claim) = snapshot.owner(slot) else {
-                continue;
-            };
-            if !giving.contains(&claim.host) || !container.is_wanted(*number) {
+    for host in giving {
+        for (slot, container, view) in snapshot.known(snapshot.claimed_by(host)) {
+            if !container.is_wanted(slot.slot) {
                 continue;
             }
-            if matches!(snapshot.successor(slot), Successor::Live(_)) {
-                busy.insert(&claim.host);
+            if matches!(snapshot.successor(view), Successor::Live(_)) {
+                busy.insert(host);
             } else {
-                let of_host = slots.entry(&claim.host).or_default();
-                of_host.push((id, container, *number));
+                let of_host = slots.entry(host).or_default();
+                of_host.push((&slot.container, container, slot.slot));
             }
         }
     }
@@ -88,7 +90,7 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
         for (id, container, number) in slots {
             let group = groups
                 .entry(id)
-                .or_insert_with(|| Group::of(&load, id, container));
+                .or_insert_with(|| Group::of(&mut load, id, container));
             let placed = Ranking::of(&load, group, number);
             let Some(host) = placed.first() else { continue };
             let placed = placed.candidates();
@@ -104,8 +106,8 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
 /// Candidates for one slot, as if nobody had it: for `why`.
 pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Candidates> {
     let container = snapshot.containers.get(&slot.container)?;
-    let load = Load::of(snapshot);
-    let group = Group::of(&load, &slot.container, container);
+    let mut load = Load::of(snapshot);
+    let group = Group::of(&mut load, &slot.container, container);
     Some(Ranking::of(&load, &group, slot.slot).candidates())
 }
 

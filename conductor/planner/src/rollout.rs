@@ -26,6 +26,9 @@ use model::snapshot::{ContainerView, Desired, Owner, ParsedVersion, Rev, Snapsho
 use crate::memory::InstanceMemory;
 use crate::waiting::{Failure, Waiting};
 
+/// The newest versions, that stay whether anything needs them or not.
+const KEPT: usize = 5;
+
 /// The version that a slot should run.
 #[derive(Debug, Clone)]
 pub enum Target<'a> {
@@ -228,7 +231,11 @@ pub(crate) fn give_up(
 
 /// Versions that can be deleted: all but the last five, the newest good one and those that run.
 pub fn superfluous(container: &ContainerView) -> Vec<(VersionId, ModRev)> {
-    let mut keep: BTreeSet<VersionId> = container.versions.keys().rev().take(5).copied().collect();
+    if container.versions.size() <= KEPT {
+        return Vec::new();
+    }
+    let newest = container.versions.keys().rev().take(KEPT);
+    let mut keep: BTreeSet<VersionId> = newest.copied().collect();
     keep.extend(
         container
             .versions

@@ -70,35 +70,32 @@ impl<'a> Slots<'a> {
         let is_behind = |slot: &SlotId| inputs.is_behind(&Scope::Slot(slot.clone()));
         let me = &inputs.host.name;
         let mut slots = Self::default();
-        for (id, container) in &inputs.snapshot.containers {
-            for (number, view) in &container.slots {
-                let claim = view.claim.as_ref().filter(|claim| claim.host == *me);
-                let next = view.next.as_ref().filter(|next| next.host == *me);
-                if claim.is_none() && next.is_none() {
-                    continue;
-                }
-                let slot = id.slot(*number);
-                let containers = engine.remove(&slot).unwrap_or_default();
-                slots.here.insert(slot.clone());
-                if let Some(claim) = claim {
-                    slots.own.push(OwnSlot {
-                        slot,
-                        container,
-                        view,
-                        claim,
-                        containers,
-                    });
-                } else if let Some(next) = next
-                    && !is_behind(&slot)
-                {
-                    slots.incoming.push(IncomingSlot {
-                        slot,
-                        container,
-                        view,
-                        next,
-                        containers,
-                    });
-                }
+        let snapshot = inputs.snapshot;
+        for (slot, container, view) in snapshot.known(snapshot.claimed_by(me)) {
+            let Some(claim) = &view.claim else { continue };
+            slots.here.insert(slot.clone());
+            slots.own.push(OwnSlot {
+                slot: slot.clone(),
+                container,
+                view,
+                claim,
+                containers: engine.remove(slot).unwrap_or_default(),
+            });
+        }
+        for (slot, container, view) in snapshot.known(snapshot.coming_to(me)) {
+            let Some(next) = view.next.as_ref().filter(|_| !slots.is_here(slot)) else {
+                continue;
+            };
+            let containers = engine.remove(slot).unwrap_or_default();
+            slots.here.insert(slot.clone());
+            if !is_behind(slot) {
+                slots.incoming.push(IncomingSlot {
+                    slot: slot.clone(),
+                    container,
+                    view,
+                    next,
+                    containers,
+                });
             }
         }
         for (slot, containers) in engine {

@@ -190,16 +190,13 @@ impl<'a> Ctx<'a> {
         let me = &inputs.host.name;
         inputs.snapshot.availability(me) == Availability::Leave
             && self.has_data_here()
-            && inputs.snapshot.containers.iter().all(|(_, container)| {
-                container.slots.values().all(|slot| {
-                    let ours = slot.claim.as_ref().is_some_and(|claim| claim.host == *me);
-                    !ours
-                        || slot
-                            .data
-                            .as_ref()
-                            .is_some_and(|data| data.host_id == inputs.host.id)
+            && inputs
+                .snapshot
+                .known(inputs.snapshot.claimed_by(me))
+                .all(|(_, _, slot)| {
+                    let data = slot.data.as_ref();
+                    data.is_some_and(|data| data.host_id == inputs.host.id)
                 })
-            })
     }
 
     /// This host's turn among those with a slot of this container.

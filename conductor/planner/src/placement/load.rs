@@ -36,6 +36,9 @@ pub(super) struct Load<'a> {
     pub(super) version: u32,
     /// By name.
     pub(super) hosts: Vec<HostLoad<'a>>,
+    snapshot: &'a Snapshot,
+    /// What slots take of their hosts is in it, beside their number.
+    is_weighed: bool,
 }
 
 /// A host and its load.
@@ -59,28 +62,46 @@ impl<'a> Load<'a> {
                 view,
                 record,
                 labels: view.labels(),
-                containers: record.foreign,
+                containers: record.foreign + snapshot.held_by(name) as u32,
                 cpu_millis: 0,
                 memory: 0,
                 ports: BTreeMap::new(),
             })
         };
-        let mut load = Self {
+        Self {
             version: version(snapshot),
             hosts: snapshot.hosts.iter().filter_map(live).collect(),
-        };
-        for (id, container) in &snapshot.containers {
-            for (number, slot) in &container.slots {
-                for claim in [&slot.claim, &slot.next].into_iter().flatten() {
-                    // What a lost host has is nobody's load.
-                    if let Some(host) = load.position(&claim.host) {
-                        let manifest = container.manifest_of(claim.version);
-                        load.add(host, &id.slot(*number), manifest.map(AsRef::as_ref));
-                    }
-                }
+            snapshot,
+            is_weighed: false,
+        }
+    }
+
+    /// Takes in what slots take of their hosts. Only containers that ask for some of it need that; what was added
+    /// before has none.
+    fn weigh(&mut self) {
+        if std::mem::replace(&mut self.is_weighed, true) {
+            return;
+        }
+        let snapshot = self.snapshot;
+        for host in &mut self.hosts {
+            for (slot, container, view) in snapshot.known(snapshot.claimed_by(host.name)) {
+                let claim = view.claim.as_ref();
+                host.takes(
+                    slot,
+                    claim
+                        .and_then(|claim| container.manifest_of(claim.version))
+                        .map(AsRef::as_ref),
+                );
+            }
+            for (slot, container, view) in snapshot.known(snapshot.coming_to(host.name)) {
+                let next = view.next.as_ref();
+                host.takes(
+                    slot,
+                    next.and_then(|next| container.manifest_of(next.version))
+                        .map(AsRef::as_ref),
+                );
             }
         }
-        load
     }
 
     pub(super) fn position(&self, host: &HostName) -> Option<usize> {
@@ -90,12 +111,18 @@ impl<'a> Load<'a> {
     pub(super) fn add(&mut self, host: usize, slot: &SlotId, manifest: Option<&Manifest>) {
         let host = &mut self.hosts[host];
         host.containers += 1;
+        host.takes(slot, manifest);
+    }
+}
+
+impl HostLoad<'_> {
+    fn takes(&mut self, slot: &SlotId, manifest: Option<&Manifest>) {
         let Some(manifest) = manifest else { return };
-        host.cpu_millis += u64::from(manifest.cpu_millis.unwrap_or_default());
-        host.memory += manifest.memory.unwrap_or_default();
+        self.cpu_millis += u64::from(manifest.cpu_millis.unwrap_or_default());
+        self.memory += manifest.memory.unwrap_or_default();
         for service in manifest.services.values() {
             if let Some(port) = service.host_port {
-                host.ports.insert((port, service.protocol), slot.clone());
+                self.ports.insert((port, service.protocol), slot.clone());
             }
         }
     }
@@ -117,7 +144,11 @@ pub(super) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn of(load: &Load<'_>, id: &'a ContainerId, container: &'a ContainerView) -> Self {
+    pub(super) fn of(
+        load: &mut Load<'_>,
+        id: &'a ContainerId,
+        container: &'a ContainerView,
+    ) -> Self {
         let wanted = wanted(container);
         let mut same = vec![0; load.hosts.len()];
         for slot in container.slots.values() {
@@ -133,16 +164,17 @@ impl<'a> Group<'a> {
             .flat_map(|manifest| manifest.services.values())
             .filter_map(|service| Some((service.host_port?, service.protocol)))
             .collect();
-        let counts = |wanted: &Manifest| {
-            wanted.placement.max_per_host.is_some()
-                || wanted.cpu_millis.is_some()
-                || wanted.memory.is_some()
-        };
+        let weighs = !ports.is_empty()
+            || wanted.is_some_and(|wanted| wanted.cpu_millis.is_some() || wanted.memory.is_some());
+        if weighs {
+            load.weigh();
+        }
+        let counts = |wanted: &Manifest| wanted.placement.max_per_host.is_some();
         Self {
             id,
             container,
             wanted,
-            is_choosy: wanted.is_some_and(counts) || !ports.is_empty(),
+            is_choosy: weighs || wanted.is_some_and(counts),
             ports,
             refused: load.hosts.iter().map(refused).collect(),
             same,

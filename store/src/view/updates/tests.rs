@@ -7,11 +7,10 @@ use crate::view::Trust;
 fn update(revision: i64, host: &str, resync: bool) -> ViewUpdate {
     let mut touched = Touched::default();
     touched.hosts.insert(host.parse().expect("a name"));
+    let mut snapshot = Snapshot::default();
+    snapshot.apply([], revision);
     ViewUpdate {
-        snapshot: Snapshot {
-            revision,
-            ..Snapshot::default()
-        },
+        snapshot,
         touched,
         resync,
         complete: true,
