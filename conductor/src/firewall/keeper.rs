@@ -163,7 +163,11 @@ impl Table {
         if let Some(text) = change(&shown, wanted, &self.as_shown) {
             self.tables.load(&text).await?;
             shown = self.tables.shown().await?;
-            self.as_shown = shown.chain.clone().unwrap_or_default();
+            let read_back = shown.chain.clone().unwrap_or_default();
+            // Fewer are what somebody has left of them since, and to be set again.
+            if read_back.len() == self.as_shown.len() {
+                self.as_shown = read_back;
+            }
             if self.is_set {
                 warn!(
                     family = %self.family,
