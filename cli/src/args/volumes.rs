@@ -17,7 +17,8 @@ use super::values::{Selection, selection, slot};
 A slot with a local volume runs only on the host that has the volume, as long as
 that host is a member of the cluster. Data on missing and removed hosts is
 listed, too. A slot whose volume is lost waits until a volume of that name is
-restored in Docker or the slot is released.")]
+restored in Docker or the slot is released. So does one whose container is hidden
+by another storage driver of Docker, until it is adopted: it may still run.")]
 pub(crate) struct VolumesArgs {
     /// What to do instead of listing
     #[command(subcommand)]
@@ -45,7 +46,8 @@ const ADOPT_EXAMPLES: &str = "Examples:
   dokkaa volumes adopt shop/db/0              a waiting slot starts with them
   dokkaa volumes adopt shop/db/0 --host h2    they were copied to h2 by hand
 
-Volumes of another cluster or made by hand are not used until they are adopted.
+Volumes of another cluster or made by hand are not used until they are adopted,
+nor those of a container that another storage driver of Docker hides.
 Their names in Docker are those of the slot: shop---db---0---NAME. With --host,
 a slot that is on no host is pinned to that one.";
 

@@ -87,6 +87,8 @@ pub struct Prepare {
     pub temporary_name: bool,
     /// Those of its local volumes that must exist on this machine already.
     pub existing: Vec<String>,
+    /// Docker's storage driver when a container with those was made here last, if that is known.
+    pub driver: Option<String>,
 }
 
 impl Action {

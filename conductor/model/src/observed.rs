@@ -236,6 +236,8 @@ pub struct ObservedContainer {
     pub image: String,
     /// Id of its image.
     pub image_id: String,
+    /// Docker's storage driver that holds it; empty if that is not known.
+    pub driver: String,
     /// When it was made, in Unix milliseconds by this host's clock.
     pub created_at: i64,
 }

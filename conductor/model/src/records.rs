@@ -99,6 +99,10 @@ pub struct Data {
     /// Those of them that were made there or adopted: one that is missing is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub existing: Vec<String>,
+    /// Docker's storage driver when a container with them was made there last: with another one it is hidden, and may run.
+    /// None if that is not known, or its end was confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
 }
 
 /// `/dokkaa/cluster`.

@@ -12,7 +12,7 @@ use manifests::{Manifest, SlotId};
 use uuid::Uuid;
 
 use crate::host::Host;
-use crate::observed::LABEL_CLUSTER;
+use crate::observed::{LABEL_CLUSTER, ObservedContainer};
 use crate::records::Data;
 use crate::snapshot::{SlotView, mod_rev};
 
@@ -49,20 +49,34 @@ pub fn unnamed<'a>(declared: &'a [String], manifest: &Manifest) -> Vec<&'a str> 
 /// Pin of a slot that this host takes, and the revision of the present one; none if it need not be written.
 pub fn pin(host: &Host, view: Option<&SlotView>, manifest: &Manifest) -> Option<(Data, ModRev)> {
     let had = existing(host, view);
-    note(host, view, manifest, |volume| had.contains(volume))
+    let driver = driver(host, view);
+    note(host, view, manifest, |volume| had.contains(volume), driver)
 }
 
-/// Pin of a slot of which a container was created here, so that its volumes exist.
-pub fn made(host: &Host, view: &SlotView, manifest: &Manifest) -> Option<(Data, ModRev)> {
-    note(host, Some(view), manifest, |_| true)
+/// Pin of a slot of which this container was created here, so that its volumes exist.
+pub fn made(
+    host: &Host,
+    view: &SlotView,
+    manifest: &Manifest,
+    container: &ObservedContainer,
+) -> Option<(Data, ModRev)> {
+    let driver = Some(container.driver.as_str()).filter(|driver| !driver.is_empty());
+    note(host, Some(view), manifest, |_| true, driver)
 }
 
 /// The volumes that the slot has on this machine.
 pub fn existing<'a>(host: &Host, view: Option<&'a SlotView>) -> &'a [String] {
-    match view.and_then(|view| view.data.as_ref()) {
-        Some(data) if data.host_id == host.id => &data.existing,
-        _ => &[],
-    }
+    here(host, view).map_or(&[], |data| &data.existing)
+}
+
+/// Docker's storage driver when a container with them was made on this machine last.
+pub fn driver<'a>(host: &Host, view: Option<&'a SlotView>) -> Option<&'a str> {
+    here(host, view)?.driver.as_deref()
+}
+
+fn here<'a>(host: &Host, view: Option<&'a SlotView>) -> Option<&'a Data> {
+    let data = view?.data.as_ref()?;
+    (data.host_id == host.id).then_some(&data.value)
 }
 
 fn note(
@@ -70,6 +84,7 @@ fn note(
     view: Option<&SlotView>,
     manifest: &Manifest,
     exists: impl Fn(&String) -> bool,
+    driver: Option<&str>,
 ) -> Option<(Data, ModRev)> {
     let volumes = local(manifest);
     if volumes.is_empty() {
@@ -80,11 +95,23 @@ fn note(
         host_id: host.id,
         existing: volumes.iter().filter(|v| exists(v)).cloned().collect(),
         volumes,
+        driver: driver.map(ToOwned::to_owned),
     };
     match view.and_then(|v| v.data.as_ref()) {
         Some(noted) if noted.value == data => None,
         noted => Some((data, mod_rev(noted))),
     }
+}
+
+/// Why a slot's volumes may still be in use, for people: its container was made with the storage driver `made_with`, and
+/// Docker shows only what it keeps with the present one.
+pub fn hidden(slot: &SlotId, made_with: Option<&str>, driver: &str) -> Option<String> {
+    let made_with = made_with.filter(|made_with| *made_with != driver)?;
+    Some(format!(
+        "Docker's storage driver has changed from {made_with} to {driver} and hides its container, which may still run \
+         on its volumes (live-restore): see that it does not (`ctr -n moby tasks ls`), then `dokkaa volumes adopt {slot}` \
+         starts it anew; or go back to {made_with}"
+    ))
 }
 
 /// Why a slot may not use its volume as the engine has it (none: it has no such volume), for people. `exists` is what
@@ -182,6 +209,16 @@ mod tests {
         let manifest = manifests::parse::strict(text).expect("a manifest").manifest;
         let declared = ["/var/lib/db/", "/log", "/var/lib/db/wal"].map(str::to_owned);
         assert_eq!(unnamed(&declared, &manifest), ["/var/lib/db/wal"]);
+    }
+
+    #[test]
+    fn what_another_storage_driver_hides_may_still_run() {
+        let slot = "shop/db".parse::<manifests::ContainerId>().expect("an id");
+        let hidden = |made_with| hidden(&slot.slot(0), made_with, "overlayfs");
+        assert_eq!((hidden(None), hidden(Some("overlayfs"))), (None, None));
+        let why = hidden(Some("overlay2")).expect("a reason");
+        assert!(why.contains("from overlay2 to overlayfs"), "{why}");
+        assert!(why.contains("`dokkaa volumes adopt shop/db/0`"), "{why}");
     }
 
     #[test]

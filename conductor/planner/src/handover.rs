@@ -165,6 +165,7 @@ impl IncomingSlot<'_> {
                 hash: version.hash.clone().unwrap_or_default(),
                 temporary_name: !self.containers.is_empty(),
                 existing: volumes::existing(inputs.host, Some(self.view)).to_vec(),
+                driver: volumes::driver(inputs.host, Some(self.view)).map(ToOwned::to_owned),
             }));
         };
         if let Some(memory) = inputs.memory.instances.get(&container.owner.instance) {

@@ -132,7 +132,7 @@ impl Actions {
             return Ok(());
         }
         let here = self.engine.volumes().await?;
-        let refused: Vec<String> = names
+        let mut refused: Vec<String> = names
             .iter()
             .filter_map(|name| {
                 let exists = wanted.existing.contains(name);
@@ -140,6 +140,14 @@ impl Actions {
                 volumes::refusal(&wanted.slot, name, exists, found, self.cluster)
             })
             .collect();
+        if wanted.driver.is_some() {
+            let driver = self.engine.info().await?.docker.store.driver;
+            refused.extend(volumes::hidden(
+                &wanted.slot,
+                wanted.driver.as_deref(),
+                &driver,
+            ));
+        }
         if refused.is_empty() {
             return Ok(());
         }

@@ -176,6 +176,7 @@ impl MemAgent {
             host: host.parse().expect("a host's name"),
             host_id: uuid_of(host),
             existing: volumes.iter().map(|name| (*name).to_owned()).collect(),
+            driver: None,
             volumes: volumes.iter().map(|name| (*name).to_owned()).collect(),
         };
         self.write(Op::put_json(Key::Data(slot.clone()), &data))

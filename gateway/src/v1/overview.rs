@@ -4,7 +4,7 @@ use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::HostName;
-use model::records::HostState;
+use model::records::{HostRecord, HostState};
 use model::snapshot::{HostView, Snapshot};
 
 use super::agent::ClusterView;
@@ -69,6 +69,7 @@ fn host_problems(snapshot: &Snapshot, view: &HostView) -> Vec<String> {
         problems.push("its Docker Engine does not answer".to_owned());
     }
     problems.extend(record.problems.iter().cloned());
+    problems.extend(hidden_slots(snapshot, record));
     for (id, unfit) in &view.unfit {
         let container = snapshot.containers.get(id);
         let manifest = container.and_then(|container| container.manifest.as_ref());
@@ -77,6 +78,34 @@ fn host_problems(snapshot: &Snapshot, view: &HostView) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Slots that wait because Docker hides what may still run on their volumes.
+fn hidden_slots(snapshot: &Snapshot, record: &HostRecord) -> Option<String> {
+    let driver = &record.docker.as_ref()?.store.driver;
+    let mut former = "";
+    let mut waiting = Vec::new();
+    for (id, container) in &snapshot.containers {
+        for (number, slot) in container
+            .slots
+            .iter()
+            .filter(|(n, _)| container.is_wanted(**n))
+        {
+            let data = slot.data.as_ref().filter(|d| d.host_id == record.id);
+            let made_with = data.and_then(|data| data.driver.as_deref());
+            if let Some(made_with) = made_with.filter(|made_with| made_with != driver) {
+                former = made_with;
+                waiting.push(id.slot(*number).to_string());
+            }
+        }
+    }
+    (!waiting.is_empty()).then(|| {
+        format!(
+            "Docker's storage driver has changed from {former} to {driver}: containers made before are hidden, and may still \
+             run; with local volumes, until `dokkaa volumes adopt`, wait {}",
+            waiting.join(", ")
+        )
+    })
 }
 
 /// Labels of a host: its agent's, overridden by the operator's.

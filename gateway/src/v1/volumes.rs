@@ -251,11 +251,14 @@ fn adopted(
             host_id,
             volumes: found.clone(),
             existing: found,
+            driver: None,
         };
     };
     let exists = |name: &&String| data.existing.contains(name) || found.contains(name);
     Data {
         existing: data.volumes.iter().filter(exists).cloned().collect(),
+        // Whatever was made there before has ended, says who adopts them.
+        driver: None,
         ..data.clone()
     }
 }

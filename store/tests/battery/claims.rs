@@ -265,6 +265,7 @@ async fn a_claim_notes_where_the_data_is(b: Backend) {
         host_id: Uuid::new_v4(),
         volumes: vec!["db".into()],
         existing: Vec::new(),
+        driver: None,
     };
     let with = |data_rev: i64| {
         let claim = Write::claim(slot(0), mine.clone(), ModRev(at), None);

@@ -35,6 +35,7 @@ fn container(instance: &str, started_at: Option<i64>) -> ObservedContainer {
         check: None,
         image: String::new(),
         image_id: String::new(),
+        driver: String::new(),
         created_at: 1,
     }
 }

@@ -53,6 +53,7 @@ fn shows(state: ContainerState) -> Observed {
         check: None,
         image: String::new(),
         image_id: "sha256:1".to_owned(),
+        driver: String::new(),
         created_at: 1,
     };
     Observed::new([container], 0)

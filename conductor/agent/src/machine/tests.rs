@@ -305,6 +305,7 @@ fn container(instance: &str, manifest_hash: String) -> ObservedContainer {
         check: None,
         image: String::new(),
         image_id: String::new(),
+        driver: String::new(),
         created_at: 1,
     }
 }

@@ -213,6 +213,7 @@ pub(super) fn observed(shown: models::ContainerInspectResponse) -> Option<Observ
         check: check(&config),
         image: config.image.unwrap_or_default(),
         image_id: shown.image.unwrap_or_default(),
+        driver: shown.driver.unwrap_or_default(),
         created_at: shown.created.as_deref().map_or(0, millis),
     })
 }

@@ -85,6 +85,7 @@ struct Cell {
     labels: BTreeMap<String, String>,
     name: String,
     image_id: String,
+    driver: String,
     created_at: i64,
     state: ContainerState,
     ip: Option<IpAddr>,
@@ -380,6 +381,7 @@ fn observed(id: &str, cell: &Cell) -> Option<ObservedContainer> {
         check: cell.check.clone(),
         image: cell.spec.image.clone(),
         image_id: cell.image_id.clone(),
+        driver: cell.driver.clone(),
         created_at: cell.created_at,
     })
 }

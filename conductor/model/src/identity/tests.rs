@@ -24,6 +24,7 @@ fn container(id: &str, name: &str, created_at: i64) -> ObservedContainer {
         check: None,
         image: String::new(),
         image_id: String::new(),
+        driver: String::new(),
         created_at,
     }
 }

@@ -155,12 +155,12 @@ impl<'a> Ctx<'a> {
         current: Option<&ObservedContainer>,
         decision: Decision,
     ) -> Decision {
-        let there = current.is_some_and(|c| c.state != ContainerState::Removing);
+        let there = current.filter(|c| c.state != ContainerState::Removing);
         let manifest = self.container.manifest_of(self.claim.version);
-        let Some(manifest) = manifest.filter(|_| there) else {
+        let Some((manifest, there)) = manifest.zip(there) else {
             return decision;
         };
-        match volumes::made(self.inputs.host, self.view, manifest) {
+        match volumes::made(self.inputs.host, self.view, manifest, there) {
             None => decision,
             Some(data) => decision.write(Write::data(self.slot.clone(), data, self.claim.modified)),
         }

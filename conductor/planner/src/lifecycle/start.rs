@@ -149,6 +149,7 @@ pub(super) fn prepare(
             hash: version.hash.clone().unwrap_or_default(),
             temporary_name,
             existing: volumes::existing(ctx.inputs.host, Some(ctx.view)).to_vec(),
+            driver: volumes::driver(ctx.inputs.host, Some(ctx.view)).map(ToOwned::to_owned),
         }))
 }
 

@@ -3,7 +3,7 @@
 use model::observed::{
     ContainerState, Observed, ObservedContainer, Ownership, PublishedPorts, Running,
 };
-use model::records::{Cluster, HostRecord, HostState, Progress};
+use model::records::{Cluster, Docker, HostRecord, HostState, Progress};
 use store::kv::{KeyRange, Range};
 use uuid::Uuid;
 
@@ -64,6 +64,7 @@ fn running(slot: &SlotId, on: &str) -> ObservedContainer {
         check: None,
         image: String::new(),
         image_id: String::new(),
+        driver: String::new(),
         created_at: 0,
     }
 }
@@ -426,6 +427,41 @@ async fn volumes_are_adopted_where_they_are() {
             named(&["log", "data"])
         )
     );
+}
+
+#[tokio::test]
+async fn a_host_says_which_slots_another_storage_driver_keeps_waiting() {
+    let kv = MemKv::new();
+    let api = api(&[], &kv, 0);
+    api.agent.put_host("h1", None);
+    let uses = |driver: &str| {
+        change_record(&api.agent, "h1", |record| {
+            let mut docker = Docker::default();
+            driver.clone_into(&mut docker.store.driver);
+            record.docker = Some(docker);
+        });
+    };
+    let slot = db().slot(0);
+    let revision = api.agent.put_manifest(&db(), DB);
+    api.agent.claim(&slot, "h1", revision);
+    api.agent.put_data(&slot, "h1", &["data"]);
+    let mut pin: Value = serde_json::from_str(&keys(&kv)["/claims/shop/db/data/0"]).unwrap();
+    pin["driver"] = json!("overlay2");
+    api.agent
+        .put(&Key::Data(slot.clone()), pin.to_string().as_bytes());
+    let problems = async || api.get("/hosts").await["hosts"][0]["problems"].clone();
+    uses("overlay2");
+    assert_eq!(problems().await, Value::Null);
+    uses("overlayfs");
+    let said = problems().await[0].to_string();
+    assert!(
+        said.contains("from overlay2 to overlayfs") && said.contains("shop/db/0"),
+        "{said}"
+    );
+    api.agent.add_volume(&slot.volume_name("data"));
+    let (status, body) = api.send("PUT", "/pins/shop/db/0", "").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(problems().await, Value::Null);
 }
 
 #[tokio::test]

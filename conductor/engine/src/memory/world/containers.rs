@@ -61,6 +61,7 @@ impl World {
             name: spec.name.clone(),
             labels,
             image_id: image.id,
+            driver: self.store.driver.clone(),
             created_at: now,
             state: ContainerState::Created {
                 error: String::new(),

@@ -79,6 +79,8 @@ pub(super) struct Agent {
     pub(super) trust: Trust,
     pub(super) ports: u16,
     pub(super) volumes: BTreeMap<String, volumes::Labels>,
+    /// Docker's storage driver.
+    pub(super) driver: String,
     /// It sees and does nothing.
     pub(super) cut: bool,
 }
@@ -237,6 +239,11 @@ impl World {
                 c.limits.memory = words[1].parse().ok();
             }),
             "disconnect" => self.at_docker(rest, |c, _| c.addr = None),
+            "driver" => {
+                let agent = self.agent(words[0]);
+                words[1].clone_into(&mut agent.driver);
+                agent.observed.containers.clear();
+            }
             "docker-loses" => {
                 let slot = slot(words[1]);
                 self.agent(words[0])
@@ -323,6 +330,7 @@ impl World {
                 trust: Trust::Full,
                 ports: 20_000,
                 volumes: BTreeMap::new(),
+                driver: String::new(),
                 cut: false,
             },
         );
@@ -464,15 +472,18 @@ impl World {
                 hash,
                 temporary_name,
                 existing,
+                driver,
                 ..
             }) => {
-                let here = &mut self.hosts.get_mut(name).unwrap().volumes;
+                let agent = self.hosts.get_mut(name).unwrap();
+                let hidden = volumes::hidden(&slot, driver.as_deref(), &agent.driver);
+                let here = &mut agent.volumes;
                 for volume in volumes::local(&manifest) {
                     let docker = slot.volume_name(&volume);
                     let must = existing.contains(&volume);
                     let found = here.get(&docker);
-                    if let Some(reason) = volumes::refusal(&slot, &volume, must, found, Uuid::nil())
-                    {
+                    let refusal = volumes::refusal(&slot, &volume, must, found, Uuid::nil());
+                    if let Some(reason) = refusal.or(hidden.clone()) {
                         let outcome = ActionResult::NotPrepared {
                             slot,
                             rev,
@@ -538,6 +549,7 @@ impl World {
                     check: None,
                     image: String::new(),
                     image_id: String::new(),
+                    driver: agent.driver.clone(),
                     created_at: now.0 as i64,
                 };
                 agent
