@@ -12,6 +12,7 @@ mod docker;
 mod error;
 mod events;
 mod handle;
+mod images;
 mod join;
 mod leaving;
 mod listeners;
@@ -231,8 +232,10 @@ impl Running {
             routes: listeners.routes,
             sources: listeners.sources,
         };
+        let images = planning::images(&parts);
         api::start(
             &parts,
+            &images,
             &dataplane,
             served,
             join.identity,
@@ -240,8 +243,15 @@ impl Running {
             &mut tasks,
         );
         let work = CancellationToken::new();
-        let conductor =
-            planning::start(&parts, dataplane, view, listening, work.clone(), &mut tasks)?;
+        let conductor = planning::start(
+            &parts,
+            images,
+            dataplane,
+            view,
+            listening,
+            work.clone(),
+            &mut tasks,
+        )?;
         Ok(Self {
             bound,
             host: parts.host,

@@ -112,6 +112,7 @@ impl Actions {
                             container,
                             rev,
                             image: decided.image,
+                            content: decided.content,
                             volumes: decided.volumes,
                         }
                     }
@@ -172,7 +173,7 @@ impl Actions {
         }
     }
 
-    /// Runs a job that may pull `reference`, and reports how far the pull is.
+    /// Runs a job that may bring `reference` here, and reports how far that is.
     async fn with_progress<T>(
         &self,
         reference: &str,
@@ -191,10 +192,9 @@ impl Actions {
                     return done;
                 }
                 () = tokio::time::sleep(PROGRESS_EVERY) => {
-                    if let Some(progress) = self.images.progress(reference) {
+                    if let Some(text) = self.images.progress(reference) {
                         reported = true;
-                        let text = Some(format!("pulling {reference}: {progress}"));
-                        let _ = inputs.send(Input::Progress(scope.clone(), text)).await;
+                        let _ = inputs.send(Input::Progress(scope.clone(), Some(text))).await;
                     }
                 }
             }

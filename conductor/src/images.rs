@@ -1,29 +1,38 @@
 //! Images: which one a version means, and how it comes to this host.
 //!
 //! What a name means is decided once for all hosts: a digest, or (where the
-//! image is in no registry) `local:` and an id. A pull of one image happens
-//! once at a time, few images at a time, with this host's credentials as they
-//! are at that moment. What was pulled is remembered, and removed (`collect`)
-//! when the disk is too full and nobody needs it.
+//! image is in no registry) `local:` and an id (`pins`). A `local` image that
+//! this host lacks comes from a host that has it (`copies`), any other from its
+//! registry. An image comes once at a time, few images at a time, with this
+//! host's credentials as they are at that moment. What came is remembered, and
+//! removed (`collect`) when the disk is too full and nobody needs it.
 
 pub mod collect;
+mod copies;
+mod flights;
+mod pins;
+mod progress;
 mod record;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use manifests::image::Reference;
 use manifests::manifest::Pull;
+use model::images::WantedImage;
 use model::records::LOCAL;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use crate::credentials;
+pub use copies::OtherHosts;
 use engine::{Engine, EngineError, HostFault, Image, PullProgress};
+use flights::Flights;
+use pins::Answers;
+use progress::{Doing, Progresses};
 use record::Record;
 
 /// Progress of a pull is logged at most so often.
@@ -56,6 +65,8 @@ pub struct PullSettings {
 pub struct Decided {
     /// For the version: a digest, or `local:<image id>`.
     pub image: String,
+    /// What a `local` image is made of.
+    pub content: Option<String>,
     /// Paths at which it declares volumes.
     pub volumes: Vec<String>,
     /// What is odd about it, for people.
@@ -73,8 +84,6 @@ pub struct Source {
     pub note: Option<String>,
 }
 
-type Running = Shared<BoxFuture<'static, Result<(), EngineError>>>;
-
 /// The images of this host's engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Images {
@@ -84,9 +93,16 @@ pub struct Images {
 struct Inner {
     engine: Arc<dyn Engine>,
     settings: PullSettings,
+    /// The other hosts, where there is a way to them.
+    others: OnceLock<Arc<dyn OtherHosts>>,
     slots: Semaphore,
-    running: Mutex<BTreeMap<String, Running>>,
-    progress: Mutex<BTreeMap<String, PullProgress>>,
+    pulls: Flights<Result<(), EngineError>>,
+    copies: Flights<Result<Option<Image>, EngineError>>,
+    /// Other hosts that may fetch an image here at a time.
+    serving: Arc<Semaphore>,
+    progress: Progresses,
+    /// What registries said of digests.
+    answers: Answers,
     /// Registries that want us to come back later, and when.
     paused: Mutex<BTreeMap<String, Instant>>,
     record: Record,
@@ -103,12 +119,22 @@ impl Images {
                 record: Record::open(settings.record.clone()),
                 engine,
                 settings,
-                running: Mutex::default(),
-                progress: Mutex::default(),
+                others: OnceLock::new(),
+                pulls: Flights::default(),
+                copies: Flights::default(),
+                serving: Arc::new(Semaphore::new(copies::SERVED)),
+                progress: Progresses::default(),
+                answers: Answers::default(),
                 paused: Mutex::default(),
                 no_room: Notify::new(),
             }),
         }
+    }
+
+    /// From now on images come from these, too.
+    pub fn meet(&self, others: Arc<dyn OtherHosts>) {
+        // There is one way to them.
+        let _ = self.shared.others.set(others);
     }
 
     /// Decides what `name` means from now on. Asks the registry as `pull` says, and leaves the image on this host.
@@ -116,42 +142,64 @@ impl Images {
         let parsed = engine::parse_reference(name)?;
         let here = self.shared.engine.image(name).await?;
         let mut note = None;
+        let mut pulled = false;
         let image = match (pull, here) {
             (Pull::Never | Pull::Missing, Some(image)) => image,
-            (Pull::Never, None) => {
-                return Err(EngineError::NotFound(format!(
-                    "no image `{name}` on this host, and `pull` is `never`"
-                )));
+            (Pull::Never, None) => self.of_other_host(name, true).await?.ok_or_else(|| {
+                EngineError::NotFound(format!(
+                    "no image `{name}` on this host or another one, and `pull` is `never`"
+                ))
+            })?,
+            (Pull::Missing, None) => {
+                let copied = self.of_other_host(name, false).await?;
+                pulled = copied.is_none();
+                match copied {
+                    Some(image) => image,
+                    None => self.pulled(name).await?,
+                }
             }
-            (Pull::Missing, None) => self.pulled(name).await?,
             (Pull::Always, here) => match (self.pulled(name).await, here) {
-                (Ok(image), _) => image,
+                (Ok(image), _) => {
+                    pulled = true;
+                    image
+                }
                 (Err(error), Some(image)) if is_away(&error) => {
                     note = Some(format!(
                         "the registry of `{name}` was not reached ({error}); the image that this host had is used"
                     ));
                     image
                 }
-                (Err(error), _) => return Err(error),
+                (Err(error), Some(_)) => return Err(error),
+                (Err(error), None) => match self.of_other_host(name, true).await? {
+                    Some(image) => {
+                        note = Some(format!(
+                            "`{name}` was not pulled ({error}); the image of another host is used"
+                        ));
+                        image
+                    }
+                    None => return Err(error),
+                },
             },
         };
         self.shared.record.use_now(&image.id);
         let digest = match pull {
             Pull::Never => None,
-            Pull::Missing | Pull::Always => digest(&image, &parsed),
+            Pull::Missing | Pull::Always => self.shared.pin(&image, &parsed, pulled).await,
         };
         Ok(Decided {
+            content: digest.is_none().then_some(image.content),
             image: digest.unwrap_or_else(|| format!("{LOCAL}{}", image.id)),
             volumes: image.volumes,
             note,
         })
     }
 
-    /// Sees to it that what was decided for `name` is on this host.
+    /// Sees to it that what was decided for `name` is on this host. `content`: what a `local` image is made of.
     pub async fn ensure(
         &self,
         name: &str,
         decided: &str,
+        content: Option<&str>,
         pull: Pull,
     ) -> Result<Source, EngineError> {
         let Some(id) = decided.strip_prefix(LOCAL) else {
@@ -169,69 +217,85 @@ impl Images {
                 note: None,
             });
         };
-        let here = match self.shared.engine.image(name).await? {
+        let wanted = WantedImage {
+            name: name.to_owned(),
+            id: Some(id.to_owned()),
+            content: content.map(str::to_owned),
+        };
+        if let Some(source) = self.source(&wanted).await? {
+            return Ok(source);
+        }
+        let named = self.shared.engine.image(name).await?;
+        // Whether an image of that name is another one can't be said without its content.
+        let is_known_to_differ = content.is_some() || named.is_none();
+        if is_known_to_differ
+            && self.copied(&wanted).await?.is_some()
+            && let Some(source) = self.source(&wanted).await?
+        {
+            return Ok(source);
+        }
+        let here = match named {
             Some(image) => image,
-            None if pull == Pull::Never => return Err(missing(name, "`pull` is `never`")),
+            None if pull == Pull::Never => {
+                return Err(missing(name, "no other host has it, and `pull` is `never`"));
+            }
             None => self.pulled(name).await.map_err(|error| match error {
                 EngineError::Unresponsive(_) | EngineError::RateLimited { .. } => error,
                 error => missing(name, &error.to_string()),
             })?,
         };
         self.shared.record.use_now(&here.id);
+        let note = (!wanted.is(&here.id, &here.content)).then(|| {
+            let differs = format!(
+                "`{name}` is {} here and was {id} where the version was made",
+                here.id
+            );
+            match content {
+                Some(_) => format!("{differs}, and no host has that one any more"),
+                None => format!(
+                    "{differs}, which can't be compared if the engines keep images in different stores"
+                ),
+            }
+        });
         Ok(Source {
             reference: name.to_owned(),
             labels: here.labels,
-            note: (here.id != id).then(|| {
-                format!(
-                    "`{name}` is {} here and was {id} where the version was made",
-                    here.id
-                )
-            }),
+            note,
         })
     }
 
-    /// How far the pull of this reference is, if there is one.
-    pub fn progress(&self, reference: &str) -> Option<PullProgress> {
-        let progress = self.shared.progress.lock();
-        let progress = progress.unwrap_or_else(PoisonError::into_inner);
-        progress.get(reference).cloned()
+    /// What a container is made from, if the image is here: its name, or its id where the name means another one.
+    async fn source(&self, wanted: &WantedImage) -> Result<Option<Source>, EngineError> {
+        let Some((image, by_name)) = self.shared.find(wanted).await? else {
+            return Ok(None);
+        };
+        self.shared.record.use_now(&image.id);
+        let name = &wanted.name;
+        let note = (!by_name).then(|| {
+            format!(
+                "`{name}` means another image on this host, or none; the one of the version is used by its id, {}",
+                image.id
+            )
+        });
+        Ok(Some(Source {
+            reference: if by_name { name.clone() } else { image.id },
+            labels: image.labels,
+            note,
+        }))
+    }
+
+    /// What is done to get this reference here, and how far that is, if anything is done.
+    pub fn progress(&self, reference: &str) -> Option<String> {
+        self.shared.progress.text(reference)
     }
 
     async fn pulled(&self, name: &str) -> Result<Image, EngineError> {
-        self.pull(name).await?;
+        let begin = || pull_once(self.shared.clone(), name.to_owned()).boxed();
+        self.shared.pulls.join(name, begin).await?;
         let here = self.shared.engine.image(name).await?;
         here.ok_or_else(|| {
             EngineError::Engine(format!("`{name}` was pulled and is not on this host"))
         })
-    }
-
-    /// One pull of this reference for all who wait for it. It goes on while any of them waits.
-    async fn pull(&self, reference: &str) -> Result<(), EngineError> {
-        let pull = {
-            let running = self.shared.running.lock();
-            let mut running = running.unwrap_or_else(PoisonError::into_inner);
-            // One whose waiters have all gone is not polled any more, and is begun anew.
-            running.retain(|_, pull| pull.strong_count().is_some_and(|count| count > 1));
-            let begin = || {
-                pull_once(self.shared.clone(), reference.to_owned())
-                    .boxed()
-                    .shared()
-            };
-            running
-                .entry(reference.to_owned())
-                .or_insert_with(begin)
-                .clone()
-        };
-        let result = pull.clone().await;
-        let running = self.shared.running.lock();
-        let mut running = running.unwrap_or_else(PoisonError::into_inner);
-        if running
-            .get(reference)
-            .is_some_and(|other| other.ptr_eq(&pull))
-        {
-            running.remove(reference);
-        }
-        result
     }
 }
 
@@ -265,17 +329,13 @@ async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<(), EngineEr
             *logged = Instant::now();
             tracing::info!(image = reference, %progress, "pulling");
         }
-        let all = shared.progress.lock();
-        let mut all = all.unwrap_or_else(PoisonError::into_inner);
-        all.insert(reference.clone(), progress);
+        shared.progress.set(&reference, Doing::Pulls(progress));
     };
     let result = shared
         .engine
         .pull(&reference, credentials.as_ref(), &report)
         .await;
-    let all = shared.progress.lock();
-    all.unwrap_or_else(PoisonError::into_inner)
-        .remove(&reference);
+    shared.progress.end(&reference);
     match &result {
         Ok(()) => {
             tracing::info!(
@@ -322,12 +382,25 @@ impl Inner {
                 let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
                 paused.insert(registry, Instant::now() + pause);
             }
-            EngineError::HostFault {
-                fault: HostFault::NoSpace,
-                ..
-            } => self.no_room.notify_one(),
-            _ => {}
+            error => self.told(error),
         }
+    }
+
+    /// An image of this host, and whether its name means it.
+    async fn find(&self, wanted: &WantedImage) -> Result<Option<(Image, bool)>, EngineError> {
+        let is_it = |image: &Image| wanted.is(&image.id, &image.content);
+        let named = self.engine.image(&wanted.name).await?;
+        if let Some(image) = named.filter(is_it) {
+            return Ok(Some((image, true)));
+        }
+        let content = wanted.content.as_deref();
+        let copied = content.and_then(|content| self.record.copied(content));
+        for id in wanted.id.iter().chain(&copied) {
+            if let Some(image) = self.engine.image(id).await?.filter(is_it) {
+                return Ok(Some((image, false)));
+            }
+        }
+        Ok(None)
     }
 
     /// Notes what was pulled, unless it is an image that was here before and is somebody else's.
@@ -350,24 +423,6 @@ pub fn reference(name: &str, decided: &str) -> Result<String, EngineError> {
     }
     let repository = engine::parse_reference(name)?.familiar_repository();
     Ok(format!("{repository}@{decided}"))
-}
-
-/// The digest under which the image is known in the repository of its name.
-fn digest(image: &Image, name: &Reference) -> Option<String> {
-    let repository = name.familiar_repository();
-    let mut digests: Vec<&str> = image
-        .repo_digests
-        .iter()
-        .filter_map(|full| full.split_once('@'))
-        .filter(|(of, _)| *of == repository)
-        .map(|(_, digest)| digest)
-        .collect();
-    // It may have several; the one that the manifest names is it.
-    digests.sort_unstable();
-    let named = digests
-        .iter()
-        .find(|digest| name.digest.as_deref() == Some(**digest));
-    named.or(digests.first()).map(|digest| (*digest).to_owned())
 }
 
 /// The registry gave no answer that counts.

@@ -132,7 +132,7 @@ pub const MANIFEST: &[Field] = &[
         "pull",
         "`\"missing\"`, `\"always\"` or `\"never\"`",
         "`\"missing\"`",
-        "Pull policy. With `always`, a PUT without changes resolves the tag again.",
+        "Pull policy, where the image is decided: `missing` asks the other hosts for an image of no registry, then the registry; `always` asks the registry first, and a PUT without changes resolves the tag again; `never` asks no registry, but another host may have it.",
         || json!({"enum": Pull::VARIANTS}),
     ),
     field(

@@ -184,6 +184,7 @@ impl Engine {
                     container: container.clone(),
                     rev: *rev,
                     image,
+                    content: None,
                     volumes: Vec::new(),
                 }
                 .into(),

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use conductor::Published;
+use conductor::images::Images;
 use gateway::{listener, peer, v1, v2};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,7 @@ use tracing::error;
 use super::condition::Condition;
 use super::dataplane::Dataplane;
 use super::handle::RunningAgent;
+use super::images::{PeerImages, ServedImages};
 use super::parts::{Parts, Tasks};
 use crate::metrics::Sources;
 
@@ -25,6 +27,7 @@ pub(super) struct Served {
 /// From now on the listeners answer.
 pub(super) fn start(
     parts: &Parts,
+    images: &Images,
     dataplane: &Dataplane,
     served: Served,
     identity: Option<Arc<peer::Identity>>,
@@ -44,14 +47,18 @@ pub(super) fn start(
         let table = Arc::new(peer::PeerTable::default());
         let (published, following) = (parts.published.clone(), table.clone());
         tasks.spawn(|stop| follow_peers(published, following, stop));
-        peers = Some(Arc::new(peer::PeerClient::new(
-            identity.clone(),
-            table.clone(),
-        )));
-        let (router, limits) = (peer::router(handle.clone()), parts.shares.peers);
+        let client = Arc::new(peer::PeerClient::new(identity.clone(), table.clone()));
+        images.meet(Arc::new(PeerImages {
+            host: parts.host.name().clone(),
+            client: client.clone(),
+            published: parts.published.clone(),
+        }));
+        peers = Some(client);
+        let for_others = Arc::new(ServedImages(images.clone()));
+        let router = peer::router(handle.clone(), for_others);
+        let (limits, listeners) = (parts.shares.peers, served.peer);
         tasks.spawn(|stop| async move {
-            if let Err(error) =
-                peer::serve(served.peer, identity, table, router, limits, stop).await
+            if let Err(error) = peer::serve(listeners, identity, table, router, limits, stop).await
             {
                 error!(error = %model::error::chain(&error), "peer listener failed to start");
             }

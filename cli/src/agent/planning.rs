@@ -25,9 +25,23 @@ const PULLS_AT_ONCE: usize = 3;
 /// All hosts pull a new version's image at the same moment.
 const PULL_JITTER: Duration = Duration::from_millis(500);
 
+/// The images of this host's engine.
+pub(super) fn images(parts: &Parts) -> Images {
+    Images::new(
+        parts.engine.clone(),
+        PullSettings {
+            docker_config: parts.config.docker_config.clone(),
+            at_once: PULLS_AT_ONCE,
+            jitter: PULL_JITTER,
+            record: Some(parts.dir.path().join(RECORD)),
+        },
+    )
+}
+
 /// `listening` is where the agent itself listens.
 pub(super) fn start(
     parts: &Parts,
+    images: Images,
     dataplane: Dataplane,
     updates: Updates,
     mut listening: Vec<SocketAddr>,
@@ -40,15 +54,6 @@ pub(super) fn start(
         id: parts.dir.machine(),
         surroundings: dataplane.surroundings.borrow().clone(),
     };
-    let images = Images::new(
-        engine.clone(),
-        PullSettings {
-            docker_config: config.docker_config.clone(),
-            at_once: PULLS_AT_ONCE,
-            jitter: PULL_JITTER,
-            record: Some(dir.join(RECORD)),
-        },
-    );
     let record = parts.host.clone();
     let tell = move |disk: model::disk::DiskReport| {
         record.update_record(|record| {

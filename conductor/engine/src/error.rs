@@ -98,6 +98,10 @@ impl EngineError {
                 message: text,
             };
         }
+        // Its garbage collector was quicker than a pull, or two pulls of the same layer met; another try fetches it anew.
+        if lower.contains("content digest") && lower.contains("not found") {
+            return Self::Conflict(text);
+        }
         match operation {
             // It was here a moment ago: somebody has removed it since, and another try pulls it.
             Operation::Create if lower.contains("no such image") => Self::Conflict(text),
@@ -347,6 +351,8 @@ mod tests {
             (Pull, 500, "Head \"http://r.example:5000/v2/x/manifests/1\": no basic auth credentials".into(), "auth"),
             (Pull, 404, "manifest for nginx:nosuch not found: manifest unknown: manifest unknown".into(), "not-found"),
             (Pull, 0, "failed to resolve reference \"docker.io/library/x:1\": docker.io/library/x:1: not found".into(), "not-found"),
+            (Pull, 0, "failed to extract layer: content digest sha256:7b8c: not found".into(), "conflict"),
+            (Create, 404, "failed to get reader: content digest sha256:7b8c: not found".into(), "conflict"),
             (Pull, 0, "no matching manifest for linux/arm64/v8 in the manifest list entries".into(), "bad-request"),
             (Pull, 400, "invalid reference format: repository name must be lowercase".into(), "bad-request"),
             (Pull, 500, "Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused".into(), "RegistryUnreachable"),

@@ -130,10 +130,22 @@ pub enum Change {
 /// An image on this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
-    /// Its id, `sha256:…`.
+    /// Its id, `sha256:…`: of its configuration, or of its manifest where the engine keeps images in containerd. So one
+    /// image has different ids in different stores.
     pub id: String,
-    /// `repository@sha256:…`, one for each repository that it was pulled from or pushed to.
+    /// A hash of its layers and of what a container takes over from it: the same in every store.
+    pub content: String,
+    /// Its tags.
+    pub names: Vec<String>,
+    /// `repository@sha256:…`, one for each repository that it was pulled from or pushed to; in containerd's store, for
+    /// each repository that it has a tag of.
     pub repo_digests: Vec<String>,
+    /// Repositories that the engine knows to have pulled it from, without the port of the registry.
+    pub pulled_from: Vec<String>,
+    /// When it was made, in Unix seconds.
+    pub created: i64,
+    /// Its size on disk in bytes, as the engine counts it.
+    pub bytes: u64,
     /// It has a HEALTHCHECK.
     pub healthcheck: bool,
     /// Ports that it says it listens on, such as `80/tcp`.
@@ -338,6 +350,9 @@ pub struct LogChunk {
 /// A log as it comes. Ends when the container has ended, or (without `follow`) at its end.
 pub type LogStream = Pin<Box<dyn Stream<Item = Result<LogChunk, EngineError>> + Send>>;
 
+/// An archive of an image as it comes: the tar of `docker save`.
+pub type Archive = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
 /// Told of a pull's progress, as often as the engine says something.
 pub type OnProgress<'a> = &'a (dyn Fn(PullProgress) + Send + Sync);
 
@@ -369,6 +384,23 @@ pub trait Engine: Send + Sync + 'static {
         credentials: Option<&Credentials>,
         progress: OnProgress<'_>,
     ) -> Result<(), EngineError>;
+
+    /// Whether the registry has this image, by `repository@sha256:…`. It is asked, which may take as long as the network
+    /// lets it; nothing is fetched.
+    async fn is_in_registry(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<bool, EngineError>;
+
+    /// An image as an archive, without any name of it. An error comes with the stream.
+    async fn save(&self, image_id: &str) -> Result<Archive, EngineError>;
+
+    /// Takes an archive of one image without names in; the id that it has here.
+    async fn load(&self, archive: Archive) -> Result<String, EngineError>;
+
+    /// Gives an image a name, and takes it from the one that had it.
+    async fn tag(&self, image_id: &str, name: &str) -> Result<(), EngineError>;
 
     /// An image on this host, by any name of it; none if it is not here.
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError>;

@@ -81,6 +81,8 @@ pub struct Prepare {
     pub manifest: Arc<Manifest>,
     /// Its decided image.
     pub image: String,
+    /// What that is made of, where it is in no registry.
+    pub content: Option<String>,
     /// Its hash, for the label.
     pub hash: String,
     /// Under `<name>.<instance>`, since another container of the slot is there.
@@ -144,6 +146,8 @@ pub enum ActionResult {
         rev: VersionId,
         /// A digest, or `local:<image id>`.
         image: String,
+        /// What a `local` image is made of.
+        content: Option<String>,
         /// Paths at which it declares volumes.
         volumes: Vec<String>,
     },

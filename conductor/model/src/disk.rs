@@ -73,13 +73,21 @@ pub struct LocalImage {
 /// What is known of an image that this agent pulled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PulledImage {
-    /// The names that it was pulled by.
+    /// The names that it was pulled by, or given when it came from another host.
     pub names: BTreeSet<String>,
+    /// What it is made of, if it came from another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
     /// When it was pulled or a container was made from it last, in Unix milliseconds by this host's clock.
     pub used: i64,
 }
 
 impl PulledImage {
+    /// It was pulled from this repository.
+    pub fn is_pulled_from(&self, repository: &str) -> bool {
+        self.content.is_none() && self.explains(&format!("{repository}@"))
+    }
+
     /// An image gets the name by being pulled as this one was.
     fn explains(&self, name: &str) -> bool {
         let of_repository = |repository: &str| {
@@ -94,7 +102,7 @@ impl PulledImage {
     }
 }
 
-/// The images that this agent pulled, by id.
+/// The images that this agent pulled or got from another host, by id.
 pub type PulledImages = BTreeMap<String, PulledImage>;
 
 /// The images that may go, the one that was not used for longest first.
@@ -111,6 +119,10 @@ pub fn images_to_remove<'a>(
         .filter(|image| !image.used && !wanted.contains(&image.id))
         .filter(|image| !image.names.iter().any(|name| wanted.contains(name)))
         .filter_map(|image| Some((pulled.get(&image.id)?, image)))
+        .filter(|(pulled, _)| {
+            let content = pulled.content.as_ref();
+            content.is_none_or(|content| !wanted.contains(content))
+        })
         // A name that somebody else gave it is a wish to keep it.
         .filter(|(pulled, image)| image.names.iter().all(|name| pulled.explains(name)))
         // Where the clock was set back, it rests once more.
@@ -139,6 +151,7 @@ fn images_of_container(container: &ContainerView) -> Vec<String> {
         let decided = &version.version.image;
         if let Some(id) = decided.strip_prefix(LOCAL) {
             images.push(id.to_owned());
+            images.extend(version.version.content.clone());
         }
         // Read from the text: this agent may not understand the rest of the manifest.
         let manifest = version.version.manifest.value();
@@ -209,12 +222,42 @@ mod tests {
     fn pulled(names: &[&str], used: i64) -> PulledImage {
         PulledImage {
             names: names.iter().map(|&name| name.to_owned()).collect(),
+            content: None,
             used,
         }
     }
 
     fn ids(images: Vec<&LocalImage>) -> Vec<&str> {
         images.iter().map(|image| image.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_copy_stays_while_a_version_means_what_it_is_made_of() {
+        let copy = PulledImage {
+            content: Some("sha256:content".to_owned()),
+            ..pulled(&[], 0)
+        };
+        // In another store it has another id than in the version.
+        let here = [image("sha256:here", &[])];
+        let pulled = [("sha256:here".to_owned(), copy)].into();
+        let left = |wanted: &[&str]| {
+            let wanted = wanted.iter().map(|&name| name.to_owned()).collect();
+            images_to_remove(&here, &pulled, &wanted, NOW).len()
+        };
+        assert_eq!(left(&["sha256:there", "sha256:content"]), 0);
+        assert_eq!(left(&["sha256:there", "sha256:other"]), 1);
+    }
+
+    #[test]
+    fn a_digest_is_known_by_a_pull_and_not_by_a_copy() {
+        let named = pulled(&["team/app:1"], 0);
+        assert!(named.is_pulled_from("team/app"));
+        assert!(!named.is_pulled_from("team/other"));
+        let copy = PulledImage {
+            content: Some("sha256:content".to_owned()),
+            ..named
+        };
+        assert!(!copy.is_pulled_from("team/app"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod error;
 pub mod events;
 pub mod host;
 pub mod identity;
+pub mod images;
 pub mod kv;
 pub mod links;
 pub mod logs;

@@ -55,8 +55,8 @@ pub struct SlotState {
     pub ports: BTreeMap<ServiceName, u16>,
 }
 
-/// Prefix of a version's image that is no digest: the image is known by its id on the host that decided, and by its name
-/// elsewhere.
+/// Prefix of a version's image that is no digest: no registry has the image, so it is known by its id on the host that
+/// decided, and elsewhere by its content.
 pub const LOCAL: &str = "local:";
 
 /// `…/versions/<mod revision>`: a valid manifest at that revision, and its decided image.
@@ -66,6 +66,9 @@ pub struct Version {
     pub manifest: ManifestText,
     /// A digest (`sha256:…`), or `local:<image id>`.
     pub image: String,
+    /// What a `local` image is made of, in whatever store: ids of different stores can't be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
     /// An instance of it got ready once.
     #[serde(default)]
     pub good: bool,

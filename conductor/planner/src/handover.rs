@@ -162,6 +162,7 @@ impl IncomingSlot<'_> {
                 rev,
                 manifest: manifest.clone(),
                 image: version.version.image.clone(),
+                content: version.version.content.clone(),
                 hash: version.hash.clone().unwrap_or_default(),
                 temporary_name: !self.containers.is_empty(),
                 existing: volumes::existing(inputs.host, Some(self.view)).to_vec(),

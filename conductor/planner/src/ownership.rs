@@ -193,6 +193,7 @@ impl Returned<'_> {
         let version = Version {
             manifest: text.clone(),
             image,
+            content: None,
             good: true,
             volumes: Vec::new(),
         };

@@ -75,9 +75,12 @@ impl Actions {
         inputs: &mpsc::Sender<Input>,
     ) -> Result<Option<ObservedContainer>, Failed> {
         let manifest = &wanted.manifest;
-        let ensure = self
-            .images
-            .ensure(&manifest.image, &wanted.image, manifest.pull);
+        let ensure = self.images.ensure(
+            &manifest.image,
+            &wanted.image,
+            wanted.content.as_deref(),
+            manifest.pull,
+        );
         let pulled =
             reference(&manifest.image, &wanted.image).unwrap_or_else(|_| manifest.image.clone());
         let scope = Scope::Slot(wanted.slot.clone());

@@ -1,11 +1,12 @@
-//! Which images this agent pulled, and when they were used last: kept on disk, because only those may be removed.
+//! Which images this agent pulled or got from another host, and when they were used last: kept on disk, because only those may be removed.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use model::disk::{LocalImage, PulledImages};
+use engine::Image;
+use model::disk::{LocalImage, PulledImage, PulledImages};
 use store::state_file;
 
 /// Images that are remembered; of more, those that were not used for longest are forgotten, and so never removed.
@@ -48,12 +49,43 @@ impl Record {
         self.lock().contains_key(id)
     }
 
+    /// This agent pulled the image from this repository.
+    pub(super) fn is_pulled_from(&self, id: &str, repository: &str) -> bool {
+        let pulled = self.lock();
+        pulled
+            .get(id)
+            .is_some_and(|image| image.is_pulled_from(repository))
+    }
+
+    /// The id of an image that came from another host, by what it is made of.
+    pub(super) fn copied(&self, content: &str) -> Option<String> {
+        let pulled = self.lock();
+        let mut all = pulled.iter();
+        let found = all.find(|(_, image)| image.content.as_deref() == Some(content));
+        found.map(|(id, _)| id.clone())
+    }
+
     /// The agent has pulled an image by this name.
     pub(super) fn add(&self, id: String, name: String) {
+        self.change(id, |image| {
+            image.names.insert(name);
+            image.content = None;
+        });
+    }
+
+    /// An image came from another host, and was given this name.
+    pub(super) fn add_copy(&self, image: &Image, name: Option<String>) {
+        self.change(image.id.clone(), |noted| {
+            noted.names.extend(name);
+            noted.content = Some(image.content.clone());
+        });
+    }
+
+    fn change(&self, id: String, change: impl FnOnce(&mut PulledImage)) {
         {
             let mut pulled = self.lock();
             let image = pulled.entry(id).or_default();
-            image.names.insert(name);
+            change(image);
             image.used = now();
             while pulled.len() > MAX_IMAGES {
                 let oldest = pulled.iter().min_by_key(|(_, image)| image.used);
@@ -133,8 +165,6 @@ fn read(file: &Path) -> PulledImages {
 
 #[cfg(test)]
 mod tests {
-    use model::disk::PulledImage;
-
     use super::*;
 
     #[test]

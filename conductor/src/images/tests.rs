@@ -49,7 +49,7 @@ async fn missing_pulls_once_and_decides_the_digest() {
     }
     assert_eq!(pulls(&engine), 1);
     let source = images
-        .ensure("team/app:1", DIGEST, Pull::Missing)
+        .ensure("team/app:1", DIGEST, None, Pull::Missing)
         .await
         .unwrap();
     assert_eq!(source.reference, format!("team/app@{DIGEST}"));
@@ -61,7 +61,7 @@ async fn another_host_pulls_by_the_digest_alone() {
     let engine = engine();
     let images = images(&engine);
     let source = images
-        .ensure("team/app:1", DIGEST, Pull::Missing)
+        .ensure("team/app:1", DIGEST, None, Pull::Missing)
         .await
         .unwrap();
     assert_eq!(source.reference, format!("team/app@{DIGEST}"));
@@ -76,9 +76,9 @@ async fn an_image_of_no_registry_is_known_by_its_id() {
     engine.world(|world, _| world.add_local_image("made-here", "sha256:own"));
     let decided = images.decide("made-here", Pull::Missing).await.unwrap();
     assert_eq!(decided.image, "local:sha256:own");
-    let same = images.ensure("made-here", &decided.image, Pull::Missing);
+    let same = images.ensure("made-here", &decided.image, None, Pull::Missing);
     assert_eq!(same.await.unwrap().note, None);
-    let other = images.ensure("made-here", "local:sha256:other", Pull::Missing);
+    let other = images.ensure("made-here", "local:sha256:other", None, Pull::Missing);
     assert!(other.await.unwrap().note.unwrap().contains("sha256:other"));
     assert_eq!(pulls(&engine), 0);
 }
@@ -88,7 +88,9 @@ async fn a_host_that_lacks_a_local_image_and_can_t_pull_it_is_at_fault() {
     let engine = engine();
     let images = images(&engine);
     for (pull, pulled) in [(Pull::Never, 0), (Pull::Missing, 1)] {
-        let failed = images.ensure("made-there", "local:sha256:x", pull).await;
+        let failed = images
+            .ensure("made-there", "local:sha256:x", None, pull)
+            .await;
         assert!(matches!(
             failed,
             Err(EngineError::HostFault {
@@ -206,7 +208,7 @@ async fn what_this_agent_pulled_is_remembered_and_nothing_else() {
     assert_eq!(known(), []);
     engine.world(|world, _| world.images.clear());
     images
-        .ensure("team/app:1", DIGEST, Pull::Missing)
+        .ensure("team/app:1", DIGEST, None, Pull::Missing)
         .await
         .unwrap();
     let digest = format!("team/app@{DIGEST}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use engine::memory::{MemEngine, World};
 use engine::{
-    Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
-    Image, Listening, Listing, LogOptions, LogStream, Named, OnProgress,
+    Archive, Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo,
+    ExecOutput, Image, Listening, Listing, LogOptions, LogStream, Named, OnProgress,
 };
 use manifests::SlotId;
 use model::disk::{DiskUsage, LocalImage};
@@ -237,6 +237,27 @@ impl Engine for Docker {
     ) -> Result<(), EngineError> {
         let pulled = self.engine.pull(image, credentials, progress).await;
         self.note("pull", None, pulled)
+    }
+
+    async fn is_in_registry(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<bool, EngineError> {
+        self.engine.is_in_registry(reference, credentials).await
+    }
+
+    async fn save(&self, image_id: &str) -> Result<Archive, EngineError> {
+        self.engine.save(image_id).await
+    }
+
+    async fn load(&self, archive: Archive) -> Result<String, EngineError> {
+        let loaded = self.engine.load(archive).await;
+        self.note("load", None, loaded)
+    }
+
+    async fn tag(&self, image_id: &str, name: &str) -> Result<(), EngineError> {
+        self.engine.tag(image_id, name).await
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {

@@ -28,6 +28,7 @@ everywhere!(
     a_tag_becomes_a_digest_and_the_digest_is_enough,
     a_registry_that_has_gone_is_made_do_without,
     an_image_that_this_agent_pulled_and_nobody_needs_makes_room,
+    an_image_goes_out_and_comes_in_as_an_archive,
 );
 
 const USER: &str = "puller";
@@ -279,7 +280,9 @@ async fn a_tag_becomes_a_digest_and_the_digest_is_enough(lab: Lab) {
         forget(&registry.address.to_string()).await;
     }
     assert_eq!(lab.engine.image(&image).await, Ok(None));
-    let source = images.ensure(&image, &decided.image, Pull::Missing).await;
+    let source = images
+        .ensure(&image, &decided.image, None, Pull::Missing)
+        .await;
     let source = source.expect("pulled");
     assert_eq!(
         source.reference,
@@ -386,4 +389,35 @@ async fn an_image_that_this_agent_pulled_and_nobody_needs_makes_room(lab: Lab) {
     // Nobody pulled the lab's own.
     assert!(named(left, &lab.image).is_some());
     assert_eq!(lab.engine.remove_image(&pulled).await, Ok(true));
+}
+
+async fn an_image_goes_out_and_comes_in_as_an_archive(lab: Lab) {
+    let engine = &lab.engine;
+    let image = engine.image(&lab.image).await.expect("an answer");
+    let image = image.expect("it is here");
+    let archive = engine.save(&image.id).await.expect("an archive");
+    let id = engine.load(archive).await.expect("loaded");
+    assert_eq!(id, image.id);
+    let name = format!("{}-copy:1", lab.cluster.simple());
+    engine.tag(&id, &name).await.expect("named");
+    let named = engine.image(&name).await.expect("an answer");
+    let named = named.expect("it has the name");
+    assert_eq!((&named.id, &named.content), (&image.id, &image.content));
+    assert!(named.names.contains(&name), "{named:?}");
+    let names = LocalImage {
+        id,
+        names: vec![name],
+        used: false,
+    };
+    assert_eq!(engine.remove_image(&names).await, Ok(true));
+
+    // What breaks off is no image.
+    let lost = [
+        Ok(bytes::Bytes::from_static(b"half")),
+        Err(std::io::Error::other("lost")),
+    ];
+    let broken = engine
+        .load(Box::pin(futures_util::stream::iter(lost)))
+        .await;
+    assert!(broken.is_err(), "{broken:?}");
 }

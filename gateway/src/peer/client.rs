@@ -50,7 +50,7 @@ pub struct PeerClient {
 
 /// Errors of a request to another agent.
 #[derive(Debug, thiserror::Error)]
-enum PeerError {
+pub(super) enum PeerError {
     #[error("its record names no peer listener")]
     NoListener,
     #[error("no answer from {0}")]
@@ -73,7 +73,7 @@ enum PeerError {
 
 impl PeerError {
     /// An agent without this route is of an older version.
-    fn or_older(self, lacks: &str) -> Self {
+    pub(super) fn or_older(self, lacks: &str) -> Self {
         match self {
             Self::Status(StatusCode::NOT_FOUND, _) => {
                 Self::Body(format!("its agent is older and has no {lacks}").into())
@@ -94,11 +94,11 @@ impl From<PeerError> for HostError {
     }
 }
 
-struct PeerResponse {
-    response: Response<Incoming>,
-    fingerprint: String,
+pub(super) struct PeerResponse {
+    pub(super) response: Response<Incoming>,
+    pub(super) fingerprint: String,
     /// Ends the connection with the request.
-    connection: AbortOnDropHandle<()>,
+    pub(super) connection: AbortOnDropHandle<()>,
 }
 
 impl PeerClient {
@@ -107,7 +107,11 @@ impl PeerClient {
         Self { identity, table }
     }
 
-    async fn send(
+    pub(super) fn table(&self) -> &Arc<PeerTable> {
+        &self.table
+    }
+
+    pub(super) async fn send(
         &self,
         method: Method,
         host: &HostName,
@@ -152,7 +156,11 @@ impl PeerClient {
         })
     }
 
-    async fn get<T: DeserializeOwned>(&self, host: &HostName, path: &str) -> Result<T, PeerError> {
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        host: &HostName,
+        path: &str,
+    ) -> Result<T, PeerError> {
         let answer = self.send(Method::GET, host, path).await?;
         let body = read_body(answer.response).await?;
         serde_json::from_slice(&body).map_err(PeerError::Parse)

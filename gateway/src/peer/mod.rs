@@ -12,6 +12,7 @@
 
 mod client;
 mod identity;
+mod images;
 mod routes;
 mod server;
 mod stream;
@@ -20,6 +21,7 @@ mod tls;
 
 pub use client::PeerClient;
 pub use identity::{Identity, IdentityError};
+pub use images::{Archive, ImageServer};
 pub use routes::router;
 pub use server::serve;
 pub use table::PeerTable;

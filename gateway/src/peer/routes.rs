@@ -1,4 +1,4 @@
-//! HTTP routes between agents: slot reasons, hold reports, volumes, container logs and events of one host.
+//! HTTP routes between agents: slot reasons, hold reports, volumes, container logs, events and images of one host.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use manifests::{AppName, ContainerId, ContainerName};
 use model::events::Wanted;
 
+use super::images::{self, ImageServer};
 use super::stream;
 use crate::v1::types::{ApiError, LogOptions, Reasons};
 use crate::v1::{AgentHandle, HostError, hold, volumes};
@@ -18,7 +19,7 @@ use crate::v1::{AgentHandle, HostError, hold, volumes};
 type Agent = State<Arc<dyn AgentHandle>>;
 
 /// Routes of the peer listener.
-pub fn router(agent: Arc<dyn AgentHandle>) -> Router {
+pub fn router(agent: Arc<dyn AgentHandle>, images: Arc<dyn ImageServer>) -> Router {
     Router::new()
         .route("/peer/v1/reasons", get(reasons))
         .route("/peer/v1/hold", get(hold_report))
@@ -30,6 +31,7 @@ pub fn router(agent: Arc<dyn AgentHandle>) -> Router {
         )
         .route("/peer/v1/events", get(events))
         .with_state(agent)
+        .merge(images::routes(images))
 }
 
 async fn reasons(State(agent): Agent) -> Json<Reasons> {
@@ -80,6 +82,6 @@ impl IntoResponse for HostError {
     }
 }
 
-fn failure(status: StatusCode, error: String) -> Response {
+pub(super) fn failure(status: StatusCode, error: String) -> Response {
     (status, Json(ApiError::new(error))).into_response()
 }

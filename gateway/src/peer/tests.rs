@@ -4,11 +4,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use manifests::{ContainerId, HostName, SlotId};
 use model::events::{Happened, Kind, Wanted};
+use model::images::{OfferedImage, WantedImage};
 use model::logs::OutputStream;
 use model::records::Peer;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -20,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Identity, PeerClient, PeerTable, router, serve};
+use super::{Archive, Identity, ImageServer, PeerClient, PeerTable, router, serve};
 use crate::v1::memory::MemAgent;
 use crate::v1::types::LogOptions;
 use crate::v1::{AgentHandle, HostError, LogRecord, Peers};
@@ -31,6 +33,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct Fixture {
     asking: MemAgent,
     asked: MemAgent,
+    images: Arc<FakeImages>,
     identity: Arc<Identity>,
     server_identity: Arc<Identity>,
     /// What the asking side knows, and what the server knows.
@@ -47,13 +50,14 @@ impl Fixture {
         let addr = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let asked = MemAgent::new("h2", kv.clone());
+        let images = Arc::new(FakeImages::default());
         let server_identity = Arc::new(Identity::fresh());
         let server_table = Arc::new(PeerTable::default());
         let server = serve(
             vec![listener],
             server_identity.clone(),
             server_table.clone(),
-            router(Arc::new(asked.clone())),
+            router(Arc::new(asked.clone()), images.clone()),
             listen::Limits {
                 all: 64,
                 per_source: 32,
@@ -64,6 +68,7 @@ impl Fixture {
         let fixture = Self {
             asking: MemAgent::new("h1", kv),
             asked,
+            images,
             identity: Arc::new(Identity::fresh()),
             server_identity,
             asking_table: Arc::new(PeerTable::default()),
@@ -115,6 +120,50 @@ impl Fixture {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+}
+
+/// One image, in as many chunks as are wanted.
+#[derive(Default)]
+struct FakeImages {
+    busy: AtomicBool,
+    /// The archive breaks off after so many chunks; 0: it is whole.
+    breaks: AtomicUsize,
+    /// Chunks that were asked for so far.
+    given: Arc<AtomicUsize>,
+}
+
+const CHUNK: usize = 1 << 20;
+const CHUNKS: usize = 64;
+
+#[async_trait::async_trait]
+impl ImageServer for FakeImages {
+    async fn offer(&self, wanted: &WantedImage) -> Result<Option<OfferedImage>, HostError> {
+        Ok((wanted.name == "team/app:1&x").then(|| OfferedImage {
+            id: "sha256:one".to_owned(),
+            content: wanted.content.clone().unwrap_or_default(),
+            busy: self.busy.load(Ordering::Relaxed),
+            ..OfferedImage::default()
+        }))
+    }
+
+    async fn archive(&self, id: &str) -> Result<Option<Archive>, HostError> {
+        if id != "sha256:one" {
+            return Err(HostError::NotFound);
+        }
+        if self.busy.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let (given, breaks) = (self.given.clone(), self.breaks.load(Ordering::Relaxed));
+        Ok(Some(Box::pin(futures_util::stream::iter(0..CHUNKS).map(
+            move |n| {
+                given.fetch_add(1, Ordering::Relaxed);
+                if breaks > 0 && n == breaks {
+                    return Err(std::io::Error::other("the engine ended"));
+                }
+                Ok(bytes::Bytes::from(vec![n as u8; CHUNK]))
+            },
+        ))))
     }
 }
 
@@ -408,4 +457,60 @@ async fn a_caller_leaves_a_host_whose_record_is_gone() {
     let gone = HostError::Unreachable("its host record was deleted".to_owned());
     assert_eq!(end, Some(Err(gone)));
     assert!(lines.next().await.is_none());
+}
+
+#[tokio::test]
+async fn an_image_is_offered_by_name_and_comes_as_it_is() {
+    let fixture = Fixture::open().await;
+    let client = fixture.client();
+    let wanted = WantedImage {
+        name: "team/app:1&x".to_owned(),
+        content: Some("a=b".to_owned()),
+        ..WantedImage::default()
+    };
+    let offer = client.offered_image(&h2(), &wanted).await.unwrap().unwrap();
+    assert_eq!(
+        (offer.id.as_str(), offer.content.as_str()),
+        ("sha256:one", "a=b")
+    );
+    let other = WantedImage::default();
+    assert_eq!(client.offered_image(&h2(), &other).await, Ok(None));
+
+    let archive = client
+        .image_archive(&h2(), &offer.id)
+        .await
+        .unwrap()
+        .unwrap();
+    let sum = archive.map(|chunk| chunk.unwrap().len());
+    let sum: usize = sum.fold(0, async |sum, len| sum + len).await;
+    assert_eq!(sum, CHUNK * CHUNKS);
+
+    assert!(client.image_archive(&h2(), "sha256:two").await.is_err());
+    fixture.images.busy.store(true, Ordering::Relaxed);
+    let busy = client.image_archive(&h2(), &offer.id).await;
+    assert!(matches!(busy, Ok(None)));
+}
+
+#[tokio::test]
+async fn an_archive_that_breaks_off_is_an_error_and_not_its_end() {
+    let fixture = Fixture::open().await;
+    fixture.images.breaks.store(3, Ordering::Relaxed);
+    let archive = fixture.client().image_archive(&h2(), "sha256:one").await;
+    let chunks: Vec<_> = archive.unwrap().unwrap().collect().await;
+    assert!(chunks.last().unwrap().is_err());
+}
+
+#[tokio::test]
+async fn an_archive_waits_for_who_reads_it_and_ends_with_its_record() {
+    let fixture = Fixture::open().await;
+    let archive = fixture.client().image_archive(&h2(), "sha256:one").await;
+    let mut archive = archive.unwrap().unwrap();
+    assert!(archive.next().await.unwrap().is_ok());
+    fixture.remove_record("h2");
+    fixture.update(false);
+    let rest: Vec<_> = tokio::time::timeout(LONG, archive.collect()).await.unwrap();
+    let last: &std::io::Result<bytes::Bytes> = rest.last().unwrap();
+    assert!(last.is_err());
+    // What fits the sockets' buffers is far less than the whole.
+    assert!(fixture.images.given.load(Ordering::Relaxed) < CHUNKS);
 }

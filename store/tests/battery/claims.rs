@@ -444,6 +444,7 @@ fn version(image: &str) -> Version {
     Version {
         manifest: serde_json::json!({"image": "nginx"}).into(),
         image: image.into(),
+        content: None,
         good: false,
         volumes: Vec::new(),
     }

@@ -13,6 +13,7 @@ mod faults;
 mod firewall;
 mod full_disk;
 mod hands;
+mod images;
 mod links;
 mod network;
 mod operator;

@@ -79,6 +79,7 @@ impl Agent {
             container,
             rev,
             image,
+            content,
             volumes,
         } = result
         else {
@@ -95,6 +96,7 @@ impl Agent {
         let version = Version {
             manifest: text.clone(),
             image: image.clone(),
+            content: content.clone(),
             good: false,
             volumes: volumes.clone(),
         };

@@ -15,12 +15,12 @@ use rustix::thread::{self, CapabilitySet};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::client::{DockerEngine, WRITE, absent};
-use super::{disk, events, exec, log, network, pull, translate};
+use super::client::{DockerEngine, WRITE, absent, failure};
+use super::{archive, disk, events, exec, log, network, pull, translate};
 use crate::{
-    Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
-    Holder, HostFault, Image, Listening, Listing, LogOptions, LogStream, MountSource, Named,
-    OnProgress, Operation,
+    Archive, Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo,
+    ExecOutput, Holder, HostFault, Image, Listening, Listing, LogOptions, LogStream, MountSource,
+    Named, OnProgress, Operation, parse_reference,
 };
 
 /// Deadline of a ping.
@@ -191,6 +191,41 @@ impl Engine for DockerEngine {
         progress: OnProgress<'_>,
     ) -> Result<(), EngineError> {
         pull::pull(&self.docker().await?, image, credentials, progress).await
+    }
+
+    async fn is_in_registry(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<bool, EngineError> {
+        let docker = self.docker().await?;
+        let credentials = credentials.map(pull::header);
+        let ask = docker.inspect_registry_image(reference, credentials);
+        // Its failures are the registry's, and say nothing about the engine.
+        match ask.await.map_err(|error| failure(Operation::Pull, &error)) {
+            Ok(_) => Ok(true),
+            Err(EngineError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn save(&self, image_id: &str) -> Result<Archive, EngineError> {
+        Ok(archive::save(self.docker().await?, image_id))
+    }
+
+    async fn load(&self, archive: Archive) -> Result<String, EngineError> {
+        archive::load(&self.docker().await?, archive).await
+    }
+
+    async fn tag(&self, image_id: &str, name: &str) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        let name = parse_reference(name)?;
+        let options = query::TagImageOptions {
+            repo: Some(name.repository()),
+            tag: Some(name.version().to_owned()),
+        };
+        let tag = docker.tag_image(image_id, Some(options));
+        self.call(Operation::Other, WRITE, tag).await
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {

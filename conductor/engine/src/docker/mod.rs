@@ -1,6 +1,7 @@
 //! The Docker Engine behind a unix socket of this machine.
 
 mod address;
+mod archive;
 mod client;
 mod disk;
 mod engine;

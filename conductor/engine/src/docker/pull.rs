@@ -45,7 +45,7 @@ pub(super) async fn pull(
     }
 }
 
-fn header(credentials: &Credentials) -> DockerCredentials {
+pub(super) fn header(credentials: &Credentials) -> DockerCredentials {
     match credentials.clone() {
         Credentials::Password {
             username,

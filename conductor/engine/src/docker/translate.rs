@@ -3,6 +3,7 @@
 //! Tolerant of what an engine leaves out or adds: what can't be read counts as absent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use model::observed::{
     Check, ContainerPort, ContainerState, Exit, Health, Limits, ObservedContainer, Ownership,
     PublishedPorts, Running,
 };
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use model::observed::{LABEL_CLUSTER, LABEL_INSTANCE};
@@ -323,17 +325,64 @@ fn check(config: &models::ContainerConfig) -> Option<Check> {
 }
 
 pub(super) fn image(shown: models::ImageInspect) -> Image {
+    let content = content(&shown);
+    let pulls = shown.identity.and_then(|identity| identity.pull);
     let config = shown.config.unwrap_or_default();
     let test = config.healthcheck.and_then(|health| health.test);
     Image {
         id: shown.id.unwrap_or_default(),
+        content,
+        names: shown.repo_tags.unwrap_or_default(),
         repo_digests: shown.repo_digests.unwrap_or_default(),
+        pulled_from: pulls
+            .into_iter()
+            .flatten()
+            .filter_map(|pull| pull.repository)
+            .collect(),
+        created: shown
+            .created
+            .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+            .map_or(0, jiff::Timestamp::as_second),
+        bytes: shown.size.and_then(|n| n.try_into().ok()).unwrap_or(0),
         healthcheck: test
             .is_some_and(|test| !matches!(test.first().map(String::as_str), None | Some("NONE"))),
         exposed: config.exposed_ports.unwrap_or_default(),
         volumes: config.volumes.unwrap_or_default(),
         labels: config.labels.unwrap_or_default().into_keys().collect(),
     }
+}
+
+/// A hash of an image's layers, and of its configuration as far as a container takes it over: what every engine shows of
+/// an image, whatever store it keeps it in. What is empty and what is left out is the same.
+fn content(shown: &models::ImageInspect) -> String {
+    let default = models::ImageConfig::default();
+    let config = shown.config.as_ref().unwrap_or(&default);
+    let layers = shown.root_fs.as_ref().and_then(|fs| fs.layers.as_ref());
+    let set = |list: &Option<Vec<String>>| -> BTreeSet<String> {
+        list.iter().flatten().cloned().collect()
+    };
+    let test = config.healthcheck.as_ref().and_then(|h| h.test.as_ref());
+    let labels: BTreeMap<&String, &String> = config.labels.iter().flatten().collect();
+    let parts = (
+        layers.into_iter().flatten().collect::<Vec<_>>(),
+        config.entrypoint.iter().flatten().collect::<Vec<_>>(),
+        config.cmd.iter().flatten().collect::<Vec<_>>(),
+        config.env.iter().flatten().collect::<Vec<_>>(),
+        config.user.as_deref().unwrap_or_default(),
+        config.working_dir.as_deref().unwrap_or_default(),
+        config.stop_signal.as_deref().unwrap_or_default(),
+        set(&config.exposed_ports),
+        set(&config.volumes),
+        test.into_iter().flatten().collect::<Vec<_>>(),
+        labels,
+    );
+    let text = serde_json::to_vec(&parts).unwrap_or_default();
+    let hash = Sha256::digest(text);
+    hash.iter().fold("sha256:".to_owned(), |mut text, byte| {
+        // Writing into a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 pub(super) fn local_image(shown: models::ImageSummary, used: &BTreeSet<String>) -> LocalImage {

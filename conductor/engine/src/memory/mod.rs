@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use futures_util::stream;
+use bytes::Bytes;
+use futures_util::{TryStreamExt, stream};
 use model::disk::{DiskUsage, LocalImage};
 use model::observed::{ContainerPort, ObservedContainer};
 use model::records::Docker;
@@ -18,9 +19,9 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{
-    Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo, ExecOutput,
-    HostFault, Image, Listening, Listing, LogChunk, LogOptions, LogStream, Named, OnProgress,
-    PullProgress, Routed,
+    Archive, Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo,
+    ExecOutput, HostFault, Image, Listening, Listing, LogChunk, LogOptions, LogStream, Named,
+    OnProgress, PullProgress, Routed,
 };
 
 pub use world::{Program, Published, World};
@@ -28,6 +29,11 @@ pub use world::{Program, Published, World};
 /// Longest wait until the followers of events and logs look again, where nobody wakes them: the clock may be a
 /// simulation's.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Longer than anybody waits.
+const NEVER: Duration = Duration::from_secs(3600);
+/// Bytes of an archive that come at once.
+const ARCHIVE_CHUNK: usize = 16;
 
 /// The clock of a twin: Unix milliseconds.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -215,6 +221,34 @@ impl Engine for MemEngine {
         });
         sleep(delay).await;
         self.world(|world, _| world.pull(image, credentials))
+    }
+
+    async fn is_in_registry(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<bool, EngineError> {
+        if self.world(|world, _| world.registry_silent) {
+            sleep(NEVER).await;
+        }
+        self.world(|world, _| world.is_in_registry(reference, credentials))
+    }
+
+    async fn save(&self, image_id: &str) -> Result<Archive, EngineError> {
+        let archive = self.world(|world, _| world.save(image_id))?;
+        let chunks = archive.chunks(ARCHIVE_CHUNK).map(Bytes::copy_from_slice);
+        let chunks: Vec<_> = chunks.map(Ok).collect();
+        Ok(Box::pin(stream::iter(chunks)))
+    }
+
+    async fn load(&self, archive: Archive) -> Result<String, EngineError> {
+        let archive: Result<Vec<Bytes>, _> = archive.try_collect().await;
+        let archive = archive.map_err(|error| EngineError::Engine(error.to_string()))?;
+        self.world(|world, _| world.load(&archive.concat()))
+    }
+
+    async fn tag(&self, image_id: &str, name: &str) -> Result<(), EngineError> {
+        self.world(|world, _| world.tag(image_id, name))
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {

@@ -108,6 +108,8 @@ pub struct World {
     pub registry: BTreeMap<String, Published>,
     /// The registry is not reached.
     pub registry_away: bool,
+    /// Whoever asks the registry what it has gets no answer.
+    pub registry_silent: bool,
     /// Paths of the host that exist.
     pub paths: BTreeSet<String>,
     /// Volumes, with their labels.
@@ -116,7 +118,8 @@ pub struct World {
     pub taken: BTreeSet<SocketAddr>,
     /// Addresses of this host; empty: any will do.
     pub addresses: BTreeSet<IpAddr>,
-    /// What keeps images and containers.
+    /// What keeps images and containers. In containerd an image's id is its manifest's digest, and each repository that
+    /// it has a tag of counts as one that it has a digest in.
     pub store: ImageStore,
     /// How full the disk is; none: it can't be seen.
     pub disk: Option<DiskUsage>,
@@ -126,6 +129,10 @@ pub struct World {
     pub failures: Vec<(Operation, EngineError)>,
     /// Pulls that were begun.
     pub pulls: u32,
+    /// Questions to the registry whether it has an image.
+    pub questions: u32,
+    /// Archives that were loaded.
+    pub loads: u32,
     /// Starts that succeeded.
     pub starts: u32,
     containers: BTreeMap<String, Cell>,
@@ -149,6 +156,7 @@ impl World {
             image_labels: BTreeMap::new(),
             registry: BTreeMap::new(),
             registry_away: false,
+            registry_silent: false,
             paths: BTreeSet::new(),
             volumes: BTreeMap::new(),
             taken: BTreeSet::new(),
@@ -164,6 +172,8 @@ impl World {
             image_bytes: 100 << 20,
             failures: Vec::new(),
             pulls: 0,
+            questions: 0,
+            loads: 0,
             starts: 0,
             containers: BTreeMap::new(),
             events: Vec::new(),

@@ -146,6 +146,7 @@ pub(super) fn prepare(
             rev: *rev,
             manifest: (*manifest).clone(),
             image: version.version.image.clone(),
+            content: version.version.content.clone(),
             hash: version.hash.clone().unwrap_or_default(),
             temporary_name,
             existing: volumes::existing(ctx.inputs.host, Some(ctx.view)).to_vec(),

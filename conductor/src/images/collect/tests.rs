@@ -67,6 +67,7 @@ impl Lab {
                 .world(|world, _| world.add_local_image(&name, id));
             let pulled = PulledImage {
                 names: [name].into(),
+                content: None,
                 used: used as i64,
             };
             record.insert((*id).to_owned(), pulled);

@@ -122,6 +122,7 @@ async fn fill(kv: &dyn Kv, cluster: &Cluster) -> anyhow::Result<()> {
         let version = Version {
             manifest: manifest.into(),
             image: format!("sha256:{:064x}", 2),
+            content: None,
             good: true,
             volumes: Vec::new(),
         };

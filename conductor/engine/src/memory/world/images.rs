@@ -9,13 +9,113 @@ use super::{Published, World};
 use crate::{Credentials, EngineError, HostFault, Image, Operation, parse_reference};
 
 impl World {
-    /// Puts an image on this host that no registry knows.
+    /// Puts an image on this host that no registry knows. Its id elsewhere depends on the store.
     pub fn add_local_image(&mut self, name: &str, id: &str) {
         let image = Image {
-            id: id.to_owned(),
+            id: self.id_here(id),
+            content: content(id),
             ..Image::default()
         };
-        self.images.insert(familiar(name), image);
+        self.name_image(name, image);
+    }
+
+    /// The id of an image in this host's store.
+    fn id_here(&self, id: &str) -> String {
+        let plain = id.trim_end_matches(IN_CONTAINERD);
+        if self.store.containerd {
+            format!("{plain}{IN_CONTAINERD}")
+        } else {
+            plain.to_owned()
+        }
+    }
+
+    /// Gives it the name, and takes that from another one.
+    fn name_image(&mut self, name: &str, mut image: Image) {
+        let key = familiar(name);
+        if let Ok(parsed) = parse_reference(name)
+            && self.store.containerd
+        {
+            let digest = format!("{}@{}", parsed.familiar_repository(), image.id);
+            if !image.repo_digests.contains(&digest) {
+                image.repo_digests.push(digest);
+            }
+        }
+        if !image.names.contains(&key) && !key.contains('@') {
+            image.names.push(key.clone());
+        }
+        self.images.insert(key, image);
+    }
+
+    /// Gives an image a name.
+    pub fn tag(&mut self, image_id: &str, name: &str) -> Result<(), EngineError> {
+        self.ping()?;
+        let image = self.known_image(image_id)?;
+        // One without a name has one now.
+        self.images.remove(image_id);
+        self.name_image(name, image);
+        Ok(())
+    }
+
+    fn known_image(&self, name: &str) -> Result<Image, EngineError> {
+        let lacks = || EngineError::NotFound(format!("No such image: {name}"));
+        self.find_image(name).cloned().ok_or_else(lacks)
+    }
+
+    /// An image as an archive.
+    pub fn save(&self, image_id: &str) -> Result<Vec<u8>, EngineError> {
+        self.ping()?;
+        let image = self.known_image(image_id)?;
+        let text = format!(
+            "{}\n{}\n{}",
+            image.id,
+            image.content,
+            image.volumes.join(" ")
+        );
+        Ok(text.into_bytes())
+    }
+
+    /// Takes an archive in; the image's id here.
+    pub fn load(&mut self, archive: &[u8]) -> Result<String, EngineError> {
+        self.ping()?;
+        self.loads += 1;
+        self.fail(Operation::Other)?;
+        let text = String::from_utf8_lossy(archive);
+        let mut lines = text.lines();
+        let (Some(id), Some(content)) = (lines.next(), lines.next()) else {
+            return Err(EngineError::Engine("unexpected EOF".to_owned()));
+        };
+        let volumes = lines.next().unwrap_or_default().split_whitespace();
+        let image = Image {
+            id: self.id_here(id),
+            content: content.to_owned(),
+            volumes: volumes.map(str::to_owned).collect(),
+            ..Image::default()
+        };
+        let id = image.id.clone();
+        if self.find_image(&id).is_none() {
+            self.images.insert(id.clone(), image);
+        }
+        Ok(id)
+    }
+
+    /// Whether the registry has it.
+    pub fn is_in_registry(
+        &mut self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<bool, EngineError> {
+        self.ping()?;
+        self.questions += 1;
+        if self.registry_away {
+            return Err(away());
+        }
+        let Some(image) = self.published(reference) else {
+            return Ok(false);
+        };
+        if image.needs.is_some() && image.needs.as_ref() != credentials {
+            return Err(EngineError::Auth("unauthorized".to_owned()));
+        }
+        Ok(true)
     }
 
     /// Somebody makes an image of a container; its id. Labels go with it.
@@ -50,7 +150,7 @@ impl World {
                 used: self.is_used(&image.id),
             });
             for name in std::iter::once(name).chain(&image.repo_digests) {
-                if !shown.names.contains(name) {
+                if *name != image.id && !shown.names.contains(name) {
                     shown.names.push(name.clone());
                 }
             }
@@ -115,10 +215,7 @@ impl World {
         self.pulls += 1;
         self.fail(Operation::Pull)?;
         if self.registry_away {
-            return Err(EngineError::host(
-                HostFault::RegistryUnreachable,
-                "dial tcp: connection refused",
-            ));
+            return Err(away());
         }
         let image = self
             .published(name)
@@ -130,8 +227,14 @@ impl World {
         if image.needs.is_some() && image.needs.as_ref() != credentials {
             return Err(EngineError::Auth(format!("pull access denied for {name}")));
         }
+        let id = if self.store.containerd {
+            image.digest.clone()
+        } else {
+            image.id.clone()
+        };
         let here = Image {
-            id: image.id,
+            content: content(&image.id),
+            id,
             repo_digests: vec![format!("{}@{}", parsed.familiar_repository(), image.digest)],
             healthcheck: image.healthcheck,
             volumes: image.volumes.clone(),
@@ -143,9 +246,23 @@ impl World {
         } else {
             familiar(name)
         };
-        self.images.insert(key, here);
+        self.name_image(&key, here);
         Ok(())
     }
+}
+
+/// The end of an id in containerd's store.
+const IN_CONTAINERD: &str = "-manifest";
+
+fn content(id: &str) -> String {
+    format!("content of {id}")
+}
+
+fn away() -> EngineError {
+    EngineError::host(
+        HostFault::RegistryUnreachable,
+        "dial tcp: connection refused",
+    )
 }
 
 /// The one spelling under which an image is kept: as Docker shows it, tag included.

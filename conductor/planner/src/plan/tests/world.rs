@@ -450,6 +450,7 @@ impl World {
                 let version = model::records::Version {
                     manifest: text.clone(),
                     image: image.clone(),
+                    content: None,
                     good: false,
                     volumes: Vec::new(),
                 };
@@ -459,6 +460,7 @@ impl World {
                         container,
                         rev,
                         image,
+                        content: None,
                         volumes: Vec::new(),
                     },
                     Some(write),
