@@ -1,7 +1,7 @@
 # The commands of this repository; each one's work is in scripts/.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down test check bench lab dist sim faults test-fresh test-vm
+.PHONY: help up down test check matrix bench lab dist sim faults test-fresh test-vm
 
 # release, or dev for a build that is quicker and larger.
 PROFILE ?= release
@@ -32,6 +32,9 @@ test-vm: ## the package in a virtual Debian 13: systemd, cgroup v2, a reboot, cl
 
 dist: ## a static program, a tarball and a .deb in target/packages
 	@scripts/dist.sh
+
+matrix: ## tests on Docker 20, 26, 28 and image stores, etcd 3.4 and 3.5; LAB_ENGINE=26 for one
+	@scripts/matrix.sh
 
 bench: ## measure against the floors and print both
 	@scripts/bench.sh
