@@ -194,6 +194,7 @@ impl Running {
         let alarms = published.clone();
         tasks.spawn(|stop| follow_alarm(kv, alarms, own_etcd, stop));
         let (sender, view) = updates();
+        condition.follows(view.failing());
         let options = ViewOptions {
             held: dir.hold().is_some(),
             ..ViewOptions::new(cluster, join.saved, Some(dir.view_file()))

@@ -20,6 +20,8 @@ pub(crate) struct Condition {
     engine: Mutex<Option<String>>,
     status: OnceLock<watch::Receiver<HostStatus>>,
     published: OnceLock<Arc<Published>>,
+    /// Why etcd can't be followed.
+    failing: OnceLock<watch::Receiver<Option<String>>>,
 }
 
 impl Condition {
@@ -40,6 +42,7 @@ impl Condition {
             engine: Mutex::new(Some(engine)),
             status: OnceLock::new(),
             published: OnceLock::new(),
+            failing: OnceLock::new(),
         }
     }
 
@@ -59,6 +62,22 @@ impl Condition {
         let _ = self.published.set(published);
     }
 
+    /// The view begins to follow etcd.
+    pub(crate) fn follows(&self, failing: watch::Receiver<Option<String>>) {
+        let _ = self.failing.set(failing);
+    }
+
+    fn with_reason(&self, what: &str) -> String {
+        match self
+            .failing
+            .get()
+            .and_then(|failing| failing.borrow().clone())
+        {
+            Some(why) => format!("{what}: {why}"),
+            None => what.to_owned(),
+        }
+    }
+
     /// All that is missing; nothing if the agent works as it should.
     pub(crate) fn lacks(&self) -> Vec<String> {
         let Some(published) = self.published.get() else {
@@ -71,12 +90,12 @@ impl Condition {
         };
         let mut lacks = Vec::new();
         match published.seen.load().as_ref() {
-            None => lacks.push("etcd has not been read yet".to_owned()),
+            None => lacks.push(self.with_reason("etcd has not been read yet")),
             Some(seen) => {
                 if let Some(reason) = &seen.distrust {
                     lacks.push(format!("nothing is changed: {reason}"));
                 } else if seen.stale {
-                    lacks.push("etcd can't be followed at the moment".to_owned());
+                    lacks.push(self.with_reason("etcd can't be followed at the moment"));
                 }
             }
         }
@@ -219,7 +238,11 @@ mod tests {
             })));
         };
         see(true, None);
+        let (failing, follows) = watch::channel(None);
+        condition.follows(follows);
         assert!(lacks("followed"));
+        failing.send_replace(Some("permission denied".to_owned()));
+        assert!(lacks("followed at the moment: permission denied"));
         assert!(condition.without_etcd().is_some());
         see(false, Some("the cluster's key is gone"));
         assert!(lacks("the cluster's key is gone"));

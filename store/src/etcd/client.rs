@@ -7,6 +7,7 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 use tracing::debug;
 
+use super::access;
 use crate::kv::KvError;
 
 /// The endpoints, and a client at the one that is in use.
@@ -184,8 +185,11 @@ fn map(error: Error, endpoint: &str) -> KvError {
                 why = format!("{why}: {error}");
                 source = error.source();
             }
-            unavailable(why)
+            match access::certificate(&why) {
+                Some(meaning) => unavailable(format!("{meaning} ({why})")),
+                None => unavailable(why),
+            }
         }
-        _ => KvError::Refused(message.to_owned()),
+        _ => access::refused(message),
     }
 }

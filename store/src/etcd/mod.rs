@@ -6,6 +6,7 @@
 //! after an `Unavailable` nobody knows whether it happened, and the caller reads
 //! again. Reads are tried at the other endpoints within their deadline.
 
+mod access;
 mod client;
 mod convert;
 mod options;

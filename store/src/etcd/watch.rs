@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::client::{Attempt, Clients};
-use super::{MAX_MESSAGE, convert};
+use super::{MAX_MESSAGE, access, convert};
 use crate::kv::{Event, KeyRange, KvError, Watch, WatchReply};
 
 /// A watch that etcd has taken.
@@ -44,7 +44,7 @@ pub(super) async fn open(
         .map_err(|error| streams.failed(&attempt, error))?
         .ok_or_else(|| streams.late(Some(&attempt)))?;
     if first.canceled() {
-        return Err(KvError::Refused(first.cancel_reason().to_owned()));
+        return Err(access::refused(first.cancel_reason()));
     }
     Ok(Opened {
         attempt,

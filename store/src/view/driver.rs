@@ -61,6 +61,7 @@ pub async fn run_view(
         let step = driver.view.step();
         if step == Step::Follow {
             driver.failing = false;
+            driver.out.fails(None);
             let Some(stream) = driver.stream.as_mut() else {
                 driver.view.answer(Answer::Failed, now());
                 continue;
@@ -168,6 +169,10 @@ impl Driver {
             Err(KvError::Compacted) => Answer::Compacted,
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
+                let why = source
+                    .as_ref()
+                    .map_or_else(|| error.to_string(), Clone::clone);
+                self.out.fails(Some(why));
                 // Said once, however long it lasts.
                 if std::mem::replace(&mut self.failing, true) {
                     debug!(%error, source, "etcd can't be followed");

@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::ViewUpdate;
 
@@ -23,6 +23,7 @@ pub struct Updates(Arc<Slot>);
 struct Slot {
     state: Mutex<State>,
     changed: Notify,
+    failing: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +57,17 @@ impl UpdateSender {
     }
 }
 
+impl UpdateSender {
+    /// Why etcd can't be followed now; none when it is.
+    pub fn fails(&self, why: Option<String>) {
+        self.0.failing.send_if_modified(|failing| {
+            let differs = *failing != why;
+            *failing = why;
+            differs
+        });
+    }
+}
+
 impl Drop for UpdateSender {
     fn drop(&mut self) {
         self.0.state().closed = true;
@@ -78,6 +90,11 @@ impl Updates {
             }
             self.0.changed.notified().await;
         }
+    }
+
+    /// Why etcd can't be followed now; none when it is.
+    pub fn failing(&self) -> watch::Receiver<Option<String>> {
+        self.0.failing.subscribe()
     }
 
     /// An update that waits already.

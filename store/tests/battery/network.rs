@@ -306,6 +306,11 @@ async fn a_view_finds_the_endpoint_that_is_its_cluster_and_finds_it_again() {
 
 /// A folder with `ca.pem`, and `<name>.pem` and `<name>.key` for each name, signed by it.
 fn certificates(names: &[&str]) -> TempDir {
+    certificates_of(names, &[])
+}
+
+/// The same, of which some have expired.
+fn certificates_of(names: &[&str], expired: &[&str]) -> TempDir {
     let folder = TempDir::new().expect("a folder");
     let write = |file: &str, text: String| {
         std::fs::write(folder.path().join(file), text).expect("writes");
@@ -324,6 +329,10 @@ fn certificates(names: &[&str]) -> TempDir {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        if expired.contains(name) {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
         let cert = params.signed_by(&key, &issuer).expect("signs");
         write(&format!("{name}.pem"), cert.pem());
         write(&format!("{name}.key"), key.serialize_pem());
@@ -377,6 +386,105 @@ async fn with_tls_both_sides_show_their_certificates() {
         ..options
     };
     assert!(EtcdKv::new(&half).is_err());
+}
+
+/// What is said of a refused read, its source with it.
+async fn said(kv: &EtcdKv, range: Range) -> String {
+    let error = kv.range(range).await.expect_err("is refused");
+    match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_is_told_by_whose_it_is() {
+    for (expired, whose) in [
+        ("server", "etcd's certificate has expired"),
+        ("client", "this host's certificate"),
+    ] {
+        let etcd = RealEtcd::start_with_tls(certificates_of(&["server", "client"], &[expired]));
+        let file = |name: &str| Some(etcd.folder().join(name));
+        let options = EtcdOptions {
+            ca: file("ca.pem"),
+            cert: file("client.pem"),
+            key: file("client.key"),
+            ..EtcdOptions::new([etcd.address()])
+        };
+        let kv = EtcdKv::new(&options).expect("good options");
+        let said = said(&kv, Range::key("/w/a")).await;
+        assert!(
+            said.contains(whose) && said.contains("openssl x509"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_etcd_denies_is_said_with_the_command_that_helps() {
+    let etcd = RealEtcd::start();
+    let mut admin = etcd_client::Client::connect([etcd.address()], None)
+        .await
+        .expect("connects");
+    for role in ["root", "apps"] {
+        admin.role_add(role).await.expect("adds");
+    }
+    let apps = etcd_client::Permission::read_write("/apps/").with_prefix();
+    admin
+        .role_grant_permission("apps", apps)
+        .await
+        .expect("grants");
+    for user in ["root", "agent", "nobody"] {
+        admin.user_add(user, "secret", None).await.expect("adds");
+    }
+    for (user, role) in [("root", "root"), ("agent", "apps")] {
+        admin.user_grant_role(user, role).await.expect("grants");
+    }
+    admin.auth_enable().await.expect("enables");
+    let with = |user: Option<(&str, &str)>| {
+        let options = EtcdOptions {
+            user: user.map(|(user, password)| (user.into(), password.into())),
+            ..etcd.options()
+        };
+        EtcdKv::new(&options).expect("good options")
+    };
+    let all = || Range::new(store::view::watched());
+    let agent = with(Some(("agent", "secret")));
+    put(&agent, "/apps/shop/web/manifest", "1").await;
+    let grant = "etcdctl role grant-permission ROLE readwrite /apps/ /hosts0";
+    for (kv, range, helps) in [
+        (&agent, Range::key("/dokkaa/cluster"), grant),
+        (&agent, all(), grant),
+        (&with(Some(("nobody", "secret"))), all(), grant),
+        (
+            &with(Some(("agent", "wrong"))),
+            all(),
+            "etcdctl user passwd NAME",
+        ),
+        (&with(None), all(), "--etcd-user-file"),
+    ] {
+        let said = said(kv, range).await;
+        assert!(said.contains(helps), "{said}");
+    }
+    // A watch is refused in the same words, and the command helps.
+    let watched = agent.watch(store::view::watched(), 1, false).await;
+    let said = watched.expect_err("is refused").to_string();
+    assert!(said.contains(grant), "{said}");
+    let root = etcd_client::ConnectOptions::new().with_user("root", "secret");
+    let mut admin = etcd_client::Client::connect([etcd.address()], Some(root))
+        .await
+        .expect("connects");
+    let whole = etcd_client::Permission::read_write("/apps/").with_range_end("/hosts0");
+    admin
+        .role_grant_permission("apps", whole)
+        .await
+        .expect("grants");
+    agent.range(all()).await.expect("reads");
+    put(&agent, "/dokkaa/cluster", "1").await;
+    agent
+        .watch(store::view::watched(), 1, false)
+        .await
+        .expect("watches");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
