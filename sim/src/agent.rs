@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::host::HostLife;
 use crate::invariants;
+use crate::members::Life;
 use crate::network::{Answered, Asker, Reply, Request};
 use crate::world::{Event, World};
 
@@ -63,6 +64,8 @@ pub struct Joined {
     /// How the host stands, as the agent knows.
     host: Option<(HostStatus, i64)>,
     stream: Option<Stream>,
+    /// The member that the first read of this connect went to.
+    endpoint: usize,
     asking: bool,
     /// Instances that are probed, and since which start.
     probes: BTreeMap<InstanceId, i64>,
@@ -77,9 +80,13 @@ pub struct Joined {
 #[derive(Debug)]
 struct Stream {
     watch: WatchId,
-    life: u64,
+    of: Life,
     /// Something is on its way.
     coming: bool,
+    /// Its progress is asked for.
+    asked: bool,
+    /// So many of the next replies with events are lost.
+    loses: u32,
 }
 
 impl Process {
@@ -93,6 +100,19 @@ impl Process {
     pub fn stream_waits(&mut self) -> bool {
         let stream = self.agent.as_mut().and_then(|agent| agent.stream.as_mut());
         stream.is_some_and(|stream| !std::mem::replace(&mut stream.coming, true))
+    }
+
+    /// Its watch, and whose.
+    pub fn watch(&self) -> Option<(WatchId, Life)> {
+        let stream = self.agent.as_ref()?.stream.as_ref()?;
+        Some((stream.watch, stream.of))
+    }
+
+    /// The next events on the stream are lost.
+    pub fn stream_loses(&mut self, replies: u32) {
+        if let Some(stream) = self.agent.as_mut().and_then(|agent| agent.stream.as_mut()) {
+            stream.loses = replies;
+        }
     }
 
     /// What was on its way is lost.
@@ -173,6 +193,7 @@ impl World {
             failed: BTreeSet::new(),
             host: None,
             stream: None,
+            endpoint: 0,
             asking: false,
             probes: BTreeMap::new(),
             wake: None,
@@ -254,7 +275,6 @@ impl World {
 
     /// Carries out what the view asks for, and hears what it says.
     pub fn drive(&mut self, machine: usize) {
-        let life = self.life;
         let Some(agent) = self.joined(machine) else {
             return;
         };
@@ -262,10 +282,9 @@ impl World {
         let request = match agent.view.step() {
             ViewStep::Follow => {
                 if agent.view.take_progress_request()
-                    && let Some(stream) = agent.stream.as_ref().filter(|s| s.life == life)
+                    && let Some(stream) = &mut agent.stream
                 {
-                    let watch = stream.watch;
-                    self.etcd.progress(watch);
+                    stream.asked = true;
                     self.stream_soon(machine);
                 }
                 None
@@ -274,13 +293,17 @@ impl World {
             ViewStep::Read { avoid } => {
                 if avoid {
                     self.machines[machine].silent = false;
+                    self.next_member(machine);
                 }
+                let endpoint = self.machines[machine].member;
                 let Some(agent) = self.joined(machine) else {
                     return;
                 };
+                agent.endpoint = endpoint;
                 wait = agent.view.pause();
-                let stream = agent.stream.take().filter(|s| s.life == life);
-                if let Some(stream) = stream {
+                if let Some(stream) = agent.stream.take()
+                    && self.lives(stream.of)
+                {
                     self.etcd.cancel(stream.watch);
                 }
                 Some(Request::Range(Range::key(Key::Cluster)))
@@ -330,6 +353,7 @@ impl World {
     /// The stream brings what waits.
     pub fn stream(&mut self, machine: usize) {
         let now = self.clock(machine);
+        let (members, whole) = (&mut self.members, self.etcd.revision());
         let at = &mut self.machines[machine];
         let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
             return;
@@ -338,37 +362,63 @@ impl World {
             return;
         };
         stream.coming = false;
+        let member = &mut members[stream.of.member];
+        let ended = !member.lives(stream.of);
         // What comes before the view is proven waits.
-        if !at.net.streams || at.silent || agent.view.step() != ViewStep::Follow {
+        if !at.net.streams
+            || at.silent
+            || (member.stalled && !ended)
+            || agent.view.step() != ViewStep::Follow
+        {
+            return;
+        }
+        let applied = member.applied(self.now);
+        if member.ahead && !ended && std::mem::take(&mut stream.asked) {
+            let progress = WatchReply::Progress(whole);
+            agent.view.answer(Answer::Reply(progress), now);
+            self.stream_soon(machine);
+            self.drive(machine);
             return;
         }
         // What comes while the view asks waits until it follows.
         while agent.view.step() == ViewStep::Follow {
-            let ended = stream.life != self.life;
             let reply = if ended {
                 WatchReply::Closed("etcd restarted".to_owned())
-            } else if let Some(reply) = self.etcd.poll(stream.watch) {
+            } else if let Some(reply) = self.etcd.poll_applied(stream.watch, applied) {
+                if stream.loses > 0 && matches!(reply, WatchReply::Events(..)) {
+                    stream.loses -= 1;
+                    continue;
+                }
                 reply
+            } else if std::mem::take(&mut stream.asked) {
+                WatchReply::Progress(applied)
             } else {
                 break;
             };
             agent.view.answer(Answer::Reply(reply), now);
+        }
+        if applied < whole {
+            self.stream_soon(machine);
         }
         self.drive(machine);
     }
 
     fn view_answered(&mut self, machine: usize, answer: Answered) {
         let now = self.clock(machine);
-        let (life, noticed) = (self.life, self.dice.one_in(2));
-        let Some(agent) = self.joined(machine) else {
+        let noticed = self.dice.one_in(2);
+        let (members, at) = (&self.members, &mut self.machines[machine]);
+        let Some(agent) = at.process.as_mut().and_then(|p| p.agent.as_mut()) else {
             return;
         };
         agent.asking = false;
-        let ended = agent.stream.as_ref().is_some_and(|s| s.life != life);
+        let lives = |of: Life| members[of.member].lives(of);
+        let ended = agent.stream.as_ref().is_some_and(|s| !lives(s.of));
+        let elsewhere = at.member != agent.endpoint;
         if let (ViewStep::Read { .. }, Ok(Reply::Range(reply))) = (agent.view.step(), &answer) {
             agent.first_read = reply.revision;
         }
         let answer = match answer {
+            Ok(_) if elsewhere => Answer::Failed,
             // An answer says nothing of a stream that has ended before it, where that is noticed.
             Ok(_) if ended && noticed => {
                 Answer::Reply(WatchReply::Closed("etcd restarted".to_owned()))
@@ -383,11 +433,13 @@ impl World {
                 })
             }
             Ok(Reply::Range(reply)) => Answer::Page(reply),
-            Ok(Reply::Watch(watch, of)) if of == life => {
+            Ok(Reply::Watch(watch, of)) if lives(of) => {
                 agent.stream = Some(Stream {
                     watch,
-                    life,
+                    of,
                     coming: false,
+                    asked: false,
+                    loses: 0,
                 });
                 Answer::Opened
             }

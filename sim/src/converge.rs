@@ -10,11 +10,14 @@ use planner::placement;
 use planner::rollout::Target;
 use store::host::HostStatus;
 
+use crate::faults::{Fault, Kind};
 use crate::scenario::Scenario;
 use crate::world::{Machine, World};
 
 /// All is as wanted within this virtual time.
 const LONGEST: u64 = 900_000;
+/// The operator looks after holds this often.
+const OPERATOR: u64 = 180_000;
 /// It has to be so for this long …
 const STILL: u64 = 8_000;
 /// … and then nothing is written for this long.
@@ -28,6 +31,7 @@ impl World {
             return;
         }
         let end = self.now + LONGEST;
+        let mut looks_at = self.now + OPERATOR;
         let (mut asked_at, mut well_since) = (0, None);
         loop {
             if !self.step() {
@@ -38,6 +42,10 @@ impl World {
             }
             asked_at = self.now;
             self.switch_off_doubles();
+            if self.now >= looks_at {
+                looks_at = self.now + OPERATOR;
+                self.accept_what_was_lost();
+            }
             let lacks = self.lacks();
             let well = *well_since.get_or_insert(self.now);
             if lacks.is_some() {
@@ -70,6 +78,19 @@ impl World {
         }
         if self.scenario == Scenario::Calm {
             self.is_balanced();
+        }
+    }
+
+    /// A stream that ended before it was found to have lost events leaves its host in hold: to it that is another
+    /// history. The operator knows better.
+    fn accept_what_was_lost(&mut self) {
+        let lost = [Kind::EventsLost, Kind::DeletionLost];
+        let agents = self.machines.iter().filter_map(|m| m.process.as_ref());
+        let holds = agents
+            .filter_map(|process| process.agent.as_ref())
+            .any(|joined| joined.agent.distrusts());
+        if holds && lost.iter().any(|kind| self.exercised.contains_key(kind)) {
+            self.happens(Fault::Accept);
         }
     }
 

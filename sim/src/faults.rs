@@ -10,6 +10,7 @@ use store::kv::Op;
 use store::memory::MemEtcd;
 use uuid::Uuid;
 
+use crate::agent::Process;
 use crate::network::Net;
 use crate::scenario::Scenario;
 use crate::world::{Event, World};
@@ -42,6 +43,24 @@ pub enum Kind {
     Compact,
     /// Etcd is restarted: streams break.
     EtcdRestart,
+    /// A member of etcd applies later than the others.
+    MemberLags,
+    /// A member is frozen, or cut off from the others.
+    MemberStalls,
+    /// A member is restarted: its streams break.
+    MemberRestarts,
+    /// A member's progress answers overtake events (etcd#15220).
+    ProgressAhead,
+    /// A watch says again what it has said (etcd#15271).
+    WatchGoesBack,
+    /// A watch of a revision that is still to come says old events (etcd#20221).
+    FutureWatch,
+    /// Events of a watch are lost, and it goes on (etcd#17529).
+    EventsLost,
+    /// A compaction takes away a deletion that a watch has not said yet (etcd#18089, #19179).
+    DeletionLost,
+    /// Etcd's revision falls in a crash (etcd#17780).
+    RevisionFalls,
     /// Etcd answers nobody.
     EtcdAway,
     /// A backup of etcd is made.
@@ -105,6 +124,9 @@ impl Kind {
         (2, Self::Compact),
         (2, Self::EtcdRestart),
         (2, Self::EtcdAway),
+        (2, Self::MemberLags),
+        (2, Self::MemberStalls),
+        (2, Self::MemberRestarts),
         (3, Self::EngineHangs),
         (2, Self::Deaf),
         (2, Self::RegistryAway),
@@ -135,6 +157,8 @@ pub enum Fault {
     EngineBack(usize),
     /// Etcd answers again.
     EtcdBack,
+    /// A member answers again, and applies what it has missed.
+    MemberBack(usize),
     /// The operator accepts what etcd is now.
     Accept,
     /// Something happens to those who have to do with a slot that is changing hands.
@@ -412,6 +436,15 @@ impl World {
                 let _ = self.etcd.compact(self.etcd.revision() - back);
             }
             Kind::EtcdRestart => self.break_streams("etcd restarts"),
+            Kind::MemberLags
+            | Kind::MemberStalls
+            | Kind::MemberRestarts
+            | Kind::ProgressAhead
+            | Kind::WatchGoesBack
+            | Kind::FutureWatch
+            | Kind::EventsLost
+            | Kind::DeletionLost
+            | Kind::RevisionFalls => self.strike_member(kind, machine, late),
             Kind::EtcdAway => {
                 self.away = true;
                 self.break_streams("etcd is away");
@@ -508,6 +541,10 @@ impl World {
                 for machine in 0..self.machines.len() {
                     self.stream_soon(machine);
                 }
+            }
+            Fault::MemberBack(member) => {
+                self.members[member].stalled = false;
+                self.streams_soon();
             }
             Fault::FirstPut(id) => self.put_manifest(id, true),
             Fault::Amid(slot) => self.strike_amid(&slot),
@@ -607,6 +644,69 @@ impl World {
         }
     }
 
+    /// Something is wrong with the member that a machine follows, or with what it says.
+    fn strike_member(&mut self, kind: Kind, machine: usize, late: u64) {
+        let stream = self.machines[machine]
+            .process
+            .as_ref()
+            .and_then(Process::watch);
+        let member = stream.map_or(self.machines[machine].member, |(_, of)| of.member);
+        let back = self.dice.between(1, 20) as i64;
+        match kind {
+            Kind::MemberLags => {
+                self.members[member].lag = *self.dice.of(&[50, 400, 3_000]).unwrap_or(&50);
+            }
+            Kind::MemberStalls => {
+                self.members[member].stalled = true;
+                self.after(0, 0, late, Event::Ordered(Fault::MemberBack(member)));
+            }
+            Kind::ProgressAhead => {
+                let at = &mut self.members[member];
+                (at.ahead, at.lag) = (true, 400);
+                self.restart_member(member);
+            }
+            Kind::FutureWatch => {
+                self.members[member].says_old_events = true;
+                self.restart_member(member);
+            }
+            Kind::WatchGoesBack => {
+                let from = self.etcd.revision() - back;
+                if let Some((watch, of)) = stream
+                    && self.lives(of)
+                {
+                    self.etcd.repeat(watch, from);
+                }
+                self.streams_soon();
+            }
+            Kind::EventsLost => {
+                let lost = self.dice.between(1, 3) as u32;
+                if let Some(process) = &mut self.machines[machine].process {
+                    process.stream_loses(lost);
+                }
+            }
+            Kind::DeletionLost => {
+                let id = self.some_container();
+                self.write(vec![Op::delete(format!("{APPS}{id}/manifest"))]);
+                let revision = self.etcd.revision();
+                let _ = self.etcd.compact(revision);
+                self.etcd.lose_deletions(revision);
+            }
+            Kind::RevisionFalls => {
+                let id = self.some_container();
+                self.write(vec![Op::delete(format!("{APPS}{id}/manifest"))]);
+                let mut etcd = self.etcd.clone();
+                etcd.fall();
+                self.replace_etcd(etcd);
+            }
+            _ => self.restart_member(member),
+        }
+    }
+
+    fn restart_member(&mut self, member: usize) {
+        self.members[member].restarts();
+        self.streams_soon();
+    }
+
     // === users ===
 
     fn some_container(&mut self) -> &'static str {
@@ -704,6 +804,9 @@ impl World {
         self.stormy = false;
         self.latency = self.latency.min(20);
         self.away = false;
+        for member in &mut self.members {
+            member.heals();
+        }
         self.reconcile_etcd();
         for machine in 0..self.machines.len() {
             let at = &mut self.machines[machine];
@@ -712,6 +815,9 @@ impl World {
             at.deaf = false;
             at.idle = false;
             at.engine.heal();
+            if let Some(process) = &mut at.process {
+                process.stream_loses(0);
+            }
             self.is_idle(machine);
             let at = &mut self.machines[machine];
             if at.gone {

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod faults;
 pub mod host;
 pub mod invariants;
+pub mod members;
 pub mod network;
 pub mod scenario;
 pub mod trace;

@@ -6,6 +6,8 @@ use store::claims::WriteBatch;
 use store::kv::{KvError, Range, RangeReply, Txn, TxnReply};
 use store::memory::WatchId;
 
+use crate::members::Life;
+
 /// What of the network a host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Net {
@@ -46,6 +48,13 @@ pub enum Asker {
     KeepAlive(i64),
 }
 
+impl Asker {
+    /// It asks the member that the streams go to; the others ask any.
+    pub fn asks_a_member(&self) -> bool {
+        matches!(self, Self::View | Self::KeepAlive(_))
+    }
+}
+
 /// What is asked of etcd.
 #[derive(Debug, Clone)]
 pub enum Request {
@@ -70,8 +79,8 @@ pub enum Reply {
     Txn(TxnReply),
     /// Of a read.
     Range(RangeReply),
-    /// A stream, of which life of etcd.
-    Watch(WatchId, u64),
+    /// A stream, and whose.
+    Watch(WatchId, Life),
     /// A lease and its time.
     Granted(i64, Duration),
     /// The lease lives on; the store's revision.

@@ -22,6 +22,8 @@ pub enum Scenario {
     MassLoss,
     /// Etcd goes back to what it was, or is another one.
     Restore,
+    /// Etcd's members lag, stall and say what they should not.
+    Members,
     /// Users change their minds while engines fail.
     Versions,
     /// Machines with a copied disk, and agents that run twice.
@@ -48,7 +50,7 @@ const AGENTS: Weights = &[
 
 impl Scenario {
     /// All of them; seeds take them in turn.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Calm,
         Self::Mixed,
         Self::OneSlot,
@@ -57,6 +59,7 @@ impl Scenario {
         Self::StopFirst,
         Self::MassLoss,
         Self::Restore,
+        Self::Members,
         Self::Versions,
         Self::Copies,
     ];
@@ -72,7 +75,7 @@ impl Scenario {
             Self::Calm => 0,
             Self::Returns => 5,
             Self::OneSlot | Self::Drain | Self::StopFirst => 8,
-            Self::MassLoss | Self::Restore | Self::Copies => 10,
+            Self::MassLoss | Self::Restore | Self::Members | Self::Copies => 10,
             Self::Mixed | Self::Versions => 16,
         }
     }
@@ -96,7 +99,7 @@ impl Scenario {
     pub fn containers(self) -> usize {
         match self {
             Self::Calm | Self::OneSlot | Self::Returns | Self::Drain | Self::StopFirst => 1,
-            Self::Copies | Self::Restore => 2,
+            Self::Copies | Self::Restore | Self::Members => 2,
             Self::Mixed | Self::MassLoss | Self::Versions => 3,
         }
     }
@@ -159,6 +162,24 @@ impl Scenario {
                 (2, Kind::Compact),
                 (2, Kind::CutOff),
                 (1, Kind::EtcdRestart),
+            ],
+            Self::Members => &[
+                (3, Kind::MemberLags),
+                (3, Kind::MemberStalls),
+                (2, Kind::MemberRestarts),
+                (3, Kind::ProgressAhead),
+                (3, Kind::WatchGoesBack),
+                (3, Kind::FutureWatch),
+                (3, Kind::EventsLost),
+                (3, Kind::DeletionLost),
+                (1, Kind::RevisionFalls),
+                (4, Kind::Put),
+                (4, Kind::Scale),
+                (2, Kind::Delete),
+                (2, Kind::Drain),
+                (2, Kind::Activate),
+                (2, Kind::Kill),
+                (2, Kind::LoseLease),
             ],
             Self::Versions => &[
                 (8, Kind::Put),

@@ -23,6 +23,7 @@ use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::faults::{Exercised, Fault};
 use crate::invariants::{self, Witness};
+use crate::members::{MEMBERS, Member};
 use crate::network::{Answered, Asker, Net, Reply, Request, unavailable};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
@@ -69,6 +70,8 @@ pub enum Event {
     Fault,
     /// A fault that was ordered.
     Ordered(Fault),
+    /// A member of etcd did not answer: another one is asked from now on.
+    GiveUpMember,
 }
 
 /// An event and whom it is for: a machine and the process on it (0: whichever).
@@ -96,6 +99,8 @@ pub struct Machine {
     pub process: Option<Process>,
     /// Its network.
     pub net: Net,
+    /// The member of etcd that its streams and keep-alives go to.
+    pub member: usize,
     /// How fast its clock runs, in millionths.
     pub rate: u64,
     /// What its network takes longer than others', one way.
@@ -146,8 +151,8 @@ pub struct World {
     pub scenario: Scenario,
     /// The store.
     pub etcd: MemEtcd,
-    /// Its life: streams do not outlive it.
-    pub life: u64,
+    /// Its members.
+    pub members: [Member; MEMBERS],
     /// It answers nobody.
     pub away: bool,
     /// What it may be restored to.
@@ -207,7 +212,7 @@ impl World {
             rules,
             scenario,
             etcd,
-            life: 0,
+            members: std::array::from_fn(|_| Member::default()),
             away: false,
             backups: Vec::new(),
             truth,
@@ -229,6 +234,12 @@ impl World {
             names: 0,
             leases: 0,
         };
+        for member in 0..MEMBERS {
+            let lags = member > 0 && scenario != Scenario::Calm;
+            let lag = *world.dice.of(&[0, 5, 40, 300]).unwrap_or(&0);
+            world.members[member].lag = if lags { lag } else { 0 };
+            world.members[member].is_at(world.etcd.revision());
+        }
         for number in 0..hosts {
             world.add_machine(number);
         }
@@ -263,6 +274,7 @@ impl World {
             engine: Engine::default(),
             process: None,
             net: Net::WHOLE,
+            member: machine % MEMBERS,
             rate,
             lag,
             silent: false,
@@ -362,6 +374,7 @@ impl World {
             Event::Pass => self.pass(machine),
             Event::Tick => self.tick(machine),
             Event::KeepAlive(lease) => self.keep_alive(machine, lease),
+            Event::GiveUpMember => self.next_member(machine),
             Event::HostWake => self.host_wakes(machine),
             Event::Stream => self.stream(machine),
             Event::Stepped(report) => self.stepped(machine, *report),
@@ -410,15 +423,28 @@ impl World {
             self.unanswered(machine, process, asker, sent);
             return;
         }
+        let member = asker.asks_a_member().then(|| self.machines[machine].member);
+        if member.is_some_and(|member| self.members[member].stalled) {
+            self.unanswered(machine, process, asker, sent);
+            return;
+        }
         let before = self.truth.now.clone();
-        let answer = self.ask(&request);
+        let mut answer = self.ask_by(&request, member);
         self.committed(Some((machine, &asker, before)));
+        let mut catches_up = 0;
+        if let Some(member) = member.map(|member| &mut self.members[member]) {
+            match &mut answer {
+                Ok(Reply::Kept(revision)) => *revision = member.applied(self.now),
+                Ok(Reply::Range(_)) => catches_up = member.behind(self.now),
+                _ => {}
+            }
+        }
         let lost = self.stormy && self.scenario.loses_answers() && self.dice.one_in(60);
         if !net.back || lost {
             self.unanswered(machine, process, asker, sent);
             return;
         }
-        let wait = self.hop(machine);
+        let wait = self.hop(machine) + catches_up;
         self.after(machine, process, wait, Event::Answer(asker, answer));
     }
 
@@ -428,17 +454,31 @@ impl World {
             Asker::View | Asker::Writes { .. } | Asker::Statuses | Asker::Host => DEADLINE,
         };
         let wait = (sent + patience).saturating_sub(self.now);
+        if asker.asks_a_member() {
+            self.after(machine, process, wait, Event::GiveUpMember);
+        }
         let none = Event::Answer(asker, Err(unavailable()));
         self.after(machine, process, wait, none);
     }
 
     /// Etcd carries a request out.
     pub fn ask(&mut self, request: &Request) -> Answered {
+        self.ask_by(request, None)
+    }
+
+    fn ask_by(&mut self, request: &Request, member: Option<usize>) -> Answered {
         let etcd = &mut self.etcd;
         Ok(match request {
             Request::Txn(txn) => Reply::Txn(etcd.txn(txn)?),
             Request::Range(range) => Reply::Range(etcd.range(range)?),
-            Request::Watch(from) => Reply::Watch(etcd.watch(watched(), *from, false), self.life),
+            Request::Watch(from) => {
+                let member = member.unwrap_or_default();
+                let watch = etcd.watch(watched(), *from, false);
+                if self.members[member].says_old_events {
+                    etcd.repeat(watch, from - 10);
+                }
+                Reply::Watch(watch, self.members[member].life(member))
+            }
             Request::Grant(ttl) => {
                 let (id, ttl) = etcd.lease_grant(*ttl);
                 self.leases = self.leases.max(id);
@@ -463,6 +503,10 @@ impl World {
 
     /// Follows what has changed in etcd; `by` a machine, and what was true before.
     pub fn committed(&mut self, by: Option<(usize, &Asker, Snapshot)>) {
+        let revision = self.etcd.revision();
+        for member in &mut self.members {
+            member.hears(revision, self.now);
+        }
         let mut told = Vec::new();
         while let Some(reply) = self.etcd.poll(self.truth.watch) {
             if let store::kv::WatchReply::Events(events, _) = reply {
@@ -526,12 +570,19 @@ impl World {
 
     /// The stream of a machine will bring what waits for it.
     pub fn stream_soon(&mut self, machine: usize) {
-        let wait = self.hop(machine);
+        let hop = self.hop(machine);
         let at = &mut self.machines[machine];
         let flows = at.net.streams && !at.silent && !self.away;
         let Some(process) = &mut at.process else {
             return;
         };
+        let Some((_, of)) = process.watch() else {
+            return;
+        };
+        let member = &mut self.members[of.member];
+        let ended = !member.lives(of);
+        let wait = hop + if ended { 0 } else { member.behind(self.now) };
+        let flows = flows && (ended || !member.stalled);
         if flows && process.stream_waits() {
             let id = process.id;
             self.after(machine, id, wait, Event::Stream);
@@ -541,7 +592,9 @@ impl World {
     /// All streams break.
     pub fn break_streams(&mut self, why: &str) {
         self.etcd.close_watches(why);
-        self.life += 1;
+        for member in &mut self.members {
+            member.restarts();
+        }
         self.truth.watch = self.etcd.watch(watched(), 0, false);
         for machine in 0..self.machines.len() {
             if let Some(process) = &mut self.machines[machine].process {
@@ -554,6 +607,9 @@ impl World {
     /// Another etcd stands where this one was.
     pub fn replace_etcd(&mut self, etcd: MemEtcd) {
         self.etcd = etcd;
+        for member in &mut self.members {
+            member.is_at(self.etcd.revision());
+        }
         // Leases are numbered anew by nobody: a real etcd draws their ids.
         while self.leases > 0 {
             let (id, _) = self.etcd.lease_grant(Duration::from_secs(2));

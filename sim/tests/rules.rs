@@ -18,7 +18,8 @@ fn focus(rule: Rule) -> Option<Scenario> {
         Rule::RetakeState | Rule::RetakeUnready | Rule::RetakeNext => Some(Scenario::Returns),
         Rule::VoidGuard | Rule::VoidDelete => Some(Scenario::Versions),
         Rule::StoppedGuard | Rule::TakeBackStopped => Some(Scenario::StopFirst),
-        Rule::Hold => Some(Scenario::Restore),
+        Rule::KnownEvents | Rule::ProgressOvertakes | Rule::Compare => Some(Scenario::Members),
+        Rule::Hold | Rule::Proof => Some(Scenario::Restore),
         Rule::OwnRecord => Some(Scenario::Copies),
         Rule::OrphanedNext => Some(Scenario::Drain),
         Rule::ReadYourWrites

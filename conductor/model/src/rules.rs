@@ -39,13 +39,21 @@ pub enum Rule {
     MassFailure,
     /// Writes that travel in one batch keep their own guards.
     NestedBatch,
+    /// An event at or below the view's revision is not news.
+    KnownEvents,
+    /// A progress answer does not say that what was before it has been seen.
+    ProgressOvertakes,
+    /// What a stream has said is compared with what etcd has, now and then.
+    Compare,
+    /// A view is proven by what etcd had at its revision.
+    Proof,
     /// A start goes on over a record only if this machine wrote it.
     OwnRecord,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::ReadYourWrites,
         Self::CatchUp,
         Self::VoidGuard,
@@ -62,6 +70,10 @@ impl Rule {
         Self::Hold,
         Self::MassFailure,
         Self::NestedBatch,
+        Self::KnownEvents,
+        Self::ProgressOvertakes,
+        Self::Compare,
+        Self::Proof,
         Self::OwnRecord,
     ];
 }

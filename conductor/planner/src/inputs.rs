@@ -59,9 +59,8 @@ impl Inputs<'_> {
 
     /// An own write on this is not in the snapshot yet.
     pub(crate) fn is_behind(&self, scope: &Scope) -> bool {
-        let revision = self.snapshot.revision;
         let own = &self.memory.own_writes;
-        own.is_ahead_of(scope, revision, self.now, self.rules)
+        own.is_ahead_of(scope, self.snapshot, self.now, self.rules)
     }
 
     /// This host's turn has come, if it has one. Turns are counted from the first note of it.

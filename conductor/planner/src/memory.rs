@@ -17,6 +17,7 @@ use model::observed::{EngineState, Observed};
 use model::records::{Phase, Status};
 use model::snapshot::Snapshot;
 use model::time::Millis;
+use model::write::WriteOp;
 use model::{Action, ActionResult, Fault, Scope, Write, WriteKind};
 
 use crate::disruption::DisruptionGuard;
@@ -185,7 +186,7 @@ impl AgentMemory {
     pub fn see(&mut self, snapshot: &Snapshot, now: Millis) {
         self.has_synced = true;
         self.disruption.observe(snapshot, now);
-        self.own_writes.viewed(snapshot.revision);
+        self.own_writes.viewed(snapshot);
         self.in_flight.viewed(snapshot.revision);
         orphans::see(&mut self.orphans, snapshot);
     }
@@ -282,6 +283,11 @@ impl AgentMemory {
         // A status is not in the view, so the view is not waited for.
         if write.kind != WriteKind::Status {
             self.own_writes.succeeded(write.scope.clone(), revision);
+        }
+        for op in &write.ops {
+            if let WriteOp::Claim(slot, _) = op {
+                self.own_writes.claimed(slot.clone(), revision);
+            }
         }
         let Some(slot) = write.slot() else { return };
         match write.kind {

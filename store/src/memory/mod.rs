@@ -167,6 +167,16 @@ impl MemEtcd {
         Ok(())
     }
 
+    /// etcd's fault that a crash in a compaction takes its revision back to that of the newest key: what was written
+    /// last were deletions, and all trace of them is compacted.
+    pub fn fall(&mut self) {
+        let _ = self.compact(self.revision);
+        let newest = self.keys.values().filter_map(|values| values.last());
+        self.revision = newest.map(|(at, _)| *at).max().unwrap_or(1);
+        self.compacted = self.compacted.min(self.revision);
+        self.log = BTreeMap::new();
+    }
+
     /// Makes a lease: its id and the time to live that was granted.
     pub fn lease_grant(&mut self, ttl: Duration) -> (i64, Duration) {
         // etcd counts whole seconds.

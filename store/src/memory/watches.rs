@@ -96,6 +96,16 @@ impl MemEtcd {
         self.watches.open.get_mut(&id)?.waiting.pop_front()
     }
 
+    /// Takes the next reply, of a member that has applied no more than `applied`.
+    pub fn poll_applied(&mut self, id: WatchId, applied: i64) -> Option<WatchReply> {
+        let queue = self.watches.open.get_mut(&id)?;
+        let event = match queue.waiting.front()? {
+            WatchReply::Events(events, _) => events.last().map_or(0, Event::modified),
+            _ => 0,
+        };
+        (event <= applied).then(|| queue.waiting.pop_front())?
+    }
+
     /// Asks a watch for its progress.
     pub fn progress(&mut self, id: WatchId) {
         let revision = self.revision;
@@ -103,6 +113,33 @@ impl MemEtcd {
             && !queue.ended
         {
             queue.waiting.push_back(WatchReply::Progress(revision));
+        }
+    }
+
+    /// etcd's fault that a watch says again what it has said, from a revision on.
+    pub fn repeat(&mut self, id: WatchId, from: i64) {
+        let from = from.max(self.compacted + 1);
+        let Some(queue) = self.watches.open.get_mut(&id).filter(|q| !q.ended) else {
+            return;
+        };
+        queue.from = queue.from.min(from);
+        queue.waiting.clear();
+        for (at, events) in self.log.range(from.min(self.revision + 1)..) {
+            queue.notify(events, *at, self.revision);
+        }
+    }
+
+    /// etcd's fault that a compaction takes away the deletions of its revision which no watch has said yet.
+    pub fn lose_deletions(&mut self, revision: i64) {
+        let lost = |event: &Event| matches!(event, Event::Delete { modified, .. } if *modified == revision);
+        for queue in self.watches.open.values_mut() {
+            queue.waiting.retain_mut(|reply| {
+                let WatchReply::Events(events, _) = reply else {
+                    return true;
+                };
+                events.retain(|event| !lost(event));
+                !events.is_empty()
+            });
         }
     }
 

@@ -6,6 +6,7 @@
 //! replaced before fails the proof. Nothing is used, and no distrust ends, before
 //! that and before all that happened up to the first read has been seen.
 
+mod compare;
 mod output;
 mod proof;
 mod state;
@@ -23,7 +24,7 @@ use model::snapshot::{Snapshot, Touched};
 use rpds::RedBlackTreeMapSync;
 
 use self::output::put;
-use self::state::{CatchUp, Connect, Flags, Freshness, Phase, Proof};
+use self::state::{CatchUp, Certain, Connect, Flags, Freshness, Phase, Proof};
 use super::saved::{Raw, SavedView};
 use super::{FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, accepted, check};
 
@@ -88,6 +89,7 @@ pub struct View {
     cluster: Cluster,
     page: i64,
     heal_every: Duration,
+    compare_every: Duration,
     rules: Rules,
     random: u64,
     snapshot: Snapshot,
@@ -110,6 +112,11 @@ pub struct View {
     unfollowed_since: Option<Millis>,
     stale: bool,
     next_heal: Millis,
+    /// Up to this revision the view is what etcd had.
+    compared: i64,
+    next_compare: Millis,
+    /// What etcd had, where the stream has lost events: this is proven instead of the view.
+    certain: Option<Certain>,
     retry: Exponential,
     said: Flags,
     said_revision: i64,
@@ -136,6 +143,7 @@ impl View {
                 .clone(),
             page: options.page,
             heal_every: options.heal_every,
+            compare_every: options.compare_every,
             rules: options.rules,
             random: options.seed | 1,
             snapshot: Snapshot::default(),
@@ -155,6 +163,9 @@ impl View {
             unfollowed_since: Some(now),
             stale: false,
             next_heal: now,
+            compared: 0,
+            next_compare: now,
+            certain: None,
             retry: RETRY,
             said: Flags {
                 complete: false,
@@ -195,13 +206,27 @@ impl View {
                 keys_only: true,
                 ..Range::new(watched())
             }),
-            Phase::Proving { what, next } => Step::Range(Range {
-                revision: self.to_prove(*what).1,
-                limit: self.page,
+            Phase::Proving { what, next } => {
+                Step::Range(self.keys_at(self.to_prove(*what).1, next))
+            }
+            Phase::Collecting { found, next } => Step::Range(self.keys_at(found.at, next)),
+            Phase::Comparing { at } => Step::Range(Range {
+                revision: *at,
+                min_modified: self.compared + 1,
                 keys_only: true,
-                ..Range::new(KeyRange::range(next.as_str(), WATCH_END))
+                ..Range::new(watched())
             }),
             Phase::Following => Step::Follow,
+        }
+    }
+
+    /// A page of what etcd had, without values.
+    fn keys_at(&self, revision: i64, next: &str) -> Range {
+        Range {
+            revision,
+            limit: self.page,
+            keys_only: true,
+            ..Range::new(KeyRange::range(next, WATCH_END))
         }
     }
 
@@ -276,11 +301,13 @@ impl View {
             Freshness::Asked { at, .. } => self.stale |= now - at >= STALE_AFTER_ASKING,
             Freshness::Behind { .. } => {}
         }
+        if !matches!(self.phase, Phase::Following) || self.begins_to_compare(now) {
+            self.emit(Touched::default(), false);
+            return;
+        }
         let late = |c: &CatchUp| now - c.since >= CATCH_UP;
         if self.connect.catch_up.as_ref().is_some_and(late) || now >= self.next_heal {
-            self.must_list = true;
-            self.unbroken = self.connect.reached;
-            self.disconnected(now);
+            self.heal(now);
         }
         self.emit(Touched::default(), false);
     }
@@ -328,9 +355,20 @@ impl View {
             (Phase::Proving { what, next }, Answer::Page(page)) => {
                 self.prove(what, &next, &page, now);
             }
+            (Phase::Comparing { at }, Answer::Page(page)) => self.compare(at, &page, now),
+            (Phase::Comparing { .. }, Answer::Compacted) => {
+                // The stream is behind that: once it has told how far it is, again.
+                self.ask = true;
+                self.next_compare = now + PATIENCE;
+                self.follow();
+            }
+            (Phase::Collecting { found, .. }, Answer::Page(page)) => {
+                self.collect(found, page, now);
+            }
             (Phase::Following, Answer::Reply(reply)) => {
                 self.phase = Phase::Following;
                 self.reply(reply, now);
+                self.is_certain(now);
             }
             (
                 Phase::Proving {
@@ -411,6 +449,19 @@ impl View {
         self.must_list = true;
         self.unbroken = false;
         self.disconnected(now);
+    }
+
+    /// A list, out of the stream.
+    fn heal(&mut self, now: Millis) {
+        self.must_list = true;
+        self.unbroken = self.connect.reached;
+        self.disconnected(now);
+    }
+
+    /// The stream is read.
+    fn follow(&mut self) {
+        self.phase = Phase::Following;
+        self.unfollowed_since = None;
     }
 
     fn disconnected(&mut self, now: Millis) {

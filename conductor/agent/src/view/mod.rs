@@ -88,6 +88,8 @@ pub struct ViewOptions {
     pub file: Option<PathBuf>,
     /// Time between two healing lists; each is put off by up to a tenth of it at random.
     pub heal_every: Duration,
+    /// Time between two comparisons with etcd, where something was written.
+    pub compare_every: Duration,
     /// Keys per page of a list.
     pub page: i64,
     /// Source of jitter; with 0 the driver draws one.
@@ -97,7 +99,7 @@ pub struct ViewOptions {
 }
 
 impl ViewOptions {
-    /// The usual: a heal each hour, pages of 1,000.
+    /// The usual: a heal each hour, a comparison each minute, pages of 1,000.
     pub fn new(cluster: Cluster, saved: Option<SavedView>, file: Option<PathBuf>) -> Self {
         Self {
             cluster,
@@ -105,6 +107,7 @@ impl ViewOptions {
             held: false,
             file,
             heal_every: Duration::from_secs(60 * 60),
+            compare_every: Duration::from_secs(60),
             page: 1_000,
             seed: 0,
             rules: Rules::default(),

@@ -6,6 +6,7 @@ use manifests::keys::Key;
 use model::Millis;
 use model::kv::RangeReply;
 use model::records::Cluster;
+use model::rules::Rule;
 use model::snapshot::Change;
 use rpds::RedBlackTreeMapSync;
 
@@ -50,7 +51,15 @@ impl View {
     pub(super) fn to_prove(&self, what: Proof) -> (&RedBlackTreeMapSync<String, Raw>, i64) {
         match (what, &self.connect.list) {
             (Proof::List, Some(list)) => (&list.keys, list.at),
-            _ => (&self.raw, self.snapshot.revision),
+            _ => self.before(),
+        }
+    }
+
+    /// What was there before a list: the view, or what etcd certainly had where the view lacks events.
+    fn before(&self) -> (&RedBlackTreeMapSync<String, Raw>, i64) {
+        match &self.certain {
+            Some(certain) => (&certain.keys, certain.at),
+            None => (&self.raw, self.snapshot.revision),
         }
     }
 
@@ -66,7 +75,9 @@ impl View {
         let history = page.kvs.iter().map(|kv| (kv.key.as_str(), kv.modified));
         // All of ours are ASCII; keys that are not even text can't be told apart here.
         let ours = |(key, _): &(&str, i64)| key.is_ascii();
-        if let Trust::Distrust(reason) = check_history(seen.filter(ours), history.filter(ours)) {
+        if let Trust::Distrust(reason) = check_history(seen.filter(ours), history.filter(ours))
+            && self.rules.has(Rule::Proof)
+        {
             match what {
                 Proof::View => self.distrust(reason, now),
                 // Etcd was replaced since it was listed; the view may still be part of the new one.
@@ -96,8 +107,7 @@ impl View {
             self.distrust(reason, now);
             return;
         }
-        self.phase = Phase::Following;
-        self.unfollowed_since = None;
+        self.follow();
         self.connect.freshness = Freshness::Fine;
         if let Some(catch_up) = &mut self.connect.catch_up {
             catch_up.since = now;
@@ -107,6 +117,8 @@ impl View {
         if let Some(list) = list {
             self.adopt(list, now);
         }
+        self.compared = self.snapshot.revision;
+        self.plan_compare(now);
         if self.seen > self.snapshot.revision {
             self.ask_for_progress(now);
         }
@@ -135,6 +147,7 @@ impl View {
         self.raw = list.keys;
         self.based = true;
         self.must_list = false;
+        self.certain = None;
         self.unbroken = false;
         self.retry.reset();
         self.fresh();
@@ -159,9 +172,10 @@ impl View {
         if !self.based {
             return Trust::Trusted;
         }
+        let (before, revision) = self.before();
         let trust = check_list(
-            self.snapshot.revision,
-            |key| self.raw.get(key).map(|raw| raw.modified),
+            revision,
+            |key| before.get(key).map(|raw| raw.modified),
             list.iter().map(|(key, raw)| (key.as_str(), raw.modified)),
         );
         if leads {
@@ -173,7 +187,7 @@ impl View {
                 let created = |keys: &RedBlackTreeMapSync<String, Raw>| {
                     keys.get(&cluster).map_or(0, |raw| raw.created)
                 };
-                let (known, found) = (created(&self.raw), created(list));
+                let (known, found) = (created(before), created(list));
                 if known == found {
                     return Trust::Trusted;
                 }
@@ -185,8 +199,7 @@ impl View {
                 })
             })
             .and(|| {
-                let manifests = self
-                    .raw
+                let manifests = before
                     .keys()
                     .filter(|key| matches!(Key::parse(key), Some(Key::Manifest(_))));
                 let (known, left) = manifests.fold((0, 0), |(known, left), key| {

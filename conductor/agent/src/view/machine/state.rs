@@ -39,6 +39,15 @@ pub(super) enum Phase {
         what: Proof,
         next: String,
     },
+    /// What has changed between the last comparison and this revision, as etcd says; the stream waits.
+    Comparing {
+        at: i64,
+    },
+    /// All keys that etcd had at a revision, page by page and without values; the stream waits.
+    Collecting {
+        found: Certain,
+        next: String,
+    },
     Following,
 }
 
@@ -57,6 +66,21 @@ impl Phase {
             next: WATCH_START.to_owned(),
         }
     }
+}
+
+/// The keys that an etcd had at a revision, without values.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Certain {
+    pub(super) keys: RedBlackTreeMapSync<String, Raw>,
+    pub(super) at: i64,
+}
+
+/// Keys that are not what the stream has said, and since when that is known. They are certain when the stream still
+/// says something after a while: an etcd that is replaced ends it.
+#[derive(Debug)]
+pub(super) struct Suspicion {
+    pub(super) found: Certain,
+    pub(super) since: Millis,
 }
 
 /// What is to be part of the stream's history.
@@ -109,4 +133,5 @@ pub(super) struct Connect {
     /// Newest revision of a progress answer.
     pub(super) progress: i64,
     pub(super) freshness: Freshness,
+    pub(super) suspicion: Option<Suspicion>,
 }

@@ -4,6 +4,7 @@ use manifests::keys::Key;
 use model::Millis;
 use model::kv::{Event, WatchReply};
 use model::records::Cluster;
+use model::rules::Rule;
 use model::snapshot::Change;
 
 use super::View;
@@ -23,6 +24,12 @@ impl View {
             WatchReply::Events(events, _) => self.events(events, now),
             WatchReply::Progress(revision) => {
                 self.connect.progress = self.connect.progress.max(revision);
+                let all = self.connect.catch_up.as_ref();
+                if !self.rules.has(Rule::ProgressOvertakes)
+                    && all.is_some_and(|c| revision >= c.revision)
+                {
+                    self.reach();
+                }
                 if self.connect.reached {
                     self.retry.reset();
                 }
@@ -33,9 +40,9 @@ impl View {
     }
 
     pub(super) fn events(&mut self, mut events: Vec<Event>, now: Millis) {
-        // What is known already is not news; streams do not repeat, but it costs nothing to be sure.
+        // What is known already is not news: etcd's streams have gone back in time (etcd#15271, #20221).
         let known = self.snapshot.revision;
-        events.retain(|event| event.modified() > known);
+        events.retain(|event| event.modified() > known || !self.rules.has(Rule::KnownEvents));
         let Some(revision) = events.last().map(Event::modified) else {
             return;
         };
@@ -54,7 +61,8 @@ impl View {
             .as_ref()
             .is_some_and(|c| revision > c.revision)
         {
-            // Events come in order: all up to the first read have been here.
+            // Events come in order: all up to the first read have been here, or are lost.
+            self.next_compare = now;
             self.reach();
         }
         let mut changes = Vec::with_capacity(events.len());

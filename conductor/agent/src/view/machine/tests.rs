@@ -955,3 +955,100 @@ fn of_a_users_own_keys_only_the_revisions_are_kept_and_they_count_for_the_proof(
     view.answer(page(bare(&others), 20, false), Millis(2 * SECOND));
     assert_eq!(reason(&mut view), Some(other_history("/blob/2", 15, 0)));
 }
+
+/// A minute after `following`: the stream has said that etcd is at revision 20, and the view is compared.
+fn comparing() -> (View, Millis) {
+    let mut view = following();
+    let now = Millis(60 * SECOND);
+    view.answer(Answer::Reply(WatchReply::Progress(20)), now);
+    let asked = range(&view);
+    assert!(asked.keys_only && asked.revision == 20 && asked.min_modified == 11);
+    (view, now)
+}
+
+/// And it lacks two events: `a` was written at 12, `b` deleted.
+fn suspicious() -> (View, Millis) {
+    let (mut view, now) = comparing();
+    view.answer(changed(&[("a", 12)], 2), now);
+    assert!(is_proof(&view, 20));
+    view.answer(page(had(), 20, false), now);
+    assert_eq!(view.step(), Step::Follow);
+    (view, now)
+}
+
+fn had() -> Vec<KeyValue> {
+    bare(&[(&*manifest("a"), 12), ("/dokkaa/cluster", 2)])
+}
+
+#[test]
+fn where_nothing_is_written_nothing_is_compared_and_nothing_is_found_where_all_has_come() {
+    let mut view = following();
+    for minute in 1..50 {
+        view.tick(Millis(minute * 60 * SECOND));
+        assert_eq!(view.step(), Step::Follow);
+    }
+    let (mut view, now) = comparing();
+    view.answer(changed(&[], 3), now);
+    assert_eq!(view.step(), Step::Follow);
+    view.tick(Millis(50 * 60 * SECOND));
+    assert_eq!(view.step(), Step::Follow);
+}
+
+#[test]
+fn what_a_stream_has_lost_is_healed_by_a_list_when_the_stream_is_known_to_live() {
+    let (mut view, now) = suspicious();
+    // On its way since before the answer, perhaps.
+    view.answer(Answer::Reply(WatchReply::Progress(21)), now);
+    assert_eq!(view.step(), Step::Follow);
+    let now = Millis(now.0 + 5 * SECOND);
+    view.tick(now);
+    assert!(view.take_progress_request());
+    view.answer(Answer::Reply(WatchReply::Progress(22)), now);
+    assert!(reads(&view));
+    view.answer(read(22), now);
+    let list = vec![kv(&manifest("a"), 12), kv("/dokkaa/cluster", 2)];
+    assert!(is_list(&view));
+    view.answer(page(list.clone(), 22, false), now);
+    opens(&mut view, 22, now);
+    // What etcd was found to have is proven, not what the view has.
+    assert!(is_proof(&view, 20));
+    view.answer(page(had(), 22, false), now);
+    proves(&mut view, list, 22, now);
+    assert_eq!(view.step(), Step::Follow);
+    assert_eq!(reason(&mut view), None);
+    assert_eq!(names(&view), ["a"]);
+}
+
+#[test]
+fn what_another_etcd_has_is_not_taken_for_what_a_stream_has_lost() {
+    let (mut view, now) = suspicious();
+    cut(&mut view, now);
+    view.answer(read(22), now);
+    opens(&mut view, 10, now);
+    view.answer(changed(&[("a", 12)], 2), now);
+    assert!(is_proof(&view, 10));
+    view.answer(page(bare(&[("/dokkaa/cluster", 2)]), 22, false), now);
+    assert_eq!(reason(&mut view), Some(other_history(&manifest("a"), 3, 0)));
+}
+
+#[test]
+fn an_event_that_is_known_is_not_news() {
+    let mut view = following();
+    view.answer(events(vec![put("c", 4), put("a", 9)]), Millis(0));
+    assert_eq!((names(&view).len(), view.position().1), (2, 10));
+    view.answer(events(vec![put("a", 9), put("c", 11)]), Millis(0));
+    assert_eq!(names(&view), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_healing_list_comes_after_a_comparison() {
+    let mut view = following();
+    view.answer(events(vec![put("c", 11)]), Millis(0));
+    let now = Millis(3 * 3600 * SECOND);
+    view.tick(now);
+    assert_eq!(range(&view).min_modified, 11);
+    view.answer(changed(&[("c", 11)], 4), now);
+    assert!(reads(&view));
+    view.answer(read(11), now);
+    assert!(is_list(&view));
+}
