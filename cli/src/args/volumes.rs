@@ -17,8 +17,8 @@ use super::values::{Selection, selection, slot};
 A slot with a local volume runs only on the host that has the volume, as long as
 that host is a member of the cluster. Data on missing and removed hosts is
 listed, too. A slot whose volume is lost waits until a volume of that name is
-restored in Docker or the slot is released. So does one whose container is hidden
-by another storage driver of Docker, until it is adopted: it may still run.")]
+restored in Docker or the slot is released. One whose container is hidden by
+another storage driver of Docker may still run, and waits until it is adopted.")]
 pub(crate) struct VolumesArgs {
     /// What to do instead of listing
     #[command(subcommand)]
