@@ -11,12 +11,14 @@
 //! connections are reset, so that no client takes half an answer for a whole.
 
 mod carry;
+mod failing;
 mod loads;
 mod outcome;
 mod proxy;
 mod start;
 pub mod table;
 
+pub use failing::{FailedConnects, WINDOW as FAILURES_COUNT};
 pub use loads::Loads;
 pub use outcome::{Counters, Failure, Failures};
 pub use start::{Ambassador, Config, Handle, Ports};

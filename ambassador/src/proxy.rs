@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::carry;
+use crate::failing::FailedConnects;
 use crate::loads::{Loads, Open};
 use crate::outcome::{Counters, Failure, Failures};
 use crate::table::{Reason, Refusal, Route, Tables};
@@ -32,6 +33,7 @@ pub(crate) struct Proxy {
     pub(crate) connect_timeout: Duration,
     pub(crate) counters: Arc<Counters>,
     pub(crate) failures: Arc<Failures>,
+    pub(crate) failed_connects: Arc<FailedConnects>,
     pub(crate) loads: Arc<Loads>,
     pub(crate) log: Mutex<LogThrottle<(IpAddr, u16)>>,
 }
@@ -106,10 +108,13 @@ impl Proxy {
             match self.connect(target).await {
                 Ok(server) => {
                     self.loads.answered(target);
+                    self.failed_connects.answered(target.ip());
                     return Ok(Reached::Server(server, open));
                 }
                 Err(error) => {
-                    self.loads.failed(target, Instant::now());
+                    let now = Instant::now();
+                    self.loads.failed(target, now);
+                    self.failed_connects.failed(target.ip(), &error, now);
                     debug!(%caller, port, %target, %error, "endpoint refused the connection");
                     let comma = if reasons.is_empty() { "" } else { ", " };
                     // Writing to a string does not fail.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::failing::FailedConnects;
 use crate::loads::Loads;
 use crate::outcome::{Counters, Failures};
 use crate::proxy::Proxy;
@@ -81,6 +82,8 @@ pub struct Handle {
     pub counters: Arc<Counters>,
     /// The last failure of each link.
     pub failures: Arc<Failures>,
+    /// Failed connects by host.
+    pub failed_connects: Arc<FailedConnects>,
     /// Open connections by endpoint.
     pub loads: Arc<Loads>,
     addr: watch::Sender<IpAddr>,
@@ -115,6 +118,7 @@ impl Ambassador {
             connect_timeout: config.connect_timeout,
             counters: Arc::default(),
             failures: Arc::default(),
+            failed_connects: Arc::default(),
             loads: Arc::default(),
             log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
         });
@@ -127,6 +131,7 @@ impl Ambassador {
             problems: problems.subscribe(),
             counters: Arc::clone(&proxy.counters),
             failures: Arc::clone(&proxy.failures),
+            failed_connects: Arc::clone(&proxy.failed_connects),
             loads: Arc::clone(&proxy.loads),
             task: tokio::spawn(
                 Listeners {

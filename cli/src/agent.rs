@@ -22,6 +22,7 @@ mod planning;
 mod problems;
 mod reached;
 mod signals;
+mod unreached;
 
 use std::net::SocketAddr;
 use std::path::Path;

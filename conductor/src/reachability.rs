@@ -3,8 +3,9 @@
 //! A firewall of the host stands between a container and the agent, and says
 //! nothing: names do not resolve and links time out. So it is tried from where
 //! the containers are, and what is in the way is named with the command that
-//! opens it. Nothing is changed here.
+//! opens it. Nothing is changed here. `port` is what other hosts try.
 
+pub mod port;
 pub mod watch;
 
 use std::fmt;

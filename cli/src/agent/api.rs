@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use conductor::Published;
 use conductor::images::Images;
+use conductor::reachability::port::CheckPorts;
 use gateway::{listener, peer, v1, v2};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,11 @@ pub(super) fn start(
     condition: Arc<Condition>,
     tasks: &mut Tasks,
 ) {
+    let check_ports = CheckPorts::new(
+        parts.published.clone(),
+        dataplane.surroundings.clone(),
+        parts.config.port_range.clone(),
+    );
     let handle: Arc<dyn v1::AgentHandle> = Arc::new(RunningAgent {
         host: parts.host.name().clone(),
         published: parts.published.clone(),
@@ -41,6 +47,7 @@ pub(super) fn start(
         engine: parts.engine.clone(),
         failures: dataplane.link_failures.clone(),
         condition,
+        check_ports,
     });
     let mut peers: Option<Arc<dyn v1::Peers>> = None;
     if let Some(identity) = identity {
@@ -53,9 +60,9 @@ pub(super) fn start(
             client: client.clone(),
             published: parts.published.clone(),
         }));
-        peers = Some(client);
         let for_others = Arc::new(ServedImages(images.clone()));
-        let router = peer::router(handle.clone(), for_others);
+        let router = peer::router(handle.clone(), for_others, client.clone());
+        peers = Some(client);
         let (limits, listeners) = (parts.shares.peers, served.peer);
         tasks.spawn(|stop| async move {
             if let Err(error) = peer::serve(listeners, identity, table, router, limits, stop).await

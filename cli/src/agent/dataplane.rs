@@ -14,6 +14,7 @@ use super::error::Misconfigured;
 use super::network::{NetworkFollower, dns_addresses, dns_bound, surroundings};
 use super::parts::{Parts, Tasks};
 use super::problems::{Problems, follow_held_links};
+use super::unreached::LinkFailures;
 
 /// Handles of the data plane.
 pub(super) struct Dataplane {
@@ -93,12 +94,21 @@ pub(super) async fn start(
         problem: reachability,
     };
     tasks.spawn(|stop| probe.run(stop));
+    let (unreached, unreached_problems) = watch::channel(Vec::new());
+    let link_failures = LinkFailures {
+        connects: links.failed_connects.clone(),
+        published: published.clone(),
+        own: host.name().clone(),
+        problems: unreached,
+    };
+    tasks.spawn(|stop| link_failures.follow(stop));
     let problems = Problems {
         dns: names.problems.clone(),
         links: links.problems.clone(),
         engine: engine_problem,
         reachability: reachability_problem,
         firewall: firewall_problems,
+        unreached: unreached_problems,
         copies: published.copies.subscribe(),
     };
     let record = host.clone();

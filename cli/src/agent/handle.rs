@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use conductor::published::Published;
+use conductor::reachability::Firewall;
+use conductor::reachability::port::CheckPorts;
 use engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs};
 use futures_util::StreamExt;
 use gateway::v1::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
-use gateway::v1::types::{LinkFailure, LogOptions, Reasons};
+use gateway::v1::types::{CheckPort, LinkFailure, LogOptions, Reasons};
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
@@ -25,6 +27,7 @@ pub(crate) struct RunningAgent {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) failures: Arc<ambassador::Failures>,
     pub(crate) condition: Arc<Condition>,
+    pub(crate) check_ports: CheckPorts,
 }
 
 #[async_trait]
@@ -98,6 +101,17 @@ impl AgentHandle for RunningAgent {
 
     fn observed(&self) -> Observed {
         self.published.observed.load().as_ref().clone()
+    }
+
+    async fn check_port(&self) -> CheckPort {
+        let open = self.check_ports.open().await;
+        let (at, token) = open.map_or((None, String::new()), |open| (Some(open.at), open.token));
+        CheckPort {
+            at,
+            token,
+            range: self.check_ports.range().to_string(),
+            firewall: Firewall::of_this_machine().to_string(),
+        }
     }
 
     async fn volume_names(&self) -> Result<BTreeSet<String>, HostError> {

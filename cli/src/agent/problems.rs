@@ -44,6 +44,7 @@ pub(super) struct Problems {
     pub(super) engine: watch::Receiver<Option<String>>,
     pub(super) reachability: watch::Receiver<Option<String>>,
     pub(super) firewall: watch::Receiver<Vec<String>>,
+    pub(super) unreached: watch::Receiver<Vec<String>>,
     pub(super) copies: watch::Receiver<Vec<String>>,
 }
 
@@ -60,6 +61,7 @@ impl Problems {
                 changed = self.engine.changed() => changed,
                 changed = self.reachability.changed() => changed,
                 changed = self.firewall.changed() => changed,
+                changed = self.unreached.changed() => changed,
                 changed = self.copies.changed() => changed,
             };
             if changed.is_err() {
@@ -78,6 +80,7 @@ impl Problems {
             problems.extend(one.borrow_and_update().clone());
         }
         problems.extend(self.firewall.borrow_and_update().clone());
+        problems.extend(self.unreached.borrow_and_update().clone());
         let copies = self.copies.borrow_and_update();
         problems.extend(copies.iter().take(COPIES).cloned());
         problems

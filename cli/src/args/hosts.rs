@@ -12,6 +12,7 @@ use super::values::label_change;
   dokkaa hosts -o wide                  with agent and Docker Engine
   dokkaa hosts -o json | jq -r '.hosts[] | select(.state == \"missing\").host'
   dokkaa hosts rm h3                    forget a host that will not come back
+  dokkaa hosts --check                  is there a firewall between them?
 
 CPUS and MEMORY are what the host has, DISK is the usage of Docker's disk,
 FOREIGN the number of running containers that dokkaa did not start: they are
@@ -20,8 +21,17 @@ PROXY its userland proxy, where the engine says so (29.5).
 
 A missing host keeps its data and maybe its containers; its slots run on other
 hosts, except those with a local volume. `hosts rm` gives that data up, so it
-lists the slots and asks. A live host leaves instead: dokkaa leave.")]
+lists the slots and asks. A live host leaves instead: dokkaa leave.
+
+--check makes each host connect to the peer port of each other one and to a
+port of its --port-range: one of an instance, or one that its agent opens for
+some seconds. It lists what is in the way with the command that opens it, and
+exits with 1 then. At most 32 hosts are tried, over TCP only.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct HostsArgs {
+    /// Try whether the hosts reach each other, each from each
+    #[arg(long)]
+    pub(crate) check: bool,
     /// What to do instead of listing
     #[command(subcommand)]
     pub(crate) action: Option<HostsAction>,

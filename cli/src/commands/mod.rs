@@ -6,6 +6,7 @@
 mod apply;
 mod ask;
 mod backup;
+mod check;
 mod client;
 mod complete;
 mod edit;
@@ -44,6 +45,7 @@ pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(),
         UserCommand::Ps(args) => lists::ps(&args, global).await,
         UserCommand::Hosts(args) => match &args.action {
             Some(HostsAction::Rm(rm)) => hosts::remove(rm, global).await,
+            None if args.check => check::run(global).await,
             None => lists::hosts(global).await,
         },
         UserCommand::Status => lists::status(global).await,

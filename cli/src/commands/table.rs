@@ -194,7 +194,7 @@ fn stacked(row: &[String], places: &[Place]) -> Vec<String> {
 }
 
 /// In lines of at most so many characters, cut between words only.
-fn wrapped(text: &str, room: usize) -> Vec<String> {
+pub(super) fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         match lines.last_mut() {

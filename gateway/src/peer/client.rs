@@ -31,7 +31,7 @@ use super::identity::Identity;
 use super::stream::{self, StreamError};
 use super::table::PeerTable;
 use super::tls;
-use crate::v1::types::{ApiError, HoldReport, LogOptions, Reasons};
+use crate::v1::types::{ApiError, CheckPort, HoldReport, LogOptions, Reach, Reasons, Tried};
 use crate::v1::{EventStream, HostError, LogStream, Peers};
 
 const CONNECT: Duration = Duration::from_secs(2);
@@ -55,6 +55,8 @@ pub(super) enum PeerError {
     NoListener,
     #[error("no answer from {0}")]
     Timeout(SocketAddr),
+    #[error("{0} accepts the connection and does not answer")]
+    Silent(SocketAddr),
     #[error("{0}")]
     Connect(#[source] io::Error),
     #[error("TLS: {0}")]
@@ -80,6 +82,23 @@ impl PeerError {
             }
             error => error,
         }
+    }
+}
+
+impl From<PeerError> for (Reach, String) {
+    fn from(error: PeerError) -> Self {
+        let reach = match &error {
+            PeerError::NoListener | PeerError::Config(_) => Reach::Unknown,
+            PeerError::Timeout(_) => Reach::TimedOut,
+            PeerError::Silent(_) => Reach::Silent,
+            PeerError::Connect(error) => Reach::of(error),
+            PeerError::Tls(_)
+            | PeerError::Http(_)
+            | PeerError::Body(_)
+            | PeerError::Status(..)
+            | PeerError::Parse(_) => Reach::Wrong,
+        };
+        (reach, error.to_string())
     }
 }
 
@@ -119,6 +138,7 @@ impl PeerClient {
     ) -> Result<PeerResponse, PeerError> {
         let Peer { addr, fingerprint } = self.table.get(host).ok_or(PeerError::NoListener)?;
         let late = |_| PeerError::Timeout(addr);
+        let silent = |_| PeerError::Silent(addr);
         let config = tls::client(&self.identity, fingerprint.clone()).map_err(PeerError::Config)?;
         let stream = timeout(CONNECT, TcpStream::connect(addr)).await;
         let stream = stream.map_err(late)?.map_err(PeerError::Connect)?;
@@ -126,7 +146,7 @@ impl PeerClient {
         let name = ServerName::IpAddress(addr.ip().into());
         let connector = TlsConnector::from(Arc::new(config));
         let stream = timeout(CONNECT, connector.connect(name, stream)).await;
-        let stream = stream.map_err(late)?.map_err(PeerError::Tls)?;
+        let stream = stream.map_err(silent)?.map_err(PeerError::Tls)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(PeerError::Http)?;
@@ -143,7 +163,7 @@ impl PeerClient {
             .body(Empty::<Bytes>::new())
             .expect("paths of names and numbers are legal");
         let response = timeout(within, sender.send_request(request)).await;
-        let response = response.map_err(late)?.map_err(PeerError::Http)?;
+        let response = response.map_err(silent)?.map_err(PeerError::Http)?;
         let status = response.status();
         if !status.is_success() {
             let body = read_body(response).await?;
@@ -162,6 +182,12 @@ impl PeerClient {
         path: &str,
     ) -> Result<T, PeerError> {
         let answer = self.send(Method::GET, host, path).await?;
+        let body = read_body(answer.response).await?;
+        serde_json::from_slice(&body).map_err(PeerError::Parse)
+    }
+
+    async fn post<T: DeserializeOwned>(&self, host: &HostName, path: &str) -> Result<T, PeerError> {
+        let answer = self.send(Method::POST, host, path).await?;
         let body = read_body(answer.response).await?;
         serde_json::from_slice(&body).map_err(PeerError::Parse)
     }
@@ -192,6 +218,22 @@ impl Peers for PeerClient {
     async fn hold(&self, host: &HostName) -> Result<HoldReport, String> {
         let answer = self.get(host, "/peer/v1/hold").await;
         answer.map_err(|e| e.to_string())
+    }
+
+    async fn check_port(&self, host: &HostName) -> Result<Option<CheckPort>, (Reach, String)> {
+        match self.post(host, "/peer/v1/check-port").await {
+            Ok(port) => Ok(Some(port)),
+            // It is who it should be, and of an older version.
+            Err(PeerError::Status(StatusCode::NOT_FOUND, _)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn check(&self, host: &HostName, hosts: &[HostName]) -> Result<Vec<Tried>, String> {
+        let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+        let path = format!("/peer/v1/check?hosts={}", names.join(","));
+        let tried = self.post(host, &path).await;
+        tried.map_err(|error| error.or_older("check of hosts").to_string())
     }
 
     async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, HostError> {

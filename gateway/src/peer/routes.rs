@@ -1,4 +1,5 @@
-//! HTTP routes between agents: slot reasons, hold reports, volumes, container logs, events and images of one host.
+//! HTTP routes between agents: slot reasons, hold reports, volumes, container logs, events and images of one host, and
+//! checks of the way to it.
 
 use std::sync::Arc;
 
@@ -6,21 +7,33 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use manifests::{AppName, ContainerId, ContainerName};
+use manifests::{AppName, ContainerId, ContainerName, HostName};
 use model::events::Wanted;
+use serde::Deserialize;
 
 use super::images::{self, ImageServer};
 use super::stream;
-use crate::v1::types::{ApiError, LogOptions, Reasons};
-use crate::v1::{AgentHandle, HostError, hold, volumes};
+use crate::v1::types::{ApiError, CheckPort, LogOptions, Reasons};
+use crate::v1::{AgentHandle, Api, HostError, Peers, hold, volumes};
 
 type Agent = State<Arc<dyn AgentHandle>>;
 
-/// Routes of the peer listener.
-pub fn router(agent: Arc<dyn AgentHandle>, images: Arc<dyn ImageServer>) -> Router {
+/// Routes of the peer listener. `peers` is whom the agent asks in its turn.
+pub fn router(
+    agent: Arc<dyn AgentHandle>,
+    images: Arc<dyn ImageServer>,
+    peers: Arc<dyn Peers>,
+) -> Router {
+    let checks = Router::new()
+        .route("/peer/v1/check", post(check))
+        .with_state(Api {
+            agent: agent.clone(),
+            peers: Some(peers),
+        });
     Router::new()
+        .route("/peer/v1/check-port", post(check_port))
         .route("/peer/v1/reasons", get(reasons))
         .route("/peer/v1/hold", get(hold_report))
         .route("/peer/v1/volumes", get(volume_names))
@@ -32,6 +45,24 @@ pub fn router(agent: Arc<dyn AgentHandle>, images: Arc<dyn ImageServer>) -> Rout
         .route("/peer/v1/events", get(events))
         .with_state(agent)
         .merge(images::routes(images))
+        .merge(checks)
+}
+
+async fn check_port(State(agent): Agent) -> Json<CheckPort> {
+    Json(agent.check_port().await)
+}
+
+async fn check(State(api): State<Api>, Query(CheckQuery { hosts }): Query<CheckQuery>) -> Response {
+    let names: Result<Vec<HostName>, _> = hosts.split(',').map(str::parse).collect();
+    match names {
+        Ok(names) => Json(api.try_hosts(&names).await).into_response(),
+        Err(error) => failure(StatusCode::BAD_REQUEST, format!("hosts: {error}")),
+    }
+}
+
+#[derive(Deserialize)]
+struct CheckQuery {
+    hosts: String,
 }
 
 async fn reasons(State(agent): Agent) -> Json<Reasons> {

@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Archive, Identity, ImageServer, PeerClient, PeerTable, router, serve};
 use crate::v1::memory::MemAgent;
-use crate::v1::types::LogOptions;
+use crate::v1::types::{LogOptions, Reach};
 use crate::v1::{AgentHandle, HostError, LogRecord, Peers};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -57,7 +57,14 @@ impl Fixture {
             vec![listener],
             server_identity.clone(),
             server_table.clone(),
-            router(Arc::new(asked.clone()), images.clone()),
+            router(
+                Arc::new(asked.clone()),
+                images.clone(),
+                Arc::new(PeerClient::new(
+                    server_identity.clone(),
+                    server_table.clone(),
+                )),
+            ),
             listen::Limits {
                 all: 64,
                 per_source: 32,
@@ -513,4 +520,32 @@ async fn an_archive_waits_for_who_reads_it_and_ends_with_its_record() {
     assert!(last.is_err());
     // What fits the sockets' buffers is far less than the whole.
     assert!(fixture.images.given.load(Ordering::Relaxed) < CHUNKS);
+}
+
+#[tokio::test]
+async fn a_check_says_how_a_host_fails_to_answer() {
+    let fixture = Fixture::open().await;
+    let port = fixture.client().check_port(&h2()).await.unwrap();
+    assert_eq!(port, Some(fixture.asked.check_port().await));
+    // h2 tries whom it knows, and nobody listens at h1.
+    let h1: HostName = "h1".parse().unwrap();
+    let tried = fixture.client().check(&h2(), &[h1, h2()]).await.unwrap();
+    let results: Vec<Reach> = tried.iter().map(|one| one.result).collect();
+    assert_eq!(results, [Reach::Refused, Reach::Unknown]);
+
+    // Another certificate than its record's.
+    fixture.put_record("h2", fixture.addr, &Identity::fresh());
+    fixture.update(false);
+    let (reach, _) = fixture.client().check_port(&h2()).await.unwrap_err();
+    assert_eq!(reach, Reach::Wrong);
+    // One that accepts and says nothing, as a frozen agent does.
+    let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = frozen.local_addr().unwrap();
+    fixture.put_record("h2", at, &fixture.server_identity);
+    fixture.update(false);
+    let (reach, _) = fixture.client().check_port(&h2()).await.unwrap_err();
+    assert_eq!(reach, Reach::Silent);
+    drop(frozen);
+    let (reach, _) = fixture.client().check_port(&h2()).await.unwrap_err();
+    assert_eq!(reach, Reach::Refused);
 }

@@ -14,7 +14,7 @@ use model::records::Cluster;
 use model::{Directory, Snapshot};
 use serde::{Deserialize, Serialize};
 
-use super::types::{HoldReport, LogOptions, Reasons};
+use super::types::{CheckPort, HoldReport, LogOptions, Reach, Reasons, Tried};
 
 /// The last complete view of etcd. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -92,6 +92,9 @@ pub trait AgentHandle: Send + Sync + 'static {
     /// Containers of this host's engine.
     fn observed(&self) -> Observed;
 
+    /// Listens for a few seconds on a port of the range that instances are published on.
+    async fn check_port(&self) -> CheckPort;
+
     /// Docker's names of the volumes on this host.
     async fn volume_names(&self) -> Result<BTreeSet<String>, HostError>;
 
@@ -115,6 +118,12 @@ pub trait Peers: Send + Sync + 'static {
 
     /// Effect on that host if etcd as it is now were accepted; or why it could not be asked, for people.
     async fn hold(&self, host: &HostName) -> Result<HoldReport, String>;
+
+    /// `AgentHandle::check_port` of that host; none from an older agent. Or what came of it instead, and why.
+    async fn check_port(&self, host: &HostName) -> Result<Option<CheckPort>, (Reach, String)>;
+
+    /// What that host finds when it tries these hosts; or why it could not be asked, for people.
+    async fn check(&self, host: &HostName, hosts: &[HostName]) -> Result<Vec<Tried>, String>;
 
     /// `AgentHandle::volume_names` of that host.
     async fn volume_names(&self, host: &HostName) -> Result<BTreeSet<String>, HostError>;

@@ -22,7 +22,7 @@ use store::memory::MemKv;
 use tokio::sync::watch;
 
 use super::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
-use super::types::{LogOptions, Reasons};
+use super::types::{CheckPort, LogOptions, Reasons};
 
 /// An agent with an in-memory etcd and no containers.
 #[derive(Debug, Clone)]
@@ -48,6 +48,7 @@ struct AgentState {
     cluster: Option<Cluster>,
     observed: Observed,
     volumes: BTreeSet<String>,
+    check_port: Option<CheckPort>,
     logs: BTreeMap<SlotId, Log>,
     events: Vec<Event>,
 }
@@ -113,6 +114,11 @@ impl MemAgent {
     /// Its containers.
     pub fn set_observed(&self, observed: Observed) {
         self.state().observed = observed;
+    }
+
+    /// What it listens on for a check; without it nothing.
+    pub fn set_check_port(&self, port: CheckPort) {
+        self.state().check_port = Some(port);
     }
 
     /// Adds a volume by Docker's name.
@@ -375,6 +381,15 @@ impl AgentHandle for MemAgent {
 
     fn observed(&self) -> Observed {
         self.state().observed.clone()
+    }
+
+    async fn check_port(&self) -> CheckPort {
+        self.state().check_port.clone().unwrap_or(CheckPort {
+            at: None,
+            token: String::new(),
+            range: "20000-29999".to_owned(),
+            firewall: "iptables or nftables".to_owned(),
+        })
     }
 
     async fn volume_names(&self) -> Result<BTreeSet<String>, HostError> {

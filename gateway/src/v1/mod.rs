@@ -9,6 +9,7 @@
 pub mod agent;
 mod api;
 pub mod backup;
+pub(crate) mod check;
 mod cluster;
 mod containers;
 mod events;
@@ -42,6 +43,7 @@ pub fn router(api: Api) -> Router {
         .route("/slots", get(cluster::slots))
         .route("/apps", get(cluster::apps))
         .route("/hosts", get(cluster::hosts))
+        .route("/check", post(check::check))
         .route("/hosts/{host}", get(hosts::detail).delete(hosts::remove))
         .route("/hosts/{host}/availability", put(hosts::availability))
         .route("/hosts/{host}/labels", patch(hosts::labels))

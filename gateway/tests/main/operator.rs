@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use gateway::v1::agent::EventStream;
 use gateway::v1::memory::MemAgent;
-use gateway::v1::types::{LogOptions, Reasons};
+use gateway::v1::types::{CheckPort, LogOptions, Reasons};
 use gateway::v1::{AgentHandle, Api, ClusterView, HostError, LogStream};
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
@@ -59,6 +59,10 @@ impl AgentHandle for OnEtcd {
 
     fn observed(&self) -> Observed {
         self.agent.observed()
+    }
+
+    async fn check_port(&self) -> CheckPort {
+        self.agent.check_port().await
     }
 
     async fn volume_names(&self) -> Result<BTreeSet<String>, HostError> {

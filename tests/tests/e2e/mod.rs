@@ -5,6 +5,7 @@
 
 mod api_access;
 mod bad_input;
+mod check;
 mod cli;
 mod containers;
 mod events;

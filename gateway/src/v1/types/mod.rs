@@ -2,6 +2,7 @@
 //!
 //! Fields are only ever added. Readers ignore what they do not know.
 
+mod check;
 mod hosts;
 mod lines;
 mod manifests;
@@ -11,6 +12,7 @@ mod why;
 
 use serde::{Deserialize, Serialize};
 
+pub use check::*;
 pub use hosts::*;
 pub use lines::*;
 pub use manifests::*;
