@@ -1,6 +1,7 @@
-//! Tests of the whole: the rules between crates, the harness itself, and
+//! Tests of the whole: the rules between crates, the harness itself, the packages, and
 //! dokkaa end to end on three hosts.
 
+mod dist;
 mod e2e;
 mod harness;
 mod rules;
