@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use dokkaa_tests::images::BUSYBOX;
-use dokkaa_tests::lab;
+use dokkaa_tests::wait_for;
 use serde_json::json;
 
-use super::Cluster;
+use super::{CAP, Cluster};
 
 /// Nobody pushes, saves or loads anything.
 #[test]
@@ -61,5 +61,11 @@ fn an_image_built_on_one_host_runs_on_all() {
     // As the lab was.
     app.delete("web");
     app.ready("web", 0);
-    lab::each(cluster.lab.hosts(), |host| host.docker(&["rmi", name])).expect("removed");
+    for host in cluster.lab.hosts() {
+        // Until its last container has gone.
+        wait_for("the image to be removed", CAP, || {
+            let removed = host.docker(&["rmi", name]);
+            removed.map_err(|error| error.to_string())
+        });
+    }
 }
