@@ -271,7 +271,9 @@ async fn a_tag_becomes_a_digest_and_the_digest_is_enough(lab: Lab) {
     assert_eq!(always, decided);
     // What is here is used without a login.
     let here = stranger.decide(&image, Pull::Missing).await;
-    assert_eq!(here.as_ref(), Ok(&decided));
+    let here = here.expect("decided").image;
+    // With containerd's image store who did not pull it has no proof that it is the registry's.
+    assert_eq!(here.trim_start_matches("local:"), decided.image);
 
     // On a host that has never heard of the tag.
     if let Some(twin) = lab.twin() {
