@@ -27,7 +27,6 @@ lists the slots and asks. A live host leaves instead: dokkaa leave.
 port of its --port-range: one of an instance, or one that its agent opens for
 some seconds. It lists what is in the way with the command that opens it, and
 exits with 1 then. At most 32 hosts are tried, over TCP only.")]
-#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct HostsArgs {
     /// Try whether the hosts reach each other, each from each
     #[arg(long)]

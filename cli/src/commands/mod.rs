@@ -44,6 +44,9 @@ pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(),
         UserCommand::Apps(args) => lists::apps(&args, global).await,
         UserCommand::Ps(args) => lists::ps(&args, global).await,
         UserCommand::Hosts(args) => match &args.action {
+            Some(_) if args.check => Err(CommandError::Usage(
+                "--check only goes with the list: dokkaa hosts --check".to_owned(),
+            )),
             Some(HostsAction::Rm(rm)) => hosts::remove(rm, global).await,
             None if args.check => check::run(global).await,
             None => lists::hosts(global).await,
