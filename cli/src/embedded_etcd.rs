@@ -222,8 +222,7 @@ impl EmbeddedEtcd {
     /// directory: whatever etcd its pid file names is a leftover and is ended.
     pub(crate) fn start(config: Config) -> Result<Self, EmbeddedEtcdError> {
         let files = Files::of(&config.state_dir);
-        let program = find_program(&config.program)
-            .ok_or_else(|| EmbeddedEtcdError::NotInstalled(config.program.clone()))?;
+        let program = installed(&config.program)?;
         files.prepare()?;
         if files.end_leftover().map_err(EmbeddedEtcdError::Leftover)? {
             tracing::warn!("ended an etcd that an earlier run left behind");
@@ -444,8 +443,13 @@ async fn is_healthy(socket: &Path) -> bool {
     matches!(tokio::time::timeout(HEALTH_LIMIT, ask).await, Ok(Ok(true)))
 }
 
+/// Where the etcd program is.
+pub(crate) fn installed(program: &Path) -> Result<PathBuf, EmbeddedEtcdError> {
+    find_program(program).ok_or_else(|| EmbeddedEtcdError::NotInstalled(program.to_owned()))
+}
+
 /// Looks a program up in PATH.
-fn find_program(name: &Path) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &Path) -> Option<PathBuf> {
     let is_program = |path: &Path| {
         fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
     };

@@ -60,7 +60,7 @@ fn run_up(args: UpCommand) -> anyhow::Result<ExitCode> {
             .first()
             .map_or_else(|| DEFAULT_ADDR.to_owned(), |keys| format!("http://{keys}"));
         return block_on(async {
-            let started = up::start(&args.up, &state_dir).await?;
+            let started = up::start(&args.up, &state_dir, &config.docker).await?;
             if started == ExitCode::SUCCESS {
                 example::run(&config.docker, &addr).await
             } else {

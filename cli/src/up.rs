@@ -2,6 +2,7 @@
 //!
 //! A lock keeps a second one off the same state directory.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, BufRead as _, BufReader, Read, Seek, SeekFrom, Write};
@@ -247,15 +248,35 @@ fn announce(bound: &Bound, in_background: bool) {
 
 /// Starts the cluster in the background, unless it runs: by its unit if there is one, which brings it back after a
 /// reboot.
-pub(crate) async fn start(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) async fn start(
+    args: &UpArgs,
+    state_dir: &Path,
+    docker: &Path,
+) -> anyhow::Result<ExitCode> {
     let files = Files::of(state_dir);
     if files.running().is_some() && !args.restart {
         return Ok(ExitCode::SUCCESS);
     }
-    if !has_unit() {
+    // What a unit would tell its journal only, after a long wait.
+    embedded_etcd::installed(&args.etcd_program)?;
+    if !docker.exists() && embedded_etcd::find_program(Path::new("dockerd")).is_none() {
+        bail!(
+            "Docker is not installed (there is no socket {}): on Debian and Ubuntu, apt-get install docker.io",
+            docker.display()
+        );
+    }
+    let Some(unit) = unit() else {
         let started = run_in_background(args, state_dir).await?;
         say("After a reboot, start it again with: dokkaa up --detach");
         return Ok(started);
+    };
+    if !runs_up(&unit) {
+        bail!("{UNIT} of this machine runs the agent of a host, not dokkaa up: nothing is started");
+    }
+    if let Some(flag) = flag_for_the_unit(std::env::args_os().skip(1)) {
+        bail!(
+            "{flag} is not for {UNIT}, which has flags of its own: set variables in /etc/default/dokkaa (dokkaa up --help), or use dokkaa up --detach"
+        );
     }
     say("Starting dokkaa.service ...");
     let verb = if args.restart { "restart" } else { "start" };
@@ -271,15 +292,31 @@ pub(crate) async fn start(args: &UpArgs, state_dir: &Path) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// systemd runs here, and knows the unit of `up`.
-fn has_unit() -> bool {
-    Path::new("/run/systemd/system").is_dir()
-        && Command::new("systemctl")
-            .args(["cat", UNIT])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|ended| ended.success())
+/// Text of the unit, where systemd runs and has it.
+fn unit() -> Option<String> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let shown = Command::new("systemctl").args(["cat", UNIT]).output();
+    let shown = shown.ok().filter(|shown| shown.status.success())?;
+    Some(String::from_utf8_lossy(&shown.stdout).into_owned())
+}
+
+/// Hosts of a cluster have a unit of this name, too.
+fn runs_up(unit: &str) -> bool {
+    unit.lines()
+        .filter_map(|line| line.strip_prefix("ExecStart="))
+        .any(|command| command.split_whitespace().nth(1) == Some("up"))
+}
+
+/// A flag on the command line that the process of the unit would not get.
+fn flag_for_the_unit(words: impl Iterator<Item = OsString>) -> Option<String> {
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .find(|word| {
+            word.starts_with("--")
+                && !["--example", "--restart", "--quiet"].contains(&word.as_str())
+        })
 }
 
 async fn run_in_background(args: &UpArgs, state_dir: &Path) -> anyhow::Result<ExitCode> {
@@ -431,6 +468,23 @@ mod tests {
         let (_, start) = open_log(&path).expect("opened anew");
         assert_eq!(start, 0);
         assert!(dir.path().join("logs/agent.log.1").exists());
+    }
+
+    #[test]
+    fn the_unit_of_a_host_s_agent_is_not_started_for_an_example() {
+        let unit = |command| format!("[Service]\nExecStart=/usr/bin/dokkaa {command} --token up\n");
+        assert!(runs_up(&unit("up")));
+        assert!(!runs_up(&unit("agent")));
+    }
+
+    #[test]
+    fn flags_that_the_unit_would_not_get_are_named() {
+        let named = |line: &str| flag_for_the_unit(line.split(' ').map(OsString::from));
+        assert_eq!(named("-q up --example --restart"), None);
+        assert_eq!(
+            named("up --example --keys-listen=127.0.0.1:5001").as_deref(),
+            Some("--keys-listen=127.0.0.1:5001")
+        );
     }
 
     #[test]
