@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod containers;
 mod events;
+mod example;
 mod failover;
 mod faults;
 mod firewall;
