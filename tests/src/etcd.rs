@@ -1,13 +1,14 @@
 //! A real etcd, alone on a free port or one member of several, gone when
 //! dropped.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::process::Signal;
@@ -83,8 +84,8 @@ impl Etcd {
             programs: root.map(|root| root.join("usr/bin")),
             ..Member::alone(options, None, "127.0.0.1")
         };
-        let mut etcd = Self::launch(options, member, folder)?;
-        etcd.wait_ready()?;
+        let etcd = Self::launch(options, member, folder)?;
+        etcd.wait_serving()?;
         Ok(etcd)
     }
 
@@ -92,8 +93,8 @@ impl Etcd {
     pub fn start_in(options: &EtcdOptions, node: &Arc<Node>, ip: &str) -> anyhow::Result<Self> {
         let folder = Self::folder_in(node)?;
         let member = Member::alone(options, Some(Arc::clone(node)), ip);
-        let mut etcd = Self::launch(options, member, folder)?;
-        etcd.wait_ready()?;
+        let etcd = Self::launch(options, member, folder)?;
+        etcd.wait_serving()?;
         Ok(etcd)
     }
 
@@ -120,8 +121,8 @@ impl Etcd {
             all.push(Self::launch(options, member, Self::folder_in(node)?)?);
         }
         // None has a leader before there is a majority.
-        for etcd in &mut all {
-            etcd.wait_ready()?;
+        for etcd in &all {
+            etcd.wait_serving()?;
         }
         Ok(all)
     }
@@ -150,36 +151,21 @@ impl Etcd {
         } else {
             None
         };
+        // Not 0: that is where etcd's JSON gateway would dial.
+        let ip: IpAddr = member.ip.parse()?;
+        let port = match &member.node {
+            Some(node) => node.inside(move || free_port(ip))??,
+            None => free_port(ip)?,
+        };
         Ok(Self {
-            process: Mutex::new(member.launch(folder.path(), 0)?),
-            // Known when it is ready.
-            address: SocketAddr::new(member.ip.parse()?, 0),
-            // The JSON gateway of an etcd on port 0 dials port 0 and fails, that
-            // of a unix socket works; it is for the harness only.
+            process: Mutex::new(member.launch(folder.path(), port)?),
+            address: SocketAddr::new(ip, port),
+            // For the harness only, which needs no certificate there.
             socket: folder.path().join("gateway:1"),
             member,
             certificates,
             folder,
         })
-    }
-
-    fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let address = self
-            .process()
-            .wait_log("its client address", START_CAP, served_address)?;
-        self.address = address;
-        self.wait_answer("/health")
-    }
-
-    fn wait_answer(&self, path: &str) -> anyhow::Result<()> {
-        let target = Target::Unix(self.socket.clone());
-        self.process()
-            .wait_while_running("its gateway", START_CAP, || {
-                http::request(&target, "GET", path, &[], b"")
-                    .and_then(Answer::ok)
-                    .map_err(|error| format!("{error:#}"))
-            })?;
-        Ok(())
     }
 
     /// Kills it.
@@ -200,7 +186,14 @@ impl Etcd {
 
     /// Waits until it serves.
     pub fn wait_serving(&self) -> anyhow::Result<()> {
-        self.wait_answer("/health")
+        let target = Target::Unix(self.socket.clone());
+        self.process()
+            .wait_while_running("its gateway", START_CAP, || {
+                http::request(&target, "GET", "/health", &[], b"")
+                    .and_then(Answer::ok)
+                    .map_err(|error| format!("{error:#}"))
+            })?;
+        Ok(())
     }
 
     /// Takes all its data away and starts it again, as a new cluster with the
@@ -463,35 +456,24 @@ fn pairs(answer: &Value) -> anyhow::Result<Vec<(String, String)>> {
         .collect()
 }
 
-/// The address in "serving insecure client requests on ADDRESS, …" or
-/// "serving client requests on ADDRESS", and in 3.5's JSON the address beside
-/// "serving client traffic"; the gateway's socket is none.
-fn served_address(log: &str) -> Option<SocketAddr> {
-    log.lines().find_map(|line| {
-        let (_, rest) = line.split_once("client requests on ").or_else(|| {
-            let (_, rest) = line.split_once("serving client traffic ")?;
-            rest.split_once(r#""address":""#)
-        })?;
-        rest.split([',', ' ', '"']).next()?.parse().ok()
-    })
+/// A port that nobody has, below those that connections take for themselves, and
+/// another one each time.
+fn free_port(ip: IpAddr) -> anyhow::Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = (std::process::id() % 1000) as u16;
+    for _ in 0..1000 {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 14_000 + own.wrapping_mul(15).wrapping_add(number) % 15_000;
+        if TcpListener::bind((ip, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port at {ip}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_address_is_read_from_the_log() {
-        let log = "N | embed: serving insecure client requests on gateway:1, this is\n\
-                   N | embed: serving insecure client requests on 127.0.0.1:33109, this is\n";
-        let address = served_address(log).expect("address");
-        assert_eq!(address.port(), 33109);
-        assert_eq!(served_address("ready to serve client requests\n"), None);
-        let log = r#"{"msg":"serving peer traffic","address":"127.0.0.1:37287"}
-            {"msg":"serving client traffic insecurely; this is","address":"gateway:1"}
-            {"msg":"serving client traffic insecurely; this is","address":"127.0.0.1:45071"}"#;
-        assert_eq!(served_address(log).expect("address").port(), 45071);
-    }
 
     #[test]
     fn an_etcd_keeps_what_is_put_and_leaves_nothing() {
