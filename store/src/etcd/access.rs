@@ -2,6 +2,7 @@
 
 use manifests::keys::{WATCH_END, WATCH_START};
 
+use super::own_certificate::OwnCertificate;
 use crate::kv::KvError;
 
 /// A refusal in etcd's words, and what they mean.
@@ -32,8 +33,14 @@ fn meaning(message: &str) -> Option<String> {
 }
 
 /// A TLS handshake that failed because of a certificate's dates, or because etcd does not take the client's.
-pub(super) fn certificate(why: &str) -> Option<&'static str> {
-    // rustls's own words for what etcd showed, then the alerts by which etcd says what it thinks of ours.
+pub(super) fn certificate(why: &str, own: Option<&OwnCertificate>) -> Option<&'static str> {
+    if own.is_some_and(OwnCertificate::has_expired) {
+        return Some(
+            "this host's certificate has expired: give the agent a new --etcd-cert and restart it; its end: \
+             `openssl x509 -noout -enddate -in FILE`",
+        );
+    }
+    // rustls's own words for what etcd showed, then the alert by which etcd says what it thinks of ours.
     if why.contains("invalid peer certificate: Expired")
         || why.contains("invalid peer certificate: certificate expired")
     {
@@ -41,23 +48,10 @@ pub(super) fn certificate(why: &str) -> Option<&'static str> {
             "etcd's certificate has expired; put a new one into its --cert-file, which etcd reads again by itself; its \
              end: `openssl x509 -noout -enddate -in FILE`",
         )
-    } else if why.contains("received fatal alert") && expired(why) {
-        Some(
-            "etcd says that this host's certificate has expired: give the agent a new --etcd-cert and restart it; its \
-             end: `openssl x509 -noout -enddate -in FILE`",
-        )
     } else if why.contains("received fatal alert") && why.to_lowercase().contains("badcertificate")
     {
-        Some(
-            "etcd does not take this host's certificate: it has expired, or is not of etcd's --trusted-ca-file; its \
-             end: `openssl x509 -noout -enddate -in` the file of --etcd-cert",
-        )
+        Some("etcd does not take this host's certificate: it is not of etcd's --trusted-ca-file")
     } else {
         None
     }
-}
-
-fn expired(why: &str) -> bool {
-    let why = why.to_lowercase();
-    why.contains("certificateexpired") || why.contains("expired certificate")
 }

@@ -8,6 +8,7 @@ use tonic::transport::Endpoint;
 use tracing::debug;
 
 use super::access;
+use super::own_certificate::OwnCertificate;
 use crate::kv::KvError;
 
 /// The endpoints, and a client at the one that is in use.
@@ -15,6 +16,7 @@ use crate::kv::KvError;
 pub(super) struct Clients {
     targets: Arc<Vec<(String, Endpoint)>>,
     connect: ConnectOptions,
+    own: Option<OwnCertificate>,
     state: Mutex<State>,
 }
 
@@ -46,6 +48,7 @@ impl Clients {
     pub(super) fn new(
         targets: Arc<Vec<(String, Endpoint)>>,
         connect: ConnectOptions,
+        own: Option<OwnCertificate>,
         first: usize,
     ) -> Self {
         Self {
@@ -55,6 +58,7 @@ impl Clients {
             }),
             targets,
             connect,
+            own,
         }
     }
 
@@ -92,7 +96,7 @@ impl Clients {
 
     fn failed_with(&self, generation: u64, error: Error) -> KvError {
         let name = self.name(generation);
-        let error = map(error, &name);
+        let error = map(error, &name, self.own.as_ref());
         if let KvError::Unavailable(why) = &error {
             debug!(endpoint = name, %why, "etcd endpoint given up");
             self.give_up_generation(generation);
@@ -153,9 +157,14 @@ impl Clients {
 pub(super) struct Failure(pub(super) String);
 
 /// What an error of the client means.
-fn map(error: Error, endpoint: &str) -> KvError {
-    let unavailable =
-        |why: String| KvError::Unavailable(Arc::new(Failure(format!("{endpoint}: {why}"))));
+fn map(error: Error, endpoint: &str, own: Option<&OwnCertificate>) -> KvError {
+    let unavailable = |why: String| {
+        let why = match access::certificate(&why, own) {
+            Some(meaning) => format!("{meaning} ({why})"),
+            None => why,
+        };
+        KvError::Unavailable(Arc::new(Failure(format!("{endpoint}: {why}"))))
+    };
     let status = match error {
         Error::GRpcStatus(status) => status,
         Error::InvalidArgs(why) => return KvError::Refused(why),
@@ -185,10 +194,7 @@ fn map(error: Error, endpoint: &str) -> KvError {
                 why = format!("{why}: {error}");
                 source = error.source();
             }
-            match access::certificate(&why) {
-                Some(meaning) => unavailable(format!("{meaning} ({why})")),
-                None => unavailable(why),
-            }
+            unavailable(why)
         }
         _ => access::refused(message),
     }

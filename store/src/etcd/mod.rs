@@ -10,6 +10,7 @@ mod access;
 mod client;
 mod convert;
 mod options;
+mod own_certificate;
 mod watch;
 
 use std::sync::Arc;
@@ -68,14 +69,16 @@ impl EtcdKv {
         if let Some((user, password)) = &options.user {
             connect = connect.with_user(user, password);
         }
+        let own = options.own_certificate()?;
         // Agents spread over the endpoints.
         let first = uuid::Uuid::new_v4().as_u64_pair().0 as usize;
         Ok(Self {
-            calls: Clients::new(targets.clone(), connect.clone(), first),
+            calls: Clients::new(targets.clone(), connect.clone(), own.clone(), first),
             // A member that has lost its quorum would take a watch and stay silent.
             streams: Arc::new(Clients::new(
                 targets,
                 connect.with_require_leader(true),
+                own,
                 first,
             )),
             call_timeout: options.call_timeout,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use etcd_client::{Certificate, Identity, TlsOptions};
 use tonic::transport::Endpoint;
 
+use super::own_certificate::OwnCertificate;
+
 /// Where the distributions keep the roots that the machine trusts.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -131,6 +133,12 @@ impl EtcdOptions {
                 Ok((name.clone(), endpoint))
             })
             .collect()
+    }
+
+    /// The certificate that is shown to etcd.
+    pub(super) fn own_certificate(&self) -> Result<Option<OwnCertificate>, EtcdOptionsError> {
+        let pem = self.cert.as_deref().map(read).transpose()?;
+        Ok(pem.and_then(|pem| OwnCertificate::read(&pem)))
     }
 
     fn tls(&self, identity: Option<Identity>) -> Result<TlsOptions, EtcdOptionsError> {

@@ -401,7 +401,7 @@ async fn said(kv: &EtcdKv, range: Range) -> String {
 async fn an_expired_certificate_is_told_by_whose_it_is() {
     for (expired, whose) in [
         ("server", "etcd's certificate has expired"),
-        ("client", "this host's certificate"),
+        ("client", "this host's certificate has expired"),
     ] {
         let etcd = RealEtcd::start_with_tls(certificates_of(&["server", "client"], &[expired]));
         let file = |name: &str| Some(etcd.folder().join(name));
