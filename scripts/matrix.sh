@@ -2,18 +2,13 @@
 # The tests that depend on the releases of Docker and etcd: the battery of each,
 # and the end-to-end tests below. On every release that people run, or, where
 # LAB_ENGINE is set, on what it, LAB_ETCD and LAB_MIN_API say (CONTRIBUTING.md).
-# Arguments are other end-to-end tests: `scripts/matrix.sh e2e` runs all of them,
-# `scripts/matrix.sh --batteries` none.
+# Arguments are other end-to-end tests: `scripts/matrix.sh e2e` runs all of them.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
 e2e=(e2e::tutorial e2e::failover e2e::update e2e::registry logs_are_gathered a_prune)
-case ${1:-} in
-'') ;;
---batteries) e2e=() ;;
-*) e2e=("$@") ;;
-esac
+[ $# -eq 0 ] || e2e=("$@")
 # Engine, etcd and, if not the engine's own, its oldest API version.
 rows=(
     "20 3.5"
@@ -63,7 +58,6 @@ for row in "${rows[@]}"; do
             --hosts 1 --engine "$one" --without-agents --run "$docker_battery" "${tests[@]}"
     done
     try "battery of etcd $etcd" store "$etcd_battery"
-    [ ${#e2e[@]} -eq 0 ] ||
-        try "end to end on $name" tests "$end_to_end" "${e2e[@]}"
+    try "end to end on $name" tests "$end_to_end" "${e2e[@]}"
 done
 [ ${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }
