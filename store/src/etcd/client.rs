@@ -16,7 +16,7 @@ use crate::kv::KvError;
 pub(super) struct Clients {
     targets: Arc<Vec<(String, Endpoint)>>,
     connect: ConnectOptions,
-    own: Option<OwnCertificate>,
+    own: Option<Arc<OwnCertificate>>,
     state: Mutex<State>,
 }
 
@@ -48,7 +48,7 @@ impl Clients {
     pub(super) fn new(
         targets: Arc<Vec<(String, Endpoint)>>,
         connect: ConnectOptions,
-        own: Option<OwnCertificate>,
+        own: Option<Arc<OwnCertificate>>,
         first: usize,
     ) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl Clients {
 
     fn failed_with(&self, generation: u64, error: Error) -> KvError {
         let name = self.name(generation);
-        let error = map(error, &name, self.own.as_ref());
+        let error = map(error, &name, self.own.as_deref());
         if let KvError::Unavailable(why) = &error {
             debug!(endpoint = name, %why, "etcd endpoint given up");
             self.give_up_generation(generation);

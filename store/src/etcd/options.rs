@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Certificate, Identity, TlsOptions};
@@ -136,9 +137,9 @@ impl EtcdOptions {
     }
 
     /// The certificate that is shown to etcd.
-    pub(super) fn own_certificate(&self) -> Result<Option<OwnCertificate>, EtcdOptionsError> {
+    pub(super) fn own_certificate(&self) -> Result<Option<Arc<OwnCertificate>>, EtcdOptionsError> {
         let pem = self.cert.as_deref().map(read).transpose()?;
-        Ok(pem.and_then(|pem| OwnCertificate::read(&pem)))
+        Ok(pem.and_then(|pem| OwnCertificate::read(&pem)).map(Arc::new))
     }
 
     fn tls(&self, identity: Option<Identity>) -> Result<TlsOptions, EtcdOptionsError> {
