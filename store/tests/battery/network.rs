@@ -420,6 +420,14 @@ async fn an_expired_certificate_is_told_by_whose_it_is() {
     }
 }
 
+fn as_user(etcd: &RealEtcd, user: Option<(&str, &str)>) -> EtcdKv {
+    let options = EtcdOptions {
+        user: user.map(|(user, password)| (user.into(), password.into())),
+        ..etcd.options()
+    };
+    EtcdKv::new(&options).expect("good options")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_etcd_denies_is_said_with_the_command_that_helps() {
     let etcd = RealEtcd::start();
@@ -441,13 +449,7 @@ async fn what_etcd_denies_is_said_with_the_command_that_helps() {
         admin.user_grant_role(user, role).await.expect("grants");
     }
     admin.auth_enable().await.expect("enables");
-    let with = |user: Option<(&str, &str)>| {
-        let options = EtcdOptions {
-            user: user.map(|(user, password)| (user.into(), password.into())),
-            ..etcd.options()
-        };
-        EtcdKv::new(&options).expect("good options")
-    };
+    let with = |user| as_user(&etcd, user);
     let all = || Range::new(store::view::watched());
     let agent = with(Some(("agent", "secret")));
     put(&agent, "/apps/shop/web/manifest", "1").await;
@@ -499,13 +501,7 @@ async fn a_user_logs_in_with_a_password_and_one_without_is_refused() {
         admin.user_grant_role(user, "root").await.expect("grants");
     }
     admin.auth_enable().await.expect("enables");
-    let with = |user: Option<(&str, &str)>| {
-        let options = EtcdOptions {
-            user: user.map(|(user, password)| (user.into(), password.into())),
-            ..etcd.options()
-        };
-        EtcdKv::new(&options).expect("good options")
-    };
+    let with = |user| as_user(&etcd, user);
     let agent = with(Some(("agent", "secret")));
     let at = put(&agent, "/w/a", "1").await;
     let watch = agent

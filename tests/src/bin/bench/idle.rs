@@ -10,12 +10,12 @@ use dokkaa_tests::{Lab, lab, try_wait_for};
 use manifests::ContainerId;
 use manifests::keys::Key;
 use model::VersionId;
-use model::records::{Claim, Member, Phase, Version};
+use model::records::{Claim, Member, Phase};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::agents::{IMAGE, host_name, record};
-use crate::size::{address, instance, state};
+use crate::size::{address, instance, state, version};
 use crate::verdict;
 
 const WATCHED: Duration = Duration::from_secs(60);
@@ -111,14 +111,10 @@ fn know(lab: &Lab) -> anyhow::Result<()> {
         let manifest = json!({"image": IMAGE, "services": {"web": 80}});
         put(Key::Manifest(id.clone()), manifest.clone())?;
         let revision = etcd.revision()? as i64;
-        let version = Version {
-            manifest: manifest.into(),
-            image: format!("sha256:{:064x}", 2),
-            content: None,
-            good: true,
-            volumes: Vec::new(),
-        };
-        put(Key::Version(id, revision), serde_json::to_value(version)?)?;
+        put(
+            Key::Version(id, revision),
+            serde_json::to_value(version(manifest))?,
+        )?;
         let claim = Claim {
             host: host_name(host)?,
             instance: instance(&slot)?,

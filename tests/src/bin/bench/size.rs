@@ -119,13 +119,7 @@ async fn fill(kv: &dyn Kv, cluster: &Cluster) -> anyhow::Result<()> {
         let manifest = serde_json::json!({"image": IMAGE, "scale": slots, "services": {"web": 80}});
         let put = Op::put(Key::Manifest(id.clone()), manifest.to_string());
         let rev = write(kv, vec![put]).await?;
-        let version = Version {
-            manifest: manifest.into(),
-            image: format!("sha256:{:064x}", 2),
-            content: None,
-            good: true,
-            volumes: Vec::new(),
-        };
+        let version = version(manifest);
         let mut ops = vec![Op::put_json(Key::Version(id.clone(), rev), &version)];
         for number in 0..slots {
             host = host % (HOSTS - 1) + 1;
@@ -150,6 +144,16 @@ async fn write(kv: &dyn Kv, ops: Vec<Op>) -> anyhow::Result<i64> {
         revision = kv.txn(Txn::new(vec![], part.to_vec())).await?.revision;
     }
     Ok(revision)
+}
+
+pub(crate) fn version(manifest: serde_json::Value) -> Version {
+    Version {
+        manifest: manifest.into(),
+        image: format!("sha256:{:064x}", 2),
+        content: None,
+        good: true,
+        volumes: Vec::new(),
+    }
 }
 
 pub(crate) fn address(host: u16) -> IpAddr {
