@@ -44,7 +44,7 @@ pub trait Kv: Send + Sync + 'static {
     async fn range(&self, range: Range) -> Result<RangeReply, KvError>;
 
     /// Watches keys from `from` on (0: from now), with the values before each change if `previous`.
-    /// Requires a leader.
+    /// Requires a leader. No revision is said twice, and none before one that was said.
     async fn watch(&self, keys: KeyRange, from: i64, previous: bool) -> Result<Watch, KvError>;
 
     /// What a member says of itself; the in-memory twin answers with fixed ids, and its revision as Raft index.

@@ -19,6 +19,8 @@ use crate::kv::{Event, KeyRange, KvError, Watch, WatchReply};
 pub(super) struct Opened {
     pub(super) attempt: Attempt,
     pub(super) cluster_id: u64,
+    /// The first revision that is still to come.
+    next: i64,
     requests: WatchRequestSender,
     answers: WatchResponseStream,
 }
@@ -46,11 +48,14 @@ pub(super) async fn open(
     if first.canceled() {
         return Err(access::refused(first.cancel_reason()));
     }
+    let header = first.header();
     Ok(Opened {
         attempt,
-        cluster_id: first
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::cluster_id),
+        cluster_id: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
+        next: match from {
+            0 => header.map_or(0, etcd_client::ResponseHeader::revision) + 1,
+            from => from,
+        },
         requests,
         answers,
     })
@@ -105,7 +110,12 @@ impl Opened {
                     } else if parts.is_empty() {
                         WatchReply::Progress(revision)
                     } else {
-                        WatchReply::Events(std::mem::take(&mut parts), revision)
+                        let mut events = std::mem::take(&mut parts);
+                        // A member that was sent all data anew says again what it has said (etcd#15271).
+                        events.retain(|event| event.modified() >= self.next);
+                        let Some(last) = events.last() else { continue };
+                        self.next = last.modified() + 1;
+                        WatchReply::Events(events, revision)
                     }
                 }
                 Ok(None) => {

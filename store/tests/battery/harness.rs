@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use store::etcd::{EtcdKv, EtcdOptions};
 use store::kv::{Kv, KvError, Range};
 use store::memory::{MemEtcd, MemKv};
@@ -16,23 +17,44 @@ use tokio::time::Instant;
 
 /// An etcd process with its data in a folder of its own; it ends with this value.
 pub(crate) struct RealEtcd {
-    child: Child,
+    process: Process,
     address: String,
     folder: TempDir,
+}
+
+/// A process that ends with this value.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a pid"), signal).expect("signals");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 impl RealEtcd {
     /// On a free TCP port.
     pub(crate) fn start() -> Self {
         let folder = TempDir::new().expect("a folder");
-        let (child, address) = run(
+        let (process, address) = run(
             folder.path(),
             "http://127.0.0.1:0",
             "http://127.0.0.1:0",
             &[],
         );
         Self {
-            child,
+            process,
             address,
             folder,
         }
@@ -43,9 +65,9 @@ impl RealEtcd {
         let folder = TempDir::new().expect("a folder");
         let any = "http://127.0.0.1:0";
         let quota = format!("--quota-backend-bytes={bytes}");
-        let (child, address) = run(folder.path(), any, any, &[&quota]);
+        let (process, address) = run(folder.path(), any, any, &[&quota]);
         Self {
-            child,
+            process,
             address,
             folder,
         }
@@ -59,14 +81,14 @@ impl RealEtcd {
             "--trusted-ca-file=ca.pem",
             "--client-cert-auth",
         ];
-        let (child, address) = run(
+        let (process, address) = run(
             folder.path(),
             "https://127.0.0.1:0",
             "http://127.0.0.1:0",
             &files,
         );
         Self {
-            child,
+            process,
             address,
             folder,
         }
@@ -75,10 +97,10 @@ impl RealEtcd {
     /// On a unix socket, as the embedded one.
     pub(crate) fn start_on_socket() -> Self {
         let folder = TempDir::new().expect("a folder");
-        let (child, _) = run(folder.path(), "unix://c:1", "unix://p:1", &[]);
+        let (process, _) = run(folder.path(), "unix://c:1", "unix://p:1", &[]);
         let socket = folder.path().join("c:1");
         Self {
-            child,
+            process,
             address: format!("unix:{}", socket.display()),
             folder,
         }
@@ -93,13 +115,12 @@ impl RealEtcd {
     pub(crate) fn restart(&mut self) {
         self.kill();
         let listen = format!("http://{}", self.address);
-        let (child, _) = run(self.folder.path(), &listen, "http://127.0.0.1:0", &[]);
-        self.child = child;
+        let (process, _) = run(self.folder.path(), &listen, "http://127.0.0.1:0", &[]);
+        self.process = process;
     }
 
     pub(crate) fn kill(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.process.kill();
     }
 
     /// A snapshot in its folder, made as an operator makes one.
@@ -149,7 +170,7 @@ impl RealEtcd {
     }
 
     fn etcdctl(&self, args: &[&str]) {
-        let output = Command::new("etcdctl")
+        let output = Command::new(program("etcdctl"))
             .current_dir(self.folder.path())
             .env("ETCDCTL_API", "3")
             .args(args)
@@ -172,48 +193,72 @@ impl RealEtcd {
     }
 }
 
-impl Drop for RealEtcd {
-    fn drop(&mut self) {
-        self.kill();
+/// A program of etcd: of the release that `LAB_ETCD` names, else the machine's.
+pub(crate) fn program(name: &str) -> PathBuf {
+    match std::env::var("LAB_ETCD").as_deref() {
+        Err(_) | Ok("" | "3.4") => name.into(),
+        Ok("3.5") => {
+            let this = std::env::current_exe().expect("a path");
+            let target = this.ancestors().nth(3).expect("in target/debug/deps");
+            target.join("roots/sid/usr/bin").join(name)
+        }
+        Ok(other) => panic!("LAB_ETCD={other}: 3.4 or 3.5"),
     }
 }
 
 /// The process, and the client address from its log.
-fn run(folder: &Path, client: &str, peer: &str, more: &[&str]) -> (Child, String) {
+fn run(folder: &Path, client: &str, peer: &str, more: &[&str]) -> (Process, String) {
     let advertise = |url: &str| url.replace("unix://", "http://");
-    let mut child = Command::new("etcd")
+    let args = [
+        &["--data-dir", "data", "--listen-client-urls", client][..],
+        &["--advertise-client-urls", &advertise(client)],
+        &["--listen-peer-urls", peer],
+        &["--initial-advertise-peer-urls", &advertise(peer)],
+        &["--initial-cluster", &format!("default={}", advertise(peer))],
+        more,
+    ];
+    let (process, log) = launch(folder, &args.concat());
+    let address = log.address();
+    (process, address)
+}
+
+/// What an etcd says, read to its end, so that it never waits for its log.
+pub(crate) struct Log(std::sync::mpsc::Receiver<String>);
+
+impl Log {
+    /// Where it serves its clients, once it does.
+    pub(crate) fn address(&self) -> String {
+        let mut last = String::new();
+        while let Ok(line) = self.0.recv_timeout(Duration::from_secs(30)) {
+            let of_clients = line.contains("serving client traffic");
+            if let Some((_, address)) = line.split_once(r#""address":""#).filter(|_| of_clients) {
+                return address.split('"').next().unwrap_or_default().to_owned();
+            }
+            last = line;
+        }
+        panic!("etcd does not serve; its last line: {last}");
+    }
+}
+
+/// Starts a member that finds a lost leader soon.
+pub(crate) fn launch(folder: &Path, args: &[&str]) -> (Process, Log) {
+    let mut child = Command::new(program("etcd"))
         .current_dir(folder)
-        .args(["--data-dir", "data", "--logger", "capnslog"])
+        .args(["--logger", "zap"])
         .args(["--heartbeat-interval", "20", "--election-timeout", "200"])
-        .args(["--listen-client-urls", client])
-        .args(["--advertise-client-urls", &advertise(client)])
-        .args(["--listen-peer-urls", peer])
-        .args(["--initial-advertise-peer-urls", &advertise(peer)])
-        .args(["--initial-cluster", &format!("default={}", advertise(peer))])
-        .args(more)
+        .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .expect("etcd is in PATH");
     let log = child.stderr.take().expect("piped");
     let (sender, receiver) = std::sync::mpsc::channel();
-    // Reads to the end, so that etcd never waits for its log.
     std::thread::spawn(move || {
         for line in BufReader::new(log).lines().map_while(Result::ok) {
             sender.send(line).ok();
         }
     });
-    let mut last = String::new();
-    while let Ok(line) = receiver.recv_timeout(Duration::from_secs(30)) {
-        if let Some((_, address)) = line.split_once("client requests on ") {
-            let address = address.split(',').next().unwrap_or_default();
-            return (child, address.trim().to_owned());
-        }
-        last = line;
-    }
-    child.kill().ok();
-    child.wait().ok();
-    panic!("etcd did not start; its last line: {last}");
+    (Process(child), Log(receiver))
 }
 
 /// What a `Backend` can be restored to.

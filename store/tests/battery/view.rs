@@ -134,7 +134,7 @@ impl Running {
     }
 
     /// What was touched, and how many resyncs there were, since the last call.
-    fn take(&mut self) -> (Vec<String>, usize) {
+    pub(crate) fn take(&mut self) -> (Vec<String>, usize) {
         let touched = std::mem::take(&mut self.touched);
         let names = touched.containers.iter().map(ToString::to_string).collect();
         (names, std::mem::take(&mut self.resyncs))
