@@ -11,3 +11,7 @@ pub mod ndjson;
 pub mod peer;
 pub mod v1;
 pub mod v2;
+
+/// What a client is told of a write that etcd has not answered.
+pub const OUTCOME_UNKNOWN: &str =
+    "whether it was written is not known: look before you send it again";

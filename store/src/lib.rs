@@ -3,8 +3,8 @@
 //! `Kv` is the narrow seam: transactions, ranges, watches and leases as plain
 //! values. `etcd` carries them out on a real etcd, `memory` in memory; one
 //! battery of tests runs against both. On top stand the `view` (list, then
-//! watch), the `host`'s record on its lease, and `claims`, the guarded
-//! transactions by which slots change hands.
+//! watch), the `host`'s record on its lease, `claims`, the guarded transactions by
+//! which slots change hands, and `settle`, which finds out whether a write happened.
 
 pub mod alarm;
 pub mod claims;
@@ -13,6 +13,7 @@ pub mod host;
 pub mod kv;
 #[cfg(feature = "testing")]
 pub mod memory;
+pub mod settle;
 pub mod state_file;
 pub mod view;
 

@@ -67,12 +67,12 @@ impl Condition {
         let _ = self.failing.set(failing);
     }
 
+    fn failing(&self) -> Option<String> {
+        self.failing.get()?.borrow().clone()
+    }
+
     fn with_reason(&self, what: &str) -> String {
-        match self
-            .failing
-            .get()
-            .and_then(|failing| failing.borrow().clone())
-        {
+        match self.failing() {
             Some(why) => format!("{what}: {why}"),
             None => what.to_owned(),
         }
@@ -112,10 +112,21 @@ impl Condition {
 
     /// All that is missing, without what a view of etcd and the host's record show.
     pub(crate) fn problems(&self) -> Vec<String> {
-        match self.published.get() {
-            Some(published) if published.seen.load().is_some() => self.troubles(published),
-            _ => self.lacks(),
+        let Some(published) = self.published.get() else {
+            return self.lacks();
+        };
+        let seen = published.seen.load();
+        let Some(seen) = seen.as_ref() else {
+            return self.lacks();
+        };
+        let mut problems = self.troubles(published);
+        if seen.stale && seen.distrust.is_none() {
+            problems.extend(
+                self.failing()
+                    .map(|why| format!("etcd can't be followed: {why}")),
+            );
         }
+        problems
     }
 
     /// Why etcd can't be asked now, as far as that is known; none if it is followed.
@@ -243,9 +254,14 @@ mod tests {
         assert!(lacks("followed"));
         failing.send_replace(Some("permission denied".to_owned()));
         assert!(lacks("followed at the moment: permission denied"));
+        assert_eq!(
+            condition.problems(),
+            ["etcd can't be followed: permission denied"]
+        );
         assert!(condition.without_etcd().is_some());
         see(false, Some("the cluster's key is gone"));
         assert!(lacks("the cluster's key is gone"));
+        assert_eq!(condition.problems(), [""; 0]);
         see(false, None);
         sender.send(HostStatus::Lost).unwrap();
         assert!(lacks("not in etcd"));

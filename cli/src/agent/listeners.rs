@@ -11,6 +11,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use gateway::OUTCOME_UNKNOWN;
 use gateway::listener::{self, ListenerConfig};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
@@ -133,10 +134,7 @@ async fn answer(routes: Router, condition: &Condition, request: Request) -> Resp
     match tokio::time::timeout(WITHOUT_ETCD, answer).await {
         Ok(answer) => answer,
         Err(_) if reads => unavailable(&path, &why),
-        Err(_) => unavailable(
-            &path,
-            &format!("{why}; a write may have been carried out or not"),
-        ),
+        Err(_) => unavailable(&path, &format!("{why}; {OUTCOME_UNKNOWN}")),
     }
 }
 
@@ -203,9 +201,6 @@ mod tests {
         assert!(cause.contains("refused"), "{cause}");
         let (_, error) = ask(&api, "PUT", "/dokkaa/v1/manifests/shop/web").await;
         let text = error["error"].as_str().unwrap();
-        assert!(
-            text.ends_with("a write may have been carried out or not"),
-            "{text}"
-        );
+        assert!(text.ends_with("look before you send it again"), "{text}");
     }
 }

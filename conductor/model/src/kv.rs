@@ -201,6 +201,15 @@ impl Txn {
             otherwise: Vec::new(),
         }
     }
+
+    /// Nothing is written, whichever branch runs.
+    pub fn only_reads(&self) -> bool {
+        self.then.iter().chain(&self.otherwise).all(|op| match op {
+            Op::Get(_) => true,
+            Op::Txn(txn) => txn.only_reads(),
+            Op::Put { .. } | Op::Delete(_) => false,
+        })
+    }
 }
 
 /// What came of a transaction.

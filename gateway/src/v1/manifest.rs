@@ -5,6 +5,7 @@
 
 use model::ModRev;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -17,7 +18,9 @@ use manifests::{AppName, ContainerId, ContainerName, Manifest};
 use model::links;
 use model::links::LinkWarning;
 use store::kv::{KeyRange, KeyValue, Range, RangeReply, Relation, Target};
+use store::settle::{self, Mark, Tried};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
+use tokio::time::Instant;
 
 use super::api::Api;
 use super::reply::{ApiFailure, ApiResult, PathParams};
@@ -27,6 +30,8 @@ use super::types::{ManifestText, Removed, Written};
 pub(super) const MAX_BODY: usize = 1 << 20;
 /// Deletions in one transaction; etcd takes 128 operations by default.
 const DELETIONS: usize = 100;
+/// No try of a write begins later, while others write the same manifest or etcd does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 type Name = PathParams<(AppName, ContainerName)>;
 
@@ -70,7 +75,7 @@ pub(super) async fn write(
         _ => ApiFailure::bad(rejection.body_text()),
     })?;
     let key = Key::Manifest(id.clone()).to_string();
-    let guards = precondition(&headers, &key)?;
+    let required = precondition(&headers)?;
     let parsed = manifests::parse::strict(&body).map_err(|problems| {
         ApiFailure::invalid(problems.iter().map(ToString::to_string).collect())
     })?;
@@ -80,23 +85,12 @@ pub(super) async fn write(
     if !refused.is_empty() {
         return Err(ApiFailure::invalid(refused));
     }
-    let before = Op::Get(KeyRange::key(key.clone()));
-    let reply = api
-        .txn(Txn {
-            guards,
-            then: vec![before.clone(), Op::put(&key, body.to_vec())],
-            otherwise: vec![before],
-        })
-        .await?;
-    let before = first_read(&reply);
-    if !reply.succeeded {
-        return Err(ApiFailure::precondition(before.map_or(0, |kv| kv.modified)));
-    }
+    let (before, revision) = put(&api, &key, &body, &required).await?;
     let warnings = links.iter().map(ToString::to_string).collect();
     let written = Written {
         app: id.app,
         container: id.container,
-        revision: reply.revision,
+        revision,
         created: before.is_none(),
         changed: before.is_none_or(|kv| kv.value != body),
         warnings,
@@ -107,6 +101,49 @@ pub(super) async fn write(
         StatusCode::OK
     };
     Ok((status, Json(written)))
+}
+
+/// Puts a manifest over what is there now; what that was, and the revision.
+///
+/// The same manifest, put by another client just then, is as good as one's own.
+async fn put(
+    api: &Api,
+    key: &str,
+    body: &Bytes,
+    required: &[ModRev],
+) -> Result<(Option<KeyValue>, i64), ApiFailure> {
+    let kv = api.agent.kv();
+    let until = Instant::now() + PATIENCE;
+    let read = vec![Op::Get(KeyRange::key(key))];
+    let look = Txn::new(Vec::new(), read.clone());
+    let looked = settle::try_until(kv.as_ref(), &look, until).await;
+    let mut seen = looked.map_err(|error| ApiFailure::etcd_read(&error))?.reply;
+    loop {
+        let before = first_read(&seen).cloned();
+        let modified = before.as_ref().map_or(0, |kv| kv.modified);
+        if required.iter().any(|required| required.0 != modified) {
+            return Err(ApiFailure::precondition(modified));
+        }
+        let txn = Txn {
+            guards: vec![Compare::modified(key, ModRev(modified))],
+            then: vec![Op::put(key, body.to_vec())],
+            otherwise: read.clone(),
+        };
+        let mark = Mark {
+            key,
+            value: body,
+            after: seen.revision,
+        };
+        let reply = settle::settle(kv.as_ref(), &txn, mark, until).await;
+        let reply = reply.map_err(|error| ApiFailure::etcd_write(&error))?;
+        if reply.succeeded {
+            return Ok((before, reply.revision));
+        }
+        if Instant::now() > until {
+            return Err(ApiFailure::changed());
+        }
+        seen = reply;
+    }
 }
 
 /// Warnings about links, by this agent's view; none before the first.
@@ -125,20 +162,22 @@ pub(super) async fn delete(
 ) -> ApiResult<Removed> {
     let id = id(name);
     let key = Key::Manifest(id.clone()).to_string();
-    let mut guards = precondition(&headers, &key)?;
+    let required = precondition(&headers)?.into_iter();
+    let mut guards: Vec<Compare> = required.map(|at| Compare::modified(&key, at)).collect();
     guards.push(Compare::new(
         KeyRange::key(key.clone()),
         Relation::Greater,
         Target::Version(0),
     ));
-    let reply = api
-        .txn(Txn {
-            guards,
-            then: vec![Op::delete(&key)],
-            otherwise: vec![Op::Get(KeyRange::key(key))],
-        })
-        .await?;
-    if reply.succeeded {
+    let txn = Txn {
+        guards,
+        then: vec![Op::delete(&key)],
+        otherwise: vec![Op::Get(KeyRange::key(key))],
+    };
+    let kv = api.agent.kv();
+    let tried = settle::try_until(kv.as_ref(), &txn, Instant::now() + PATIENCE).await;
+    let Tried { reply, unsure } = tried.map_err(|error| ApiFailure::etcd_write(&error))?;
+    if reply.succeeded || unsure && first_read(&reply).is_none() {
         return Ok(Json(Removed {
             containers: vec![id],
         }));
@@ -223,8 +262,9 @@ fn first_read(reply: &TxnReply) -> Option<&KeyValue> {
     })
 }
 
-fn precondition(headers: &HeaderMap, key: &str) -> Result<Vec<Compare>, ApiFailure> {
-    let mut guards = Vec::new();
+/// The revisions that the manifest has to be at; 0 is none.
+fn precondition(headers: &HeaderMap) -> Result<Vec<ModRev>, ApiFailure> {
+    let mut required = Vec::new();
     if let Some(value) = headers.get(IF_MATCH) {
         let revision = value
             .to_str()
@@ -232,13 +272,13 @@ fn precondition(headers: &HeaderMap, key: &str) -> Result<Vec<Compare>, ApiFailu
             .and_then(|text| text.trim().trim_matches('"').parse::<i64>().ok())
             .filter(|revision| *revision > 0)
             .ok_or_else(|| ApiFailure::bad("If-Match: expected one revision, such as \"12\""))?;
-        guards.push(Compare::modified(key, ModRev(revision)));
+        required.push(ModRev(revision));
     }
     if let Some(value) = headers.get(IF_NONE_MATCH) {
         if value.as_bytes() != b"*" {
             return Err(ApiFailure::bad("If-None-Match: expected *"));
         }
-        guards.push(Compare::absent(key));
+        required.push(ModRev(0));
     }
-    Ok(guards)
+    Ok(required)
 }

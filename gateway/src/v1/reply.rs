@@ -15,6 +15,7 @@ use store::KvError;
 
 use super::inputs::Filter;
 use super::types::ApiError;
+use crate::OUTCOME_UNKNOWN;
 
 pub(super) type ApiResult<T> = Result<Json<T>, ApiFailure>;
 
@@ -101,8 +102,8 @@ impl ApiFailure {
     pub(super) fn etcd_write(error: &KvError) -> Self {
         let mut failure = Self::etcd_read(error);
         if matches!(error, KvError::Unavailable(_)) {
-            let text = "; whether it was written is not known";
-            failure.body.error.push_str(text);
+            failure.body.error.push_str("; ");
+            failure.body.error.push_str(OUTCOME_UNKNOWN);
         }
         failure
     }

@@ -318,7 +318,7 @@ async fn slots_join_the_snapshot_and_the_status_keys() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
     let api = alone();
     two_slots(&api.agent);
@@ -345,7 +345,45 @@ async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
         .send("PUT", "/manifests/shop/new", r#"{"image": "a"}"#)
         .await;
     assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    // Nothing was sent that could have been written.
+    let error = body["error"].as_str().unwrap();
+    assert!(!error.contains("is not known"), "{error}");
+    let (code, body) = api.send("DELETE", "/manifests/shop/web", "").await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
     assert!(body["error"].as_str().unwrap().contains("is not known"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_whose_answer_is_lost_is_written_and_deleted_once() {
+    let api = alone();
+    let kv = api.agent.mem_kv();
+    let put = |text: &'static str| api.send("PUT", "/manifests/shop/web", text);
+    kv.lose_next_answer();
+    let (code, created) = put(r#"{"image": "a"}"#).await;
+    assert_eq!(
+        (code, &created["created"]),
+        (StatusCode::CREATED, &json!(true))
+    );
+    kv.lose_next_answer();
+    let (code, changed) = put(r#"{"image": "b"}"#).await;
+    assert_eq!((code, &changed["created"]), (StatusCode::OK, &json!(false)));
+    let manifest = api.get("/manifests/shop/web").await;
+    assert_eq!(manifest["revision"], changed["revision"]);
+    let revision = kv.with(|etcd| etcd.revision());
+    assert_eq!(changed["revision"], revision);
+    assert_eq!(created["revision"], revision - 1);
+    kv.lose_next_answer();
+    let (code, removed) = api.send("DELETE", "/manifests/shop/web", "").await;
+    assert_eq!(
+        (code, &removed["containers"]),
+        (
+            StatusCode::OK,
+            &json!([{"app": "shop", "container": "web"}])
+        )
+    );
+    assert_eq!(kv.with(|etcd| etcd.revision()), revision + 1);
+    let (code, _) = api.send("DELETE", "/manifests/shop/web", "").await;
+    assert_eq!(code, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use store::kv::{self, KeyValue};
+use uuid::Uuid;
 
 use super::node::{Action, V2Event, V2Node};
 
@@ -30,6 +31,9 @@ pub struct OpRecord {
     /// Indexes of the node before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prev: Option<PrevIndexes>,
+    /// Of the request: no other has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
 }
 
 /// Indexes of the node before a write, which the watch event does not have.
@@ -195,6 +199,7 @@ mod tests {
                 created: 3,
                 modified: 5,
             }),
+            id: None,
         };
         let op = String::from_utf8(serde_json::to_vec(&record).expect("json")).expect("text");
         let events = [
@@ -224,6 +229,7 @@ mod tests {
                 created: 2,
                 modified: 2,
             }),
+            id: None,
         };
         let op = String::from_utf8(serde_json::to_vec(&record).expect("json")).expect("text");
         let events = [

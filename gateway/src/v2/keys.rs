@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -16,7 +16,10 @@ use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use store::kv::{KeyRange, KvError, Range, Status, Txn};
+use store::settle::{self, Mark};
+use tokio::time::Instant;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::answer::{answer, not_allowed, put_cluster_id};
 use super::error::{ErrorCode, V2Error};
@@ -29,12 +32,12 @@ use super::request::{Get, Operation, Wait, Write};
 use super::ring::EventMatch;
 use super::state::V2;
 use super::{plan, request, stats, tree};
-use crate::access;
 use crate::listener;
+use crate::{OUTCOME_UNKNOWN, access};
 
 const METHODS: &str = "HEAD,GET,PUT,POST,DELETE";
 
-/// Longest time for retries of a write, while others write the same key.
+/// No try of a write begins later, while others write the same key or etcd does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Response {
@@ -208,14 +211,23 @@ async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Lookup, V2Error> {
 }
 
 async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
-    let start = Instant::now();
-    let below = plan::needs_below(&write.change);
-    let mut seen = look(v2, &write.key, below).await?;
+    let until = Instant::now() + PATIENCE;
+    let reads = lookup::read(&write.key, plan::needs_below(&write.change));
+    let look = Txn::new(Vec::new(), reads.clone());
+    let looked = settle::try_until(&*v2.kv, &look, until).await;
+    let mut seen = Lookup::new(&write.key, looked.map_err(unanswered)?.reply);
+    let id = Uuid::new_v4();
     loop {
         let planned = plan::plan(write, &seen)?;
-        let mut txn = planned.txn.clone();
-        txn.otherwise = lookup::read(&write.key, below);
-        let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
+        let (mut txn, record) = planned.request(id);
+        txn.otherwise.clone_from(&reads);
+        let mark = Mark {
+            key: OP_KEY,
+            value: &record,
+            after: seen.revision,
+        };
+        let reply = settle::settle(&*v2.kv, &txn, mark, until).await;
+        let reply = reply.map_err(unsettled)?;
         if reply.succeeded {
             v2.note_write(reply.revision);
             let mut event = planned.event(reply.revision);
@@ -230,7 +242,7 @@ async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
             }
             return Ok(response);
         }
-        if start.elapsed() > PATIENCE {
+        if Instant::now() > until {
             let cause = "too many concurrent writes of this key";
             return Err(V2Error::at(ErrorCode::RaftInternal, cause, reply.revision));
         }
@@ -312,9 +324,20 @@ fn put_headers(headers: &mut HeaderMap, status: Option<&Status>, index: i64, raf
     }
 }
 
+/// Of a write that was sent.
+fn unsettled(error: KvError) -> V2Error {
+    let unknown = matches!(error, KvError::Unavailable(_));
+    let mut error = unanswered(error);
+    if unknown {
+        error.cause = format!("{}; {OUTCOME_UNKNOWN}", error.cause);
+    }
+    error
+}
+
+/// Of a read: nothing was written.
 fn unanswered(error: KvError) -> V2Error {
     let cause = match &error {
-        KvError::Unavailable(_) => "etcd does not answer; a write may have been carried out or not",
+        KvError::Unavailable(_) => "etcd does not answer",
         KvError::Refused(reason) => reason,
         KvError::NoSpace => "etcd is out of space (alarm NOSPACE); only deletions are accepted",
         KvError::Compacted | KvError::LeaseNotFound => "unexpected answer of etcd",

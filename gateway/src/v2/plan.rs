@@ -5,6 +5,7 @@
 
 use model::ModRev;
 use store::kv::{Compare, KeyRange, KeyValue, Op, Relation, Target, Txn};
+use uuid::Uuid;
 
 use super::error::{ErrorCode, V2Error};
 use super::event::{OP_KEY, OpRecord, PrevIndexes};
@@ -21,15 +22,27 @@ const MAX_OPS: usize = 120;
 /// A transaction and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// Without a branch for failure.
-    pub txn: Txn,
-    /// Record of the event, written by the transaction.
-    pub record: OpRecord,
+    /// Without the record and a branch for failure.
+    txn: Txn,
+    /// Record of the event.
+    record: OpRecord,
     value: Option<Vec<u8>>,
     before: Option<Vec<u8>>,
 }
 
 impl Planned {
+    /// The transaction for a request, without a branch for failure, and the record that it puts at [`OP_KEY`].
+    pub fn request(&self, id: Uuid) -> (Txn, Vec<u8>) {
+        let record = OpRecord {
+            id: Some(id),
+            ..self.record.clone()
+        };
+        let record = serde_json::to_vec(&record).expect("records always serialize");
+        let mut txn = self.txn.clone();
+        txn.then.push(Op::put(OP_KEY, record.clone()));
+        (txn, record)
+    }
+
     /// The event, once the revision is known.
     pub fn event(&self, revision: i64) -> V2Event {
         self.record
@@ -376,7 +389,7 @@ fn planned(
     created: Option<i64>,
     prev: Option<PrevIndexes>,
     dir: bool,
-    mut then: Vec<Op>,
+    then: Vec<Op>,
 ) -> Planned {
     let record = OpRecord {
         action,
@@ -384,8 +397,8 @@ fn planned(
         created,
         dir,
         prev,
+        id: None,
     };
-    then.push(Op::put_json(OP_KEY, &record));
     let mut guards = vec![
         Compare::modified(
             &target.key,

@@ -494,6 +494,60 @@ async fn writers_of_one_key_all_get_through() {
 }
 
 #[tokio::test]
+async fn a_write_whose_answer_is_lost_is_carried_out_once() {
+    let (server, kv) = TestServer::in_memory().await;
+    let client = &server.client;
+    let revision = || kv.with(|etcd| etcd.revision());
+    for (form, status) in [
+        ("value=1&prevExist=false", 201),
+        ("value=2&prevValue=1", 200),
+        ("value=3", 200),
+        ("value=4&prevExist=true", 200),
+    ] {
+        let before = revision();
+        kv.lose_next_answer();
+        let put = client.put("/v2/keys/d/a", form).await;
+        assert_eq!(
+            (put.status, revision()),
+            (status, before + 1),
+            "{}",
+            put.body
+        );
+        assert_eq!(put.json()["node"]["modifiedIndex"], before + 1);
+        let get = client.get("/v2/keys/d/a").await.json();
+        assert_eq!(get["node"], put.json()["node"]);
+    }
+    for path in ["/v2/keys/d/a", "/v2/keys/d?recursive=true"] {
+        let before = revision();
+        kv.lose_next_answer();
+        let delete = client.delete(path).await;
+        assert_eq!(
+            (delete.status, revision()),
+            (200, before + 1),
+            "{}",
+            delete.body
+        );
+        assert_eq!(delete.json()["node"]["modifiedIndex"], before + 1);
+    }
+}
+
+#[tokio::test]
+async fn of_many_that_create_the_same_and_lose_answers_one_succeeds() {
+    let (server, kv) = TestServer::in_memory().await;
+    for round in 0..20 {
+        let path = format!("/v2/keys/lock{round}");
+        let creators = (0..8).map(|_| {
+            kv.lose_next_answer();
+            server.client.put(&path, "value=mine&prevExist=false")
+        });
+        let answers = futures_util::future::join_all(creators).await;
+        let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 412, 412, 412, 412, 412, 412, 412]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_etcd_that_is_away_is_an_error_of_etcds_kind() {
     let (server, kv) = TestServer::in_memory().await;
     server.client.put("/v2/keys/a", "value=1").await;

@@ -1,8 +1,10 @@
 //! What only a real etcd can refuse: too many operations, too large a request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
+use rustix::process::Signal;
 use store::etcd::EtcdKv;
 
 use crate::client::Ask;
@@ -49,6 +51,25 @@ async fn a_value_may_be_as_large_as_etcd_takes() {
     let put = server.client.put("/v2/keys/large", &form).await;
     assert_eq!(put.status, 201, "{}", &put.body[..200.min(put.body.len())]);
     assert_eq!(etcd.get("/large").expect("a read"), Some(value));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_stops_for_a_while_is_waited_for() {
+    let (server, etcd) = server().await;
+    let etcd = Arc::new(etcd);
+    let before = etcd.revision().expect("a revision");
+    etcd.signal(Signal::STOP).expect("stopped");
+    let path = "/v2/keys/apps/shop/web/manifest";
+    let put = server.client.put(path, r#"value={"image":"a"}"#);
+    let goes_on = async {
+        // Longer than a connection lives that does not answer its pings.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        etcd.signal(Signal::CONT).expect("goes on");
+    };
+    let (put, ()) = tokio::join!(put, goes_on);
+    assert_eq!(put.status, 201, "{}", put.body);
+    assert_eq!(put.json()["node"]["createdIndex"], before + 1);
+    assert_eq!(etcd.revision().expect("a revision"), before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

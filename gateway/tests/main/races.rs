@@ -7,6 +7,7 @@ use gateway::v2::plan::{Planned, needs_below, plan};
 use gateway::v2::request::{Condition, Write, WriteKind};
 use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
+use uuid::Uuid;
 
 use crate::stream::Random;
 
@@ -55,7 +56,10 @@ async fn look(kv: &MemKv, write: &Write) -> Lookup {
 }
 
 async fn carry_out(kv: &MemKv, planned: &Planned) -> bool {
-    let reply = kv.txn(planned.txn.clone()).await.expect("a write");
+    let reply = kv
+        .txn(planned.request(Uuid::nil()).0)
+        .await
+        .expect("a write");
     reply.succeeded
 }
 
@@ -118,7 +122,7 @@ async fn a_stale_plan_fails_or_does_no_harm() {
         let anew = anew.unwrap_or_else(|error| panic!("{what}: went through in spite of {error}"));
         assert_eq!(planned.event(0), anew.event(0), "{what}");
         let outcome = all(&kv).await;
-        twin.txn(&anew.txn).expect("a write");
+        twin.txn(&anew.request(Uuid::nil()).0).expect("a write");
         let twin_kv = MemKv::new();
         twin_kv.with(|etcd| *etcd = twin);
         assert_eq!(outcome, all(&twin_kv).await, "{what}");

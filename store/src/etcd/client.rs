@@ -189,6 +189,9 @@ fn map(error: Error, endpoint: &str, own: Option<&OwnCertificate>) -> KvError {
         | Code::Aborted
         | Code::Unauthenticated => {
             let mut why = message.to_owned();
+            if why.contains("no leader") {
+                why.push_str(": too few members of etcd run, or they are electing one");
+            }
             let mut source = std::error::Error::source(&status);
             while let Some(error) = source {
                 why = format!("{why}: {error}");

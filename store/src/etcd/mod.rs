@@ -2,9 +2,9 @@
 //!
 //! Two clients, one for calls and one for streams, each at one endpoint at a
 //! time and at the next one after a failure. Every call has a deadline, and
-//! HTTP/2 keep-alive ends a connection that is dead. A transaction is sent once:
-//! after an `Unavailable` nobody knows whether it happened, and the caller reads
-//! again. Reads are tried at the other endpoints within their deadline.
+//! HTTP/2 keep-alive ends a connection that is dead. A transaction that writes is
+//! sent once: after an `Unavailable` nobody knows whether it happened, and the
+//! caller reads again. Reads are tried at the other endpoints within their deadline.
 
 mod access;
 mod client;
@@ -195,13 +195,20 @@ impl Drop for OrGiveUp<'_> {
 #[async_trait]
 impl Kv for EtcdKv {
     async fn txn(&self, txn: Txn) -> Result<TxnReply, KvError> {
+        let only_reads = txn.only_reads();
         let txn = convert::txn(txn);
-        let reply = self
-            .once(&self.calls, self.deadline(), |attempt| async move {
+        let call = |attempt: Attempt| {
+            let txn = txn.clone();
+            async move {
                 let kv = attempt.client.kv_client();
                 kv.max_decoding_message_size(MAX_MESSAGE).txn(txn).await
-            })
-            .await?;
+            }
+        };
+        let reply = if only_reads {
+            self.anywhere(call).await?
+        } else {
+            self.once(&self.calls, self.deadline(), call).await?
+        };
         let mut reply = reply.0;
         let revision = self.header(reply.header.take());
         Ok(convert::txn_reply(reply, revision))

@@ -86,7 +86,7 @@ impl MemKv {
         self.0.no_space.store(no_space, Ordering::SeqCst);
     }
 
-    /// The next transaction is carried out, but its answer is lost.
+    /// The next transaction that is no mere read is carried out, but its answer is lost.
     pub fn lose_next_answer(&self) {
         self.0.lose_answer.store(true, Ordering::SeqCst);
     }
@@ -139,8 +139,7 @@ impl Kv for MemKv {
             self.0.takes_puts()?;
         }
         let reply = self.0.change(|etcd| etcd.txn(&txn));
-        let reads_only = |op: &Op| matches!(op, Op::Get(_));
-        if !txn.then.iter().all(reads_only) && self.0.lose_answer.swap(false, Ordering::SeqCst) {
+        if !txn.only_reads() && self.0.lose_answer.swap(false, Ordering::SeqCst) {
             return Err(unavailable());
         }
         reply

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use store::Op;
 use store::kv::{KeyRange, Kv, KvError, Range, Watch, WatchReply};
+use store::settle::{Mark, settle};
 use store::view::{SavedView, ViewOptions, ViewUpdate};
+use store::{Compare, Op, Txn};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::cluster::{RealCluster, TTL};
-use crate::harness::{put, txn, wait_for};
+use crate::harness::{put, wait_for};
 use crate::view::{Running, cluster, manifest, put_cluster};
 
 /// A view that is trusted all the time, and never goes back.
@@ -221,10 +222,12 @@ async fn a_member_that_lags_makes_no_view_go_back_or_distrust() {
     resumes.view.stop().await;
 }
 
-/// Puts keys of its own, each once, until it is to stop: those that were written, and those of which nobody knows.
+/// Puts keys of its own, each once, until it is to stop: those that were written, and those of which nobody knows. There
+/// are none of the latter if each is settled.
 async fn put_each_once(
     kv: Arc<dyn Kv>,
     writer: usize,
+    settled: bool,
     written: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 ) -> (Vec<String>, Vec<String>) {
@@ -234,12 +237,24 @@ async fn put_each_once(
             break;
         }
         let key = format!("/n/{writer}/{number:04}");
-        match txn(&*kv, vec![Op::put(&key, "1")]).await {
-            Ok(_) => {
+        let put = Txn::new(vec![Compare::absent(&key)], vec![Op::put(&key, "1")]);
+        let reply = if settled {
+            let mark = Mark {
+                key: &key,
+                value: b"1",
+                after: 1,
+            };
+            settle(&*kv, &put, mark, Instant::now() + 6 * TTL).await
+        } else {
+            kv.txn(put).await
+        };
+        match reply {
+            Ok(reply) => {
+                assert!(reply.succeeded, "{key}");
                 written.fetch_add(1, Ordering::Relaxed);
                 done.push(key);
             }
-            Err(KvError::Unavailable(_)) => unknown.push(key),
+            Err(KvError::Unavailable(_)) if !settled => unknown.push(key),
             Err(other) => panic!("{other:?}"),
         }
     }
@@ -269,6 +284,7 @@ async fn when_the_leader_is_killed_no_transaction_is_carried_out_twice_and_all_g
         writers.spawn(put_each_once(
             etcd.at(member).await,
             writer,
+            writer % 2 == 0,
             count,
             stop.clone(),
         ));

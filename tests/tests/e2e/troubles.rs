@@ -1,6 +1,8 @@
 //! etcd and Docker Engines that are killed, frozen and emptied under running
 //! agents.
 
+use dokkaa_tests::engine::Container;
+use dokkaa_tests::etcd::Etcd;
 use dokkaa_tests::host::Host;
 use dokkaa_tests::images::{self, BUSYBOX};
 use dokkaa_tests::{Lab, LabOptions, lab, wait_for};
@@ -142,6 +144,42 @@ fn a_frozen_member_of_three_is_left_for_another() {
     }
     let all = lab.containers("frozen").expect("containers");
     assert_eq!(all.len(), 4, "nothing was started twice: {all:#?}");
+
+    // Without a majority nothing is written, and that is said until there is one again.
+    let gone = &lab.members()[1..];
+    gone.iter().try_for_each(Etcd::kill).expect("kill");
+    let status = |what: &str, words: &[&str]| {
+        wait_for(what, CAP, || {
+            let ran = lab.host(1).dokkaa(&["status"]);
+            let ran = ran.map_err(|error| format!("{error:#}"))?;
+            let said = |word: &&str| ran.stdout.contains(*word);
+            words.iter().all(said).then_some(()).ok_or(ran.to_string())
+        });
+    };
+    status(
+        "status to say why",
+        &[
+            "etcd     does not answer",
+            "running containers keep running",
+            "no leader: too few members of etcd run",
+        ],
+    );
+    let manifest = web("x").to_string();
+    let put = lab
+        .host(1)
+        .put("frozen", "more", &manifest)
+        .expect("an answer");
+    assert!(put.status >= 500, "{put:?}");
+    let ids = |all: &[(&Host, Container)]| -> Vec<String> {
+        all.iter().map(|(_, one)| one.id.clone()).collect()
+    };
+    assert_eq!(
+        ids(&lab.containers("frozen").expect("containers")),
+        ids(&all)
+    );
+    gone.iter().try_for_each(Etcd::start_again).expect("again");
+    status("status as before", &["etcd     answers", "problems none"]);
+    ready(5);
 }
 
 #[test]
