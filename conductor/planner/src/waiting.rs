@@ -50,11 +50,17 @@ pub enum Waiting {
     LimitsChanged(String),
 }
 
+/// Exit code of a process that SIGKILL has ended.
+pub const KILLED: i64 = 137;
+
 /// Failure of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// Its process exited with this code.
     Exited(i64),
+    /// It was killed with this memory limit in bytes. With cgroup v2 engines don't always hear that it was out of memory
+    /// (containerd#8893).
+    Killed(u64),
     /// The kernel killed it; its memory limit in bytes, if it has one.
     OutOfMemory(Option<u64>),
     /// The engine could not start it.
@@ -129,6 +135,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Killed(limit) => write!(
+                f,
+                "exited with code {KILLED} (SIGKILL), perhaps out of memory (limit {})",
+                format_size(*limit)
+            ),
             Self::OutOfMemory(None) => f.write_str("killed: out of memory"),
             Self::OutOfMemory(Some(limit)) => {
                 write!(f, "killed: out of memory (limit {})", format_size(*limit))

@@ -7,7 +7,7 @@ use crate::output::Notes;
 use crate::retire::{retire, stop_timeout};
 use crate::rollout;
 use crate::rollout::Target;
-use crate::waiting::{Failure, Waiting};
+use crate::waiting::{Failure, KILLED, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState};
 use model::volumes;
@@ -236,9 +236,12 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Decision {
 
 /// End of its process, as a failure.
 pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> Failure {
+    let manifest = ctx.container.manifest_of(ctx.claim.version);
+    let limit = manifest.and_then(|manifest| manifest.memory);
     if exit.out_of_memory {
-        let manifest = ctx.container.manifest_of(ctx.claim.version);
-        Failure::OutOfMemory(manifest.and_then(|m| m.memory))
+        Failure::OutOfMemory(limit)
+    } else if let Some(limit) = limit.filter(|_| exit.code == KILLED) {
+        Failure::Killed(limit)
     } else if exit.error.is_empty() {
         Failure::Exited(exit.code)
     } else {

@@ -200,7 +200,7 @@ impl World {
             "odd-fault" => {
                 self.odd.insert((words[0].to_owned(), words[1].to_owned()));
             }
-            "crash" => self.crash(rest),
+            "crash" => self.crash(words[0], words.get(1).copied()),
             "volume" => {
                 let cluster = words
                     .get(2)
@@ -650,11 +650,18 @@ impl World {
         }
     }
 
-    fn crash(&mut self, text: &str) {
-        let at = self.now.0 as i64 + 1;
+    /// Its process exits with a code, or the kernel kills it: `oom`.
+    fn crash(&mut self, text: &str, how: Option<&str>) {
+        let out_of_memory = how == Some("oom");
+        let code = match how {
+            Some("oom") => 137,
+            Some(code) => code.parse().unwrap(),
+            None => 1,
+        };
         let exit = Exit {
-            code: 1,
-            at,
+            code,
+            out_of_memory,
+            at: self.now.0 as i64 + 1,
             ..Exit::default()
         };
         self.ends(&slot(text), &exit);
