@@ -20,18 +20,7 @@ esac
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 
-# === build ===
-
-program=${PROGRAM:-}
-if [ -z "$program" ]; then
-    scripts/setup.sh up
-    program=${CARGO_TARGET_DIR:-target}/$triple/dist/dokkaa
-    flag_name=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$triple")_RUSTFLAGS
-    # No path of this machine gets into the program.
-    paths="--remap-path-prefix=$ROOT=/dokkaa --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-    env "$flag_name=-C target-feature=+crt-static $paths" \
-        cargo build --locked -p dokkaa --profile dist --target "$triple"
-fi
+program=${PROGRAM:-$(scripts/static-program.sh)}
 is_static "$program" || die "$program is not static"
 
 # === the files, as they are installed ===

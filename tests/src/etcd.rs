@@ -314,6 +314,13 @@ impl Etcd {
         Ran::run(command, None)?.ok()
     }
 
+    /// What it says its version is.
+    pub fn version(&self) -> anyhow::Result<String> {
+        let status = self.call("/v3/maintenance/status", &json!({}))?;
+        let version = status["version"].as_str().context("a version")?;
+        Ok(version.to_owned())
+    }
+
     /// Writes a key.
     pub fn put(&self, key: &str, value: &str) -> anyhow::Result<()> {
         let body = json!({"key": BASE64.encode(key), "value": BASE64.encode(value)});

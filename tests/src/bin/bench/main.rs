@@ -18,7 +18,8 @@ use std::fmt::Display;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use dokkaa_tests::{Lab, LabOptions};
 
 /// Those that need nothing but etcd.
@@ -39,6 +40,10 @@ fn main() -> anyhow::Result<()> {
         bail!("no part {unknown}; there are: {}", parts.join(", "));
     }
     let wanted = |part: &&str| asked.is_empty() || asked.iter().any(|asked| asked == part);
+    if WITHOUT_HOSTS.iter().any(wanted) {
+        let version = Etcd::start(&EtcdOptions::default())?.version()?;
+        say(&format!("etcd {version}"))?;
+    }
     for part in WITHOUT_HOSTS.iter().filter(|part| wanted(part)) {
         let figures: Box<dyn Display> = match *part {
             "scale" => Box::new(scale::measure()?),
@@ -55,9 +60,14 @@ fn main() -> anyhow::Result<()> {
     say("starting three hosts …")?;
     let lab = Lab::start(&LabOptions::default())?;
     for host in lab.hosts() {
+        let version = host.engine().get("/version")?;
+        let version = version["Version"].as_str().context("a version")?;
+        let release = host.engine().release();
+        say(&format!("{}: Docker {version} ({release})", host.name()))?;
         // The first container of an engine is slower than all others.
         host.docker(&["run", "--rm", "busybox", "true"])?;
     }
+    say(&format!("etcd {}", lab.etcd().version()?))?;
     for part in ON_HOSTS.iter().filter(|part| wanted(part)) {
         let figures: Box<dyn Display> = match *part {
             "one" => Box::new(one::measure(&lab)?),

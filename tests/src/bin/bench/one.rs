@@ -17,7 +17,7 @@ use crate::{median, now, verdict};
 const ROUNDS: usize = 20;
 const CAP: Duration = Duration::from_secs(60);
 /// What dokkaa may add at the median, in seconds.
-const MAY_ADD: f64 = 0.020;
+const MAY_ADD: f64 = 0.005;
 
 pub(crate) struct One {
     dokkaa: Vec<f64>,
