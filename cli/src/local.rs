@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use engine::DockerEngine;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::agent::Misconfigured;
 use crate::args::{AgentArgs, DEFAULT_ADDR, DownCommand, EtcdEnvArgs, LocalCommand, UpCommand};
@@ -124,19 +126,19 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
 fn start_log(config: &AgentConfig) -> anyhow::Result<()> {
     // Who wants what the DNS library writes about packets names it.
     let filter = format!("{},{}", dns::LOG_FILTER, config.log_filter);
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    let filter: Targets = filter.parse().map_err(|error| {
         Misconfigured(format!(
             "--log-filter: `{}` is not a filter, such as `info,store=debug`: {error}",
             config.log_filter
         ))
     })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false);
+    let registry = tracing_subscriber::registry().with(filter);
     match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(log).init(),
+        LogFormat::Json => registry.with(log.json().flatten_event(true)).init(),
     }
     Ok(())
 }

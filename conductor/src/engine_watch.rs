@@ -12,8 +12,10 @@ use uuid::Uuid;
 
 use engine::{Change, Engine, EngineEvent};
 
-/// Time between two healing lists.
-const HEAL_EVERY: Duration = Duration::from_secs(20);
+/// Time between two healing lists, each of which inspects every container.
+const HEAL_EVERY: Duration = Duration::from_secs(60);
+/// Time between two questions whether the engine answers at all.
+const PING_EVERY: Duration = Duration::from_secs(20);
 /// Time between two tries while the engine does not answer.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
@@ -35,6 +37,8 @@ pub(crate) async fn follow(
     let mut events = engine.events();
     let mut heal = tokio::time::interval(HEAL_EVERY);
     heal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ping = tokio::time::interval(PING_EVERY);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answers = true;
     let mut count_at = None;
     let mut networks: BTreeMap<String, Instant> = BTreeMap::new();
@@ -59,6 +63,8 @@ pub(crate) async fn follow(
         let inspection = tokio::select! {
             () = stop.cancelled() => return,
             _ = heal.tick() => Some(Inspection::List),
+            // A list says why.
+            _ = ping.tick() => engine.ping().await.is_err().then_some(Inspection::List),
             asked = again.recv() => match asked {
                 Some(()) => Some(Inspection::List),
                 None => return,
@@ -106,6 +112,7 @@ pub(crate) async fn follow(
             continue;
         };
         if inspection == Inspection::List {
+            ping.reset();
             count_at = None;
             networks.clear();
         }

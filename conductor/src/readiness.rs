@@ -148,7 +148,7 @@ impl Watch {
                 self.doubt = None;
                 self.noes = 0;
                 self.pause.reset();
-                self.next = now + self.pause.longest();
+                self.next = together(now, self.pause.longest());
             }
             Look::No(why) => {
                 self.noes = self.noes.saturating_add(1);
@@ -184,6 +184,12 @@ impl Watch {
         self.noes = 0;
         self.pause.reset();
     }
+}
+
+/// The next multiple of the pause: all instances that are ready are looked at in one wake-up of the processor.
+fn together(now: Millis, pause: Duration) -> Millis {
+    let pause = pause.as_millis() as u64;
+    Millis((now.0 / pause + 1) * pause)
 }
 
 fn pause(criterion: &Criterion) -> Exponential {

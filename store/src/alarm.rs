@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kv::{Alarm, Kv};
 
 /// How often is looked. A record lives longer than this, so none ends in an alarm that nobody has seen.
-pub const EVERY: Duration = Duration::from_secs(2);
+pub const EVERY: Duration = Duration::from_secs(4);
 
 /// Says which alarm stands, whenever that changes, until `stop`. While etcd does not answer it is the last known one.
 pub async fn follow(

@@ -71,6 +71,16 @@ fn the_first_yes_makes_it_ready() {
 }
 
 #[test]
+fn those_that_are_ready_are_looked_at_together_and_no_later() {
+    for at in [0, 3, 4_999, 5_000] {
+        let mut watch = watch(Criterion::Listening([tcp(80)].into()));
+        watch.looked(Look::Yes, Millis(at));
+        let next = if at == 5_000 { 10_000 } else { 5_000 };
+        assert_eq!(watch.next_look(), Millis(next), "ready at {at}");
+    }
+}
+
+#[test]
 fn three_noes_in_a_row_one_second_apart_take_readiness_away() {
     let mut watch = watch(Criterion::Listening([tcp(80)].into()));
     watch.looked(Look::Yes, Millis(0));

@@ -13,7 +13,8 @@ use model::directory::Directory;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tracing::subscriber;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::fixture::{Bench, Cluster, packet};
 use super::relaying::{Resolver, code, response};
@@ -264,10 +265,9 @@ fn packets_that_the_library_logs() -> Result<Vec<Vec<u8>>> {
 async fn no_packet_fills_the_log() -> Result<()> {
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(format!("{LOG_FILTER},info"))?)
-        .with_writer(move || writer.clone())
-        .finish();
+    let filter: Targets = format!("{LOG_FILTER},info").parse()?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
     let _here = subscriber::set_default(subscriber);
     let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
     let bench = Bench::start(web(), &[gone]).await?;
