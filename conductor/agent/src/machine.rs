@@ -21,7 +21,7 @@ use manifests::InstanceId;
 use model::events::Happened;
 use model::identity::Notes;
 use model::observed::Observed;
-use model::{Host, Millis, Rules, Snapshot, Trust};
+use model::{Extent, Host, Millis, Rules, Snapshot, Trust};
 use planner::AgentMemory;
 
 use crate::effect::{AgentLog, Effect, StateFile};
@@ -71,6 +71,8 @@ pub struct Counts {
     pub pull_failures: u64,
     /// Plans.
     pub plans: u64,
+    /// Of these, plans of the whole.
+    pub whole_plans: u64,
     /// Writes asked of etcd.
     pub writes: u64,
     /// Writes whose guards did not hold.
@@ -152,27 +154,27 @@ impl Agent {
             Input::Probed(result) => self.probed(result),
             Input::Progress(work, text) => {
                 self.memory.progress(&work, text.as_ref(), now.mono);
-                self.schedule.press();
+                self.schedule.press(Extent::Here);
             }
             Input::LastLines(instance, lines) => {
                 if let Some(memory) = self.memory.instances.get_mut(&instance) {
                     memory.log = lines;
                 }
-                self.schedule.press();
+                self.schedule.press(Extent::Here);
             }
             Input::Alarm(why) => {
                 self.memory.disruption.refuses_writes(why, now.mono);
-                self.schedule.press();
+                self.schedule.press(Extent::Whole);
             }
             Input::HeldLinks(held) => {
                 self.held_links = held;
-                self.schedule.press();
+                self.schedule.press(Extent::Whole);
             }
             Input::Surroundings(surroundings) => {
                 if *surroundings != self.host.surroundings {
                     self.log(AgentLog::NetworkChanged((*surroundings).clone()));
                     self.host.surroundings = *surroundings;
-                    self.schedule.press();
+                    self.schedule.press(Extent::Whole);
                 }
             }
             Input::Saved(file, result) => self.saved(file, result),

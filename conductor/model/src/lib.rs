@@ -34,7 +34,7 @@ pub use host::{Host, Trust};
 pub use observed::Observed;
 pub use revision::{ModRev, VersionId};
 pub use rules::{Rule, Rules};
-pub use scope::Scope;
+pub use scope::{Extent, Scope};
 pub use snapshot::Snapshot;
 pub use time::Millis;
 pub use write::{Write, WriteKind};

@@ -21,3 +21,12 @@ impl fmt::Display for Scope {
         }
     }
 }
+
+/// How much of the cluster a plan looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// What the host has, what comes to it, and what its engine shows.
+    Here,
+    /// Also what any of several hosts may do: placement and clean-up.
+    Whole,
+}

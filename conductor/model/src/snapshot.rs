@@ -18,6 +18,7 @@ use crate::records::{
     Unfit, Version,
 };
 use crate::revision::{ModRev, VersionId};
+use crate::scope::Extent;
 
 mod index;
 
@@ -95,40 +96,53 @@ impl Touched {
         self.cluster |= other.cluster;
     }
 
-    /// It may give this host something to do at once. Slots that other live hosts have do not, nor one that another
-    /// has claimed: they are planned with what comes next.
-    pub fn concerns(&self, host: &HostName, before: &Snapshot, after: &Snapshot) -> bool {
-        let of_another = |snapshot: &Snapshot, view: &SlotView| {
-            view.next.is_none()
-                && matches!(snapshot.owner(view), Owner::Live(claim) if claim.host != *host)
-        };
-        let leaves_alone = |slot: &SlotId| {
-            before
-                .slot(slot)
-                .is_none_or(|view| of_another(before, view))
-                && after.slot(slot).is_some_and(|view| of_another(after, view))
-        };
+    /// How much of it a plan of this host has to look at to do at once what follows; none if that has time: slots that
+    /// other live hosts have, or have claimed.
+    pub fn concerns(&self, host: &HostName, before: &Snapshot, after: &Snapshot) -> Option<Extent> {
         let shared = |snapshot: &Snapshot, id: &ContainerId| {
             let container = snapshot.containers.get(id)?;
             let manifest = container.manifest.as_ref().map(|rev| rev.modified);
             Some((manifest, container.rollout.as_ref().map(|rev| rev.modified)))
         };
-        let is_shared = |id: &ContainerId| {
-            self.versions.contains(id) || shared(before, id) != shared(after, id)
-        };
-        self.cluster
+        let mut containers = self.containers.iter();
+        if self.cluster
             || !self.hosts.is_empty()
-            || self
-                .containers
-                .iter()
-                // While an update goes from slot to slot, each waits for those below it.
-                .any(|id| is_shared(id) || after.runs_an_older(host, id))
-            || !self.slots.iter().all(leaves_alone)
+            || containers.any(|id| shared(before, id) != shared(after, id))
+        {
+            return Some(Extent::Whole);
+        }
+        let slots = self.slots.iter();
+        let of_slots = slots
+            .filter_map(|slot| slot_concerns(slot, host, before, after))
+            .max();
+        let is_here = || {
+            let of_versions = |id| after.has_some_of(host, id);
+            // While an update goes from slot to slot, each waits for those below it.
+            let of_update = |id| after.runs_an_older(host, id);
+            self.versions.iter().any(of_versions) || self.containers.iter().any(of_update)
+        };
+        of_slots.or_else(|| is_here().then_some(Extent::Here))
     }
 
     /// Nothing was touched.
     pub fn is_empty(&self) -> bool {
         self.containers.is_empty() && self.hosts.is_empty() && !self.cluster
+    }
+}
+
+/// As `Touched::concerns`, of the keys of one slot.
+fn slot_concerns(
+    slot: &SlotId,
+    host: &HostName,
+    before: &Snapshot,
+    after: &Snapshot,
+) -> Option<Extent> {
+    let (had, has) = (Named::by(before.slot(slot)), Named::by(after.slot(slot)));
+    let is_anybodys = after.is_unclaimed(after.slot(slot)) || had.is_handed() || has.is_handed();
+    if had != has && is_anybodys {
+        Some(Extent::Whole)
+    } else {
+        (had.names(host) || has.names(host)).then_some(Extent::Here)
     }
 }
 

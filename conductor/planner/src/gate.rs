@@ -30,7 +30,8 @@ pub(crate) fn admit(inputs: &Inputs<'_>, report: Report, plan: &mut Plan) {
     plan.statuses.extend(report.statuses);
     plan.leaving.extend(report.notes.leaving);
     plan.staying.extend(report.notes.staying);
-    plan.turns.extend(report.notes.turns);
+    plan.turns
+        .append(&mut report.notes.turns.into_iter().collect());
     plan.requeue_at = [plan.requeue_at, report.notes.requeue_at]
         .into_iter()
         .flatten()
@@ -43,7 +44,7 @@ mod tests {
 
     use manifests::ContainerId;
     use model::observed::{Observed, Surroundings};
-    use model::{Host, Millis, Rules, Snapshot, Trust, Write};
+    use model::{Extent, Host, Millis, Rules, Snapshot, Trust, Write};
     use uuid::Uuid;
 
     use super::*;
@@ -69,6 +70,7 @@ mod tests {
             host: &host,
             trust: Trust::Full,
             rules: Rules::default(),
+            extent: Extent::Whole,
             now: Millis(1),
         };
         let mut plan = Plan::default();

@@ -4,7 +4,7 @@ use model::observed::{EngineState, Observed};
 use model::rules::{Rule, Rules};
 use model::snapshot::{Owner, Snapshot};
 use model::time::Millis;
-use model::{Host, Scope, Trust};
+use model::{Extent, Host, Scope, Trust};
 
 use crate::disruption::Pause;
 use crate::memory::AgentMemory;
@@ -26,6 +26,8 @@ pub struct Inputs<'a> {
     pub trust: Trust,
     /// The rules of ownership: all of them.
     pub rules: Rules,
+    /// How much of the cluster is looked at.
+    pub extent: Extent,
     /// The time.
     pub now: Millis,
 }
@@ -63,9 +65,15 @@ impl Inputs<'_> {
         own.is_ahead_of(scope, self.snapshot, self.now, self.rules)
     }
 
+    /// Nobody but the host that comes first had the time to act yet.
+    pub(crate) fn is_first_turn(&self, scope: &Scope) -> bool {
+        let since = self.memory.turns.get(scope).copied().unwrap_or(self.now);
+        self.now < Turn::in_placement(1).comes(since)
+    }
+
     /// This host's turn has come, if it has one. Turns are counted from the first note of it.
     pub(crate) fn is_my_turn(&self, notes: &mut Notes, scope: &Scope, turn: Option<Turn>) -> bool {
-        notes.turns.insert(scope.clone());
+        notes.turns.push(scope.clone());
         let Some(turn) = turn else {
             return false;
         };

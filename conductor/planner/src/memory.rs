@@ -228,8 +228,16 @@ impl AgentMemory {
         if !plan.partial {
             self.forget(plan, now);
         }
-        for scope in &plan.turns {
-            self.turns.entry(scope.clone()).or_insert(now);
+        if plan.partial {
+            for scope in &plan.turns {
+                self.turns.entry(scope.clone()).or_insert(now);
+            }
+        } else {
+            let turn = |scope: &Scope| {
+                let since = self.turns.get(scope);
+                (scope.clone(), since.copied().unwrap_or(now))
+            };
+            self.turns = plan.turns.iter().map(turn).collect();
         }
         for (slot, status) in &plan.statuses {
             self.slots
@@ -258,7 +266,6 @@ impl AgentMemory {
 
     /// Forgets what a whole plan does not name any more.
     fn forget(&mut self, plan: &Plan, now: Millis) {
-        self.turns.retain(|scope, _| plan.turns.contains(scope));
         self.own_writes.forget_rejected(now);
         self.slots.retain(|slot, memory| {
             plan.statuses.contains_key(slot)

@@ -29,6 +29,8 @@ pub struct Plan {
     pub statuses: BTreeMap<SlotId, Status>,
     /// When to plan again if nothing happens.
     pub requeue_at: Option<Millis>,
+    /// When to plan the whole again if nothing happens.
+    pub requeue_whole_at: Option<Millis>,
     /// Not everything was looked at: what is not named here is not forgotten.
     pub partial: bool,
 }
@@ -70,7 +72,7 @@ pub(crate) struct Notes {
     /// Instances that are wanted (again).
     pub(crate) staying: Vec<InstanceId>,
     /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
-    pub(crate) turns: BTreeSet<Scope>,
+    pub(crate) turns: Vec<Scope>,
     /// When to decide again.
     pub(crate) requeue_at: Option<Millis>,
 }

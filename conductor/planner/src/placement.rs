@@ -60,12 +60,8 @@ pub(crate) fn each_unclaimed(snapshot: &Snapshot, mut visit: impl FnMut(&Ranking
 /// The next slot of each host that gives away what it has, and who should have it. One at a time and host: the next
 /// one when the one before is ready where it goes. Slots that nobody can take stay for last.
 pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
-    let giving: BTreeSet<&HostName> = snapshot
-        .live()
-        .map(|(host, _)| host)
-        .filter(|host| snapshot.availability(host).gives_away())
-        .collect();
-    if giving.is_empty() {
+    let mut giving = snapshot.giving().peekable();
+    if giving.peek().is_none() {
         return Vec::new();
     }
     let mut busy = BTreeSet::new();

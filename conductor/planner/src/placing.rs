@@ -45,7 +45,7 @@ pub(crate) fn claims(
             return;
         }
         let scope = Scope::Slot(placed.slot.clone());
-        let turn = placed.turn(&inputs.host.name);
+        let turn = placed.turn(&inputs.host.name, inputs.is_first_turn(&scope));
         let is_placing = inputs.memory.in_flight.is_placing();
         if !inputs.is_my_turn(&mut report.notes, &scope, turn) || is_placing {
             return;

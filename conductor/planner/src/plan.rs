@@ -5,6 +5,7 @@
 //! again.
 
 use manifests::InstanceId;
+use model::Extent;
 
 use crate::cleanup;
 use crate::gate::admit;
@@ -20,11 +21,13 @@ use crate::slots::Slots;
 ///
 /// The rules in order; each reports, and `admit` takes into the plan what may go now. Two questions are asked by
 /// several of them: which version a slot runs (`rollout`), and whether slots may change hands (`disruption`).
+///
+/// A plan of what is here (`Extent::Here`) is the beginning of the whole one.
 pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     let inputs = &inputs;
     let slots = Slots::of(inputs);
     let mut plan = Plan {
-        partial: !(inputs.is_trusted() && inputs.has_engine()),
+        partial: !(inputs.is_trusted() && inputs.has_engine()) || inputs.extent == Extent::Here,
         ..Plan::default()
     };
 
@@ -34,7 +37,8 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         lifecycle::own_slots(inputs, &slots.own, fresh),
         &mut plan,
     );
-    if !plan.partial {
+    let is_able = inputs.is_trusted() && inputs.has_engine();
+    if is_able {
         // Handover: what comes here is made, started and promoted.
         admit(
             inputs,
@@ -43,6 +47,12 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         );
         // Ownership: what runs here and is another's or nobody's is claimed, taken back or ended.
         admit(inputs, ownership::strays(inputs, &slots.strays), &mut plan);
+    }
+    if inputs.extent == Extent::Here {
+        return plan;
+    }
+    let of_here = plan.requeue_at.take();
+    if is_able {
         // Placement: this host's share of what nobody has, and of what hosts give away.
         admit(inputs, placing::claims(inputs, &slots, fresh), &mut plan);
         admit(inputs, placing::handovers(inputs, &slots, fresh), &mut plan);
@@ -51,9 +61,10 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     if inputs.is_trusted() && inputs.snapshot.in_hold().is_none() {
         admit(inputs, cleanup::leftovers(inputs), &mut plan);
     }
-    if !plan.partial {
+    if is_able {
         admit(inputs, cleanup::marks(inputs), &mut plan);
     }
+    plan.requeue_whole_at = std::mem::replace(&mut plan.requeue_at, of_here);
     plan
 }
 

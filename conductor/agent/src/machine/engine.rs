@@ -3,7 +3,7 @@
 use model::observed::EngineState;
 use model::records::Version;
 use model::snapshot::Desired;
-use model::{ActionReport, ActionResult, Write};
+use model::{ActionReport, ActionResult, Extent, Write};
 
 use super::Agent;
 use crate::effect::{AgentLog, Effect, Table};
@@ -12,6 +12,7 @@ use crate::input::{EngineUpdate, Inspection, Now, ProbeResult};
 
 impl Agent {
     pub(super) fn engine(&mut self, update: EngineUpdate, now: Now) {
+        let engine = self.observed().engine.clone();
         match update {
             EngineUpdate::Asked(inspection) => {
                 let seq = self.cache.begin();
@@ -42,7 +43,11 @@ impl Agent {
                 self.cache.unresponsive(why);
             }
         }
-        self.schedule.press();
+        self.schedule.press(if self.observed().engine == engine {
+            Extent::Here
+        } else {
+            Extent::Whole
+        });
     }
 
     pub(super) fn done(&mut self, report: ActionReport, now: Now) {
@@ -70,7 +75,7 @@ impl Agent {
         }
         self.record(events::of_outcome(&result));
         self.memory.record(&result, now.mono);
-        self.schedule.press();
+        self.schedule.press(Extent::Here);
     }
 
     /// The image of a version was decided here; whether it counts, etcd says.
@@ -125,6 +130,6 @@ impl Agent {
             memory.unready_reason = reason;
         }
         self.cache.ready(&instance, started_at, readiness);
-        self.schedule.press();
+        self.schedule.press(Extent::Here);
     }
 }

@@ -7,7 +7,7 @@ use manifests::keys::{self, Key};
 use model::kv::{KeyRange, Range, RangeReply};
 use model::records::Status;
 use model::snapshot::Desired;
-use model::{Directory, ModRev, Snapshot, Trust};
+use model::{Directory, Extent, ModRev, Snapshot, Trust};
 use planner::memory::RETRY_REJECTED;
 
 use super::{Agent, UNFOLLOWED};
@@ -92,7 +92,7 @@ impl Agent {
         let before = self.trust();
         self.etcd.host(status, floor);
         if self.trust() != before {
-            self.schedule.press();
+            self.schedule.press(Extent::Whole);
         }
         self.ask_for_statuses();
     }
@@ -110,14 +110,16 @@ impl Agent {
         let was_known = std::mem::replace(&mut etcd.known, true);
         etcd.changed = true;
         let before = std::mem::replace(&mut etcd.snapshot, update.snapshot.clone());
-        let concerns = |before| {
-            let touched = &update.touched;
-            touched.is_empty() || touched.concerns(&self.host.name, before, &update.snapshot)
-        };
-        if is_news || update.accepted.is_some() || concerns(&before) {
-            self.schedule.press();
+        let touched = &update.touched;
+        if is_news || update.accepted.is_some() {
+            self.schedule.press(Extent::Whole);
+        } else if touched.is_empty() {
+            // A write of its own may have waited for this revision.
+            self.schedule.press(Extent::Here);
         } else {
             self.schedule.gather(now.mono);
+            let extent = touched.concerns(&self.host.name, &before, &update.snapshot);
+            extent.inspect(|extent| self.schedule.press(*extent));
         }
         let epoch = |snapshot: &Snapshot| snapshot.cluster.as_ref().map(|c| c.value.epoch);
         let epochs = epoch(&before).zip(epoch(&update.snapshot));
@@ -128,7 +130,9 @@ impl Agent {
         }
         self.effect(Effect::Follow(Box::new(update.clone())));
         if trust == Trust::Full {
+            let was_placing = self.memory.in_flight.is_placing();
             self.memory.see(&update.snapshot, now.mono);
+            self.placed(was_placing);
         }
         for id in &update.touched.containers {
             self.log_manifest(id);
@@ -152,6 +156,13 @@ impl Agent {
             distrust,
         })));
         self.ask_for_statuses();
+    }
+
+    /// What this host takes is in the view, or is not taken: it may take what comes next.
+    fn placed(&mut self, was_placing: bool) {
+        if was_placing && !self.memory.in_flight.is_placing() {
+            self.schedule.press(Extent::Whole);
+        }
     }
 
     pub(super) fn ask_for_statuses(&mut self) {
@@ -238,7 +249,7 @@ impl Agent {
             }
             self.memory.resume(slot, status);
         }
-        self.schedule.press();
+        self.schedule.press(Extent::Whole);
     }
 
     pub(super) fn wrote(&mut self, answers: WriteAnswers, now: Now) {
@@ -247,6 +258,7 @@ impl Agent {
             revision,
             seen,
         } = answers;
+        let was_placing = self.memory.in_flight.is_placing();
         for (write, held) in writes {
             let Some(held) = held else {
                 self.memory.not_written(&write);
@@ -262,6 +274,7 @@ impl Agent {
                 self.schedule.replan(now.mono + RETRY_REJECTED);
             }
         }
-        self.schedule.press();
+        self.schedule.press(Extent::Here);
+        self.placed(was_placing);
     }
 }

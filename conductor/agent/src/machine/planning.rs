@@ -1,6 +1,6 @@
 //! A plan: how far the view is trusted for it, what is planned, and what is noted before it is carried out.
 
-use model::{Action, Observed, Prepare, Trust};
+use model::{Action, Extent, Observed, Prepare, Trust};
 use planner::{Inputs, Plan, plan};
 
 use super::{Agent, UNFOLLOWED};
@@ -14,7 +14,7 @@ impl Agent {
             self.warn_unfollowed();
         }
         if !self.etcd.known || !self.cache.is_complete() {
-            self.schedule.begin(now.mono);
+            self.schedule.begin(Extent::Whole, now.mono);
             return;
         }
         self.ask_for_statuses();
@@ -28,8 +28,14 @@ impl Agent {
                 None => return,
             }
         };
-        self.schedule.begin(now.mono);
-        self.entered |= trust == Trust::Full;
+        let extent = if self.etcd.snapshot.has_work_for_any() {
+            self.schedule.extent(now.mono)
+        } else {
+            // The rest of it costs nothing.
+            Extent::Whole
+        };
+        self.schedule.begin(extent, now.mono);
+        self.entered |= trust == Trust::Full && extent == Extent::Whole;
         if !self.entered && !self.same_boot {
             // The machine was down: others may have its slots.
             let observed = self.observed_now();
@@ -43,7 +49,7 @@ impl Agent {
             trust
         };
         let observed = self.observed_now();
-        self.plan(&observed, trust, now);
+        self.plan(&observed, trust, extent, now);
         self.derive(observed);
     }
 
@@ -67,8 +73,9 @@ impl Agent {
         }
     }
 
-    fn plan(&mut self, observed: &Observed, trust: Trust, now: Now) {
+    fn plan(&mut self, observed: &Observed, trust: Trust, extent: Extent, now: Now) {
         self.counts.plans += 1;
+        self.counts.whole_plans += u64::from(extent == Extent::Whole);
         self.planned_under = trust;
         let inputs = Inputs {
             snapshot: &self.etcd.snapshot,
@@ -77,18 +84,24 @@ impl Agent {
             host: &self.host,
             trust,
             rules: self.rules,
+            extent,
             now: now.mono,
         };
-        let planned = plan(inputs, &mut self.names.0);
+        let mut planned = plan(inputs, &mut self.names.0);
+        if extent == Extent::Here {
+            self.keep_waiting(&mut planned);
+        }
         self.memory.begin(&planned, now.mono);
         self.tell(&planned);
         let Plan {
             writes,
             actions,
             requeue_at,
+            requeue_whole_at,
             ..
         } = planned;
-        self.schedule.planned(requeue_at, now.mono);
+        self.schedule
+            .planned(requeue_at, requeue_whole_at, now.mono);
         self.write(writes);
         self.note(&actions, now);
         for action in actions {
@@ -107,6 +120,15 @@ impl Agent {
         if let Some(notes) = self.cache.unsaved() {
             let notes = notes.clone();
             self.effect(Effect::Save(Saving::Instances(notes)));
+        }
+    }
+
+    /// What is not here waits as the last plan of the whole said.
+    fn keep_waiting(&self, planned: &mut Plan) {
+        for (slot, reason) in &self.output.waiting {
+            if !planned.statuses.contains_key(slot) && !planned.waiting.contains_key(slot) {
+                planned.waiting.insert(slot.clone(), reason.clone());
+            }
         }
     }
 

@@ -1,13 +1,17 @@
-//! When the agent plans: at once when something may ask for it, together with what else comes when nothing does, and
-//! after a plan that took long only after a rest.
+//! When the agent plans, and how much: at once when something may ask for it, together with what else comes when nothing
+//! does, and after a plan that took long only after a rest.
+//!
+//! What the engine or an own write says asks for a plan of what is here. The whole is planned at once when others may
+//! have to act on it too, and otherwise soon after.
 
 use std::time::Duration;
 
-use model::Millis;
+use model::{Extent, Millis};
 
-/// A plan is made at least this often.
+/// The whole is planned at least this often.
 const PULSE: Duration = Duration::from_secs(5);
-/// What does not concern this host waits so long for what else comes, and is planned with it.
+/// What asks for nothing, or only for a plan of what is here, waits so long for what else comes, and is planned with it in
+/// a plan of the whole.
 pub(crate) const GATHERING: Duration = Duration::from_millis(250);
 /// A plan that took no longer than this is followed by no rest.
 const QUICK: Duration = Duration::from_millis(5);
@@ -19,20 +23,22 @@ const WRITE_RETRY: Duration = Duration::from_secs(1);
 /// When to plan.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    /// Something has come that may ask for something to be done here.
-    pressing: bool,
+    /// Something has come that may ask for something to be done, and how much is to be planned for it.
+    pressing: Option<Extent>,
     /// What has come, and asks for nothing, is planned by then.
     gathering: Option<Millis>,
     /// The last plan wants to be made again then.
     requeue: Option<Millis>,
+    /// The last plan of the whole wants that to be made again then.
+    requeue_whole: Option<Millis>,
     /// Something is to be planned again then, whatever the plan itself says.
     replan: Option<Millis>,
     /// Nothing is written before that: etcd did not answer a write.
     retry_writes: Option<Millis>,
     /// When the plan was begun whose effects are being carried out.
     begun: Option<Millis>,
-    /// When the last plan was carried out.
-    ended: Millis,
+    /// When the whole is planned, whatever happens.
+    pulse: Millis,
     /// Nothing is planned before that.
     rest: Millis,
 }
@@ -40,20 +46,21 @@ pub(crate) struct Schedule {
 impl Schedule {
     pub(crate) fn new(now: Millis) -> Self {
         Self {
-            pressing: false,
+            pressing: None,
             gathering: None,
             requeue: None,
+            requeue_whole: None,
             replan: None,
             retry_writes: None,
             begun: None,
-            ended: now,
+            pulse: now + PULSE,
             rest: now,
         }
     }
 
-    /// Something has come that may ask for something to be done.
-    pub(crate) fn press(&mut self) {
-        self.pressing = true;
+    /// Something has come that may ask for something to be done, in a plan of this extent.
+    pub(crate) fn press(&mut self, extent: Extent) {
+        self.pressing = self.pressing.max(Some(extent));
     }
 
     /// Something has come that asks for nothing.
@@ -81,7 +88,6 @@ impl Schedule {
         let Some(begun) = self.begun.take() else {
             return;
         };
-        self.ended = now;
         let took = now - begun;
         if took > QUICK {
             self.rest = now + (took * 2).min(LONGEST_REST);
@@ -90,31 +96,62 @@ impl Schedule {
 
     /// When a plan is to be made, if nothing comes before.
     pub(crate) fn next(&self, now: Millis) -> Millis {
+        let here = self.pressing.map(|_| now).into_iter().chain(self.requeue);
+        here.fold(self.next_whole(now), Millis::min).max(self.rest)
+    }
+
+    /// When the whole is to be planned, if nothing comes before.
+    fn next_whole(&self, now: Millis) -> Millis {
         let due = [
-            self.pressing.then_some(now),
+            self.pressing
+                .filter(|extent| *extent == Extent::Whole)
+                .map(|_| now),
             self.gathering,
-            self.requeue,
+            self.requeue_whole,
             self.replan,
             self.retry_writes,
         ];
-        let pulse = self.ended + PULSE;
-        let due = due.into_iter().flatten().fold(pulse, Millis::min);
-        due.max(self.rest)
+        due.into_iter().flatten().fold(self.pulse, Millis::min)
     }
 
-    /// A plan is made now.
-    pub(crate) fn begin(&mut self, now: Millis) {
+    /// How much is to be planned of what is due now.
+    pub(crate) fn extent(&self, now: Millis) -> Extent {
+        if self.next_whole(now) <= now {
+            Extent::Whole
+        } else {
+            Extent::Here
+        }
+    }
+
+    /// A plan of this extent is made now. One of what is here is followed by one of the whole.
+    pub(crate) fn begin(&mut self, extent: Extent, now: Millis) {
         self.begun = Some(now);
-        self.ended = now;
-        self.pressing = false;
-        self.gathering = None;
+        self.pressing = None;
         self.requeue = None;
-        self.replan = self.replan.filter(|at| *at > now);
-        self.retry_writes = self.retry_writes.filter(|at| *at > now);
+        match extent {
+            Extent::Here => self.gather(now),
+            Extent::Whole => {
+                self.gathering = None;
+                self.requeue_whole = None;
+                self.pulse = now + PULSE;
+                self.replan = self.replan.filter(|at| *at > now);
+                self.retry_writes = self.retry_writes.filter(|at| *at > now);
+            }
+        }
     }
 
-    /// The plan that is made now wants to be made again then. What comes meanwhile comes first.
-    pub(crate) fn planned(&mut self, requeue: Option<Millis>, now: Millis) {
-        self.requeue = requeue.map(|at| at.max(now + Duration::from_millis(1)));
+    /// The plan that is made now wants to be made again then, and so does the whole, if it was that. What comes meanwhile
+    /// comes first.
+    pub(crate) fn planned(
+        &mut self,
+        requeue: Option<Millis>,
+        requeue_whole: Option<Millis>,
+        now: Millis,
+    ) {
+        let later = |at: Millis| at.max(now + Duration::from_millis(1));
+        self.requeue = requeue.map(later);
+        if requeue_whole.is_some() {
+            self.requeue_whole = requeue_whole.map(later);
+        }
     }
 }

@@ -20,6 +20,8 @@ use crate::host::HostStatus;
 use crate::input::{EngineUpdate, ProbeResult, WriteAnswers};
 use crate::view::{self, Reason, ViewUpdate};
 
+mod extents;
+
 const MANIFEST: &str = r#"{"image": "app", "services": {"http": 80}}"#;
 
 /// The agent of host `a`, the etcd that its view shows, and a clock that is set.

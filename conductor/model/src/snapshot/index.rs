@@ -21,6 +21,8 @@ pub(super) struct Index {
     vacant: RedBlackTreeMapSync<ContainerId, u32>,
     /// Containers without a manifest.
     bare: RedBlackTreeSetSync<ContainerId>,
+    /// Live hosts that give away what they have.
+    giving: RedBlackTreeSetSync<HostName>,
 }
 
 /// The hosts that a slot's keys name.
@@ -38,6 +40,16 @@ impl Named {
             claim: claim.map(|claim| claim.host.clone()),
             next: next.map(|next| next.host.clone()),
         }
+    }
+
+    /// A handover is under way.
+    pub(super) fn is_handed(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// One of them is this host.
+    pub(super) fn names(&self, host: &HostName) -> bool {
+        self.claim.as_ref() == Some(host) || self.next.as_ref() == Some(host)
     }
 }
 
@@ -83,6 +95,30 @@ impl Snapshot {
     /// Containers without a manifest: only remains are left of them.
     pub fn bare(&self) -> impl Iterator<Item = &ContainerId> {
         self.index.bare.iter()
+    }
+
+    /// Live hosts that give away what they have.
+    pub fn giving(&self) -> impl Iterator<Item = &HostName> {
+        self.index.giving.iter()
+    }
+
+    /// There is something that any of several hosts may do: slots to place or to hand over, remains to clear away.
+    pub fn has_work_for_any(&self) -> bool {
+        let index = &self.index;
+        !(index.lost.is_empty()
+            && index.vacant.is_empty()
+            && index.bare.is_empty()
+            && index.giving.is_empty())
+    }
+
+    /// This host has a slot of the container, or is to have one.
+    pub(super) fn has_some_of(&self, host: &HostName, id: &ContainerId) -> bool {
+        let some = |by: &ByHost| {
+            let slots = by.get(host).into_iter();
+            let mut of_it = slots.flat_map(|slots| slots.range(id.slot(0)..=id.slot(u32::MAX)));
+            of_it.next().is_some()
+        };
+        some(&self.index.claimed) || some(&self.index.coming)
     }
 
     /// This host has a slot of the container that was claimed for a version before its newest.
@@ -146,27 +182,17 @@ impl Snapshot {
         let vacant = container.map_or(0, vacant);
         let is_bare = container.is_some_and(|container| container.manifest.is_none());
         self.index.is_vacant(id, vacant);
-        if is_bare != self.index.bare.contains(id) {
-            if is_bare {
-                self.index.bare.insert_mut(id.clone());
-            } else {
-                self.index.bare.remove_mut(id);
-            }
-        }
+        belongs(&mut self.index.bare, id, is_bare);
     }
 
-    /// A host has come or gone, or what names it.
+    /// A host has come or gone, or what it is, or what names it.
     pub(super) fn index_host(&mut self, host: &HostName) {
         let is_named =
             self.index.claimed.contains_key(host) || self.index.coming.contains_key(host);
-        let is_lost = is_named && !self.is_live(host);
-        if is_lost != self.index.lost.contains(host) {
-            if is_lost {
-                self.index.lost.insert_mut(host.clone());
-            } else {
-                self.index.lost.remove_mut(host);
-            }
-        }
+        let is_live = self.is_live(host);
+        let is_giving = is_live && self.availability(host).gives_away();
+        belongs(&mut self.index.lost, host, is_named && !is_live);
+        belongs(&mut self.index.giving, host, is_giving);
     }
 }
 
@@ -186,6 +212,17 @@ fn vacant(container: &ContainerView) -> u32 {
     let claimed = container.slots.range(..scale);
     let claimed = claimed.filter(|(_, slot)| slot.claim.is_some()).count();
     scale - claimed as u32
+}
+
+fn belongs<T: Ord + Clone>(set: &mut RedBlackTreeSetSync<T>, one: &T, does: bool) {
+    if does == set.contains(one) {
+        return;
+    }
+    if does {
+        set.insert_mut(one.clone());
+    } else {
+        set.remove_mut(one);
+    }
 }
 
 fn moved(by: &mut ByHost, slot: &SlotId, before: Option<&HostName>, now: Option<&HostName>) {

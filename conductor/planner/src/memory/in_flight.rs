@@ -84,7 +84,7 @@ impl InFlight {
     }
 
     /// A slot was taken that the view does not show yet. Its weight is on no host there, so no other is taken meanwhile.
-    pub(crate) fn is_placing(&self) -> bool {
+    pub fn is_placing(&self) -> bool {
         !self.placements.is_empty()
     }
 

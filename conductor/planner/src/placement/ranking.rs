@@ -20,7 +20,9 @@ pub(crate) struct Ranking<'p> {
     data: Option<&'p Data>,
     /// For the hash.
     key: String,
+    /// In order of the hosts' names.
     eligible: Vec<Eligible>,
+    first: Option<usize>,
 }
 
 /// Rank of a host for a slot, before the hash: the least is the best.
@@ -50,6 +52,7 @@ impl<'p> Ranking<'p> {
             group,
             data: view.and_then(|view| view.data.as_ref()).map(|d| &d.value),
             eligible: Vec::with_capacity(load.hosts.len()),
+            first: None,
         };
         let spread = group
             .wanted
@@ -67,11 +70,16 @@ impl<'p> Ranking<'p> {
                 });
             }
         }
+        placed.first = placed.best();
         placed
     }
 
     /// The best host.
     pub(super) fn first(&self) -> Option<usize> {
+        self.first
+    }
+
+    fn best(&self) -> Option<usize> {
         let best = self.eligible.iter().map(|one| one.rank()).min()?;
         let best = |one: &&Eligible| one.rank() == best;
         let mut best = self.eligible.iter().filter(best).map(|one| one.host);
@@ -85,10 +93,18 @@ impl<'p> Ranking<'p> {
             .min_by_key(|host| (Reverse(self.hash(*host)), *host))
     }
 
-    /// The turn of a host; none if it may not take the slot.
-    pub(crate) fn turn(&self, host: &HostName) -> Option<Turn> {
+    /// The turn of a host; none if it may not take the slot. While nobody has had the time to leave it undone, it is
+    /// enough to know that another one is first.
+    pub(crate) fn turn(&self, host: &HostName, is_new: bool) -> Option<Turn> {
         let host = self.load.position(host)?;
-        let own = self.eligible.iter().find(|one| one.host == host)?;
+        let own = self.eligible.binary_search_by_key(&host, |one| one.host);
+        let own = self.eligible.get(own.ok()?)?;
+        if self.first == Some(host) {
+            return Some(Turn::in_placement(0));
+        }
+        if is_new {
+            return Some(Turn::in_placement(1));
+        }
         let mut hash = None;
         let before = |one: &&Eligible| match one.rank().cmp(&own.rank()) {
             Ordering::Less => true,

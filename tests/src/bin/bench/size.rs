@@ -18,7 +18,7 @@ use manifests::{ContainerId, InstanceId, SlotId};
 use model::observed::Surroundings;
 use model::records::{Claim, Cluster, Member, Phase, SlotState, Version};
 use model::snapshot::Snapshot;
-use model::{Directory, Host, Millis, Observed, Rules, Trust};
+use model::{Directory, Extent, Host, Millis, Observed, Rules, Trust};
 use planner::{AgentMemory, Inputs, plan};
 use store::kv::{Kv, Op, Range, Txn, Watch};
 use store::view::{Answer, FirstRead, Step, View, ViewOptions, ViewUpdate};
@@ -246,6 +246,7 @@ fn plans(snapshot: &Snapshot, host: &Host) -> anyhow::Result<Vec<f64>> {
                 host,
                 trust: Trust::Full,
                 rules: Rules::default(),
+                extent: Extent::Whole,
                 now,
             },
             &mut || name.clone(),

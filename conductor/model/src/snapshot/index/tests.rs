@@ -38,7 +38,10 @@ fn step() -> impl Strategy<Value = (String, Option<String>)> {
         .prop_map(|(id, slot, what, named)| (format!("/claims/{id}/slots/{slot}{what}"), named));
     let data = (container(), 0..5_u32)
         .prop_map(|(id, slot)| (format!("/claims/{id}/data/{slot}"), DATA.to_owned()));
-    let key = prop_oneof![2 => manifest, 2 => record, 8 => slot, 1 => data];
+    let availability = prop_oneof![Just(r#""drain""#), Just(r#""pause""#)];
+    let availability = (host(), availability)
+        .prop_map(|(host, value)| (format!("/hosts/{host}/availability"), value.to_owned()));
+    let key = prop_oneof![2 => manifest, 2 => record, 8 => slot, 1 => data, 1 => availability];
     (key, prop::bool::weighted(0.7)).prop_map(|((key, value), put)| (key, put.then_some(value)))
 }
 
@@ -66,6 +69,11 @@ fn index_of(snapshot: &Snapshot) -> Index {
         index.is_vacant(id, wanted.filter(|number| !claimed(number)).count() as u32);
         if container.manifest.is_none() {
             index.bare.insert_mut(id.clone());
+        }
+    }
+    for (host, _) in snapshot.live() {
+        if snapshot.availability(host).gives_away() {
+            index.giving.insert_mut(host.clone());
         }
     }
     index

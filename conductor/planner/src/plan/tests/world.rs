@@ -28,7 +28,7 @@ use model::time::Millis;
 use model::volumes;
 use model::write::Over;
 use model::write::{Keys, WriteOp};
-use model::{Action, ActionResult, Fault, Host, ModRev, Prepare, Trust, Write, WriteKind};
+use model::{Action, ActionResult, Extent, Fault, Host, ModRev, Prepare, Trust, Write, WriteKind};
 
 impl Keys for World {
     fn modified(&self, key: &Key) -> ModRev {
@@ -726,6 +726,7 @@ impl World {
                     host: &agent.host,
                     trust: agent.trust,
                     rules: Rules::default(),
+                    extent: Extent::Whole,
                     now,
                 },
                 &mut fresh,
@@ -736,7 +737,11 @@ impl World {
         let mut did = false;
         let mut wake: Option<Millis> = None;
         for (name, planned) in plans {
-            if let Some(at) = planned.requeue_at {
+            for at in planned
+                .requeue_at
+                .into_iter()
+                .chain(planned.requeue_whole_at)
+            {
                 wake = Some(wake.map_or(at, |w| w.min(at)));
             }
             did |= !planned.is_idle();
@@ -836,6 +841,7 @@ impl World {
                     host: &agent.host,
                     trust: agent.trust,
                     rules: Rules::default(),
+                    extent: Extent::Whole,
                     now,
                 },
                 &mut || "unused".parse().unwrap(),
