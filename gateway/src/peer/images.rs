@@ -20,7 +20,7 @@ use model::images::{OfferedImage, WantedImage};
 use serde::{Deserialize, Serialize};
 
 use super::client::{PeerClient, PeerError, PeerResponse};
-use super::routes::failure;
+use super::failure::failure;
 use super::table::PeerTable;
 use crate::v1::HostError;
 

@@ -11,6 +11,7 @@
 //! Invariant: no connection outlives its host's record, except while etcd is away.
 
 mod client;
+mod failure;
 mod identity;
 mod images;
 mod routes;

@@ -13,9 +13,10 @@ use manifests::{AppName, ContainerId, ContainerName, HostName};
 use model::events::Wanted;
 use serde::Deserialize;
 
+use super::failure::failure;
 use super::images::{self, ImageServer};
 use super::stream;
-use crate::v1::types::{ApiError, CheckPort, LogOptions, Reasons};
+use crate::v1::types::{CheckPort, LogOptions, Reasons};
 use crate::v1::{AgentHandle, Api, HostError, Peers, hold, volumes};
 
 type Agent = State<Arc<dyn AgentHandle>>;
@@ -101,18 +102,4 @@ async fn logs(
     let slot = ContainerId::new(app, container).slot(slot);
     let lines = agent.local_logs(&slot, &options).await?;
     Ok(Body::from_stream(stream::encode(lines)))
-}
-
-impl IntoResponse for HostError {
-    fn into_response(self) -> Response {
-        match self {
-            Self::NotFound => failure(StatusCode::NOT_FOUND, self.to_string()),
-            Self::InUse(why) => failure(StatusCode::CONFLICT, why),
-            Self::Engine(why) | Self::Unreachable(why) => failure(StatusCode::BAD_GATEWAY, why),
-        }
-    }
-}
-
-pub(super) fn failure(status: StatusCode, error: String) -> Response {
-    (status, Json(ApiError::new(error))).into_response()
 }
