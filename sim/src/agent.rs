@@ -12,19 +12,20 @@ use manifests::keys::Key;
 use manifests::{ContainerId, InstanceId};
 use model::observed::{Listing, ObservedContainer, Readiness};
 use model::records::Cluster;
-use model::{ActionReport, ActionResult, Millis, Scope, Trust, Write, WriteKind};
+use model::{ActionReport, ActionResult, Write, WriteKind};
 use planner::Plan;
 use store::claims::{self, WriteBatch};
 use store::host::HostStatus;
 use store::kv::{KvError, Range, WatchReply};
-use store::memory::WatchId;
 use store::view::{Answer, FirstRead, Step as ViewStep, View, ViewOptions};
 use uuid::Uuid;
 
-use crate::host::HostLife;
+use crate::host_life::HostLife;
 use crate::invariants;
 use crate::members::Life;
 use crate::network::{Answered, Asker, Reply, Request};
+use crate::process::{Joined, Process, Stream};
+use crate::trace::step_text;
 use crate::world::{Event, World};
 
 /// How often an agent looks at the time.
@@ -34,94 +35,6 @@ const SAVE: Duration = Duration::from_secs(3);
 /// Time between two healing lists of the engine, and while it does not answer.
 const LIST: Duration = Duration::from_secs(20);
 const LIST_AGAIN: Duration = Duration::from_secs(2);
-
-/// A process of the agent.
-#[derive(Debug)]
-pub struct Process {
-    /// Which.
-    pub id: u64,
-    /// Its record.
-    pub host: HostLife,
-    /// All else, once it has joined.
-    pub agent: Option<Box<Joined>>,
-    /// How the host stands, as was told last.
-    said: String,
-}
-
-/// A joined agent, and what it has under way.
-#[derive(Debug)]
-pub struct Joined {
-    /// The view.
-    pub view: View,
-    /// The agent.
-    pub agent: Agent,
-    /// The revision of the first read of this connect.
-    pub first_read: i64,
-    /// Own writes that were answered, by what they were about: their revision.
-    pub answered: BTreeMap<Scope, i64>,
-    /// Containers of which an image could not be had, or a container not made or started.
-    pub failed: BTreeSet<ContainerId>,
-    /// How the host stands, as the agent knows.
-    host: Option<(HostStatus, i64)>,
-    stream: Option<Stream>,
-    /// The member that the first read of this connect went to.
-    endpoint: usize,
-    asking: bool,
-    /// Instances that are probed, and since which start.
-    probes: BTreeMap<InstanceId, i64>,
-    wake: Option<u64>,
-    /// When the agent is to be asked, if nothing comes before.
-    wake_at: Millis,
-    next_list: Millis,
-    next_save: Millis,
-    saved: (u64, i64),
-}
-
-#[derive(Debug)]
-struct Stream {
-    watch: WatchId,
-    of: Life,
-    /// Something is on its way.
-    coming: bool,
-    /// Its progress is asked for.
-    asked: bool,
-    /// So many of the next replies with events are lost.
-    loses: u32,
-}
-
-impl Process {
-    /// Its view follows etcd and may be acted on.
-    pub fn sees_all(&self) -> bool {
-        let agent = self.agent.as_ref();
-        agent.is_some_and(|joined| joined.agent.trust() == Trust::Full)
-    }
-
-    /// A stream is there, and nothing of it is on its way.
-    pub fn stream_waits(&mut self) -> bool {
-        let stream = self.agent.as_mut().and_then(|agent| agent.stream.as_mut());
-        stream.is_some_and(|stream| !std::mem::replace(&mut stream.coming, true))
-    }
-
-    /// Its watch, and whose.
-    pub fn watch(&self) -> Option<(WatchId, Life)> {
-        let stream = self.agent.as_ref()?.stream.as_ref()?;
-        Some((stream.watch, stream.of))
-    }
-
-    /// The next events on the stream are lost.
-    pub fn stream_loses(&mut self, replies: u32) {
-        if let Some(stream) = self.agent.as_mut().and_then(|agent| agent.stream.as_mut()) {
-            stream.loses = replies;
-        }
-    }
-
-    /// What was on its way is lost.
-    pub fn stream_broke(&mut self) {
-        if let Some(stream) = self.agent.as_mut().and_then(|agent| agent.stream.as_mut()) {
-            stream.coming = false;
-        }
-    }
-}
 
 impl World {
     fn joined(&mut self, machine: usize) -> Option<&mut Joined> {
@@ -702,9 +615,7 @@ impl World {
                 self.send(machine, Asker::Statuses, Request::Range(range));
             }
             Effect::Act(action) => {
-                self.tell(machine, || {
-                    format!("does {}", invariants::step_text(&action))
-                });
+                self.tell(machine, || format!("does {}", step_text(&action)));
                 let wait = 1 + self.dice.below(if self.stormy { 400 } else { 50 });
                 self.later(machine, Duration::from_millis(wait), Event::Effect(action));
             }

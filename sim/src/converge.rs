@@ -10,7 +10,7 @@ use planner::placement;
 use planner::rollout::Target;
 use store::host::HostStatus;
 
-use crate::faults::{Fault, Kind};
+use crate::kinds::{Fault, Kind};
 use crate::scenario::Scenario;
 use crate::world::{Machine, World};
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use model::Millis;
-use model::records::{Cluster, Hold, HostRecord};
-use store::host::{Facts, HostAnswer, HostMachine, HostOptions, HostStatus, HostStep, Stop};
+use model::records::{Hold, HostRecord};
+use store::host::{Facts, HostAnswer, HostMachine, HostOptions, HostStep, Stop};
 use store::kv::KvError;
 use store::view::{Known, Reason, Trust, ViewUpdate};
 use uuid::Uuid;
 
+use crate::host_life::{Belief, HostLife, Inputs};
 use crate::network::{Answered, Asker, Reply, Request, unavailable};
 use crate::world::{Event, Machine, World};
 
@@ -16,60 +16,6 @@ use crate::world::{Event, Machine, World};
 const TTL: Duration = Duration::from_secs(6);
 /// How long the record of a stopped agent stays.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// The record of one process.
-#[derive(Debug)]
-pub struct HostLife {
-    machine: HostMachine,
-    /// A step is not answered yet.
-    asking: bool,
-    /// The lease that is kept alive.
-    kept: Option<i64>,
-    wake: Option<u64>,
-    inbox: Inputs,
-    fed: Inputs,
-    /// The process before this one ran in the same boot of the machine.
-    pub same_boot: bool,
-}
-
-/// What the view tells the machine; each is fed when it is another than before.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Inputs {
-    engine: Option<bool>,
-    observed: Option<(i64, Option<(Uuid, i64)>)>,
-    belief: Option<Belief>,
-    accepted: Option<Cluster>,
-    leave: bool,
-}
-
-/// What the view thinks of etcd.
-#[derive(Debug, Clone, PartialEq)]
-enum Belief {
-    Trusted,
-    Distrusted(Hold),
-}
-
-impl HostLife {
-    /// How the host stands.
-    pub fn status(&self) -> &HostStatus {
-        self.machine.status()
-    }
-
-    /// Revision at which the record was put anew last.
-    pub fn floor(&self) -> i64 {
-        self.machine.floor()
-    }
-
-    /// The lease that is kept alive.
-    pub fn lease(&self) -> Option<i64> {
-        self.machine.lease().map(|lease| lease.id)
-    }
-
-    /// It has joined, and nobody else writes in its name.
-    pub fn is_member(&self) -> bool {
-        matches!(self.status(), HostStatus::Live(_) | HostStatus::Lost)
-    }
-}
 
 impl World {
     /// The record of a process that starts now.
@@ -325,41 +271,6 @@ impl World {
             if let Some(life) = self.life(machine) {
                 life.machine.answer(host_answer(answer), now);
             }
-        }
-    }
-}
-
-impl HostLife {
-    fn feed(&mut self, wanted: Option<HostRecord>, now: Millis) {
-        let inbox = self.inbox.clone();
-        let fed = std::mem::replace(&mut self.fed, inbox);
-        let inputs = &self.fed;
-        if let Some(wanted) = wanted {
-            self.machine.want(wanted, now);
-        }
-        if let Some(cluster) = inputs
-            .accepted
-            .as_ref()
-            .filter(|_| inputs.accepted != fed.accepted)
-        {
-            self.machine.accept(cluster.clone());
-        }
-        if inputs.belief != fed.belief {
-            match &inputs.belief {
-                Some(Belief::Trusted) => self.machine.hold(None, now),
-                Some(Belief::Distrusted(hold)) => self.machine.hold(Some(hold.clone()), now),
-                None => {}
-            }
-        }
-        if let Some((revision, record)) = inputs.observed
-            && (inputs.observed != fed.observed)
-        {
-            self.machine.observed(revision, record);
-        }
-        if inputs.leave {
-            self.inbox.leave = false;
-            self.fed.leave = false;
-            self.machine.leave();
         }
     }
 }

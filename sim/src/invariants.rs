@@ -1,6 +1,6 @@
 //! What must never be, checked at each write, each plan and each end: independent of how the core decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use agent::Agent;
@@ -9,81 +9,17 @@ use manifests::{HostName, InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer, Readiness};
 use model::records::{Availability, HostState, Phase};
 use model::snapshot::{SlotView, Snapshot, Successor};
-use model::{Action, Millis, Prepare, Scope, Trust, Write, WriteKind};
+use model::{Action, Millis, Scope, Trust, Write, WriteKind};
 use planner::Plan;
 use planner::rollout::Target;
 use store::kv::Event as Told;
-use uuid::Uuid;
 
 use crate::network::Asker;
+use crate::trace::step_text;
 use crate::world::{Machine, Truth, World};
 
 /// An agent that sees that a running container is nobody's has begun to end it after this.
 const NOTICES: Duration = Duration::from_secs(90);
-/// While many hosts are missing nothing is taken over before the live ones have been the same for so long …
-const SETTLED: Duration = Duration::from_secs(30);
-/// … or they have been missing for so long.
-const LONGEST: Duration = Duration::from_secs(300);
-
-/// What is remembered of a machine, to judge it.
-#[derive(Debug, Default)]
-pub struct Witness {
-    /// Sessions of its own processes.
-    pub sessions: BTreeSet<Uuid>,
-    /// Its disk is a copy of another's.
-    pub copied: bool,
-    /// Running containers that are nobody's as its agent sees, and since when.
-    illegitimate: BTreeMap<InstanceId, Millis>,
-    live: Vec<HostName>,
-    live_since: Millis,
-    missing: BTreeSet<HostName>,
-    has_looked: bool,
-    missing_since: Option<Millis>,
-}
-
-impl Witness {
-    /// Its agent remembers nothing.
-    pub fn restarted(&mut self) {
-        self.illegitimate.clear();
-        self.live.clear();
-        self.missing.clear();
-        self.has_looked = false;
-        self.missing_since = None;
-    }
-
-    /// Its agent sees this, and may act on it.
-    pub fn sees(&mut self, snapshot: &Snapshot, now: Millis) {
-        if self.missing_since.is_some() && !self.is_paused(now) {
-            self.missing_since = None;
-        }
-        let live: Vec<HostName> = snapshot.live().map(|(name, _)| name.clone()).collect();
-        if live != self.live {
-            self.live = live;
-            self.live_since = now;
-        }
-        let members = || snapshot.hosts.iter().filter(|(_, h)| h.member.is_some());
-        let missing: BTreeSet<HostName> = members()
-            .filter(|(_, h)| h.record.is_none())
-            .map(|(name, _)| name.clone())
-            .collect();
-        // Whoever has just begun to look does not know how many went at once.
-        let first = !std::mem::replace(&mut self.has_looked, true);
-        let too_many = missing.len() > (members().count() / 4).max(1);
-        if missing.is_empty() {
-            self.missing_since = None;
-        } else if !missing.is_subset(&self.missing) && (first || too_many) {
-            self.missing_since.get_or_insert(now);
-        }
-        self.missing = missing;
-    }
-
-    fn is_paused(&self, now: Millis) -> bool {
-        self.missing_since.is_some_and(|since| {
-            now < self.live_since.max(since) + SETTLED && now < since + LONGEST
-        })
-    }
-}
-
 /// A write that gives a slot to a host.
 pub fn takes(write: &Write) -> bool {
     write.takes().is_some() || write.kind == WriteKind::Keep
@@ -611,19 +547,4 @@ impl Change<'_> {
     fn is_marked(&self) -> bool {
         self.is.state.is_none()
     }
-}
-
-// === words ===
-
-/// A step in one line.
-pub fn step_text(step: &Action) -> String {
-    let what = match step {
-        Action::Resolve { container, rev, .. } => format!("{container} at {rev}"),
-        Action::Prepare(Prepare { slot, instance, .. })
-        | Action::Start { slot, instance, .. }
-        | Action::Stop { slot, instance, .. }
-        | Action::Remove { slot, instance, .. }
-        | Action::Rename { slot, instance, .. } => format!("{slot} {instance}"),
-    };
-    format!("{} {what}", step.kind())
 }

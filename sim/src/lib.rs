@@ -2,26 +2,34 @@
 //! engines in memory, with a clock of their own and every fault.
 //!
 //! Nothing here decides for an agent. `world` holds what is and what is under
-//! way, `agent` does what the agent's loop does, `faults` breaks things,
-//! `invariants` says what must never be, `converge` what must be in the end.
+//! way, `etcd` carries calls to etcd, `agent` does what the agent's loop does,
+//! `faults` breaks things, `invariants` says what must never be, `converge` what
+//! must be in the end. Each knows those below it: `world` knows only what it is
+//! made of, and `events`, on top, says to whom each thing happens.
 
 pub mod agent;
 pub mod converge;
 pub mod dice;
 pub mod disk;
 pub mod engine;
+pub mod etcd;
+pub mod events;
 pub mod faults;
 pub mod host;
+pub mod host_life;
 pub mod invariants;
+pub mod kinds;
 pub mod members;
 pub mod network;
+pub mod process;
 pub mod scenario;
 pub mod trace;
+pub mod witness;
 pub mod world;
 
 use model::Rules;
 
-pub use faults::{Exercised, Kind};
+pub use kinds::{Exercised, Kind};
 pub use scenario::Scenario;
 
 use dice::Dice;

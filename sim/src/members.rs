@@ -6,8 +6,6 @@
 
 use std::collections::VecDeque;
 
-use crate::world::World;
-
 /// How many there are.
 pub const MEMBERS: usize = 3;
 
@@ -96,25 +94,5 @@ impl Member {
     pub fn is_at(&mut self, revision: i64) {
         (self.applied, self.last_heard) = (revision, revision);
         self.heard.clear();
-    }
-}
-
-impl World {
-    /// The member has not been restarted since.
-    pub fn lives(&self, life: Life) -> bool {
-        self.members[life.member].lives(life)
-    }
-
-    /// A host turns to another member.
-    pub fn next_member(&mut self, machine: usize) {
-        let at = &mut self.machines[machine];
-        at.member = (at.member + 1) % MEMBERS;
-    }
-
-    /// Something happens at a member: its streams are looked at again.
-    pub fn streams_soon(&mut self) {
-        for machine in 0..self.machines.len() {
-            self.stream_soon(machine);
-        }
     }
 }

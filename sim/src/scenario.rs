@@ -1,7 +1,7 @@
 //! What a seed is about: which faults are likely, so that what is rare is found soon.
 
 use crate::dice::Dice;
-use crate::faults::Kind;
+use crate::kinds::Kind;
 
 /// What a seed is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

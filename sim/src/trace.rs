@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use model::{Action, Prepare};
+
 /// The story of one seed.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -35,4 +37,17 @@ impl Trace {
     pub fn text(&self) -> &str {
         &self.text
     }
+}
+
+/// A step in one line.
+pub fn step_text(step: &Action) -> String {
+    let what = match step {
+        Action::Resolve { container, rev, .. } => format!("{container} at {rev}"),
+        Action::Prepare(Prepare { slot, instance, .. })
+        | Action::Start { slot, instance, .. }
+        | Action::Stop { slot, instance, .. }
+        | Action::Remove { slot, instance, .. }
+        | Action::Rename { slot, instance, .. } => format!("{slot} {instance}"),
+    };
+    format!("{} {what}", step.kind())
 }
