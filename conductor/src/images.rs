@@ -2,8 +2,8 @@
 //!
 //! What a name means is decided once for all hosts: a digest, or (where the
 //! image is in no registry) `local:` and an id (`pins`). A `local` image that
-//! this host lacks comes from a host that has it (`copies`), any other from its
-//! registry. An image comes once at a time, few images at a time, with this
+//! this host lacks comes from a host that has it (`copies`) and is passed on to
+//! others while it comes (`relays`), any other comes from its registry. An image comes once at a time, few images at a time, with this
 //! host's credentials as they are at that moment. What came is remembered, and
 //! removed (`collect`) when the disk is too full and nobody needs it.
 
@@ -13,6 +13,8 @@ mod flights;
 mod pins;
 mod progress;
 mod record;
+mod relays;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use manifests::image::Reference;
 use manifests::manifest::Pull;
+use model::disk::DiskLimits;
 use model::images::WantedImage;
 use model::records::LOCAL;
 use tokio::sync::{Notify, Semaphore};
@@ -34,6 +37,8 @@ use flights::Flights;
 use pins::Answers;
 use progress::{Doing, Progresses};
 use record::Record;
+use relays::Relays;
+use serving::Serving;
 
 /// Progress of a pull is logged at most so often.
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -58,6 +63,18 @@ pub struct PullSettings {
     pub jitter: Duration,
     /// The file that keeps which images were pulled; without one that is forgotten with the process.
     pub record: Option<PathBuf>,
+    /// Where an image that comes from another host is kept until it is here, to be passed on meanwhile; without one it
+    /// is passed on only when it is whole.
+    pub spool: Option<SpoolPlace>,
+}
+
+/// Where archives are kept while they come, and up to where that may fill its disk.
+#[derive(Debug, Clone)]
+pub struct SpoolPlace {
+    /// The folder; the files in it have no names.
+    pub folder: PathBuf,
+    /// A spool never makes an image go.
+    pub limits: DiskLimits,
 }
 
 /// What a version's image is.
@@ -98,8 +115,10 @@ struct Inner {
     slots: Semaphore,
     pulls: Flights<Result<(), EngineError>>,
     copies: Flights<Result<Option<Image>, EngineError>>,
-    /// Other hosts that may fetch an image here at a time.
-    serving: Arc<Semaphore>,
+    /// What comes from other hosts and is passed on.
+    relays: Relays,
+    /// Other hosts that fetch images here.
+    serving: Serving,
     progress: Progresses,
     /// What registries said of digests.
     answers: Answers,
@@ -122,7 +141,8 @@ impl Images {
                 others: OnceLock::new(),
                 pulls: Flights::default(),
                 copies: Flights::default(),
-                serving: Arc::new(Semaphore::new(copies::SERVED)),
+                relays: Relays::default(),
+                serving: Serving::default(),
                 progress: Progresses::default(),
                 answers: Answers::default(),
                 paused: Mutex::default(),

@@ -62,6 +62,8 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "engine",
             "store",
             "conductor",
+            "gateway",
+            "listen",
         ],
     ),
 ];

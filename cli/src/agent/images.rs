@@ -10,7 +10,7 @@ use gateway::peer::{ImageServer, PeerClient};
 use gateway::v1::HostError;
 use manifests::{HostName, Manifest};
 use model::Snapshot;
-use model::images::{OfferedImage, WantedImage};
+use model::images::{OfferedImage, WantedArchive, WantedImage};
 use uuid::Uuid;
 
 /// This host's images, for the others.
@@ -22,8 +22,8 @@ impl ImageServer for ServedImages {
         self.0.offer(wanted).await.map_err(host_error)
     }
 
-    async fn archive(&self, id: &str) -> Result<Option<Archive>, HostError> {
-        self.0.archive(id).await.map_err(host_error)
+    async fn archive(&self, wanted: &WantedArchive) -> Result<Option<Archive>, HostError> {
+        self.0.archive(wanted).await.map_err(host_error)
     }
 }
 
@@ -67,8 +67,12 @@ impl OtherHosts for PeerImages {
         self.client.offered_image(host, wanted).await
     }
 
-    async fn archive(&self, host: &HostName, image_id: &str) -> Result<Option<Archive>, String> {
-        self.client.image_archive(host, image_id).await
+    async fn archive(
+        &self,
+        host: &HostName,
+        wanted: &WantedArchive,
+    ) -> Result<Option<Archive>, String> {
+        self.client.image_archive(host, wanted).await
     }
 }
 

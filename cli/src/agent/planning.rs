@@ -8,7 +8,7 @@ use anyhow::Context;
 use conductor::Setup;
 use conductor::actions::Actions;
 use conductor::allocation::Allocation;
-use conductor::images::{Images, PullSettings, RECORD, collect};
+use conductor::images::{Images, PullSettings, RECORD, SpoolPlace, collect};
 use conductor::instances::Instances;
 use conductor::orphans::Orphans;
 use model::Host;
@@ -34,6 +34,10 @@ pub(super) fn images(parts: &Parts) -> Images {
             at_once: PULLS_AT_ONCE,
             jitter: PULL_JITTER,
             record: Some(parts.dir.path().join(RECORD)),
+            spool: Some(SpoolPlace {
+                folder: parts.dir.path().to_owned(),
+                limits: parts.config.disk_limits,
+            }),
         },
     )
 }

@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 pub use docker::{
     ApiVersion, DEFAULT_SOCKET, DockerEngine, NEWEST, NotHere, OLDEST, VersionError, check, choose,
-    socket,
+    socket, usage_of,
 };
 pub use error::{EngineError, HostFault, Operation};
 pub use facts::EngineFacts;

@@ -57,6 +57,15 @@ impl DiskUsage {
             whole => used.div_ceil(whole) as u8,
         }
     }
+
+    /// Whether so many bytes more leave it less full than this percentage.
+    pub fn has_room(self, bytes: u64, below: u8) -> bool {
+        let after = Self {
+            used: self.used.saturating_add(bytes),
+            available: self.available.saturating_sub(bytes),
+        };
+        bytes <= self.available && after.percent() < below
+    }
 }
 
 /// An image of this host.
@@ -272,6 +281,25 @@ mod tests {
             (u64::MAX, u64::MAX, 50),
         ] {
             assert_eq!(DiskUsage { used, available }.percent(), percent);
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_what_leaves_a_disk_below_its_limit() {
+        let disk = DiskUsage {
+            used: 800,
+            available: 200,
+        };
+        for (bytes, below, room) in [
+            (0, 80, false),
+            (0, 81, true),
+            (40, 85, true),
+            (50, 85, false),
+            (200, 101, true),
+            (201, 255, false),
+            (u64::MAX, 255, false),
+        ] {
+            assert_eq!(disk.has_room(bytes, below), room, "{bytes} {below}");
         }
     }
 

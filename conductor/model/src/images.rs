@@ -42,4 +42,33 @@ pub struct OfferedImage {
     pub in_registry: bool,
     /// As many hosts fetch images there as may at a time.
     pub busy: bool,
+    /// It is still being received there, and passed on as it comes.
+    #[serde(default)]
+    pub receiving: bool,
+    /// Hosts that fetch this image there now.
+    #[serde(default)]
+    pub serving: u32,
+}
+
+/// An archive that a host asks another one for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedArchive {
+    /// The image's id there.
+    pub id: String,
+    /// Only while that host serves at most so many others of this image; an older host says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offer_of_an_older_host_is_one_of_a_whole_image_that_serves_nobody() {
+        let older =
+            r#"{"id":"a","content":"b","bytes":1,"created":2,"in_registry":false,"busy":true}"#;
+        let offer: OfferedImage = serde_json::from_str(older).expect("an offer");
+        assert!(offer.busy && !offer.receiving && offer.serving == 0);
+    }
 }

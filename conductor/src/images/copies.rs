@@ -1,30 +1,35 @@
 //! Images that come from other hosts of the cluster, and go to them.
 //!
-//! Bytes pass through from one engine to the other; nothing keeps them. A host
-//! that has got an image serves it on, so that the more hosts have it, the more
-//! can get it at a time.
+//! A host that receives an image passes it on while it comes, and each serves
+//! one other as long as there is one that serves nobody: the hosts become a
+//! chain, and each link carries the image about once. What can't be passed on
+//! that way (no room, an older agent) is served on when it is whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::{Archive, EngineError, HostFault, Image};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryFutureExt, stream};
 use manifests::HostName;
-use model::images::{OfferedImage, WantedImage};
+use model::images::{OfferedImage, WantedArchive, WantedImage};
 use tokio::time::{Instant, sleep};
 
 use super::progress::Doing;
-use super::{Images, Inner, part_of};
+use super::serving::SERVED;
+use super::{Images, Inner, part_of, relays};
 
-/// Other hosts that may fetch images here at a time.
-pub(super) const SERVED: usize = 4;
 /// Hosts that are asked at a time.
 const ASKED: usize = 8;
-/// First and longest pause before busy hosts are asked again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// First and longest pause before busy hosts are asked again: a new link of a chain is found after the first, divided by
+/// those who look for it.
+const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// Who has come to this pause without another source takes one that serves others.
+const CROWDED: Duration = Duration::from_secs(2);
+/// Copies from one host that may break off while it receives the image itself: the fault is mostly another's.
+const BREAKS: u32 = 3;
 
 /// The other hosts of the cluster.
 #[async_trait]
@@ -39,8 +44,12 @@ pub trait OtherHosts: Send + Sync + 'static {
         wanted: &WantedImage,
     ) -> Result<Option<OfferedImage>, String>;
 
-    /// An image by its id there, as an archive; none while it serves as many others as it may.
-    async fn archive(&self, host: &HostName, image_id: &str) -> Result<Option<Archive>, String>;
+    /// An image as an archive; none while it serves as many others as it may.
+    async fn archive(
+        &self,
+        host: &HostName,
+        wanted: &WantedArchive,
+    ) -> Result<Option<Archive>, String>;
 }
 
 /// What the other hosts say.
@@ -56,6 +65,8 @@ enum Failed {
     Busy,
     /// Something is wrong there, or on the way; another host may do better.
     There(String),
+    /// It can't be kept here to be passed on.
+    Spool(std::io::Error),
     /// Something is wrong here.
     Here(EngineError),
 }
@@ -63,14 +74,24 @@ enum Failed {
 impl Images {
     /// An image of this host that another one asks for.
     pub async fn offer(&self, wanted: &WantedImage) -> Result<Option<OfferedImage>, EngineError> {
+        let (serving, relays) = (&self.shared.serving, &self.shared.relays);
         let Some((image, _)) = self.shared.find(wanted).await? else {
-            return Ok(None);
+            let relay = relays.of_image(wanted);
+            return Ok(relay.map(|relay| OfferedImage {
+                receiving: true,
+                in_registry: false,
+                busy: serving.is_full(),
+                serving: serving.of(&relay.offer.content),
+                ..relay.offer.clone()
+            }));
         };
         let any = wanted.id.is_none() && wanted.content.is_none();
         let name = engine::parse_reference(&wanted.name)?;
         Ok(Some(OfferedImage {
             in_registry: any && self.shared.pin(&image, &name, false).await.is_some(),
-            busy: self.shared.serving.available_permits() == 0,
+            busy: serving.is_full(),
+            receiving: false,
+            serving: serving.of(&image.content),
             id: image.id,
             content: image.content,
             bytes: image.bytes,
@@ -79,17 +100,27 @@ impl Images {
     }
 
     /// An image of this host as an archive, for another host; none while enough others are served.
-    pub async fn archive(&self, image_id: &str) -> Result<Option<Archive>, EngineError> {
-        let Ok(permit) = self.shared.serving.clone().try_acquire_owned() else {
+    pub async fn archive(&self, wanted: &WantedArchive) -> Result<Option<Archive>, EngineError> {
+        let (shared, id) = (&self.shared, &wanted.id);
+        let relay = shared.relays.of_id(id);
+        let content = match &relay {
+            Some(relay) => relay.offer.content.clone(),
+            None => match shared.engine.image(id).await? {
+                Some(image) => image.content,
+                None => return Err(EngineError::NotFound(format!("no image {id} here"))),
+            },
+        };
+        let beside = wanted.beside.unwrap_or(SERVED);
+        let Some(served) = shared.serving.begin(&content, beside) else {
             return Ok(None);
         };
-        if self.shared.engine.image(image_id).await?.is_none() {
-            return Err(EngineError::NotFound(format!("no image {image_id} here")));
-        }
-        let archive = self.shared.engine.save(image_id).await?;
+        let archive = match relay {
+            Some(relay) => relay.spool.read(),
+            None => shared.engine.save(id).await?,
+        };
         Ok(Some(Box::pin(archive.inspect(move |_| {
             // Given back when the archive has ended or nobody wants it any more.
-            let _held = &permit;
+            let _held = &served;
         }))))
     }
 
@@ -156,23 +187,47 @@ async fn copy_from_any(
     others: &dyn OtherHosts,
     wanted: &WantedImage,
 ) -> Result<Option<Image>, EngineError> {
-    let mut failed = BTreeSet::new();
+    let mut broken = Broken::default();
     let mut pause = PAUSE;
+    let mut sources = 0;
+    let mut pass_on = true;
     loop {
-        match who_has(others, wanted, &failed).await {
+        let beside = if pause < CROWDED { 0 } else { SERVED - 1 };
+        match who_has(others, wanted, &broken.given_up, beside).await {
             Asked::Nobody => return Ok(None),
-            Asked::Busy(hosts) => shared.progress.set(&wanted.name, Doing::Waits(hosts)),
-            Asked::Free(host, offer) => match fetch(shared, others, wanted, &host, offer).await {
-                Ok(image) => return Ok(Some(image)),
-                Err(Failed::Here(error)) => return Err(error),
-                Err(Failed::There(why)) => {
-                    tracing::warn!(image = wanted.name, %host, why, "not copied from this host");
-                    failed.insert(host);
-                    continue;
+            Asked::Busy(hosts) => {
+                // Where another has begun to receive it, the next one may soon.
+                if hosts.len() > sources {
+                    pause = PAUSE;
                 }
-                // Another one was quicker.
-                Err(Failed::Busy) => {}
-            },
+                sources = hosts.len();
+                shared.progress.set(&wanted.name, Doing::Waits(hosts));
+            }
+            Asked::Free(host, offer) => {
+                let source = Source {
+                    host,
+                    offer,
+                    beside,
+                    pass_on,
+                };
+                match fetch(shared, others, wanted, &source).await {
+                    Ok(image) => return Ok(Some(image)),
+                    Err(Failed::Here(error)) => return Err(error),
+                    Err(Failed::Spool(error)) => {
+                        tracing::warn!(image = wanted.name, %error, "copied again, without passing it on");
+                        pass_on = false;
+                        continue;
+                    }
+                    Err(Failed::There(why)) => {
+                        let host = &source.host;
+                        tracing::warn!(image = wanted.name, %host, why, "not copied from this host");
+                        broken.add(source);
+                    }
+                    // Another one was quicker, and will soon pass it on.
+                    Err(Failed::Busy) => {}
+                }
+                pause = PAUSE;
+            }
         }
         // Those who wait do not all ask at the same moment.
         sleep(pause / 2 + part_of(pause)).await;
@@ -180,27 +235,50 @@ async fn copy_from_any(
     }
 }
 
-/// The first host that has it and is free, or all that are busy.
+/// Hosts from which copies broke off.
+#[derive(Default)]
+struct Broken {
+    breaks: BTreeMap<HostName, u32>,
+    given_up: BTreeSet<HostName>,
+}
+
+impl Broken {
+    fn add(&mut self, source: Source) {
+        let breaks = self.breaks.entry(source.host.clone()).or_default();
+        *breaks += 1;
+        if !source.offer.receiving || *breaks >= BREAKS {
+            self.given_up.insert(source.host);
+        }
+    }
+}
+
+/// The first host that has it and serves nobody else, or the one that serves the fewest, at most `beside`; else all that
+/// have it.
 async fn who_has(
     others: &dyn OtherHosts,
     wanted: &WantedImage,
     without: &BTreeSet<HostName>,
+    beside: u32,
 ) -> Asked {
-    let mut busy = Vec::new();
+    let mut taken = Vec::new();
     let mut offers = ask(others, wanted, without);
     while let Some((host, offer)) = offers.next().await {
         if !wanted.is(&offer.id, &offer.content) {
             continue;
         }
-        if !offer.busy {
+        if !offer.busy && offer.serving == 0 {
             return Asked::Free(host, offer);
         }
-        busy.push(host);
+        taken.push((host, offer));
     }
-    if busy.is_empty() {
-        Asked::Nobody
-    } else {
-        Asked::Busy(busy)
+    if taken.is_empty() {
+        return Asked::Nobody;
+    }
+    let free = taken.iter().filter(|(_, offer)| !offer.busy);
+    let least = free.min_by_key(|(_, offer)| offer.serving);
+    match least.filter(|(_, offer)| offer.serving <= beside) {
+        Some((host, offer)) => Asked::Free(host.clone(), offer.clone()),
+        None => Asked::Busy(taken.into_iter().map(|(host, _)| host).collect()),
     }
 }
 
@@ -225,49 +303,43 @@ fn ask<'a>(
         .boxed()
 }
 
+/// Whom an image is fetched from, and how.
+struct Source {
+    host: HostName,
+    offer: OfferedImage,
+    /// Only while it serves at most so many others.
+    beside: u32,
+    /// Others get it while it comes.
+    pass_on: bool,
+}
+
 async fn fetch(
     shared: &Arc<Inner>,
     others: &dyn OtherHosts,
     wanted: &WantedImage,
-    host: &HostName,
-    offer: OfferedImage,
+    source: &Source,
 ) -> Result<Image, Failed> {
+    let Source { host, offer, .. } = source;
     let _slot = shared.slots.acquire().await.map_err(|_| {
         let ends = "the agent ends".to_owned();
         Failed::Here(EngineError::Engine(ends))
     })?;
-    let archive = others.archive(host, &offer.id).await;
+    let asked = WantedArchive {
+        id: offer.id.clone(),
+        beside: Some(source.beside),
+    };
+    let archive = others.archive(host, &asked).await;
     let archive = archive.map_err(Failed::There)?.ok_or(Failed::Busy)?;
     let begun = Instant::now();
     tracing::info!(image = wanted.name, %host, "copying");
     let broken = Arc::new(Mutex::new(None));
-    let archive = {
-        let (shared, broken) = (shared.clone(), broken.clone());
-        let (name, host) = (wanted.name.clone(), host.clone());
-        let mut done = 0;
-        archive.inspect(move |chunk| match chunk {
-            Ok(bytes) => {
-                done += bytes.len() as u64;
-                let from = host.clone();
-                let size = offer.bytes;
-                let doing = Doing::Copies { from, done, size };
-                shared.progress.set(&name, doing);
-            }
-            Err(error) => {
-                let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
-                *broken = Some(error.to_string());
-            }
-        })
-    };
-    let loaded = shared.engine.load(Box::pin(archive)).await;
+    let archive = watched(shared, wanted, source, broken.clone(), archive);
+    let received = receive(shared, source, archive).await;
     // The engine calls an archive that ends early its own failure.
     if let Some(why) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Err(Failed::There(why));
     }
-    let id = loaded.map_err(|error| match error {
-        EngineError::HostFault { .. } | EngineError::Unresponsive(_) => Failed::Here(error),
-        error => Failed::There(format!("what it sent can't be loaded: {error}")),
-    })?;
+    let (id, _relaying) = received?;
     let image = shared.engine.image(&id).await.map_err(Failed::Here)?;
     let image = image
         .filter(|image| image.content == offer.content)
@@ -281,6 +353,63 @@ async fn fetch(
         "copied"
     );
     Ok(image)
+}
+
+/// Tells how far it is, and notes in `broken` if it ends early.
+fn watched(
+    shared: &Arc<Inner>,
+    wanted: &WantedImage,
+    source: &Source,
+    broken: Arc<Mutex<Option<String>>>,
+    archive: Archive,
+) -> Archive {
+    let shared = shared.clone();
+    let (name, host) = (wanted.name.clone(), source.host.clone());
+    let size = source.offer.bytes;
+    let mut done = 0;
+    Box::pin(archive.inspect(move |chunk| match chunk {
+        Ok(bytes) => {
+            done += bytes.len() as u64;
+            let from = host.clone();
+            let doing = Doing::Copies { from, done, size };
+            shared.progress.set(&name, doing);
+        }
+        Err(error) => {
+            let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
+            *broken = Some(error.to_string());
+        }
+    }))
+}
+
+/// Brings an archive into the engine; the image's id here, and what passes it on until that is dropped.
+async fn receive(
+    shared: &Inner,
+    source: &Source,
+    archive: Archive,
+) -> Result<(String, Option<relays::Relaying>), Failed> {
+    let failed = |error: EngineError| match error {
+        EngineError::HostFault { .. } | EngineError::Unresponsive(_) => Failed::Here(error),
+        error => Failed::There(format!("what it sent can't be loaded: {error}")),
+    };
+    let place = shared.settings.spool.as_ref();
+    let spool = match place.filter(|_| source.pass_on) {
+        Some(place) => relays::open(place, source.offer.bytes).await,
+        None => Err(std::io::ErrorKind::Unsupported.into()),
+    };
+    let (writer, spool) = match spool {
+        Ok(spool) => spool,
+        Err(error) => {
+            tracing::debug!(%error, "not passed on while it comes");
+            let id = shared.engine.load(archive).await.map_err(failed)?;
+            return Ok((id, None));
+        }
+    };
+    let relaying = shared.relays.begin(source.offer.clone(), spool.clone());
+    // The engine is one of those who read it: a slow one does not hold up the others.
+    let filled = writer.fill(archive).map_err(Failed::Spool);
+    let loaded = shared.engine.load(spool.read()).map_err(failed);
+    let ((), id) = tokio::try_join!(filled, loaded)?;
+    Ok((id, Some(relaying)))
 }
 
 impl Inner {

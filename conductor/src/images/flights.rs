@@ -22,26 +22,77 @@ impl<T: Clone> Default for Flights<T> {
 }
 
 impl<T: Clone> Flights<T> {
-    /// The result of what is under way for `key`; begins it if nothing is. It goes on while anybody waits.
+    /// The result of what is under way for `key`; begins it if nothing is. It ends when nobody waits any more.
     pub(super) async fn join(&self, key: &str, begin: impl FnOnce() -> BoxFuture<'static, T>) -> T {
-        let flight = {
+        let mut waiter = {
             let mut running = self.running();
-            // One whose waiters have all gone is not polled any more, and is begun anew.
-            running.retain(|_, flight| flight.strong_count().is_some_and(|count| count > 1));
             let flight = running
                 .entry(key.to_owned())
                 .or_insert_with(|| begin().shared());
-            flight.clone()
+            Waiter {
+                flights: self,
+                key,
+                flight: flight.clone(),
+            }
         };
-        let result = flight.clone().await;
-        let mut running = self.running();
-        if running.get(key).is_some_and(|other| other.ptr_eq(&flight)) {
-            running.remove(key);
-        }
-        result
+        (&mut waiter.flight).await
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Flight<T>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who waits.
+struct Waiter<'a, T: Clone> {
+    flights: &'a Flights<T>,
+    key: &'a str,
+    flight: Flight<T>,
+}
+
+impl<T: Clone> Drop for Waiter<'_, T> {
+    fn drop(&mut self) {
+        let mut running = self.flights.running();
+        let Some(flight) = running.get(self.key) else {
+            return;
+        };
+        // One reference is the map's, one this waiter's.
+        let is_abandoned = flight.ptr_eq(&self.flight) && flight.strong_count() == Some(2);
+        if is_abandoned || flight.peek().is_some() {
+            running.remove(self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_dropped_at_once() {
+        let flights = Flights::<()>::default();
+        let held = Arc::new(());
+        let begin = || {
+            let held = held.clone();
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            }
+            .boxed()
+        };
+        let mut waiters: Vec<_> = (0..2)
+            .map(|_| Box::pin(flights.join("one", begin)))
+            .collect();
+        for waiter in &mut waiters {
+            assert!(futures_util::poll!(waiter).is_pending());
+        }
+        assert_eq!(Arc::strong_count(&held), 2);
+        waiters.pop();
+        assert_eq!(Arc::strong_count(&held), 2);
+        waiters.pop();
+        assert_eq!(Arc::strong_count(&held), 1);
+        flights.join("one", || async {}.boxed()).await;
+        assert!(flights.running().is_empty());
     }
 }

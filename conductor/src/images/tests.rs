@@ -30,6 +30,7 @@ fn images(engine: &MemEngine) -> Images {
             at_once: 2,
             jitter: Duration::ZERO,
             record: None,
+            spool: None,
         },
     )
 }

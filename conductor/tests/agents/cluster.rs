@@ -472,6 +472,7 @@ impl Agent {
             at_once: 3,
             jitter: Duration::from_millis(100),
             record: Some(dir.path().join(RECORD)),
+            spool: None,
         };
         let images = Images::new(self.docker.clone(), settings);
         let range = "20000-20999".parse().expect("a range");

@@ -167,6 +167,7 @@ impl<'a> Registry<'a> {
                 at_once: 2,
                 jitter: Duration::ZERO,
                 record: Some(record),
+                spool: None,
             },
         )
     }

@@ -16,8 +16,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http_body_util::BodyExt;
 use manifests::HostName;
-use model::images::{OfferedImage, WantedImage};
-use serde::{Deserialize, Serialize};
+use model::images::{OfferedImage, WantedArchive, WantedImage};
 
 use super::client::{PeerClient, PeerError, PeerResponse};
 use super::failure::failure;
@@ -37,12 +36,7 @@ pub trait ImageServer: Send + Sync + 'static {
     async fn offer(&self, wanted: &WantedImage) -> Result<Option<OfferedImage>, HostError>;
 
     /// An image by its id; none while as many hosts are served as may be.
-    async fn archive(&self, id: &str) -> Result<Option<Archive>, HostError>;
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ById {
-    id: String,
+    async fn archive(&self, wanted: &WantedArchive) -> Result<Option<Archive>, HostError>;
 }
 
 type Images = State<Arc<dyn ImageServer>>;
@@ -63,9 +57,9 @@ async fn offer(
 
 async fn archive(
     State(images): Images,
-    Query(ById { id }): Query<ById>,
+    Query(wanted): Query<WantedArchive>,
 ) -> Result<Response, HostError> {
-    Ok(match images.archive(&id).await? {
+    Ok(match images.archive(&wanted).await? {
         Some(archive) => Body::from_stream(archive).into_response(),
         None => failure(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -90,10 +84,9 @@ impl PeerClient {
     pub async fn image_archive(
         &self,
         host: &HostName,
-        id: &str,
+        wanted: &WantedArchive,
     ) -> Result<Option<Archive>, String> {
-        let query = serde_urlencoded::to_string(ById { id: id.to_owned() });
-        let query = query.expect("a flat struct");
+        let query = serde_urlencoded::to_string(wanted).expect("a flat struct");
         let path = format!("/peer/v1/images/archive?{query}");
         match self.send(Method::GET, host, &path).await {
             Ok(answer) => Ok(Some(chunks(answer, self.table().clone()))),

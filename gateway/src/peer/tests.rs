@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use manifests::{ContainerId, HostName, SlotId};
 use model::events::{Happened, Kind, Wanted};
-use model::images::{OfferedImage, WantedImage};
+use model::images::{OfferedImage, WantedArchive, WantedImage};
 use model::logs::OutputStream;
 use model::records::Peer;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -154,11 +154,11 @@ impl ImageServer for FakeImages {
         }))
     }
 
-    async fn archive(&self, id: &str) -> Result<Option<Archive>, HostError> {
-        if id != "sha256:one" {
+    async fn archive(&self, wanted: &WantedArchive) -> Result<Option<Archive>, HostError> {
+        if wanted.id != "sha256:one" {
             return Err(HostError::NotFound);
         }
-        if self.busy.load(Ordering::Relaxed) {
+        if self.busy.load(Ordering::Relaxed) || wanted.beside == Some(0) {
             return Ok(None);
         }
         let (given, breaks) = (self.given.clone(), self.breaks.load(Ordering::Relaxed));
@@ -171,6 +171,13 @@ impl ImageServer for FakeImages {
                 Ok(bytes::Bytes::from(vec![n as u8; CHUNK]))
             },
         ))))
+    }
+}
+
+fn archive_of(id: &str) -> WantedArchive {
+    WantedArchive {
+        id: id.to_owned(),
+        beside: None,
     }
 }
 
@@ -484,7 +491,7 @@ async fn an_image_is_offered_by_name_and_comes_as_it_is() {
     assert_eq!(client.offered_image(&h2(), &other).await, Ok(None));
 
     let archive = client
-        .image_archive(&h2(), &offer.id)
+        .image_archive(&h2(), &archive_of(&offer.id))
         .await
         .unwrap()
         .unwrap();
@@ -492,9 +499,20 @@ async fn an_image_is_offered_by_name_and_comes_as_it_is() {
     let sum: usize = sum.fold(0, async |sum, len| sum + len).await;
     assert_eq!(sum, CHUNK * CHUNKS);
 
-    assert!(client.image_archive(&h2(), "sha256:two").await.is_err());
+    assert!(
+        client
+            .image_archive(&h2(), &archive_of("sha256:two"))
+            .await
+            .is_err()
+    );
+    let alone = WantedArchive {
+        beside: Some(0),
+        ..archive_of(&offer.id)
+    };
+    let crowded = client.image_archive(&h2(), &alone).await;
+    assert!(matches!(crowded, Ok(None)));
     fixture.images.busy.store(true, Ordering::Relaxed);
-    let busy = client.image_archive(&h2(), &offer.id).await;
+    let busy = client.image_archive(&h2(), &archive_of(&offer.id)).await;
     assert!(matches!(busy, Ok(None)));
 }
 
@@ -502,7 +520,10 @@ async fn an_image_is_offered_by_name_and_comes_as_it_is() {
 async fn an_archive_that_breaks_off_is_an_error_and_not_its_end() {
     let fixture = Fixture::open().await;
     fixture.images.breaks.store(3, Ordering::Relaxed);
-    let archive = fixture.client().image_archive(&h2(), "sha256:one").await;
+    let archive = fixture
+        .client()
+        .image_archive(&h2(), &archive_of("sha256:one"))
+        .await;
     let chunks: Vec<_> = archive.unwrap().unwrap().collect().await;
     assert!(chunks.last().unwrap().is_err());
 }
@@ -510,7 +531,10 @@ async fn an_archive_that_breaks_off_is_an_error_and_not_its_end() {
 #[tokio::test]
 async fn an_archive_waits_for_who_reads_it_and_ends_with_its_record() {
     let fixture = Fixture::open().await;
-    let archive = fixture.client().image_archive(&h2(), "sha256:one").await;
+    let archive = fixture
+        .client()
+        .image_archive(&h2(), &archive_of("sha256:one"))
+        .await;
     let mut archive = archive.unwrap().unwrap();
     assert!(archive.next().await.unwrap().is_ok());
     fixture.remove_record("h2");

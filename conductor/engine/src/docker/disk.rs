@@ -66,7 +66,8 @@ pub(super) async fn usage(folders: Vec<PathBuf>) -> Result<Option<DiskUsage>, En
     }
 }
 
-fn usage_of(folder: &Path) -> Option<DiskUsage> {
+/// How full the file system of a folder is; none if that can't be seen. Blocks.
+pub fn usage_of(folder: &Path) -> Option<DiskUsage> {
     let shown = rustix::fs::statvfs(folder).ok()?;
     Some(DiskUsage {
         used: shown.f_blocks.saturating_sub(shown.f_bfree) * shown.f_frsize,

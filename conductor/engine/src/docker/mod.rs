@@ -17,6 +17,7 @@ mod version;
 
 pub use address::{DEFAULT_SOCKET, NotHere, check, socket};
 pub use client::DockerEngine;
+pub use disk::usage_of;
 pub use version::{ApiVersion, NEWEST, OLDEST, VersionError, choose};
 
 #[cfg(test)]

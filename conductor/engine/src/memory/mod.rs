@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use model::disk::{DiskUsage, LocalImage};
 use model::observed::{ContainerPort, ObservedContainer};
 use model::records::Docker;
@@ -34,6 +34,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const NEVER: Duration = Duration::from_secs(3600);
 /// Bytes of an archive that come at once.
 const ARCHIVE_CHUNK: usize = 16;
+/// Bytes of an archive that are looked at, at most.
+const LARGEST_HEAD: usize = 64 << 10;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The clock of a twin: Unix milliseconds.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -235,16 +238,26 @@ impl Engine for MemEngine {
     }
 
     async fn save(&self, image_id: &str) -> Result<Archive, EngineError> {
-        let archive = self.world(|world, _| world.save(image_id))?;
-        let chunks = archive.chunks(ARCHIVE_CHUNK).map(Bytes::copy_from_slice);
+        let save = |world: &World| Ok((world.save(image_id)?, world.archive_padding));
+        let (head, padding) = self.world(|world, _| save(world))?;
+        let chunks = head.chunks(ARCHIVE_CHUNK).map(Bytes::copy_from_slice);
         let chunks: Vec<_> = chunks.map(Ok).collect();
-        Ok(Box::pin(stream::iter(chunks)))
+        let whole = (0..padding / ZEROS.len() as u64).map(|_| ZEROS.len());
+        let rest = (padding % ZEROS.len() as u64) as usize;
+        let zeros = whole.chain((rest > 0).then_some(rest));
+        let zeros = zeros.map(|len| Ok(Bytes::from_static(&ZEROS[..len])));
+        Ok(Box::pin(stream::iter(chunks.into_iter().chain(zeros))))
     }
 
-    async fn load(&self, archive: Archive) -> Result<String, EngineError> {
-        let archive: Result<Vec<Bytes>, _> = archive.try_collect().await;
-        let archive = archive.map_err(|error| EngineError::Engine(error.to_string()))?;
-        self.world(|world, _| world.load(&archive.concat()))
+    async fn load(&self, mut archive: Archive) -> Result<String, EngineError> {
+        let (mut head, mut bytes) = (Vec::new(), 0);
+        while let Some(chunk) = archive.next().await {
+            let chunk = chunk.map_err(|error| EngineError::Engine(error.to_string()))?;
+            bytes += chunk.len() as u64;
+            let wanted = LARGEST_HEAD.saturating_sub(head.len()).min(chunk.len());
+            head.extend_from_slice(&chunk[..wanted]);
+        }
+        self.world(|world, _| world.load(&head, bytes))
     }
 
     async fn tag(&self, image_id: &str, name: &str) -> Result<(), EngineError> {

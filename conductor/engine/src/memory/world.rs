@@ -125,6 +125,8 @@ pub struct World {
     pub disk: Option<DiskUsage>,
     /// What each image takes of it.
     pub image_bytes: u64,
+    /// Zeros at the end of each archive that is saved here.
+    pub archive_padding: u64,
     /// The next of these operations fail so, in this order.
     pub failures: Vec<(Operation, EngineError)>,
     /// Pulls that were begun.
@@ -170,6 +172,7 @@ impl World {
                 available: 90 << 30,
             }),
             image_bytes: 100 << 20,
+            archive_padding: 0,
             failures: Vec::new(),
             pulls: 0,
             questions: 0,

@@ -81,6 +81,7 @@ impl Lab {
             at_once: 1,
             jitter: Duration::ZERO,
             record: Some(self.file()),
+            spool: None,
         };
         Images::new(Arc::new(self.engine.clone()), settings)
     }

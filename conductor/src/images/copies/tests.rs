@@ -7,21 +7,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use engine::memory::{MemEngine, Published};
 use engine::{Engine, Operation};
 use manifests::manifest::Pull;
-use model::disk::PulledImages;
+use model::disk::{DiskLimits, PulledImages};
+use tempfile::TempDir;
+use tokio::sync::watch;
 
-use super::super::{Decided, PullSettings, Source};
+use super::super::{Decided, PullSettings, Source, SpoolPlace};
 use super::*;
+
+mod chain;
 
 /// Hosts by name, each with an engine and images of its own.
 struct Hosts {
     engines: BTreeMap<HostName, MemEngine>,
     images: Arc<BTreeMap<HostName, Images>>,
     way: Arc<Way>,
+    _spools: TempDir,
+}
+
+/// What becomes of the archives of a host after their beginning.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Held,
+    Open,
+    Broken,
 }
 
 /// What happens between hosts.
 #[derive(Default)]
 struct Way {
+    /// Archives that a host gave.
+    given: Mutex<BTreeMap<HostName, u32>>,
+    gates: Mutex<BTreeMap<HostName, watch::Receiver<Gate>>>,
     /// Archives of these hosts break off.
     broken: Mutex<BTreeSet<HostName>>,
     /// Archives that were asked for.
@@ -50,12 +66,22 @@ impl OtherHosts for Others {
         offer.map_err(|error| error.to_string())
     }
 
-    async fn archive(&self, host: &HostName, image_id: &str) -> Result<Option<Archive>, String> {
+    async fn archive(
+        &self,
+        host: &HostName,
+        wanted: &WantedArchive,
+    ) -> Result<Option<Archive>, String> {
         self.way.asked.fetch_add(1, Ordering::Relaxed);
-        let archive = self.all[host].archive(image_id).await;
+        let archive = self.all[host].archive(wanted).await;
         let Some(archive) = archive.map_err(|error| error.to_string())? else {
             return Ok(None);
         };
+        *(self.way.given.lock().unwrap())
+            .entry(host.clone())
+            .or_default() += 1;
+        if let Some(gate) = self.way.gates.lock().unwrap().get(host) {
+            return Ok(Some(gated(archive, gate.clone())));
+        }
         if self.way.broken.lock().unwrap().contains(host) {
             let lost = stream::iter([Err(std::io::Error::other("connection lost"))]);
             return Ok(Some(Box::pin(archive.take(1).chain(lost))));
@@ -64,8 +90,35 @@ impl OtherHosts for Others {
     }
 }
 
+/// An archive whose first chunk comes at once.
+fn gated(archive: Archive, gate: watch::Receiver<Gate>) -> Archive {
+    let state = Some((archive, gate, 0));
+    Box::pin(stream::unfold(state, async |state| {
+        let (mut archive, mut gate, chunks) = state?;
+        if chunks > 0 {
+            let opened = gate.wait_for(|gate| *gate != Gate::Held).await;
+            if opened.is_ok_and(|gate| *gate == Gate::Broken) {
+                let lost = std::io::Error::other("connection lost");
+                return Some((Err(lost), None));
+            }
+        }
+        let chunk = archive.next().await?;
+        Some((chunk, Some((archive, gate, chunks + 1))))
+    }))
+}
+
 impl Hosts {
     fn new(names: &[&str]) -> Self {
+        Self::with_room(names, u8::MAX)
+    }
+
+    /// `below`: an archive is kept on a disk that is less full, in percent.
+    fn with_room(names: &[&str], below: u8) -> Self {
+        let spools = tempfile::tempdir().unwrap();
+        let limits = DiskLimits {
+            collect: below,
+            full: below,
+        };
         let names: Vec<HostName> = names.iter().map(|name| name.parse().unwrap()).collect();
         let engines: BTreeMap<HostName, MemEngine> = names
             .iter()
@@ -77,6 +130,10 @@ impl Hosts {
                 at_once: 2,
                 jitter: Duration::ZERO,
                 record: None,
+                spool: Some(SpoolPlace {
+                    folder: spools.path().to_owned(),
+                    limits,
+                }),
             };
             let images = Images::new(Arc::new(engine.clone()), settings);
             (host.clone(), images)
@@ -94,6 +151,7 @@ impl Hosts {
             engines,
             images,
             way,
+            _spools: spools,
         }
     }
 
@@ -119,6 +177,23 @@ impl Hosts {
     fn breaks(&self, host: &str) {
         let mut broken = self.way.broken.lock().unwrap();
         broken.insert(host.parse().unwrap());
+    }
+
+    /// Archives of this host come no further than their beginning until the gate is opened.
+    fn hold(&self, host: &str) -> watch::Sender<Gate> {
+        let (sender, gate) = watch::channel(Gate::Held);
+        let mut gates = self.way.gates.lock().unwrap();
+        gates.insert(host.parse().unwrap(), gate);
+        sender
+    }
+
+    /// Archives that this host gave.
+    fn given(&self, host: &str) -> u32 {
+        let given = self.way.given.lock().unwrap();
+        given
+            .get(&host.parse::<HostName>().unwrap())
+            .copied()
+            .unwrap_or_default()
     }
 
     async fn decide(&self, host: &str, name: &str) -> Decided {
@@ -156,6 +231,14 @@ impl Hosts {
 
     fn noted(&self, host: &str) -> PulledImages {
         self.of(host).shared.record.pulled()
+    }
+}
+
+/// As a host of an older version asks for it.
+fn own() -> WantedArchive {
+    WantedArchive {
+        id: "sha256:own".to_owned(),
+        beside: None,
     }
 }
 
@@ -285,16 +368,10 @@ async fn a_host_serves_a_few_at_a_time_and_the_others_wait() {
     let decided = hosts.decide("h1", "app:1").await;
     let mut served = Vec::new();
     for _ in 0..SERVED {
-        served.push(hosts.of("h1").archive("sha256:own").await.unwrap().unwrap());
+        served.push(hosts.of("h1").archive(&own()).await.unwrap().unwrap());
     }
-    assert!(
-        hosts
-            .of("h1")
-            .archive("sha256:own")
-            .await
-            .unwrap()
-            .is_none()
-    );
+    let refused = hosts.of("h1").archive(&own()).await.unwrap();
+    assert!(refused.is_none());
     let waits = hosts.ensure("h2", "app:1", &decided);
     tokio::pin!(waits);
     let early = tokio::time::timeout(LONGEST_PAUSE * 3, &mut waits).await;

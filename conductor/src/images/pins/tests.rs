@@ -17,6 +17,7 @@ fn images(engine: &MemEngine) -> Images {
         at_once: 2,
         jitter: Duration::ZERO,
         record: None,
+        spool: None,
     };
     Images::new(Arc::new(engine.clone()), settings)
 }

@@ -405,6 +405,7 @@ impl Agent {
             at_once: 3,
             jitter: Duration::ZERO,
             record: None,
+            spool: None,
         };
         let images = Images::new(engine.clone(), settings);
         let range = "20000-20999".parse().context("a port range")?;

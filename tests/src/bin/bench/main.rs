@@ -5,6 +5,7 @@
 //! floor and the ratio to it. Without arguments all parts run, else those named.
 
 mod agents;
+mod copies;
 mod failover;
 mod idle;
 mod many;
@@ -22,8 +23,8 @@ use anyhow::{Context, bail};
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use dokkaa_tests::{Lab, LabOptions};
 
-/// Those that need nothing but etcd.
-const WITHOUT_HOSTS: [&str; 4] = ["scale", "growth", "size", "restart"];
+/// Those that need no engine.
+const WITHOUT_HOSTS: [&str; 5] = ["scale", "growth", "size", "restart", "copies"];
 /// Those that run in a lab of three hosts.
 const ON_HOSTS: [&str; 5] = ["one", "many", "idle", "failover", "swarm"];
 
@@ -50,6 +51,7 @@ fn main() -> anyhow::Result<()> {
             "growth" => Box::new(scale::measure_growth()?),
             "size" => Box::new(size::measure()?),
             "restart" => Box::new(restart::measure()?),
+            "copies" => Box::new(copies::measure()?),
             other => bail!("{other} is not measured"),
         };
         say(&format!("\n{figures}"))?;

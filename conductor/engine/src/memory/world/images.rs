@@ -61,33 +61,42 @@ impl World {
         self.find_image(name).cloned().ok_or_else(lacks)
     }
 
-    /// An image as an archive.
+    /// The head of an image's archive; `archive_padding` zeros follow.
     pub fn save(&self, image_id: &str) -> Result<Vec<u8>, EngineError> {
         self.ping()?;
         let image = self.known_image(image_id)?;
         let text = format!(
-            "{}\n{}\n{}",
+            "{}\n{}\n{}\n{}\n",
             image.id,
             image.content,
-            image.volumes.join(" ")
+            image.volumes.join(" "),
+            self.archive_padding
         );
         Ok(text.into_bytes())
     }
 
-    /// Takes an archive in; the image's id here.
-    pub fn load(&mut self, archive: &[u8]) -> Result<String, EngineError> {
+    /// Takes an archive of so many bytes in, of which `head` is the beginning; the image's id here.
+    pub fn load(&mut self, head: &[u8], bytes: u64) -> Result<String, EngineError> {
         self.ping()?;
         self.loads += 1;
         self.fail(Operation::Other)?;
-        let text = String::from_utf8_lossy(archive);
-        let mut lines = text.lines();
-        let (Some(id), Some(content)) = (lines.next(), lines.next()) else {
-            return Err(EngineError::Engine("unexpected EOF".to_owned()));
+        let truncated = || EngineError::Engine("unexpected EOF".to_owned());
+        let mut lines = head.splitn(5, |byte| *byte == b'\n');
+        let mut line = || lines.next().map(String::from_utf8_lossy);
+        let (Some(id), Some(content), Some(volumes), Some(padding), Some(_)) =
+            (line(), line(), line(), line(), line())
+        else {
+            return Err(truncated());
         };
-        let volumes = lines.next().unwrap_or_default().split_whitespace();
+        let line_ends = 4;
+        let words = id.len() + content.len() + volumes.len() + padding.len() + line_ends;
+        if padding.parse::<u64>().ok() != bytes.checked_sub(words as u64) {
+            return Err(truncated());
+        }
+        let volumes = volumes.split_whitespace();
         let image = Image {
-            id: self.id_here(id),
-            content: content.to_owned(),
+            id: self.id_here(&id),
+            content: content.into_owned(),
             volumes: volumes.map(str::to_owned).collect(),
             ..Image::default()
         };
