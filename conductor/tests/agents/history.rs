@@ -41,17 +41,13 @@ impl History {
 
     /// How many revisions of the store they are, without host records and manifests.
     pub(crate) fn transactions(&self) -> usize {
-        let mut revisions: Vec<i64> = self
-            .0
-            .iter()
-            .filter(|event| {
-                !matches!(
-                    Key::parse(event.key()),
-                    Some(Key::HostRecord(_) | Key::Manifest(_))
-                )
-            })
-            .map(Event::modified)
-            .collect();
+        self.transactions_of(|key| !matches!(key, Key::HostRecord(_) | Key::Manifest(_)))
+    }
+
+    /// How many revisions of the store changed such a key.
+    pub(crate) fn transactions_of(&self, is_such: impl Fn(&Key) -> bool) -> usize {
+        let is_such = |event: &&Event| Key::parse(event.key()).as_ref().is_some_and(&is_such);
+        let mut revisions: Vec<i64> = self.0.iter().filter(is_such).map(Event::modified).collect();
         revisions.dedup();
         revisions.len()
     }
