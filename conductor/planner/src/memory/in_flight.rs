@@ -20,6 +20,8 @@ pub struct InFlight {
     /// Slots that this process takes by the order of placement, until the view shows it, and the revision of the write,
     /// once that is known.
     placements: BTreeMap<SlotId, Option<i64>>,
+    /// Revision of the view.
+    viewed: i64,
 }
 
 impl InFlight {
@@ -75,10 +77,11 @@ impl InFlight {
         self.placements.insert(slot.clone(), None);
     }
 
-    /// The write that takes the slot was answered: with its revision, if it succeeded.
+    /// The write that takes the slot was answered: with its revision, if it succeeded. The view may be past it by then,
+    /// and nothing may come after.
     pub(super) fn end_placement(&mut self, slot: &SlotId, revision: Option<i64>) {
         self.placements.remove(slot);
-        if revision.is_some() {
+        if revision.is_some_and(|own| own > self.viewed) {
             self.placements.insert(slot.clone(), revision);
         }
     }
@@ -90,12 +93,52 @@ impl InFlight {
 
     /// The view has reached this revision.
     pub(super) fn viewed(&mut self, revision: i64) {
+        self.viewed = revision;
         self.placements
             .retain(|_, own| own.is_none_or(|own| own > revision));
     }
 
     /// Revisions of the former history say nothing about that of a restored etcd.
     pub(super) fn forget_revisions(&mut self) {
+        self.viewed = 0;
         self.placements.retain(|_, own| own.is_none());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> SlotId {
+        let web: ContainerId = "shop/web".parse().expect("an id");
+        web.slot(0)
+    }
+
+    #[test]
+    fn a_slot_is_taken_until_answer_and_view_are_there_whichever_comes_first() {
+        let slot = slot();
+        for [first, second] in [["answer", "view"], ["view", "answer"]] {
+            let mut in_flight = InFlight::default();
+            in_flight.begin_placement(&slot);
+            for what in [first, second] {
+                assert!(in_flight.is_placing(), "before {what}");
+                match what {
+                    "answer" => in_flight.end_placement(&slot, Some(40)),
+                    _ => in_flight.viewed(43),
+                }
+            }
+            assert!(!in_flight.is_placing(), "{first}, {second}");
+        }
+    }
+
+    #[test]
+    fn a_view_of_a_former_history_says_nothing_of_a_later_one() {
+        let slot = slot();
+        let mut in_flight = InFlight::default();
+        in_flight.viewed(100);
+        in_flight.forget_revisions();
+        in_flight.begin_placement(&slot);
+        in_flight.end_placement(&slot, Some(40));
+        assert!(in_flight.is_placing());
     }
 }
