@@ -2,12 +2,14 @@
 //!
 //! It asks for its progress at a steady pace. That shows how fresh it is, and
 //! keeps the connection: etcd without TLS ends one on which HTTP/2 pings come
-//! more often than every 5 s and nothing else is said.
+//! more often than every 5 s and nothing else is said. While the revision from
+//! which it watches is still to come, etcd from 3.5.22 on does not answer that
+//! (etcd#20245); a read on the same connection is asked instead.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{WatchRequestSender, WatchResponseStream};
+use etcd_client::{GetOptions, WatchRequestSender, WatchResponseStream};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -19,6 +21,8 @@ use crate::kv::{Event, KeyRange, KvError, Watch, WatchReply};
 pub(super) struct Opened {
     pub(super) attempt: Attempt,
     pub(super) cluster_id: u64,
+    /// A key that it may read.
+    start: Vec<u8>,
     /// The first revision that is still to come.
     next: i64,
     requests: WatchRequestSender,
@@ -37,7 +41,7 @@ pub(super) async fn open(
         .watch_client()
         .max_decoding_message_size(MAX_MESSAGE);
     let options = convert::watch_options(keys.end, from, previous);
-    let opened = client.watch(keys.start, Some(options)).await;
+    let opened = client.watch(keys.start.clone(), Some(options)).await;
     let (requests, mut answers) = opened
         .map_err(|error| streams.failed(&attempt, error))?
         .split();
@@ -52,6 +56,7 @@ pub(super) async fn open(
     Ok(Opened {
         attempt,
         cluster_id: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
+        start: keys.start,
         next: match from {
             0 => header.map_or(0, etcd_client::ResponseHeader::revision) + 1,
             from => from,
@@ -72,6 +77,16 @@ impl Opened {
         Watch { replies, progress }
     }
 
+    /// The revision of etcd, by a read, if it is before all that is watched.
+    async fn nothing_missed(&self, within: Duration) -> Option<i64> {
+        let mut kv = self.attempt.client.kv_client();
+        let options = GetOptions::new().with_count_only();
+        let read = kv.get(self.start.clone(), Some(options));
+        let read = tokio::time::timeout(within, read).await.ok()?.ok()?;
+        let revision = read.header()?.revision();
+        (revision < self.next).then_some(revision)
+    }
+
     async fn run(
         mut self,
         streams: Arc<Clients>,
@@ -82,6 +97,7 @@ impl Opened {
         let mut parts: Vec<Event> = Vec::new();
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + pace, pace);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unanswered = false;
         loop {
             // Each arm but the answers' has nothing to lose; the stream keeps what it has read of a message.
             let answer = tokio::select! {
@@ -91,10 +107,18 @@ impl Opened {
                 answer = self.answers.message() => Some(answer),
             };
             let Some(answer) = answer else {
+                if unanswered && let Some(revision) = self.nothing_missed(pace).await {
+                    let progress = WatchReply::Progress(revision);
+                    if sender.send(progress).await.is_err() {
+                        return;
+                    }
+                }
+                unanswered = true;
                 // If it can't be sent the stream is at its end, and says so itself.
                 let _ = self.requests.request_progress().await;
                 continue;
             };
+            unanswered = false;
             let reply = match answer {
                 Ok(Some(answer)) => {
                     let mut answer = answer.0;
