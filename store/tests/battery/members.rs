@@ -363,6 +363,7 @@ const MANY: usize = 5_700;
 const WRITERS: usize = 128;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "on a busy machine etcd 3.4 may leave such a member behind for minutes; make matrix runs it"]
 async fn a_member_that_is_sent_all_data_anew_says_nothing_twice() {
     let etcd = RealCluster::start(3).await;
     let leader = etcd.leader(0).await;
