@@ -43,6 +43,8 @@ cleanup() {
     accept -D 2>/dev/null
     ip link delete "${name}a" 2>/dev/null
     ip netns delete "$name" 2>/dev/null
+    # The first `ip netns add` of a machine mounts it.
+    [ -z "$mounts_netns" ] || { umount /run/netns && rmdir /run/netns; } 2>/dev/null
     for group in "${groups[@]}"; do
         find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null
     done
@@ -52,6 +54,8 @@ cleanup() {
 }
 
 forwarding=
+mounts_netns=1
+! mountpoint -q /run/netns || mounts_netns=
 scripts/machine-state.sh >"$work/before"
 trap 'cleanup; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
