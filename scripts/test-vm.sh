@@ -201,7 +201,8 @@ vm 'systemctl reboot' || true
 hang_up
 answers "[ \$(cat /proc/sys/kernel/random/boot_id) != $(cat "$work/boot") ]"
 note "it answers again"
-within 600 '[ "$(dokkaa ps -o json | grep -oE "\"status\": ?\"ready\"" | wc -l)" = 3 ]'
+# Until the agent has looked, etcd says what was before.
+within 600 '[ "$(docker ps -q | wc -l)" = 3 ] && [ "$(dokkaa ps -o json | grep -oE "\"status\": ?\"ready\"" | wc -l)" = 3 ]'
 note "everything runs again, $(vm 'cut -d. -f1 /proc/uptime') s after the start"
 vm 'docker ps --no-trunc --format "{{.Names}} {{.ID}}" | sort' | diff "$work/containers" - ||
     die "other containers than before"
