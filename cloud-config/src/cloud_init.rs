@@ -103,7 +103,7 @@ fn member(discovery: &str, tls: bool) -> String {
          set -e\n\
          ip=$(ip -4 -o route get 192.0.2.1 | sed -n 's/.* src \\([0-9.]*\\).*/\\1/p')\n\
          [ -n \"$ip\" ]\n\
-         exec /usr/bin/etcd --name=\"$(hostname)\" --data-dir=/var/lib/etcd/dokkaa \\\n\
+         exec env -u ETCD_NAME -u ETCD_DATA_DIR /usr/bin/etcd --name=\"$(hostname)\" --data-dir=/var/lib/etcd/dokkaa \\\n\
          \x20   --listen-client-urls=http://127.0.0.1:2379 \\\n\
          \x20   --advertise-client-urls=http://127.0.0.1:2379 \\\n\
          \x20   --listen-peer-urls=\"{scheme}://$ip:2380\" \\\n\
