@@ -10,7 +10,12 @@ type Flight<T> = Shared<BoxFuture<'static, T>>;
 
 /// What is under way, by what it is about.
 pub(super) struct Flights<T: Clone> {
-    running: Mutex<BTreeMap<String, Flight<T>>>,
+    running: Mutex<BTreeMap<String, Running<T>>>,
+}
+
+struct Running<T: Clone> {
+    flight: Flight<T>,
+    waiters: usize,
 }
 
 impl<T: Clone> Default for Flights<T> {
@@ -24,21 +29,24 @@ impl<T: Clone> Default for Flights<T> {
 impl<T: Clone> Flights<T> {
     /// The result of what is under way for `key`; begins it if nothing is. It ends when nobody waits any more.
     pub(super) async fn join(&self, key: &str, begin: impl FnOnce() -> BoxFuture<'static, T>) -> T {
-        let mut waiter = {
+        let waiter = {
             let mut running = self.running();
-            let flight = running
-                .entry(key.to_owned())
-                .or_insert_with(|| begin().shared());
+            let one = running.entry(key.to_owned()).or_insert_with(|| Running {
+                flight: begin().shared(),
+                waiters: 0,
+            });
+            one.waiters += 1;
             Waiter {
                 flights: self,
                 key,
-                flight: flight.clone(),
+                flight: one.flight.clone(),
             }
         };
-        (&mut waiter.flight).await
+        // A clone is awaited: a flight that has ended no longer says which it was.
+        waiter.flight.clone().await
     }
 
-    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Flight<T>>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running<T>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -53,12 +61,14 @@ struct Waiter<'a, T: Clone> {
 impl<T: Clone> Drop for Waiter<'_, T> {
     fn drop(&mut self) {
         let mut running = self.flights.running();
-        let Some(flight) = running.get(self.key) else {
+        let Some(one) = running.get_mut(self.key) else {
             return;
         };
-        // One reference is the map's, one this waiter's.
-        let is_abandoned = flight.ptr_eq(&self.flight) && flight.strong_count() == Some(2);
-        if is_abandoned || flight.peek().is_some() {
+        if !one.flight.ptr_eq(&self.flight) {
+            return;
+        }
+        one.waiters -= 1;
+        if one.waiters == 0 || one.flight.peek().is_some() {
             running.remove(self.key);
         }
     }
