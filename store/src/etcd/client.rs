@@ -178,8 +178,11 @@ fn map(error: Error, endpoint: &str, own: Option<&OwnCertificate>) -> KvError {
     match status.code() {
         // Also the code for a message above the decode limit.
         Code::OutOfRange if message.contains("compacted") => KvError::Compacted,
-        // Also the code for too many requests at a time.
         Code::ResourceExhausted if message.contains("database space exceeded") => KvError::NoSpace,
+        // A member that has much to apply; the others may have not.
+        Code::ResourceExhausted if message.contains("too many requests") => {
+            unavailable(message.to_owned())
+        }
         Code::NotFound if message.contains("lease not found") => KvError::LeaseNotFound,
         Code::Unavailable
         | Code::DeadlineExceeded
@@ -200,5 +203,23 @@ fn map(error: Error, endpoint: &str, own: Option<&OwnCertificate>) -> KvError {
             unavailable(why)
         }
         _ => access::refused(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_is_behind_is_not_a_refusal() {
+        // Etcd 3.4 and 3.5 say it with the code for what they have no code for.
+        for code in [Code::Unknown, Code::ResourceExhausted] {
+            let status = tonic::Status::new(code, "etcdserver: too many requests");
+            let error = map(Error::GRpcStatus(status), "m1", None);
+            let KvError::Unavailable(why) = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(why.to_string(), "m1: etcdserver: too many requests");
+        }
     }
 }

@@ -21,10 +21,16 @@ pub(crate) const TTL: Duration = Duration::from_secs(5);
 /// Three members, of which each runs or not.
 pub(crate) struct RealCluster {
     members: Vec<Member>,
-    /// The id of the member that gets no entries.
-    held: watch::Sender<Option<u64>>,
-    _folder: TempDir,
+    /// The member that gets no entries.
+    held: watch::Sender<Option<Held>>,
+    folder: TempDir,
     _proxies: JoinSet<()>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    member: usize,
+    id: u64,
 }
 
 struct Member {
@@ -49,7 +55,7 @@ impl RealCluster {
                 listener.local_addr().expect("bound")
             ));
             let socket = folder.path().join(format!("peer{number}:1"));
-            proxies.spawn(proxy(listener, socket, held.subscribe()));
+            proxies.spawn(proxy(listener, number, socket, held.subscribe()));
         }
         let peers = peers.join(",");
         let started: Vec<(Process, Log)> = (0..running)
@@ -58,7 +64,7 @@ impl RealCluster {
         let mut cluster = Self {
             members: Vec::new(),
             held,
-            _folder: folder,
+            folder,
             _proxies: proxies,
         };
         for (process, log) in started {
@@ -127,14 +133,33 @@ impl RealCluster {
         self.members[member].process = None;
     }
 
-    /// This member gets no entries of the log, but hears of its leader, until another is named or none.
+    /// This member gets no entries of the log and no snapshot, but hears of its leader, until another is named or none.
     pub(crate) fn hold(&self, member: Option<usize>) {
-        let id = member.map(|member| self.members[member].id);
-        self.held.send_replace(id);
+        let held = member.map(|member| Held {
+            member,
+            id: self.members[member].id,
+        });
+        self.held.send_replace(held);
     }
 
     fn process(&self, member: usize) -> &Process {
         self.members[member].process.as_ref().expect("runs")
+    }
+}
+
+/// The logs of a test that fails are kept.
+impl Drop for RealCluster {
+    #[expect(clippy::print_stderr, reason = "it belongs to what the test says")]
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        self.members.clear();
+        for number in 0..3 {
+            std::fs::remove_dir_all(self.folder.path().join(format!("m{number}"))).ok();
+        }
+        self.folder.disable_cleanup(true);
+        eprintln!("what etcd said: {}", self.folder.path().display());
     }
 }
 
@@ -161,19 +186,29 @@ fn run(folder: &Path, peers: &str, number: usize, client: &str) -> (Process, Log
         // What is older than 5,000 entries is soon forgotten.
         &["--snapshot-count", "100"],
     ];
-    launch(folder, &args.concat())
+    launch(folder, &format!("{name}.log"), &args.concat())
 }
 
 /// Passes on what peers say to the member at this socket, and its answers.
-async fn proxy(listener: TcpListener, socket: PathBuf, held: watch::Receiver<Option<u64>>) {
+async fn proxy(
+    listener: TcpListener,
+    member: usize,
+    socket: PathBuf,
+    held: watch::Receiver<Option<Held>>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((inbound, _)) = listener.accept().await {
-        connections.spawn(pass(inbound, socket.clone(), held.clone()));
+        connections.spawn(pass(inbound, member, socket.clone(), held.clone()));
     }
 }
 
-/// One connection. The answer to a member that asks for entries waits while it is held.
-async fn pass(mut inbound: TcpStream, socket: PathBuf, mut held: watch::Receiver<Option<u64>>) {
+/// One connection to this member. The answer to one that asks for entries waits while that is held.
+async fn pass(
+    mut inbound: TcpStream,
+    member: usize,
+    socket: PathBuf,
+    mut held: watch::Receiver<Option<Held>>,
+) {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         match inbound.read_buf(&mut head).await {
@@ -181,7 +216,12 @@ async fn pass(mut inbound: TcpStream, socket: PathBuf, mut held: watch::Receiver
             _ => return,
         }
     }
-    let entries_of = String::from_utf8_lossy(&head)
+    let asked = String::from_utf8_lossy(&head);
+    let is_held = held.borrow().is_some_and(|held| held.member == member);
+    if is_held && asked.starts_with("POST /raft/snapshot") {
+        return;
+    }
+    let entries_of = asked
         .strip_prefix("GET /raft/stream/msgapp/")
         .and_then(|rest| rest.split(' ').next())
         .and_then(|id| u64::from_str_radix(id, 16).ok());
@@ -196,7 +236,7 @@ async fn pass(mut inbound: TcpStream, socket: PathBuf, mut held: watch::Receiver
     let answers = async {
         let mut buffer = vec![0; 65_536];
         while let Ok(read @ 1..) = back.read(&mut buffer).await {
-            let holds = |held: &Option<u64>| held.is_some() && *held == entries_of;
+            let holds = |held: &Option<Held>| held.is_some_and(|held| Some(held.id) == entries_of);
             if holds(&held.borrow()) {
                 // What was held is lost, as on a cable that is cut.
                 held.wait_for(|held| !holds(held)).await.ok();

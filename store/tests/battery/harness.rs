@@ -1,7 +1,8 @@
 //! Both etcds behind one face, and one helper to wait.
 
+use std::fs::File;
 use std::future::Future;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -217,7 +218,7 @@ fn run(folder: &Path, client: &str, peer: &str, more: &[&str]) -> (Process, Stri
         &["--initial-cluster", &format!("default={}", advertise(peer))],
         more,
     ];
-    let (process, log) = launch(folder, &args.concat());
+    let (process, log) = launch(folder, "log", &args.concat());
     let address = log.address();
     (process, address)
 }
@@ -241,7 +242,9 @@ impl Log {
 }
 
 /// Starts a member that finds a lost leader soon.
-pub(crate) fn launch(folder: &Path, args: &[&str]) -> (Process, Log) {
+///
+/// Its log is also in this file of the folder.
+pub(crate) fn launch(folder: &Path, log_name: &str, args: &[&str]) -> (Process, Log) {
     let mut child = Command::new(program("etcd"))
         .current_dir(folder)
         .args(["--logger", "zap"])
@@ -253,8 +256,10 @@ pub(crate) fn launch(folder: &Path, args: &[&str]) -> (Process, Log) {
         .expect("etcd is in PATH");
     let log = child.stderr.take().expect("piped");
     let (sender, receiver) = std::sync::mpsc::channel();
+    let mut file = File::create(folder.join(log_name)).expect("a file");
     std::thread::spawn(move || {
         for line in BufReader::new(log).lines().map_while(Result::ok) {
+            writeln!(file, "{line}").ok();
             sender.send(line).ok();
         }
     });
