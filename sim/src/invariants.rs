@@ -107,32 +107,9 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
             return Some(format!("{name} does {}, {why}", step_text(step)));
         }
     }
-    // Who leaves the cluster ends also what can't go elsewhere.
-    let leaves = view.availability(name) == Availability::Leave;
-    for step in &plan.actions {
-        let Some((slot, instance)) = ends(step) else {
-            continue;
-        };
-        let known = truth.at(view.revision).any(|then| same(then, view, slot));
-        if !known {
-            return Some(format!(
-                "{name} does {}, and what it has seen at {} etcd never said",
-                step_text(step),
-                view.revision
-            ));
-        }
-        let stopped_for_another =
-            matches!(step, Action::Stop { .. }) && yields(view, slot, name, instance);
-        if named(view, slot, name, instance)
-            && is_wanted(view, slot)
-            && !leaves
-            && !stopped_for_another
-        {
-            return Some(format!(
-                "{name} does {}, though it is the slot's",
-                step_text(step)
-            ));
-        }
+    let ended = |step| unfounded_end(truth, view, name, step);
+    if let Some(harm) = plan.actions.iter().find_map(ended) {
+        return Some(harm);
     }
     let held = view.in_hold();
     for write in &plan.writes {
@@ -268,16 +245,36 @@ fn ends(step: &Action) -> Option<(&SlotId, &InstanceId)> {
     }
 }
 
-/// A slot's ownership is the same in both.
-fn same(one: &Snapshot, other: &Snapshot, slot: &SlotId) -> bool {
-    let wanted = |snapshot: &Snapshot| is_wanted(snapshot, slot);
-    let owned = |snapshot: &Snapshot| {
-        snapshot
-            .slot(slot)
-            .map(|s| (s.claim.clone(), s.next.clone()))
-    };
-    let none = |owned: Option<(_, _)>| owned.unwrap_or((None, None));
-    wanted(one) == wanted(other) && none(owned(one)) == none(owned(other))
+/// The step ends what is the slot's, as its agent or as etcd has it.
+///
+/// A view that has lost an event is another than etcd was, and does no harm where etcd gave the same leave.
+fn unfounded_end(truth: &Truth, view: &Snapshot, name: &HostName, step: &Action) -> Option<String> {
+    let (slot, instance) = ends(step)?;
+    let stops = matches!(step, Action::Stop { .. });
+    let may = |then: &Snapshot| may_end(then, slot, name, instance, stops);
+    if !truth.at(view.revision).any(may) {
+        return Some(format!(
+            "{name} does {}, and at {} etcd said that it is the slot's",
+            step_text(step),
+            view.revision
+        ));
+    }
+    (!may(view)).then(|| format!("{name} does {}, though it is the slot's", step_text(step)))
+}
+
+/// The container is not the slot's, or is to make place.
+fn may_end(
+    snapshot: &Snapshot,
+    slot: &SlotId,
+    name: &HostName,
+    instance: &InstanceId,
+    stops: bool,
+) -> bool {
+    let is_the_slots = named(snapshot, slot, name, instance) && is_wanted(snapshot, slot);
+    // Who leaves the cluster ends also what can't go elsewhere.
+    !is_the_slots
+        || snapshot.availability(name) == Availability::Leave
+        || (stops && yields(snapshot, slot, name, instance))
 }
 
 fn is_wanted(snapshot: &Snapshot, slot: &SlotId) -> bool {
@@ -546,5 +543,70 @@ impl Change<'_> {
     /// Left to the check of two retakes in a row.
     fn is_marked(&self) -> bool {
         self.is.state.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use manifests::ContainerId;
+    use model::snapshot::Change;
+    use store::memory::MemEtcd;
+
+    use super::*;
+
+    const MANIFEST: &str = "/apps/shop/web/manifest";
+
+    fn put(key: &str, value: &str, modified: i64) -> Change {
+        Change::Put {
+            key: key.to_owned(),
+            value: value.into(),
+            modified,
+            created: modified,
+        }
+    }
+
+    fn of(changes: impl IntoIterator<Item = Change>, revision: i64) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(changes, revision);
+        snapshot
+    }
+
+    fn claims(instance: &str, modified: i64) -> Change {
+        let value = format!(r#"{{"host":"a","instance":"{instance}","version":2}}"#);
+        put("/claims/shop/web/slots/0", &value, modified)
+    }
+
+    /// What is said of the end of `i1` where etcd was one thing and the view another.
+    fn said(etcd: &Snapshot, view: &Snapshot) -> Option<String> {
+        let mut truth = Truth::of(&mut MemEtcd::default());
+        truth.history.insert(etcd.revision, etcd.clone());
+        let container: ContainerId = "shop/web".parse().expect("an id");
+        let step = Action::Remove {
+            slot: container.slot(0),
+            instance: "i1".parse().expect("an id"),
+            docker_id: "d1".to_owned(),
+        };
+        unfounded_end(&truth, view, &"a".parse().expect("a name"), &step)
+    }
+
+    #[test]
+    fn an_end_needs_the_leave_of_etcd_and_of_the_view() {
+        let manifest = || put(MANIFEST, r#"{"image":"good:1"}"#, 2);
+        let owned = of([manifest(), claims("i1", 3)], 5);
+        let replaced = of([manifest(), claims("i2", 5)], 5);
+        let unwanted = of([claims("i1", 3)], 5);
+        let unwanted_too = of([claims("i2", 5)], 5);
+        let lost = |view| said(&owned, view).is_some_and(|why| why.contains("etcd said"));
+        assert!(lost(&unwanted), "the manifest's event is lost");
+        assert!(lost(&replaced));
+        let wrong = |etcd| said(etcd, &owned).is_some_and(|why| why.contains("though it is"));
+        assert!(wrong(&unwanted), "the view gives no leave");
+        assert!(wrong(&replaced));
+        // Another reason than the view's, or one more.
+        for etcd in [&replaced, &unwanted, &unwanted_too] {
+            for view in [&replaced, &unwanted, &unwanted_too] {
+                assert_eq!(said(etcd, view), None);
+            }
+        }
     }
 }
