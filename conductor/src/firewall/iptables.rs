@@ -78,6 +78,12 @@ impl Iptables {
         Ok(Shown::read(&text))
     }
 
+    /// Whether nf_tables is behind it, which counts changes.
+    pub(super) async fn is_counted(&self) -> Result<bool, IptablesError> {
+        let version = call(self.show, "--version", "").await?;
+        Ok(version.contains("nf_tables"))
+    }
+
     /// Changes it, as a whole or not at all.
     pub(super) async fn load(&self, input: &str) -> Result<(), IptablesError> {
         call(self.restore, "--noflush", input).await.map(drop)

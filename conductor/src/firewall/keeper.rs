@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+use super::HEAL;
+use super::generation::Generation;
 use super::iptables::{Iptables, IptablesError};
 use super::removal::{remove, remove_of};
 use super::rules::{Family, Wanted, change, rules};
@@ -19,6 +22,12 @@ pub(super) struct Keeper<'a> {
     pub(super) tables: [Table; 2],
     /// Who was let in last, maybe by an earlier start.
     known: BTreeSet<IpAddr>,
+    /// Counts the changes of rules; none where they are not counted.
+    generation: Option<Generation>,
+    /// The count before the rules were read last, and when that was.
+    read_at: Option<(u32, Instant)>,
+    /// What is wrong with the rules that were read.
+    wrong: Vec<String>,
 }
 
 /// The rules of one family.
@@ -49,6 +58,29 @@ impl<'a> Keeper<'a> {
             setup,
             tables: [Family::V4, Family::V6].map(table),
             known: BTreeSet::new(),
+            generation: None,
+            read_at: None,
+            wrong: Vec::new(),
+        }
+    }
+
+    /// The rules may be others than when they were read last.
+    pub(super) fn may_differ(&mut self) -> bool {
+        let Some((count, at)) = self.read_at else {
+            return true;
+        };
+        at.elapsed() >= HEAL || self.count() != Some(count)
+    }
+
+    /// How often rules have changed; none where that is not known.
+    fn count(&mut self) -> Option<u32> {
+        match self.generation.as_mut()?.read() {
+            Ok(count) => Some(count),
+            Err(error) => {
+                debug!(%error, "the kernel does not count the changes of rules; they are read each time");
+                self.generation = None;
+                None
+            }
         }
     }
 
@@ -79,6 +111,8 @@ impl<'a> Keeper<'a> {
 
     pub(super) async fn keep(&mut self) {
         let host_ip = self.setup.host_ip();
+        // Before they are read: what is changed meanwhile, by us too, is read again.
+        self.read_at = self.count().map(|count| (count, Instant::now()));
         let mut problems = Vec::new();
         for table in &mut self.tables {
             match table.set().await {
@@ -88,9 +122,17 @@ impl<'a> Keeper<'a> {
                         host_ip,
                         source,
                     }));
+                    self.read_at = None;
                 }
             }
         }
+        self.wrong = problems;
+        self.report();
+    }
+
+    /// Says what is wrong, where that is something new.
+    pub(super) fn report(&self) {
+        let mut problems = self.wrong.clone();
         let bridge = self.setup.engine.borrow().bridge.interface.clone();
         let wanted = self.tables.iter().filter_map(|table| table.wanted.as_ref());
         let bridges = wanted.flat_map(|wanted| &wanted.bridges).chain([&bridge]);
@@ -110,8 +152,27 @@ impl<'a> Keeper<'a> {
         });
     }
 
+    /// Whether the kernel counts what these programs change.
+    async fn follow_changes(&mut self) {
+        for table in &self.tables {
+            match table.tables.is_counted().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    debug!(error = %model::error::chain(&error), "cannot tell which firewall it speaks to");
+                    return;
+                }
+            }
+        }
+        match Generation::open() {
+            Ok(generation) => self.generation = Some(generation),
+            Err(error) => debug!(%error, "no nfnetlink here: rules are read each time"),
+        }
+    }
+
     /// What an earlier start left: those whom it knew stay known. What is not wanted any more goes.
     pub(super) async fn take_over(&mut self) {
+        self.follow_changes().await;
         for table in &self.tables {
             match table.tables.shown().await {
                 Ok(shown) => self.known.extend(shown.peers()),

@@ -667,6 +667,34 @@ async fn what_can_t_be_set_is_a_problem_that_ends_when_it_can() {
     assert!(forwards(&host.sh("iptables -S"), "FORWARD"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_are_read_again_when_any_has_changed() {
+    let host = Space::new();
+    if !host.sh("iptables --version").contains("nf_tables") {
+        return;
+    }
+    let published = Arc::new(Published::default());
+    publish(&published, seen(&BOTH, false));
+    let setup = setup(&published, &facts());
+    let change = host.pid();
+    host.run(move || async move {
+        let mut keeper = Keeper::new(&setup);
+        keeper.take_over().await;
+        keeper.follow();
+        keeper.keep().await;
+        assert!(keeper.may_differ(), "what was set is read once more");
+        keeper.keep().await;
+        assert!(!keeper.may_differ() && !keeper.may_differ());
+        let pid = change.to_string();
+        let ran = Command::new("nsenter")
+            .args(["--target", &pid, "--net", "iptables", "-F", CHAIN])
+            .status();
+        assert!(ran.expect("nsenter").success());
+        assert!(keeper.may_differ());
+    })
+    .await;
+}
+
 #[test]
 fn what_the_world_routes_to_is_told_by_the_address() {
     let is_global = |text: &str| super::is_global(text.parse().expect("an address"));
