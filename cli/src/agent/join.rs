@@ -9,7 +9,7 @@ use model::Rules;
 use model::error::chain;
 use model::records::{Cluster, HostRecord, HostState, Peer, Versions};
 use store::Kv;
-use store::etcd::EtcdKv;
+use store::etcd::{EtcdKv, EtcdOptions};
 use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Waiting};
 use store::view::{Known, SavedView};
 use tokio::sync::watch;
@@ -121,7 +121,11 @@ pub(super) fn begin(
     let options = options.map_err(Misconfigured::by)?;
     let kv: Arc<dyn Kv> = Arc::new(EtcdKv::new(&options).map_err(Misconfigured::by)?);
     let connect: KvFactory = {
-        let options = options.clone();
+        // A lease is renewed at a steady pace.
+        let options = EtcdOptions {
+            pings: false,
+            ..options.clone()
+        };
         // What can be wrong with the options was found by the first client.
         Arc::new(move || {
             Arc::new(EtcdKv::new(&options).expect("options that were used before")) as Arc<dyn Kv>

@@ -32,6 +32,8 @@ pub struct EtcdOptions {
     pub call_timeout: Duration,
     /// Deadline of each connect.
     pub connect_timeout: Duration,
+    /// HTTP/2 pings find out that a connection is dead. Who calls at a steady pace finds it out by the call.
+    pub pings: bool,
 }
 
 /// Why the options are no good.
@@ -68,6 +70,7 @@ impl EtcdOptions {
             lease_ttl: Duration::from_secs(6),
             call_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
+            pings: true,
         }
     }
 
@@ -126,11 +129,14 @@ impl EtcdOptions {
                     _ => return Err(refused()),
                 };
                 let pace = self.lease_ttl / 5;
-                let endpoint = endpoint
+                let mut endpoint = endpoint
                     .connect_timeout(self.connect_timeout)
-                    .tcp_nodelay(true)
-                    .http2_keep_alive_interval(pace)
-                    .keep_alive_timeout(pace);
+                    .tcp_nodelay(true);
+                if self.pings {
+                    endpoint = endpoint
+                        .http2_keep_alive_interval(pace)
+                        .keep_alive_timeout(pace);
+                }
                 Ok((name.clone(), endpoint))
             })
             .collect()

@@ -159,7 +159,11 @@ impl Keeping {
                 self.revision
                     .send_if_modified(|now| std::mem::replace(now, seen) != seen);
                 // It lives from when etcd said so, which is not before it was asked.
-                self.report.send_modify(|r| r.renewed = asked);
+                // Nobody acts on that: it wakes none.
+                self.report.send_if_modified(|report| {
+                    report.renewed = asked;
+                    false
+                });
                 each
             }
             Ok(Err(KvError::LeaseNotFound)) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use manifests::keys::Key;
 use model::Millis;
 use model::records::Cluster;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::kv::{Kv, KvError, Range, Watch, WatchReply};
 
-/// How often the view looks at the time.
+/// How often the view looks at the time while something is under way in it.
 const TICK: Duration = Duration::from_millis(500);
 /// How often a changed view is saved.
 const SAVE: Duration = Duration::from_secs(3);
@@ -50,10 +50,7 @@ pub async fn run_view(
             .map_or((0, 0), |saved| (saved.cluster.epoch, saved.revision)),
         failing: false,
     };
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut save = tokio::time::interval(SAVE);
-    save.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut save_at = start;
     inputs.seen.mark_changed();
     inputs.floor.mark_changed();
     loop {
@@ -62,6 +59,7 @@ pub async fn run_view(
         if step == Step::Follow {
             driver.failing = false;
             driver.out.fails(None);
+            let unsaved = driver.is_unsaved();
             let Some(stream) = driver.stream.as_mut() else {
                 driver.view.answer(Answer::Failed, now());
                 continue;
@@ -70,6 +68,11 @@ pub async fn run_view(
                 // A full channel means that one is under way already.
                 let _ = stream.progress.try_send(());
             }
+            // A view at rest sets no timer but that of its next look at etcd.
+            let tick = match driver.view.rests_until() {
+                Some(at) => (start + (at - Millis(0))).max(Instant::now() + TICK),
+                None => Instant::now() + TICK,
+            };
             // Each arm only takes a message or nothing: dropped halfway, none is lost.
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -88,8 +91,11 @@ pub async fn run_view(
                     let floor = *inputs.floor.borrow_and_update();
                     driver.view.floor(floor);
                 }
-                _ = tick.tick() => driver.view.tick(now()),
-                _ = save.tick() => driver.save().await,
+                () = tokio::time::sleep_until(tick) => driver.view.tick(now()),
+                () = tokio::time::sleep_until(save_at), if unsaved => {
+                    driver.save().await;
+                    save_at = Instant::now() + SAVE;
+                }
             }
             continue;
         }
@@ -222,15 +228,18 @@ impl Driver {
         }
     }
 
+    /// What is on disk is another view.
+    fn is_unsaved(&self) -> bool {
+        let position = self.view.position();
+        self.path.is_some() && position != self.saved && position.1 != 0
+    }
+
     /// A view that can't be saved costs a list at the next start, nothing else: said, and tried again.
     async fn save(&mut self) {
-        let Some(path) = self.path.clone() else {
+        let Some(path) = self.path.clone().filter(|_| self.is_unsaved()) else {
             return;
         };
         let position = self.view.position();
-        if position == self.saved || position.1 == 0 {
-            return;
-        }
         let saved = self.view.saved();
         let written = tokio::task::spawn_blocking(move || file::save(&saved, &path)).await;
         match written {

@@ -312,6 +312,19 @@ impl View {
         self.emit(Touched::default(), false);
     }
 
+    /// When the view wants to look at the time next, if nothing is said to it before; none while something is under way
+    /// whose time may end.
+    pub fn rests_until(&self) -> Option<Millis> {
+        let rests = matches!(self.phase, Phase::Following)
+            && self.connect.freshness == Freshness::Fine
+            && self.connect.catch_up.is_none()
+            && self.connect.suspicion.is_none();
+        rests.then(|| match self.compares() {
+            Some(_) => self.next_heal.min(self.next_compare),
+            None => self.next_heal,
+        })
+    }
+
     /// Takes the answer to a step.
     pub fn answer(&mut self, answer: Answer, now: Millis) {
         let phase = std::mem::replace(&mut self.phase, Phase::Reading);

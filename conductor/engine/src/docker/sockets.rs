@@ -39,6 +39,8 @@ static DENIED: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
     known: Mutex<BTreeMap<u32, Namespace>>,
+    /// What the kernel's answers are read into, one look at a time.
+    part: Mutex<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -96,14 +98,18 @@ impl Namespaces {
                 }
             },
         };
-        let ports = by_sock_diag(&socket, wanted)?;
+        let ports = by_sock_diag(&socket, wanted, &mut lock(&self.part))?;
         self.lock().insert(pid, Namespace { inode, socket });
         Ok(ports)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Namespace>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why nothing could be seen. That this process lacks descriptors or memory says nothing about the container.
@@ -199,14 +205,15 @@ fn open_here() -> io::Result<OwnedFd> {
 fn by_sock_diag(
     socket: &OwnedFd,
     wanted: &BTreeSet<ContainerPort>,
+    part: &mut Vec<u8>,
 ) -> io::Result<BTreeSet<ContainerPort>> {
-    let mut part = vec![0; PART];
+    part.resize(PART, 0);
     let mut sequence = 0;
     look(wanted, |protocol, family, each| {
         sequence += 1;
         let request = message::request(sequence, protocol, family);
         retry_on_intr(|| net::send(socket, &request, SendFlags::empty()))?;
-        while !receive(socket, &mut part, sequence, protocol, each)? {}
+        while !receive(socket, part, sequence, protocol, each)? {}
         Ok(())
     })
 }
@@ -377,7 +384,7 @@ mod tests {
 
         let here = std::process::id();
         assert_eq!(by_proc(here, &wanted).expect("our own"), expected);
-        match open_here().and_then(|socket| by_sock_diag(&socket, &wanted)) {
+        match open_here().and_then(|socket| by_sock_diag(&socket, &wanted, &mut Vec::new())) {
             Ok(seen) => assert_eq!(seen, expected),
             Err(error) => assert!(is_denial(&error), "{error}"),
         }

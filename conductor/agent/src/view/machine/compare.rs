@@ -28,13 +28,19 @@ impl View {
             self.ask |= now - suspicion.since >= ALIVE;
             return false;
         }
-        let at = self.snapshot.revision.max(self.connect.progress);
         let due = now >= self.next_compare || now >= self.next_heal;
-        if !due || !self.connect.reached || at <= self.compared || !self.rules.has(Rule::Compare) {
+        let Some(at) = self.compares().filter(|_| due) else {
             return false;
-        }
+        };
         self.phase = Phase::Comparing { at };
         true
+    }
+
+    /// Up to which revision there is something to compare.
+    pub(super) fn compares(&self) -> Option<i64> {
+        let at = self.snapshot.revision.max(self.connect.progress);
+        let compares = self.connect.reached && self.rules.has(Rule::Compare);
+        Some(at).filter(|at| compares && *at > self.compared)
     }
 
     /// Takes what has changed since the last comparison.
