@@ -293,13 +293,18 @@ impl World {
             self.drive(machine);
             return;
         }
+        let known = agent.view.position().1;
+        let mut says_old = false;
         // What comes while the view asks waits until it follows.
-        while agent.view.step() == ViewStep::Follow {
+        while agent.view.step() == ViewStep::Follow && !says_old {
             let reply = if ended {
                 WatchReply::Closed("etcd restarted".to_owned())
             } else if let Some(reply) = self.etcd.poll_applied(stream.watch, applied) {
-                if stream.loses > 0 && matches!(reply, WatchReply::Events(..)) {
+                if stream.loses > 0
+                    && let WatchReply::Events(events, _) = &reply
+                {
                     stream.loses -= 1;
+                    at.witness.loses(events, now);
                     continue;
                 }
                 reply
@@ -308,9 +313,12 @@ impl World {
             } else {
                 break;
             };
+            // One answer at a time, so that what is old would be seen.
+            says_old = matches!(&reply, WatchReply::Events(events, _)
+                if events.iter().all(|event| event.modified() <= known));
             agent.view.answer(Answer::Reply(reply), now);
         }
-        if applied < whole {
+        if says_old || applied < whole {
             self.stream_soon(machine);
         }
         self.drive(machine);

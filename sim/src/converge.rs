@@ -193,10 +193,12 @@ impl World {
         for (id, container) in &truth.containers {
             for (number, view) in &container.slots {
                 let slot = id.slot(*number);
-                if view.next.is_some() {
+                let claim = view.claim.as_ref();
+                // With what it was to replace.
+                let is_kept = claim.is_some_and(|c| orphans.contains(&c.instance));
+                if view.next.is_some() && !is_kept {
                     return Some(format!("a handover of {slot} is left"));
                 }
-                let claim = view.claim.as_ref();
                 if claim.is_some_and(|c| !orphans.contains(&c.instance))
                     && !container.is_wanted(*number)
                 {

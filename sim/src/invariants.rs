@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent::Agent;
 use manifests::keys::Key;
-use manifests::{HostName, InstanceId, SlotId};
+use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer, Readiness};
 use model::records::{Availability, HostState, Phase};
 use model::snapshot::{SlotView, Snapshot, Successor};
@@ -107,7 +107,8 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
             return Some(format!("{name} does {}, {why}", step_text(step)));
         }
     }
-    let ended = |step| unfounded_end(truth, view, name, step);
+    let witness = &machine.witness;
+    let ended = |step| unfounded_end(truth, view, name, step, &|id| witness.lacks(id, now));
     if let Some(harm) = plan.actions.iter().find_map(ended) {
         return Some(harm);
     }
@@ -156,6 +157,8 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
                 || !is_wanted(view, &c.owner.slot)
         })
         .filter(|c| !agent.memory().orphans.contains_key(&c.owner.instance))
+        // Nothing is moved while a host is in hold, and what runs may be all that there is of its slot.
+        .filter(|c| held.is_none() || view.slot(&c.owner.slot).is_some_and(is_ready))
         .map(|c| &c.owner.instance)
         .collect();
     let remembered = &mut machine.witness.illegitimate;
@@ -247,12 +250,19 @@ fn ends(step: &Action) -> Option<(&SlotId, &InstanceId)> {
 
 /// The step ends what is the slot's, as its agent or as etcd has it.
 ///
-/// A view that has lost an event is another than etcd was, and does no harm where etcd gave the same leave.
-fn unfounded_end(truth: &Truth, view: &Snapshot, name: &HostName, step: &Action) -> Option<String> {
+/// A view that has lost an event is another than etcd was, and does no harm where etcd gave the same leave. Where it did
+/// not, nobody could know it before the next comparison.
+fn unfounded_end(
+    truth: &Truth,
+    view: &Snapshot,
+    name: &HostName,
+    step: &Action,
+    lacks: &dyn Fn(&ContainerId) -> bool,
+) -> Option<String> {
     let (slot, instance) = ends(step)?;
     let stops = matches!(step, Action::Stop { .. });
     let may = |then: &Snapshot| may_end(then, slot, name, instance, stops);
-    if !truth.at(view.revision).any(may) {
+    if !truth.at(view.revision).any(may) && !lacks(&slot.container) {
         return Some(format!(
             "{name} does {}, and at {} etcd said that it is the slot's",
             step_text(step),
@@ -275,6 +285,11 @@ fn may_end(
     !is_the_slots
         || snapshot.availability(name) == Availability::Leave
         || (stops && yields(snapshot, slot, name, instance))
+}
+
+fn is_ready(slot: &SlotView) -> bool {
+    slot.current_state()
+        .is_some_and(|state| state.state == Phase::Ready)
 }
 
 fn is_wanted(snapshot: &Snapshot, slot: &SlotId) -> bool {
@@ -548,7 +563,6 @@ impl Change<'_> {
 
 #[cfg(test)]
 mod tests {
-    use manifests::ContainerId;
     use model::snapshot::Change;
     use store::memory::MemEtcd;
 
@@ -586,7 +600,11 @@ mod tests {
             instance: "i1".parse().expect("an id"),
             docker_id: "d1".to_owned(),
         };
-        unfounded_end(&truth, view, &"a".parse().expect("a name"), &step)
+        let name = "a".parse().expect("a name");
+        let harm = unfounded_end(&truth, view, &name, &step, &|_| false);
+        let while_unknown = unfounded_end(&truth, view, &name, &step, &|_| true);
+        assert!(while_unknown.is_none_or(|why| why.contains("though it is")));
+        harm
     }
 
     #[test]

@@ -3,15 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use manifests::{HostName, InstanceId};
+use manifests::keys::Key;
+use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::Millis;
 use model::snapshot::Snapshot;
+use store::kv::Event;
 use uuid::Uuid;
 
 /// While many hosts are missing nothing is taken over before the live ones have been the same for so long …
 const SETTLED: Duration = Duration::from_secs(30);
 /// … or they have been missing for so long.
 const LONGEST: Duration = Duration::from_secs(300);
+
+/// A lost event is found after this: by the next comparison, and when the stream has shown itself alive after it.
+const FOUND: Duration = Duration::from_secs(75);
 
 /// What is remembered of a machine, to judge it.
 #[derive(Debug, Default)]
@@ -22,6 +27,8 @@ pub struct Witness {
     pub copied: bool,
     /// Running containers that are nobody's as its agent sees, and since when.
     pub(crate) illegitimate: BTreeMap<InstanceId, Millis>,
+    /// Of which containers its agent's stream has lost events, and when.
+    lost: BTreeMap<ContainerId, Millis>,
     live: Vec<HostName>,
     live_since: Millis,
     missing: BTreeSet<HostName>,
@@ -33,10 +40,30 @@ impl Witness {
     /// Its agent remembers nothing.
     pub fn restarted(&mut self) {
         self.illegitimate.clear();
+        self.lost.clear();
         self.live.clear();
         self.missing.clear();
         self.has_looked = false;
         self.missing_since = None;
+    }
+
+    /// Its agent's stream has lost these.
+    pub(crate) fn loses(&mut self, events: &[Event], now: Millis) {
+        for event in events {
+            if let Some(
+                Key::Manifest(id)
+                | Key::Claim(SlotId { container: id, .. })
+                | Key::Next(SlotId { container: id, .. }),
+            ) = Key::parse(event.key())
+            {
+                self.lost.insert(id, now);
+            }
+        }
+    }
+
+    /// Its agent can't know yet that it lacks an event of this container.
+    pub(crate) fn lacks(&self, container: &ContainerId, now: Millis) -> bool {
+        self.lost.get(container).is_some_and(|at| now < *at + FOUND)
     }
 
     /// Its agent sees this, and may act on it.

@@ -122,6 +122,15 @@ impl MemEtcd {
         let Some(queue) = self.watches.open.get_mut(&id).filter(|q| !q.ended) else {
             return;
         };
+        // What it has not said yet is not lost.
+        let unsaid = queue.waiting.iter().find_map(|reply| match reply {
+            WatchReply::Events(events, _) => events.first().map(Event::modified),
+            _ => None,
+        });
+        let from = unsaid.map_or(from, |unsaid| from.min(unsaid));
+        if from <= self.compacted {
+            return;
+        }
         queue.from = queue.from.min(from);
         queue.waiting.clear();
         for (at, events) in self.log.range(from.min(self.revision + 1)..) {
