@@ -13,7 +13,8 @@ impl View {
         let flags = Flags {
             complete: self.connect.reached
                 && (self.snapshot.revision >= self.floor || !self.rules.has(Rule::CatchUp)),
-            stale: self.stale,
+            // What differs from etcd is not acted on while it is made certain.
+            stale: self.stale || self.connect.suspicion.is_some(),
             trust: self.trust.clone(),
         };
         // A revision that touched nothing of ours is said too: who wrote it waits for it.
