@@ -50,6 +50,9 @@ fn container_part(manifest: &Manifest, image: &str) -> Manifest {
         pull: default.pull,
         start_timeout: default.start_timeout,
         stop_timeout: default.stop_timeout,
+        stopped: default.stopped,
+        update: default.update,
+        drain_timeout: default.drain_timeout,
         ..manifest.clone()
     };
     for service in part.services.values_mut() {
@@ -157,6 +160,7 @@ mod tests {
         let plain = manifest(r#"{"image": "a", "services": {"web": 80}}"#);
         let other = manifest(
             r#"{"image": "a", "scale": 7, "pull": "always", "start_timeout": "5s", "stop_timeout": "1s",
+                "stopped": true, "drain_timeout": "0s", "update": {"parallelism": "50%", "order": "stop-first"},
                 "placement": {"constraints": ["disk==ssd"], "max_per_host": 1, "spread": "zone"},
                 "services": {"web": {"port": 80, "protocol": "tcp", "ready": "started"}},
                 "env": {}, "links": [], "volumes": [], "log": {"max_size": "10240k"},
@@ -209,6 +213,7 @@ mod tests {
             r#""cpus": 1"#,
             r#""cpus": 0.5"#,
             r#""memory": "512m""#,
+            r#""restarted_at": "2026-01-01T00:00:00Z""#,
             r#""ulimits": {"nproc": 512}"#,
             r#""ulimits": {"nofile": 512}"#,
             r#""ulimits": {"nofile": {"soft": 512, "hard": 1048576}}"#,

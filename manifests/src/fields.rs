@@ -14,6 +14,7 @@ use crate::schema::{
     Field, boolean, command, count, duration, field, later, limit, object, pairs, pattern, port,
     required, strings, text,
 };
+use crate::update::{OnFailure, Order};
 
 const SIZE: &str = "^[0-9]+([bB]|[kKmMgG][iI]?[bB]?)$";
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
@@ -193,8 +194,34 @@ pub const MANIFEST: &[Field] = &[
         "Hosts that may run it, and the spread of its instances over them.",
         || object(PLACEMENT),
     ),
-    later("update", ""),
-    later("drain_timeout", ""),
+    field(
+        "update",
+        "object",
+        "one slot after the other",
+        "How another version takes the place of the present one.",
+        || object(UPDATE),
+    ),
+    field(
+        "drain_timeout",
+        "duration; at most `\"1h\"`",
+        "`\"10s\"`",
+        "Longest time for which open connections are waited for before an instance that leaves is asked to stop.",
+        duration,
+    ),
+    field(
+        "stopped",
+        "boolean",
+        "`false`",
+        "Runs nothing, and keeps the manifest with its scale: `dokkaa stop` and `dokkaa start` write it.",
+        boolean,
+    ),
+    field(
+        "restarted_at",
+        "string",
+        "none",
+        "Any text. Another one replaces every instance, as an update does: `dokkaa restart` writes the time.",
+        text,
+    ),
     later("rebalance", ""),
     later("restart", "containers are always restarted"),
     later("connect_timeout", ""),
@@ -371,6 +398,52 @@ pub const PLACEMENT: &[Field] = &[
     ),
 ];
 
+/// `update`.
+pub const UPDATE: &[Field] = &[
+    field(
+        "parallelism",
+        "1 to 1000, or a percentage of `scale` such as `\"25%\"`",
+        "`1`",
+        "Most slots that are updated at once; not more than `scale`.",
+        || json!({"anyOf": [count(), pattern("^[0-9]{1,3}%$")]}),
+    ),
+    field(
+        "order",
+        "`\"start-first\"` or `\"stop-first\"`",
+        "`\"start-first\"`; `\"stop-first\"` where it writes to a volume or has a `host_port`",
+        "Whether the new instance is ready before the old one is asked to stop, or starts after it has ended.",
+        || json!({"enum": Order::VARIANTS}),
+    ),
+    field(
+        "monitor",
+        "duration",
+        "`\"5s\"`",
+        "Time for which a new instance must stay ready before the next slot is updated. One that ends earlier has failed.",
+        duration,
+    ),
+    field(
+        "delay",
+        "duration",
+        "`\"0s\"`",
+        "Time between that and the next slot.",
+        duration,
+    ),
+    field(
+        "max_failures",
+        "0 to 1000",
+        "`0`",
+        "Slots that may fail before the update is halted.",
+        || json!({"type": "integer", "minimum": 0, "maximum": 1000}),
+    ),
+    field(
+        "on_failure",
+        "`\"pause\"`, `\"rollback\"` or `\"continue\"`",
+        "`\"pause\"`",
+        "What follows when more have failed: the other slots keep what they run, all go back to the last good version, or the update goes on.",
+        || json!({"enum": OnFailure::VARIANTS}),
+    ),
+];
+
 /// JSON Schema, draft 2020-12, of a manifest.
 pub fn json_schema() -> Value {
     let mut schema = object(MANIFEST);
@@ -409,7 +482,11 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("pull_policy", "pull"),
     ("replicas", "scale"),
     ("stop_grace_period", "stop_timeout"),
+    ("rolling_update", "update"),
     ("test", "command"),
+    ("update_config", "update"),
+    ("failure_action", "on_failure"),
+    ("max_parallel", "parallelism"),
     ("working_dir", "workdir"),
 ];
 
@@ -464,6 +541,7 @@ mod tests {
             HEALTHCHECK,
             LOG,
             PLACEMENT,
+            UPDATE,
         ] {
             let mut names: Vec<&str> = table.iter().map(|field| field.name).collect();
             names.sort_unstable();

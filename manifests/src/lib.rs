@@ -15,6 +15,7 @@ pub mod placement;
 pub mod schema;
 pub mod signals;
 pub mod units;
+pub mod update;
 pub mod words;
 
 pub use links::LinkError;

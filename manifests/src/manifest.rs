@@ -9,6 +9,7 @@ use strum::{Display, EnumString, VariantNames};
 
 use crate::names::{AppName, ServiceName};
 use crate::units;
+use crate::update::{Order, Update};
 
 /// The value of `/apps/<app>/<container>/manifest`. [`crate::canonical`] has its JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,6 +18,8 @@ pub struct Manifest {
     pub image: String,
     /// Number of slots.
     pub scale: u32,
+    /// Runs nothing, whatever its scale.
+    pub stopped: bool,
     /// Arguments (Docker's CMD); none: the image's.
     pub command: Option<Vec<String>>,
     /// Program (Docker's ENTRYPOINT); none: the image's.
@@ -59,6 +62,13 @@ pub struct Manifest {
     pub ulimits: BTreeMap<UlimitName, Ulimit>,
     /// Placement of its slots on hosts.
     pub placement: Placement,
+    /// How another version takes the place of the present one.
+    pub update: Update,
+    /// Longest time for which connections are waited for before an instance that leaves is asked to stop.
+    #[serde(serialize_with = "duration")]
+    pub drain_timeout: Duration,
+    /// Any text: another one is another version.
+    pub restarted_at: Option<String>,
 }
 
 /// A link to a service.
@@ -341,7 +351,46 @@ impl Manifest {
             memory: None,
             ulimits: BTreeMap::from([(UlimitName::Nofile, Ulimit::NOFILE)]),
             placement: Placement::default(),
+            stopped: false,
+            update: Update::default(),
+            drain_timeout: Duration::from_secs(10),
+            restarted_at: None,
         }
+    }
+
+    /// Number of slots that are to run.
+    pub fn slots(&self) -> u32 {
+        if self.stopped { 0 } else { self.scale }
+    }
+
+    /// The order in which an instance is replaced on its host.
+    pub fn order(&self) -> Order {
+        self.update.order.unwrap_or_else(|| {
+            if self.why_stop_first().is_some() || self.volumes.iter().any(|v| !v.read_only) {
+                Order::StopFirst
+            } else {
+                Order::StartFirst
+            }
+        })
+    }
+
+    /// Reason for which two instances can't run side by side on one host.
+    pub fn why_stop_first(&self) -> Option<String> {
+        let fixed = |(name, service): (&ServiceName, &Service)| {
+            let port = service.host_port?;
+            Some(format!("service `{name}` has the fixed host_port {port}"))
+        };
+        let written = |volume: &Volume| {
+            let name = match &volume.source {
+                VolumeSource::Named(name) | VolumeSource::External(name) => name,
+                VolumeSource::HostPath(_) => return None,
+            };
+            (!volume.read_only).then(|| format!("both would write to volume `{name}`"))
+        };
+        let mut ports = self.services.iter().filter_map(fixed);
+        ports
+            .next()
+            .or_else(|| self.volumes.iter().find_map(written))
     }
 }
 
@@ -368,7 +417,7 @@ impl Default for Log {
     }
 }
 
-fn duration<S: Serializer>(
+pub(crate) fn duration<S: Serializer>(
     duration: &(impl Copy + Into<Option<Duration>>),
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

@@ -210,7 +210,7 @@ impl World {
             else {
                 continue;
             };
-            for number in 0..manifest.scale {
+            for number in 0..manifest.slots() {
                 let slot = id.slot(number);
                 let none = SlotView::default();
                 let view = container.slots.get(&number).unwrap_or(&none);

@@ -39,7 +39,7 @@ pub fn of_write(write: &Write) -> Option<Happened> {
         WriteKind::TakeOver => claimed(Kind::TakenOver, &over),
         WriteKind::Next => claimed(Kind::Handover, "to this host, "),
         WriteKind::Promote => claimed(Kind::HandedOver, &over),
-        WriteKind::NewInstance => claimed(Kind::Replacing, ""),
+        WriteKind::NewInstance | WriteKind::Replace => claimed(Kind::Replacing, ""),
         WriteKind::Retake => {
             Some(about(Kind::Retaken, "it is ready here".to_owned()).instance(write.instance()?))
         }
@@ -83,13 +83,15 @@ pub fn of_write(write: &Write) -> Option<Happened> {
             Some(about(Kind::Image, what))
         }
         WriteKind::Rollout => {
-            let (slot, rollout) = write.given_up()?;
+            let (container, rollout) = write.rollout_of()?;
+            let slot = container.slot(rollout.slot);
             let why = format!("revision {}: {}", rollout.version, rollout.reason);
             Some(Happened::of_slot(&slot, Kind::UpdateFailed, why))
         }
         // That it is ready or stopped, the engine shows.
         WriteKind::Data
         | WriteKind::Good
+        | WriteKind::Permit
         | WriteKind::Prune
         | WriteKind::Sweep
         | WriteKind::Status => None,

@@ -2,7 +2,7 @@
 //!
 //! Unknown fields are ignored when read, so that an older agent understands a newer one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -77,17 +77,49 @@ pub struct Version {
     pub volumes: Vec<String>,
 }
 
-/// `…/rollout`: an update that was given up.
+/// `…/rollout`: the update to a version, while it is under way or has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     /// Key of the version.
     pub version: VersionId,
-    /// That it failed; always true today.
+    /// It was halted: more of its slots have failed than may.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
-    /// Number of the slot that failed.
+    /// Somebody has paused it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// Slots that are being updated: down on purpose, or not proven yet.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub updating: BTreeSet<u32>,
+    /// Slots that have failed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub failures: BTreeSet<u32>,
+    /// Number of the slot that failed last.
+    #[serde(default)]
     pub slot: u32,
-    /// Reason, for people.
+    /// Reason, for people; empty while none has failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+impl Rollout {
+    /// The update to this version, of which nothing has happened yet.
+    pub fn to(version: VersionId) -> Self {
+        Self {
+            version,
+            failed: false,
+            paused: false,
+            updating: BTreeSet::new(),
+            failures: BTreeSet::new(),
+            slot: 0,
+            reason: String::new(),
+        }
+    }
+
+    /// It says nothing that has to be kept.
+    pub fn is_over(&self) -> bool {
+        !self.failed && !self.paused && self.updating.is_empty() && self.failures.is_empty()
+    }
 }
 
 /// `…/data/<slot>`: where the local volumes of a slot are.

@@ -102,7 +102,8 @@ impl Touched {
         let shared = |snapshot: &Snapshot, id: &ContainerId| {
             let container = snapshot.containers.get(id)?;
             let manifest = container.manifest.as_ref().map(|rev| rev.modified);
-            Some((manifest, container.rollout.as_ref().map(|rev| rev.modified)))
+            let halted = container.rollout.as_ref().filter(|rollout| rollout.failed);
+            Some((manifest, halted.map(|rollout| rollout.version)))
         };
         let mut containers = self.containers.iter();
         if self.cluster
@@ -247,7 +248,7 @@ pub struct ContainerView {
     pub slots: RedBlackTreeMapSync<u32, SlotView>,
     /// Its versions, by key, each with its manifest parsed (none if this agent can't read it).
     pub versions: RedBlackTreeMapSync<VersionId, Rev<ParsedVersion>>,
-    /// An update that was given up.
+    /// The update that is under way, or has failed.
     pub rollout: Option<Rev<Rollout>>,
 }
 
@@ -266,7 +267,7 @@ impl ContainerView {
     /// Number of wanted slots; none without a manifest. While the manifest can't be read, what is claimed stays.
     pub fn scale(&self) -> Option<u32> {
         match &self.manifest.as_ref()?.value {
-            Desired::Valid { manifest, .. } => Some(manifest.scale),
+            Desired::Valid { manifest, .. } => Some(manifest.slots()),
             Desired::Invalid(_) => Some(
                 self.slots
                     .iter()

@@ -62,6 +62,7 @@ pub enum WriteKind {
     DeleteNext,
     DeleteUnwanted,
     NewInstance,
+    Replace,
     Release,
     ReleaseUnfit,
     State,
@@ -71,6 +72,7 @@ pub enum WriteKind {
     Version,
     Good,
     Prune,
+    Permit,
     Rollout,
     Sweep,
     Status,
@@ -264,10 +266,10 @@ impl Write {
         })
     }
 
-    /// The update that it gives up, and the slot that failed.
-    pub fn given_up(&self) -> Option<(SlotId, &Rollout)> {
+    /// How far it says that an update is.
+    pub fn rollout_of(&self) -> Option<(&ContainerId, &Rollout)> {
         self.ops.iter().find_map(|op| match op {
-            WriteOp::Rollout(container, rollout) => Some((container.slot(rollout.slot), rollout)),
+            WriteOp::Rollout(container, rollout) => Some((container, rollout)),
             _ => None,
         })
     }

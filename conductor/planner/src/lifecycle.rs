@@ -27,7 +27,7 @@ use crate::rollout::Target;
 use crate::slots::OwnSlot;
 use crate::waiting::{Stalled, Waiting};
 use ctx::{Ctx, Decision};
-use replace::replacement;
+use replace::{made, replacement};
 use start::{absent, first_start, resolve, restart, running, why_ended};
 use tidy::tidy;
 use yielding::yields;
@@ -171,24 +171,27 @@ fn wanted(
     notes: &mut Notes,
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Decision {
-    let Some(target) = rollout::of_slot(ctx.container, ctx.claim.version) else {
+    let Some(mut target) = rollout::of_slot(ctx.container, ctx.slot.slot, ctx.claim.version) else {
         return Decision::new(Progress::Waiting, Some(Waiting::InvalidManifest));
     };
+    if current.is_none() {
+        let trouble = ctx.inputs.memory.images.get(&ctx.slot.container);
+        let cannot_be_had = trouble.is_some_and(|trouble| trouble.rev == target.rev());
+        target = rollout::made_anew(ctx.container, ctx.claim.version, target, cannot_be_had);
+    }
     let outdated = target.outdates(ctx.container, ctx.claim.version);
     // A replacement for an instance that needs none any more is one too many.
     let is_replaced =
-        || current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
-    let made = ctx
-        .memory
-        .and_then(|m| m.replacement.as_ref())
-        .filter(|(_, rev)| *rev == target.rev() && is_replaced());
+        current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
+    let made = made(ctx, &target).filter(|_| is_replaced);
     let others: Vec<&ObservedContainer> = ctx
         .containers
         .iter()
         .copied()
         .filter(|c| {
             let instance = &c.owner.instance;
-            *instance != ctx.claim.instance && made.is_none_or(|(p, _)| p != instance)
+            *instance != ctx.claim.instance
+                && made.is_none_or(|made| made.owner.instance != *instance)
         })
         .collect();
     let Some(current) = current else {
@@ -237,7 +240,8 @@ fn wanted(
             }
             // While its replacement has to wait, it is better than nothing.
             let mut decision = restart(ctx, current);
-            decision.shared = ctx.give_up(current, &target, why_ended(ctx, exit));
+            let rev = ctx.claim.version;
+            decision.shared = ctx.failed(current, rev, &target, why_ended(ctx, rev, exit));
             if decision.action.is_none() {
                 decision.action = tidy(ctx, current, &others, notes);
             }
@@ -259,6 +263,7 @@ fn merge(running: Decision, replace: Decision) -> Decision {
         progress: replace.progress,
         reason: replace.reason.or(running.reason),
         about: replace.about,
+        instance: replace.instance,
     }
 }
 

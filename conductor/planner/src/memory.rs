@@ -315,7 +315,7 @@ impl AgentMemory {
                     mark.marked(unfit.manifest_rev, now);
                 }
             }
-            WriteKind::NewInstance => {
+            WriteKind::NewInstance | WriteKind::Replace => {
                 let memory = self.slots.entry(slot.clone()).or_default();
                 if write.pin().is_some() {
                     // The pin may have changed what it waited for.

@@ -1,30 +1,25 @@
 //! The rollout of a version.
 //!
-//! - Which version: [`Target::of`] the container, `of_slot` for a slot that
-//!   runs, [`placed_anew`] for one that is claimed.
-//! - Whose `turn` it is to be updated: one slot at a time, in order of number.
-//! - When it is `good`, and when an update is given up (`give_up`): the
-//!   other slots stay as they are, and what is placed anew runs the last good
-//!   version.
+//! Which version: [`Target::of`] the container, `of_slot` for a slot that runs,
+//! [`placed_anew`] for one that is claimed. When an update was halted the other
+//! slots stay as they are, or all go back; what is placed anew runs the last
+//! good version. Whose turn it is, and what halts an update, is in `update.rs`.
 //!
 //! A version counts only if it was written after the manifest was created as
 //! it is now.
 
-use model::ModRev;
-use model::VersionId;
-use model::manifest_text::ManifestText;
-use model::snapshot::mod_rev;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use manifests::manifest::Pull;
-use manifests::{ContainerId, Manifest, SlotId, canonical};
-use model::Write;
-use model::records::{Phase, Rollout};
-use model::snapshot::{ContainerView, Desired, Owner, ParsedVersion, Rev, Snapshot};
+use manifests::update::OnFailure;
+use manifests::{ContainerId, Manifest, canonical};
+use model::manifest_text::ManifestText;
+use model::records::Version;
+use model::snapshot::{ContainerView, Desired, ParsedVersion, Rev};
+use model::{ModRev, VersionId, Write};
 
-use crate::memory::InstanceMemory;
-use crate::waiting::{Failure, Waiting};
+use crate::update;
 
 /// The newest versions, that stay whether anything needs them or not.
 const KEPT: usize = 5;
@@ -96,16 +91,10 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The update to it was given up.
+    /// The update to it was halted.
     pub fn was_given_up(&self, container: &ContainerView) -> bool {
-        match (&container.rollout, &container.manifest) {
-            (Some(rollout), Some(manifest)) => {
-                rollout.failed
-                    && rollout.version == self.rev()
-                    && rollout.modified > manifest.created
-            }
-            _ => false,
-        }
+        let mark = update::mark(container);
+        mark.is_some_and(|mark| mark.failed && mark.version == self.rev())
     }
 
     /// An instance of the version `rev` has to be replaced to run this.
@@ -129,58 +118,95 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The version of a slot that runs `rev`. While an update is given up, or the manifest can't be read, each slot stays with
-/// what it has; only the slot that failed is tried on.
-pub(crate) fn of_slot(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
+/// The version of a slot that runs `rev`. While the manifest can't be read, or an update is halted, each slot stays with
+/// what it has, and one that failed is tried on; or all go back.
+pub(crate) fn of_slot(container: &ContainerView, slot: u32, rev: VersionId) -> Option<Target<'_>> {
     let target = Target::of(container)?;
     let is_invalid = |manifest: &Rev<Desired>| matches!(manifest.value, Desired::Invalid(_));
-    let is_halted =
-        target.was_given_up(container) || container.manifest.as_ref().is_some_and(is_invalid);
-    if !is_halted || rev == target.rev() {
+    let stays = if target.was_given_up(container) {
+        if goes_back(container) {
+            return good_before(container, target.rev()).or(Some(target));
+        }
+        let mark = update::mark(container);
+        !mark.is_some_and(|mark| mark.failures.contains(&slot))
+    } else {
+        container.manifest.as_ref().is_some_and(is_invalid)
+    };
+    if !stays || rev == target.rev() {
         return Some(target);
     }
-    let present = container.versions.get(&rev).and_then(|version| {
-        let manifest = version.manifest.as_ref()?;
-        Some(Target::Decided {
-            rev,
-            version,
-            manifest,
-        })
-    });
-    present.or_else(|| placed_anew(container))
+    decided(container, rev).or_else(|| placed_anew(container))
 }
 
-/// The version of a slot that is claimed now: the target, or the last good version if the update to it was given up.
+/// The version of a slot that is claimed now: the target, or the last good version if the update to it was halted.
 pub fn placed_anew(container: &ContainerView) -> Option<Target<'_>> {
     let target = Target::of(container)?;
-    if target.was_given_up(container) {
-        return last_good(container).or(Some(target));
+    if !target.was_given_up(container) {
+        return Some(target);
     }
-    Some(target)
+    let good = if goes_back(container) {
+        good_before(container, target.rev())
+    } else {
+        last_good(container)
+    };
+    good.or(Some(target))
 }
 
-/// The turn of a slot to be updated: one at a time, in order of number. Every lower slot has to be ready on
-/// the new version, if a live host has it.
-pub(crate) fn turn(
-    snapshot: &Snapshot,
-    container: &ContainerView,
-    slot: u32,
-    target: &Target<'_>,
-) -> Result<(), Waiting> {
-    for (number, view) in container.slots.range(..slot) {
-        let Owner::Live(claim) = snapshot.owner(view) else {
-            continue;
-        };
-        if !container.is_wanted(*number) {
-            continue;
+/// The version of a slot whose container is gone: it needs no image that nobody has decided yet, if there is another
+/// version that it can run meanwhile.
+pub(crate) fn made_anew<'a>(
+    container: &'a ContainerView,
+    rev: VersionId,
+    target: Target<'a>,
+    cannot_be_had: bool,
+) -> Target<'a> {
+    match target {
+        Target::Undecided { .. } => {
+            let good = || last_good(container).filter(|_| cannot_be_had);
+            decided(container, rev).or_else(good).unwrap_or(target)
         }
-        let state = view.current_state();
-        let is_ready = state.is_some_and(|state| state.state == Phase::Ready);
-        if !is_ready || target.outdates(container, claim.version) {
-            return Err(Waiting::LowerSlot(*number));
-        }
+        Target::Decided { .. } => target,
     }
-    Ok(())
+}
+
+/// An earlier decision on the image of this very container, as when a change is taken back.
+pub(crate) fn decided_before<'a>(
+    container: &'a ContainerView,
+    manifest: &Manifest,
+) -> Option<&'a Version> {
+    if manifest.pull == Pull::Always {
+        return None;
+    }
+    counting(container)
+        .rfind(|(_, _, old)| {
+            old.image == manifest.image
+                && old.pull == manifest.pull
+                && canonical::same_container(old, manifest)
+        })
+        .map(|(_, version, _)| &version.version)
+}
+
+/// A version whose image is decided.
+fn decided(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
+    let version = container.versions.get(&rev)?;
+    let manifest = version.manifest.as_ref()?;
+    Some(Target::Decided {
+        rev,
+        version,
+        manifest,
+    })
+}
+
+/// A halted update is taken back.
+fn goes_back(container: &ContainerView) -> bool {
+    update::policy(container).on_failure == OnFailure::Rollback
+}
+
+/// The newest version before this one that got ready once.
+fn good_before(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
+    counting(container)
+        .rfind(|(old, version, _)| *old < rev && version.version.good)
+        .and_then(|(rev, ..)| decided(container, rev))
 }
 
 /// Notes that a version got ready: it is one to fall back to.
@@ -191,41 +217,6 @@ pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: VersionId) 
         rev,
         version.version.clone(),
         version.modified,
-    ))
-}
-
-/// Gives an update up when the first instance of its version failed. It is none without an older version to stay with;
-/// and what slots stay with after an update was given up is not given up in its turn.
-pub(crate) fn give_up(
-    container: &ContainerView,
-    slot: &SlotId,
-    rev: VersionId,
-    instance: &InstanceMemory,
-    target: &Target<'_>,
-    failure: Failure,
-) -> Option<Write> {
-    let has_failed = instance.ends > 0 || instance.running_since.is_some();
-    let is_update = container.versions.keys().any(|rev| *rev < target.rev());
-    let is_wanted = Target::of(container).is_some_and(|wanted| wanted.rev() == target.rev());
-    if !has_failed
-        || instance.was_ready
-        || !is_update
-        || !is_wanted
-        || target.outdates(container, rev)
-        || target.was_given_up(container)
-    {
-        return None;
-    }
-    Some(Write::rollout(
-        slot.container.clone(),
-        Rollout {
-            version: target.rev(),
-            failed: true,
-            slot: slot.slot,
-            reason: failure.to_string(),
-        },
-        container.manifest.as_ref()?.modified,
-        mod_rev(container.rollout.as_ref()),
     ))
 }
 
@@ -264,11 +255,7 @@ fn last_good(container: &ContainerView) -> Option<Target<'_>> {
     counting(container)
         .rfind(|(_, version, _)| version.version.good)
         .or_else(|| counting(container).next_back())
-        .map(|(rev, version, manifest)| Target::Decided {
-            rev,
-            version,
-            manifest,
-        })
+        .and_then(|(rev, ..)| decided(container, rev))
 }
 
 /// Versions that count, oldest first.

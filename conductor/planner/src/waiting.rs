@@ -22,8 +22,10 @@ pub enum Waiting {
     InvalidManifest,
     /// It was kept without a manifest when a restore was accepted.
     Orphaned,
-    /// In a rollout: the slot of this number is not ready on the new version yet.
-    LowerSlot(u32),
+    /// In an update: the slot of this number comes first, or has not been ready for long enough.
+    OtherSlot(u32),
+    /// The update was paused.
+    UpdatePaused,
     /// The host's addresses have changed, and it is replaced when the other slots are ready.
     OtherSlots,
     /// Another host takes it, and this one stops it first.
@@ -102,8 +104,11 @@ impl fmt::Display for Waiting {
             Self::Orphaned => {
                 f.write_str("it has no manifest any more; `dokkaa rm` of its name ends it")
             }
-            Self::LowerSlot(slot) => {
+            Self::OtherSlot(slot) => {
                 write!(f, "waits until slot {slot} is ready on the new version")
+            }
+            Self::UpdatePaused => {
+                f.write_str("the update is paused; `dokkaa rollout resume` goes on")
             }
             Self::OtherSlots => f.write_str(
                 "the host's addresses have changed; waits until the other slots are ready",

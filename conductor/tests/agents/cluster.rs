@@ -118,7 +118,16 @@ impl Cluster {
                 ends: Some((Duration::from_millis(100), 1)),
                 ..never.clone()
             };
-            let programs = [("crash", crash), ("never-ready", never)];
+            let ends = |after: u64| Program {
+                ends: Some((Duration::from_millis(after), 1)),
+                ..Program::default()
+            };
+            let programs = [
+                ("crash", crash),
+                ("never-ready", never),
+                ("ends-soon", ends(700)),
+                ("ends-later", ends(3_000)),
+            ];
             world.programs = programs
                 .into_iter()
                 .map(|(command, program)| (vec![command.to_owned()], program))

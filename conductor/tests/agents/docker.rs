@@ -62,22 +62,38 @@ impl Journal {
 
     /// How many processes each slot has, on all engines.
     pub(crate) fn running(&self) -> BTreeMap<SlotId, u32> {
-        let mut running = BTreeMap::new();
+        let by_engine = self.running_by_engine();
+        let sum = |(slot, engines): (SlotId, Vec<u32>)| (slot, engines.iter().sum());
+        by_engine.into_iter().map(sum).collect()
+    }
+
+    /// As `running`, by engine, for those that have any.
+    fn running_by_engine(&self) -> BTreeMap<SlotId, Vec<u32>> {
+        let mut running: BTreeMap<SlotId, Vec<u32>> = BTreeMap::new();
         for engine in lock(&self.engines).iter() {
+            let mut here: BTreeMap<SlotId, u32> = BTreeMap::new();
             for container in all(engine) {
                 if container.running().is_some() {
-                    *running.entry(container.owner.slot).or_default() += 1;
+                    *here.entry(container.owner.slot).or_default() += 1;
                 }
+            }
+            for (slot, processes) in here {
+                running.entry(slot).or_default().push(processes);
             }
         }
         running
     }
 
+    /// No slot runs on two hosts, and none more than twice: an update starts the new instance before it stops the old one.
     fn note(&self, host: &str, what: &'static str, slot: Option<SlotId>, succeeded: bool) {
-        let running = self.running();
-        let twice: Vec<_> = running.iter().filter(|(_, n)| **n > 1).collect();
+        let by_engine = self.running_by_engine();
+        let twice: Vec<_> = by_engine
+            .iter()
+            .filter(|(_, engines)| engines.len() > 1 || engines.iter().any(|n| *n > 2))
+            .collect();
         let may = self.hosts_are_lost.load(Ordering::Relaxed);
         assert!(may || twice.is_empty(), "after {what} on {host}: {twice:?}");
+        let running = self.running();
         lock(&self.calls).push(Call {
             host: host.to_owned(),
             what,

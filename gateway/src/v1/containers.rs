@@ -44,7 +44,7 @@ pub(super) fn container_row(
             slot: rollout.slot,
             reason: rollout.reason.clone(),
         });
-    let scale = wanted.map(|manifest| manifest.scale);
+    let scale = wanted.map(|manifest| manifest.slots());
     let image = wanted.map(|manifest| manifest.image.clone());
     ContainerRow {
         app: id.app.clone(),

@@ -49,8 +49,8 @@ pub fn hold_report(list: &Snapshot, observed: &Observed, host: &HostName) -> Hol
         let claim = slot.and_then(|slot| slot.claim.as_ref());
         let ours = |claim: &Claim| claim.host == *host && claim.instance == owner.instance;
         let why = match (&manifest.value, claim) {
-            (Desired::Valid { manifest, .. }, _) if owner.slot.slot >= manifest.scale => {
-                format!("the manifest wants {} slots only", manifest.scale)
+            (Desired::Valid { manifest, .. }, _) if owner.slot.slot >= manifest.slots() => {
+                format!("the manifest wants {} slots only", manifest.slots())
             }
             (_, Some(claim)) if !ours(claim) && !next.is_some_and(|next| ours(next)) => {
                 if claim.host == *host {

@@ -6,6 +6,7 @@ mod pairs;
 mod placement;
 mod services;
 mod ulimits;
+mod update;
 mod volumes;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::{fields, signals, words};
 
 const MAX_SCALE: u32 = 1000;
 const LONGEST: Duration = Duration::from_secs(720 * 3600);
+const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
 /// Docker's shortest interval of a healthcheck.
 const SHORTEST: Duration = Duration::from_millis(1);
 const SMALLEST_LOG: u64 = 1 << 10;
@@ -69,6 +71,16 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
         ulimits::ulimits(r, node, &mut m.ulimits);
     }
     r.set(f, "placement", &mut m.placement, placement::placement);
+    r.set(f, "drain_timeout", &mut m.drain_timeout, |r, node| {
+        r.duration(node, Duration::ZERO..=LONGEST_DRAIN)
+    });
+    r.set(f, "stopped", &mut m.stopped, Reader::boolean);
+    r.set(f, "restarted_at", &mut m.restarted_at, |r, node| {
+        r.text(node, "any text, such as a time").map(str::to_owned)
+    });
+    if let Some(node) = f.get("update") {
+        update::update(r, node, &mut m);
+    }
     m
 }
 

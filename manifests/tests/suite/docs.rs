@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, VOLUME};
+use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME};
 use manifests::schema::Field;
 
 use super::same_as_file;
@@ -35,6 +35,7 @@ fn markdown() -> String {
         ("The healthcheck", "", HEALTHCHECK),
         ("The log", "", LOG),
         ("Placement", PLACEMENT_TEXT, PLACEMENT),
+        ("The update", UPDATE_TEXT, UPDATE),
     ] {
         let _ = write!(page, "\n## {title}\n\n{text}");
         page.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
@@ -70,6 +71,20 @@ const ULIMIT_TEXT: &str = "\
 `stack`. Without `nofile` it is 1048576 on every engine, or what the host can give if that is less. A limit of the
 manifest that a host can't give (`nofile` above its `fs.nr_open`) is a failed start: the slot goes to another host, and
 `dokkaa why` says so.
+
+";
+
+const UPDATE_TEXT: &str = "\
+What replaces containers, and how an update goes: [updates.md](updates.md).
+
+```json
+{
+  \"image\": \"shop/web:2\",
+  \"scale\": 10,
+  \"services\": {\"web\": 80},
+  \"update\": {\"parallelism\": \"20%\", \"monitor\": \"10s\", \"on_failure\": \"rollback\"}
+}
+```
 
 ";
 
@@ -117,6 +132,6 @@ or `KiB`: all the same, each 1024 times the one before).
 the same text. Unknown fields are errors there. An invalid manifest that was written straight into etcd stops
 nothing: the last valid version keeps running.
 
-A change of `scale`, `placement`, `pull`, `start_timeout`, `stop_timeout` or a service's `ready` replaces no container;
-a change of anything else does.
+A change of `scale`, `stopped`, `placement`, `pull`, `update`, `start_timeout`, `stop_timeout`, `drain_timeout` or a
+service's `ready` replaces no container; a change of anything else does.
 ";

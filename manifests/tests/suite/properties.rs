@@ -7,6 +7,7 @@ use manifests::manifest::{
     Service, Ulimit, UlimitName, Volume, VolumeSource,
 };
 use manifests::parse::{self, MAX_PROBLEMS, Problem};
+use manifests::update::{OnFailure, Order, Parallelism, Update};
 use manifests::{Manifest, canonical, env};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -161,6 +162,31 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn update()(
+        parallelism in prop_oneof![
+            (1..=1000_u32).prop_map(Parallelism::Slots),
+            (1..=100_u32).prop_map(Parallelism::Percent),
+        ],
+        order in option::of(prop_oneof![Just(Order::StartFirst), Just(Order::StopFirst)]),
+        times in (millis(0), millis(0)),
+        max_failures in 0..=1000_u32,
+        on_failure in prop_oneof![
+            Just(OnFailure::Pause), Just(OnFailure::Rollback), Just(OnFailure::Continue)
+        ],
+    ) -> Update {
+        let goes_on = on_failure == OnFailure::Continue;
+        Update {
+            parallelism,
+            order,
+            monitor: times.0,
+            delay: times.1,
+            max_failures: if goes_on { 0 } else { max_failures },
+            on_failure,
+        }
+    }
+}
+
+prop_compose! {
     fn manifest()(
         image in "([a-z]{1,5}\\.io/)?[a-z0-9]{1,6}(/[a-z]{1,4})?(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,5})?",
         scale in 0..=1000_u32,
@@ -180,9 +206,14 @@ prop_compose! {
         ],
         log in (1024..1_u64 << 40, 1..=1000_u32),
         resources in (option::of(10..=1_024_000_u32), option::of(6_u64 << 20..=16 << 40), placement()),
+        policy in (update(), (0..=3_600_000_u64), any::<bool>(), option::of("[^\u{0}]{1,8}")),
         outside in outside(),
     ) -> Manifest {
-        Manifest {
+        let mut manifest = Manifest {
+            update: policy.0,
+            drain_timeout: Duration::from_millis(policy.1),
+            stopped: policy.2,
+            restarted_at: policy.3,
             image,
             scale,
             command,
@@ -199,7 +230,15 @@ prop_compose! {
             memory: resources.1,
             placement: resources.2,
             ..outside
+        };
+        let most = Parallelism::Slots(manifest.scale.max(1));
+        if let Parallelism::Slots(slots) = manifest.update.parallelism && slots > most.of(0) {
+            manifest.update.parallelism = most;
         }
+        if manifest.why_stop_first().is_some() {
+            manifest.update.order = manifest.update.order.map(|_| Order::StopFirst);
+        }
+        manifest
     }
 }
 
@@ -227,7 +266,9 @@ fn json() -> impl Strategy<Value = Value> {
 }
 
 fn field_names() -> Vec<&'static str> {
-    use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, VOLUME};
+    use manifests::fields::{
+        HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME,
+    };
     [
         MANIFEST,
         SERVICE,
@@ -236,6 +277,7 @@ fn field_names() -> Vec<&'static str> {
         HEALTHCHECK,
         LOG,
         PLACEMENT,
+        UPDATE,
     ]
     .into_iter()
     .flatten()

@@ -489,10 +489,9 @@ async fn a_version_becomes_good_and_old_ones_go(b: Backend) {
 async fn a_rollout_is_noted_for_the_manifest_that_was_seen(b: Backend) {
     let at = put_manifest(&*b.kv).await;
     let rollout = Rollout {
-        version: VersionId(at),
         failed: true,
-        slot: 0,
         reason: "exit code 1".into(),
+        ..Rollout::to(VersionId(at))
     };
     let note = |manifest_rev: i64| {
         txn_of(&Write::rollout(

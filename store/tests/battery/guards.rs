@@ -104,6 +104,7 @@ fn rows(seen: &Seen) -> Vec<Write> {
         Write::keep(slot(), claim(), None, cluster()),
         Write::take_over(slot(), claim(), (own, host("h3")), manifest, void.clone()),
         Write::new_instance(slot(), claim(), own).with_data(pin()),
+        Write::replace(slot(), claim(), own, state()).with_data(pin()),
         Write::release(slot(), own),
         Write::release_unfit(slot(), own, host("h1"), unfit()),
         Write::status(
@@ -127,6 +128,13 @@ fn rows(seen: &Seen) -> Vec<Write> {
         Write::good(web(), VersionId(7), version(), noted),
         Write::prune(&web(), &prune),
         Write::rollout(web(), rollout(), manifest, rev(Key::Rollout(web()))),
+        Write::permit(web(), rollout(), manifest, rev(Key::Rollout(web()))),
+        Write::permit(
+            web(),
+            Rollout::to(VersionId(7)),
+            manifest,
+            rev(Key::Rollout(web())),
+        ),
         Write::sweep(web()),
         Write::fit(web(), host("h1"), rev(Key::Unfit(host("h1"), web()))),
     ];

@@ -165,7 +165,7 @@ impl Snapshot {
         let id = &slot.container;
         let manifest = self.containers.get(id).and_then(|c| c.manifest.as_ref());
         match manifest.map(|manifest| &manifest.value) {
-            Some(Desired::Valid { manifest, .. }) if slot.slot < manifest.scale => {
+            Some(Desired::Valid { manifest, .. }) if slot.slot < manifest.slots() => {
                 let vacant = self.index.vacant.get(id).copied().unwrap_or_default();
                 let vacant = if has { vacant - 1 } else { vacant + 1 };
                 self.index.is_vacant(id, vacant);

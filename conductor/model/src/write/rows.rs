@@ -61,6 +61,13 @@ impl Write {
             .gives(&slot, claim)
     }
 
+    /// Another instance for an own slot, that is ready: MOD(claim).
+    pub fn replace(slot: SlotId, claim: Claim, claim_rev: ModRev, state: SlotState) -> Self {
+        Self::of_slot(&slot, WriteKind::Replace)
+            .owned(&slot, claim_rev)
+            .gives_ready(&slot, claim, state)
+    }
+
     /// Give an own slot up, with its state and status: MOD(claim).
     pub fn release(slot: SlotId, claim_rev: ModRev) -> Self {
         Self::of_slot(&slot, WriteKind::Release)
@@ -262,17 +269,35 @@ impl Write {
             })
     }
 
-    /// An update is given up: MOD(manifest), MOD(rollout).
+    /// A slot failed in an update: MOD(manifest), MOD(rollout).
     pub fn rollout(
         container: ContainerId,
         rollout: Rollout,
         manifest_rev: ModRev,
         rollout_rev: ModRev,
     ) -> Self {
-        Self::of_container(&container, WriteKind::Rollout)
+        Self {
+            kind: WriteKind::Rollout,
+            ..Self::permit(container, rollout, manifest_rev, rollout_rev)
+        }
+    }
+
+    /// Which slots are being updated: as for a rollout. Once nothing is left to say the key goes.
+    pub fn permit(
+        container: ContainerId,
+        rollout: Rollout,
+        manifest_rev: ModRev,
+        rollout_rev: ModRev,
+    ) -> Self {
+        let key = Key::Rollout(container.clone());
+        Self::of_container(&container, WriteKind::Permit)
             .wanted(&container, manifest_rev)
-            .seen(Key::Rollout(container.clone()), rollout_rev)
-            .op(WriteOp::Rollout(container, rollout))
+            .seen(key.clone(), rollout_rev)
+            .op(if rollout.is_over() {
+                WriteOp::Delete(key)
+            } else {
+                WriteOp::Rollout(container, rollout)
+            })
     }
 
     /// Sweep what is left of a container, but its data: manifest absent, no key under `…/slots/`.

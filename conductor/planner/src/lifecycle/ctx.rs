@@ -15,6 +15,8 @@ use crate::rollout::Target;
 use crate::slot_state;
 use crate::slot_state::ADOPT;
 use crate::turn::Turn;
+use crate::update;
+use crate::update::Failed;
 use crate::waiting::{Failure, Waiting};
 use model::observed::{ContainerState, ObservedContainer, Readiness};
 use model::records::{Availability, Claim, Phase, Progress, SlotState, Status};
@@ -51,6 +53,8 @@ pub(super) struct Decision {
     pub(super) reason: Option<Waiting>,
     /// Version that this is about, if it is not the claim's.
     pub(super) about: Option<VersionId>,
+    /// Instance that this is about, if it is not the claim's.
+    pub(super) instance: Option<InstanceId>,
 }
 
 impl Decision {
@@ -63,6 +67,7 @@ impl Decision {
             progress,
             reason,
             about: None,
+            instance: None,
         }
     }
 
@@ -237,22 +242,45 @@ impl<'a> Ctx<'a> {
             })
     }
 
-    /// Gives up the update to `target`, of which the slot's instance failed.
-    pub(super) fn give_up(
+    /// Notes that an instance of the version `rev` failed in the update to `target`.
+    pub(super) fn failed(
         &self,
-        current: &ObservedContainer,
+        container: &ObservedContainer,
+        rev: VersionId,
         target: &Target<'_>,
         failure: Failure,
     ) -> Option<Write> {
-        let instance = self.instance(current)?;
-        let rev = self.claim.version;
-        rollout::give_up(self.container, self.slot, rev, instance, target, failure)
+        let failed = Failed {
+            slot: self.slot,
+            version: rev,
+            instance: self.instance(container)?,
+            failure,
+        };
+        update::failed(self.inputs.snapshot, self.container, target, failed)
     }
 
-    /// Notes that the slot's version got ready.
-    pub(super) fn good(&self, notes: &mut Notes) -> Option<Write> {
+    /// What follows once an instance has been ready for long enough: its slot's update is over, and its version good.
+    pub(super) fn settled(
+        &self,
+        current: &ObservedContainer,
+        outdated: bool,
+        notes: &mut Notes,
+    ) -> Option<Write> {
+        let now = self.inputs.now;
+        let since = self.instance(current)?.ready_since?;
+        let (snapshot, container) = (self.inputs.snapshot, self.container);
+        if !outdated
+            && let Some(over) = update::settled(snapshot, container, self.slot, (since, now), notes)
+        {
+            return Some(over);
+        }
         let id = &self.slot.container;
-        let good = rollout::good(self.container, id, self.claim.version)?;
+        let good = rollout::good(container, id, self.claim.version)?;
+        let proven = since + update::policy(container).monitor;
+        if now < proven {
+            notes.requeue(proven);
+            return None;
+        }
         let scope = Scope::Container(id.clone());
         let is_my_turn = self.inputs.is_my_turn(notes, &scope, Some(self.turn()));
         is_my_turn.then_some(good)
@@ -275,13 +303,17 @@ impl<'a> Ctx<'a> {
     }
 
     pub(super) fn state(&self, container: &ObservedContainer, phase: Phase) -> SlotState {
-        slot_state::state(
-            &self.inputs,
-            self.container,
-            self.claim.version,
-            container,
-            phase,
-        )
+        self.state_of(self.claim.version, container, phase)
+    }
+
+    /// State of an instance of the version `rev`.
+    pub(super) fn state_of(
+        &self,
+        rev: VersionId,
+        container: &ObservedContainer,
+        phase: Phase,
+    ) -> SlotState {
+        slot_state::state(&self.inputs, self.container, rev, container, phase)
     }
 
     pub(super) fn state_write(&self, state: SlotState) -> Write {
@@ -319,7 +351,10 @@ impl<'a> Ctx<'a> {
             restarts: memory.map_or(0, |m| m.ends) + self.earlier_restarts(),
             started_at: running.map(|r| r.started_at / 1000),
             log: if decision.progress == Progress::Failed {
-                memory.map(|m| m.log.clone()).unwrap_or_default()
+                let other = decision.instance.as_ref();
+                let other = other.and_then(|instance| self.inputs.memory.instances.get(instance));
+                let failed = other.or(memory);
+                failed.map(|m| m.log.clone()).unwrap_or_default()
             } else {
                 Vec::new()
             },

@@ -1,20 +1,58 @@
-//! When a running instance is replaced by another.
+//! When a running instance is replaced by another, and in which order.
 //!
-//! The new container is made before the old one is asked to leave.
+//! The new container is made before the old one is asked to leave. Where both may run at once the new one is started
+//! beside it, and gets the claim when it is ready; else it gets the claim first, and starts when the old one has ended.
+
+use std::time::Duration;
 
 use manifests::InstanceId;
-use model::VersionId;
+use manifests::update::Order;
 
 use super::ctx::{Ctx, Decision};
-use super::start::{prepare, resolve};
+use super::start::{prepare, resolve, start, why_ended};
 use crate::output::Notes;
-use crate::rollout;
 use crate::rollout::Target;
-use crate::waiting::Waiting;
+use crate::update;
+use crate::update::Turn;
+use crate::waiting::{Failure, Waiting};
 use model::Write;
-use model::observed::ObservedContainer;
+use model::backoff::Backoff;
+use model::observed::{ContainerState, ObservedContainer, Readiness};
 use model::records::{Claim, Phase, Progress};
 use model::volumes;
+
+/// Time for which a new instance must stay ready before it takes the place of one that serves, if `monitor` is not shorter.
+const SETTLES: Duration = Duration::from_secs(1);
+
+/// The container that was made to replace the claimed one by this version. One that an earlier process has made, or that
+/// has not been asked to stop yet, will do.
+pub(super) fn made<'a>(ctx: &Ctx<'a>, target: &Target<'_>) -> Option<&'a ObservedContainer> {
+    let Target::Decided { rev, version, .. } = target else {
+        return None;
+    };
+    let noted = ctx.memory.and_then(|m| m.replacement.as_ref());
+    let noted = noted.filter(|(_, noted)| noted == rev);
+    let is_noted =
+        |c: &ObservedContainer| noted.is_some_and(|(instance, _)| c.owner.instance == *instance);
+    let will_do = |c: &ObservedContainer| {
+        let runs = match &c.state {
+            ContainerState::Created { error } => error.is_empty(),
+            state => matches!(state, ContainerState::Running(_)),
+        };
+        runs && version.hash.as_deref() == Some(c.owner.manifest_hash.as_str())
+            && !ctx.surroundings_changed(c)
+            && !ctx.instance(c).is_some_and(|m| m.stop_requested)
+    };
+    let mut others = ctx
+        .containers
+        .iter()
+        .copied()
+        .filter(|c| c.owner.instance != ctx.claim.instance && !ctx.must_recreate(c));
+    others
+        .clone()
+        .find(|c| is_noted(c))
+        .or_else(|| others.find(|c| will_do(c)))
+}
 
 /// Replaces a running or ended instance that is outdated or has to be made anew; none if it is neither, or may not be
 /// replaced yet.
@@ -22,7 +60,7 @@ pub(super) fn replacement(
     ctx: &Ctx<'_>,
     current: &ObservedContainer,
     target: &Target<'_>,
-    replacement: Option<&(InstanceId, VersionId)>,
+    made: Option<&ObservedContainer>,
     outdated: bool,
     notes: &mut Notes,
     fresh: &mut dyn FnMut() -> InstanceId,
@@ -30,39 +68,117 @@ pub(super) fn replacement(
     if ctx.is_handed_over() {
         return None;
     }
+    let serves = ctx
+        .view
+        .current_state()
+        .is_some_and(|s| s.state == Phase::Ready);
     if outdated {
-        if target.was_given_up(ctx.container) {
-            return None;
-        }
-        let snapshot = ctx.inputs.snapshot;
-        if let Err(why) = rollout::turn(snapshot, ctx.container, ctx.slot.slot, target) {
-            return Some(Decision::new(Progress::Outdated, Some(why)));
+        match update::turn(ctx.inputs.snapshot, ctx.container, ctx.slot, target) {
+            Turn::Now => {}
+            Turn::Noted(write) => {
+                let mut decision = Decision::new(Progress::Outdated, None);
+                decision.shared = Some(*write);
+                return Some(decision);
+            }
+            Turn::Waits(why) => return Some(Decision::new(Progress::Outdated, Some(why))),
         }
     } else if ctx.must_recreate(current) || ctx.surroundings_changed(current) {
-        let ready = ctx
-            .view
-            .current_state()
-            .is_some_and(|s| s.state == Phase::Ready);
-        if ready && !ctx.others_ready() {
+        if serves && !ctx.others_ready() {
             return Some(Decision::new(Progress::Outdated, Some(Waiting::OtherSlots)));
         }
     } else {
         return None;
     }
-    match (target, replacement) {
-        (Target::Undecided { .. }, _) => Some(resolve(ctx, target, notes)),
-        (Target::Decided { manifest, .. }, Some((instance, rev)))
-            if ctx.inputs.observed.containers.contains_key(instance) =>
-        {
-            let claim = Claim {
-                host: ctx.inputs.host.name.clone(),
-                instance: instance.clone(),
-                version: *rev,
-            };
-            let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), manifest);
-            let write = Write::new_instance(ctx.slot.clone(), claim, ctx.claim.modified);
-            Some(Decision::new(Progress::Replacing, None).write(write.with_data(pin)))
+    let (rev, manifest) = match target {
+        Target::Undecided { .. } => return Some(resolve(ctx, target, notes)),
+        Target::Decided { rev, manifest, .. } => (*rev, manifest),
+    };
+    let Some(made) = made else {
+        return Some(prepare(ctx, target, &fresh(), true, notes));
+    };
+    notes.staying.push(made.owner.instance.clone());
+    let is_ready = made.running().is_some()
+        && ctx.inputs.observed.readiness(&made.owner.instance) == &Readiness::Ready;
+    if serves && manifest.order() == Order::StartFirst {
+        let settles = SETTLES.min(manifest.update.monitor);
+        let ready_since = ctx.instance(made).and_then(|m| m.ready_since);
+        let at = ready_since
+            .filter(|_| is_ready)
+            .map(|since| since + settles);
+        if at.is_none_or(|at| ctx.inputs.now < at) {
+            if let Some(at) = at {
+                notes.requeue(at);
+            }
+            return Some(beside(ctx, made, target, notes));
         }
-        (Target::Decided { .. }, _) => Some(prepare(ctx, target, &fresh(), true, notes)),
     }
+    let claim = Claim {
+        host: ctx.inputs.host.name.clone(),
+        instance: made.owner.instance.clone(),
+        version: rev,
+    };
+    let slot = ctx.slot.clone();
+    let write = if is_ready {
+        let state = ctx.state_of(rev, made, Phase::Ready);
+        Write::replace(slot, claim, ctx.claim.modified, state)
+    } else {
+        Write::new_instance(slot, claim, ctx.claim.modified)
+    };
+    let pin = volumes::pin(ctx.inputs.host, Some(ctx.view), manifest);
+    Some(Decision::new(Progress::Replacing, None).write(write.with_data(pin)))
+}
+
+/// Starts the new instance beside the one that serves, until it is ready.
+fn beside(
+    ctx: &Ctx<'_>,
+    made: &ObservedContainer,
+    target: &Target<'_>,
+    notes: &mut Notes,
+) -> Decision {
+    let (now, rev) = (ctx.inputs.now, target.rev());
+    let failed = |failure: Failure| ctx.failed(made, rev, target, failure);
+    let memory = ctx.instance(made);
+    let tried_again = |failure: Failure, notes: &mut Notes| {
+        let mut decision = start(ctx, made);
+        let backoff = memory.map(|m| &m.backoff);
+        if let Some(again) = backoff.map(Backoff::next_try).filter(|again| *again > now) {
+            notes.requeue(again);
+        }
+        let wait = backoff.map(Backoff::wait).unwrap_or_default();
+        decision.progress = Progress::Failed;
+        decision.shared = failed(failure.clone());
+        decision.reason = Some(Waiting::Restarting(failure, wait));
+        decision
+    };
+    let mut decision = match &made.state {
+        ContainerState::Created { error } if error.is_empty() => start(ctx, made),
+        ContainerState::Created { error } => tried_again(Failure::NotStarted(error.clone()), notes),
+        ContainerState::Exited(exit) => tried_again(why_ended(ctx, rev, exit), notes),
+        ContainerState::Running(_) | ContainerState::Paused(_) => {
+            let manifest = target.manifest();
+            let is_ready = ctx.inputs.observed.readiness(&made.owner.instance) == &Readiness::Ready;
+            let since = memory.and_then(|m| m.running_since).unwrap_or(now);
+            let late = since + manifest.start_timeout;
+            if is_ready || now < late {
+                if !is_ready {
+                    notes.requeue(late);
+                }
+                Decision::new(Progress::Replacing, None)
+            } else {
+                let failure = Failure::NotReady(manifest.start_timeout);
+                let mut decision = Decision::new(
+                    Progress::Failed,
+                    Some(match memory.and_then(|m| m.unready_reason.clone()) {
+                        Some(why) => Waiting::Late(manifest.start_timeout, why),
+                        None => Waiting::Failed(failure.clone()),
+                    }),
+                );
+                decision.shared = failed(failure);
+                decision
+            }
+        }
+        ContainerState::Removing => Decision::new(Progress::Replacing, None),
+    };
+    decision.instance = Some(made.owner.instance.clone());
+    decision.about(rev)
 }

@@ -9,9 +9,9 @@ use crate::rollout;
 use crate::rollout::Target;
 use crate::waiting::{Failure, KILLED, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
-use model::records::{Phase, Progress, SlotState};
+use model::records::{Phase, Progress, SlotState, Version};
 use model::volumes;
-use model::{Action, Fault, Prepare, Scope, Trust};
+use model::{Action, Fault, Prepare, Scope, Trust, VersionId, Write};
 
 /// Hosts that are waited for to decide an image, at most: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
@@ -63,6 +63,17 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
     };
     let id = &ctx.slot.container;
     let scope = Scope::Container(id.clone());
+    if let Some(before) = rollout::decided_before(ctx.container, manifest) {
+        let mut decision = Decision::new(Progress::Replacing, None).about(*rev);
+        if ctx.inputs.is_my_turn(notes, &scope, Some(ctx.turn())) {
+            let version = Version {
+                manifest: (*text).clone(),
+                ..before.clone()
+            };
+            decision.shared = Some(Write::version(id.clone(), *rev, version));
+        }
+        return decision;
+    }
     let images = &ctx.inputs.memory.images;
     let trouble = images.get(id).filter(|t| t.rev == *rev);
     let reason = trouble.map(|t| Waiting::Attempt(t.reason.clone()));
@@ -177,9 +188,10 @@ pub(super) fn first_start(
         let may_pass = ctx
             .memory
             .is_some_and(|m| m.trouble.fault == Fault::Unknown && m.trouble.may_pass());
-        let target = rollout::of_slot(ctx.container, ctx.claim.version);
+        let rev = ctx.claim.version;
+        let target = rollout::of_slot(ctx.container, ctx.slot.slot, rev);
         if let Some(target) = target.filter(|_| !may_pass) {
-            decision.shared = ctx.give_up(current, &target, failure.clone());
+            decision.shared = ctx.failed(current, rev, &target, failure.clone());
         }
         decision.progress = Progress::Failed;
         decision.reason = Some(Waiting::Failed(failure));
@@ -217,7 +229,7 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Decision {
                 Progress::Failed
             };
             decision.reason = Some(Waiting::Restarting(
-                why_ended(ctx, exit),
+                why_ended(ctx, ctx.claim.version, exit),
                 memory.backoff.wait(),
             ));
         }
@@ -234,9 +246,9 @@ pub(super) fn restart(ctx: &Ctx<'_>, current: &ObservedContainer) -> Decision {
     decision
 }
 
-/// End of its process, as a failure.
-pub(super) fn why_ended(ctx: &Ctx<'_>, exit: &Exit) -> Failure {
-    let manifest = ctx.container.manifest_of(ctx.claim.version);
+/// End of the process of an instance of the version `rev`, as a failure.
+pub(super) fn why_ended(ctx: &Ctx<'_>, rev: VersionId, exit: &Exit) -> Failure {
+    let manifest = ctx.container.manifest_of(rev);
     let limit = manifest.and_then(|manifest| manifest.memory);
     if exit.out_of_memory {
         Failure::OutOfMemory(limit)
@@ -288,7 +300,8 @@ pub(super) fn running(
         decision = ctx.with_state(current, phase, decision);
     }
     if phase == Some(Phase::Ready) {
-        decision.shared = ctx.good(notes);
+        let outdated = target.outdates(ctx.container, ctx.claim.version);
+        decision.shared = ctx.settled(current, outdated, notes);
         let manifest = ctx.container.manifest_of(ctx.claim.version);
         decision.reason = manifest
             .and_then(|m| current.limits.drift(m))
@@ -306,7 +319,7 @@ pub(super) fn running(
                 Some(why) => Waiting::Late(manifest.start_timeout, why),
                 None => Waiting::Failed(failure.clone()),
             });
-            decision.shared = ctx.give_up(current, target, failure);
+            decision.shared = ctx.failed(current, ctx.claim.version, target, failure);
         }
     }
     decision

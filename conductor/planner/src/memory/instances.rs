@@ -15,6 +15,8 @@ pub struct InstanceMemory {
     started_at: i64,
     /// It was ready at some time.
     pub was_ready: bool,
+    /// Time since which it has been ready without a break.
+    pub ready_since: Option<Millis>,
     /// Time since which it takes no new connections.
     pub leaving_since: Option<Millis>,
     /// Ends of its process that were seen.
@@ -40,6 +42,7 @@ impl InstanceMemory {
             running_since: None,
             started_at: 0,
             was_ready: false,
+            ready_since: None,
             leaving_since: None,
             ends: 0,
             ended_at: 0,
@@ -101,6 +104,11 @@ impl InstanceMemory {
                 self.running_since = None;
             }
         }
-        self.was_ready |= readiness == &Readiness::Ready;
+        if container.running().is_some() && readiness == &Readiness::Ready {
+            self.was_ready = true;
+            self.ready_since.get_or_insert(now);
+        } else {
+            self.ready_since = None;
+        }
     }
 }

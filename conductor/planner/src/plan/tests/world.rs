@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use manifests::keys::Key;
+use manifests::update::Order;
 use manifests::{HostName, InstanceId, SlotId};
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ use model::observed::{
 };
 use model::records::{HostRecord, HostState, Status, Versions};
 use model::rules::Rules;
-use model::snapshot::{Change, Snapshot};
+use model::snapshot::{Change, Desired, Snapshot};
 use model::time::Millis;
 use model::volumes;
 use model::write::Over;
@@ -598,7 +599,16 @@ impl World {
                     .filter(|c| c.running().is_some())
                     .map(|c| c.owner.instance.clone())
                     .collect();
-                assert!(runs.is_empty(), "{slot} would run twice: {runs:?}");
+                let desired = self.snapshot.containers.get(&slot.container);
+                let stops_first = desired.is_none_or(|view| {
+                    let newest = view.manifest.as_ref().map(|manifest| &manifest.value);
+                    !matches!(newest, Some(Desired::Valid { manifest, .. })
+                        if manifest.order() == Order::StartFirst)
+                });
+                assert!(
+                    runs.is_empty() || (runs.len() == 1 && !stops_first),
+                    "{slot} would run twice: {runs:?}"
+                );
                 let container = agent.observed.containers.get_mut(&instance).unwrap();
                 container.state = if crashing {
                     ContainerState::Exited(Exit {
@@ -868,7 +878,8 @@ fn describe(write: &Write) -> String {
         | WriteKind::TakeOver
         | WriteKind::Retake
         | WriteKind::Next
-        | WriteKind::NewInstance => {
+        | WriteKind::NewInstance
+        | WriteKind::Replace => {
             format!(" {} v{}", instance(), write.claimed().unwrap().version)
         }
         WriteKind::Promote => {
@@ -900,12 +911,20 @@ fn describe(write: &Write) -> String {
             format!(" {:?}", pruned.collect::<Vec<_>>())
         }
         WriteKind::Rollout => {
-            let (slot, rollout) = write.given_up().unwrap();
+            let (_, rollout) = write.rollout_of().unwrap();
+            let halted = if rollout.failed { ", halted" } else { "" };
             format!(
-                " v{} failed at slot {}: {}",
-                rollout.version, slot.slot, rollout.reason
+                " v{} failed at slot {}{halted}: {}",
+                rollout.version, rollout.slot, rollout.reason
             )
         }
+        WriteKind::Permit => match write.rollout_of() {
+            Some((_, rollout)) => {
+                let halted = if rollout.failed { ", halted" } else { "" };
+                format!(" v{} {:?}{halted}", rollout.version, rollout.updating)
+            }
+            None => " none".to_owned(),
+        },
         WriteKind::Status => {
             let status = write.status_of().unwrap();
             let reason = status.reason.as_ref().map(|r| format!(": {r}"));

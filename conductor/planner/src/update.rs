@@ -1,0 +1,235 @@
+//! The update of a container, slot after slot.
+//!
+//! `/claims/<app>/<container>/rollout` says which slots are being updated, which have failed, and whether the update is
+//! halted. It is one key, so that of two owners who take a slot at once only one succeeds: never more slots are down on
+//! purpose than the policy allows. A slot holds its place there until its new instance has been ready for `monitor` and
+//! `delay`, whatever was written meanwhile.
+
+use std::collections::BTreeSet;
+
+use manifests::manifest::Manifest;
+use manifests::update::{OnFailure, Update};
+use manifests::{ContainerId, SlotId};
+use model::records::{Phase, Rollout};
+use model::snapshot::{ContainerView, Desired, Owner, Rev, SlotView, Snapshot, mod_rev};
+use model::time::Millis;
+use model::{VersionId, Write};
+
+use crate::memory::InstanceMemory;
+use crate::output::Notes;
+use crate::rollout::Target;
+use crate::waiting::{Failure, Waiting};
+
+/// Whether a slot is updated now.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Turn {
+    /// It is.
+    Now,
+    /// Once it is noted as one that is being updated.
+    Noted(Box<Write>),
+    /// It waits.
+    Waits(Waiting),
+}
+
+/// The rollout mark, if it was written after the manifest was created as it is.
+pub(crate) fn mark(container: &ContainerView) -> Option<&Rev<Rollout>> {
+    let created = container.manifest.as_ref()?.created;
+    container.rollout.as_ref().filter(|r| r.modified > created)
+}
+
+/// The manifest as it is wanted.
+fn wanted(container: &ContainerView) -> Option<&Manifest> {
+    match &container.manifest.as_ref()?.value {
+        Desired::Valid { manifest, .. } => Some(manifest),
+        Desired::Invalid(_) => None,
+    }
+}
+
+/// The update policy; the default where the manifest can't be read.
+pub(crate) fn policy(container: &ContainerView) -> Update {
+    wanted(container).map_or_else(Update::default, |manifest| manifest.update.clone())
+}
+
+/// What is known of the update to the newest version: the mark, or a new one with the slots that are still down for an
+/// earlier one.
+fn rollout(container: &ContainerView) -> Option<Rollout> {
+    let version = Target::of(container)?.rev();
+    let mark = mark(container).map(|mark| &mark.value);
+    Some(match mark {
+        Some(mark) if mark.version == version => mark.clone(),
+        _ => Rollout {
+            updating: mark.map(|mark| mark.updating.clone()).unwrap_or_default(),
+            ..Rollout::to(version)
+        },
+    })
+}
+
+fn is_placed(snapshot: &Snapshot, container: &ContainerView, number: u32, view: &SlotView) -> bool {
+    container.is_wanted(number) && matches!(snapshot.owner(view), Owner::Live(_))
+}
+
+fn is_ready(view: &SlotView) -> bool {
+    let state = view.current_state();
+    state.is_some_and(|state| state.state == Phase::Ready)
+}
+
+/// Drops slots that nobody has, or wants, any more.
+fn tidied(snapshot: &Snapshot, container: &ContainerView, mut rollout: Rollout) -> Rollout {
+    let is_placed = |number: &u32| {
+        let view = container.slots.get(number);
+        view.is_some_and(|view| is_placed(snapshot, container, *number, view))
+    };
+    rollout.updating.retain(is_placed);
+    rollout
+        .failures
+        .retain(|number| container.is_wanted(*number));
+    rollout
+}
+
+fn written(
+    snapshot: &Snapshot,
+    container: &ContainerView,
+    id: &ContainerId,
+    rollout: Rollout,
+) -> Option<Write> {
+    Some(Write::permit(
+        id.clone(),
+        tidied(snapshot, container, rollout),
+        container.manifest.as_ref()?.modified,
+        mod_rev(container.rollout.as_ref()),
+    ))
+}
+
+/// The turn of a slot whose instance is outdated, in order of number.
+///
+/// One that is not ready loses nothing, and needs no permission. One that is ready waits while so many others are being
+/// updated, or not ready, as the policy allows; those that have failed are not counted.
+pub(crate) fn turn(
+    snapshot: &Snapshot,
+    container: &ContainerView,
+    slot: &SlotId,
+    target: &Target<'_>,
+) -> Turn {
+    let Some(mut rollout) = rollout(container) else {
+        return Turn::Waits(Waiting::InvalidManifest);
+    };
+    let number = slot.slot;
+    let is_mine = |slots: &BTreeSet<u32>| slots.contains(&number);
+    if is_mine(&rollout.updating) || (rollout.failed && is_mine(&rollout.failures)) {
+        return Turn::Now;
+    }
+    if rollout.paused {
+        return Turn::Waits(Waiting::UpdatePaused);
+    }
+    if container.slots.get(&number).is_some_and(is_ready) {
+        let others = || {
+            let all = container.slots.iter();
+            let placed = all.filter(|(other, view)| is_placed(snapshot, container, **other, view));
+            placed.filter(|(other, _)| **other != number)
+        };
+        let is_busy = |other: &u32, view: &SlotView| {
+            rollout.updating.contains(other)
+                || (!is_ready(view) && !rollout.failures.contains(other))
+        };
+        let mut busy = others().filter(|(other, view)| is_busy(other, view));
+        let most = policy(container).parallelism;
+        let most = most.of(container.scale().unwrap_or_default());
+        let holds = busy.nth(most.saturating_sub(1) as usize);
+        let is_before = |(other, view): &(&u32, &SlotView)| {
+            **other < number
+                && !is_busy(other, view)
+                && !rollout.failures.contains(other)
+                && view
+                    .claim
+                    .as_ref()
+                    .is_some_and(|claim| target.outdates(container, claim.version))
+        };
+        if let Some((other, _)) = holds.or_else(|| others().find(is_before)) {
+            return Turn::Waits(Waiting::OtherSlot(*other));
+        }
+    }
+    rollout.updating.insert(number);
+    match written(snapshot, container, &slot.container, rollout) {
+        Some(write) => Turn::Noted(Box::new(write)),
+        None => Turn::Waits(Waiting::InvalidManifest),
+    }
+}
+
+/// Of a slot that is ready on the version it should run: the write by which its update is over, once it has been ready for
+/// long enough; or by which an update goes on that had been halted for it.
+pub(crate) fn settled(
+    snapshot: &Snapshot,
+    container: &ContainerView,
+    slot: &SlotId,
+    (ready_since, now): (Millis, Millis),
+    notes: &mut Notes,
+) -> Option<Write> {
+    let known = mark(container)?;
+    let is_newest = Target::of(container)?.rev() == known.version;
+    let mut rollout = known.value.clone();
+    let policy = policy(container);
+    if is_newest && policy.on_failure != OnFailure::Rollback && rollout.failures.remove(&slot.slot)
+    {
+        rollout.failed &= rollout.failures.len() > policy.max_failures as usize;
+        rollout.updating.insert(slot.slot);
+        return written(snapshot, container, &slot.container, rollout);
+    }
+    if !rollout.updating.remove(&slot.slot) {
+        return None;
+    }
+    let at = ready_since + policy.monitor + policy.delay;
+    if now < at {
+        notes.requeue(at);
+        return None;
+    }
+    written(snapshot, container, &slot.container, rollout)
+}
+
+/// An instance that failed in an update.
+pub(crate) struct Failed<'a> {
+    /// Its slot.
+    pub(crate) slot: &'a SlotId,
+    /// Its version.
+    pub(crate) version: VersionId,
+    /// What this process knows of it.
+    pub(crate) instance: &'a InstanceMemory,
+    /// Why.
+    pub(crate) failure: Failure,
+}
+
+/// Notes a failure of an instance that has not proven itself; with too many of them the update is halted. It is none
+/// without an older version to stay with, and what slots stay with, or go back to, does not fail in its turn.
+pub(crate) fn failed(
+    snapshot: &Snapshot,
+    container: &ContainerView,
+    target: &Target<'_>,
+    failed: Failed<'_>,
+) -> Option<Write> {
+    let mut rollout = rollout(container)?;
+    let (slot, instance) = (failed.slot, failed.instance);
+    let has_failed = instance.ends > 0 || instance.running_since.is_some();
+    let is_unproven = !instance.was_ready || rollout.updating.contains(&slot.slot);
+    let is_update = container.versions.keys().any(|rev| *rev < target.rev());
+    if !has_failed
+        || !is_unproven
+        || !is_update
+        || rollout.version != target.rev()
+        || target.outdates(container, failed.version)
+        || rollout.failed
+        || !rollout.failures.insert(slot.slot)
+    {
+        return None;
+    }
+    let policy = policy(container);
+    rollout.updating.remove(&slot.slot);
+    rollout.failed = policy.on_failure != OnFailure::Continue
+        && rollout.failures.len() > policy.max_failures as usize;
+    rollout.slot = slot.slot;
+    rollout.reason = failed.failure.to_string();
+    Some(Write::rollout(
+        slot.container.clone(),
+        tidied(snapshot, container, rollout),
+        container.manifest.as_ref()?.modified,
+        mod_rev(container.rollout.as_ref()),
+    ))
+}
