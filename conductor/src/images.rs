@@ -48,6 +48,8 @@ pub const RECORD: &str = "images.json";
 
 /// A registry that wants us to come back later and does not say when is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(30);
+/// So long what a decision has seen of an image is not looked at again: containerd's store takes 10 ms for a look.
+const JUST_SEEN: Duration = Duration::from_millis(100);
 /// No registry is left alone for longer, whatever it says.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -125,6 +127,8 @@ struct Inner {
     /// Registries that want us to come back later, and when.
     paused: Mutex<BTreeMap<String, Instant>>,
     record: Record,
+    /// What was decided on last, by which name, and when.
+    decided: Mutex<Option<(String, Image, Instant)>>,
     /// Told when a pull finds no room on the disk.
     no_room: Notify,
 }
@@ -146,6 +150,7 @@ impl Images {
                 progress: Progresses::default(),
                 answers: Answers::default(),
                 paused: Mutex::default(),
+                decided: Mutex::default(),
                 no_room: Notify::new(),
             }),
         }
@@ -206,6 +211,7 @@ impl Images {
             Pull::Never => None,
             Pull::Missing | Pull::Always => self.shared.pin(&image, &parsed, pulled).await,
         };
+        self.shared.decided_on(name, &image);
         Ok(Decided {
             content: digest.is_none().then_some(image.content),
             image: digest.unwrap_or_else(|| format!("{LOCAL}{}", image.id)),
@@ -406,10 +412,26 @@ impl Inner {
         }
     }
 
+    /// The container of a decision is made at once, as a rule.
+    fn decided_on(&self, name: &str, image: &Image) {
+        let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        *decided = Some((name.to_owned(), image.clone(), Instant::now()));
+    }
+
+    /// The image of that name, if it was decided on a moment ago; once.
+    fn just_seen(&self, name: &str) -> Option<Image> {
+        let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, image, at) = decided.take()?;
+        (of == name && at.elapsed() < JUST_SEEN).then_some(image)
+    }
+
     /// An image of this host, and whether its name means it.
     async fn find(&self, wanted: &WantedImage) -> Result<Option<(Image, bool)>, EngineError> {
         let is_it = |image: &Image| wanted.is(&image.id, &image.content);
-        let named = self.engine.image(&wanted.name).await?;
+        let named = match self.just_seen(&wanted.name) {
+            Some(image) => Some(image),
+            None => self.engine.image(&wanted.name).await?,
+        };
         if let Some(image) = named.filter(is_it) {
             return Ok(Some((image, true)));
         }
