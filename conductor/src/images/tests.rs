@@ -84,6 +84,24 @@ async fn an_image_of_no_registry_is_known_by_its_id() {
     assert_eq!(pulls(&engine), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_just_decided_on_is_not_looked_at_again_and_only_once() {
+    let engine = engine();
+    let images = images(&engine);
+    let ensure = async || {
+        let ensured = images.ensure("made-here", "local:sha256:own", None, Pull::Missing);
+        ensured.await.unwrap().note.is_none()
+    };
+    for (later, is_same) in [(Duration::ZERO, true), (JUST_SEEN, false)] {
+        engine.world(|world, _| world.add_local_image("made-here", "sha256:own"));
+        images.decide("made-here", Pull::Missing).await.unwrap();
+        engine.world(|world, _| world.add_local_image("made-here", "sha256:new"));
+        tokio::time::advance(later).await;
+        assert_eq!(ensure().await, is_same, "after {later:?}");
+        assert!(!ensure().await);
+    }
+}
+
 #[tokio::test]
 async fn a_host_that_lacks_a_local_image_and_can_t_pull_it_is_at_fault() {
     let engine = engine();
