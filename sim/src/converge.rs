@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use manifests::update::OnFailure;
 use manifests::{HostName, InstanceId, SlotId};
 use model::observed::ObservedContainer;
 use model::records::{HostState, Phase};
@@ -210,6 +211,8 @@ impl World {
             else {
                 continue;
             };
+            // What failed is tried on, and the update goes on once it is ready; or it was taken back.
+            let goes_back = manifest.update.on_failure == OnFailure::Rollback;
             for number in 0..manifest.slots() {
                 let slot = id.slot(number);
                 let none = SlotView::default();
@@ -222,7 +225,7 @@ impl World {
                     |(claim, target)| {
                         truth.is_live(&claim.host)
                             && target.outdates(container, claim.version)
-                            && !target.was_given_up(container)
+                            && !(target.was_given_up(container) && goes_back)
                     },
                 );
                 // One whose host is lost for good, data and all, holds up those after it.

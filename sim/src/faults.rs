@@ -599,6 +599,15 @@ impl World {
             manifest["command"] = serde_json::json!(["late"]);
             manifest["services"] = serde_json::json!({"http": 80});
         }
+        // As is its policy: slots that are down for an earlier manifest count.
+        let orders = ["start-first", "stop-first"];
+        let on_failure = ["pause", "rollback", "continue"][dice.below(3) as usize];
+        manifest["update"] = serde_json::json!({
+            "order": orders[usize::from(matches!(likeness, 0 | 1 | 4..9))],
+            "parallelism": if likeness.is_multiple_of(3) { "66%" } else { "33%" },
+            "monitor": "2s",
+            "on_failure": on_failure,
+        });
         let strange = self.scenario != Scenario::Calm && !first && dice.one_in(6);
         if strange {
             let command = ["never", "ends", "late"][dice.below(3) as usize];

@@ -8,7 +8,7 @@ use manifests::keys::Key;
 use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer, Readiness};
 use model::records::{Availability, HostState, Phase};
-use model::snapshot::{SlotView, Snapshot, Successor};
+use model::snapshot::{Desired, SlotView, Snapshot, Successor};
 use model::{Action, Millis, Scope, Trust, Write, WriteKind};
 use planner::Plan;
 use planner::rollout::Target;
@@ -355,6 +355,9 @@ pub fn written(
             world.machines[machine].host.name
         ));
     }
+    if let Some(harm) = updated(world, machine, before, &slots) {
+        return Some(harm);
+    }
     let none = SlotView::default();
     for slot in slots {
         let name = world.machines[machine].host.name.clone();
@@ -428,6 +431,63 @@ fn record_written(
             at.host.name
         )
     })
+}
+
+/// Never more slots of a container are down on purpose than its policy allows: those that were ready, and were taken down
+/// by their owner for another version.
+fn updated(
+    world: &mut World,
+    machine: usize,
+    before: &Snapshot,
+    slots: &BTreeSet<SlotId>,
+) -> Option<String> {
+    let running = world.machines[machine].engine.running(world.cluster.id);
+    let runs = |instance: &InstanceId| running.iter().any(|c| c.owner.instance == *instance);
+    let now = &world.truth.now;
+    let is_down = |slot: &SlotId| {
+        let view = now.slot(slot)?;
+        let failed = now.containers.get(&slot.container)?.rollout.as_ref();
+        let claim = view.claim.as_ref()?;
+        let since = now.record(&claim.host)?.created;
+        (is_wanted(now, slot)
+            && !is_ready(view)
+            && failed.is_none_or(|rollout| !rollout.failures.contains(&slot.slot)))
+        .then_some((claim, since))
+    };
+    // What a lost host had is not counted, also when it is back.
+    world
+        .taken_down
+        .retain(|slot, since| is_down(slot).is_some_and(|(_, now)| now == *since));
+    let mut harm = None;
+    for slot in slots {
+        let was = before.slot(slot).filter(|was| is_ready(was));
+        let was = was.and_then(|was| was.claim.as_ref());
+        let (Some(was), Some((is, since))) = (was, is_down(slot)) else {
+            continue;
+        };
+        if was.host != is.host
+            || was.instance == is.instance
+            || was.version == is.version
+            || !runs(&was.instance)
+        {
+            continue;
+        }
+        world.taken_down.insert(slot.clone(), since);
+        let id = &slot.container;
+        let manifest = now.containers.get(id).and_then(|c| c.manifest.as_ref());
+        let Some(Desired::Valid { manifest, .. }) = manifest.map(|m| &m.value) else {
+            continue;
+        };
+        let most = manifest.update.parallelism.of(manifest.scale) as usize;
+        let down = world.taken_down.keys().filter(|slot| slot.container == *id);
+        let down: Vec<u32> = down.map(|slot| slot.slot).collect();
+        if down.len() > most {
+            harm = Some(format!(
+                "slots {down:?} of {id} are down for an update, which may take {most}"
+            ));
+        }
+    }
+    harm
 }
 
 struct Change<'a> {

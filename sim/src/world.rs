@@ -177,6 +177,9 @@ pub struct World {
     pub latency: u64,
     /// Claims that were won by a retake, by their revision.
     pub retaken: BTreeMap<SlotId, ModRev>,
+    /// Slots that were ready and were taken down for another version, and are not ready yet; each with the creation of its
+    /// host's record.
+    pub(crate) taken_down: BTreeMap<SlotId, ModRev>,
     /// A machine that does not come back, if it has no power when the faults end.
     pub lost_for_good: Option<usize>,
     /// What users' containers are like, by name.
@@ -223,6 +226,7 @@ impl World {
             changed_at: 0,
             latency,
             retaken: BTreeMap::new(),
+            taken_down: BTreeMap::new(),
             lost_for_good,
             likeness: BTreeMap::new(),
             queue: BTreeMap::new(),

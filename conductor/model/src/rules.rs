@@ -47,13 +47,15 @@ pub enum Rule {
     Compare,
     /// A view is proven by what etcd had at its revision.
     Proof,
+    /// A slot that is ready is updated only in its turn.
+    UpdateTurn,
     /// A start goes on over a record only if this machine wrote it.
     OwnRecord,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ReadYourWrites,
         Self::CatchUp,
         Self::VoidGuard,
@@ -74,6 +76,7 @@ impl Rule {
         Self::ProgressOvertakes,
         Self::Compare,
         Self::Proof,
+        Self::UpdateTurn,
         Self::OwnRecord,
     ];
 }

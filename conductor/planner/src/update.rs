@@ -121,32 +121,32 @@ pub(crate) fn turn(
     if rollout.paused {
         return Turn::Waits(Waiting::UpdatePaused);
     }
-    if container.slots.get(&number).is_some_and(is_ready) {
-        let others = || {
-            let all = container.slots.iter();
-            let placed = all.filter(|(other, view)| is_placed(snapshot, container, **other, view));
-            placed.filter(|(other, _)| **other != number)
-        };
-        let is_busy = |other: &u32, view: &SlotView| {
-            rollout.updating.contains(other)
-                || (!is_ready(view) && !rollout.failures.contains(other))
-        };
-        let mut busy = others().filter(|(other, view)| is_busy(other, view));
-        let most = policy(container).parallelism;
-        let most = most.of(container.scale().unwrap_or_default());
-        let holds = busy.nth(most.saturating_sub(1) as usize);
-        let is_before = |(other, view): &(&u32, &SlotView)| {
-            **other < number
-                && !is_busy(other, view)
-                && !rollout.failures.contains(other)
-                && view
-                    .claim
-                    .as_ref()
-                    .is_some_and(|claim| target.outdates(container, claim.version))
-        };
-        if let Some((other, _)) = holds.or_else(|| others().find(is_before)) {
-            return Turn::Waits(Waiting::OtherSlot(*other));
-        }
+    if !container.slots.get(&number).is_some_and(is_ready) {
+        return Turn::Now;
+    }
+    let others = || {
+        let all = container.slots.iter();
+        let placed = all.filter(|(other, view)| is_placed(snapshot, container, **other, view));
+        placed.filter(|(other, _)| **other != number)
+    };
+    let is_busy = |other: &u32, view: &SlotView| {
+        rollout.updating.contains(other) || (!is_ready(view) && !rollout.failures.contains(other))
+    };
+    let mut busy = others().filter(|(other, view)| is_busy(other, view));
+    let most = policy(container).parallelism;
+    let most = most.of(container.scale().unwrap_or_default());
+    let holds = busy.nth(most.saturating_sub(1) as usize);
+    let is_before = |(other, view): &(&u32, &SlotView)| {
+        **other < number
+            && !is_busy(other, view)
+            && !rollout.failures.contains(other)
+            && view
+                .claim
+                .as_ref()
+                .is_some_and(|claim| target.outdates(container, claim.version))
+    };
+    if let Some((other, _)) = holds.or_else(|| others().find(is_before)) {
+        return Turn::Waits(Waiting::OtherSlot(*other));
     }
     rollout.updating.insert(number);
     match written(snapshot, container, &slot.container, rollout) {

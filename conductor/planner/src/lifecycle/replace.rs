@@ -19,6 +19,7 @@ use model::Write;
 use model::backoff::Backoff;
 use model::observed::{ContainerState, ObservedContainer, Readiness};
 use model::records::{Claim, Phase, Progress};
+use model::rules::Rule;
 use model::volumes;
 
 /// Time for which a new instance must stay ready before it takes the place of one that serves, if `monitor` is not shorter.
@@ -80,6 +81,7 @@ pub(super) fn replacement(
                 decision.shared = Some(*write);
                 return Some(decision);
             }
+            Turn::Waits(_) if !ctx.inputs.rules.has(Rule::UpdateTurn) => {}
             Turn::Waits(why) => return Some(Decision::new(Progress::Outdated, Some(why))),
         }
     } else if ctx.must_recreate(current) || ctx.surroundings_changed(current) {
