@@ -11,6 +11,7 @@ mod logs;
 mod manifests;
 mod parse;
 pub(crate) mod settings;
+mod updates;
 pub(crate) mod values;
 mod volumes;
 
@@ -27,6 +28,7 @@ pub(crate) use manifests::{ApplyArgs, GetArgs, RmArgs, ScaleArgs, SetArgs, Valid
 #[cfg(test)]
 pub(crate) use parse::parse_without_variables;
 pub(crate) use parse::{ParseError, command, parse};
+pub(crate) use updates::{HistoryArgs, RollbackArgs};
 pub(crate) use values::{LogsOf, Selection};
 pub(crate) use volumes::{AdoptArgs, PinArgs, VolumesAction, VolumesArgs};
 
@@ -95,6 +97,10 @@ pub(crate) enum UserCommand {
     Set(SetArgs),
     /// Change the number of slots of containers
     Scale(ScaleArgs),
+    /// List the versions of a container, and what differs between them
+    History(HistoryArgs),
+    /// Write an earlier version of a manifest back
+    Rollback(RollbackArgs),
     /// List apps and their containers: ready slots, image, problems
     Apps(AppsArgs),
     /// List slots: host, status, ports, and why they wait

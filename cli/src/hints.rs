@@ -33,14 +33,8 @@ const OTHERS: &[(&[&str], &str)] = &[
         "does not exist; `dokkaa apply DIR` runs an app, each container with a manifest of its own: DIR/APP/CONTAINER.json",
     ),
     (
-        &[
-            "rollout",
-            "rollback",
-            "deployment",
-            "deployments",
-            "history",
-        ],
-        "is not in this version; `dokkaa apply` or `dokkaa set` with --wait follow a rollout, `dokkaa why` says how far it is, and the manifest as it was takes it back",
+        &["rollout", "deployment", "deployments"],
+        "is not in this version; `dokkaa apply` or `dokkaa set` with --wait follow a rollout, `dokkaa why` says how far it is, and `dokkaa rollback` takes it back",
     ),
     (
         &["eval", "inspect", "describe", "explain"],

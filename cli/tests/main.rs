@@ -298,6 +298,167 @@ fn changes_at_the_same_time_do_not_lose_each_other() {
     api.run(&["set", "shop/none", "image=b"]).with(1);
 }
 
+/// The next version of a container, as agents write it.
+fn put_version(api: &TestApi, id: &ContainerId, manifest: &str, digest: &str, good: bool) -> i64 {
+    let revision = api.agent.put_manifest(id, manifest);
+    let manifest: Value = serde_json::from_str(manifest).unwrap();
+    let version = serde_json::json!({"manifest": manifest, "image": digest, "good": good});
+    let key = manifests::keys::Key::Version(id.clone(), revision);
+    api.agent.put(&key, version.to_string().as_bytes());
+    revision
+}
+
+#[test]
+fn history_lists_versions_and_what_differs() {
+    let api = TestApi::open();
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let first = put_version(
+        &api,
+        &web(),
+        r#"{"image": "a", "scale": 2}"#,
+        &digest("1"),
+        true,
+    );
+    let second = put_version(
+        &api,
+        &web(),
+        r#"{"image": "b", "scale": 2, "env": {"LEVEL": "debug"}}"#,
+        &digest("2"),
+        false,
+    );
+    api.make_ready(&web(), 0, first);
+    api.make_ready(&web(), 1, second);
+    let ended = api.run(&["history", "shop/web"]).with(0);
+    let lines: Vec<Vec<&str>> = ended
+        .out
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let (one, two) = (first.to_string(), second.to_string());
+    assert_eq!(
+        lines,
+        [
+            &["VERSION", "IMAGE", "DIGEST", "GOOD", "SLOTS", "CHANGED"][..],
+            &[
+                "*",
+                &two,
+                "b",
+                "sha256:222222222222",
+                "-",
+                "1",
+                "env,",
+                "image"
+            ],
+            &[&one, "a", "sha256:111111111111", "yes", "0"],
+        ]
+    );
+    let json = api
+        .run(&["history", "shop/web", "-o", "json"])
+        .with(0)
+        .json();
+    assert_eq!(json["wanted"], second);
+    assert_eq!(json["versions"][1]["manifest"]["image"], "a");
+    let diff = |args: &[&str]| api.run(&[&["history", "shop/web", "--diff"], args].concat());
+    assert_eq!(
+        diff(&[&one, &two]).with(0).out,
+        "env.LEVEL: none -> \"debug\"\nimage: \"a\" -> \"b\"\n"
+    );
+    assert_eq!(diff(&[&one]).with(0).out.lines().count(), 2);
+    let none = diff(&["7"]).with(1).err;
+    assert!(
+        none.contains("shop/web has no version 7; there are"),
+        "{none}"
+    );
+    let table = on_terminal(&api, 80, "history shop/web");
+    assert!(table.lines().all(|l| l.chars().count() <= 80), "{table}");
+
+    // One that nobody has decided the image of is listed, too.
+    api.run(&["set", "shop/web", "image=c"]).with(0);
+    let ended = api.run(&["history", "shop/web"]).with(0);
+    assert!(ended.out.contains("not decided yet"), "{}", ended.out);
+    api.run(&["history", "shop/none"]).with(1);
+    api.run(&["history", "shop"]).with(2);
+}
+
+#[test]
+fn rollback_writes_the_earlier_manifest_and_says_what_changes() {
+    let api = TestApi::open();
+    let first = put_version(
+        &api,
+        &web(),
+        r#"{"image": "a", "scale": 2}"#,
+        "sha256:1",
+        true,
+    );
+    let ended = api.run(&["rollback", "shop/web"]).with(1);
+    assert_eq!(
+        ended.err,
+        format!(
+            "shop/web has no earlier version of another manifest; there is only {first} (wanted)\n"
+        )
+    );
+    assert_eq!(api.revision(&web()), Some(first), "nothing was written");
+    let second = put_version(
+        &api,
+        &web(),
+        r#"{"image": "b", "scale": 4}"#,
+        "sha256:2",
+        false,
+    );
+    for (to, says) in [
+        (first + 1000, "has no version"),
+        (second, "is to run already"),
+    ] {
+        let ended = api
+            .run(&["rollback", "shop/web", "--to", &to.to_string()])
+            .with(1);
+        assert!(ended.err.contains(says), "{}", ended.err);
+    }
+    let there = format!("there are {second} (wanted), {first} (good)\n");
+    let ended = api.run(&["rollback", "shop/web", "--to", "1"]).with(1);
+    assert!(ended.err.ends_with(&there), "{}", ended.err);
+    assert_ne!(api.revision(&web()), None);
+
+    let ended = api.run(&["rollback", "shop/web"]).with(0);
+    let now = api.revision(&web()).unwrap();
+    assert_eq!(
+        ended.out,
+        format!(
+            "shop/web goes back to version {first} (revision {now})\n  image: \"b\" -> \"a\"\n  scale: 4 -> 2\n"
+        )
+    );
+    assert_eq!(
+        ended.err,
+        "shop/web: the earlier manifest asks for 2 slots, not 4; `dokkaa scale shop/web=4` sets it as it was\n"
+    );
+    let manifest = api.run(&["get", "shop/web"]).with(0).json();
+    assert_eq!(manifest, serde_json::json!({"image": "a", "scale": 2}));
+
+    // By name, also to one that never was good; and waited for.
+    let args = [
+        "rollback",
+        "shop/web",
+        "--to",
+        &second.to_string(),
+        "--wait",
+    ];
+    let running = Running::start(api.command(&args));
+    wait_for("the manifest", || {
+        api.revision(&web()).filter(|at| *at > now)
+    });
+    for slot in 0..4 {
+        api.make_ready(&web(), slot, second);
+    }
+    let ended = running.end().with(0);
+    assert!(
+        ended.err.contains("has never stayed ready"),
+        "{}",
+        ended.err
+    );
+    api.run(&["rollback", "shop/none"]).with(1);
+    api.run(&["rollback", "shop"]).with(2);
+}
+
 #[test]
 fn ps_shows_every_slot_and_its_reason_in_one_line_each() {
     let api = TestApi::open();
@@ -1215,6 +1376,8 @@ fn help_teaches_by_example_and_completion_knows_the_commands() {
         "get",
         "set",
         "scale",
+        "history",
+        "rollback",
         "ps",
         "hosts",
         "status",

@@ -52,7 +52,7 @@ impl Uses {
         let user = !matches!(path, "up" | "down" | "etcd-env" | "agent" | "cloud-config");
         let list = matches!(
             path,
-            "apps" | "ps" | "hosts" | "volumes" | "status" | "logs" | "events" | "why"
+            "apps" | "ps" | "hosts" | "volumes" | "status" | "logs" | "events" | "why" | "history"
         );
         Self {
             connection: user && !matches!(path, "validate" | "completion" | "version"),

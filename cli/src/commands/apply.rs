@@ -133,7 +133,7 @@ async fn change(
     Err(Refusal::Conflict.into())
 }
 
-async fn put(
+pub(super) async fn put(
     client: &Client,
     id: &ContainerId,
     expected: Option<i64>,
@@ -202,13 +202,13 @@ async fn warn(
     Ok(())
 }
 
-fn warn_of(id: &ContainerId, warnings: &[String]) {
+pub(super) fn warn_of(id: &ContainerId, warnings: &[String]) {
     for warning in warnings {
         output::note(&format!("{id}: warning: {}", output::one_line(warning)));
     }
 }
 
-async fn wait_for(
+pub(super) async fn wait_for(
     wait: bool,
     client: &Client,
     global: &GlobalArgs,

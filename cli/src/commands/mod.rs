@@ -14,6 +14,7 @@ mod error;
 mod events;
 pub(crate) mod example;
 mod files;
+mod history;
 mod hosts;
 mod lists;
 mod logs;
@@ -41,6 +42,8 @@ pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(),
         UserCommand::Get(args) => apply::get(&args, global).await,
         UserCommand::Set(args) => apply::set(&args, global).await,
         UserCommand::Scale(args) => apply::scale(&args, global).await,
+        UserCommand::History(args) => history::history(&args, global).await,
+        UserCommand::Rollback(args) => history::rollback(&args, global).await,
         UserCommand::Apps(args) => lists::apps(&args, global).await,
         UserCommand::Ps(args) => lists::ps(&args, global).await,
         UserCommand::Hosts(args) => match &args.action {

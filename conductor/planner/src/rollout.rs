@@ -258,8 +258,8 @@ fn last_good(container: &ContainerView) -> Option<Target<'_>> {
         .and_then(|(rev, ..)| decided(container, rev))
 }
 
-/// Versions that count, oldest first.
-fn counting(
+/// Versions that count and can be read, oldest first.
+pub fn counting(
     container: &ContainerView,
 ) -> impl DoubleEndedIterator<Item = (VersionId, &Rev<ParsedVersion>, &Arc<Manifest>)> {
     let since = container

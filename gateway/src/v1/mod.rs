@@ -26,6 +26,7 @@ pub mod overview;
 mod reply;
 pub mod rows;
 pub mod types;
+mod versions;
 pub mod volumes;
 pub mod why;
 
@@ -59,6 +60,7 @@ pub fn router(api: Api) -> Router {
         .route("/accept", get(hold::look).post(hold::accept))
         .route("/status", get(cluster::status))
         .route("/why/{app}/{container}", get(cluster::explain))
+        .route("/versions/{app}/{container}", get(versions::history))
         .route("/events", get(events::events))
         .route("/logs/{app}", get(logs::logs))
         .route("/logs/{app}/{container}", get(logs::logs))

@@ -318,6 +318,58 @@ async fn slots_join_the_snapshot_and_the_status_keys() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
+#[tokio::test]
+async fn versions_are_read_from_etcd_newest_first() {
+    let api = alone();
+    let first = two_slots(&api.agent);
+    // The view of an agent in hold is old; this is not asked of it.
+    api.agent.set_blind(true);
+    let body = api.get("/versions/shop/web").await;
+    assert_eq!(body["revision"], first);
+    assert_eq!(body["wanted"], first);
+    assert_eq!(body["versions"][0]["slots"], json!([0, 1]));
+    // A scale makes no version.
+    let (_, scaled) = api
+        .send(
+            "PUT",
+            "/manifests/shop/web",
+            r#"{"image": "a", "scale": 3}"#,
+        )
+        .await;
+    let body = api.get("/versions/shop/web").await;
+    assert_eq!(body["revision"], scaled["revision"]);
+    assert_eq!(body["wanted"], first);
+    assert_eq!(body["manifest"]["scale"], 3);
+    assert_eq!(body["versions"].as_array().unwrap().len(), 1);
+    // The newest, which nobody has decided the image of yet.
+    let (_, put) = api
+        .send("PUT", "/manifests/shop/web", r#"{"image": "b"}"#)
+        .await;
+    let body = api.get("/versions/shop/web").await;
+    assert_eq!(body["wanted"], put["revision"]);
+    assert_eq!(body["versions"][0]["version"], put["revision"]);
+    assert_eq!(body["versions"][0]["digest"], Value::Null);
+    assert_eq!(body["versions"][1]["slots"], json!([0, 1]));
+    // One that means what they run.
+    api.agent
+        .put_manifest(&web(), r#"{"image": "a", "scale": 2}"#);
+    let body = api.get("/versions/shop/web").await;
+    assert_eq!(body["versions"][0]["slots"], json!([0, 1]));
+    assert_eq!(body["versions"][1].get("slots"), None);
+    // What can't be read wants nothing.
+    api.agent.put(&Key::Manifest(web()), b"{");
+    let body = api.get("/versions/shop/web").await;
+    assert_eq!(
+        (&body["wanted"], &body["manifest"]),
+        (&Value::Null, &Value::Null)
+    );
+    let (status, _) = api.send("GET", "/versions/shop/none", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    api.agent.delete(&Key::Manifest(web()));
+    let (status, _) = api.send("GET", "/versions/shop/web", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
     let api = alone();

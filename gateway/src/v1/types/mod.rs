@@ -8,6 +8,7 @@ mod lines;
 mod manifests;
 mod operator;
 mod slots;
+mod updates;
 mod why;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ pub use lines::*;
 pub use manifests::*;
 pub use operator::*;
 pub use slots::*;
+pub use updates::*;
 pub use why::*;
 
 /// Body of every answer that is not 2xx.

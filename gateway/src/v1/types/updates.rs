@@ -1,0 +1,51 @@
+//! Versions of a container, and the update to the newest.
+
+use manifests::{AppName, ContainerId, ContainerName};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `GET versions/<app>/<container>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// The app.
+    pub app: AppName,
+    /// The container.
+    pub container: ContainerName,
+    /// Revision of the manifest, for preconditions.
+    pub revision: i64,
+    /// The version that the manifest means; none while it can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<i64>,
+    /// The manifest as it is now; none if it is not JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Value>,
+    /// Versions that are kept, newest first.
+    pub versions: Vec<VersionRow>,
+}
+
+impl History {
+    /// Its container.
+    pub fn id(&self) -> ContainerId {
+        ContainerId::new(self.app.clone(), self.container.clone())
+    }
+}
+
+/// A version of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRow {
+    /// Its key: the revision of its manifest.
+    pub version: i64,
+    /// Its image, as the manifest names it.
+    pub image: String,
+    /// The image that was decided on: a digest, or `local:<image id>`; none while nobody has decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// An instance of it has stayed ready once.
+    #[serde(default)]
+    pub good: bool,
+    /// Slots that run it, or one that means the same container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<u32>,
+    /// Its manifest.
+    pub manifest: Value,
+}
