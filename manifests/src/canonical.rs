@@ -53,6 +53,7 @@ fn container_part(manifest: &Manifest, image: &str) -> Manifest {
         stopped: default.stopped,
         update: default.update,
         drain_timeout: default.drain_timeout,
+        rebalance: default.rebalance,
         ..manifest.clone()
     };
     for service in part.services.values_mut() {
@@ -160,7 +161,7 @@ mod tests {
         let plain = manifest(r#"{"image": "a", "services": {"web": 80}}"#);
         let other = manifest(
             r#"{"image": "a", "scale": 7, "pull": "always", "start_timeout": "5s", "stop_timeout": "1s",
-                "stopped": true, "drain_timeout": "0s", "update": {"parallelism": "50%", "order": "stop-first"},
+                "stopped": true, "drain_timeout": "0s", "rebalance": "off", "update": {"parallelism": "50%", "order": "stop-first"},
                 "placement": {"constraints": ["disk==ssd"], "max_per_host": 1, "spread": "zone"},
                 "services": {"web": {"port": 80, "protocol": "tcp", "ready": "started"}},
                 "env": {}, "links": [], "volumes": [], "log": {"max_size": "10240k"},

@@ -14,7 +14,7 @@ use crate::schema::{
     Field, boolean, command, count, duration, field, later, limit, object, pairs, pattern, port,
     required, strings, text,
 };
-use crate::update::{OnFailure, Order};
+use crate::update::{OnFailure, Order, Rebalance};
 
 const SIZE: &str = "^[0-9]+([bB]|[kKmMgG][iI]?[bB]?)$";
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
@@ -209,6 +209,13 @@ pub const MANIFEST: &[Field] = &[
         duration,
     ),
     field(
+        "rebalance",
+        "`\"auto\"` or `\"off\"`",
+        "`\"auto\"`",
+        "Whether an instance may move to a host that has fewer containers when nothing else is under way. One that writes to a volume never does.",
+        || json!({"enum": Rebalance::VARIANTS}),
+    ),
+    field(
         "stopped",
         "boolean",
         "`false`",
@@ -222,7 +229,6 @@ pub const MANIFEST: &[Field] = &[
         "Any text. Another one replaces every instance, as an update does: `dokkaa restart` writes the time.",
         text,
     ),
-    later("rebalance", ""),
     later("restart", "containers are always restarted"),
     later("connect_timeout", ""),
     later("secrets", ""),

@@ -9,7 +9,7 @@ use strum::{Display, EnumString, VariantNames};
 
 use crate::names::{AppName, ServiceName};
 use crate::units;
-use crate::update::{Order, Update};
+use crate::update::{Order, Rebalance, Update};
 
 /// The value of `/apps/<app>/<container>/manifest`. [`crate::canonical`] has its JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,6 +67,8 @@ pub struct Manifest {
     /// Longest time for which connections are waited for before an instance that leaves is asked to stop.
     #[serde(serialize_with = "duration")]
     pub drain_timeout: Duration,
+    /// Whether its instances may move to hosts that have fewer containers.
+    pub rebalance: Rebalance,
     /// Any text: another one is another version.
     pub restarted_at: Option<String>,
 }
@@ -354,6 +356,7 @@ impl Manifest {
             stopped: false,
             update: Update::default(),
             drain_timeout: Duration::from_secs(10),
+            rebalance: Rebalance::default(),
             restarted_at: None,
         }
     }

@@ -1,4 +1,4 @@
-//! `update`: how another version takes the place of the present one.
+//! `update`: how another version takes the place of the present one; and whether instances move.
 
 use std::time::Duration;
 
@@ -94,6 +94,18 @@ pub enum OnFailure {
     Rollback,
     /// The update goes on.
     Continue,
+}
+
+/// Whether instances may move to hosts that have fewer containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, EnumString, VariantNames)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum Rebalance {
+    /// When nothing else is under way.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 #[cfg(test)]

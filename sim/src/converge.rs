@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::update::OnFailure;
-use manifests::{HostName, InstanceId, SlotId};
+use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::observed::ObservedContainer;
 use model::records::{HostState, Phase};
-use model::snapshot::{Desired, SlotView, Snapshot};
+use model::snapshot::{ContainerView, Desired, SlotView, Snapshot};
 use planner::placement;
 use planner::rollout::Target;
 use store::host::HostStatus;
@@ -238,12 +238,78 @@ impl World {
                 }
             }
         }
+        if let Some(uneven) = self.uneven() {
+            return Some(uneven);
+        }
         let (slot, extra) = running.into_iter().next()?;
         let (host, container) = extra.first()?;
         Some(format!(
             "{} of {slot} runs on {host}, and nobody wants it",
             container.owner.instance
         ))
+    }
+
+    /// A slot that nothing keeps where it is, and that another host would have with fewer containers.
+    fn uneven(&self) -> Option<String> {
+        let truth = &self.truth.now;
+        let containers = |host: &HostName| {
+            let foreign = truth
+                .record(host)
+                .map_or(0, |record| record.foreign as usize);
+            let of_slots = truth.containers.values().flat_map(|c| c.slots.values());
+            let here = of_slots.filter(|slot| slot.claim.as_ref().is_some_and(|c| c.host == *host));
+            let slots = here.count();
+            (foreign + slots, slots)
+        };
+        for (id, container) in &truth.containers {
+            let Some(Desired::Valid { manifest, .. }) =
+                container.manifest.as_ref().map(|m| &m.value)
+            else {
+                continue;
+            };
+            if manifest.volumes.iter().any(|volume| !volume.read_only)
+                || container.rollout.is_some()
+            {
+                continue;
+            }
+            for (number, view) in &container.slots {
+                let slot = id.slot(*number);
+                let Some(claim) = view.claim.as_ref() else {
+                    continue;
+                };
+                // A restore may have lost what it was made from.
+                if !container.versions.contains_key(&claim.version) {
+                    continue;
+                }
+                let from = &claim.host;
+                let order = placement::explain(truth, &slot).map_or_else(Vec::new, |p| p.order);
+                let has = containers(from);
+                let is_better = |to: &HostName| {
+                    let would_have = containers(to);
+                    has.0 >= would_have.0 + 2 && has.1 >= would_have.1 + 2
+                };
+                let may = |to: &&HostName| is_better(to) && !self.could_not(to, id, container);
+                let takes = order.iter().find(may);
+                if let Some(to) = takes.filter(|_| order.first().is_some_and(is_better)) {
+                    return Some(format!(
+                        "{slot} is on {from}, and {to} has fewer containers"
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// The host's agent remembers that it could not run the container as its manifest is.
+    fn could_not(&self, host: &HostName, id: &ContainerId, container: &ContainerView) -> bool {
+        let machines = self.machines.iter().filter(|m| m.host.name == *host);
+        let mut agents = machines.filter_map(|m| m.process.as_ref()?.agent.as_ref());
+        agents.any(|joined| {
+            let mark = joined.agent.memory().unfit.get(id);
+            let manifest = container.manifest.as_ref();
+            mark.zip(manifest)
+                .is_some_and(|(mark, manifest)| mark.is_about(manifest.modified))
+        })
     }
 
     /// Equal containers that were placed in calm are spread evenly.

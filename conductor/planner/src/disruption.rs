@@ -16,6 +16,8 @@ use model::time::Millis;
 
 /// The live hosts have settled when they have been the same for so long …
 const SETTLED: Duration = Duration::from_secs(30);
+/// Time without a handover before a slot moves to a host that has fewer.
+const BETWEEN_MOVES: Duration = Duration::from_secs(10);
 /// … and no pause is longer than this.
 const LONGEST: Duration = Duration::from_secs(300);
 /// A member that has been missing for so long is not waited for any more.
@@ -70,6 +72,8 @@ pub struct DisruptionGuard {
     mass_failure: Option<Millis>,
     restored: Option<Millis>,
     hold: Option<HostName>,
+    /// A handover was under way then.
+    moved: Millis,
     /// Reason for which etcd refuses writes.
     refusing: Option<String>,
     /// When it took them again.
@@ -113,6 +117,15 @@ impl DisruptionGuard {
             self.mass_failure.get_or_insert(now);
         }
         self.hold = snapshot.in_hold().cloned();
+        if snapshot.is_handing_over() {
+            self.moved = now;
+        }
+    }
+
+    /// From when on a slot may move for the sake of balance: the live hosts have settled, and the last handover is over
+    /// for a while.
+    pub fn may_rebalance_at(&self) -> Millis {
+        (self.since + SETTLED).max(self.moved + BETWEEN_MOVES)
     }
 
     /// A restore was accepted: the hosts come back one after the other.

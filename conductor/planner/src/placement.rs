@@ -8,6 +8,7 @@
 mod candidates;
 mod load;
 mod ranking;
+mod rebalance;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,7 @@ pub(crate) use load::unmet;
 use load::{Group, Load, wanted};
 pub use load::{VERSIONS, version};
 pub(crate) use ranking::Ranking;
+pub(crate) use rebalance::rebalance;
 
 /// Places every unclaimed slot of the snapshot, in order of container and number, each on top of those before.
 pub fn unclaimed(snapshot: &Snapshot) -> Vec<Candidates> {

@@ -1,6 +1,6 @@
 //! This host's share of placement: slots that nobody has, and those that hosts give away.
 
-use manifests::InstanceId;
+use manifests::{ContainerId, InstanceId, SlotId};
 use model::Scope;
 use model::Write;
 use model::records::Claim;
@@ -13,16 +13,19 @@ use crate::ownership::take;
 use crate::placement;
 use crate::rollout::{Target, placed_anew};
 use crate::slots::Slots;
+use crate::turn::Turn;
 use crate::waiting::Waiting;
 
-/// Claims slots that nobody has, and takes over those of lost hosts.
+/// Claims slots that nobody has, and takes over those of lost hosts; and whether there are any that a host can take.
 pub(crate) fn claims(
     inputs: &Inputs<'_>,
     slots: &Slots<'_>,
     fresh: &mut dyn FnMut() -> InstanceId,
-) -> Report {
+) -> (Report, bool) {
     let mut report = Report::default();
+    let mut is_placing = false;
     placement::each_unclaimed(inputs.snapshot, |placed| {
+        is_placing |= placed.first().is_some();
         if slots.is_here(&placed.slot) {
             return;
         }
@@ -69,7 +72,7 @@ pub(crate) fn claims(
             .writes
             .extend(take(inputs, slot, view, claim, modified).map(|write| write.with_data(data)));
     });
-    report
+    (report, is_placing)
 }
 
 /// Begins handovers from hosts that give away what they have.
@@ -80,47 +83,85 @@ pub(crate) fn handovers(
 ) -> Report {
     let mut report = Report::default();
     for placed in placement::handovers(inputs.snapshot) {
-        if slots.is_here(&placed.slot) || inputs.memory.disruption.may_place(inputs.now).is_err() {
-            continue;
-        }
-        let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
-            continue;
-        };
-        let (Some(manifest), Some(target), Some(view)) = (
-            &container.manifest,
-            placed_anew(container),
-            container.slots.get(&placed.slot.slot),
-        ) else {
-            continue;
-        };
-        let Owner::Live(claim) = inputs.snapshot.owner(view) else {
-            continue;
-        };
-        let rev = match target {
-            Target::Decided { rev, .. } => rev,
-            Target::Undecided { .. } if !target.outdates(container, claim.version) => claim.version,
-            // While a new version is being decided, a handover would only be given up again.
-            Target::Undecided { .. } => continue,
-        };
-        let scope = Scope::Slot(placed.slot.clone());
         let turn = placed.turn(&inputs.host.name);
-        let is_placing = inputs.memory.in_flight.is_placing();
-        if !inputs.is_my_turn(&mut report.notes, &scope, turn) || is_placing {
-            continue;
-        }
-        let next = Claim {
-            host: inputs.host.name.clone(),
-            instance: fresh(),
-            version: rev,
-        };
-        let void = inputs.snapshot.successor(view).void();
-        report.writes.push(Write::next(
-            placed.slot,
-            next,
-            claim.modified,
-            manifest.modified,
-            void,
-        ));
+        begins(inputs, slots, placed.slot, turn, fresh, &mut report);
     }
     report
+}
+
+/// Begins the handover of a slot to this host, which has fewer containers than the one that has it.
+pub(crate) fn rebalancing(
+    inputs: &Inputs<'_>,
+    slots: &Slots<'_>,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) -> Report {
+    let mut report = Report::default();
+    let me = &inputs.host.name;
+    let has_failed = |id: &ContainerId| {
+        let container = inputs.snapshot.containers.get(id);
+        let manifest = container.and_then(|container| container.manifest.as_ref());
+        let mark = inputs.memory.unfit.get(id);
+        mark.zip(manifest)
+            .is_some_and(|(mark, manifest)| mark.is_about(manifest.modified))
+    };
+    if let Some((slot, turn)) = placement::rebalance(inputs.snapshot, me, has_failed) {
+        let at = inputs.memory.disruption.may_rebalance_at();
+        if inputs.now < at {
+            report.notes.requeue(at);
+        } else {
+            begins(inputs, slots, slot, turn, fresh, &mut report);
+        }
+    }
+    report
+}
+
+/// Begins the handover of a slot to this host, if it is its turn.
+fn begins(
+    inputs: &Inputs<'_>,
+    slots: &Slots<'_>,
+    slot: SlotId,
+    turn: Option<Turn>,
+    fresh: &mut dyn FnMut() -> InstanceId,
+    report: &mut Report,
+) {
+    if slots.is_here(&slot) || inputs.memory.disruption.may_place(inputs.now).is_err() {
+        return;
+    }
+    let Some(container) = inputs.snapshot.containers.get(&slot.container) else {
+        return;
+    };
+    let (Some(manifest), Some(target), Some(view)) = (
+        &container.manifest,
+        placed_anew(container),
+        container.slots.get(&slot.slot),
+    ) else {
+        return;
+    };
+    let Owner::Live(claim) = inputs.snapshot.owner(view) else {
+        return;
+    };
+    let rev = match target {
+        Target::Decided { rev, .. } => rev,
+        Target::Undecided { .. } if !target.outdates(container, claim.version) => claim.version,
+        // While a new version is being decided, a handover would only be given up again.
+        Target::Undecided { .. } => return,
+    };
+    let scope = Scope::Slot(slot.clone());
+    let is_placing = inputs.memory.in_flight.is_placing();
+    if !inputs.is_my_turn(&mut report.notes, &scope, turn) || is_placing {
+        return;
+    }
+    let next = Claim {
+        host: inputs.host.name.clone(),
+        instance: fresh(),
+        version: rev,
+    };
+    let void = inputs.snapshot.successor(view).void();
+    report.writes.push(Write::next(
+        slot,
+        next,
+        claim.modified,
+        manifest.modified,
+        void,
+    ));
 }

@@ -54,8 +54,13 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     let of_here = plan.requeue_at.take();
     if is_able {
         // Placement: this host's share of what nobody has, and of what hosts give away.
-        admit(inputs, placing::claims(inputs, &slots, fresh), &mut plan);
+        let (claims, is_placing) = placing::claims(inputs, &slots, fresh);
+        admit(inputs, claims, &mut plan);
         admit(inputs, placing::handovers(inputs, &slots, fresh), &mut plan);
+        if !is_placing {
+            let moves = placing::rebalancing(inputs, &slots, fresh);
+            admit(inputs, moves, &mut plan);
+        }
     }
     // Clean-up: what any host may delete, and this host's marks.
     if inputs.is_trusted() && inputs.snapshot.in_hold().is_none() {

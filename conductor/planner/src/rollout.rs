@@ -144,12 +144,11 @@ pub fn placed_anew(container: &ContainerView) -> Option<Target<'_>> {
     if !target.was_given_up(container) {
         return Some(target);
     }
-    let good = if goes_back(container) {
-        good_before(container, target.rev())
-    } else {
-        last_good(container)
-    };
-    good.or(Some(target))
+    let is_good = matches!(&target, Target::Decided { version, .. } if version.version.good);
+    if is_good && !goes_back(container) {
+        return Some(target);
+    }
+    good_before(container, target.rev()).or(Some(target))
 }
 
 /// The version of a slot whose container is gone: it needs no image that nobody has decided yet, if there is another
@@ -202,10 +201,12 @@ fn goes_back(container: &ContainerView) -> bool {
     update::policy(container).on_failure == OnFailure::Rollback
 }
 
-/// The newest version before this one that got ready once.
+/// The newest version before this one that has proven itself; without one, the newest before it.
 fn good_before(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
-    counting(container)
-        .rfind(|(old, version, _)| *old < rev && version.version.good)
+    let older = || counting(container).filter(|(old, ..)| *old < rev);
+    older()
+        .rfind(|(_, version, _)| version.version.good)
+        .or_else(|| older().next_back())
         .and_then(|(rev, ..)| decided(container, rev))
 }
 

@@ -74,6 +74,7 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     r.set(f, "drain_timeout", &mut m.drain_timeout, |r, node| {
         r.duration(node, Duration::ZERO..=LONGEST_DRAIN)
     });
+    r.set(f, "rebalance", &mut m.rebalance, Reader::choice);
     r.set(f, "stopped", &mut m.stopped, Reader::boolean);
     r.set(f, "restarted_at", &mut m.restarted_at, |r, node| {
         r.text(node, "any text, such as a time").map(str::to_owned)

@@ -132,6 +132,6 @@ or `KiB`: all the same, each 1024 times the one before).
 the same text. Unknown fields are errors there. An invalid manifest that was written straight into etcd stops
 nothing: the last valid version keeps running.
 
-A change of `scale`, `stopped`, `placement`, `pull`, `update`, `start_timeout`, `stop_timeout`, `drain_timeout` or a
-service's `ready` replaces no container; a change of anything else does.
+A change of `scale`, `stopped`, `placement`, `pull`, `update`, `rebalance`, `start_timeout`, `stop_timeout`,
+`drain_timeout` or a service's `ready` replaces no container; a change of anything else does.
 ";

@@ -7,7 +7,7 @@ use manifests::manifest::{
     Service, Ulimit, UlimitName, Volume, VolumeSource,
 };
 use manifests::parse::{self, MAX_PROBLEMS, Problem};
-use manifests::update::{OnFailure, Order, Parallelism, Update};
+use manifests::update::{OnFailure, Order, Parallelism, Rebalance, Update};
 use manifests::{Manifest, canonical, env};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -206,13 +206,14 @@ prop_compose! {
         ],
         log in (1024..1_u64 << 40, 1..=1000_u32),
         resources in (option::of(10..=1_024_000_u32), option::of(6_u64 << 20..=16 << 40), placement()),
-        policy in (update(), (0..=3_600_000_u64), any::<bool>(), option::of("[^\u{0}]{1,8}")),
+        policy in (update(), (0..=3_600_000_u64), (any::<bool>(), any::<bool>()), option::of("[^\u{0}]{1,8}")),
         outside in outside(),
     ) -> Manifest {
         let mut manifest = Manifest {
             update: policy.0,
             drain_timeout: Duration::from_millis(policy.1),
-            stopped: policy.2,
+            stopped: policy.2.0,
+            rebalance: if policy.2.1 { Rebalance::Off } else { Rebalance::Auto },
             restarted_at: policy.3,
             image,
             scale,

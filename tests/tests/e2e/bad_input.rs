@@ -25,7 +25,7 @@ const BAD: [(&str, &str); 16] = [
     (r#"{"image": "busybox", "services": {"We_b": 80}}"#, "We_b"),
     (r#"{"image": "busybox", "links": ["a", "b:a"]}"#, "links"),
     (
-        r#"{"image": "busybox", "drain_timeout": "1s"}"#,
+        r#"{"image": "busybox", "connect_timeout": "1s"}"#,
         "not supported yet",
     ),
     (r#"{"image": "busybox", "memory": "much"}"#, "memory"),

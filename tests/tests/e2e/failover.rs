@@ -299,6 +299,13 @@ fn a_restart_within_the_grace_costs_two_writes() {
             Err(format!("{said:#?}"))
         }
     });
+    // Nor is anything left to be said of their versions.
+    wait_for("all versions to be good", CAP, || {
+        let said = cluster.lab.etcd().list("/claims/graced/").expect("etcd");
+        let versions = said.iter().filter(|(key, _)| key.contains("/versions/"));
+        let mut open = versions.filter(|(_, version)| !version.contains(r#""good":true"#));
+        open.next().map_or(Ok(()), |(key, _)| Err(key.clone()))
+    });
     let (before, keys) = (revision(), all());
     host.stop_agent().expect("stop");
     host.start_agent(&AgentOptions::default()).expect("start");

@@ -386,12 +386,16 @@ impl<'a> Storm<'a> {
 
     fn converge(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        let given_up = format!("/claims/{APP}/web/rollout");
+        let rollout = format!("/claims/{APP}/web/rollout");
+        let is_halted = |text: &str| {
+            let rollout = serde_json::from_str::<Value>(text);
+            rollout.is_ok_and(|rollout| rollout["failed"] == true)
+        };
         try_wait_for("everything to be as wanted", CONVERGED, || {
             // What was killed while it was updated gives the update up: the
             // user has another try.
-            match self.lab.etcd().get(&given_up) {
-                Ok(Some(_)) => {
+            match self.lab.etcd().get(&rollout) {
+                Ok(Some(text)) if is_halted(&text) => {
                     self.wanted.version += 1;
                     self.say(&format!(
                         "given up; again as version {}",
@@ -400,7 +404,7 @@ impl<'a> Storm<'a> {
                     self.put("web").map_err(|error| format!("{error:#}"))?;
                     Err("the update was given up".to_owned())
                 }
-                Ok(None) => self.is_as_wanted(),
+                Ok(_) => self.is_as_wanted(),
                 Err(error) => Err(format!("{error:#}")),
             }
         })?;

@@ -102,6 +102,11 @@ impl Snapshot {
         self.index.giving.iter()
     }
 
+    /// A slot changes hands.
+    pub fn is_handing_over(&self) -> bool {
+        !self.index.coming.is_empty()
+    }
+
     /// There is something that any of several hosts may do: slots to place or to hand over, remains to clear away.
     pub fn has_work_for_any(&self) -> bool {
         let index = &self.index;

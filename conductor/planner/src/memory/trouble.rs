@@ -88,6 +88,11 @@ impl UnfitMark {
         self.backoff.failed(now);
     }
 
+    /// It could not run what this manifest says.
+    pub fn is_about(&self, manifest_rev: ModRev) -> bool {
+        self.rev == manifest_rev
+    }
+
     /// When the mark is taken away, so that the container is tried here again.
     pub(crate) fn until(&self) -> Millis {
         self.backoff.next_try().max(self.backoff.last() + UNFIT)

@@ -181,6 +181,18 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// One of its slots may go from one host to another without being spread less evenly.
+    pub(super) fn may_leave(&self, load: &Load<'_>, from: usize, to: usize) -> bool {
+        let label = self
+            .wanted
+            .and_then(|manifest| manifest.placement.spread.as_deref());
+        label.is_none_or(|label| {
+            let value = |host: usize| load.hosts[host].labels.get(label);
+            let spread = self.spread(load, label);
+            value(from) == value(to) || spread[to] < spread[from]
+        })
+    }
+
     /// Number of its slots at the label's value of each host; hosts without the label are one group.
     pub(super) fn spread(&self, load: &Load<'_>, label: &str) -> Vec<u32> {
         let mut groups: BTreeMap<Option<&str>, u32> = BTreeMap::new();

@@ -75,7 +75,7 @@ impl<'p> Ranking<'p> {
     }
 
     /// The best host.
-    pub(super) fn first(&self) -> Option<usize> {
+    pub(crate) fn first(&self) -> Option<usize> {
         self.first
     }
 

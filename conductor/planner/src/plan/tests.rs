@@ -71,6 +71,11 @@ fn of_versions_with_equal_hash_the_newest_says_how_long_a_stop_may_take() {
 }
 
 #[test]
+fn a_host_that_is_back_gets_its_share() {
+    notebook("rebalance");
+}
+
+#[test]
 fn an_update_that_fails_halts() {
     notebook("halt");
 }
