@@ -9,11 +9,13 @@
 //! - one per batch of writes (`writes`);
 //! - one that follows the engine (`engine_watch`): events, single containers, lists;
 //! - one per running instance that probes whether it is ready (`probes`);
+//! - one per instance that leaves, while it has open connections (`drains`);
 //! - one that keeps what happened (`events`).
 
 pub mod actions;
 pub mod allocation;
 pub mod credentials;
+mod drains;
 mod engine_watch;
 pub mod events;
 pub mod firewall;

@@ -33,7 +33,7 @@ pub(crate) struct Probes {
 
 struct Running {
     started_at: i64,
-    container: watch::Sender<ObservedContainer>,
+    looked_at: watch::Sender<(ObservedContainer, Criterion)>,
     task: JoinHandle<()>,
 }
 
@@ -64,16 +64,16 @@ impl Probes {
             return;
         };
         let (instance, started_at) = (container.owner.instance.clone(), process.started_at);
+        let criterion = Criterion::of(&container, &manifest);
         if let Some(running) = self.running.get(&instance)
             && running.started_at == started_at
         {
-            // Docker's verdict on its health may be new.
-            running.container.send_replace(container);
+            // Docker's verdict on its health may be new, or what makes it ready another.
+            running.looked_at.send_replace((container, criterion));
             return;
         }
-        let criterion = Criterion::of(&container, &manifest);
-        let watch = Watch::new(criterion, process, self.clock.now());
-        let (sender, receiver) = watch::channel(container);
+        let watch = Watch::new(criterion.clone(), process, self.clock.now());
+        let (sender, receiver) = watch::channel((container, criterion));
         let task = tokio::spawn(follow_one(
             self.engine.clone(),
             self.clock,
@@ -83,7 +83,7 @@ impl Probes {
         ));
         let running = Running {
             started_at,
-            container: sender,
+            looked_at: sender,
             task,
         };
         self.running.insert(instance, running);
@@ -99,18 +99,19 @@ async fn follow_one(
     engine: Arc<dyn Engine>,
     clock: Clock,
     mut watch: Watch,
-    mut container: watch::Receiver<ObservedContainer>,
+    mut looked_at: watch::Receiver<(ObservedContainer, Criterion)>,
     inputs: mpsc::Sender<Input>,
 ) {
     let mut told = None;
     loop {
-        let now = container.borrow_and_update().clone();
+        let (now, criterion) = looked_at.borrow_and_update().clone();
+        watch.judge_by(criterion, clock.now());
         let Some(process) = now.running() else { return };
         if let Some(why) = now.cut_off() {
             // The loop sees that by itself; there is nothing to look at until it changes.
             watch.cut_off(why);
             told = None;
-            if container.changed().await.is_err() {
+            if looked_at.changed().await.is_err() {
                 return;
             }
             watch.look_now(clock.now());
@@ -119,7 +120,7 @@ async fn follow_one(
         let wait = watch.next_look() - clock.now();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            changed = container.changed() => {
+            changed = looked_at.changed() => {
                 if changed.is_err() {
                     return;
                 }

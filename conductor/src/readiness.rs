@@ -115,6 +115,16 @@ impl Watch {
         &self.criterion
     }
 
+    /// Looks at this from now on. What is known stays until a look says otherwise.
+    pub fn judge_by(&mut self, criterion: Criterion, now: Millis) {
+        if self.criterion != criterion {
+            self.pause = pause(&criterion);
+            self.criterion = criterion;
+            self.noes = 0;
+            self.look_now(now);
+        }
+    }
+
     /// What the looks said so far.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness

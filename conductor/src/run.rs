@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::actions::Actions;
+use crate::drains::Drains;
 use crate::instances::Instances;
 use crate::orphans::Orphans;
 use crate::probes::{self, Probes};
@@ -84,6 +85,7 @@ pub async fn run(setup: Setup, stop: CancellationToken) {
     let runtime = Runtime {
         agent: Agent::new(options, now),
         probes: Probes::new(setup.engine.clone(), inputs_in.clone(), clock),
+        drains: Drains::new(setup.engine.clone(), inputs_in.clone()),
         setup,
         inputs: inputs_in,
         tasks,
@@ -96,6 +98,7 @@ struct Runtime {
     agent: Agent,
     setup: Setup,
     probes: Probes,
+    drains: Drains,
     inputs: mpsc::Sender<Input>,
     tasks: JoinSet<()>,
     wake: Option<Millis>,
@@ -211,6 +214,8 @@ impl Runtime {
             }
             Effect::Probe(probe) => self.probes.probe(*probe),
             Effect::EndProbe(instance) => self.probes.end(&instance),
+            Effect::CountConnections(counted) => self.drains.count(counted),
+            Effect::EndCount(instance) => self.drains.end(&instance),
             Effect::ReadLastLines {
                 instance,
                 docker_id,

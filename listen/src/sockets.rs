@@ -13,6 +13,8 @@ use manifests::manifest::Protocol;
 
 /// `TCP_LISTEN`.
 const LISTEN: &str = "0A";
+/// `TCP_ESTABLISHED`, which a connected UDP socket has too.
+const ESTABLISHED: &str = "01";
 /// `TCP_CLOSE`, which a bound, unconnected UDP socket has.
 const CLOSE: &str = "07";
 
@@ -27,6 +29,8 @@ pub struct Socket {
     pub inode: u64,
     /// Takes traffic from anybody: listens (TCP), or is bound and not connected (UDP).
     pub listens: bool,
+    /// Is connected.
+    pub connected: bool,
 }
 
 /// A running process.
@@ -103,10 +107,12 @@ fn parse(table: &str, protocol: Protocol) -> Vec<Socket> {
     };
     let row = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
+        let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
         Some(Socket {
-            local: socket_addr(fields.next()?)?,
-            peer: socket_addr(fields.next()?)?,
-            listens: fields.next()? == listening,
+            local: socket_addr(local)?,
+            peer: socket_addr(peer)?,
+            listens: state == listening,
+            connected: state == ESTABLISHED,
             inode: fields.nth(5)?.parse().ok()?,
         })
     };

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use agent::{
-    Agent, AgentOptions, Effect, EngineUpdate, Input, Inspection, Names, Now, ProbeResult, Saving,
-    StateFile, WriteAnswers,
+    Agent, AgentOptions, Effect, EngineUpdate, Input, Inspection, Names, Now, OpenConnections,
+    ProbeResult, Saving, StateFile, WriteAnswers,
 };
 use manifests::keys::Key;
 use manifests::{ContainerId, InstanceId};
@@ -109,6 +109,7 @@ impl World {
             endpoint: 0,
             asking: false,
             probes: BTreeMap::new(),
+            counted: BTreeMap::new(),
             wake: None,
             wake_at: now.mono,
             next_list: now.mono,
@@ -633,6 +634,19 @@ impl World {
                     joined.probes.remove(&instance);
                 }
             }
+            Effect::CountConnections(counted) => {
+                let (instance, started_at) = (counted.instance, counted.process.started_at);
+                if let Some(joined) = self.joined(machine) {
+                    joined.counted.insert(instance.clone(), started_at);
+                }
+                let soon = Duration::from_millis(1 + self.dice.below(20));
+                self.later(machine, soon, Event::Count(instance, started_at));
+            }
+            Effect::EndCount(instance) => {
+                if let Some(joined) = self.joined(machine) {
+                    joined.counted.remove(&instance);
+                }
+            }
             Effect::Save(saving) => {
                 let disk = &mut self.machines[machine].disk;
                 let file = match saving {
@@ -675,6 +689,30 @@ impl World {
             let request = Request::Txn(batch.txn().clone());
             self.send(machine, Asker::Writes { batch, seen }, request);
         }
+    }
+
+    /// Clients of what leaves stay for a while, or are gone.
+    pub fn count(&mut self, machine: usize, instance: &InstanceId, started_at: i64) {
+        let open = self.dice.below(4).saturating_sub(1) as u32;
+        let Some(joined) = self.joined(machine) else {
+            return;
+        };
+        if joined.counted.get(instance) != Some(&started_at) {
+            return;
+        }
+        self.tell(machine, || {
+            format!("finds {open} connections of {instance}")
+        });
+        self.feed(
+            machine,
+            Input::Connections(OpenConnections {
+                instance: instance.clone(),
+                started_at,
+                open: Some(open),
+            }),
+        );
+        let again = Event::Count(instance.clone(), started_at);
+        self.later(machine, Duration::from_millis(200), again);
     }
 
     /// Running instances are probed until they are ready.

@@ -48,6 +48,7 @@ impl World {
             Event::Stepped(report) => self.stepped(machine, *report),
             Event::Sight(docker_id) => self.sight(machine, &docker_id),
             Event::Probe(instance, started_at) => self.probe(machine, &instance, started_at),
+            Event::Count(instance, started_at) => self.count(machine, &instance, started_at),
         }
         self.violation.is_none()
     }

@@ -46,6 +46,8 @@ pub struct Joined {
     pub(crate) asking: bool,
     /// Instances that are probed, and since which start.
     pub(crate) probes: BTreeMap<InstanceId, i64>,
+    /// Instances whose connections are counted, and the start that it is about.
+    pub(crate) counted: BTreeMap<InstanceId, i64>,
     pub(crate) wake: Option<u64>,
     /// When the agent is to be asked, if nothing comes before.
     pub(crate) wake_at: Millis,

@@ -58,6 +58,8 @@ pub enum Event {
     Sight(String),
     /// A probe of a running instance.
     Probe(InstanceId, i64),
+    /// The connections of an instance that leaves are counted: of this start.
+    Count(InstanceId, i64),
     /// The agent is started.
     Start,
     /// The processes end whose time has come.

@@ -1,6 +1,6 @@
 //! What the agent wants done: values that a runtime carries out in their order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::{ContainerId, InstanceId, Manifest, SlotId};
@@ -8,7 +8,7 @@ use model::directory::Callers;
 use model::events::Happened;
 use model::identity::Notes;
 use model::kv::Range;
-use model::observed::{Copied, Observed, ObservedContainer, Surroundings};
+use model::observed::{Copied, Observed, ObservedContainer, Running, Surroundings};
 use model::{Action, Directory, Millis, ModRev, Scope, Snapshot, Write, WriteKind};
 use planner::Waiting;
 
@@ -36,6 +36,11 @@ pub enum Effect {
     Probe(Box<Probe>),
     /// This instance does not run any more.
     EndProbe(InstanceId),
+    /// The open connections of an instance that leaves are to be counted from now on, until that ends: answered by
+    /// `Input::Connections`, again and again.
+    CountConnections(Counted),
+    /// They are not waited for any more.
+    EndCount(InstanceId),
     /// The last lines that an instance wrote before it ended: answered by `Input::LastLines`.
     ReadLastLines {
         /// Which instance.
@@ -71,6 +76,17 @@ pub struct Probe {
     pub container: ObservedContainer,
     /// The manifest of its version.
     pub manifest: Arc<Manifest>,
+}
+
+/// An instance whose open connections are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// Which.
+    pub instance: InstanceId,
+    /// Its process.
+    pub process: Running,
+    /// Its service ports.
+    pub ports: BTreeSet<u16>,
 }
 
 /// A file of the state directory.

@@ -224,6 +224,18 @@ impl EngineCache {
         }
     }
 
+    /// So many connections of an instance that leaves are open; none if that is not known, or of no interest any more.
+    pub fn connected(&mut self, instance: &InstanceId, open: Option<u32>) {
+        if self.observed.connections.get(instance).copied() == open {
+            return;
+        }
+        let connections = &mut self.observed_mut().connections;
+        match open {
+            Some(open) => connections.insert(instance.clone(), open),
+            None => connections.remove(instance),
+        };
+    }
+
     /// The engine does not answer.
     pub fn unresponsive(&mut self, why: String) {
         self.observed_mut().engine = EngineState::Unresponsive(why);

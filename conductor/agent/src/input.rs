@@ -44,6 +44,8 @@ pub enum Input {
     Progress(Scope, Option<String>),
     /// Of `Effect::Probe`, whenever it differs.
     Probed(ProbeResult),
+    /// Of `Effect::CountConnections`, whenever it differs.
+    Connections(OpenConnections),
     /// Of `Effect::ReadLastLines`.
     LastLines(InstanceId, Vec<String>),
     /// Etcd refuses writes, and why; or it takes them (again).
@@ -102,4 +104,15 @@ pub struct ProbeResult {
     pub readiness: Readiness,
     /// Why it is not ready, for people.
     pub reason: Option<String>,
+}
+
+/// How many connections an instance that leaves still has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenConnections {
+    /// Which.
+    pub instance: InstanceId,
+    /// The start that it is about.
+    pub started_at: i64,
+    /// So many; none if they can't be counted.
+    pub open: Option<u32>,
 }

@@ -9,8 +9,8 @@ mod machine;
 mod restore;
 pub mod view;
 
-pub use effect::{AgentLog, Effect, Probe, Saving, Seen, StateFile, Table};
+pub use effect::{AgentLog, Counted, Effect, Probe, Saving, Seen, StateFile, Table};
 pub use engine_cache::EngineCache;
-pub use input::{EngineUpdate, Input, Inspection, Now, ProbeResult, WriteAnswers};
+pub use input::{EngineUpdate, Input, Inspection, Now, OpenConnections, ProbeResult, WriteAnswers};
 pub use machine::{Agent, AgentOptions, Counts, Names};
 pub use restore::OrphansNote;

@@ -152,6 +152,7 @@ impl Agent {
             Input::Engine(update) => self.engine(update, now),
             Input::Done(report) => self.done(report, now),
             Input::Probed(result) => self.probed(result),
+            Input::Connections(counted) => self.counted(counted),
             Input::Progress(work, text) => {
                 self.memory.progress(&work, text.as_ref(), now.mono);
                 self.schedule.press(Extent::Here);

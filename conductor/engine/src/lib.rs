@@ -453,6 +453,10 @@ pub trait Engine: Send + Sync + 'static {
         wanted: &BTreeSet<ContainerPort>,
     ) -> Result<Listening, EngineError>;
 
+    /// How many connections from outside these ports have in the network namespace of the container whose process has
+    /// this id.
+    async fn connections(&self, pid: u32, ports: &BTreeSet<u16>) -> Result<u32, EngineError>;
+
     /// Its log.
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError>;
 }

@@ -273,6 +273,13 @@ impl ObservedContainer {
         runs && self.addr.is_none()
     }
 
+    /// The service ports on which it has connections.
+    pub fn tcp_ports(&self) -> impl Iterator<Item = u16> {
+        let ports = self.ports.keys();
+        let tcp = ports.filter(|port| port.protocol == Protocol::Tcp);
+        tcp.map(|port| port.port)
+    }
+
     /// Docker removes it, or has failed to: no process of it runs, and none will.
     pub fn is_going(&self) -> bool {
         self.state == ContainerState::Removing
@@ -340,6 +347,8 @@ pub struct Observed {
     pub containers: BTreeMap<InstanceId, ObservedContainer>,
     /// Readiness of running instances by their probes; without any it is starting.
     pub readiness: BTreeMap<InstanceId, Readiness>,
+    /// Open connections of instances that leave, as far as they were counted.
+    pub connections: BTreeMap<InstanceId, u32>,
     /// Containers with the labels of an instance that are not that instance, by Docker's id.
     pub copies: BTreeMap<String, Copied>,
     /// Running containers that are not ours, copies too.

@@ -21,6 +21,8 @@ use crate::revision::{ModRev, VersionId};
 use crate::scope::Extent;
 
 mod index;
+#[cfg(test)]
+mod tests;
 
 use index::{Index, Named};
 
@@ -257,8 +259,11 @@ pub struct ContainerView {
 pub struct ParsedVersion {
     /// As stored.
     pub version: Version,
-    /// Its manifest, if this agent understands it.
+    /// The manifest that counts for what runs of it: the newest where that means the same container, else its own. None
+    /// if this agent does not understand its own.
     pub manifest: Option<Arc<manifests::Manifest>>,
+    /// The manifest that it was made from.
+    pub own: Option<Arc<manifests::Manifest>>,
     /// Hash of the part that affects the container, with the decided image; none without a manifest.
     pub hash: Option<String>,
 }
@@ -299,13 +304,30 @@ impl ContainerView {
         }
     }
 
-    /// The version that a container with this hash was made from. Of several with equal hash, which differ in what does
-    /// not affect a container (`stop_timeout`), the newest counts.
+    /// The version that a container with this hash was made from; of several, the newest.
     pub fn version_by_hash(&self, hash: &str) -> Option<(VersionId, &Rev<ParsedVersion>)> {
         self.versions
             .iter()
             .rfind(|(_, version)| version.hash.as_deref() == Some(hash))
             .map(|(id, version)| (*id, version))
+    }
+
+    /// Its manifest is this now, which may count for its versions too.
+    fn set_manifest(&mut self, desired: Option<Rev<Desired>>) {
+        self.manifest = desired;
+        let desired = self.manifest.as_ref().map(|manifest| &manifest.value);
+        let changed: Vec<(VersionId, Option<Arc<manifests::Manifest>>)> = self
+            .versions
+            .iter()
+            .map(|(id, version)| (*id, version, that_counts(version.own.as_ref(), desired)))
+            .filter(|(_, version, counts)| version.manifest != *counts)
+            .map(|(id, _, counts)| (id, counts))
+            .collect();
+        for (id, manifest) in changed {
+            if let Some(version) = self.versions.get_mut(&id) {
+                version.value.manifest = manifest;
+            }
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -472,7 +494,7 @@ impl Snapshot {
         let Some(key) = Key::parse(&key) else { return };
         match key {
             Key::Manifest(id) => {
-                self.container(id.clone(), touched, |c| c.manifest = put.map(desired));
+                self.container(id.clone(), touched, |c| c.set_manifest(put.map(desired)));
                 self.index_container(&id);
             }
             Key::Claim(slot) => self.slot_of(slot, touched, |s| s.claim = put.and_then(json)),
@@ -601,7 +623,7 @@ fn desired(put: Rev<Vec<u8>>) -> Rev<Desired> {
 
 /// Mostly the newest version has the desired manifest: both share one in memory.
 fn parse_version(mut put: Rev<Version>, desired: Option<&Desired>) -> Rev<ParsedVersion> {
-    let manifest = match desired {
+    let own = match desired {
         Some(Desired::Valid { manifest, text, .. }) if *text == put.value.manifest => {
             put.value.manifest = text.clone();
             Some(manifest.clone())
@@ -610,16 +632,36 @@ fn parse_version(mut put: Rev<Version>, desired: Option<&Desired>) -> Rev<Parsed
             .ok()
             .map(|parsed| Arc::new(parsed.manifest)),
     };
-    let hash = manifest
+    let hash = own
         .as_ref()
         .map(|m| manifests::canonical::hash(m, &put.value.image));
     Rev {
         value: ParsedVersion {
             version: put.value,
-            manifest,
+            manifest: that_counts(own.as_ref(), desired),
+            own,
             hash,
         },
         modified: put.modified,
         created: put.created,
     }
+}
+
+/// The manifest that counts for a version: what affects no container (`stop_timeout`) is as the newest says it.
+fn that_counts(
+    own: Option<&Arc<manifests::Manifest>>,
+    desired: Option<&Desired>,
+) -> Option<Arc<manifests::Manifest>> {
+    let own = own?;
+    let counts = match desired {
+        Some(Desired::Valid { manifest, .. })
+            if manifest.image == own.image
+                && (Arc::ptr_eq(manifest, own)
+                    || manifests::canonical::same_container(manifest, own)) =>
+        {
+            manifest
+        }
+        _ => own,
+    };
+    Some(counts.clone())
 }

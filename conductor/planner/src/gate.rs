@@ -30,6 +30,7 @@ pub(crate) fn admit(inputs: &Inputs<'_>, report: Report, plan: &mut Plan) {
     plan.statuses.extend(report.statuses);
     plan.leaving.extend(report.notes.leaving);
     plan.staying.extend(report.notes.staying);
+    plan.draining.extend(report.notes.draining);
     plan.turns
         .append(&mut report.notes.turns.into_iter().collect());
     plan.requeue_at = [plan.requeue_at, report.notes.requeue_at]

@@ -21,7 +21,7 @@ use model::{Action, Scope, Write};
 use crate::handover::stops_first;
 use crate::inputs::Inputs;
 use crate::output::{Notes, Report};
-use crate::retire::retire_all;
+use crate::retire::{draining, retire_all};
 use crate::rollout;
 use crate::rollout::Target;
 use crate::slots::OwnSlot;
@@ -271,10 +271,16 @@ fn merge(running: Decision, replace: Decision) -> Decision {
 fn note(
     ctx: &Ctx<'_>,
     current: Option<&ObservedContainer>,
-    decision: Decision,
+    mut decision: Decision,
     report: &mut Report,
 ) {
+    if let None | Some(Waiting::FormerContainer(_) | Waiting::HandedOver) = decision.reason
+        && let Some(waits) = draining(&ctx.inputs, ctx.containers, &report.notes)
+    {
+        decision.reason = Some(waits);
+    }
     let status = ctx.status(current, &decision);
+    let is_draining = matches!(decision.reason, Some(Waiting::Draining(_)));
     if let Some(reason) = decision.reason {
         report.waiting.insert(ctx.slot.clone(), reason);
     }
@@ -288,7 +294,7 @@ fn note(
     if ctx.inputs.is_trusted() {
         let write = decision
             .write
-            .or_else(|| status_write(ctx, &status, &mut report.notes));
+            .or_else(|| status_write(ctx, &status, is_draining, &mut report.notes));
         report.writes.extend(decision.shared);
         report.writes.extend(write);
         report.statuses.insert(ctx.slot.clone(), status);
@@ -308,7 +314,12 @@ fn note(
 }
 
 /// Writes a status that has lasted for a moment and is not written yet.
-fn status_write(ctx: &Ctx<'_>, status: &Status, notes: &mut Notes) -> Option<Write> {
+fn status_write(
+    ctx: &Ctx<'_>,
+    status: &Status,
+    is_draining: bool,
+    notes: &mut Notes,
+) -> Option<Write> {
     if ctx.memory.and_then(|m| m.written_status.as_ref()) == Some(status) {
         return None;
     }
@@ -318,6 +329,8 @@ fn status_write(ctx: &Ctx<'_>, status: &Status, notes: &mut Notes) -> Option<Wri
         .filter(|(now, _)| now == status)
         .map_or(ctx.inputs.now, |(_, since)| *since);
     let lasts = match status.progress {
+        // Connections come and go.
+        _ if is_draining => PROGRESS_LASTS,
         Progress::Ready | Progress::Failed | Progress::Restarting | Progress::Waiting => {
             STATUS_LASTS
         }

@@ -23,6 +23,8 @@ pub struct Plan {
     pub leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
     pub staying: Vec<InstanceId>,
+    /// Instances whose open connections are waited for.
+    pub draining: BTreeSet<InstanceId>,
     /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
     pub turns: BTreeSet<Scope>,
     /// Statuses of this host's slots, for people.
@@ -71,6 +73,8 @@ pub(crate) struct Notes {
     pub(crate) leaving: Vec<InstanceId>,
     /// Instances that are wanted (again).
     pub(crate) staying: Vec<InstanceId>,
+    /// Instances whose open connections are waited for.
+    pub(crate) draining: BTreeSet<InstanceId>,
     /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
     pub(crate) turns: Vec<Scope>,
     /// When to decide again.

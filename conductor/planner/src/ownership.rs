@@ -6,7 +6,7 @@ use model::snapshot::mod_rev;
 
 use crate::inputs::Inputs;
 use crate::output::{Notes, Report};
-use crate::retire::{manifest_of, retire_all};
+use crate::retire::{draining, manifest_of, retire_all};
 use crate::rollout::Target;
 use crate::slot_state::{ADOPT, state};
 use crate::slots::StraySlot;
@@ -26,13 +26,18 @@ pub(crate) fn strays(inputs: &Inputs<'_>, slots: &[StraySlot<'_>]) -> Report {
         match verdict(inputs, stray, &mut report) {
             Verdict::Write(write) => report.writes.push(*write),
             Verdict::Stays => {}
-            Verdict::Goes => report.actions.extend(retire_all(
-                inputs,
-                &stray.slot,
-                &stray.containers,
-                stray.container,
-                &mut report.notes,
-            )),
+            Verdict::Goes => {
+                report.actions.extend(retire_all(
+                    inputs,
+                    &stray.slot,
+                    &stray.containers,
+                    stray.container,
+                    &mut report.notes,
+                ));
+                if let Some(waits) = draining(inputs, &stray.containers, &report.notes) {
+                    report.waiting.insert(stray.slot.clone(), waits);
+                }
+            }
         }
     }
     report

@@ -1,4 +1,4 @@
-//! How containers go: announced, then stopped, then removed.
+//! How containers go: announced, then drained of their connections, then stopped, then removed.
 
 use std::time::Duration;
 
@@ -6,12 +6,16 @@ use manifests::{Manifest, SlotId};
 
 use crate::inputs::Inputs;
 use crate::output::Notes;
+use crate::waiting::Waiting;
 use model::Action;
 use model::observed::ObservedContainer;
 use model::snapshot::ContainerView;
 
 /// Time for which clients that have resolved its name before still reach an instance: one DNS TTL.
 const LEAVE: Duration = Duration::from_secs(1);
+
+/// Longest time for which open connections are waited for, if no manifest says otherwise.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time from the signal to SIGKILL, if no manifest says otherwise.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,7 +68,7 @@ pub(crate) fn retire(
             docker_id,
         });
     }
-    if !has_left(inputs, container, notes) {
+    if !has_left(inputs, container, view, notes) {
         return None;
     }
     Some(Action::Stop {
@@ -75,15 +79,17 @@ pub(crate) fn retire(
     })
 }
 
-/// No client is sent to it any more. One that has no ports, or was never ready, has left at once.
+/// No client is sent to it any more, and none has a connection left or they have been waited for long enough. One that
+/// has no ports, or was never ready, has left at once.
 pub(crate) fn has_left(
     inputs: &Inputs<'_>,
     container: &ObservedContainer,
+    view: Option<&ContainerView>,
     notes: &mut Notes,
 ) -> bool {
     let instance = &container.owner.instance;
     let memory = inputs.memory.instances.get(instance);
-    let reached = !container.ports.is_empty() && memory.is_none_or(|m| m.was_ready);
+    let reached = !container.ports.is_empty() && memory.is_none_or(|m| m.was_ready || m.adopted);
     if !reached {
         return true;
     }
@@ -93,7 +99,33 @@ pub(crate) fn has_left(
         notes.requeue(since + LEAVE);
         return false;
     }
-    true
+    let drain_timeout = manifest_of(container, view).map_or(DRAIN_TIMEOUT, |m| m.drain_timeout);
+    let until = since + drain_timeout;
+    let is_asked = memory.is_some_and(|m| m.stop_requested);
+    if is_asked || inputs.now >= until || container.tcp_ports().next().is_none() {
+        return true;
+    }
+    // Counted from now on: what is open after the TTL is all that there is.
+    notes.draining.insert(instance.clone());
+    if inputs.observed.connections.get(instance) == Some(&0) {
+        return true;
+    }
+    notes.requeue(until);
+    false
+}
+
+/// Connections that the leaving ones of these containers still have; none if they have none, or are not counted yet.
+pub(crate) fn draining(
+    inputs: &Inputs<'_>,
+    containers: &[&ObservedContainer],
+    notes: &Notes,
+) -> Option<Waiting> {
+    let instances = containers.iter().map(|c| &c.owner.instance);
+    let open: u32 = instances
+        .filter(|instance| notes.draining.contains(*instance))
+        .filter_map(|instance| inputs.observed.connections.get(instance))
+        .sum();
+    (open > 0).then_some(Waiting::Draining(open))
 }
 
 /// Manifest that a container was made from, by its hash; else the newest.

@@ -177,9 +177,10 @@ pub(crate) fn decided_before<'a>(
         return None;
     }
     counting(container)
-        .rfind(|(_, _, old)| {
+        .rfind(|(_, version, old)| {
+            let own = version.own.as_ref();
             old.image == manifest.image
-                && old.pull == manifest.pull
+                && own.is_some_and(|own| own.pull == manifest.pull)
                 && canonical::same_container(old, manifest)
         })
         .map(|(_, version, _)| &version.version)

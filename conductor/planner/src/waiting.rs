@@ -40,6 +40,8 @@ pub enum Waiting {
     Attempt(String),
     /// The container that it replaces has so long to end.
     FormerContainer(Duration),
+    /// So many connections to what leaves are open.
+    Draining(u32),
     /// Its instance failed.
     Failed(Failure),
     /// Its process ended, and is started again after this.
@@ -127,6 +129,8 @@ impl fmt::Display for Waiting {
                 "stopping the former container, up to {} s",
                 timeout.as_secs()
             ),
+            Self::Draining(1) => f.write_str("draining: 1 connection"),
+            Self::Draining(open) => write!(f, "draining: {open} connections"),
             Self::Failed(failure) => failure.fmt(f),
             Self::Restarting(failure, after) => {
                 write!(f, "{failure}; restarting in {} s", after.as_secs())

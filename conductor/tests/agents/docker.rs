@@ -352,6 +352,13 @@ impl Engine for Docker {
         self.engine.listening(pid, wanted).await
     }
 
+    async fn connections(&self, pid: u32, ports: &BTreeSet<u16>) -> Result<u32, EngineError> {
+        if self.blind.load(Ordering::Relaxed) {
+            return Err(EngineError::Engine("too many open files".to_owned()));
+        }
+        self.engine.connections(pid, ports).await
+    }
+
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {
         self.engine.logs(docker_id, options).await
     }

@@ -24,6 +24,7 @@ everywhere!(
     events_say_what_happened_to_whom,
     a_healthcheck_is_seen_and_its_verdict_too,
     a_listening_port_is_seen_from_outside,
+    open_connections_are_counted,
     volumes_outlive_their_container,
     an_engine_says_what_it_is,
     a_container_gets_its_part_of_the_host_and_no_more,
@@ -275,6 +276,24 @@ async fn a_listening_port_is_seen_from_outside(lab: Lab) {
     let pid = lab.look(&id).await.running().expect("it runs").pid;
     let seen = lab.engine.listening(pid, &[tcp(80)].into()).await;
     assert_eq!(seen.expect("an answer").ports, [].into());
+}
+
+async fn open_connections_are_counted(lab: Lab) {
+    let mut spec = lab.spec("web", Does::Listens);
+    let at = lab.free_port();
+    spec.ports = [(tcp(80), at)].into();
+    let id = lab.run(&spec).await;
+    let pid = lab.look(&id).await.running().expect("it runs").pid;
+    let count = async |port: u16| lab.engine.connections(pid, &[port].into()).await;
+    assert_eq!(count(80).await.expect("an answer"), 0);
+    assert_eq!(count(81).await.expect("an answer"), 0);
+    if let Some(twin) = lab.twin() {
+        twin.world(|world, _| world.set_connections(&id, 80, 2));
+        assert_eq!(count(80).await.expect("an answer"), 2);
+        assert_eq!(count(81).await.expect("an answer"), 0);
+    }
+    lab.engine.remove(&id, true).await.expect("removed");
+    assert!(matches!(count(80).await, Err(EngineError::NotFound(_))));
 }
 
 async fn volumes_outlive_their_container(lab: Lab) {

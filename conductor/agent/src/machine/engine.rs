@@ -8,7 +8,7 @@ use model::{ActionReport, ActionResult, Extent, Write};
 use super::Agent;
 use crate::effect::{AgentLog, Effect, Table};
 use crate::events;
-use crate::input::{EngineUpdate, Inspection, Now, ProbeResult};
+use crate::input::{EngineUpdate, Inspection, Now, OpenConnections, ProbeResult};
 
 impl Agent {
     pub(super) fn engine(&mut self, update: EngineUpdate, now: Now) {
@@ -117,6 +117,19 @@ impl Agent {
         self.counts.writes += writes.len() as u64;
         let seen = self.etcd.snapshot.revision;
         self.effect(Effect::Write { writes, seen });
+    }
+
+    pub(super) fn counted(&mut self, counted: OpenConnections) {
+        let OpenConnections {
+            instance,
+            started_at,
+            open,
+        } = counted;
+        // What is counted no more may have been stopped, or stay.
+        if self.output.counts(&instance, started_at) {
+            self.cache.connected(&instance, open);
+            self.schedule.press(Extent::Here);
+        }
     }
 
     pub(super) fn probed(&mut self, result: ProbeResult) {

@@ -12,7 +12,7 @@ use model::observed::{ContainerState, EngineState, Observed, ObservedContainer, 
 use planner::Waiting;
 
 use super::Agent;
-use crate::effect::{AgentLog, Effect, Probe, Table};
+use crate::effect::{AgentLog, Counted, Effect, Probe, Table};
 use crate::events;
 
 /// What was said last, so that only what is new is said.
@@ -24,6 +24,8 @@ pub(super) struct Output {
     shared: SharedAddresses,
     copies: Vec<String>,
     probes: BTreeMap<InstanceId, Probe>,
+    /// Instances whose connections are counted.
+    counted: BTreeMap<InstanceId, Counted>,
     /// Ends whose last lines were asked for.
     ended: BTreeSet<(InstanceId, i64)>,
     report: Option<(u32, bool)>,
@@ -32,6 +34,14 @@ pub(super) struct Output {
     /// The last write of a file failed.
     pub(super) notes_fail: bool,
     pub(super) orphans_fail: bool,
+}
+
+impl Output {
+    /// The connections of this start of an instance are being counted.
+    pub(super) fn counts(&self, instance: &InstanceId, started_at: i64) -> bool {
+        let counted = self.counted.get(instance);
+        counted.is_some_and(|counted| counted.process.started_at == started_at)
+    }
 }
 
 impl Agent {
@@ -92,7 +102,7 @@ impl Agent {
             };
             let known = before.remove(instance);
             let probe = known
-                .filter(|known| known.container == *container)
+                .filter(|known| known.container == *container && known.manifest == *manifest)
                 .unwrap_or_else(|| {
                     let probe = Probe {
                         container: container.clone(),
@@ -108,6 +118,39 @@ impl Agent {
             self.effect(Effect::EndProbe(instance));
         }
         self.output.probes = probes;
+    }
+
+    /// Counts the open connections of what the plan waits for, and of nothing else.
+    pub(super) fn count_connections(
+        &mut self,
+        draining: &BTreeSet<InstanceId>,
+        observed: &Observed,
+    ) {
+        let mut before = std::mem::take(&mut self.output.counted);
+        for instance in draining {
+            let Some(container) = observed.containers.get(instance) else {
+                continue;
+            };
+            let Some(process) = container.running() else {
+                continue;
+            };
+            let counted = Counted {
+                instance: instance.clone(),
+                process: process.clone(),
+                ports: container.tcp_ports().collect(),
+            };
+            let known = before.remove(instance);
+            let is_same = |known: &Counted| known.process.started_at == process.started_at;
+            if !known.as_ref().is_some_and(is_same) {
+                self.cache.connected(instance, None);
+                self.effect(Effect::CountConnections(counted.clone()));
+            }
+            self.output.counted.insert(instance.clone(), counted);
+        }
+        for instance in before.into_keys() {
+            self.cache.connected(&instance, None);
+            self.effect(Effect::EndCount(instance));
+        }
     }
 
     fn publish_callers(&mut self, observed: &Observed) {

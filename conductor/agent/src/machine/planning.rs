@@ -1,7 +1,7 @@
 //! A plan: how far the view is trusted for it, what is planned, and what is noted before it is carried out.
 
 use model::{Action, Extent, Observed, Prepare, Trust};
-use planner::{Inputs, Plan, plan};
+use planner::{Inputs, Plan, Waiting, plan};
 
 use super::{Agent, UNFOLLOWED};
 use crate::effect::{AgentLog, Effect, Saving, Table};
@@ -93,6 +93,7 @@ impl Agent {
         }
         self.memory.begin(&planned, now.mono);
         self.tell(&planned);
+        self.count_connections(&planned.draining, observed);
         let Plan {
             writes,
             actions,
@@ -145,8 +146,12 @@ impl Agent {
         }
         if self.output.waiting != planned.waiting {
             let before = std::mem::replace(&mut self.output.waiting, planned.waiting.clone());
+            let drains = |reason: Option<&Waiting>| matches!(reason, Some(Waiting::Draining(_)));
             for (slot, reason) in &planned.waiting {
-                if before.get(slot) != Some(reason) {
+                let known = before.get(slot);
+                // Connections come and go: that they are waited for is said once.
+                let is_said = drains(known) && drains(Some(reason));
+                if known != Some(reason) && !is_said {
                     self.log(AgentLog::Waits(slot.clone(), reason.clone()));
                 }
             }

@@ -1,13 +1,14 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use manifests::keys::Key;
+use manifests::manifest::Protocol;
 use manifests::{ContainerId, HostName, SlotId};
 use model::directory::ServiceId;
 use model::events::Kind;
 use model::kv::{KeyValue, RangeReply};
 use model::observed::{
-    ContainerState, Exit, Listing, ObservedContainer, Ownership, PublishedPorts, Readiness,
-    Running, Surroundings,
+    ContainerPort, ContainerState, Exit, Listing, ObservedContainer, Ownership, PublishedPorts,
+    Readiness, Running, Surroundings,
 };
 use model::records::{Claim, Cluster};
 use model::snapshot::{Change, Touched};
@@ -17,7 +18,7 @@ use uuid::Uuid;
 use super::*;
 use crate::effect::{Saving, Table};
 use crate::host::HostStatus;
-use crate::input::{EngineUpdate, ProbeResult, WriteAnswers};
+use crate::input::{EngineUpdate, OpenConnections, ProbeResult, WriteAnswers};
 use crate::view::{self, Reason, ViewUpdate};
 
 mod extents;
@@ -659,6 +660,89 @@ fn a_running_instance_is_probed_until_it_ends() {
     lab.list(vec![crashed(&own, 5)]);
     assert_eq!(probes(&lab.effects()), ["lines one", "end one"]);
     assert_eq!(lab.agent.counts().restarts, 1);
+}
+
+#[test]
+fn what_affects_no_container_is_probed_as_the_manifest_says_it_now() {
+    let mut lab = Lab::at_work();
+    let own = lab.has_one(MANIFEST);
+    lab.view();
+    lab.list(vec![own]);
+    lab.effects();
+    let ready = r#"{"image": "app", "services": {"http": {"port": 80, "ready": "started"}}}"#;
+    lab.put(&Key::Manifest(web()), ready.as_bytes());
+    lab.view();
+    let effects = lab.effects();
+    let mut probes = effects.iter().filter_map(|effect| match effect {
+        Effect::Probe(probe) => Some(probe),
+        _ => None,
+    });
+    let probe = probes.next().unwrap();
+    let service = probe.manifest.services.values().next().unwrap();
+    assert_eq!(service.ready, manifests::manifest::Ready::Started);
+    assert!(probes.next().is_none());
+}
+
+#[test]
+fn connections_of_what_leaves_are_counted_until_they_are_gone() {
+    let mut lab = Lab::at_work();
+    let mut own = lab.has_one(MANIFEST);
+    let port = ContainerPort {
+        port: 80,
+        protocol: Protocol::Tcp,
+    };
+    own.ports = [(port, ([10, 0, 0, 1], 20_000).into())].into();
+    own.owner.host_hash = lab.agent.host.surroundings.hash(&own.ports);
+    lab.view();
+    lab.list(vec![own.clone()]);
+    let counts = |effects: &[Effect]| {
+        let of = |effect: &Effect| match effect {
+            Effect::CountConnections(counted) => {
+                Some(format!("count {} {:?}", counted.instance, counted.ports))
+            }
+            Effect::EndCount(instance) => Some(format!("end {instance}")),
+            Effect::Act(action) => Some(action.kind().to_owned()),
+            _ => None,
+        };
+        effects.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let open = |lab: &mut Lab, started_at: i64, open: Option<u32>| {
+        lab.on(Input::Connections(OpenConnections {
+            instance: "one".parse().unwrap(),
+            started_at,
+            open,
+        }));
+        lab.pass(200);
+        counts(&lab.effects())
+    };
+    let delete = |lab: &mut Lab| {
+        let modified = lab.snapshot.revision + 1;
+        let key = Key::Manifest(web()).to_string();
+        let touched = lab
+            .snapshot
+            .apply([Change::Delete { key, modified }], modified);
+        lab.touched.extend(touched);
+        lab.view();
+    };
+    assert_eq!(counts(&lab.effects()), [""; 0]);
+    delete(&mut lab);
+    assert_eq!(counts(&lab.effects()), [""; 0], "a TTL first");
+    lab.pass(1_000);
+    assert_eq!(counts(&lab.effects()), ["count one {80}"]);
+    assert_eq!(open(&mut lab, 1, Some(3)), [""; 0]);
+    assert_eq!(open(&mut lab, 1, None), [""; 0], "nobody knows");
+    assert_eq!(open(&mut lab, 7, Some(0)), [""; 0], "of another start");
+    // It stays after all, and leaves again.
+    lab.put(&Key::Manifest(web()), MANIFEST.as_bytes());
+    lab.view();
+    assert_eq!(counts(&lab.effects()), ["end one"]);
+    assert_eq!(open(&mut lab, 1, Some(0)), [""; 0], "not asked for");
+    delete(&mut lab);
+    lab.effects();
+    lab.pass(1_000);
+    assert_eq!(counts(&lab.effects()), ["count one {80}"]);
+    assert_eq!(open(&mut lab, 1, Some(2)), [""; 0]);
+    assert_eq!(open(&mut lab, 1, Some(0)), ["stop"]);
 }
 
 #[test]

@@ -390,6 +390,10 @@ impl Engine for DockerEngine {
         let ports = self.namespaces().listening(pid, wanted).await?;
         Ok(Listening { ports })
     }
+
+    async fn connections(&self, pid: u32, ports: &BTreeSet<u16>) -> Result<u32, EngineError> {
+        self.namespaces().connections(pid, ports).await
+    }
 }
 
 /// The highest limit of open files that a process of this machine can have; engine and agent may do the same.

@@ -1,4 +1,5 @@
-//! Which ports listen in a container's network namespace: asked of the kernel by `sock_diag(7)`.
+//! Which ports listen in a container's network namespace, and how many connections they have: asked of the kernel by
+//! `sock_diag(7)`.
 //!
 //! A netlink socket belongs to the namespace in which it was made. It is made once
 //! for each process, on a thread that enters the namespace, and kept: a look is
@@ -23,7 +24,7 @@ use model::observed::ContainerPort;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
-use self::message::{AnswerError, Family};
+use self::message::{AnswerError, Family, Wanted};
 use crate::EngineError;
 use crate::netns::{EnterError, inside};
 
@@ -57,9 +58,46 @@ impl Namespaces {
         pid: u32,
         wanted: &BTreeSet<ContainerPort>,
     ) -> Result<BTreeSet<ContainerPort>, EngineError> {
+        let ask = |socket: &OwnedFd, part: &mut Vec<u8>| by_sock_diag(socket, wanted, part);
+        let for_proc = wanted.clone();
+        self.see(pid, ask, move || by_proc(pid, &for_proc)).await
+    }
+
+    /// How many connections these ports have from outside the container.
+    pub(super) async fn connections(
+        &self,
+        pid: u32,
+        ports: &BTreeSet<u16>,
+    ) -> Result<u32, EngineError> {
+        let ask = |socket: &OwnedFd, part: &mut Vec<u8>| {
+            let mut sequence = 0;
+            count(ports, |family, each| {
+                sequence += 1;
+                asked(socket, part, sequence, Wanted::Connected, family, each)
+            })
+        };
+        let for_proc = ports.clone();
+        let read = move || {
+            count(&for_proc, |family, each| {
+                let sockets = sockets::read(&pid.to_string(), Protocol::Tcp, family == Family::V6)?;
+                let connected = sockets.iter().filter(|socket| socket.connected);
+                connected.for_each(|socket| each(socket.local));
+                Ok(())
+            })
+        };
+        self.see(pid, ask, read).await
+    }
+
+    /// Asks by `sock_diag`, and where that can't be had reads `/proc`.
+    async fn see<T: Send + 'static>(
+        &self,
+        pid: u32,
+        ask: impl FnOnce(&OwnedFd, &mut Vec<u8>) -> io::Result<T>,
+        read: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, EngineError> {
         if !DENIED.load(Ordering::Relaxed) {
-            let error = match self.ask(pid, wanted).await {
-                Ok(ports) => return Ok(ports),
+            let error = match self.ask(pid, ask).await {
+                Ok(seen) => return Ok(seen),
                 Err(error) if is_gone(&error) => return Err(unread(pid, &error)),
                 Err(error) => error,
             };
@@ -67,8 +105,7 @@ impl Namespaces {
                 tracing::info!(%error, "no sock_diag here: sockets are read from /proc");
             }
         }
-        let wanted = wanted.clone();
-        let reading = tokio::task::spawn_blocking(move || by_proc(pid, &wanted));
+        let reading = tokio::task::spawn_blocking(read);
         let read = reading.await.unwrap_or_else(|ended| Err(ended.into()));
         read.map_err(|error| unread(pid, &error))
     }
@@ -78,11 +115,11 @@ impl Namespaces {
         self.lock().retain(|pid, _| running(*pid));
     }
 
-    async fn ask(
+    async fn ask<T>(
         &self,
         pid: u32,
-        wanted: &BTreeSet<ContainerPort>,
-    ) -> io::Result<BTreeSet<ContainerPort>> {
+        ask: impl FnOnce(&OwnedFd, &mut Vec<u8>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let inode = std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino();
         // Taken out meanwhile: an answer that was not read to its end is no other look's.
         let known = self
@@ -98,9 +135,9 @@ impl Namespaces {
                 }
             },
         };
-        let ports = by_sock_diag(&socket, wanted, &mut lock(&self.part))?;
+        let seen = ask(&socket, &mut lock(&self.part))?;
         self.lock().insert(pid, Namespace { inode, socket });
-        Ok(ports)
+        Ok(seen)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Namespace>> {
@@ -178,6 +215,25 @@ fn look(
     Ok(ports)
 }
 
+/// Counts the connections of these ports. `table` tells the local address of each one of a family.
+fn count(
+    ports: &BTreeSet<u16>,
+    mut table: impl FnMut(Family, &mut dyn FnMut(SocketAddr)) -> io::Result<()>,
+) -> io::Result<u32> {
+    let mut open = 0;
+    for family in [Family::V4, Family::V6] {
+        let read = table(family, &mut |local| {
+            open += u32::from(!is_loopback(local.ip()) && ports.contains(&local.port()));
+        });
+        match (read, family) {
+            // A kernel without IPv6 has no such table.
+            (Err(error), Family::V6) if errno(&error) == Errno::NOENT => {}
+            (read, _) => read?,
+        }
+    }
+    Ok(open)
+}
+
 fn is_loopback(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback(),
@@ -207,15 +263,27 @@ fn by_sock_diag(
     wanted: &BTreeSet<ContainerPort>,
     part: &mut Vec<u8>,
 ) -> io::Result<BTreeSet<ContainerPort>> {
-    part.resize(PART, 0);
     let mut sequence = 0;
     look(wanted, |protocol, family, each| {
         sequence += 1;
-        let request = message::request(sequence, protocol, family);
-        retry_on_intr(|| net::send(socket, &request, SendFlags::empty()))?;
-        while !receive(socket, part, sequence, protocol, each)? {}
-        Ok(())
+        asked(socket, part, sequence, Wanted::Open(protocol), family, each)
     })
+}
+
+/// One question and its answer.
+fn asked(
+    socket: &OwnedFd,
+    part: &mut Vec<u8>,
+    sequence: u32,
+    wanted: Wanted,
+    family: Family,
+    each: &mut dyn FnMut(SocketAddr),
+) -> io::Result<()> {
+    part.resize(PART, 0);
+    let request = message::request(sequence, wanted, family);
+    retry_on_intr(|| net::send(socket, &request, SendFlags::empty()))?;
+    while !receive(socket, part, sequence, wanted, each)? {}
+    Ok(())
 }
 
 /// One part of an answer; whether it was the last.
@@ -223,7 +291,7 @@ fn receive(
     socket: &OwnedFd,
     part: &mut [u8],
     sequence: u32,
-    protocol: Protocol,
+    wanted: Wanted,
     each: &mut dyn FnMut(SocketAddr),
 ) -> io::Result<bool> {
     // Says the whole length also of what was cut off.
@@ -232,7 +300,7 @@ fn receive(
         .get(..length)
         .filter(|bytes| !bytes.is_empty())
         .ok_or(AnswerError::Malformed)
-        .and_then(|bytes| message::read_part(bytes, sequence, protocol, each));
+        .and_then(|bytes| message::read_part(bytes, sequence, wanted, each));
     read.map_err(|error| match error {
         AnswerError::Refused(code) => io::Error::from_raw_os_error(code),
         AnswerError::Malformed => io::ErrorKind::InvalidData.into(),
@@ -250,7 +318,7 @@ fn by_proc(pid: u32, wanted: &BTreeSet<ContainerPort>) -> io::Result<BTreeSet<Co
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
@@ -343,6 +411,52 @@ mod tests {
             let said = unread(error);
             assert!(matches!(said, EngineError::Engine(_)), "{error}: {said}");
         }
+    }
+
+    #[test]
+    fn connections_of_the_ports_count_unless_they_are_on_loopback() {
+        let counted = count(&[80, 443].into(), |family, each| {
+            let local: &[&str] = match family {
+                Family::V4 => &["172.17.0.2:80", "172.17.0.2:8080", "127.0.0.1:80"],
+                Family::V6 => &["[::ffff:172.17.0.2]:80", "[2001:db8::1]:443", "[::1]:443"],
+            };
+            for at in local {
+                each(at.parse().expect("an address"));
+            }
+            Ok(())
+        });
+        assert_eq!(counted.expect("counted"), 3);
+        let counted = count(&[80].into(), |family, each| match family {
+            Family::V4 => {
+                each(SocketAddr::from(([10, 0, 0, 1], 80)));
+                Ok(())
+            }
+            Family::V6 => Err(Errno::NOENT.into()),
+        });
+        assert_eq!(counted.expect("counted without IPv6"), 1);
+        assert!(count(&[80].into(), |_, _| Err(Errno::PERM.into())).is_err());
+    }
+
+    #[tokio::test]
+    async fn open_connections_are_counted_until_they_are_closed() {
+        // An address of this machine beside loopback, where there is one.
+        let way = UdpSocket::bind("0.0.0.0:0").expect("a port");
+        let ours = way.connect("192.0.2.1:9").and_then(|()| way.local_addr());
+        let Ok(ours) = ours.map(|local| local.ip()) else {
+            return;
+        };
+        let server = TcpListener::bind("0.0.0.0:0").expect("a port");
+        let port = server.local_addr().expect("bound").port();
+        let (here, ports) = (std::process::id(), [port].into());
+        let namespaces = Namespaces::default();
+        let counted = async || namespaces.connections(here, &ports).await.expect("our own");
+        assert_eq!(counted().await, 0);
+        let clients = [ours, ours, IpAddr::from([127, 0, 0, 1])];
+        let clients = clients.map(|ip| TcpStream::connect((ip, port)).expect("connected"));
+        assert_eq!(counted().await, 2);
+        let served = clients.each_ref().map(|_| server.accept().expect("one"));
+        drop((clients, served));
+        assert_eq!(counted().await, 0);
     }
 
     #[tokio::test]

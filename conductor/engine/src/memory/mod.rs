@@ -333,6 +333,10 @@ impl Engine for MemEngine {
         self.world(|world, now| world.listening(pid, wanted, now))
     }
 
+    async fn connections(&self, pid: u32, ports: &BTreeSet<u16>) -> Result<u32, EngineError> {
+        self.world(|world, _| world.connections(pid, ports))
+    }
+
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {
         let first = self.world(|world, _| world.log(docker_id, &options, None))?;
         let reader = LogReader {

@@ -91,6 +91,8 @@ struct Cell {
     ip: Option<IpAddr>,
     check: Option<Check>,
     log: Vec<LogChunk>,
+    /// Open connections, by port.
+    connections: BTreeMap<u16, u32>,
 }
 
 /// An engine as a value.

@@ -62,7 +62,7 @@ pub(super) fn yields(
     if state.state == Phase::Ready {
         return Some(decision.write(state_write(Phase::Leaving)));
     }
-    if !has_left(&ctx.inputs, running, notes) {
+    if !has_left(&ctx.inputs, running, Some(ctx.container), notes) {
         return Some(decision);
     }
     Some(decision.action(Action::Stop {

@@ -13,6 +13,8 @@ pub struct InstanceMemory {
     pub running_since: Option<Millis>,
     /// Start that `running_since` belongs to, by Docker's clock.
     started_at: i64,
+    /// Its process was started before this one saw it: it may have been ready at some time.
+    pub adopted: bool,
     /// It was ready at some time.
     pub was_ready: bool,
     /// Time since which it has been ready without a break.
@@ -41,6 +43,7 @@ impl InstanceMemory {
             first_seen: now,
             running_since: None,
             started_at: 0,
+            adopted: false,
             was_ready: false,
             ready_since: None,
             leaving_since: None,
@@ -62,6 +65,7 @@ impl InstanceMemory {
         };
         Self {
             ended_at,
+            adopted: container.running().is_some(),
             ..Self::new(now)
         }
     }
@@ -82,6 +86,7 @@ impl InstanceMemory {
         match &container.state {
             ContainerState::Running(running) | ContainerState::Paused(running) => {
                 if self.running_since.is_none() || self.started_at != running.started_at {
+                    self.adopted &= self.started_at == 0;
                     self.running_since = Some(now);
                     self.started_at = running.started_at;
                     self.stop_requested = false;

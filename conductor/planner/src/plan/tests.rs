@@ -66,7 +66,12 @@ fn an_update_goes_one_slot_at_a_time() {
 }
 
 #[test]
-fn of_versions_with_equal_hash_the_newest_says_how_long_a_stop_may_take() {
+fn what_leaves_is_stopped_when_its_connections_are_gone() {
+    notebook("connections");
+}
+
+#[test]
+fn what_affects_no_container_is_as_the_manifest_says_it() {
     notebook("stop-timeout");
 }
 

@@ -23,6 +23,8 @@ const NLMSG_OVERRUN: u16 = 4;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// State of a connected TCP socket.
+const TCP_ESTABLISHED: u8 = 1;
 /// State of a listening TCP socket.
 const TCP_LISTEN: u8 = 10;
 /// State of a UDP socket that is bound and not connected.
@@ -35,6 +37,15 @@ pub(super) enum Family {
     V6,
 }
 
+/// Which sockets are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Those that take traffic from anybody.
+    Open(Protocol),
+    /// TCP connections.
+    Connected,
+}
+
 /// Why an answer is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AnswerError {
@@ -44,17 +55,17 @@ pub(super) enum AnswerError {
     Malformed,
 }
 
-/// A request for all sockets of this kind that take traffic.
-pub(super) fn request(sequence: u32, protocol: Protocol, family: Family) -> [u8; HEADER + REQUEST] {
-    let number: u8 = match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
+/// A request for all sockets of this kind.
+pub(super) fn request(sequence: u32, wanted: Wanted, family: Family) -> [u8; HEADER + REQUEST] {
+    let number: u8 = match wanted {
+        Wanted::Open(Protocol::Tcp) | Wanted::Connected => 6,
+        Wanted::Open(Protocol::Udp) => 17,
     };
     let family = match family {
         Family::V4 => AF_INET,
         Family::V6 => AF_INET6,
     };
-    let states = 1_u32 << state(protocol);
+    let states = 1_u32 << state(wanted);
     let mut bytes = [0; HEADER + REQUEST];
     bytes[..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
     bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -71,7 +82,7 @@ pub(super) fn request(sequence: u32, protocol: Protocol, family: Family) -> [u8;
 pub(super) fn read_part(
     mut bytes: &[u8],
     sequence: u32,
-    protocol: Protocol,
+    wanted: Wanted,
     each: &mut dyn FnMut(SocketAddr),
 ) -> Result<bool, AnswerError> {
     while !bytes.is_empty() {
@@ -86,7 +97,7 @@ pub(super) fn read_part(
         match u16::from_ne_bytes([message[4], message[5]]) {
             SOCK_DIAG_BY_FAMILY => {
                 let socket = body.get(..SOCKET).ok_or(AnswerError::Malformed)?;
-                if socket[1] == state(protocol)
+                if socket[1] == state(wanted)
                     && let Some(address) = local_address(socket)
                 {
                     each(address);
@@ -108,11 +119,12 @@ pub(super) fn read_part(
     Ok(false)
 }
 
-/// The state of those that take traffic.
-fn state(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => TCP_LISTEN,
-        Protocol::Udp => TCP_CLOSE,
+/// The state of those that are wanted.
+fn state(wanted: Wanted) -> u8 {
+    match wanted {
+        Wanted::Open(Protocol::Tcp) => TCP_LISTEN,
+        Wanted::Open(Protocol::Udp) => TCP_CLOSE,
+        Wanted::Connected => TCP_ESTABLISHED,
     }
 }
 
@@ -186,7 +198,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<(bool, Vec<String>), AnswerError> {
         let mut seen = Vec::new();
-        let complete = read_part(bytes, 1, Protocol::Tcp, &mut |address| {
+        let complete = read_part(bytes, 1, Wanted::Open(Protocol::Tcp), &mut |address| {
             seen.push(address.to_string());
         })?;
         Ok((complete, seen))
@@ -194,15 +206,18 @@ mod tests {
 
     #[test]
     fn a_request_names_family_protocol_and_state() {
-        let bytes = request(7, Protocol::Udp, Family::V6);
+        let bytes = request(7, Wanted::Open(Protocol::Udp), Family::V6);
         assert_eq!(bytes.len(), 72);
         assert_eq!(u32_at(&bytes, 0), Some(72));
         assert_eq!(u32_at(&bytes, 8), Some(7));
         assert_eq!(bytes[HEADER..HEADER + 4], [10, 17, 0, 0]);
         assert_eq!(u32_at(&bytes, HEADER + 4), Some(1 << 7));
-        let bytes = request(1, Protocol::Tcp, Family::V4);
+        let bytes = request(1, Wanted::Open(Protocol::Tcp), Family::V4);
         assert_eq!(bytes[HEADER..HEADER + 4], [2, 6, 0, 0]);
         assert_eq!(u32_at(&bytes, HEADER + 4), Some(1 << 10));
+        let bytes = request(1, Wanted::Connected, Family::V4);
+        assert_eq!(bytes[HEADER..HEADER + 4], [2, 6, 0, 0]);
+        assert_eq!(u32_at(&bytes, HEADER + 4), Some(1 << 1));
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl World {
             ip: None,
             check,
             log: Vec::new(),
+            connections: BTreeMap::new(),
             spec: spec.clone(),
         };
         self.containers.insert(id.clone(), cell);
@@ -269,14 +270,7 @@ impl World {
         now: i64,
     ) -> Result<Listening, EngineError> {
         self.ping()?;
-        let (cell, running) = self
-            .containers
-            .values()
-            .find_map(|cell| match &cell.state {
-                ContainerState::Running(running) if running.pid == pid => Some((cell, running)),
-                _ => None,
-            })
-            .ok_or_else(|| EngineError::NotFound(format!("process {pid} is gone")))?;
+        let (cell, running) = self.of_process(pid)?;
         let listens = self
             .program(cell)
             .listens
@@ -287,6 +281,33 @@ impl World {
                 .filter(|port| listens && wanted.contains(port))
                 .collect(),
         })
+    }
+
+    /// How many connections these ports have in the container of a process.
+    pub fn connections(&self, pid: u32, ports: &BTreeSet<u16>) -> Result<u32, EngineError> {
+        self.ping()?;
+        let (cell, _) = self.of_process(pid)?;
+        let open = cell.connections.iter();
+        Ok(open
+            .filter(|(port, _)| ports.contains(port))
+            .map(|(_, open)| open)
+            .sum())
+    }
+
+    /// Clients open or close connections to a port of a container: so many are open now.
+    pub fn set_connections(&mut self, docker_id: &str, port: u16, open: u32) {
+        if let Some(cell) = self.containers.get_mut(docker_id) {
+            cell.connections.insert(port, open);
+        }
+    }
+
+    fn of_process(&self, pid: u32) -> Result<(&Cell, &Running), EngineError> {
+        let mut cells = self.containers.values();
+        let found = cells.find_map(|cell| match &cell.state {
+            ContainerState::Running(running) if running.pid == pid => Some((cell, running)),
+            _ => None,
+        });
+        found.ok_or_else(|| EngineError::NotFound(format!("process {pid} is gone")))
     }
 
     /// The log from its line `from` on, and whether more may come.

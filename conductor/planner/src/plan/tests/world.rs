@@ -64,6 +64,8 @@ pub(super) struct World {
     pub(super) stuck: BTreeSet<String>,
     /// Images that never get ready.
     pub(super) slow: BTreeSet<String>,
+    /// Open connections of a slot's instances; none if it is not here.
+    pub(super) open: BTreeMap<SlotId, u32>,
     pub(super) images: BTreeMap<String, String>,
     /// Images that a host can't run.
     pub(super) faults: BTreeSet<(String, String)>,
@@ -124,6 +126,9 @@ impl World {
             }
             "slow" => {
                 self.slow.insert(rest.to_owned());
+            }
+            "connections" => {
+                self.open.insert(slot(words[0]), words[1].parse().unwrap());
             }
             "pass" => self.now = self.now + Duration::from_millis(rest.parse().unwrap()),
             "lose" => {
@@ -755,6 +760,7 @@ impl World {
                 wake = Some(wake.map_or(at, |w| w.min(at)));
             }
             did |= !planned.is_idle();
+            did |= self.count_connections(&name, &planned);
             for write in planned.writes {
                 let held = self.write(&write);
                 if print {
@@ -805,6 +811,19 @@ impl World {
             }
         }
         panic!("does not settle:\n{out}");
+    }
+
+    /// Counts the connections of what leaves; whether they are others than before.
+    fn count_connections(&mut self, name: &str, planned: &Plan) -> bool {
+        let agent = self.hosts.get_mut(name).unwrap();
+        let counted = planned.draining.iter().map(|instance| {
+            let container = &agent.observed.containers[instance];
+            let open = self.open.get(&container.owner.slot);
+            (instance.clone(), open.copied().unwrap_or_default())
+        });
+        let counted = counted.collect();
+        let before = std::mem::replace(&mut agent.observed.connections, counted);
+        before != agent.observed.connections
     }
 
     // === what there is ===
