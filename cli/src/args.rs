@@ -28,7 +28,9 @@ pub(crate) use manifests::{ApplyArgs, GetArgs, RmArgs, ScaleArgs, SetArgs, Valid
 #[cfg(test)]
 pub(crate) use parse::parse_without_variables;
 pub(crate) use parse::{ParseError, command, parse};
-pub(crate) use updates::{HistoryArgs, RollbackArgs};
+pub(crate) use updates::{
+    HistoryArgs, RollbackArgs, RolloutAction, RolloutArgs, RolloutOf, VerbArgs,
+};
 pub(crate) use values::{LogsOf, Selection};
 pub(crate) use volumes::{AdoptArgs, PinArgs, VolumesAction, VolumesArgs};
 
@@ -101,6 +103,18 @@ pub(crate) enum UserCommand {
     History(HistoryArgs),
     /// Write an earlier version of a manifest back
     Rollback(RollbackArgs),
+    /// Show, pause, resume or watch the update of a container
+    #[command(disable_help_subcommand = true)]
+    Rollout(RolloutArgs),
+    /// Replace the instances of an app or a container, slot after slot
+    #[command(after_help = updates::RESTART_EXAMPLES)]
+    Restart(VerbArgs),
+    /// Stop an app or a container; its manifest, scale and volumes stay
+    #[command(after_help = updates::STOP_EXAMPLES)]
+    Stop(VerbArgs),
+    /// Start an app or a container that was stopped
+    #[command(after_help = updates::START_EXAMPLES)]
+    Start(VerbArgs),
     /// List apps and their containers: ready slots, image, problems
     Apps(AppsArgs),
     /// List slots: host, status, ports, and why they wait

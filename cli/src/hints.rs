@@ -5,16 +5,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Verbs of docker, kubectl and nomad that dokkaa has another name for, or no command yet.
 const OTHERS: &[(&[&str], &str)] = &[
     (
-        &["restart"],
-        "is not in this version; a container that ends is started again by itself, and by hand on its host (`dokkaa ps -o wide` shows host and id): docker restart ID",
-    ),
-    (
-        &["stop", "kill"],
-        "is not in this version; `dokkaa scale APP/CONTAINER=0` stops all slots and keeps the manifest and the volumes",
-    ),
-    (
-        &["start"],
-        "is not in this version; `dokkaa scale APP/CONTAINER=N` starts slots, `dokkaa apply` writes a manifest",
+        &["kill"],
+        "does not exist; see `dokkaa stop` and `dokkaa restart`; of one container, on its host (`dokkaa ps -o wide` shows host and id): docker kill ID",
     ),
     (
         &["exec", "attach", "debug", "shell", "ssh"],
@@ -33,8 +25,8 @@ const OTHERS: &[(&[&str], &str)] = &[
         "does not exist; `dokkaa apply DIR` runs an app, each container with a manifest of its own: DIR/APP/CONTAINER.json",
     ),
     (
-        &["rollout", "deployment", "deployments"],
-        "is not in this version; `dokkaa apply` or `dokkaa set` with --wait follow a rollout, `dokkaa why` says how far it is, and `dokkaa rollback` takes it back",
+        &["deployment", "deployments", "undo", "revert"],
+        "does not exist; see `dokkaa rollout` for an update under way, `dokkaa history` for versions, and `dokkaa rollback` for the way back",
     ),
     (
         &["eval", "inspect", "describe", "explain"],
@@ -101,7 +93,7 @@ const OTHERS: &[(&[&str], &str)] = &[
     ),
     (
         &["uncordon", "unpause", "resume"],
-        "does not exist; see `dokkaa activate`",
+        "does not exist; see `dokkaa activate` for a host, and `dokkaa rollout resume` for an update",
     ),
     (
         &[
@@ -164,7 +156,7 @@ const OTHERS_OF_HOSTS: &[(&[&str], &str)] = &[
 ];
 
 /// Commands that nobody is led to by a typing error.
-const NEVER_SUGGESTED: [&str; 4] = ["rm", "restore", "leave", "down"];
+const NEVER_SUGGESTED: [&str; 6] = ["rm", "restore", "leave", "down", "stop", "restart"];
 /// So many letters are a typing error.
 const TYPING_ERROR: usize = 2;
 

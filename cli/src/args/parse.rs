@@ -52,7 +52,17 @@ impl Uses {
         let user = !matches!(path, "up" | "down" | "etcd-env" | "agent" | "cloud-config");
         let list = matches!(
             path,
-            "apps" | "ps" | "hosts" | "volumes" | "status" | "logs" | "events" | "why" | "history"
+            "apps"
+                | "ps"
+                | "hosts"
+                | "volumes"
+                | "status"
+                | "logs"
+                | "events"
+                | "why"
+                | "history"
+                | "rollout"
+                | "rollout status"
         );
         Self {
             connection: user && !matches!(path, "validate" | "completion" | "version"),

@@ -1,9 +1,9 @@
-//! `history`, `rollback`.
+//! `history`, `rollback`, `rollout`, `restart`, `stop` and `start`.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use manifests::ContainerId;
 
-use super::values::container;
+use super::values::{Selection, container, selection};
 
 /// `dokkaa history`.
 #[derive(Debug, Args)]
@@ -46,6 +46,103 @@ pub(crate) struct RollbackArgs {
     #[arg(long, value_name = "VERSION")]
     pub(crate) to: Option<i64>,
     /// Wait until every slot is ready on it
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// `dokkaa rollout`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa rollout status shop/web        how far each slot is, and why it waits
+  dokkaa rollout pause shop/web         no further slot is updated
+  dokkaa rollout resume shop/web
+  dokkaa rollout watch shop/web         follow it to its end, as apply --wait")]
+pub(crate) struct RolloutArgs {
+    #[command(subcommand)]
+    pub(crate) action: RolloutAction,
+}
+
+/// Subcommands of `dokkaa rollout`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutAction {
+    /// Show how far the update of a container is
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(RolloutOf),
+    /// Begin with no further slot
+    #[command(after_help = PAUSE_EXAMPLES)]
+    Pause(RolloutOf),
+    /// Go on with an update that is paused or halted
+    #[command(after_help = RESUME_EXAMPLES)]
+    Resume(RolloutOf),
+    /// Follow an update to its end
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch(RolloutOf),
+}
+
+const STATUS_EXAMPLES: &str = "Examples:
+  dokkaa rollout status shop/web
+  dokkaa rollout status shop/web -o json | jq '.containers[0].update'
+
+UPDATE is `done` for a slot that runs the version and has stayed ready for
+`monitor` of the manifest's `update`, `watched` until then, `updating` while its
+new instance is made, `waiting` until its turn comes, `paused`; `failed`, and
+`kept` for those that an update which was halted left as they are; `went back`.";
+
+const PAUSE_EXAMPLES: &str = "Examples:
+  dokkaa rollout pause shop/web
+
+Slots whose turn has come end it. The next version (an apply, a set, a rollback)
+is not paused.";
+
+const RESUME_EXAMPLES: &str = "Examples:
+  dokkaa rollout resume shop/web
+
+Takes the pause away, and what is known of slots that have failed: an update
+that was halted is tried again, and halts again where it still fails.";
+
+const WATCH_EXAMPLES: &str = "Examples:
+  dokkaa rollout watch shop/web
+  dokkaa rollout watch shop/web --timeout 10m
+
+Exits with 0 when every slot runs the version and has proven itself, with 4 when
+the update failed or the manifest was changed, with 5 after --timeout.";
+
+/// `dokkaa rollout status|pause|resume|watch`.
+#[derive(Debug, Args)]
+pub(crate) struct RolloutOf {
+    /// Container
+    #[arg(value_name = "APP/CONTAINER", value_parser = container)]
+    pub(crate) container: ContainerId,
+}
+
+pub(super) const RESTART_EXAMPLES: &str = "Examples:
+  dokkaa restart shop/web --wait
+  dokkaa restart shop                   every container of the app
+
+Writes the time as `restarted_at` into the manifest: every instance is replaced,
+slot after slot, as in an update. For one container at once, on its host
+(`dokkaa ps -o wide` shows host and id): docker restart ID";
+
+pub(super) const STOP_EXAMPLES: &str = "Examples:
+  dokkaa stop shop/web --wait
+  dokkaa stop shop                      every container of the app
+
+Writes `stopped` into the manifest: nothing of it runs, and it keeps its scale,
+its versions and its volumes. `dokkaa start` takes that back.";
+
+pub(super) const START_EXAMPLES: &str = "Examples:
+  dokkaa start shop/web --wait
+  dokkaa start shop                     every container of the app
+
+Takes `stopped` out of the manifest: as many slots run as its scale says.";
+
+/// `dokkaa restart`, `dokkaa stop`, `dokkaa start`.
+#[derive(Debug, Args)]
+pub(crate) struct VerbArgs {
+    /// App or container
+    #[arg(value_name = "APP|APP/CONTAINER", value_parser = selection)]
+    pub(crate) of: Selection,
+    /// Wait until it is done
     #[arg(long)]
     pub(crate) wait: bool,
 }

@@ -102,18 +102,41 @@ pub(super) async fn scale(args: &ScaleArgs, global: &GlobalArgs) -> Result<(), C
     wait_for(args.wait, &client, global, &written).await
 }
 
-/// Compare-and-swap: read, change, write unless it was changed meanwhile, else again.
+/// What is said of a manifest that was changed, or that was as it should be.
+#[derive(Clone, Copy)]
+pub(super) struct Words {
+    pub(super) done: &'static str,
+    pub(super) same: &'static str,
+}
+
 async fn change(
     client: &Client,
     id: &ContainerId,
     changes: &[Change],
 ) -> Result<i64, CommandError> {
+    let words = Words {
+        done: "changed",
+        same: "unchanged",
+    };
+    change_with(client, id, words, |text| edit::edit(text, changes)).await
+}
+
+/// Compare-and-swap: read, change, write unless it was changed meanwhile, else again.
+pub(super) async fn change_with(
+    client: &Client,
+    id: &ContainerId,
+    words: Words,
+    edit: impl Fn(&str) -> Result<Option<String>, String>,
+) -> Result<i64, CommandError> {
     for _ in 0..ATTEMPTS {
         let before = client.manifest(id).await?;
-        let after = edit::edit(&before.manifest, changes)
-            .map_err(|what| CommandError::Failed(format!("{id}: {what}")))?;
+        let after =
+            edit(&before.manifest).map_err(|what| CommandError::Failed(format!("{id}: {what}")))?;
         let Some(after) = after else {
-            output::print(&format!("{id} unchanged (revision {})\n", before.revision))?;
+            output::print(&format!(
+                "{id} {} (revision {})\n",
+                words.same, before.revision
+            ))?;
             return Ok(before.revision);
         };
         files::check(&Source {
@@ -122,7 +145,10 @@ async fn change(
         })?;
         match put(client, id, Some(before.revision), after.into_bytes()).await {
             Ok(written) => {
-                report(&written)?;
+                output::print(&format!(
+                    "{id} {} (revision {})\n",
+                    words.done, written.revision
+                ))?;
                 warn_of(id, &written.warnings);
                 return Ok(written.revision);
             }

@@ -140,7 +140,11 @@ pub(super) async fn apps(args: &AppsArgs, global: &GlobalArgs) -> Result<(), Com
         vec![
             app.to_string(),
             row.container.to_string(),
-            format!("{}/{}", row.ready, or_dash(row.scale)),
+            if row.stopped {
+                "stopped".to_owned()
+            } else {
+                format!("{}/{}", row.ready, or_dash(row.scale))
+            },
             or_dash(row.image.as_ref()),
             row.problems.join("; "),
         ]
@@ -164,7 +168,7 @@ fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
         let warnings = warnings.remove(&row.id()).unwrap_or_default();
         rows.push((row.id(), slot_cells(row, warnings)));
     }
-    // Containers scaled to 0 have no slots, but are listed.
+    // Containers that are stopped or scaled to 0 have no slots, but are listed.
     for container in &slots.containers {
         if let Some(warnings) = warnings.remove(&container.id())
             && container.scale == Some(0)
@@ -238,7 +242,12 @@ fn idle_cells(row: &ContainerRow, warnings: &[String]) -> Vec<String> {
         row.container.to_string(),
         dash(),
         dash(),
-        "scaled to 0".to_owned(),
+        if row.stopped {
+            "stopped"
+        } else {
+            "scaled to 0"
+        }
+        .to_owned(),
         dash(),
         dash(),
         or_dash(row.image.as_ref()),

@@ -19,10 +19,13 @@ mod hosts;
 mod lists;
 mod logs;
 mod output;
+mod progress;
 mod remove;
+mod rollout;
 mod stream;
 mod table;
 mod validate;
+mod verbs;
 mod volumes;
 mod wait;
 mod why;
@@ -44,6 +47,10 @@ pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(),
         UserCommand::Scale(args) => apply::scale(&args, global).await,
         UserCommand::History(args) => history::history(&args, global).await,
         UserCommand::Rollback(args) => history::rollback(&args, global).await,
+        UserCommand::Rollout(args) => rollout::run(&args, global).await,
+        UserCommand::Restart(args) => verbs::restart(&args, global).await,
+        UserCommand::Stop(args) => verbs::stop(&args, global).await,
+        UserCommand::Start(args) => verbs::start(&args, global).await,
         UserCommand::Apps(args) => lists::apps(&args, global).await,
         UserCommand::Ps(args) => lists::ps(&args, global).await,
         UserCommand::Hosts(args) => match &args.action {

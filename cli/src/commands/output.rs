@@ -14,6 +14,7 @@ use super::error::CommandError;
 
 /// Of a terminal that says 0, as those of `docker exec` and serial lines do.
 pub(crate) const USUAL_COLUMNS: usize = 80;
+const USUAL_ROWS: usize = 24;
 
 /// Writes text to standard output.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
@@ -34,9 +35,14 @@ pub(super) fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
+/// `--quiet` was given.
+pub(super) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Progress, a notice or a warning on stderr, unless `--quiet`. Nobody may be listening.
 pub(crate) fn note(text: &str) {
-    if !QUIET.load(Ordering::Relaxed) {
+    if !is_quiet() {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 }
@@ -53,6 +59,19 @@ pub(crate) fn columns() -> Option<usize> {
         0 => USUAL_COLUMNS,
         columns => columns,
     })
+}
+
+/// Columns and rows of the terminal of standard error, as usual where it does not know them.
+pub(super) fn screen() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
+    let or = |known: Option<u16>, usual| match usize::from(known.unwrap_or_default()) {
+        0 => usual,
+        known => known,
+    };
+    (
+        or(size.map(|size| size.ws_col), USUAL_COLUMNS),
+        or(size.map(|size| size.ws_row), USUAL_ROWS),
+    )
 }
 
 /// A value as JSON for programs, indented.

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gateway::v1::types::{SlotRow, SlotStatus, Slots};
+use gateway::v1::types::{ContainerRow, SlotRow, SlotStatus, Slots};
 use manifests::ContainerId;
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 use super::error::CommandError;
-use super::{lists, output};
+use super::progress::Progress;
+use super::{lists, output, rollout};
 use crate::args::{GlobalArgs, Selection};
 
 const LOOK: Duration = Duration::from_millis(250);
@@ -51,8 +52,10 @@ pub(super) async fn converged(
     let mut failed = Vec::new();
     let mut silent = false;
     let mut given_up: Option<Instant> = None;
+    let mut progress = Progress::new();
     loop {
         let mut pending = Vec::new();
+        let mut shown = Vec::new();
         for (id, revision, before) in waiting {
             let selection = Selection::Container(id.clone());
             let mut row = None;
@@ -60,6 +63,9 @@ pub(super) async fn converged(
                 Ok(slots) => {
                     silent = false;
                     row = slots.containers.iter().find(|row| row.id() == *id).cloned();
+                    if let (true, Some(row)) = (progress.is_on(), &row) {
+                        shown.push((id, slot_lines(row, &slots)));
+                    }
                     match verdict(&slots, id, revision) {
                         Verdict::Failed(_)
                             if lacks_lines(&slots, id)
@@ -74,6 +80,7 @@ pub(super) async fn converged(
                 // It may be restarting.
                 Err(error @ CommandError::Unreached { .. }) => {
                     if !silent {
+                        progress.clear();
                         output::note(&error.to_string());
                         silent = true;
                     }
@@ -97,12 +104,14 @@ pub(super) async fn converged(
             };
             if !is_noted && matches!(verdict, Verdict::Pending(_)) {
                 is_noted = true;
+                progress.clear();
                 output::note(&format!(
                     "waiting for up to {within:?}; Ctrl-C ends the wait only, the hosts go on"
                 ));
             }
             match verdict {
                 Verdict::Converged(how) => {
+                    progress.clear();
                     output::print(&format!("{id} converged: {how}\n"))?;
                     if let Some(warning) = row.as_ref().and_then(lists::unnamed_volumes) {
                         output::note(&format!("{id}: warning: {warning}"));
@@ -110,12 +119,17 @@ pub(super) async fn converged(
                 }
                 Verdict::Failed(why) => failed.push(format!("{id} failed: {why}")),
                 Verdict::Pending(how) | Verdict::Stuck(how, _) => {
-                    if how != before {
+                    if how != before && !progress.is_on() {
                         output::note(&format!("{id}: {how}"));
                     }
                     pending.push((id, revision, how));
                 }
             }
+        }
+        shown.retain(|(id, _)| pending.iter().any(|(pending, ..)| pending == id));
+        let lines: Vec<String> = shown.into_iter().flat_map(|(_, lines)| lines).collect();
+        if !lines.is_empty() || pending.is_empty() {
+            progress.show(&lines);
         }
         waiting = pending;
         if waiting.is_empty() {
@@ -161,9 +175,15 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
         return Verdict::Failed(format!("invalid manifest: {error}"));
     }
     let rows: Vec<&SlotRow> = slots.slots.iter().filter(|row| row.id() == *id).collect();
+    let update = container.update.as_ref();
     if let Some(gave_up) = &container.gave_up {
         let row = rows.iter().find(|row| row.slot == Some(gave_up.slot));
-        return failure(Some(gave_up.slot), &gave_up.reason, row.copied());
+        let back = update.and_then(|update| update.back_to);
+        let reason = match back {
+            Some(version) => format!("{}; all slots go back to version {version}", gave_up.reason),
+            None => gave_up.reason.clone(),
+        };
+        return failure(Some(gave_up.slot), &reason, row.copied());
     }
     if let Some(row) = rows.iter().find(|row| row.failed) {
         return failure(
@@ -178,8 +198,21 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     let how = format!("{there} of {wanted} slots ready");
     let missing = || rows.iter().filter(|row| !is_there(row));
     let stuck = missing().all(|row| row.unplaceable);
-    match missing().next() {
-        None if there == wanted as usize => Verdict::Converged(how),
+    let unproven = update.and_then(|update| update.updating.first());
+    let first = missing().next();
+    // Which slot is behind may change at each look; that it is paused does not.
+    if let (Some(_), Some(true)) = (first, update.map(|update| update.paused)) {
+        return Verdict::Pending(format!(
+            "{how}; the update is paused: `dokkaa rollout resume {id}` goes on"
+        ));
+    }
+    match first {
+        None if there == wanted as usize => match unproven {
+            None => Verdict::Converged(how),
+            Some(slot) => Verdict::Pending(format!(
+                "{how}; slot {slot} has to stay ready for `update.monitor`"
+            )),
+        },
         None => Verdict::Pending(how),
         Some(row) => {
             let reason = row.reason.as_deref().unwrap_or_default();
@@ -192,6 +225,35 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
             }
         }
     }
+}
+
+/// A line for the container and one for each slot, for a terminal.
+fn slot_lines(container: &ContainerRow, slots: &Slots) -> Vec<String> {
+    let id = container.id();
+    let own = |row: &&SlotRow| row.id() == id && row.slot.is_some();
+    let rows: Vec<&SlotRow> = slots.slots.iter().filter(own).collect();
+    let mut lines = vec![rollout::headline(container, &rows)];
+    let name = |row: &SlotRow| id.slot(row.slot.unwrap_or_default()).to_string();
+    let host = |row: &SlotRow| {
+        row.host
+            .as_ref()
+            .map_or("-".to_owned(), ToString::to_string)
+    };
+    let widest = |of: &dyn Fn(&SlotRow) -> String| rows.iter().map(|row| of(row).len()).max();
+    let (names, hosts) = (
+        widest(&name).unwrap_or_default(),
+        widest(&host).unwrap_or_default(),
+    );
+    lines.extend(rows.iter().map(|row| {
+        format!(
+            "{:names$}  {:hosts$}  {:9}  {}",
+            name(row),
+            host(row),
+            rollout::stage(container, row),
+            row.reason.as_deref().unwrap_or_default()
+        )
+    }));
+    lines
 }
 
 /// The rollout failed, and the last lines of the slot's log are not there yet.

@@ -29,6 +29,10 @@ fn text(why: &Why) -> String {
     let mut lines = Vec::new();
     let container = &why.container;
     lines.push(match (container.revision, container.scale) {
+        (Some(revision), _) if container.stopped => format!(
+            "{id}: revision {revision}, stopped; `dokkaa start {id}` starts it",
+            id = container.id()
+        ),
         (Some(revision), Some(scale)) => {
             format!("{}: revision {revision}, scale {scale}", container.id())
         }

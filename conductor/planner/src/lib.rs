@@ -24,7 +24,7 @@ pub mod rollout;
 mod slot_state;
 mod slots;
 mod turn;
-mod update;
+pub mod update;
 pub mod waiting;
 
 pub use inputs::Inputs;

@@ -197,6 +197,14 @@ fn decided(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
     })
 }
 
+/// The version that all slots go back to, since the update was halted.
+pub fn back_to(container: &ContainerView) -> Option<VersionId> {
+    let target = Target::of(container)?;
+    let goes = target.was_given_up(container) && goes_back(container);
+    let back = good_before(container, target.rev()).filter(|_| goes)?;
+    Some(back.rev())
+}
+
 /// A halted update is taken back.
 fn goes_back(container: &ContainerView) -> bool {
     update::policy(container).on_failure == OnFailure::Rollback

@@ -52,7 +52,7 @@ pub(crate) fn policy(container: &ContainerView) -> Update {
 
 /// What is known of the update to the newest version: the mark, or a new one with the slots that are still down for an
 /// earlier one.
-fn rollout(container: &ContainerView) -> Option<Rollout> {
+pub fn rollout(container: &ContainerView) -> Option<Rollout> {
     let version = Target::of(container)?.rev();
     let mark = mark(container).map(|mark| &mark.value);
     Some(match mark {

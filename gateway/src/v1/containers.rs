@@ -1,12 +1,14 @@
 //! Rows of containers. Pure.
 
 use manifests::ContainerId;
+use model::records::Rollout;
 use model::snapshot::{ContainerView, Desired};
 use model::{links, volumes};
-use planner::rollout::Target;
+use planner::rollout::{self, Target};
+use planner::update;
 
 use super::inputs::RowInputs;
-use super::types::{ContainerRow, GaveUp};
+use super::types::{ContainerRow, GaveUp, UpdateRow};
 
 /// Row of a container.
 pub(super) fn container_row(
@@ -30,6 +32,7 @@ pub(super) fn container_row(
         None => (None, Vec::new(), Vec::new()),
     };
     let target = Target::of(view);
+    let version = target.as_ref().map(|target| target.rev().0);
     let unnamed_volumes = match &target {
         Some(Target::Decided {
             version, manifest, ..
@@ -55,6 +58,28 @@ pub(super) fn container_row(
         errors,
         warnings,
         unnamed_volumes,
+        stopped: wanted.is_some_and(|manifest| manifest.stopped),
+        version,
+        update: update::rollout(view).and_then(|rollout| update_row(view, rollout)),
         gave_up,
     }
+}
+
+/// Row of an update; none if there is nothing to say.
+pub(super) fn update_row(view: &ContainerView, mut rollout: Rollout) -> Option<UpdateRow> {
+    // What nobody has, or wants, any more is not updated either; its owner may not have said so.
+    let has_owner = |slot: &u32| view.slots.get(slot).is_some_and(|s| s.claim.is_some());
+    let is_there = |slot: &u32| view.is_wanted(*slot) && has_owner(slot);
+    rollout.updating.retain(is_there);
+    rollout.failures.retain(|slot| view.is_wanted(*slot));
+    (!rollout.is_over()).then(|| UpdateRow {
+        version: rollout.version.0,
+        updating: rollout.updating.into_iter().collect(),
+        failures: rollout.failures.into_iter().collect(),
+        halted: rollout.failed,
+        paused: rollout.paused,
+        slot: rollout.slot,
+        reason: rollout.reason,
+        back_to: rollout::back_to(view).map(|version| version.0),
+    })
 }

@@ -61,6 +61,7 @@ pub fn router(api: Api) -> Router {
         .route("/status", get(cluster::status))
         .route("/why/{app}/{container}", get(cluster::explain))
         .route("/versions/{app}/{container}", get(versions::history))
+        .route("/rollout/{app}/{container}", put(versions::pause))
         .route("/events", get(events::events))
         .route("/logs/{app}", get(logs::logs))
         .route("/logs/{app}/{container}", get(logs::logs))

@@ -12,10 +12,11 @@ use manifests::{ContainerId, HostName, ServiceName, SlotId};
 use model::address::is_global;
 use model::directory::reached_at;
 use model::records::{Claim, HostState, Phase, Progress, Status};
-use model::snapshot::{ContainerView, SlotView};
+use model::snapshot::{ContainerView, Desired, SlotView};
 use planner::placement;
 use planner::placement::Candidates;
-use planner::rollout::Target;
+use planner::rollout::{self, Target};
+use planner::update;
 
 use super::containers::container_row;
 use super::inputs::{Filter, RowInputs};
@@ -231,10 +232,10 @@ fn claimed_row(
             .or_else(|| reported.cloned()),
     };
     if row.surplus {
-        let why = if view.manifest.is_some() {
-            "scaled down"
-        } else {
-            "its manifest was removed"
+        let why = match view.manifest.as_ref().map(|m| &m.value) {
+            Some(Desired::Valid { manifest, .. }) if manifest.stopped => "the container is stopped",
+            Some(_) => "scaled down",
+            None => "its manifest was removed",
         };
         row.reason = Some(match row.reason {
             Some(more) => format!("{why}: {more}"),
@@ -285,10 +286,23 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
         return None;
     }
     let target = Target::of(view)?;
-    Some(match &view.rollout {
-        Some(rollout) if target.was_given_up(view) => format!(
-            "keeps the older version: the update failed at slot {}: {}",
-            rollout.slot, rollout.reason
+    Some(match update::rollout(view) {
+        Some(rollout) if target.was_given_up(view) => {
+            let back = rollout::back_to(view).map(|version| version.0);
+            let how = match back {
+                Some(version) if row.version == Some(version) => "went back to an older version",
+                Some(_) => "goes back to an older version",
+                None => "keeps the older version",
+            };
+            format!(
+                "{how}: the update failed at slot {}: {}",
+                rollout.slot, rollout.reason
+            )
+        }
+        Some(rollout) if rollout.updating.contains(&row.slot?) => "being updated".to_owned(),
+        Some(rollout) if rollout.paused => format!(
+            "the update is paused: `dokkaa rollout resume {}/{}` goes on",
+            row.app, row.container
         ),
         _ => "waiting for its turn to update".to_owned(),
     })

@@ -370,6 +370,67 @@ async fn versions_are_read_from_etcd_newest_first() {
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
+#[tokio::test]
+async fn an_update_is_paused_and_resumed_as_it_is_in_etcd() {
+    let api = alone();
+    two_slots(&api.agent);
+    let put = async |body: &str| api.send("PUT", "/rollout/shop/web", body).await;
+    let (status, body) = put(r#"{"paused": true}"#).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{body}");
+    assert!(body["error"].as_str().unwrap().contains("nothing to pause"));
+    let newer = br#"{"image": "b", "scale": 2}"#;
+    let new = api.agent.put(&Key::Manifest(web()), newer);
+    let (status, body) = put(r#"{"paused": true}"#).await;
+    assert_eq!(
+        (status, body),
+        (
+            StatusCode::OK,
+            json!({"version": new, "halted": false, "paused": true, "slot": 0})
+        )
+    );
+    let row = api.get("/slots?app=shop&container=web").await;
+    assert_eq!(row["containers"][0]["update"]["paused"], true);
+    assert_eq!(row["containers"][0]["version"], new);
+    let reason = row["slots"][0]["reason"].as_str().unwrap();
+    assert!(!reason.contains("its turn"), "{reason}");
+    // The image is decided; a change of the scale is none of the version.
+    let version = json!({"manifest": {"image": "b", "scale": 2}, "image": "sha256:2"});
+    let key = Key::Version(web(), new);
+    api.agent.put(&key, version.to_string().as_bytes());
+    let scaled = br#"{"image": "b", "scale": 1}"#;
+    api.agent.put(&Key::Manifest(web()), scaled);
+    let (status, _) = put(r#"{"paused": true}"#).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let (status, _) = put(r#"{"paused": false}"#).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _) = put(r#"{"paused": false}"#).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let key = Key::Rollout(web());
+    let left = api.agent.view().unwrap().snapshot;
+    assert_eq!(left.containers.get(&web()).unwrap().rollout, None);
+
+    // What failed is forgotten; what is being updated is not, and what nobody wants is not shown.
+    let mark = json!({
+        "version": new, "failed": true, "failures": [1], "updating": [0, 7], "reason": "exit code 1",
+    });
+    api.agent.put(&key, mark.to_string().as_bytes());
+    let row = api.get("/slots").await;
+    assert_eq!(row["containers"][0]["update"]["updating"], json!([0]));
+    assert_eq!(row["containers"][0]["update"]["halted"], true);
+    let (status, body) = put(r#"{"paused": false}"#).await;
+    assert_eq!((status, &body["updating"]), (StatusCode::OK, &json!([0])));
+    assert_eq!(
+        (&body["halted"], body.get("failures")),
+        (&json!(false), None)
+    );
+    let (status, _) = api
+        .send("PUT", "/rollout/shop/none", r#"{"paused": true}"#)
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, _) = put("{}").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
     let api = alone();

@@ -1,18 +1,25 @@
-//! `versions`: what a container ran, and can be given back. Read from etcd itself, at one revision.
+//! `versions`: what a container ran, and can be given back; `rollout`: the pause of an update. Both on etcd itself, at one
+//! revision.
 
 use axum::Json;
 use axum::extract::State;
 use manifests::keys::{self, Key};
 use manifests::{AppName, ContainerId, ContainerName};
 use model::Snapshot;
-use model::snapshot::{Change, ContainerView, Desired};
+use model::records::{Claim, Rollout};
+use model::snapshot::{Change, ContainerView, Desired, Rev, SlotView, mod_rev};
 use planner::rollout::{self, Target};
+use planner::update;
 use store::kv::{KeyRange, KeyValue};
-use store::{Op, OpReply, Txn};
+use store::{Compare, Op, OpReply, Txn};
 
 use super::api::Api;
-use super::reply::{ApiFailure, ApiResult, PathParams};
-use super::types::{History, VersionRow};
+use super::containers::update_row;
+use super::reply::{ApiFailure, ApiResult, JsonBody, PathParams};
+use super::types::{History, UpdateRow, VersionRow, WantedRollout};
+
+/// Attempts of a compare-and-swap: owners write the same key.
+const ATTEMPTS: usize = 10;
 
 /// `GET versions/<app>/<container>`.
 pub(super) async fn history(
@@ -28,7 +35,7 @@ pub(super) async fn history(
 }
 
 /// The keys of a container at one revision.
-pub(super) struct Read {
+struct Read {
     snapshot: Snapshot,
     /// The manifest as it was written.
     text: Option<Vec<u8>>,
@@ -36,7 +43,7 @@ pub(super) struct Read {
 
 impl Read {
     /// A linearizable read.
-    pub(super) async fn now(api: &Api, id: &ContainerId) -> Result<Self, ApiFailure> {
+    async fn now(api: &Api, id: &ContainerId) -> Result<Self, ApiFailure> {
         let manifest = Key::Manifest(id.clone()).to_string();
         let read = vec![
             Op::Get(KeyRange::key(manifest.clone())),
@@ -62,9 +69,93 @@ impl Read {
     }
 
     /// The container; none without any key.
-    pub(super) fn view(&self, id: &ContainerId) -> Option<&ContainerView> {
+    fn view(&self, id: &ContainerId) -> Option<&ContainerView> {
         self.snapshot.containers.get(id).map(AsRef::as_ref)
     }
+}
+
+/// `PUT rollout/<app>/<container>`: of the version that is wanted as this is written.
+pub(super) async fn pause(
+    State(api): State<Api>,
+    PathParams((app, container)): PathParams<(AppName, ContainerName)>,
+    JsonBody(WantedRollout { paused }): JsonBody<WantedRollout>,
+) -> ApiResult<UpdateRow> {
+    let id = ContainerId::new(app, container);
+    for _ in 0..ATTEMPTS {
+        let read = Read::now(&api, &id).await?;
+        let view = read.view(&id);
+        let manifest = view.and_then(|view| view.manifest.as_ref());
+        let (Some(view), Some(manifest)) = (view, manifest) else {
+            return Err(ApiFailure::no_container(&id));
+        };
+        let now = update::rollout(view)
+            .ok_or_else(|| ApiFailure::conflict(format!("{id} has no version to update to")))?;
+        let after = if paused {
+            paused_of(&id, view, now)
+        } else {
+            resumed(&id, now)
+        };
+        let after = after.map_err(ApiFailure::conflict)?;
+        let key = Key::Rollout(id.clone());
+        let guards = vec![
+            Compare::modified(Key::Manifest(id.clone()), manifest.modified),
+            Compare::modified(&key, mod_rev(view.rollout.as_ref())),
+        ];
+        let op = if after.is_over() {
+            Op::delete(&key)
+        } else {
+            Op::put_json(&key, &after)
+        };
+        if api.try_write(guards, vec![op]).await? {
+            let version = after.version.0;
+            let row = update_row(view, after);
+            return Ok(Json(row.unwrap_or_else(|| UpdateRow {
+                version,
+                ..UpdateRow::default()
+            })));
+        }
+    }
+    Err(ApiFailure::changed())
+}
+
+fn paused_of(id: &ContainerId, view: &ContainerView, now: Rollout) -> Result<Rollout, String> {
+    let version = now.version;
+    let target = Target::of(view);
+    let is_behind = |(number, slot): (&u32, &SlotView)| {
+        let claim = slot.claim.as_ref();
+        let outdated = |claim: &Rev<Claim>| {
+            let target = target.as_ref();
+            target.is_some_and(|target| target.outdates(view, claim.version))
+        };
+        view.is_wanted(*number) && claim.is_some_and(outdated)
+    };
+    if !view.slots.iter().any(is_behind) {
+        return Err(format!(
+            "no slot of {id} is to be updated: there is nothing to pause"
+        ));
+    }
+    if now.paused {
+        return Err(format!(
+            "the update of {id} to version {version} is paused already"
+        ));
+    }
+    Ok(Rollout {
+        paused: true,
+        ..now
+    })
+}
+
+fn resumed(id: &ContainerId, now: Rollout) -> Result<Rollout, String> {
+    if !now.paused && !now.failed && now.failures.is_empty() {
+        return Err(format!(
+            "the update of {id} to version {} is neither paused nor halted",
+            now.version
+        ));
+    }
+    Ok(Rollout {
+        updating: now.updating,
+        ..Rollout::to(now.version)
+    })
 }
 
 /// None without a manifest.

@@ -95,6 +95,41 @@ fn it_fails_with_the_slot_its_reason_and_its_last_lines() {
 }
 
 #[test]
+fn an_update_is_over_when_no_slot_is_watched_any_more() {
+    let ready = |slot| row(slot, "ready", json!({}));
+    let update = |more: Value| {
+        let mut update = json!({"version": 7});
+        let more = more.as_object().unwrap().clone();
+        update.as_object_mut().unwrap().extend(more);
+        json!({"update": update})
+    };
+    assert_eq!(
+        say(update(json!({"updating": [1]})), vec![ready(0), ready(1)]),
+        Verdict::Pending(
+            "2 of 2 slots ready; slot 1 has to stay ready for `update.monitor`".to_owned()
+        )
+    );
+    // A pause when nothing is left to do holds nobody up.
+    let paused = update(json!({"paused": true}));
+    let done = say(paused.clone(), vec![ready(0), ready(1)]);
+    assert!(matches!(done, Verdict::Converged(_)));
+    let old = row(1, "ready", json!({"outdated": true, "reason": "older"}));
+    let Verdict::Pending(how) = say(paused, vec![ready(0), old.clone()]) else {
+        panic!("it is paused");
+    };
+    assert!(
+        how.ends_with("`dokkaa rollout resume shop/web` goes on"),
+        "{how}"
+    );
+    let mut back = update(json!({"halted": true, "back_to": 5}));
+    back["gave_up"] = json!({"slot": 0, "reason": "exit code 1"});
+    assert_eq!(
+        say(back, vec![ready(0), old]),
+        Verdict::Failed("slot 0: exit code 1; all slots go back to version 5".to_owned())
+    );
+}
+
+#[test]
 fn somebody_else_may_come_between() {
     let Verdict::Failed(why) = say(json!({"revision": 8}), vec![]) else {
         panic!("another manifest");

@@ -438,8 +438,47 @@ fn an_update_says_who_is_behind_and_why() {
         now: 0,
     };
     let (_, mut containers) = merge(inputs, &Filter::default());
-    let gave_up = containers.pop().unwrap().gave_up.unwrap();
-    assert_eq!(gave_up.reason, "exit code 1");
+    let container = containers.pop().unwrap();
+    assert_eq!(container.gave_up.unwrap().reason, "exit code 1");
+    let update = container.update.unwrap();
+    assert!(update.halted && update.back_to.is_none());
+}
+
+#[test]
+fn an_update_that_goes_back_says_where_to() {
+    let old = json!({"image": "a", "scale": 2});
+    let new = json!({"image": "b", "scale": 2, "update": {"on_failure": "rollback"}});
+    let rollout = json!({"version": 9, "failed": true, "failures": [0], "reason": "exit code 1"});
+    let decided = json!({"manifest": new, "image": "sha256:2"});
+    let mut keys = snapshot(&[
+        ("/apps/shop/web/manifest", old.clone()),
+        ("/claims/shop/web/versions/1", version(&old)),
+        ("/claims/shop/web/versions/9", decided),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+        ("/claims/shop/web/rollout", rollout),
+        ("/hosts/h1/record", record()),
+    ]);
+    let put = Change::Put {
+        key: "/apps/shop/web/manifest".to_owned(),
+        value: new.to_string().into_bytes(),
+        modified: 9,
+        created: 1,
+    };
+    keys.apply([put], 9);
+    let inputs = RowInputs {
+        snapshot: &keys,
+        directory: &Directory::new(&keys),
+        statuses: &BTreeMap::new(),
+        answers: &BTreeMap::new(),
+        now: 0,
+    };
+    let (slots, containers) = merge(inputs, &Filter::default());
+    assert_eq!(containers[0].update.as_ref().unwrap().back_to, Some(1));
+    assert_eq!(
+        slots[0].reason.as_deref(),
+        Some("went back to an older version: the update failed at slot 0: exit code 1")
+    );
 }
 
 #[test]

@@ -6,6 +6,8 @@ use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, Servi
 use serde::{Deserialize, Serialize};
 use strum::Display;
 
+use super::updates::UpdateRow;
+
 /// `GET slots`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
@@ -162,6 +164,15 @@ pub struct ContainerRow {
     /// Paths at which its image declares a volume and its manifest names none: data there is lost with the instance.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unnamed_volumes: Vec<String>,
+    /// Its manifest says that nothing of it runs, whatever its scale.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+    /// The version that its slots are to run; none without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
+    /// The update to that version, while there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateRow>,
     /// Failed rollout of the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<GaveUp>,
@@ -215,6 +226,9 @@ pub struct AppContainer {
     /// Number of wanted slots; none if the manifest can't be read or was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
+    /// Its manifest says that nothing of it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// Number of ready slots.
     pub ready: u32,
     /// Image in the manifest.

@@ -49,3 +49,38 @@ pub struct VersionRow {
     /// Its manifest.
     pub manifest: Value,
 }
+
+/// Body of `PUT rollout/<app>/<container>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedRollout {
+    /// No further slot is updated; or the update goes on, also one that was halted.
+    pub paused: bool,
+}
+
+/// The update of a container to a version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRow {
+    /// The version.
+    pub version: i64,
+    /// Slots that are being updated, or have not stayed ready for long enough yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub updating: Vec<u32>,
+    /// Slots that have failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<u32>,
+    /// More slots have failed than may: no further one is updated.
+    #[serde(default)]
+    pub halted: bool,
+    /// Somebody has paused it: no further slot is updated.
+    #[serde(default)]
+    pub paused: bool,
+    /// The slot that failed last, if one has.
+    #[serde(default)]
+    pub slot: u32,
+    /// Why it failed; empty while none has.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The version that all slots go back to, since it was halted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<i64>,
+}
