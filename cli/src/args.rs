@@ -10,6 +10,7 @@ mod local;
 mod logs;
 mod manifests;
 mod parse;
+mod plan;
 pub(crate) mod settings;
 mod updates;
 pub(crate) mod values;
@@ -28,6 +29,7 @@ pub(crate) use manifests::{ApplyArgs, GetArgs, RmArgs, ScaleArgs, SetArgs, Valid
 #[cfg(test)]
 pub(crate) use parse::parse_without_variables;
 pub(crate) use parse::{ParseError, command, parse};
+pub(crate) use plan::{DiffArgs, ManifestsOf, PlanArgs};
 pub(crate) use updates::{
     HistoryArgs, RollbackArgs, RolloutAction, RolloutArgs, RolloutOf, VerbArgs,
 };
@@ -52,7 +54,7 @@ use crate::cloud_config::CloudConfigArgs;
 Each command has --help with examples.
 
 Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 invalid manifest;
-4 --wait failed; 5 --wait timed out; 6 no agent reached."
+4 --wait failed; 5 --wait timed out; 6 no agent reached; 10 `plan` has changes."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -91,6 +93,10 @@ pub(crate) enum LocalCommand {
 pub(crate) enum UserCommand {
     /// Check manifests without a cluster
     Validate(ValidateArgs),
+    /// Say what writing manifests would do, before anything changes
+    Plan(PlanArgs),
+    /// Compare manifests with those of the cluster, field by field
+    Diff(DiffArgs),
     /// Write manifests, and with --wait follow their rollout
     Apply(ApplyArgs),
     /// Print a manifest as it was written

@@ -104,13 +104,14 @@ fn run_user(command: UserCommand, global: &GlobalArgs) -> anyhow::Result<ExitCod
 
 /// Says how it ended, once, and with which exit code.
 fn end(error: &anyhow::Error) -> ExitCode {
-    let code = match error.downcast_ref::<CommandError>() {
+    let of_command = error.downcast_ref::<CommandError>();
+    let code = match of_command {
         Some(error) => error.exit_code(),
         None if error.is::<Misconfigured>() => 2,
         None if is_closed_pipe(error) => 0,
         None => 1,
     };
-    if code != 0 {
+    if code != 0 && !of_command.is_some_and(CommandError::is_said) {
         let _ = writeln!(io::stderr(), "{}", chain(error.as_ref()));
     }
     ExitCode::from(code)

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod operator;
+mod plan;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -1589,6 +1590,10 @@ fn completion_knows_apps_containers_slots_and_hosts() {
         offered(&["apply", "shop"]),
         ["shop/db", "shop/web", "shop-manifests/"]
     );
+    assert_eq!(
+        offered(&["plan", "shop"]),
+        ["shop/db", "shop/web", "shop-manifests/"]
+    );
     for command in [&["pause", ""][..], &["hosts", "rm", "h"], &["label", "h"]] {
         assert!(offered(command).contains(&"h1".to_owned()), "{command:?}");
     }
@@ -1640,6 +1645,8 @@ fn the_example_s_missing_etcd_is_named_at_once() {
 fn help_teaches_by_example_and_completion_knows_the_commands() {
     let commands = [
         "validate",
+        "plan",
+        "diff",
         "apply",
         "get",
         "set",

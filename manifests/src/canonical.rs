@@ -41,7 +41,7 @@ pub fn text(manifest: &Manifest, image: &str) -> String {
 }
 
 /// The manifest with defaults for everything that affects no container.
-fn container_part(manifest: &Manifest, image: &str) -> Manifest {
+pub(crate) fn container_part(manifest: &Manifest, image: &str) -> Manifest {
     let default = Manifest::of_image(image);
     let mut part = Manifest {
         image: default.image,

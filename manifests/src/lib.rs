@@ -3,6 +3,7 @@
 //! Pure: reads no clock, file or socket.
 
 pub mod canonical;
+pub mod changes;
 pub mod env;
 pub mod fields;
 pub mod image;

@@ -27,6 +27,9 @@ pub(crate) struct ValidateArgs {
   dokkaa apply shop/web web.json --wait --timeout 2m
   dokkaa apply manifests/               every <app>/<container>.json below, all
                                         checked before the first is written
+  dokkaa apply manifests/ --prune       removes what the apps in it have besides;
+                                        asks before, unless --yes is given
+  dokkaa plan manifests/ --prune        says what that would do
 
 --wait exits with 0 when every slot is ready on this manifest; with 4 when it
 failed (the slot, its reason and its last log lines are printed), or when no
@@ -42,6 +45,12 @@ pub(crate) struct ApplyArgs {
     /// Wait until every slot is ready on this manifest
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Remove what the apps in the directory have besides; volumes stay
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// With --prune: do not ask for confirmation
+    #[arg(short, long, requires = "prune")]
+    pub(crate) yes: bool,
 }
 
 /// `dokkaa get`.

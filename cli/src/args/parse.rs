@@ -66,7 +66,7 @@ impl Uses {
         );
         Self {
             connection: user && !matches!(path, "validate" | "completion" | "version"),
-            output: list || matches!(path, "get" | "backup"),
+            output: list || matches!(path, "get" | "backup" | "plan" | "diff"),
             user,
         }
     }

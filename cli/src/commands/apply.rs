@@ -15,7 +15,7 @@ use super::client::{Client, Refusal};
 use super::edit::{self, Change};
 use super::error::CommandError;
 use super::files::{self, Source};
-use super::{output, wait};
+use super::{output, prune, wait};
 use crate::args::{ApplyArgs, GetArgs, GlobalArgs, ScaleArgs, SetArgs};
 
 /// Attempts of a compare-and-swap.
@@ -25,10 +25,18 @@ const SEEN_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn apply(args: &ApplyArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    if args.prune {
+        prune::possible(args)?;
+    }
     let manifests = read(&args.target, args.file.as_deref())?;
     // All are validated before the first is written.
     files::check_all(manifests.iter().map(|(_, source)| source), |_| Ok(()))?;
     let client = Client::new(global)?;
+    let superfluous = if args.prune {
+        prune::superfluous(&client, &manifests, args.yes).await?
+    } else {
+        Vec::new()
+    };
     let mut written = Vec::new();
     let mut warnings = Vec::new();
     for (id, source) in manifests {
@@ -37,6 +45,7 @@ pub(super) async fn apply(args: &ApplyArgs, global: &GlobalArgs) -> Result<(), C
         written.push((id, put.revision));
         warnings.push(put.warnings);
     }
+    prune::remove(&client, &superfluous).await?;
     warn(&client, &written, warnings).await?;
     wait_for(args.wait, &client, global, &written).await
 }

@@ -26,6 +26,9 @@ pub(crate) enum CommandError {
     /// `--wait`: timed out.
     #[error("{0}")]
     TimedOut(String),
+    /// `plan`: something would change; what, is printed.
+    #[error("something would change")]
+    Changes,
     /// No agent answered.
     #[error(
         "no agent answers at {addr} ({why}); start one with `dokkaa up` or `dokkaa agent`, or name another with --addr or DOKKAA_ADDR"
@@ -55,6 +58,12 @@ impl CommandError {
             Self::NotConverged(_) => 4,
             Self::TimedOut(_) => 5,
             Self::Unreached { .. } => 6,
+            Self::Changes => 10,
         }
+    }
+
+    /// The command has said all there is to say.
+    pub(crate) fn is_said(&self) -> bool {
+        matches!(self, Self::Closed | Self::Changes)
     }
 }

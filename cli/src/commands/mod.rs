@@ -19,7 +19,9 @@ mod hosts;
 mod lists;
 mod logs;
 mod output;
+mod plan;
 mod progress;
+mod prune;
 mod remove;
 mod rollout;
 mod stream;
@@ -41,6 +43,8 @@ pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(),
     output::set_quiet(global.quiet);
     match command {
         UserCommand::Validate(args) => validate::run(&args),
+        UserCommand::Plan(args) => plan::plan(&args, global).await,
+        UserCommand::Diff(args) => plan::diff(&args, global).await,
         UserCommand::Apply(args) => apply::apply(&args, global).await,
         UserCommand::Get(args) => apply::get(&args, global).await,
         UserCommand::Set(args) => apply::set(&args, global).await,

@@ -18,6 +18,7 @@ mod ownership;
 pub mod placement;
 mod placing;
 mod plan;
+pub mod preview;
 pub mod refusal;
 mod retire;
 pub mod rollout;

@@ -57,9 +57,7 @@ impl<'a> Target<'a> {
             Desired::Valid { manifest, text, .. } => {
                 if let Some((rev, version, old)) = newest
                     && (rev == desired.modified.version()
-                        || (old.image == manifest.image
-                            && canonical::same_container(old, manifest)
-                            && !asks_again(manifest, text, version)))
+                        || (is_same(old, manifest) && !asks_again(manifest, text, version)))
                 {
                     return Some(Self::Decided {
                         rev,
@@ -110,9 +108,10 @@ impl<'a> Target<'a> {
             Self::Undecided { manifest, .. } => {
                 // A redeploy of `pull: always` differs in nothing but what the registry has now.
                 manifest.pull == Pull::Always
-                    || old.manifest.as_ref().is_none_or(|old| {
-                        old.image != manifest.image || !canonical::same_container(old, manifest)
-                    })
+                    || old
+                        .manifest
+                        .as_ref()
+                        .is_none_or(|old| !is_same(old, manifest))
             }
         }
     }
@@ -179,11 +178,14 @@ pub(crate) fn decided_before<'a>(
     counting(container)
         .rfind(|(_, version, old)| {
             let own = version.own.as_ref();
-            old.image == manifest.image
-                && own.is_some_and(|own| own.pull == manifest.pull)
-                && canonical::same_container(old, manifest)
+            own.is_some_and(|own| own.pull == manifest.pull) && is_same(old, manifest)
         })
         .map(|(_, version, _)| &version.version)
+}
+
+/// Both mean the same container of the same image.
+pub(crate) fn is_same(one: &Manifest, other: &Manifest) -> bool {
+    one.image == other.image && canonical::same_container(one, other)
 }
 
 /// A version whose image is decided.

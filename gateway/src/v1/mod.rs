@@ -23,6 +23,7 @@ mod manifest;
 pub mod memory;
 mod merge;
 pub mod overview;
+pub mod plan;
 mod reply;
 pub mod rows;
 pub mod types;
@@ -60,6 +61,7 @@ pub fn router(api: Api) -> Router {
         .route("/accept", get(hold::look).post(hold::accept))
         .route("/status", get(cluster::status))
         .route("/why/{app}/{container}", get(cluster::explain))
+        .route("/plan", post(plan::post))
         .route("/versions/{app}/{container}", get(versions::history))
         .route("/rollout/{app}/{container}", put(versions::pause))
         .route("/events", get(events::events))

@@ -79,6 +79,11 @@ impl<'p> Ranking<'p> {
         self.first
     }
 
+    /// The best host, by name.
+    pub(crate) fn first_host(&self) -> Option<&'p HostName> {
+        Some(self.load.hosts[self.first?].name)
+    }
+
     fn best(&self) -> Option<usize> {
         let best = self.eligible.iter().map(|one| one.rank()).min()?;
         let best = |one: &&Eligible| one.rank() == best;

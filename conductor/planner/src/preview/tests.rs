@@ -1,0 +1,213 @@
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use super::*;
+use crate::update::Turn;
+
+const OLD: &str = r#"{"image": "a:1", "scale": 4, "update": {"monitor": "1s"}}"#;
+const NEW: &str = r#"{"image": "a:2", "scale": 4, "update": {"monitor": "1s"}}"#;
+
+fn put(snapshot: &mut Snapshot, key: &str, value: &str) -> i64 {
+    let modified = snapshot.revision + 1;
+    let key = key.to_owned();
+    let value = value.as_bytes().to_vec();
+    let manifest = snapshot
+        .containers
+        .get(&id())
+        .and_then(|c| c.manifest.as_ref());
+    let known = manifest.filter(|_| key.ends_with("/manifest"));
+    let created = known.map_or(modified, |known| known.created.0);
+    let change = Change::Put {
+        key,
+        value,
+        modified,
+        created,
+    };
+    snapshot.apply([change], modified);
+    modified
+}
+
+fn id() -> ContainerId {
+    "shop/web".parse().unwrap()
+}
+
+fn host(snapshot: &mut Snapshot, name: &str) {
+    let record = r#"{"id":"00000000-0000-4000-8000-000000000001","session":"00000000-0000-4000-8000-000000000002",
+        "epoch":1,"state":"up","addr":"10.0.0.1","versions":{"agent":"1","placement":[1]}}"#;
+    put(snapshot, &format!("/hosts/{name}/record"), record);
+}
+
+fn manifest(snapshot: &mut Snapshot, text: &str) -> i64 {
+    put(snapshot, "/apps/shop/web/manifest", text)
+}
+
+fn decided(snapshot: &mut Snapshot, text: &str, rev: i64) {
+    let version = format!(r#"{{"manifest": {text}, "image": "{rev}", "good": true}}"#);
+    put(snapshot, &Key::Version(id(), rev).to_string(), &version);
+}
+
+/// A slot on `h1`, ready or not.
+fn slot(snapshot: &mut Snapshot, number: u32, rev: i64, state: &str) {
+    let slot = id().slot(number);
+    let claim = format!(r#"{{"host": "h1", "instance": "i{number}", "version": {rev}}}"#);
+    put(snapshot, &Key::Claim(slot.clone()).to_string(), &claim);
+    let state = format!(
+        r#"{{"instance": "i{number}", "state": "{state}", "addr": "10.0.0.1", "ports": {{}}}}"#
+    );
+    put(snapshot, &Key::State(slot).to_string(), &state);
+}
+
+/// Four slots of the old version, of which the last one is not ready.
+fn running() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    host(&mut snapshot, "h1");
+    let rev = manifest(&mut snapshot, OLD);
+    decided(&mut snapshot, OLD, rev);
+    for number in 0..4 {
+        let state = if number == 3 { "unready" } else { "ready" };
+        slot(&mut snapshot, number, rev, state);
+    }
+    snapshot
+}
+
+fn of(before: &Snapshot, after: &Snapshot) -> Preview {
+    preview(before, after, &BTreeSet::from([id()]))
+        .remove(&id())
+        .unwrap()
+}
+
+fn runs_image(fate: &Fate) -> Option<&str> {
+    match fate {
+        Fate::Replaced { runs, .. } => Some(&runs.as_ref()?.image),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_order_is_that_in_which_slots_get_their_turn() {
+    let before = running();
+    let mut after = before.clone();
+    let rev = manifest(&mut after, NEW);
+    let planned = of(&before, &after);
+    assert!(
+        planned
+            .slots
+            .values()
+            .all(|fate| runs_image(fate) == Some("a:1"))
+    );
+    let update = planned.update.unwrap();
+    assert_eq!(
+        (update.parallelism, update.slots.as_slice()),
+        (1, &[3, 0, 1, 2][..])
+    );
+    assert_eq!(update.order, Order::StartFirst);
+
+    // Slot after slot as the hosts do it, each ready on the new version before the next one asks.
+    decided(&mut after, NEW, rev);
+    for (at, next) in update.slots.iter().enumerate() {
+        for number in &update.slots[at..] {
+            let container = &after.containers[&id()];
+            let claim = container.slots[number].claim.as_ref().unwrap();
+            let target = rollout::of_slot(container, *number, claim.version).unwrap();
+            let turn = update::turn(&after, container, &id().slot(*number), &target);
+            let is_next = matches!(turn, Turn::Now | Turn::Noted(_));
+            assert_eq!(is_next, number == next, "slot {number} at {at}: {turn:?}");
+        }
+        slot(&mut after, *next, rev, "ready");
+    }
+    assert_eq!(of(&after, &after).update, None);
+}
+
+#[test]
+fn a_halted_update_is_no_change_and_a_paused_one_waits() {
+    let mut snapshot = running();
+    let rev = manifest(&mut snapshot, NEW);
+    decided(&mut snapshot, NEW, rev);
+    slot(&mut snapshot, 0, rev, "unready");
+    let mark = |failed: bool| {
+        let paused = !failed;
+        format!(
+            r#"{{"version": {rev}, "failed": {failed}, "paused": {paused}, "slot": 0, "reason": "exited", "failures": [0]}}"#
+        )
+    };
+    let key = Key::Rollout(id()).to_string();
+    put(&mut snapshot, &key, &mark(true));
+    let halted = of(&snapshot, &snapshot);
+    let why = Some(Stays::Halted(0, "exited".to_owned()));
+    assert_eq!(
+        halted.slots[&1],
+        Fate::Kept {
+            host: "h1".parse().unwrap(),
+            why
+        }
+    );
+    // Another manifest is another update.
+    let mut after = snapshot.clone();
+    manifest(&mut after, &NEW.replace("a:2", "a:3"));
+    assert!(runs_image(&of(&snapshot, &after).slots[&1]).is_some());
+
+    put(&mut snapshot, &key, &mark(false));
+    let paused = of(&snapshot, &snapshot);
+    assert_eq!(
+        paused.slots[&1],
+        Fate::Waiting {
+            host: Some("h1".parse().unwrap()),
+            why: Waiting::UpdatePaused
+        }
+    );
+}
+
+#[test]
+fn what_was_just_claimed_is_kept_also_while_nobody_has_decided_its_image() {
+    let mut before = Snapshot::default();
+    host(&mut before, "h1");
+    let rev = manifest(&mut before, OLD);
+    for number in 0..4 {
+        slot(&mut before, number, rev, "unready");
+    }
+    let mut after = before.clone();
+    manifest(&mut after, OLD);
+    let planned = of(&before, &after);
+    assert!(
+        planned
+            .slots
+            .values()
+            .all(|fate| matches!(fate, Fate::Kept { why: None, .. }))
+    );
+    manifest(&mut after, NEW);
+    assert!(
+        of(&before, &after)
+            .slots
+            .values()
+            .all(|fate| runs_image(fate) == Some("a:1"))
+    );
+}
+
+#[test]
+fn a_change_that_is_taken_back_replaces_only_what_has_changed() {
+    let mut before = running();
+    let rev = manifest(&mut before, NEW);
+    decided(&mut before, NEW, rev);
+    slot(&mut before, 0, rev, "ready");
+    let mut after = before.clone();
+    manifest(&mut after, OLD);
+    let planned = of(&before, &after);
+    assert_eq!(runs_image(&planned.slots[&0]), Some("a:2"));
+    assert!(matches!(planned.slots[&1], Fate::Kept { .. }));
+    assert_eq!(planned.update.unwrap().slots, [0]);
+}
+
+#[test]
+fn each_slot_that_nobody_has_is_placed_once_however_many_there_are() {
+    let mut before = Snapshot::default();
+    host(&mut before, "h1");
+    let mut after = before.clone();
+    manifest(&mut after, &OLD.replace('4', "200"));
+    let placed = of(&before, &after);
+    assert_eq!(placed.slots.len(), 200);
+    assert!(
+        placed
+            .slots
+            .values()
+            .all(|fate| matches!(fate, Fate::Created { .. }))
+    );
+}
