@@ -93,6 +93,9 @@ pub enum Leaves {
     /// Its host gives away what it has.
     #[strum(to_string = "its host gives away what it has")]
     Given,
+    /// A handover is under way.
+    #[strum(to_string = "its handover is under way")]
+    Handed,
 }
 
 /// How the slots of a container are replaced.
@@ -273,20 +276,21 @@ impl One<'_> {
                 });
             }
             (Owner::Live(claim) | Owner::Lost(claim), Successor::Live(next)) => {
+                let why = match self.after.owner(view) {
+                    Owner::Lost(_) => Leaves::Lost,
+                    _ if self.gives(&claim.host) => Leaves::Given,
+                    _ => Leaves::Handed,
+                };
                 return Some(Fate::Moved {
                     from: claim.host.clone(),
                     to: Some(next.host.clone()),
-                    why: if self.after.is_live(&claim.host) {
-                        Leaves::Given
-                    } else {
-                        Leaves::Lost
-                    },
+                    why,
                 });
             }
             (Owner::Live(claim), _) => claim,
             (Owner::Nobody | Owner::Lost(_), _) => return None,
         };
-        if self.after.giving().any(|host| *host == claim.host) {
+        if self.gives(&claim.host) {
             return Some(Fate::Moved {
                 from: claim.host.clone(),
                 to: placing.given.get(self.slot).cloned(),
@@ -294,6 +298,10 @@ impl One<'_> {
             });
         }
         Some(self.stays_on(claim, replaced))
+    }
+
+    fn gives(&self, host: &HostName) -> bool {
+        self.after.giving().any(|giving| giving == host)
     }
 
     fn stays_on(&self, claim: &Rev<Claim>, replaced: &mut Replaced) -> Fate {
