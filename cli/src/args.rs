@@ -21,7 +21,9 @@ use clap::{Parser, Subcommand};
 pub(crate) use agent::{AgentArgs, EtcdArgs};
 pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use global::{DEFAULT_ADDR, Format, GlobalArgs};
-pub(crate) use hosts::{HostArgs, HostsAction, HostsArgs, HostsRmArgs, LabelArgs, LeaveArgs};
+pub(crate) use hosts::{
+    DrainArgs, HostArgs, HostsAction, HostsArgs, HostsRmArgs, LabelArgs, LeaveArgs,
+};
 pub(crate) use lists::{AppsArgs, CompletionArgs, PsArgs, WhyArgs};
 pub(crate) use local::{DownCommand, EtcdEnvArgs, UpCommand};
 pub(crate) use logs::{EventsArgs, LogsArgs};
@@ -131,7 +133,9 @@ pub(crate) enum UserCommand {
     /// Give a host no more slots; it keeps those it has
     #[command(after_help = hosts::PAUSE_EXAMPLES)]
     Pause(HostArgs),
-    /// Give a host slots again, after `pause` or `leave`
+    /// Move the slots of a host to others, before maintenance
+    Drain(DrainArgs),
+    /// Give a host slots again, after `pause`, `drain` or `leave`
     #[command(after_help = hosts::ACTIVATE_EXAMPLES)]
     Activate(HostArgs),
     /// Drain a host and remove it from the cluster

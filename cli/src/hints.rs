@@ -88,8 +88,8 @@ const OTHERS: &[(&[&str], &str)] = &[
         "does not exist; see `dokkaa events -f` and `dokkaa logs -f`",
     ),
     (
-        &["drain", "cordon", "taint"],
-        "does not exist; `dokkaa pause HOST` gives a host no more slots, `dokkaa leave HOST` takes it out of the cluster",
+        &["cordon", "taint"],
+        "does not exist; `dokkaa pause HOST` gives a host no more slots, `dokkaa drain HOST` moves them away",
     ),
     (
         &["uncordon", "unpause", "resume"],
@@ -151,7 +151,7 @@ const OTHERS_OF_HOSTS: &[(&[&str], &str)] = &[
     (&["label"], "does not exist; see `dokkaa label`"),
     (
         &["drain", "pause", "cordon", "leave", "activate", "uncordon"],
-        "does not exist; see `dokkaa pause`, `dokkaa leave` and `dokkaa activate`",
+        "does not exist; see `dokkaa pause`, `dokkaa drain`, `dokkaa leave` and `dokkaa activate`",
     ),
 ];
 

@@ -1144,7 +1144,7 @@ fn who_comes_from_other_tools_is_told_what_there_is() {
         ("exec", "docker exec"),
         ("describe", "dokkaa why"),
         ("delete", "dokkaa rm"),
-        ("drain", "dokkaa leave"),
+        ("cordon", "dokkaa drain"),
         ("job", "dokkaa apply"),
         ("node", "dokkaa hosts"),
         ("alloc", "dokkaa ps"),

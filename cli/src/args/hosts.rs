@@ -61,10 +61,13 @@ pub(super) const PAUSE_EXAMPLES: &str = "Examples:
   dokkaa pause h2                       before maintenance
   dokkaa activate h2                    gets slots again
 
-Containers on it keep running. To move them away: dokkaa leave.";
+Containers on it keep running. To move them away: dokkaa drain.";
 
 pub(super) const ACTIVATE_EXAMPLES: &str = "Examples:
-  dokkaa activate h2";
+  dokkaa activate h2                    after `pause`, `drain` or `leave`
+
+What was moved away does not come back at once: when nothing else is under way,
+slots move to hosts that have fewer, one after the other.";
 
 /// `dokkaa pause`, `dokkaa activate`.
 #[derive(Debug, Args)]
@@ -72,6 +75,27 @@ pub(crate) struct HostArgs {
     /// Host
     #[arg(value_name = "HOST")]
     pub(crate) host: HostName,
+}
+
+/// `dokkaa drain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa drain h2 --wait && ssh h2 reboot
+  dokkaa activate h2                    gets slots again
+
+Each slot runs on another host, ready, before it stops on this one. The host
+stays in the cluster, also while it is restarted. Slots with a local volume and
+those that no other host can run stay, and stop with the host.
+
+With --wait, exits with 0 when nothing is left that can move, with 4 when the
+host was activated again or slots stay on it, with 5 after --timeout.")]
+pub(crate) struct DrainArgs {
+    /// Host to drain
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+    /// Wait until its slots run elsewhere
+    #[arg(short, long)]
+    pub(crate) wait: bool,
 }
 
 /// `dokkaa leave`.

@@ -1,4 +1,4 @@
-//! `pause`, `activate`, `leave`, `label` and `hosts rm`.
+//! `pause`, `drain`, `activate`, `leave`, `label` and `hosts rm`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::client::{Client, LOOK};
 use super::error::CommandError;
 use super::{ask, output};
-use crate::args::{GlobalArgs, HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
+use crate::args::{DrainArgs, GlobalArgs, HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
 
 /// An agent that was told to leave and does not answer for so long has ended.
 const ENDED: Duration = Duration::from_secs(5);
@@ -32,6 +32,74 @@ pub(super) async fn activate(args: &HostArgs, global: &GlobalArgs) -> Result<(),
     let client = Client::new(global)?;
     want(&client, &args.host, Availability::Active).await?;
     output::print(&format!("{} is active\n", args.host))
+}
+
+pub(super) async fn drain(args: &DrainArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let client = Client::new(global)?;
+    let host = &args.host;
+    let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
+    if !detail.live {
+        return Err(CommandError::Failed(format!(
+            "{host} is missing, so it gives nothing away: others take its slots over"
+        )));
+    }
+    want(&client, host, Availability::Drain).await?;
+    output::print(&format!(
+        "{host} is drained: its slots go to other hosts, and it gets no others\n"
+    ))?;
+    let stuck: Vec<&HostSlot> = detail.slots.iter().filter(|s| s.stuck.is_some()).collect();
+    if !stuck.is_empty() {
+        output::note("these stay, and stop with the host:");
+        note_stuck(&stuck);
+    }
+    if args.wait {
+        drained(&client, host, global).await?;
+    }
+    Ok(())
+}
+
+/// Waits until nothing is left on a drained host that another one can take.
+async fn drained(
+    client: &Client,
+    host: &HostName,
+    global: &GlobalArgs,
+) -> Result<(), CommandError> {
+    let within = global.converged_within();
+    let end = Instant::now() + within;
+    let mut left = None;
+    loop {
+        let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
+        let hosts: Hosts = client.get("hosts").await?;
+        let row = hosts.hosts.iter().find(|row| row.host == *host);
+        if let Some(row) = row.filter(|row| row.availability != "drain") {
+            return Err(CommandError::NotConverged(format!(
+                "{host} is not drained any more: somebody has set it to {}",
+                row.availability
+            )));
+        }
+        let (stuck, free): (Vec<_>, Vec<_>) = detail.slots.iter().partition(|s| s.stuck.is_some());
+        if free.is_empty() && stuck.is_empty() {
+            return output::print(&format!("{host} has no slots any more\n"));
+        }
+        if free.is_empty() {
+            return Err(CommandError::NotConverged(format!(
+                "{} of {host} can't move: {}",
+                output::count(stuck.len(), "slot"),
+                slots(stuck.iter().map(|slot| slot.slot.to_string()))
+            )));
+        }
+        if left.replace(free.len()) != Some(free.len()) {
+            let slots = output::count(free.len(), "slot");
+            output::note(&format!("{host}: {slots} left to move"));
+        }
+        if Instant::now() >= end {
+            return Err(CommandError::TimedOut(format!(
+                "{host} still has {} to move after {within:?}; it goes on, and `dokkaa activate {host}` ends it",
+                output::count(free.len(), "slot")
+            )));
+        }
+        sleep(LOOK).await;
+    }
 }
 
 async fn want(

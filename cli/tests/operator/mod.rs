@@ -103,6 +103,54 @@ fn leave_tells_what_goes_and_follows_until_the_host_has_gone() {
 }
 
 #[test]
+fn drain_waits_for_what_can_move_and_names_what_stays() {
+    let api = TestApi::open();
+    api.agent.put_host("h2", None);
+    let revision = api.agent.put_manifest(&web(), WEB);
+    api.agent.claim(&web().slot(0), "h1", revision);
+    let ended = api.run(&["drain", "h1"]).with(0);
+    assert!(ended.out.starts_with("h1 is drained"), "{}", ended.out);
+    assert_eq!(availability(&api, "h1"), "Some(Drain)");
+    let ended = api
+        .run(&["drain", "h1", "--wait", "--timeout", "1s"])
+        .with(5);
+    assert!(
+        ended.err.contains("h1: 1 slot left to move"),
+        "{}",
+        ended.err
+    );
+    assert!(ended.err.contains("dokkaa activate h1"), "{}", ended.err);
+
+    let running = Running::start(api.command(&["drain", "h1", "--wait"]));
+    api.agent.delete(&Key::Claim(web().slot(0)));
+    let ended = running.end().with(0);
+    assert!(
+        ended.out.contains("h1 has no slots any more\n"),
+        "{}",
+        ended.out
+    );
+
+    let manifest = api.agent.put_manifest(&db().container, DB);
+    api.agent.claim(&db(), "h1", manifest);
+    api.agent.put_data(&db(), "h1", &["data"]);
+    let ended = api.run(&["drain", "h1", "--wait"]).with(4);
+    assert!(
+        ended
+            .err
+            .contains("  shop/db/0: its data is on h1 (data)\n"),
+        "{}",
+        ended.err
+    );
+    assert!(
+        ended.err.contains("1 slot of h1 can't move: shop/db/0"),
+        "{}",
+        ended.err
+    );
+    api.run(&["drain", "h7"]).with(1);
+    api.run(&["drain"]).with(2);
+}
+
+#[test]
 fn a_host_that_is_taken_back_is_followed_no_more() {
     let api = TestApi::open();
     api.agent.put_host("h2", None);
