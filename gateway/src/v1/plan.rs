@@ -29,7 +29,10 @@ pub(super) async fn post(
 ) -> ApiResult<Plan> {
     let view = api.view()?;
     let notices = api.notices(&view);
-    let plan = plan(&view, &request).map_err(ApiFailure::invalid)?;
+    // Of thousands of containers it takes as long as many plans of a host.
+    let planned = tokio::task::spawn_blocking(move || plan(&view, &request)).await;
+    let planned = planned.map_err(|error| ApiFailure::gateway(error.to_string()))?;
+    let plan = planned.map_err(ApiFailure::invalid)?;
     Ok(Json(Plan { notices, ..plan }))
 }
 

@@ -275,3 +275,45 @@ async fn a_link_to_a_service_of_the_same_plan_is_offered() {
     let warnings = &plan.containers[0].warnings;
     assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
+
+#[tokio::test]
+async fn a_thousand_containers_are_one_request_and_one_small_answer() {
+    let agent = agent();
+    for host in 3..=20 {
+        agent.put_host(&format!("h{host}"), None);
+    }
+    let text = |number: usize, image: &str| {
+        format!(
+            r#"{{"image": "{image}", "scale": 3, "services": {{"web": {{"port": 80, "host_port": {}}}}}, "memory": "64m",
+                "env": {{"A": "{number}"}}, "links": ["web"]}}"#,
+            10_000 + number
+        )
+    };
+    let mut request = PlanRequest::default();
+    for number in 0..1_000 {
+        let name = format!("shop/web-{number}");
+        // A third runs, a third is to be replaced, the rest is new.
+        if number % 3 != 2 {
+            runs(&agent, &name, &text(number, "a:1"), 3);
+        }
+        let image = ["a:1", "a:2", "a:1"][number % 3];
+        let value = serde_json::from_str(&text(number, image)).unwrap();
+        request.manifests.insert(name, value);
+    }
+    let body = serde_json::to_vec(&request).unwrap().len();
+    assert!(body < crate::v1::manifest::MAX_BODY, "{body}");
+    let planned = plan(&agent.view().unwrap(), &request).unwrap();
+    let mut actions: BTreeMap<PlanSlotAction, usize> = BTreeMap::new();
+    for slot in planned.containers.iter().flat_map(|one| &one.slots) {
+        *actions.entry(slot.action).or_default() += 1;
+    }
+    let counted: Vec<(PlanSlotAction, usize)> = actions.into_iter().collect();
+    let (created, replaced, kept) = (
+        PlanSlotAction::Created,
+        PlanSlotAction::Replaced,
+        PlanSlotAction::Kept,
+    );
+    assert_eq!(counted, [(created, 999), (replaced, 999), (kept, 1_002)]);
+    let answer = serde_json::to_vec(&planned).unwrap().len();
+    assert!(answer < 1 << 20, "{answer}");
+}
