@@ -7,7 +7,7 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
-e2e=(e2e::tutorial e2e::failover e2e::update e2e::registry logs_are_gathered a_prune)
+e2e=(e2e::tutorial e2e::failover e2e::update e2e::under_load e2e::registry logs_are_gathered a_prune)
 [ $# -eq 0 ] || e2e=("$@")
 # Engine, etcd and, if not the engine's own, its oldest API version.
 rows=(

@@ -25,6 +25,7 @@ mod scale;
 mod three_hosts;
 mod troubles;
 mod tutorial;
+mod under_load;
 mod update;
 mod volumes;
 

@@ -1,0 +1,139 @@
+//! Changes while clients ask all the time: no request fails.
+
+use std::collections::BTreeMap;
+
+use dokkaa_tests::engine::Container;
+use dokkaa_tests::http::Answer;
+use dokkaa_tests::images::{NGINX, UBUNTU};
+use dokkaa_tests::wait_for;
+use serde_json::{Value, json};
+
+use super::{App, CAP, Cluster, output};
+
+/// One with a new connection for each request, and one that keeps its connection.
+const CLIENTS: [&str; 2] = ["fresh", "kept"];
+
+/// A server that finishes what it has when it is asked to stop.
+fn server(version: &str) -> Value {
+    json!({
+        "image": NGINX,
+        "scale": 3,
+        "services": {"web": 80},
+        "stop_signal": "SIGQUIT",
+        "drain_timeout": "2s",
+        "env": {"VERSION": version},
+        "update": {"monitor": "1s"},
+    })
+}
+
+/// A client of a link, with 100 requests a second once it has the first answer: all on one connection that it keeps until
+/// the server closes it, or with this header. Each line of its output is an answer.
+fn client(header: &str) -> Value {
+    let to = "http://$SERVICE_WEB_ADDR:$SERVICE_WEB_PORT";
+    let ask = format!(
+        "until curl -s -o /dev/null {to}; do sleep 0.1; done; \
+         exec curl -s -o /dev/null --rate 100/s --max-time 10 -H '{header}' \
+         -w '%{{stderr}}%{{http_code}} %{{errormsg}}\\n' \"{to}/?[1-1000000]\""
+    );
+    json!({
+        "image": UBUNTU,
+        "links": ["web"],
+        "stop_signal": "SIGKILL",
+        "command": ["sh", "-c", ask],
+    })
+}
+
+/// The answers that the clients have had so far, and how many of each.
+fn answers(app: &App) -> BTreeMap<String, usize> {
+    let mut answers = BTreeMap::new();
+    for name in CLIENTS {
+        for (host, client) in app.running(name) {
+            for line in output(host, &client.id).lines() {
+                *answers
+                    .entry(format!("{name} {}", line.trim()))
+                    .or_default() += 1;
+            }
+        }
+    }
+    answers
+}
+
+/// Each kind has had so many more answers than before, and all were good.
+#[track_caller]
+fn all_are_answered(app: &App, before: &BTreeMap<String, usize>, more: usize) {
+    let after = wait_for("requests of both kinds", CAP, || {
+        let now = answers(app);
+        let count = |of: &BTreeMap<String, usize>, kind: &str| of.get(kind).copied().unwrap_or(0);
+        let goes_on = |kind: &str| count(&now, kind) >= count(before, kind) + more;
+        let has_failed = now.keys().any(|kind| !kind.ends_with(" 200"));
+        if has_failed || (goes_on("fresh 200") && goes_on("kept 200")) {
+            Ok(now)
+        } else {
+            Err(format!("{now:?}"))
+        }
+    });
+    let kinds: Vec<&str> = after.keys().map(String::as_str).collect();
+    assert_eq!(kinds, ["fresh 200", "kept 200"], "{after:?}");
+}
+
+/// Sets the availability of a host.
+#[track_caller]
+fn set(cluster: &Cluster, host: &str, availability: &str) {
+    let path = format!("/dokkaa/v1/hosts/{host}/availability");
+    let body = json!({"availability": availability}).to_string();
+    let answer = cluster.lab.host(1).api("PUT", &path, &[], &body);
+    let answer = answer.and_then(Answer::ok);
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
+#[test]
+fn an_update_and_a_drain_fail_no_request() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("load");
+    app.put("web", &server("1"));
+    let old = app.ready("web", 3);
+    app.put("fresh", &client("Connection: close"));
+    app.put("kept", &client("Accept: */*"));
+    let clients: Vec<_> = CLIENTS.iter().flat_map(|name| app.ready(name, 1)).collect();
+    all_are_answered(&app, &BTreeMap::new(), 100);
+
+    let before = answers(&app);
+    app.put("web", &server("2"));
+    wait_for("other containers", CAP, || {
+        let new = app.ids("web");
+        let is_old = |(_, old): &(_, Container)| new.contains(&old.id);
+        if new.len() == 3 && !old.iter().any(is_old) {
+            Ok(())
+        } else {
+            Err(format!("{new:?}"))
+        }
+    });
+    app.ready("web", 3);
+    all_are_answered(&app, &before, 500);
+
+    // The host without a client.
+    let has_client = |name: &str| clients.iter().any(|(host, _)| host.name() == name);
+    let mut hosts = cluster.lab.hosts().iter();
+    let drained = hosts.find(|host| !has_client(host.name())).expect("a host");
+    let names = |app: &App| {
+        let running = app.running("web");
+        running
+            .iter()
+            .map(|(host, _)| host.name().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert!(names(&app).contains(&drained.name().to_owned()));
+    let before = answers(&app);
+    set(&cluster, drained.name(), "drain");
+    wait_for("the host to be empty", CAP, || {
+        let names = names(&app);
+        if names.len() == 3 && !names.contains(&drained.name().to_owned()) {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        }
+    });
+    all_are_answered(&app, &before, 200);
+    set(&cluster, drained.name(), "active");
+    all_are_answered(&app, &answers(&app), 100);
+}
