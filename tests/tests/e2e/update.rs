@@ -149,6 +149,61 @@ fn a_crashing_command_leaves_all_old_ones_running() {
     app.ready("web", 3);
 }
 
+/// By command: back to what was good, each slot anew, nothing, and as it was.
+#[test]
+fn a_container_is_taken_back_restarted_stopped_and_started() {
+    let cluster = Cluster::shared();
+    let app = cluster.app("verbs");
+    let two = |page: &str| with(three(page), "scale", json!(2));
+    let said = |words: &[&str], code: i32| {
+        let ran = cluster.lab.host(2).dokkaa(words).expect("an end");
+        assert_eq!(ran.status.code(), Some(code), "{ran}");
+        ran
+    };
+    app.put("web", &two("good"));
+    app.ready("web", 2);
+    // A version is good once an instance has stayed ready.
+    wait_for("a good version", CAP, || {
+        let history = said(&["history", "verbs/web"], 0).stdout;
+        history.contains(" yes ").then_some(()).ok_or(history)
+    });
+    let before = app.ids("web");
+
+    let crashing = with(two("good"), "command", json!(["sh", "-c", "exit 7"]));
+    app.put("web", &crashing);
+    let ran = said(&["rollout", "watch", "verbs/web"], 4);
+    assert!(ran.stderr.contains("code 7"), "{ran}");
+    let ran = said(&["rollout", "status", "verbs/web"], 0);
+    assert!(ran.stdout.contains("halted, slot 0 failed: "), "{ran}");
+    let ran = said(&["rollback", "verbs/web", "--wait"], 0);
+    assert!(
+        ran.stdout
+            .contains("  command: [\"sh\",\"-c\",\"exit 7\"] -> "),
+        "{ran}"
+    );
+    app.ready("web", 2);
+    assert_eq!(app.ids("web")[1], before[1], "slot 1 was not touched");
+
+    let before = app.ids("web");
+    said(&["restart", "verbs/web", "--wait"], 0);
+    app.ready("web", 2);
+    let after = app.ids("web");
+    assert!(after.iter().all(|id| !before.contains(id)), "{after:?}");
+    assert_eq!(rollout(&app), None, "every slot has proven itself");
+
+    said(&["stop", "verbs", "--wait"], 0);
+    wait_for("its end", CAP, || {
+        let left = app.ids("web");
+        left.is_empty().then_some(()).ok_or(left.join(", "))
+    });
+    let ran = said(&["ps", "verbs/web"], 0);
+    assert!(ran.stdout.contains("stopped"), "{ran}");
+    said(&["start", "verbs", "--wait"], 0);
+    app.ready("web", 2);
+    let ran = said(&["rollback", "verbs/web", "--to", "1"], 1);
+    assert!(ran.stderr.contains("has no version 1; there are "), "{ran}");
+}
+
 fn rollout(app: &App) -> Option<String> {
     app.lab
         .etcd()
