@@ -125,8 +125,12 @@ const OTHERS: &[(&[&str], &str)] = &[
         "is not in this version; on the host of the slot: docker stats",
     ),
     (
-        &["cp", "diff", "prune", "rename", "plan"],
+        &["cp", "rename"],
         "is not in this version; see `dokkaa --help`",
+    ),
+    (
+        &["prune"],
+        "does not exist; `dokkaa apply DIR --prune` removes what the apps in a directory have besides; hosts remove images when their disk is full",
     ),
     (
         &["login", "logout"],

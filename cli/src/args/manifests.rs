@@ -27,7 +27,7 @@ pub(crate) struct ValidateArgs {
   dokkaa apply shop/web web.json --wait --timeout 2m
   dokkaa apply manifests/               every <app>/<container>.json below, all
                                         checked before the first is written
-  dokkaa apply manifests/ --prune       removes what the apps in it have besides;
+  dokkaa apply manifests/ --prune       removes what its apps have besides;
                                         asks before, unless --yes is given
   dokkaa plan manifests/ --prune        says what that would do
 
