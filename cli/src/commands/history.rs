@@ -1,9 +1,9 @@
 //! `history` and `rollback`: the versions of a container, and the way back.
 
 use gateway::v1::types::{History, VersionRow};
+use manifests::changes::{self, FieldChange};
 use manifests::{Manifest, canonical, parse};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::apply::{put, wait_for, warn_of};
 use super::client::{Client, Refusal};
@@ -22,14 +22,6 @@ const HISTORY: &[Column] = &[
     Column("SLOTS", Shown::Always),
     Column("CHANGED", Shown::Text),
 ];
-
-/// A field that two manifests have different values of.
-#[derive(Debug, PartialEq, Serialize)]
-struct Difference {
-    field: String,
-    from: Option<Value>,
-    to: Option<Value>,
-}
 
 pub(super) async fn history(args: &HistoryArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     let client = Client::new(global)?;
@@ -117,7 +109,7 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
         Err(refusal) => return Err(refusal.into()),
     };
     let before = history.manifest.as_ref().unwrap_or(&Value::Null);
-    let changes = differences(&whole(before), &whole(&to.manifest));
+    let changes = differences(before, &to.manifest);
     output::print(&format!(
         "{id} goes back to version {} (revision {})\n{}",
         to.version,
@@ -216,7 +208,7 @@ fn there_are(history: &History) -> String {
 }
 
 /// What differs between one version and another, or the manifest as it is now.
-fn between(history: &History, versions: &[i64]) -> Result<Vec<Difference>, String> {
+fn between(history: &History, versions: &[i64]) -> Result<Vec<FieldChange>, String> {
     let find = |version: &i64| {
         let row = history.versions.iter().find(|row| row.version == *version);
         row.ok_or_else(|| {
@@ -251,14 +243,15 @@ fn between(history: &History, versions: &[i64]) -> Result<Vec<Difference>, Strin
     }
 }
 
-fn differ(from: &VersionRow, to: &VersionRow) -> Vec<Difference> {
-    let mut found = differences(&whole(&from.manifest), &whole(&to.manifest));
+fn differ(from: &VersionRow, to: &VersionRow) -> Vec<FieldChange> {
+    let mut found = differences(&from.manifest, &to.manifest);
     if from.image == to.image && from.digest != to.digest && to.digest.is_some() {
         let digest = |row: &VersionRow| row.digest.clone().map(Value::from);
-        found.push(Difference {
+        found.push(FieldChange {
             field: "digest".to_owned(),
             from: digest(from),
             to: digest(to),
+            replaces: true,
         });
     }
     found
@@ -268,53 +261,17 @@ fn manifest(json: &Value) -> Option<Manifest> {
     parse::from_json(json).ok().map(|parsed| parsed.manifest)
 }
 
-/// In the one form that equal manifests have, without defaults; as it is if it can't be read.
-fn whole(json: &Value) -> Value {
-    manifest(json).map_or_else(|| json.clone(), |manifest| canonical::to_json(&manifest))
-}
-
-/// Fields that differ, by name.
-fn differences(from: &Value, to: &Value) -> Vec<Difference> {
-    let mut found = Vec::new();
-    let object = |value: &Value| value.as_object().cloned().unwrap_or_default();
-    differ_below("", &object(from), &object(to), &mut found);
-    found
-}
-
-fn differ_below(
-    prefix: &str,
-    from: &Map<String, Value>,
-    to: &Map<String, Value>,
-    found: &mut Vec<Difference>,
-) {
-    let mut names: Vec<&String> = from.keys().chain(to.keys()).collect();
-    names.sort();
-    names.dedup();
-    for name in names {
-        let field = format!("{prefix}{name}");
-        let values = (from.get(name), to.get(name));
-        match values {
-            (Some(Value::Object(from)), Some(Value::Object(to))) => {
-                differ_below(&format!("{field}."), from, to, found);
-            }
-            (Some(Value::Object(from)), None) => {
-                differ_below(&format!("{field}."), from, &Map::new(), found);
-            }
-            (None, Some(Value::Object(to))) => {
-                differ_below(&format!("{field}."), &Map::new(), to, found);
-            }
-            (from, to) if from != to => found.push(Difference {
-                field,
-                from: from.cloned(),
-                to: to.cloned(),
-            }),
-            _ => {}
-        }
+/// Fields that differ, by name; of what can't be read, all of the other.
+fn differences(from: &Value, to: &Value) -> Vec<FieldChange> {
+    match (manifest(from), manifest(to)) {
+        (Some(from), Some(to)) => changes::changes(&from, &to),
+        (None, Some(to)) => changes::written(&to),
+        (_, None) => Vec::new(),
     }
 }
 
 /// A field a line.
-fn lines(differences: &[Difference], indent: &str) -> String {
+fn lines(differences: &[FieldChange], indent: &str) -> String {
     let text = |value: &Option<Value>| {
         let text = value.as_ref().map(ToString::to_string);
         text.unwrap_or_else(|| "none".to_owned())
@@ -428,8 +385,8 @@ mod tests {
             "image": "b", "env": {"A": "1", "C": "3"}, "services": {"web": {"port": 80}},
         });
         assert_eq!(
-            lines(&differences(&whole(&from), &whole(&to)), "  "),
-            "  env.B: \"2\" -> none\n  env.C: none -> \"3\"\n  image: \"a\" -> \"b\"\n  links: [\"db\"] -> none\n"
+            lines(&differences(&from, &to), "  "),
+            "  env.B: \"2\" -> none\n  env.C: none -> \"3\"\n  image: \"a\" -> \"b\"\n  links: [\"db\"] -> []\n"
         );
         let (one, other) = (
             version(3, true, from.clone()),
@@ -441,7 +398,7 @@ mod tests {
         );
         let all = history(json!({"image": "a", "scale": 4}), vec![one, other]);
         let now = lines(&between(&all, &[3]).unwrap(), "");
-        assert!(now.contains("scale: none -> 4\n"), "{now}");
+        assert!(now.contains("scale: 1 -> 4\n"), "{now}");
         assert!(between(&all, &[3, 4]).unwrap_err().contains("no version 4"));
     }
 }
