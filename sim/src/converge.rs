@@ -329,11 +329,8 @@ impl World {
     }
 }
 
-/// In what a view that stands where etcd does shows something else.
+/// In what a view shows something else than etcd has: what it has lost is found by its next comparison.
 fn differs(view: &Snapshot, truth: &Snapshot) -> Option<String> {
-    if view.revision < truth.revision {
-        return None;
-    }
     let containers = view.containers.keys().chain(truth.containers.keys());
     let container = containers
         .filter(|id| view.containers.get(*id) != truth.containers.get(*id))
