@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use strum::{Display, EnumString, VariantNames};
 
 use crate::names::{AppName, ServiceName};
-use crate::units;
+use crate::units::{self, duration};
 use crate::update::{Order, Rebalance, Update};
 
 /// The value of `/apps/<app>/<container>/manifest`. [`crate::canonical`] has its JSON.
@@ -418,14 +418,6 @@ impl Default for Log {
             max_file: 3,
         }
     }
-}
-
-pub(crate) fn duration<S: Serializer>(
-    duration: &(impl Copy + Into<Option<Duration>>),
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let duration = (*duration).into();
-    duration.map(units::format_duration).serialize(serializer)
 }
 
 fn size<S: Serializer>(

@@ -5,6 +5,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::{Serialize as _, Serializer};
+
 /// Milliseconds of each unit, longest first.
 const DURATION_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
@@ -156,6 +158,15 @@ fn number_and_unit(text: &str) -> Result<(u64, &str, &str), UnitError> {
     }
     let number = number.parse().map_err(|_| UnitError::TooLarge)?;
     Ok((number, unit, after))
+}
+
+/// Serializes a duration, or none, as its text.
+pub(crate) fn duration<S: Serializer>(
+    duration: &(impl Copy + Into<Option<Duration>>),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let duration = (*duration).into();
+    duration.map(format_duration).serialize(serializer)
 }
 
 #[cfg(test)]

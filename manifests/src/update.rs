@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use strum::{EnumString, VariantNames};
 
-use crate::manifest::duration;
+use crate::units::duration;
 
 /// The update policy of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

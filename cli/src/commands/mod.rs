@@ -24,6 +24,7 @@ mod progress;
 mod prune;
 mod remove;
 mod rollout;
+mod stage;
 mod stream;
 mod table;
 mod validate;

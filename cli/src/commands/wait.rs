@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use super::client::Client;
 use super::error::CommandError;
 use super::progress::Progress;
-use super::{lists, output, rollout};
+use super::stage::{headline, stage};
+use super::{lists, output};
 use crate::args::{GlobalArgs, Selection};
 
 const LOOK: Duration = Duration::from_millis(250);
@@ -232,7 +233,7 @@ fn slot_lines(container: &ContainerRow, slots: &Slots) -> Vec<String> {
     let id = container.id();
     let own = |row: &&SlotRow| row.id() == id && row.slot.is_some();
     let rows: Vec<&SlotRow> = slots.slots.iter().filter(own).collect();
-    let mut lines = vec![rollout::headline(container, &rows)];
+    let mut lines = vec![headline(container, &rows)];
     let name = |row: &SlotRow| id.slot(row.slot.unwrap_or_default()).to_string();
     let host = |row: &SlotRow| {
         row.host
@@ -249,7 +250,7 @@ fn slot_lines(container: &ContainerRow, slots: &Slots) -> Vec<String> {
             "{:names$}  {:hosts$}  {:9}  {}",
             name(row),
             host(row),
-            rollout::stage(container, row),
+            stage(container, row),
             row.reason.as_deref().unwrap_or_default()
         )
     }));

@@ -284,6 +284,14 @@ impl ContainerView {
         }
     }
 
+    /// The manifest as the user wants it; none if it can't be read.
+    pub fn wanted(&self) -> Option<&manifests::Manifest> {
+        match &self.manifest.as_ref()?.value {
+            Desired::Valid { manifest, .. } => Some(manifest),
+            Desired::Invalid(_) => None,
+        }
+    }
+
     /// The user wants this slot.
     pub fn is_wanted(&self, slot: u32) -> bool {
         self.scale().is_some_and(|scale| slot < scale)

@@ -17,7 +17,7 @@ use model::snapshot::{ContainerView, Snapshot, Successor};
 
 pub use candidates::Candidates;
 pub(crate) use load::unmet;
-use load::{Group, Load, wanted};
+use load::{Group, Load};
 pub use load::{VERSIONS, version};
 pub(crate) use ranking::Ranking;
 pub(crate) use rebalance::rebalance;
@@ -112,7 +112,7 @@ pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Candidates> {
 /// First constraint of a container that holds no more on a host that runs it; it stays there all the same.
 pub fn outlived(snapshot: &Snapshot, container: &ContainerView, host: &HostName) -> Option<String> {
     let labels = snapshot.hosts.get(host)?.labels();
-    unmet(&labels, wanted(container)?).map(ToString::to_string)
+    unmet(&labels, container.wanted()?).map(ToString::to_string)
 }
 
 #[cfg(test)]

@@ -375,7 +375,7 @@ impl Replaced {
         });
         let scale = container.scale().unwrap_or_default();
         Some(Rollover {
-            parallelism: update::policy(container).parallelism.of(scale),
+            parallelism: rollout::policy(container).parallelism.of(scale),
             order,
             why,
             slots: self.at_once.into_iter().chain(self.in_turn).collect(),

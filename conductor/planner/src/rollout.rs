@@ -12,14 +12,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use manifests::manifest::Pull;
-use manifests::update::OnFailure;
+use manifests::update::{OnFailure, Update};
 use manifests::{ContainerId, Manifest, canonical};
 use model::manifest_text::ManifestText;
-use model::records::Version;
+use model::records::{Rollout, Version};
 use model::snapshot::{ContainerView, Desired, ParsedVersion, Rev};
 use model::{ModRev, VersionId, Write};
-
-use crate::update;
 
 /// The newest versions, that stay whether anything needs them or not.
 const KEPT: usize = 5;
@@ -91,7 +89,7 @@ impl<'a> Target<'a> {
 
     /// The update to it was halted.
     pub fn was_given_up(&self, container: &ContainerView) -> bool {
-        let mark = update::mark(container);
+        let mark = mark(container);
         mark.is_some_and(|mark| mark.failed && mark.version == self.rev())
     }
 
@@ -126,7 +124,7 @@ pub(crate) fn of_slot(container: &ContainerView, slot: u32, rev: VersionId) -> O
         if goes_back(container) {
             return good_before(container, target.rev()).or(Some(target));
         }
-        let mark = update::mark(container);
+        let mark = mark(container);
         !mark.is_some_and(|mark| mark.failures.contains(&slot))
     } else {
         container.manifest.as_ref().is_some_and(is_invalid)
@@ -207,9 +205,22 @@ pub fn back_to(container: &ContainerView) -> Option<VersionId> {
     Some(back.rev())
 }
 
+/// The rollout mark, if it was written after the manifest was created as it is.
+pub(crate) fn mark(container: &ContainerView) -> Option<&Rev<Rollout>> {
+    let created = container.manifest.as_ref()?.created;
+    container.rollout.as_ref().filter(|r| r.modified > created)
+}
+
+/// The update policy; the default where the manifest can't be read.
+pub(crate) fn policy(container: &ContainerView) -> Update {
+    container
+        .wanted()
+        .map_or_else(Update::default, |manifest| manifest.update.clone())
+}
+
 /// A halted update is taken back.
 fn goes_back(container: &ContainerView) -> bool {
-    update::policy(container).on_failure == OnFailure::Rollback
+    policy(container).on_failure == OnFailure::Rollback
 }
 
 /// The newest version before this one that has proven itself; without one, the newest before it.

@@ -7,17 +7,16 @@
 
 use std::collections::BTreeSet;
 
-use manifests::manifest::Manifest;
-use manifests::update::{OnFailure, Update};
+use manifests::update::OnFailure;
 use manifests::{ContainerId, SlotId};
 use model::records::{Phase, Rollout};
-use model::snapshot::{ContainerView, Desired, Owner, Rev, SlotView, Snapshot, mod_rev};
+use model::snapshot::{ContainerView, Owner, SlotView, Snapshot, mod_rev};
 use model::time::Millis;
 use model::{VersionId, Write};
 
 use crate::memory::InstanceMemory;
 use crate::output::Notes;
-use crate::rollout::Target;
+use crate::rollout::{Target, mark, policy};
 use crate::waiting::{Failure, Waiting};
 
 /// Whether a slot is updated now.
@@ -29,25 +28,6 @@ pub(crate) enum Turn {
     Noted(Box<Write>),
     /// It waits.
     Waits(Waiting),
-}
-
-/// The rollout mark, if it was written after the manifest was created as it is.
-pub(crate) fn mark(container: &ContainerView) -> Option<&Rev<Rollout>> {
-    let created = container.manifest.as_ref()?.created;
-    container.rollout.as_ref().filter(|r| r.modified > created)
-}
-
-/// The manifest as it is wanted.
-fn wanted(container: &ContainerView) -> Option<&Manifest> {
-    match &container.manifest.as_ref()?.value {
-        Desired::Valid { manifest, .. } => Some(manifest),
-        Desired::Invalid(_) => None,
-    }
-}
-
-/// The update policy; the default where the manifest can't be read.
-pub(crate) fn policy(container: &ContainerView) -> Update {
-    wanted(container).map_or_else(Update::default, |manifest| manifest.update.clone())
 }
 
 /// What is known of the update to the newest version: the mark, or a new one with the slots that are still down for an

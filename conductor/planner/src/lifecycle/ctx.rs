@@ -276,7 +276,7 @@ impl<'a> Ctx<'a> {
         }
         let id = &self.slot.container;
         let good = rollout::good(container, id, self.claim.version)?;
-        let proven = since + update::policy(container).monitor;
+        let proven = since + rollout::policy(container).monitor;
         if now < proven {
             notes.requeue(proven);
             return None;

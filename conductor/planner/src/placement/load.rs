@@ -6,7 +6,7 @@ use std::sync::Arc;
 use manifests::manifest::{Constraint, Protocol};
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use model::records::{Availability, HostRecord, HostState};
-use model::snapshot::{ContainerView, Desired, HostView, Snapshot};
+use model::snapshot::{ContainerView, HostView, Snapshot};
 
 use crate::refusal::Refusal;
 
@@ -149,7 +149,7 @@ impl<'a> Group<'a> {
         id: &'a ContainerId,
         container: &'a ContainerView,
     ) -> Self {
-        let wanted = wanted(container);
+        let wanted = container.wanted();
         let mut same = vec![0; load.hosts.len()];
         for slot in container.slots.values() {
             for claim in [&slot.claim, &slot.next].into_iter().flatten() {
@@ -205,14 +205,6 @@ impl<'a> Group<'a> {
             *groups.entry(*value).or_default() += same;
         }
         values.iter().map(|value| groups[value]).collect()
-    }
-}
-
-/// The manifest that a slot placed now will run.
-pub(super) fn wanted(container: &ContainerView) -> Option<&Manifest> {
-    match &container.manifest.as_ref()?.value {
-        Desired::Valid { manifest, .. } => Some(manifest),
-        Desired::Invalid { .. } => None,
     }
 }
 

@@ -12,11 +12,10 @@ use manifests::{ContainerId, HostName, SlotId};
 use model::records::Phase;
 use model::snapshot::{ContainerView, Owner, SlotView, Snapshot};
 
-use super::load::{Group, Load, wanted};
+use super::load::{Group, Load};
 use super::ranking::Ranking;
-use crate::rollout::Target;
+use crate::rollout::{Target, mark};
 use crate::turn::Turn;
-use crate::update;
 
 /// Least difference in containers, and in slots, between the host that a slot leaves and the one that it goes to.
 const DIFFERENCE: u32 = 2;
@@ -84,7 +83,7 @@ pub(crate) fn rebalance(
 
 /// Nothing is under way with this container, and nothing keeps its instances where they are.
 fn may_move(snapshot: &Snapshot, container: &ContainerView) -> bool {
-    let (Some(target), Some(wanted)) = (Target::of(container), wanted(container)) else {
+    let (Some(target), Some(wanted)) = (Target::of(container), container.wanted()) else {
         return false;
     };
     let is_still = |(number, view): (&u32, &SlotView)| {
@@ -100,7 +99,7 @@ fn may_move(snapshot: &Snapshot, container: &ContainerView) -> bool {
     };
     wanted.rebalance == Rebalance::Auto
         && wanted.volumes.iter().all(|volume| volume.read_only)
-        && update::mark(container).is_none()
+        && mark(container).is_none()
         && container.slots.iter().all(is_still)
 }
 
