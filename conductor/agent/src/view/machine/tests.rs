@@ -788,15 +788,40 @@ fn a_saved_view_of_an_earlier_epoch_is_the_one_before_the_acceptance() {
 }
 
 #[test]
-fn an_acceptance_within_an_unbroken_stream_needs_no_list() {
+fn an_acceptance_within_a_stream_is_listed_before_it_counts() {
     let mut view = following();
     view.answer(
         events(vec![put("c", 11), cluster_put(&at_epoch(2), 12)]),
         Millis(0),
     );
+    if let Some(update) = view.take_update() {
+        assert_eq!((update.accepted, update.resync), (None, false));
+    }
+    assert_eq!(names(&view), ["a", "b"], "not before it is listed");
+    assert_eq!(view.pause(), Duration::ZERO);
+
+    // Restored to a backup one revision back, and one key written since: every revision is as the view has it.
+    view.answer(read_of(&at_epoch(2), 12), Millis(0));
+    assert!(is_list(&view));
+    let mut a = kv(&manifest("a"), 3);
+    a.value = br#"{"image": "apache"}"#.to_vec();
+    let c = kv(&manifest("c"), 11);
+    let kvs = vec![a, kv(&manifest("b"), 4), c, cluster_kv(&at_epoch(2), 12)];
+    lists(&mut view, kvs, 12, Millis(0));
     let update = view.take_update().expect("an update");
     assert_eq!(update.accepted, Some(at_epoch(2)));
-    assert!(update.complete && !update.resync && update.trust.is_trusted());
+    assert!(update.complete && update.resync && update.trust.is_trusted());
+    let touched: Vec<_> = update
+        .touched
+        .containers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        touched.len(),
+        2,
+        "what was restored, and what is new: {touched:?}"
+    );
     assert_eq!(names(&view), ["a", "b", "c"]);
     assert_eq!(view.step(), Step::Follow);
     // From now on the lower one is another etcd.
