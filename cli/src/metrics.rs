@@ -183,13 +183,10 @@ fn counts(registry: &mut Registry, sources: &Sources) {
 fn slots(registry: &mut Registry, snapshot: &Snapshot) {
     let mut counts: BTreeMap<(String, String, &str), i64> = BTreeMap::new();
     for (id, container) in &snapshot.containers {
-        let wanted = container.scale().unwrap_or(0);
-        let surplus = container
-            .slots
-            .iter()
-            .filter(|(number, slot)| **number >= wanted && slot.claim.is_some())
-            .map(|(number, _)| *number);
-        let numbers = (0..wanted).chain(surplus);
+        let claimed = container.slots.iter();
+        let claimed = claimed.filter(|(_, slot)| slot.claim.is_some());
+        let mut numbers = container.numbers();
+        numbers.extend(claimed.map(|(number, _)| *number));
         for number in numbers {
             let slot = container.slots.get(&number);
             let state = match slot.and_then(|s| s.claim.as_ref().map(|_| s.current_state())) {

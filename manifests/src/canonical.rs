@@ -173,6 +173,8 @@ mod tests {
         );
         assert_eq!(hash(&plain, "a@x"), hash(&other, "a@x"));
         assert!(same_container(&plain, &other));
+        let global = manifest(r#"{"image": "a", "scale": "global", "services": {"web": 80}}"#);
+        assert_eq!(hash(&plain, "a@x"), hash(&global, "a@x"));
     }
 
     #[test]

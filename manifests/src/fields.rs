@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use strum::VariantNames as _;
 
 use crate::env::MAX_LINKS;
-use crate::manifest::{Protocol, Pull, Ready, UlimitName};
+use crate::manifest::{Protocol, Pull, Ready, Scale, UlimitName};
 use crate::names::MAX_NAME;
 use crate::placement::{MAX_CONSTRAINTS, MAX_LABEL};
 use crate::schema::{
@@ -35,10 +35,13 @@ pub const MANIFEST: &[Field] = &[
     ),
     field(
         "scale",
-        "0 to 1000",
+        "0 to 1000, or `\"global\"`",
         "`1`",
-        "Number of instances, each in its own slot.",
-        || json!({"type": "integer", "minimum": 0, "maximum": 1000}),
+        "Number of instances, each in its own slot; or one on each host that may have it.",
+        || {
+            let count = json!({"type": "integer", "minimum": 0, "maximum": 1000});
+            json!({"anyOf": [count, {"const": Scale::GLOBAL}]})
+        },
     ),
     field(
         "command",
@@ -410,7 +413,7 @@ pub const UPDATE: &[Field] = &[
         "parallelism",
         "1 to 1000, or a percentage of `scale` such as `\"25%\"`",
         "`1`",
-        "Most slots that are updated at once; not more than `scale`.",
+        "Most slots that are updated at once; not more than `scale`. A percentage is one of the hosts where that is `\"global\"`.",
         || json!({"anyOf": [count(), pattern("^[0-9]{1,3}%$")]}),
     ),
     field(

@@ -1,6 +1,7 @@
 //! The manifest as a value: its fields and defaults.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::ser::SerializeMap as _;
@@ -16,8 +17,8 @@ use crate::update::{Order, Rebalance, Update};
 pub struct Manifest {
     /// Image reference, as for `docker pull`.
     pub image: String,
-    /// Number of slots.
-    pub scale: u32,
+    /// Its slots.
+    pub scale: Scale,
     /// Runs nothing, whatever its scale.
     pub stopped: bool,
     /// Arguments (Docker's CMD); none: the image's.
@@ -71,6 +72,38 @@ pub struct Manifest {
     pub rebalance: Rebalance,
     /// Any text: another one is another version.
     pub restarted_at: Option<String>,
+}
+
+/// The slots of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// So many, on whatever hosts.
+    Count(u32),
+    /// One on each host that may have it.
+    Global,
+}
+
+impl Scale {
+    /// How a manifest says it.
+    pub const GLOBAL: &str = "global";
+}
+
+impl fmt::Display for Scale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Global => f.write_str(Self::GLOBAL),
+        }
+    }
+}
+
+impl Serialize for Scale {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Count(count) => serializer.serialize_u32(*count),
+            Self::Global => serializer.serialize_str(Self::GLOBAL),
+        }
+    }
 }
 
 /// A link to a service.
@@ -333,7 +366,7 @@ impl Manifest {
     pub fn of_image(image: &str) -> Self {
         Self {
             image: image.to_owned(),
-            scale: 1,
+            scale: Scale::Count(1),
             command: None,
             entrypoint: None,
             env: BTreeMap::new(),
@@ -361,9 +394,13 @@ impl Manifest {
         }
     }
 
-    /// Number of slots that are to run.
-    pub fn slots(&self) -> u32 {
-        if self.stopped { 0 } else { self.scale }
+    /// The slots that are to run.
+    pub fn runs(&self) -> Scale {
+        if self.stopped {
+            Scale::Count(0)
+        } else {
+            self.scale
+        }
     }
 
     /// The order in which an instance is replaced on its host.

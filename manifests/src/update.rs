@@ -44,7 +44,7 @@ impl Default for Update {
 pub enum Parallelism {
     /// So many.
     Slots(u32),
-    /// So many percent of `scale`, at least one.
+    /// So many percent of the slots, at least one.
     Percent(u32),
 }
 

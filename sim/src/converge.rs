@@ -1,12 +1,14 @@
 //! When the faults have ended: within a bounded time all is as wanted, and then nobody writes anything any more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use manifests::manifest::Scale;
 use manifests::update::OnFailure;
 use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::observed::ObservedContainer;
-use model::records::{HostState, Phase};
-use model::snapshot::{ContainerView, Desired, SlotView, Snapshot};
+use model::records::{Availability, HostState, Phase};
+use model::snapshot::{ContainerView, Desired, HostView, SlotView, Snapshot};
 use planner::placement;
 use planner::rollout::Target;
 use store::host::HostStatus;
@@ -211,9 +213,22 @@ impl World {
             else {
                 continue;
             };
-            // What failed is tried on, and the update goes on once it is ready; or it was taken back.
-            let goes_back = manifest.update.on_failure == OnFailure::Rollback;
-            for number in 0..manifest.slots() {
+            // What failed is tried on, and the update goes on once it is ready; or it was taken back, or nobody is left to
+            // try it.
+            let mut failures = container.rollout.iter().flat_map(|mark| &mark.failures);
+            let is_tried = failures.any(|number| container.is_wanted(*number));
+            let stays = manifest.update.on_failure == OnFailure::Rollback || !is_tried;
+            let numbers: Vec<u32> = match manifest.runs() {
+                Scale::Count(count) => (0..count).collect(),
+                Scale::Global => {
+                    if let Some(lacks) = global_lacks(truth, id, container) {
+                        return Some(lacks);
+                    }
+                    let claimed = container.slots.iter().filter(|(_, s)| s.claim.is_some());
+                    claimed.map(|(number, _)| *number).collect()
+                }
+            };
+            for number in numbers {
                 let slot = id.slot(number);
                 let none = SlotView::default();
                 let view = container.slots.get(&number).unwrap_or(&none);
@@ -225,7 +240,7 @@ impl World {
                     |(claim, target)| {
                         truth.is_live(&claim.host)
                             && target.outdates(container, claim.version)
-                            && !(target.was_given_up(container) && goes_back)
+                            && !(target.was_given_up(container) && stays)
                     },
                 );
                 // One whose host is lost for good, data and all, holds up those after it.
@@ -340,6 +355,33 @@ fn differs(view: &Snapshot, truth: &Snapshot) -> Option<String> {
         .filter(|name| view.hosts.get(*name) != truth.hosts.get(*name))
         .map(ToString::to_string);
     container.chain(host).next()
+}
+
+/// Each host that is live and active has one slot of a global container, and no host has two.
+fn global_lacks(truth: &Snapshot, id: &ContainerId, container: &ContainerView) -> Option<String> {
+    let mut had: BTreeMap<&HostName, usize> = BTreeMap::new();
+    for claim in container.slots.values().filter_map(|s| s.claim.as_ref()) {
+        *had.entry(&claim.host).or_default() += 1;
+    }
+    let gone = had.keys().find(|name| !truth.hosts.contains_key(**name));
+    if let Some(name) = gone {
+        return Some(format!("{name} has a slot of {id}, and is no host"));
+    }
+    let wrong = |(name, host): &(&HostName, &Arc<HostView>)| {
+        let has = had.get(name).copied().unwrap_or_default();
+        let may = match host.availability() {
+            Availability::Active if host.record.is_some() => 1..=1,
+            Availability::Active | Availability::Pause => 0..=1,
+            Availability::Drain | Availability::Leave => 0..=0,
+        };
+        !may.contains(&has)
+    };
+    let (name, host) = truth.hosts.iter().find(wrong)?;
+    let has = had.get(name).copied().unwrap_or_default();
+    Some(format!(
+        "{name} ({:?}) has {has} slots of {id}, of which each host has one",
+        host.availability()
+    ))
 }
 
 fn slot_lacks(

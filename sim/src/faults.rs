@@ -2,6 +2,7 @@
 
 use manifests::SlotId;
 use manifests::keys::{APPS, Key};
+use manifests::manifest::Scale;
 use model::records::{Availability, Cluster};
 use store::host::Stop;
 use store::kv::Op;
@@ -568,6 +569,7 @@ impl World {
             "start_timeout": "10s",
             "stop_timeout": "2s",
         });
+        let count = manifest["scale"].as_u64().unwrap_or_default();
         // What a container is like stays so: two that learn to want one port of a host are the user's mistake.
         let most = if self.scenario == Scenario::StopFirst {
             8
@@ -583,6 +585,8 @@ impl World {
             .likeness
             .entry(id.to_owned())
             .or_insert_with(|| dice.below(most));
+        manifest["scale"] = self.scale_of(id, count);
+        let dice = &mut self.dice;
         match likeness {
             0 => manifest["volumes"] = serde_json::json!(["data:/data"]),
             1 => {
@@ -628,6 +632,21 @@ impl World {
         self.rescale(id, scale);
     }
 
+    /// Some containers are global now and then, instead of having one slot.
+    fn scale_of(&self, id: &str, count: u64) -> serde_json::Value {
+        let is_of_one = matches!(
+            self.scenario,
+            Scenario::OneSlot | Scenario::Returns | Scenario::StopFirst
+        );
+        let likeness = self.likeness.get(id);
+        let may = likeness.is_some_and(|likeness| matches!(likeness, 0 | 1 | 5 | 9));
+        if count == 1 && may && !is_of_one {
+            Scale::GLOBAL.into()
+        } else {
+            count.into()
+        }
+    }
+
     fn rescale(&mut self, id: &str, scale: u64) {
         let key = format!("{APPS}{id}/manifest");
         let found = self.etcd.range(&store::kv::Range::key(&key));
@@ -637,7 +656,7 @@ impl World {
         let Ok(mut manifest) = serde_json::from_slice::<serde_json::Value>(&kv.value) else {
             return;
         };
-        manifest["scale"] = serde_json::json!(scale);
+        manifest["scale"] = self.scale_of(id, scale);
         self.write(vec![Op::put_json(key, &manifest)]);
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agent::Agent;
 use manifests::keys::Key;
+use manifests::manifest::Scale;
 use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::observed::{EngineState, ObservedContainer, Readiness};
 use model::records::{Availability, HostState, Phase};
@@ -137,6 +138,13 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
                 "{name} writes {write}, and nothing has failed for it here"
             ));
         }
+        if let Some(slot) = write.slot().filter(|_| takes(write))
+            && let Some(other) = has_another(view, agent, name, write, slot)
+        {
+            return Some(format!(
+                "{name} writes {write}, and has {other} of this global container"
+            ));
+        }
         if write.kind == WriteKind::TakeOver && machine.witness.is_paused(now) {
             return Some(format!(
                 "{name} writes {write} while too many hosts are missing"
@@ -227,6 +235,43 @@ fn ends_what_is_better(
         && observed.readiness(instance) == &Readiness::Ready
         && !view.availability(name).gives_away();
     better.then_some("which is ready, and the owner's is not")
+}
+
+/// Another slot that this host has, or runs, of a global container: of that it has one.
+fn has_another(
+    view: &Snapshot,
+    agent: &Agent,
+    name: &HostName,
+    write: &Write,
+    slot: &SlotId,
+) -> Option<SlotId> {
+    let container = view.containers.get(&slot.container)?;
+    let Desired::Valid { manifest, .. } = &container.manifest.as_ref()?.value else {
+        return None;
+    };
+    if manifest.runs() != Scale::Global {
+        return None;
+    }
+    if write.kind == WriteKind::TakeOver {
+        return Some(slot.clone());
+    }
+    let observed = &agent.observed().containers;
+    let mut running = observed.values();
+    let runs = running.find(|c| {
+        let other = &c.owner.slot;
+        // Of what it runs already it may claim one.
+        other.container == slot.container
+            && other != slot
+            && c.running().is_some()
+            && !runs_it(observed.values(), write)
+    });
+    let mut claimed = container.slots.iter();
+    let has = claimed.find(|(number, view)| {
+        let claim = view.claim.as_ref();
+        **number != slot.slot && claim.is_some_and(|claim| claim.host == *name)
+    });
+    let has = has.map(|(number, _)| slot.container.slot(*number));
+    runs.map(|c| c.owner.slot.clone()).or(has)
 }
 
 /// A claim of what this host runs moves nothing.
@@ -478,7 +523,12 @@ fn updated(
         let Some(Desired::Valid { manifest, .. }) = manifest.map(|m| &m.value) else {
             continue;
         };
-        let most = manifest.update.parallelism.of(manifest.scale) as usize;
+        let scale = match manifest.scale {
+            Scale::Count(count) => count,
+            // At most; nobody compares the hosts when it begins.
+            Scale::Global => now.hosts.size() as u32,
+        };
+        let most = manifest.update.parallelism.of(scale) as usize;
         let down = world.taken_down.keys().filter(|slot| slot.container == *id);
         let down: Vec<u32> = down.map(|slot| slot.slot).collect();
         if down.len() > most {

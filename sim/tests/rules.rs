@@ -21,7 +21,7 @@ fn focus(rule: Rule) -> Option<Scenario> {
         Rule::KnownEvents | Rule::ProgressOvertakes | Rule::Compare => Some(Scenario::Members),
         Rule::Hold | Rule::Proof => Some(Scenario::Restore),
         Rule::OwnRecord => Some(Scenario::Copies),
-        Rule::OrphanedNext => Some(Scenario::Drain),
+        Rule::OrphanedNext | Rule::OnePerHost => Some(Scenario::Drain),
         Rule::ReadYourWrites
         | Rule::HandoverOrder
         | Rule::StateGuard

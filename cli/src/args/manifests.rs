@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use manifests::ContainerId;
+use manifests::manifest::Scale;
 
 use super::values::{Selection, container, scale, selection};
 
@@ -91,11 +92,12 @@ pub(crate) struct SetArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dokkaa scale shop/web=3
-  dokkaa scale shop/web=3 shop/worker=0 --wait")]
+  dokkaa scale shop/web=3 shop/worker=0 --wait
+  dokkaa scale shop/proxy=global")]
 pub(crate) struct ScaleArgs {
-    /// Containers and their number of slots
+    /// Containers and their number of slots; `global`: one on each host
     #[arg(required = true, value_name = "APP/CONTAINER=N", value_parser = scale)]
-    pub(crate) scales: Vec<(ContainerId, u32)>,
+    pub(crate) scales: Vec<(ContainerId, Scale)>,
     /// Wait until every slot is ready
     #[arg(long)]
     pub(crate) wait: bool,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use manifests::manifest::Scale;
 use manifests::names::NameError;
 use manifests::{AppName, ContainerId, SlotId, units};
 
@@ -109,15 +110,21 @@ pub(super) fn label_change(text: &str) -> Result<(String, Option<String>), Strin
     Ok((name.to_owned(), value))
 }
 
-/// `app/container=N`.
-pub(super) fn scale(text: &str) -> Result<(ContainerId, u32), String> {
+/// `app/container=N`, and `app/container=global`.
+pub(super) fn scale(text: &str) -> Result<(ContainerId, Scale), String> {
     let (id, number) = text
         .split_once('=')
         .ok_or("expected app/container=N, such as `shop/web=3`")?;
-    let number = number
-        .parse()
-        .map_err(|_| format!("`{number}` is not a number of slots; expected 0 to 1000"))?;
-    Ok((container(id)?, number))
+    let scale = match number.parse() {
+        Ok(number) => Scale::Count(number),
+        Err(_) if number == Scale::GLOBAL => Scale::Global,
+        Err(_) => {
+            return Err(format!(
+                "`{number}` is not a number of slots; expected 0 to 1000, or global: one on each host"
+            ));
+        }
+    };
+    Ok((container(id)?, scale))
 }
 
 /// A duration in the grammar of manifests: `500ms`, `1m30s`, `2d`.
@@ -171,7 +178,8 @@ mod tests {
         assert_eq!(container_or_slot("shop/web/2").unwrap().1, Some(2));
         assert_eq!(container_or_slot("shop/web").unwrap().1, None);
         assert!(container_or_slot("shop/web/x").is_err() && container_or_slot("shop").is_err());
-        assert_eq!(scale("shop/web=3").unwrap().1, 3);
+        assert_eq!(scale("shop/web=3").unwrap().1, Scale::Count(3));
+        assert_eq!(scale("shop/web=global").unwrap().1, Scale::Global);
         assert!(scale("shop/web").is_err() && scale("shop=3").is_err());
         assert!(matches!(selection("shop").unwrap(), Selection::App(_)));
         assert!(matches!(

@@ -2,6 +2,7 @@
 
 use gateway::v1::types::{History, VersionRow};
 use manifests::changes::{self, FieldChange};
+use manifests::manifest::Scale;
 use manifests::{Manifest, canonical, parse};
 use serde_json::Value;
 
@@ -118,12 +119,15 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
     ))?;
     warn_of(id, &written.warnings);
     if let (Some(now), Some(then)) = (manifest(before), manifest(&to.manifest))
-        && now.slots() != then.slots()
+        && now.runs() != then.runs()
     {
+        let asks = match then.runs() {
+            Scale::Count(slots) => output::count(slots as usize, "slot"),
+            Scale::Global => "one slot on each host".to_owned(),
+        };
         output::note(&format!(
-            "{id}: the earlier manifest asks for {}, not {}; `dokkaa scale {id}={}` sets it as it was",
-            output::count(then.slots() as usize, "slot"),
-            now.slots(),
+            "{id}: the earlier manifest asks for {asks}, not {}; `dokkaa scale {id}={}` sets it as it was",
+            now.runs(),
             now.scale
         ));
     }

@@ -47,6 +47,7 @@ pub(super) async fn drain(args: &DrainArgs, global: &GlobalArgs) -> Result<(), C
     output::print(&format!(
         "{host} is drained: its slots go to other hosts, and it gets no others\n"
     ))?;
+    note_own(&detail.slots);
     let stuck: Vec<&HostSlot> = detail.slots.iter().filter(|s| s.stuck.is_some()).collect();
     if !stuck.is_empty() {
         output::note("these stay, and stop with the host:");
@@ -202,6 +203,8 @@ fn show_leaving(host: &HostName, detail: &HostDetail) {
     let (stuck, free): (Vec<_>, Vec<_>) = detail.slots.iter().partition(|s| s.stuck.is_some());
     let has_data = |slot: &&HostSlot| detail.data.iter().any(|data| data.slot == slot.slot);
     let (kept, late): (Vec<&HostSlot>, Vec<_>) = stuck.into_iter().partition(has_data);
+    note_own(&detail.slots);
+    let free: Vec<&HostSlot> = free.into_iter().filter(|slot| !slot.global).collect();
     if !free.is_empty() {
         output::note(&format!(
             "from {host} to other hosts: {}",
@@ -219,6 +222,18 @@ fn show_leaving(host: &HostName, detail: &HostDetail) {
             "nobody can take these now; {host} does not leave before somebody can, or they are removed:"
         ));
         note_stuck(&late);
+    }
+}
+
+/// Slots of global containers: they end with what the host gives away.
+fn note_own(all: &[HostSlot]) {
+    let own = all.iter().filter(|slot| slot.global);
+    let own: Vec<String> = own.map(|slot| slot.slot.to_string()).collect();
+    if !own.is_empty() {
+        output::note(&format!(
+            "these end, since each host has its own: {}",
+            slots(own.into_iter())
+        ));
     }
 }
 

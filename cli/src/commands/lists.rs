@@ -142,6 +142,8 @@ pub(super) async fn apps(args: &AppsArgs, global: &GlobalArgs) -> Result<(), Com
             row.container.to_string(),
             if row.stopped {
                 "stopped".to_owned()
+            } else if row.global {
+                format!("{}/{} global", row.ready, or_dash(row.scale))
             } else {
                 format!("{}/{}", row.ready, or_dash(row.scale))
             },
@@ -244,6 +246,8 @@ fn idle_cells(row: &ContainerRow, warnings: &[String]) -> Vec<String> {
         dash(),
         if row.stopped {
             "stopped"
+        } else if row.global {
+            "on no host"
         } else {
             "scaled to 0"
         }

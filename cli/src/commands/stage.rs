@@ -12,12 +12,18 @@ pub(super) fn headline(container: &ContainerRow, rows: &[&SlotRow]) -> String {
         return format!("{id}: the manifest is removed");
     };
     let done = rows.iter().filter(|row| is_done(container, row)).count();
+    // Slots of missing hosts that no other host takes.
+    let away = |row: &&&SlotRow| container.global && row.status == SlotStatus::Lost && !row.surplus;
+    let away = rows.iter().filter(away).count();
     let version = container.version.unwrap_or_default();
     let image = container.image.as_deref().unwrap_or_default();
     let update = container.update.as_ref();
     let how = match update {
         _ if container.stopped => format!("stopped; `dokkaa start {id}` starts it"),
-        _ if done == rows.len() && done == scale as usize => "done".to_owned(),
+        _ if done + away == rows.len() && done + away == scale as usize => match away {
+            0 => "done".to_owned(),
+            away => format!("done, but for {away} on missing hosts"),
+        },
         Some(update) if update.paused => {
             format!("paused; `dokkaa rollout resume {id}` goes on")
         }

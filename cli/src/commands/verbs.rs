@@ -45,7 +45,12 @@ fn nothing_to_restart(row: &ContainerRow) -> Option<String> {
             row.id()
         ));
     }
-    (row.scale == Some(0)).then(|| "it is scaled to 0, nothing runs".to_owned())
+    let why = if row.global {
+        "no host may have it, nothing runs"
+    } else {
+        "it is scaled to 0, nothing runs"
+    };
+    (row.scale == Some(0)).then(|| why.to_owned())
 }
 
 pub(super) async fn stop(args: &VerbArgs, global: &GlobalArgs) -> Result<(), CommandError> {

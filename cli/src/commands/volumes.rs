@@ -120,9 +120,17 @@ async fn remove(args: &PinArgs, global: &GlobalArgs) -> Result<(), CommandError>
     let rows = rows_of(&client, slot).await?;
     if let Some(host) = rows.iter().find_map(|row| row.claimed_by.as_ref()) {
         let id = &slot.container;
+        let all = client
+            .slots(Some(&Selection::Container(id.clone())))
+            .await?;
+        let is_global = all.containers.iter().any(|row| row.global);
+        let first = if is_global {
+            format!("drain the host (`dokkaa drain {host}`)")
+        } else {
+            format!("scale it down (`dokkaa scale {id}={}`)", slot.slot)
+        };
         return Err(CommandError::Failed(format!(
-            "{slot} runs on {host} with this data; scale it down (`dokkaa scale {id}={}`) or remove it (`dokkaa rm {id}`) first",
-            slot.slot
+            "{slot} runs on {host} with this data; {first} or remove it (`dokkaa rm {id}`) first"
         )));
     }
     for row in rows {

@@ -193,11 +193,22 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
             Some(row),
         );
     }
-    let wanted = container.scale.unwrap_or_default();
+    // What a missing host has of a global container waits for that host, and nobody waits for it here.
+    let is_away =
+        |row: &&SlotRow| container.global && row.status == SlotStatus::Lost && !row.surplus;
+    let away = rows.iter().copied().filter(is_away).count();
+    let wanted = container.scale.unwrap_or_default() - away as u32;
     let is_there = |row: &SlotRow| row.status == SlotStatus::Ready && !row.outdated && !row.surplus;
     let there = rows.iter().filter(|row| is_there(row)).count();
-    let how = format!("{there} of {wanted} slots ready");
-    let missing = || rows.iter().filter(|row| !is_there(row));
+    let how = match away {
+        0 => format!("{there} of {wanted} slots ready"),
+        away => format!("{there} of {wanted} slots ready, {away} on missing hosts"),
+    };
+    let missing = || {
+        rows.iter()
+            .copied()
+            .filter(|row| !is_there(row) && !is_away(row))
+    };
     let stuck = missing().all(|row| row.unplaceable);
     let unproven = update.and_then(|update| update.updating.first());
     let first = missing().next();

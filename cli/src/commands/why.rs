@@ -33,6 +33,11 @@ fn text(why: &Why) -> String {
             "{id}: revision {revision}, stopped; `dokkaa start {id}` starts it",
             id = container.id()
         ),
+        (Some(revision), Some(hosts)) if container.global => format!(
+            "{}: revision {revision}, on each host that may have it ({})",
+            container.id(),
+            output::count(hosts as usize, "host")
+        ),
         (Some(revision), Some(scale)) => {
             format!("{}: revision {revision}, scale {scale}", container.id())
         }

@@ -144,14 +144,14 @@ mod tests {
     use std::time::Duration;
 
     use manifests::ContainerId;
-    use manifests::manifest::{Protocol, Ulimit, UlimitName, Volume};
+    use manifests::manifest::{Protocol, Scale, Ulimit, UlimitName, Volume};
     use model::observed::ContainerPort;
 
     use super::*;
 
     fn manifest() -> Manifest {
         Manifest {
-            scale: 2,
+            scale: Scale::Count(2),
             command: Some(vec!["run".to_owned()]),
             env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
             volumes: vec![

@@ -49,13 +49,15 @@ pub enum Rule {
     Proof,
     /// A slot that is ready is updated only in its turn.
     UpdateTurn,
+    /// Of a global container a host takes no slot while it has, or runs, another.
+    OnePerHost,
     /// A start goes on over a record only if this machine wrote it.
     OwnRecord,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ReadYourWrites,
         Self::CatchUp,
         Self::VoidGuard,
@@ -77,6 +79,7 @@ impl Rule {
         Self::Compare,
         Self::Proof,
         Self::UpdateTurn,
+        Self::OnePerHost,
         Self::OwnRecord,
     ];
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::keys::Key;
+use manifests::manifest::Scale;
 use manifests::{ContainerId, HostName, SlotId};
 use rpds::RedBlackTreeMapSync;
 use serde::de::DeserializeOwned;
@@ -21,10 +22,13 @@ use crate::revision::{ModRev, VersionId};
 use crate::scope::Extent;
 
 mod index;
+mod places;
 #[cfg(test)]
 mod tests;
 
 use index::{Index, Named};
+use places::Places;
+pub use places::unmet;
 
 /// A value with the revisions that guards compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,6 +256,8 @@ pub struct ContainerView {
     pub versions: RedBlackTreeMapSync<VersionId, Rev<ParsedVersion>>,
     /// The update that is under way, or has failed.
     pub rollout: Option<Rev<Rollout>>,
+    /// Its slots, if it is global.
+    places: Option<Arc<Places>>,
 }
 
 /// A version with its manifest read once.
@@ -271,8 +277,15 @@ pub struct ParsedVersion {
 impl ContainerView {
     /// Number of wanted slots; none without a manifest. While the manifest can't be read, what is claimed stays.
     pub fn scale(&self) -> Option<u32> {
-        match &self.manifest.as_ref()?.value {
-            Desired::Valid { manifest, .. } => Some(manifest.slots()),
+        let desired = &self.manifest.as_ref()?.value;
+        if let Some(places) = &self.places {
+            return Some(places.count());
+        }
+        match desired {
+            Desired::Valid { manifest, .. } => Some(match manifest.runs() {
+                Scale::Count(count) => count,
+                Scale::Global => 0,
+            }),
             Desired::Invalid(_) => Some(
                 self.slots
                     .iter()
@@ -294,7 +307,18 @@ impl ContainerView {
 
     /// The user wants this slot.
     pub fn is_wanted(&self, slot: u32) -> bool {
-        self.scale().is_some_and(|scale| slot < scale)
+        match &self.places {
+            Some(places) => places.has(slot),
+            None => self.scale().is_some_and(|scale| slot < scale),
+        }
+    }
+
+    /// The numbers of the slots that the user wants.
+    pub fn numbers(&self) -> BTreeSet<u32> {
+        match &self.places {
+            Some(places) => places.numbers(),
+            None => (0..self.scale().unwrap_or_default()).collect(),
+        }
     }
 
     /// The manifest of a version, decided or still the user's newest.
@@ -324,6 +348,14 @@ impl ContainerView {
     fn set_manifest(&mut self, desired: Option<Rev<Desired>>) {
         self.manifest = desired;
         let desired = self.manifest.as_ref().map(|manifest| &manifest.value);
+        let is_counted = match desired {
+            Some(Desired::Valid { manifest, .. }) => manifest.runs() != Scale::Global,
+            Some(Desired::Invalid(_)) => false,
+            None => true,
+        };
+        if is_counted {
+            self.places = None;
+        }
         let changed: Vec<(VersionId, Option<Arc<manifests::Manifest>>)> = self
             .versions
             .iter()
@@ -477,6 +509,14 @@ impl Snapshot {
         let mut touched = Touched::default();
         for change in changes {
             self.apply_one(change, &mut touched);
+        }
+        for id in &touched.containers {
+            self.place(id);
+        }
+        if !touched.hosts.is_empty() {
+            for id in self.global() {
+                self.place(&id);
+            }
         }
         self.revision = revision;
         touched

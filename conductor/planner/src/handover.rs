@@ -59,7 +59,9 @@ impl IncomingSlot<'_> {
             .is_none_or(|target| target.outdates(self.container, self.next.version));
         let active = inputs.snapshot.availability(&inputs.host.name) == Availability::Active;
         let failed = self.failed(inputs);
-        if self.container.is_wanted(self.slot.slot) && !changed && active && failed.is_none() {
+        // Of a global container each host has its own.
+        let wanted = self.container.is_wanted(self.slot.slot) && !self.container.is_global();
+        if wanted && !changed && active && failed.is_none() {
             return None;
         }
         let unfit = failed.and_then(|reason| {

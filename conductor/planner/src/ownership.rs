@@ -1,6 +1,6 @@
 //! Containers here of slots that this host does not have: claimed if nobody has them, taken back, or ended in order.
 
-use manifests::{SlotId, canonical};
+use manifests::{HostName, SlotId, canonical};
 use model::VersionId;
 use model::snapshot::mod_rev;
 
@@ -23,7 +23,7 @@ use model::volumes;
 pub(crate) fn strays(inputs: &Inputs<'_>, slots: &[StraySlot<'_>]) -> Report {
     let mut report = Report::default();
     for stray in slots {
-        match verdict(inputs, stray, &mut report) {
+        match verdict(inputs, stray, slots, &mut report) {
             Verdict::Write(write) => report.writes.push(*write),
             Verdict::Stays => {}
             Verdict::Goes => {
@@ -43,9 +43,15 @@ pub(crate) fn strays(inputs: &Inputs<'_>, slots: &[StraySlot<'_>]) -> Report {
     report
 }
 
-fn verdict(inputs: &Inputs<'_>, stray: &StraySlot<'_>, report: &mut Report) -> Verdict {
+fn verdict(
+    inputs: &Inputs<'_>,
+    stray: &StraySlot<'_>,
+    all: &[StraySlot<'_>],
+    report: &mut Report,
+) -> Verdict {
     let slot = &stray.slot;
-    let Some(container) = stray.container.filter(|c| c.is_wanted(slot.slot)) else {
+    let me = &inputs.host.name;
+    let Some(container) = stray.container.filter(|c| c.may_have(slot.slot, me)) else {
         let orphan = keeps_orphan(inputs, stray);
         return orphan.map_or(Verdict::Goes, |write| Verdict::Write(Box::new(write)));
     };
@@ -63,8 +69,28 @@ fn verdict(inputs: &Inputs<'_>, stray: &StraySlot<'_>, report: &mut Report) -> V
     };
     match inputs.snapshot.owner(returned.view) {
         Owner::Live(claim) => returned.beside(claim, &mut report.notes),
+        // Of several that could be claimed the first is.
+        _ if inputs.rules.has(Rule::OnePerHost) && has_one_before(stray, container, me, all) => {
+            Verdict::Stays
+        }
         owner @ (Owner::Nobody | Owner::Lost(_)) => returned.alone(owner, report),
     }
+}
+
+/// Another slot of this global container runs here, and comes first.
+fn has_one_before(
+    stray: &StraySlot<'_>,
+    container: &ContainerView,
+    me: &HostName,
+    all: &[StraySlot<'_>],
+) -> bool {
+    let comes_before = |other: &StraySlot<'_>| {
+        other.slot.container == stray.slot.container
+            && other.slot.slot < stray.slot.slot
+            && container.may_have(other.slot.slot, me)
+            && other.containers.iter().any(|c| c.running().is_some())
+    };
+    container.is_global() && all.iter().any(comes_before)
 }
 
 /// Decision on a stray slot.

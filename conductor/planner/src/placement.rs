@@ -16,7 +16,6 @@ use manifests::{ContainerId, HostName, SlotId};
 use model::snapshot::{ContainerView, Snapshot, Successor};
 
 pub use candidates::Candidates;
-pub(crate) use load::unmet;
 use load::{Group, Load};
 pub use load::{VERSIONS, version};
 pub(crate) use ranking::Ranking;
@@ -35,17 +34,11 @@ pub(crate) fn each_unclaimed(snapshot: &Snapshot, mut visit: impl FnMut(&Ranking
     let lost = snapshot.left_by_lost().map(|slot| &slot.container);
     let containers: BTreeSet<&ContainerId> = snapshot.vacant().chain(lost).collect();
     for id in containers {
-        let Some((container, scale)) = snapshot.containers.get(id).and_then(|container| {
-            let scale = container.scale()?;
-            Some((container, scale))
-        }) else {
+        let Some(container) = snapshot.containers.get(id) else {
             continue;
         };
         let mut group: Option<Group<'_>> = None;
-        for number in 0..scale {
-            if !snapshot.is_unclaimed(container.slots.get(&number)) {
-                continue;
-            }
+        for number in unclaimed_of(snapshot, container) {
             let load = load.get_or_insert_with(|| Load::of(snapshot));
             let group = group.get_or_insert_with(|| Group::of(load, id, container));
             let placed = Ranking::of(load, group, number);
@@ -57,6 +50,17 @@ pub(crate) fn each_unclaimed(snapshot: &Snapshot, mut visit: impl FnMut(&Ranking
             }
         }
     }
+}
+
+/// Wanted slots that no live host has. Nobody takes over what a lost host has of a global container.
+fn unclaimed_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<u32> {
+    if container.is_global() {
+        return container.vacant().map(|(number, _)| number).collect();
+    }
+    let is_unclaimed = |number: &u32| snapshot.is_unclaimed(container.slots.get(number));
+    (0..container.scale().unwrap_or_default())
+        .filter(is_unclaimed)
+        .collect()
 }
 
 /// The next slot of each host that gives away what it has, and who should have it. One at a time and host: the next
@@ -111,8 +115,8 @@ pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Candidates> {
 
 /// First constraint of a container that holds no more on a host that runs it; it stays there all the same.
 pub fn outlived(snapshot: &Snapshot, container: &ContainerView, host: &HostName) -> Option<String> {
-    let labels = snapshot.hosts.get(host)?.labels();
-    unmet(&labels, container.wanted()?).map(ToString::to_string)
+    let unmet = snapshot.hosts.get(host)?.unmet(container.wanted()?);
+    unmet.map(ToString::to_string)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use manifests::{ContainerId, InstanceId, SlotId};
 use model::Scope;
 use model::Write;
 use model::records::Claim;
+use model::rules::Rule;
 use model::snapshot::{Owner, SlotView};
 use model::volumes;
 
@@ -36,6 +37,11 @@ pub(crate) fn claims(
         let Some(container) = inputs.snapshot.containers.get(&placed.slot.container) else {
             return;
         };
+        // Never two of it here: what leaves is gone first, and what runs is claimed as it is.
+        let is_any_here = || slots.is_any_here(&placed.slot.container);
+        if container.is_global() && inputs.rules.has(Rule::OnePerHost) && is_any_here() {
+            return;
+        }
         let none = SlotView::default();
         let view = container.slots.get(&placed.slot.slot).unwrap_or(&none);
         let owner = inputs.snapshot.owner(view);

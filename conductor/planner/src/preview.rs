@@ -79,6 +79,9 @@ pub enum Stays {
     /// The update to this manifest was halted, at a slot and for a reason.
     #[strum(to_string = "the update was halted at slot {0}: {1}")]
     Halted(u32, String),
+    /// Its host is not live, and no other has it instead.
+    #[strum(to_string = "its host is missing")]
+    Missing,
     /// A constraint that no longer holds on its host.
     #[strum(to_string = "{0} does not hold there; begun anew, it goes where it does")]
     Outlived(String),
@@ -125,8 +128,8 @@ pub fn preview(
             continue;
         };
         let was = before.containers.get(id).map(AsRef::as_ref);
-        let scale = container.scale().unwrap_or_default();
-        let numbers: BTreeSet<u32> = container.slots.keys().copied().chain(0..scale).collect();
+        let mut numbers = container.numbers();
+        numbers.extend(container.slots.keys());
         let mut preview = Preview::default();
         let mut replaced = Replaced::default();
         for number in numbers {
@@ -288,6 +291,12 @@ impl One<'_> {
                 });
             }
             (Owner::Live(claim), _) => claim,
+            (Owner::Lost(claim), _) if self.container.is_global() => {
+                return Some(Fate::Kept {
+                    host: claim.host.clone(),
+                    why: Some(Stays::Missing),
+                });
+            }
             (Owner::Nobody | Owner::Lost(_), _) => return None,
         };
         if self.gives(&claim.host) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use manifests::SlotId;
+use manifests::{ContainerId, SlotId};
 use model::Scope;
 use model::observed::ObservedContainer;
 use model::records::{Claim, Next};
@@ -115,6 +115,12 @@ impl<'a> Slots<'a> {
         slots
     }
 
+    /// As `is_here`, of any slot of this container.
+    pub(crate) fn is_any_here(&self, id: &ContainerId) -> bool {
+        let mut here = self.here.range(id.slot(0)..=id.slot(u32::MAX));
+        here.next().is_some()
+    }
+
     /// The host has it, is to have it, or has to do with a container of it: placement leaves it alone.
     pub(crate) fn is_here(&self, slot: &SlotId) -> bool {
         self.here.contains(slot)
@@ -127,7 +133,8 @@ impl StraySlot<'_> {
         let is_live = |slot: &SlotView| matches!(inputs.snapshot.owner(slot), Owner::Live(_));
         let is_free = self.container.is_some_and(|container| {
             let view = container.slots.get(&self.slot.slot);
-            container.is_wanted(self.slot.slot) && !view.is_some_and(is_live)
+            let me = &inputs.host.name;
+            container.may_have(self.slot.slot, me) && !view.is_some_and(is_live)
         });
         let runs = self.containers.iter().any(|c| c.running().is_some());
         (is_free && !runs) || self.containers.iter().all(|c| c.is_going())

@@ -72,7 +72,13 @@ impl Turn {
         }
         Self {
             before: before.len() as u32,
-            awaits: lowest.is_some_and(|lowest| claimed < lowest),
+            awaits: lowest.is_some_and(|lowest| {
+                if container.is_global() {
+                    container.vacant().any(|(number, _)| number < lowest)
+                } else {
+                    claimed < lowest
+                }
+            }),
             time: OWNERS,
         }
     }

@@ -257,7 +257,7 @@ impl Cluster {
             return Err("its manifest is not valid".to_owned());
         };
         let claimed: BTreeSet<u32> = view.slots.keys().copied().collect();
-        if claimed != (0..manifest.scale).collect() {
+        if claimed != view.numbers() {
             return Err(format!("slots {claimed:?} of {}", manifest.scale));
         }
         let mut named = BTreeSet::new();

@@ -1,6 +1,7 @@
 //! Rows of containers. Pure.
 
 use manifests::ContainerId;
+use manifests::manifest::Scale;
 use model::records::Rollout;
 use model::snapshot::{ContainerView, Desired};
 use model::{links, volumes};
@@ -47,13 +48,14 @@ pub(super) fn container_row(
             slot: rollout.slot,
             reason: rollout.reason.clone(),
         });
-    let scale = wanted.map(|manifest| manifest.slots());
+    let scale = view.scale().filter(|_| wanted.is_some());
     let image = wanted.map(|manifest| manifest.image.clone());
     ContainerRow {
         app: id.app.clone(),
         container: id.container.clone(),
         revision: view.manifest.as_ref().map(|m| m.modified.0),
         scale,
+        global: wanted.is_some_and(|manifest| manifest.scale == Scale::Global),
         image,
         errors,
         warnings,

@@ -49,8 +49,9 @@ pub fn hold_report(list: &Snapshot, observed: &Observed, host: &HostName) -> Hol
         let claim = slot.and_then(|slot| slot.claim.as_ref());
         let ours = |claim: &Claim| claim.host == *host && claim.instance == owner.instance;
         let why = match (&manifest.value, claim) {
-            (Desired::Valid { manifest, .. }, _) if owner.slot.slot >= manifest.slots() => {
-                format!("the manifest wants {} slots only", manifest.slots())
+            (Desired::Valid { .. }, _) if !view.is_global() && !view.is_wanted(owner.slot.slot) => {
+                let wanted = view.scale().unwrap_or_default();
+                format!("the manifest wants {wanted} slots only")
             }
             (_, Some(claim)) if !ours(claim) && !next.is_some_and(|next| ours(next)) => {
                 if claim.host == *host {
@@ -58,6 +59,9 @@ pub fn hold_report(list: &Snapshot, observed: &Observed, host: &HostName) -> Hol
                 } else {
                     format!("etcd assigns the slot to {}", claim.host)
                 }
+            }
+            (Desired::Valid { .. }, _) if !view.may_have(owner.slot.slot, host) => {
+                "the host is to have none of it, or has another one".to_owned()
             }
             _ => continue,
         };

@@ -250,10 +250,15 @@ fn describe(snapshot: &Snapshot, host: &HostName, view: &HostView) -> HostDetail
     for (id, container) in &snapshot.containers {
         for (number, slot) in &container.slots {
             if slot.claim.as_ref().is_some_and(|claim| claim.host == *host) {
-                let wanted = container.is_wanted(*number);
+                // One of a global container goes nowhere: it ends here.
+                let wanted = container.is_wanted(*number) && !container.is_global();
                 let slot = id.slot(*number);
                 let stuck = wanted.then(|| stuck(snapshot, host, &slot)).flatten();
-                slots.push(HostSlot { slot, stuck });
+                slots.push(HostSlot {
+                    slot,
+                    stuck,
+                    global: container.is_global(),
+                });
             }
         }
     }

@@ -254,6 +254,7 @@ pub fn apps(snapshot: &Snapshot, slots: &[SlotRow], containers: &[ContainerRow])
         let container = AppContainer {
             container: row.container.clone(),
             scale: row.scale,
+            global: row.global,
             stopped: row.stopped,
             ready: own.filter(ready).count() as u32,
             image: row.image.clone(),

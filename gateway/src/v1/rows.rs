@@ -11,7 +11,7 @@ use manifests::manifest::Service;
 use manifests::{ContainerId, HostName, ServiceName, SlotId};
 use model::address::is_global;
 use model::directory::reached_at;
-use model::records::{Claim, HostState, Phase, Progress, Status};
+use model::records::{Availability, Claim, HostState, Phase, Progress, Status};
 use model::snapshot::{ContainerView, Desired, SlotView};
 use planner::placement;
 use planner::placement::Candidates;
@@ -86,14 +86,10 @@ fn empty_row(id: &ContainerId, slot: Option<u32>, status: SlotStatus) -> SlotRow
 
 /// Slots that are wanted or claimed.
 pub(super) fn slot_numbers(view: &ContainerView) -> BTreeSet<u32> {
-    let claimed = view
-        .slots
-        .iter()
-        .filter(|(_, slot)| slot.claim.is_some())
-        .map(|(number, _)| *number);
-    (0..view.scale().unwrap_or_default())
-        .chain(claimed)
-        .collect()
+    let claimed = view.slots.iter().filter(|(_, slot)| slot.claim.is_some());
+    let mut numbers = view.numbers();
+    numbers.extend(claimed.map(|(number, _)| *number));
+    numbers
 }
 
 fn slot_row(
@@ -189,7 +185,9 @@ fn claimed_row(
             "host {} is missing; its containers may still run there",
             claim.host
         );
-        if let Some((_, why)) = waiting_host(inputs, &slot_id) {
+        if view.is_global() {
+            reason = format!("{reason}; no other host takes it");
+        } else if let Some((_, why)) = waiting_host(inputs, &slot_id) {
             reason = format!("{reason}; {why}");
         }
         row.reason = Some(reason);
@@ -233,9 +231,12 @@ fn claimed_row(
     };
     if row.surplus {
         let why = match view.manifest.as_ref().map(|m| &m.value) {
-            Some(Desired::Valid { manifest, .. }) if manifest.stopped => "the container is stopped",
-            Some(_) => "scaled down",
-            None => "its manifest was removed",
+            Some(Desired::Valid { manifest, .. }) if manifest.stopped => {
+                "the container is stopped".to_owned()
+            }
+            Some(_) if view.is_global() => why_global_leaves(inputs, view, claim),
+            Some(_) => "scaled down".to_owned(),
+            None => "its manifest was removed".to_owned(),
         };
         row.reason = Some(match row.reason {
             Some(more) => format!("{why}: {more}"),
@@ -251,8 +252,23 @@ fn claimed_row(
     Some(row)
 }
 
-/// Reason of a slot on a host that no longer fits its constraints.
+/// Why a host loses its slot of a global container.
+fn why_global_leaves(inputs: RowInputs<'_>, view: &ContainerView, claim: &Claim) -> String {
+    let host = &claim.host;
+    let constraint = placement::outlived(inputs.snapshot, view, host);
+    match (inputs.snapshot.availability(host), constraint) {
+        (Availability::Drain, _) => format!("{host} is drained"),
+        (Availability::Leave, _) => format!("{host} leaves the cluster"),
+        (_, Some(constraint)) => format!("`{constraint}` does not hold on {host}"),
+        (_, None) => format!("{host} has another one"),
+    }
+}
+
+/// Reason of a slot on a host that no longer fits its constraints. One of a global container leaves.
 fn outlived(inputs: RowInputs<'_>, view: &ContainerView, claim: &Claim) -> Option<String> {
+    if view.is_global() {
+        return None;
+    }
     let constraint = placement::outlived(inputs.snapshot, view, &claim.host)?;
     Some(format!(
         "runs on {} though `{constraint}` no longer holds there; it moves when its container is removed",

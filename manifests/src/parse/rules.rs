@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::node::{Node, on_one_line, quoted};
 use super::reader::Reader;
 use crate::image::Reference;
-use crate::manifest::{Healthcheck, HealthcheckChoice, Log, Manifest};
+use crate::manifest::{Healthcheck, HealthcheckChoice, Log, Manifest, Scale};
 use crate::{fields, signals, words};
 
 const MAX_SCALE: u32 = 1000;
@@ -70,7 +70,9 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     if let Some(node) = f.get("ulimits") {
         ulimits::ulimits(r, node, &mut m.ulimits);
     }
-    r.set(f, "placement", &mut m.placement, placement::placement);
+    r.set(f, "placement", &mut m.placement, |r, node| {
+        placement::placement(r, node, m.scale)
+    });
     r.set(f, "drain_timeout", &mut m.drain_timeout, |r, node| {
         r.duration(node, Duration::ZERO..=LONGEST_DRAIN)
     });
@@ -82,7 +84,18 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     if let Some(node) = f.get("update") {
         update::update(r, node, &mut m);
     }
+    if let Some(node) = f.get("rebalance") {
+        not_global(r, node, m.scale);
+    }
     m
+}
+
+/// A choice among hosts, which there is none where each has one.
+fn not_global(r: &mut Reader, node: &Node<'_>, scale: Scale) {
+    if scale == Scale::Global {
+        let wrong = "has no meaning where `scale` is \"global\"";
+        r.wrong(node, wrong, "one of the two");
+    }
 }
 
 fn image(r: &mut Reader, node: &Node<'_>) -> Option<String> {
@@ -96,13 +109,13 @@ fn image(r: &mut Reader, node: &Node<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn scale(r: &mut Reader, node: &Node<'_>) -> Option<u32> {
-    if node.as_str() == Some("global") {
-        let expected = format_args!("a whole number from 0 to {MAX_SCALE}");
-        r.wrong(node, "\"global\" is not supported yet", expected);
-        return None;
+fn scale(r: &mut Reader, node: &Node<'_>) -> Option<Scale> {
+    const EXPECTED: &str = "a whole number from 0 to 1000, or \"global\"";
+    if node.as_str() == Some(Scale::GLOBAL) {
+        return Some(Scale::Global);
     }
-    r.integer(node, 0..=MAX_SCALE)
+    let count = r.whole(node, 0..=MAX_SCALE.into(), EXPECTED)?;
+    u32::try_from(count).ok().map(Scale::Count)
 }
 
 fn command(r: &mut Reader, node: &Node<'_>) -> Option<Vec<String>> {

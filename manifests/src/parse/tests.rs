@@ -30,7 +30,7 @@ fn all_problems_at_once_in_the_order_of_the_text() {
         problems("{\"scale\": -1,\n \"link\": [],\n  \"services\": {\"ä\": 0}}"),
         [
             "1:1 image: is required; expected the image to run, such as \"nginx\"",
-            "1:11 scale: -1 is negative; expected a whole number from 0 to 1000",
+            "1:11 scale: -1 is negative; expected a whole number from 0 to 1000, or \"global\"",
             "2:2 link: unknown field `link`; did you mean `links`?",
             "3:16 services.\"ä\": `ä` is not a DNS label; expected lower-case letters, digits and inner hyphens, such as `web-1`",
             "3:21 services.\"ä\": 0 is out of range; expected a whole number from 1 to 65535",

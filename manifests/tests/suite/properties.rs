@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use manifests::manifest::{
-    Constraint, Healthcheck, HealthcheckChoice, Link, Log, Placement, Protocol, Pull, Ready,
+    Constraint, Healthcheck, HealthcheckChoice, Link, Log, Placement, Protocol, Pull, Ready, Scale,
     Service, Ulimit, UlimitName, Volume, VolumeSource,
 };
 use manifests::parse::{self, MAX_PROBLEMS, Problem};
@@ -189,7 +189,7 @@ prop_compose! {
 prop_compose! {
     fn manifest()(
         image in "([a-z]{1,5}\\.io/)?[a-z0-9]{1,6}(/[a-z]{1,4})?(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,5})?",
-        scale in 0..=1000_u32,
+        scale in option::weighted(0.9, 0..=1000_u32),
         command in option::of(vec(text(), 1..4)),
         entrypoint in option::of(vec(text(), 0..4)),
         user in option::of("[^\u{0}]{1,8}"),
@@ -216,7 +216,7 @@ prop_compose! {
             rebalance: if policy.2.1 { Rebalance::Off } else { Rebalance::Auto },
             restarted_at: policy.3,
             image,
-            scale,
+            scale: scale.map_or(Scale::Global, Scale::Count),
             command,
             entrypoint,
             user,
@@ -232,7 +232,12 @@ prop_compose! {
             placement: resources.2,
             ..outside
         };
-        let most = Parallelism::Slots(manifest.scale.max(1));
+        if scale.is_none() {
+            manifest.placement.max_per_host = None;
+            manifest.placement.spread = None;
+            manifest.rebalance = Rebalance::Auto;
+        }
+        let most = Parallelism::Slots(scale.unwrap_or(1000).max(1));
         if let Parallelism::Slots(slots) = manifest.update.parallelism && slots > most.of(0) {
             manifest.update.parallelism = most;
         }

@@ -72,6 +72,18 @@ fn it_converges_when_every_slot_is_ready_on_the_manifest() {
 }
 
 #[test]
+fn what_a_missing_host_has_of_a_global_container_is_not_waited_for() {
+    let ready = row(0, "ready", json!({}));
+    let lost = row(1, "lost", json!({"reason": "host h2 is missing"}));
+    let slots = || vec![ready.clone(), lost.clone()];
+    assert_eq!(
+        say(json!({"global": true}), slots()),
+        Verdict::Converged("1 of 1 slots ready, 1 on missing hosts".to_owned())
+    );
+    assert!(is_pending(&say(json!({}), slots())));
+}
+
+#[test]
 fn it_fails_with_the_slot_its_reason_and_its_last_lines() {
     let failed = row(
         1,

@@ -1,5 +1,6 @@
 //! What plans ask of a snapshot, kept up with every change: an answer costs what it names, not all that there is.
 
+use manifests::manifest::Scale;
 use manifests::{ContainerId, HostName, SlotId};
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
@@ -19,6 +20,8 @@ pub(super) struct Index {
     lost: RedBlackTreeSetSync<HostName>,
     /// Containers with wanted slots that have no claim, and how many.
     vacant: RedBlackTreeMapSync<ContainerId, u32>,
+    /// Containers whose slots follow from the hosts.
+    global: RedBlackTreeSetSync<ContainerId>,
     /// Containers without a manifest.
     bare: RedBlackTreeSetSync<ContainerId>,
     /// Live hosts that give away what they have.
@@ -170,12 +173,17 @@ impl Snapshot {
         let id = &slot.container;
         let manifest = self.containers.get(id).and_then(|c| c.manifest.as_ref());
         match manifest.map(|manifest| &manifest.value) {
-            Some(Desired::Valid { manifest, .. }) if slot.slot < manifest.slots() => {
-                let vacant = self.index.vacant.get(id).copied().unwrap_or_default();
-                let vacant = if has { vacant - 1 } else { vacant + 1 };
-                self.index.is_vacant(id, vacant);
+            Some(Desired::Valid { manifest, .. }) => {
+                // Those of a global one follow when all changes have been applied.
+                if let Scale::Count(count) = manifest.runs()
+                    && slot.slot < count
+                {
+                    let vacant = self.index.vacant.get(id).copied().unwrap_or_default();
+                    let vacant = if has { vacant - 1 } else { vacant + 1 };
+                    self.index.is_vacant(id, vacant);
+                }
             }
-            Some(Desired::Valid { .. }) | None => {}
+            None => {}
             // What is claimed says what is wanted.
             Some(Desired::Invalid(_)) => self.index_container(id),
         }
@@ -188,6 +196,15 @@ impl Snapshot {
         let is_bare = container.is_some_and(|container| container.manifest.is_none());
         self.index.is_vacant(id, vacant);
         belongs(&mut self.index.bare, id, is_bare);
+    }
+
+    pub(super) fn index_places(&mut self, id: &ContainerId, is_global: bool) {
+        belongs(&mut self.index.global, id, is_global);
+    }
+
+    /// Containers whose slots follow from the hosts.
+    pub(super) fn global(&self) -> Vec<ContainerId> {
+        self.index.global.iter().cloned().collect()
     }
 
     /// A host has come or gone, or what it is, or what names it.
@@ -213,6 +230,9 @@ impl Index {
 
 /// Wanted slots without a claim.
 fn vacant(container: &ContainerView) -> u32 {
+    if container.is_global() {
+        return container.vacant().count() as u32;
+    }
     let scale = container.scale().unwrap_or_default();
     let claimed = container.slots.range(..scale);
     let claimed = claimed.filter(|(_, slot)| slot.claim.is_some()).count();

@@ -9,7 +9,6 @@ use manifests::{InstanceId, SlotId};
 use crate::inputs::Inputs;
 use crate::memory::{InstanceMemory, SlotMemory};
 use crate::output::Notes;
-use crate::placement;
 use crate::rollout;
 use crate::rollout::Target;
 use crate::slot_state;
@@ -180,7 +179,7 @@ impl<'a> Ctx<'a> {
                 .snapshot
                 .hosts
                 .get(&self.inputs.host.name)
-                .is_some_and(|host| placement::unmet(&host.labels(), target.manifest()).is_some())
+                .is_some_and(|host| host.unmet(target.manifest()).is_some())
     }
 
     /// Its local volumes are on this machine.

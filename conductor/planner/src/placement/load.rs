@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use manifests::manifest::{Constraint, Protocol};
+use manifests::manifest::Protocol;
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use model::records::{Availability, HostRecord, HostState};
-use model::snapshot::{ContainerView, HostView, Snapshot};
+use model::snapshot::{ContainerView, HostView, Snapshot, unmet};
 
 use crate::refusal::Refusal;
 
@@ -248,16 +248,5 @@ pub(super) fn unsuitable(
             label,
             value: (*value).to_owned(),
         },
-    })
-}
-
-/// The first constraint of a manifest that does not hold on a host with these labels.
-pub(crate) fn unmet<'m>(
-    labels: &BTreeMap<&str, &str>,
-    manifest: &'m Manifest,
-) -> Option<&'m Constraint> {
-    manifest.placement.constraints.iter().find(|constraint| {
-        let value = labels.get(constraint.label.as_str());
-        (value == Some(&constraint.value.as_str())) != constraint.equal
     })
 }

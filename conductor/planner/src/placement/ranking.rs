@@ -18,6 +18,8 @@ pub(crate) struct Ranking<'p> {
     load: &'p Load<'p>,
     group: &'p Group<'p>,
     data: Option<&'p Data>,
+    /// Of a global container, the one host that it is for.
+    only: Option<&'p HostName>,
     /// For the hash.
     key: String,
     /// In order of the hosts' names.
@@ -51,6 +53,7 @@ impl<'p> Ranking<'p> {
             load,
             group,
             data: view.and_then(|view| view.data.as_ref()).map(|d| &d.value),
+            only: group.container.host_of(number),
             eligible: Vec::with_capacity(load.hosts.len()),
             first: None,
         };
@@ -61,7 +64,10 @@ impl<'p> Ranking<'p> {
             .map(|label| group.spread(load, label));
         for (host, of_host) in load.hosts.iter().enumerate() {
             let depends = group.is_choosy || placed.data.is_some();
-            if group.refused[host].is_none() && !(depends && placed.refusal(host).is_some()) {
+            if placed.is_for(host)
+                && group.refused[host].is_none()
+                && !(depends && placed.refusal(host).is_some())
+            {
                 placed.eligible.push(Eligible {
                     group: spread.as_ref().map_or(0, |spread| spread[host]),
                     all: of_host.containers,
@@ -72,6 +78,11 @@ impl<'p> Ranking<'p> {
         }
         placed.first = placed.best();
         placed
+    }
+
+    fn is_for(&self, host: usize) -> bool {
+        let name = self.load.hosts[host].name;
+        !self.group.container.is_global() || self.only == Some(name)
     }
 
     /// The best host.
@@ -145,7 +156,10 @@ impl<'p> Ranking<'p> {
         Candidates {
             slot: self.slot.clone(),
             order: order.into_iter().map(|one| name(one.host)).collect(),
-            refused: (0..self.load.hosts.len()).filter_map(refused).collect(),
+            refused: (0..self.load.hosts.len())
+                .filter(|host| self.is_for(*host))
+                .filter_map(refused)
+                .collect(),
         }
     }
 

@@ -98,6 +98,7 @@ fn may_move(snapshot: &Snapshot, container: &ContainerView) -> bool {
             && container.versions.contains_key(&claim.version)
     };
     wanted.rebalance == Rebalance::Auto
+        && !container.is_global()
         && wanted.volumes.iter().all(|volume| volume.read_only)
         && mark(container).is_none()
         && container.slots.iter().all(is_still)

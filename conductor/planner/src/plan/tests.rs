@@ -81,6 +81,13 @@ fn a_host_that_is_back_gets_its_share() {
 }
 
 #[test]
+fn each_host_has_one_of_a_global_container() {
+    notebook("global");
+    notebook("global-changes");
+    notebook("global-volumes");
+}
+
+#[test]
 fn an_update_that_fails_halts() {
     notebook("halt");
 }

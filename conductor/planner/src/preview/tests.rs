@@ -211,3 +211,47 @@ fn each_slot_that_nobody_has_is_placed_once_however_many_there_are() {
             .all(|fate| matches!(fate, Fate::Created { .. }))
     );
 }
+
+#[test]
+fn a_global_container_is_created_where_it_lacks_and_removed_where_it_is_one_too_many() {
+    let mut before = Snapshot::default();
+    for name in ["h1", "h2", "h3"] {
+        host(&mut before, name);
+    }
+    let old = r#"{"image": "a:1", "scale": 2}"#;
+    let rev = manifest(&mut before, old);
+    decided(&mut before, old, rev);
+    slot(&mut before, 0, rev, "ready");
+    slot(&mut before, 1, rev, "ready");
+    put(&mut before, "/hosts/h3/availability", r#""pause""#);
+    let mut after = before.clone();
+    manifest(&mut after, r#"{"image": "a:1", "scale": "global"}"#);
+    let fates: Vec<String> = (of(&before, &after).slots.iter())
+        .map(|(number, fate)| format!("{number} {fate:?}"))
+        .collect();
+    assert_eq!(
+        fates,
+        [
+            r#"0 Kept { host: HostName("h1"), why: None }"#,
+            r#"1 Removed { host: HostName("h1") }"#,
+            r#"2 Created { host: HostName("h2"), first: None }"#,
+        ]
+    );
+    // What a missing host has stays its own.
+    let mut lost = after.clone();
+    put(
+        &mut lost,
+        "/dokkaa/members/h1",
+        r#"{"id":"00000000-0000-4000-8000-000000000001"}"#,
+    );
+    let record = Change::Delete {
+        key: "/hosts/h1/record".to_owned(),
+        modified: 99,
+    };
+    lost.apply([record], 99);
+    let kept = Fate::Kept {
+        host: "h1".parse().unwrap(),
+        why: Some(Stays::Missing),
+    };
+    assert_eq!(of(&before, &lost).slots[&0], kept);
+}

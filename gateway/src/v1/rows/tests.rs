@@ -356,6 +356,69 @@ fn what_is_no_longer_wanted_says_so() {
 }
 
 #[test]
+fn a_global_container_has_a_row_for_each_host_and_says_why_one_leaves() {
+    let global = json!({
+        "image": "a", "scale": "global", "services": {"web": 80},
+        "placement": {"constraints": ["disk==ssd"]},
+    });
+    let mut keys = vec![
+        ("/apps/shop/web/manifest", global.clone()),
+        ("/claims/shop/web/versions/1", version(&global)),
+    ];
+    for (host, key) in [
+        ("/hosts/h1/record", "/hosts/h1/labels"),
+        ("/hosts/h2/record", "/hosts/h2/labels"),
+        ("/hosts/h3/record", "/hosts/h3/labels"),
+    ] {
+        keys.push((host, record()));
+        keys.push((key, json!({"disk": "ssd"})));
+    }
+    let slots = [
+        ("/claims/shop/web/slots/0", "/claims/shop/web/slots/0.state"),
+        ("/claims/shop/web/slots/4", "/claims/shop/web/slots/4.state"),
+    ];
+    for ((slot, of_slot), host) in slots.into_iter().zip(["h1", "h2"]) {
+        keys.push((slot, claim(host, 1)));
+        keys.push((of_slot, state(host, "ready")));
+    }
+    assert_eq!(
+        lines(&snapshot(&keys), &[], &[]),
+        [
+            "0 h1 ready",
+            "1 - waiting h3 is about to claim it",
+            "4 h2 ready"
+        ]
+    );
+    keys.push(("/hosts/h1/availability", json!("\"drain\"")));
+    keys.push(("/hosts/h2/labels", json!({"disk": "hdd"})));
+    keys.push((
+        "/dokkaa/members/h3",
+        json!({"id": "00000000-0000-0000-0000-000000000001"}),
+    ));
+    keys.push(("/claims/shop/web/slots/1", claim("h3", 1)));
+    keys.retain(|(key, _)| *key != "/hosts/h3/record");
+    assert_eq!(
+        lines(&snapshot(&keys), &[], &[]),
+        [
+            "0 h1 ready stopping (h1 is drained)",
+            "1 h3 lost host h3 is missing; its containers may still run there; no other host takes it",
+            "4 h2 ready stopping (`disk==ssd` does not hold on h2)",
+        ]
+    );
+    let left = snapshot(&keys);
+    let inputs = RowInputs {
+        snapshot: &left,
+        directory: &Directory::new(&left),
+        statuses: &BTreeMap::new(),
+        answers: &BTreeMap::new(),
+        now: 1_000,
+    };
+    let (_, containers) = merge(inputs, &Filter::default());
+    assert!(containers[0].global);
+    assert_eq!(containers[0].scale, Some(1));
+}
+
+#[test]
 fn an_invalid_manifest_is_a_row_and_what_runs_stays() {
     let good = manifest(1);
     let snapshot = snapshot(&[

@@ -53,6 +53,9 @@ pub struct HostSlot {
     /// Why no other host could take it; none if one could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck: Option<String>,
+    /// It is one of a global container: no other host takes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub global: bool,
 }
 
 /// The data of a slot on one machine.

@@ -64,7 +64,7 @@ pub struct SlotRow {
     /// It runs another version than the manifest's.
     #[serde(default)]
     pub outdated: bool,
-    /// To be removed: its number is not below the scale, or the manifest was deleted.
+    /// To be removed: its number is not below the scale, its host is to have none of it, or the manifest was deleted.
     #[serde(default)]
     pub surplus: bool,
     /// The manifest as it is now could not be run, by its own fault.
@@ -152,6 +152,9 @@ pub struct ContainerRow {
     /// Number of wanted slots; none if the manifest can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
+    /// Each host that may have one has one: the number is that of these hosts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub global: bool,
     /// Image in the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
@@ -226,6 +229,9 @@ pub struct AppContainer {
     /// Number of wanted slots; none if the manifest can't be read or was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
+    /// Each host that may have one has one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub global: bool,
     /// Its manifest says that nothing of it runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,

@@ -2,11 +2,12 @@
 
 use super::super::node::{Node, quoted};
 use super::super::reader::Reader;
+use super::not_global;
 use crate::fields;
-use crate::manifest::{Constraint, Placement};
+use crate::manifest::{Constraint, Placement, Scale};
 use crate::placement::{MAX_CONSTRAINTS, check_label};
 
-pub(super) fn placement(r: &mut Reader, node: &Node<'_>) -> Option<Placement> {
+pub(super) fn placement(r: &mut Reader, node: &Node<'_>, scale: Scale) -> Option<Placement> {
     const EXPECTED: &str = "an object such as {\"constraints\": [\"disk==ssd\"]}";
     let f = &r.object(node, fields::PLACEMENT, EXPECTED)?;
     let mut placement = Placement::default();
@@ -18,6 +19,11 @@ pub(super) fn placement(r: &mut Reader, node: &Node<'_>) -> Option<Placement> {
         Reader::count,
     );
     r.set(f, "spread", &mut placement.spread, label);
+    for name in ["max_per_host", "spread"] {
+        if let Some(node) = f.get(name) {
+            not_global(r, node, scale);
+        }
+    }
     Some(placement)
 }
 

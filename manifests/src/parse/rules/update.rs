@@ -6,7 +6,7 @@ use super::super::node::{Node, quoted};
 use super::super::reader::Reader;
 use super::{LONGEST, MAX_SCALE};
 use crate::fields;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Scale};
 use crate::update::{OnFailure, Order, Parallelism};
 
 /// After everything else was read: what a policy may say depends on the scale, the ports and the volumes.
@@ -30,8 +30,8 @@ pub(super) fn update(r: &mut Reader, node: &Node<'_>, m: &mut Manifest) {
     });
     r.set(f, "on_failure", &mut m.update.on_failure, Reader::choice);
 
-    let scale = m.scale;
-    if let (Some(node), Parallelism::Slots(slots)) = (f.get("parallelism"), m.update.parallelism)
+    if let (Some(node), Parallelism::Slots(slots), Scale::Count(scale)) =
+        (f.get("parallelism"), m.update.parallelism, m.scale)
         && slots > scale.max(1)
     {
         let wrong = format_args!("{slots} is more than the scale, which is {scale}");

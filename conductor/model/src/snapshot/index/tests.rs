@@ -21,6 +21,8 @@ fn container() -> impl Strategy<Value = String> {
 fn step() -> impl Strategy<Value = (String, Option<String>)> {
     let manifest = prop_oneof![
         6 => (0..5_u32).prop_map(|scale| format!(r#"{{"image":"web","scale":{scale}}}"#)),
+        3 => Just(r#"{"image":"web","scale":"global"}"#.to_owned()),
+        1 => Just(r#"{"image":"web","scale":"global","placement":{"constraints":["disk==ssd"]}}"#.to_owned()),
         1 => Just("{".to_owned()),
     ];
     let manifest = (container(), manifest)
@@ -41,10 +43,19 @@ fn step() -> impl Strategy<Value = (String, Option<String>)> {
     let availability = prop_oneof![Just(r#""drain""#), Just(r#""pause""#)];
     let availability = (host(), availability)
         .prop_map(|(host, value)| (format!("/hosts/{host}/availability"), value.to_owned()));
-    let key = prop_oneof![2 => manifest, 2 => record, 8 => slot, 1 => data, 1 => availability];
+    let member = host().prop_map(|host| (format!("/dokkaa/members/{host}"), MEMBER.to_owned()));
+    let labels = host().prop_map(|host| (format!("/hosts/{host}/labels"), LABELS.to_owned()));
+    let version = (container(), 1..60_i64)
+        .prop_map(|(id, at)| (format!("/claims/{id}/versions/{at}"), VERSION.to_owned()));
+    let key = prop_oneof![
+        2 => manifest, 2 => record, 8 => slot, 1 => data, 1 => availability, 1 => member, 1 => labels, 1 => version
+    ];
     (key, prop::bool::weighted(0.7)).prop_map(|((key, value), put)| (key, put.then_some(value)))
 }
 
+const MEMBER: &str = r#"{"id":"00000000-0000-0000-0000-000000000001"}"#;
+const LABELS: &str = r#"{"disk":"ssd"}"#;
+const VERSION: &str = r#"{"manifest":{"image":"web","scale":"global"},"image":"sha256:a"}"#;
 const DATA: &str =
     r#"{"host":"h1","host_id":"00000000-0000-0000-0000-000000000001","volumes":["v"]}"#;
 
@@ -61,7 +72,7 @@ fn index_of(snapshot: &Snapshot) -> Index {
                 }
             }
         }
-        let wanted = 0..container.scale().unwrap_or_default();
+        let wanted = container.numbers().into_iter();
         let claimed = |number: &u32| {
             let slot = container.slots.get(number);
             slot.is_some_and(|slot| slot.claim.is_some())
@@ -69,6 +80,9 @@ fn index_of(snapshot: &Snapshot) -> Index {
         index.is_vacant(id, wanted.filter(|number| !claimed(number)).count() as u32);
         if container.manifest.is_none() {
             index.bare.insert_mut(id.clone());
+        }
+        if container.is_global() {
+            index.global.insert_mut(id.clone());
         }
     }
     for (host, _) in snapshot.live() {
@@ -91,6 +105,26 @@ proptest! {
             };
             snapshot.apply([change], modified);
             prop_assert_eq!(&snapshot.index, &index_of(&snapshot));
+            for container in snapshot.containers.values() {
+                let places = snapshot.places(container);
+                prop_assert_eq!(container.places.as_deref(), places.as_ref());
+            }
         }
+    }
+
+    #[test]
+    fn changes_that_come_at_once_lead_where_each_by_itself_does(steps in vec(step(), 1..60)) {
+        let changes: Vec<Change> = steps.into_iter().zip(1..).map(|((key, value), modified)| match value {
+            Some(value) => Change::Put { key, value: value.into_bytes(), modified, created: modified },
+            None => Change::Delete { key, modified },
+        }).collect();
+        let mut one_by_one = Snapshot::default();
+        for (change, revision) in changes.iter().cloned().zip(1..) {
+            one_by_one.apply([change], revision);
+        }
+        let mut at_once = Snapshot::default();
+        let revision = changes.len() as i64;
+        at_once.apply(changes, revision);
+        prop_assert_eq!(one_by_one, at_once);
     }
 }

@@ -102,6 +102,10 @@ impl World {
                     serde_json::to_vec(&model::records::Member { id }).unwrap(),
                 );
             }
+            "forget" => {
+                let key = Key::Member(rest.parse().unwrap());
+                self.delete(&key.to_string());
+            }
             "put" => {
                 let (key, value) = rest.split_once(' ').unwrap();
                 self.put(key, value.as_bytes().to_vec());
