@@ -15,6 +15,7 @@ use super::node::{Node, on_one_line, quoted};
 use super::reader::Reader;
 use crate::image::Reference;
 use crate::manifest::{Healthcheck, HealthcheckChoice, Log, Manifest, Scale};
+use crate::update::Rebalance;
 use crate::{fields, signals, words};
 
 const MAX_SCALE: u32 = 1000;
@@ -84,7 +85,9 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     if let Some(node) = f.get("update") {
         update::update(r, node, &mut m);
     }
-    if let Some(node) = f.get("rebalance") {
+    if let Some(node) = f.get("rebalance")
+        && m.rebalance == Rebalance::Auto
+    {
         not_global(r, node, m.scale);
     }
     m

@@ -105,8 +105,8 @@ set. The name of a label has letters and digits, inside also `.`, `-`, `_` and `
 With `\"scale\": \"global\"` every host that satisfies the constraints has one instance, such as a proxy on a `host_port` or
 what collects logs. A host that joins, or gets a label that is asked for, gets its own; one that no longer satisfies the
 constraints, is drained, leaves or is forgotten (`dokkaa hosts rm`) loses it, and no other host takes it instead. A host that
-is paused keeps its own; that of a host that is missing waits for it. `max_per_host`, `spread` and `rebalance` have no
-meaning then, and are refused. From a number to `\"global\"` and back, hosts keep what they run as far as that goes: each
+is paused keeps its own; that of a host that is missing waits for it. Nothing of it is
+moved: `max_per_host`, `spread` and `\"rebalance\": \"auto\"` are refused. From a number to `\"global\"` and back, hosts keep what they run as far as that goes: each
 the one that it has had for longest, and of the numbers those below `scale`.
 
 ```json

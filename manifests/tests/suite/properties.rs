@@ -235,7 +235,6 @@ prop_compose! {
         if scale.is_none() {
             manifest.placement.max_per_host = None;
             manifest.placement.spread = None;
-            manifest.rebalance = Rebalance::Auto;
         }
         let most = Parallelism::Slots(scale.unwrap_or(1000).max(1));
         if let Parallelism::Slots(slots) = manifest.update.parallelism && slots > most.of(0) {

@@ -14,6 +14,7 @@ mod failover;
 mod faults;
 mod firewall;
 mod full_disk;
+mod global;
 mod hands;
 mod images;
 mod links;
