@@ -201,6 +201,9 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     let is_there = |row: &SlotRow| row.status == SlotStatus::Ready && !row.outdated && !row.surplus;
     let there = rows.iter().filter(|row| is_there(row)).count();
     let how = match away {
+        0 if container.global && wanted == 0 && !container.stopped => {
+            format!("no host may have it: `dokkaa why {id}`")
+        }
         0 => format!("{there} of {wanted} slots ready"),
         away => format!("{there} of {wanted} slots ready, {away} on missing hosts"),
     };

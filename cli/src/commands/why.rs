@@ -70,6 +70,14 @@ fn text(why: &Why) -> String {
         lines.push(String::new());
         add_slot(&mut lines, slot);
     }
+    if !why.without.is_empty() {
+        lines.push(String::new());
+        lines.push("without a slot".to_owned());
+        let without = why.without.iter();
+        lines.extend(
+            without.map(|one| format!("  {}: {}", one.host, output::one_line(&one.reason))),
+        );
+    }
     for link in &why.links {
         lines.push(String::new());
         add_link(&mut lines, link, Timestamp::now());

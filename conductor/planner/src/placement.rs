@@ -12,6 +12,7 @@ mod rebalance;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::refusal::Refusal;
 use manifests::{ContainerId, HostName, SlotId};
 use model::snapshot::{ContainerView, Snapshot, Successor};
 
@@ -111,6 +112,20 @@ pub fn explain(snapshot: &Snapshot, slot: &SlotId) -> Option<Candidates> {
     let mut load = Load::of(snapshot);
     let group = Group::of(&mut load, &slot.container, container);
     Some(Ranking::of(&load, &group, slot.slot).candidates())
+}
+
+/// Live hosts that are to have no slot of a global container, each with its reason: for `why`.
+pub fn without_slot(snapshot: &Snapshot, id: &ContainerId) -> Vec<(HostName, Refusal)> {
+    let Some(container) = snapshot.containers.get(id).filter(|c| c.is_global()) else {
+        return Vec::new();
+    };
+    let mut load = Load::of(snapshot);
+    let group = Group::of(&mut load, id, container);
+    let hosts = load.hosts.iter().zip(&group.refused);
+    hosts
+        .filter(|(host, _)| !container.has_host(host.name))
+        .filter_map(|(host, why)| Some((host.name.clone(), why.clone()?)))
+        .collect()
 }
 
 /// First constraint of a container that holds no more on a host that runs it; it stays there all the same.

@@ -83,6 +83,7 @@ pub(super) async fn explain(
         .ok_or_else(|| ApiFailure::no_container(&id))?;
     if let Some(number) = slot {
         why.slots.retain(|slot| slot.row.slot == Some(number));
+        why.without.clear();
         if why.slots.is_empty() {
             return Err(ApiFailure::no_slot(&id.slot(number)));
         }

@@ -1,9 +1,12 @@
 //! `why`: one container explained, from what is known and what the hosts answered. Pure.
 
+use std::sync::Arc;
+
 use manifests::{ContainerId, Manifest, SlotId};
+use model::Snapshot;
 use model::directory::{Directory, ServiceId};
 use model::records::Phase;
-use model::snapshot::Desired;
+use model::snapshot::{ContainerView, Desired};
 use planner::placement;
 use planner::rollout::Target;
 
@@ -29,9 +32,39 @@ pub fn why(inputs: RowInputs<'_>, id: &ContainerId) -> Option<Why> {
                 row,
             })
             .collect(),
+        without: without(inputs, id, view),
         links: manifest.map_or_else(Vec::new, |m| links(inputs, id, &m)),
         stale: false,
         notices: Vec::new(),
+    })
+}
+
+/// Hosts that have no slot of a global container.
+fn without(inputs: RowInputs<'_>, id: &ContainerId, view: &ContainerView) -> Vec<WhyHost> {
+    let found = placement::without_slot(inputs.snapshot, id).into_iter();
+    let mut found: Vec<WhyHost> = found
+        .map(|(host, why)| WhyHost {
+            host,
+            eligible: false,
+            reason: why.to_string(),
+        })
+        .collect();
+    if view.is_global() {
+        let missing = missing(inputs.snapshot);
+        found.extend(missing.filter(|one| !view.has_host(&one.host)));
+        found.sort_by(|one, other| one.host.cmp(&other.host));
+    }
+    found
+}
+
+/// Members that are not live.
+fn missing(snapshot: &Snapshot) -> impl Iterator<Item = WhyHost> {
+    let hosts = snapshot.hosts.iter();
+    let missing = hosts.filter(|(_, view)| view.record.is_none() && view.member.is_some());
+    missing.map(|(host, _)| WhyHost {
+        host: host.clone(),
+        eligible: false,
+        reason: "it is missing".to_owned(),
     })
 }
 
@@ -96,19 +129,12 @@ fn hosts(inputs: RowInputs<'_>, id: &ContainerId, row: &SlotRow) -> Vec<WhyHost>
             });
         }
     }
-    let missing = inputs
-        .snapshot
-        .hosts
-        .iter()
-        .filter(|(host, view)| {
-            view.record.is_none() && view.member.is_some() && Some(*host) != owner
-        })
-        .map(|(host, _)| WhyHost {
-            host: host.clone(),
-            eligible: false,
-            reason: "it is missing".to_owned(),
-        });
-    found.extend(missing);
+    // No other host has to do with a slot of a global container.
+    let is_global = |view: &Arc<ContainerView>| view.is_global();
+    if !inputs.snapshot.containers.get(id).is_some_and(is_global) {
+        let missing = missing(inputs.snapshot);
+        found.extend(missing.filter(|one| Some(&one.host) != owner));
+    }
     found
 }
 

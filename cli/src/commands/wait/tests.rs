@@ -81,6 +81,10 @@ fn what_a_missing_host_has_of_a_global_container_is_not_waited_for() {
         Verdict::Converged("1 of 1 slots ready, 1 on missing hosts".to_owned())
     );
     assert!(is_pending(&say(json!({}), slots())));
+    assert_eq!(
+        say(json!({"global": true, "scale": 0}), vec![]),
+        Verdict::Converged("no host may have it: `dokkaa why shop/web`".to_owned())
+    );
 }
 
 #[test]

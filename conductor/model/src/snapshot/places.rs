@@ -62,6 +62,15 @@ impl ContainerView {
         })
     }
 
+    /// This host has a slot of a global container, or is to take one.
+    pub fn has_host(&self, host: &HostName) -> bool {
+        let numbers = self.numbers().into_iter();
+        self.is_global()
+            && numbers
+                .filter_map(|number| self.host_of(number))
+                .any(|one| one == host)
+    }
+
     /// This host may have this slot: if it is global its own, or one that nobody has while it lacks one.
     pub fn may_have(&self, number: u32, host: &HostName) -> bool {
         let Some(places) = &self.places else {

@@ -416,6 +416,19 @@ fn a_global_container_has_a_row_for_each_host_and_says_why_one_leaves() {
     let (_, containers) = merge(inputs, &Filter::default());
     assert!(containers[0].global);
     assert_eq!(containers[0].scale, Some(1));
+    let why = why::why(inputs, &"shop/web".parse().unwrap()).unwrap();
+    let without = why.without.iter();
+    let without: Vec<String> = without
+        .map(|one| format!("{}: {}", one.host, one.reason))
+        .collect();
+    assert_eq!(
+        without,
+        [
+            "h1: it is drained",
+            "h2: disk==ssd is asked for, and disk is hdd"
+        ]
+    );
+    assert_eq!(why.slots[1].hosts.len(), 1);
 }
 
 #[test]

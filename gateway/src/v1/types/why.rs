@@ -15,6 +15,9 @@ pub struct Why {
     pub container: ContainerRow,
     /// Its slots.
     pub slots: Vec<WhySlot>,
+    /// Of a global container: the hosts that have none, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<WhyHost>,
     /// Its links, in order.
     pub links: Vec<WhyLink>,
     /// The last known state.
