@@ -32,7 +32,7 @@ pub(crate) struct HistoryArgs {
   dokkaa rollback shop/web --wait
   dokkaa rollback shop/web --to 1207         a version of `dokkaa history`
 
-Writes the earlier manifest again, all of it: also the scale that it had. What
+Writes the earlier manifest again, all of it but its scale, which stays. What
 changes is printed. The slots follow in turn, as in any update; those that still
 run that version are kept, and its image is the one that it had. Without --to it
 is the newest good version before the one that is wanted, or where none was

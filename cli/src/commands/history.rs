@@ -2,7 +2,6 @@
 
 use gateway::v1::types::{History, VersionRow};
 use manifests::changes::{self, FieldChange};
-use manifests::manifest::Scale;
 use manifests::{Manifest, canonical, parse};
 use serde_json::Value;
 
@@ -93,7 +92,9 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
     let client = Client::new(global)?;
     let history: History = client.get(&format!("versions/{id}")).await?;
     let to = choose(&history, args.to).map_err(CommandError::Failed)?;
-    let text = format!("{:#}\n", to.manifest).into_bytes();
+    let before = history.manifest.as_ref().unwrap_or(&Value::Null);
+    let manifest = at_present_scale(to.manifest.clone(), before);
+    let text = format!("{manifest:#}\n").into_bytes();
     files::check(&Source {
         name: format!("{id} version {}", to.version),
         text: text.clone(),
@@ -109,8 +110,7 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
         }
         Err(refusal) => return Err(refusal.into()),
     };
-    let before = history.manifest.as_ref().unwrap_or(&Value::Null);
-    let changes = differences(before, &to.manifest);
+    let changes = differences(before, &manifest);
     output::print(&format!(
         "{id} goes back to version {} (revision {})\n{}",
         to.version,
@@ -118,19 +118,6 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
         lines(&changes, "  ")
     ))?;
     warn_of(id, &written.warnings);
-    if let (Some(now), Some(then)) = (manifest(before), manifest(&to.manifest))
-        && now.runs() != then.runs()
-    {
-        let asks = match then.runs() {
-            Scale::Count(slots) => output::count(slots as usize, "slot"),
-            Scale::Global => "one slot on each host".to_owned(),
-        };
-        output::note(&format!(
-            "{id}: the earlier manifest asks for {asks}, not {}; `dokkaa scale {id}={}` sets it as it was",
-            now.runs(),
-            now.scale
-        ));
-    }
     if !to.good {
         output::note(&format!(
             "{id}: version {} has never stayed ready",
@@ -139,6 +126,19 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
     }
     let written = [(id.clone(), written.revision)];
     wait_for(args.wait, &client, global, &written).await
+}
+
+/// An earlier manifest with as many slots as there are now: how many it had says nothing of what went wrong since.
+fn at_present_scale(mut earlier: Value, now: &Value) -> Value {
+    if let (Some(earlier), Some(now)) = (earlier.as_object_mut(), now.as_object()) {
+        for field in ["scale", "stopped"] {
+            match now.get(field) {
+                Some(value) => earlier.insert(field.to_owned(), value.clone()),
+                None => earlier.remove(field),
+            };
+        }
+    }
+    earlier
 }
 
 /// The version to go back to; or why there is none, with those that there are.
