@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::engine::Container;
+use dokkaa_tests::host::Host;
 use dokkaa_tests::http::Answer;
 use dokkaa_tests::images::{NGINX, UBUNTU};
 use dokkaa_tests::wait_for;
@@ -23,16 +25,17 @@ fn server(version: &str) -> Value {
         "drain_timeout": "2s",
         "env": {"VERSION": version},
         "update": {"monitor": "1s"},
+        "rebalance": "auto",
     })
 }
 
-/// A client of a link, with 100 requests a second once it has the first answer: all on one connection that it keeps until
+/// A client of a link, with 200 requests a second once it has the first answer: all on one connection that it keeps until
 /// the server closes it, or with this header. Each line of its output is an answer.
 fn client(header: &str) -> Value {
     let to = "http://$SERVICE_WEB_ADDR:$SERVICE_WEB_PORT";
     let ask = format!(
         "until curl -s -o /dev/null {to}; do sleep 0.1; done; \
-         exec curl -s -o /dev/null --rate 100/s --max-time 10 -H '{header}' \
+         exec curl -s -o /dev/null --rate 200/s --max-time 10 -H '{header}' \
          -w '%{{stderr}}%{{http_code}} %{{errormsg}}\\n' \"{to}/?[1-1000000]\""
     );
     json!({
@@ -86,19 +89,9 @@ fn set(cluster: &Cluster, host: &str, availability: &str) {
     assert!(answer.is_ok(), "{answer:?}");
 }
 
-#[test]
-fn an_update_and_a_drain_fail_no_request() {
-    let cluster = Cluster::alone();
-    let app = cluster.app("load");
-    app.put("web", &server("1"));
-    let old = app.ready("web", 3);
-    app.put("fresh", &client("Connection: close"));
-    app.put("kept", &client("Accept: */*"));
-    let clients: Vec<_> = CLIENTS.iter().flat_map(|name| app.ready(name, 1)).collect();
-    all_are_answered(&app, &BTreeMap::new(), 100);
-
-    let before = answers(&app);
-    app.put("web", &server("2"));
+/// Waits until other containers than these are what runs.
+#[track_caller]
+fn replaced(app: &App, old: &[(&Host, Container)]) {
     wait_for("other containers", CAP, || {
         let new = app.ids("web");
         let is_old = |(_, old): &(_, Container)| new.contains(&old.id);
@@ -108,32 +101,70 @@ fn an_update_and_a_drain_fail_no_request() {
             Err(format!("{new:?}"))
         }
     });
-    app.ready("web", 3);
+}
+
+/// Waits until the service has three containers, and as many on a host as wanted.
+#[track_caller]
+fn settled(app: &App, host: &str, is_wanted: impl Fn(usize) -> bool) {
+    wait_for("three containers, and a host's share", CAP, || {
+        let running = app.running("web");
+        let there = running.iter().filter(|(one, _)| one.name() == host).count();
+        if running.len() == 3 && is_wanted(there) {
+            Ok(())
+        } else {
+            Err(format!("{there} of {}", running.len()))
+        }
+    });
+}
+
+#[test]
+fn no_change_fails_a_request() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("load");
+    app.put("web", &server("1"));
+    let first = app.ready("web", 3);
+    app.put("fresh", &client("Connection: close"));
+    app.put("kept", &client("Accept: */*"));
+    let clients: Vec<_> = CLIENTS.iter().flat_map(|name| app.ready(name, 1)).collect();
+    all_are_answered(&app, &BTreeMap::new(), 100);
+
+    // An update, and back.
+    let before = answers(&app);
+    app.put("web", &server("2"));
+    replaced(&app, &first);
+    let second = app.ready("web", 3);
+    all_are_answered(&app, &before, 500);
+    let before = answers(&app);
+    let host = cluster.lab.host(1);
+    host.dokkaa(&["rollback", "load/web", "--wait"])
+        .expect("a rollback");
+    replaced(&app, &second);
     all_are_answered(&app, &before, 500);
 
-    // The host without a client.
+    // A host without a client is drained, and gets its share again when it is active.
     let has_client = |name: &str| clients.iter().any(|(host, _)| host.name() == name);
     let mut hosts = cluster.lab.hosts().iter();
     let drained = hosts.find(|host| !has_client(host.name())).expect("a host");
-    let names = |app: &App| {
-        let running = app.running("web");
-        running
-            .iter()
-            .map(|(host, _)| host.name().to_owned())
-            .collect::<Vec<_>>()
-    };
-    assert!(names(&app).contains(&drained.name().to_owned()));
+    settled(&app, drained.name(), |there| there > 0);
     let before = answers(&app);
     set(&cluster, drained.name(), "drain");
-    wait_for("the host to be empty", CAP, || {
-        let names = names(&app);
-        if names.len() == 3 && !names.contains(&drained.name().to_owned()) {
-            Ok(())
-        } else {
-            Err(format!("{names:?}"))
-        }
-    });
+    settled(&app, drained.name(), |there| there == 0);
     all_are_answered(&app, &before, 200);
+    let before = answers(&app);
     set(&cluster, drained.name(), "active");
-    all_are_answered(&app, &answers(&app), 100);
+    settled(&app, drained.name(), |there| there > 0);
+    all_are_answered(&app, &before, 200);
+
+    // The agent there ends, is killed, and comes back: what it runs goes on.
+    let before = answers(&app);
+    drained.stop_agent().expect("an end");
+    drained
+        .start_agent(&AgentOptions::default())
+        .expect("a start");
+    drained.kill_agent().expect("an end");
+    drained
+        .start_agent(&AgentOptions::default())
+        .expect("a start");
+    app.ready("web", 3);
+    all_are_answered(&app, &before, 200);
 }
