@@ -14,6 +14,7 @@ mod restart;
 mod scale;
 mod size;
 mod swarm;
+mod updates;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -26,7 +27,7 @@ use dokkaa_tests::{Lab, LabOptions};
 /// Those that need no engine.
 const WITHOUT_HOSTS: [&str; 5] = ["scale", "growth", "size", "restart", "copies"];
 /// Those that run in a lab of three hosts.
-const ON_HOSTS: [&str; 5] = ["one", "many", "idle", "failover", "swarm"];
+const ON_HOSTS: [&str; 6] = ["one", "many", "updates", "idle", "failover", "swarm"];
 
 fn main() -> anyhow::Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
@@ -74,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         let figures: Box<dyn Display> = match *part {
             "one" => Box::new(one::measure(&lab)?),
             "many" => Box::new(many::measure(&lab)?),
+            "updates" => Box::new(updates::measure(&lab)?),
             "idle" => Box::new(idle::measure(&lab)?),
             "failover" => Box::new(failover::measure(&lab)?),
             "swarm" => match swarm::measure(&lab) {
