@@ -12,6 +12,7 @@ mod rebalance;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::handover::stops_first;
 use crate::refusal::Refusal;
 use manifests::{ContainerId, HostName, SlotId};
 use model::snapshot::{ContainerView, Snapshot, Successor};
@@ -64,33 +65,50 @@ fn unclaimed_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<u32> {
         .collect()
 }
 
-/// The next slot of each host that gives away what it has, and who should have it. One at a time and host: the next
-/// one when the one before is ready where it goes. Slots that nobody can take stay for last.
+/// Slots that a host gives away at once. One that has to stop here before it starts elsewhere goes alone.
+const AT_ONCE: usize = 2;
+
+/// The next slots of each host that gives away what it has, and who should have them: the next one when one before is
+/// ready where it goes. Slots that nobody can take stay for last.
 pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
     let mut giving = snapshot.giving().peekable();
     if giving.peek().is_none() {
         return Vec::new();
     }
-    let mut busy = BTreeSet::new();
-    let mut slots: BTreeMap<&HostName, Vec<(&ContainerId, &ContainerView, u32)>> = BTreeMap::new();
+    let mut under_way: BTreeMap<&HostName, usize> = BTreeMap::new();
+    let mut slots: BTreeMap<&HostName, Vec<(&ContainerId, &ContainerView, u32, usize)>> =
+        BTreeMap::new();
     for host in giving {
         for (slot, container, view) in snapshot.known(snapshot.claimed_by(host)) {
-            if !container.is_wanted(slot.slot) {
+            let Some(claim) = view
+                .claim
+                .as_ref()
+                .filter(|_| container.is_wanted(slot.slot))
+            else {
                 continue;
-            }
+            };
+            let counts = if stops_first(container, claim.version) {
+                AT_ONCE
+            } else {
+                1
+            };
             if matches!(snapshot.successor(view), Successor::Live(_)) {
-                busy.insert(host);
+                *under_way.entry(host).or_default() += counts;
             } else {
                 let of_host = slots.entry(host).or_default();
-                of_host.push((&slot.container, container, slot.slot));
+                of_host.push((&slot.container, container, slot.slot, counts));
             }
         }
     }
     let mut load = Load::of(snapshot);
     let mut groups: BTreeMap<&ContainerId, Group<'_>> = BTreeMap::new();
     let mut found = Vec::new();
-    for (_, slots) in slots.into_iter().filter(|(host, _)| !busy.contains(host)) {
-        for (id, container, number) in slots {
+    for (host, slots) in slots {
+        let under_way = under_way.entry(host).or_default();
+        for (id, container, number, counts) in slots {
+            if *under_way + counts > AT_ONCE {
+                continue;
+            }
             let group = groups
                 .entry(id)
                 .or_insert_with(|| Group::of(&mut load, id, container));
@@ -99,8 +117,8 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
             let placed = placed.candidates();
             load.add(host, &placed.slot, group.wanted);
             group.same[host] += 1;
+            *under_way += counts;
             found.push(placed);
-            break;
         }
     }
     found

@@ -148,7 +148,7 @@ fn a_mass_failure_pauses_takeovers() {
 }
 
 #[test]
-fn a_host_gives_away_one_slot_at_a_time() {
+fn a_host_gives_away_two_slots_at_a_time() {
     notebook("drain");
 }
 
