@@ -18,8 +18,10 @@ fn focus(rule: Rule) -> Option<Scenario> {
         Rule::RetakeState | Rule::RetakeUnready | Rule::RetakeNext => Some(Scenario::Returns),
         Rule::VoidGuard | Rule::VoidDelete | Rule::UpdateTurn => Some(Scenario::Versions),
         Rule::StoppedGuard | Rule::TakeBackStopped => Some(Scenario::StopFirst),
-        Rule::KnownEvents | Rule::ProgressOvertakes | Rule::Compare => Some(Scenario::Members),
-        Rule::Hold | Rule::Proof => Some(Scenario::Restore),
+        Rule::KnownEvents | Rule::ProgressOvertakes | Rule::Compare | Rule::Proof => {
+            Some(Scenario::Members)
+        }
+        Rule::Hold => Some(Scenario::Restore),
         Rule::OwnRecord => Some(Scenario::Copies),
         Rule::OrphanedNext | Rule::OnePerHost => Some(Scenario::Drain),
         Rule::ReadYourWrites
