@@ -10,6 +10,7 @@ use super::client::{Client, Refusal};
 use super::error::CommandError;
 use super::files::{self, Source};
 use super::output;
+use super::stage::halted;
 use super::table::{Column, Shown, table};
 use crate::args::{Format, GlobalArgs, HistoryArgs, RollbackArgs};
 
@@ -42,7 +43,16 @@ pub(super) async fn history(args: &HistoryArgs, global: &GlobalArgs) -> Result<(
     let older = history.versions.iter().skip(1).map(Some).chain([None]);
     let rows = history.versions.iter().zip(older);
     let rows = rows.map(|(row, older)| cells(&history, row, older, global.output));
-    output::print(&table(HISTORY, global.output, rows))
+    output::print(&table(HISTORY, global.output, rows))?;
+    if let Some(update) = history.update.as_ref().filter(|update| update.halted) {
+        output::note(&format!(
+            "{}: the update to version {} is {}",
+            history.id(),
+            update.version,
+            halted(update)
+        ));
+    }
+    Ok(())
 }
 
 fn cells(
@@ -313,6 +323,7 @@ mod tests {
             container: "web".parse().unwrap(),
             revision: 99,
             wanted: Some(versions[0].version),
+            update: None,
             manifest: Some(now),
             versions,
         }

@@ -27,18 +27,21 @@ pub(super) fn headline(container: &ContainerRow, rows: &[&SlotRow]) -> String {
         Some(update) if update.paused => {
             format!("paused; `dokkaa rollout resume {id}` goes on")
         }
-        Some(update) if update.halted => {
-            let back = update.back_to.map_or_else(String::new, |version| {
-                format!("; all slots go back to version {version}")
-            });
-            format!(
-                "halted, slot {} failed: {}{back}",
-                update.slot, update.reason
-            )
-        }
+        Some(update) if update.halted => halted(update),
         _ => "under way".to_owned(),
     };
     format!("{id}: version {version} ({image}), {done} of {scale} slots: {how}")
+}
+
+/// Why an update was halted, and what follows.
+pub(super) fn halted(update: &UpdateRow) -> String {
+    let back = update.back_to.map_or_else(String::new, |version| {
+        format!("; all slots go back to version {version}")
+    });
+    format!(
+        "halted, slot {} failed: {}{back}",
+        update.slot, update.reason
+    )
 }
 
 /// It runs what it should, and has proven itself.

@@ -41,7 +41,7 @@ pub enum Effect {
     CountConnections(Counted),
     /// They are not waited for any more.
     EndCount(InstanceId),
-    /// The last lines that an instance wrote before it ended: answered by `Input::LastLines`.
+    /// The last lines that an instance wrote before it ended, or was late: answered by `Input::LastLines`.
     ReadLastLines {
         /// Which instance.
         instance: InstanceId,

@@ -31,6 +31,7 @@ pub(crate) fn admit(inputs: &Inputs<'_>, report: Report, plan: &mut Plan) {
     plan.leaving.extend(report.notes.leaving);
     plan.staying.extend(report.notes.staying);
     plan.draining.extend(report.notes.draining);
+    plan.late.extend(report.notes.late);
     plan.turns
         .append(&mut report.notes.turns.into_iter().collect());
     plan.requeue_at = [plan.requeue_at, report.notes.requeue_at]

@@ -25,6 +25,8 @@ pub struct Plan {
     pub staying: Vec<InstanceId>,
     /// Instances whose open connections are waited for.
     pub draining: BTreeSet<InstanceId>,
+    /// Instances that run and were not ready in time.
+    pub late: BTreeSet<InstanceId>,
     /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
     pub turns: BTreeSet<Scope>,
     /// Statuses of this host's slots, for people.
@@ -75,6 +77,8 @@ pub(crate) struct Notes {
     pub(crate) staying: Vec<InstanceId>,
     /// Instances whose open connections are waited for.
     pub(crate) draining: BTreeSet<InstanceId>,
+    /// Instances that run and were not ready in time.
+    pub(crate) late: BTreeSet<InstanceId>,
     /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
     pub(crate) turns: Vec<Scope>,
     /// When to decide again.

@@ -171,8 +171,8 @@ pub(crate) struct Failed<'a> {
     pub(crate) slot: &'a SlotId,
     /// Its version.
     pub(crate) version: VersionId,
-    /// What this process knows of it.
-    pub(crate) instance: &'a InstanceMemory,
+    /// What this process knows of it; none of one that could not be made.
+    pub(crate) instance: Option<&'a InstanceMemory>,
     /// Why.
     pub(crate) failure: Failure,
 }
@@ -187,8 +187,9 @@ pub(crate) fn failed(
 ) -> Option<Write> {
     let mut rollout = rollout(container)?;
     let (slot, instance) = (failed.slot, failed.instance);
-    let has_failed = instance.ends > 0 || instance.running_since.is_some();
-    let is_unproven = !instance.was_ready || rollout.updating.contains(&slot.slot);
+    let has_failed = instance.is_none_or(|one| one.ends > 0 || one.running_since.is_some());
+    let is_unproven =
+        instance.is_some_and(|one| !one.was_ready) || rollout.updating.contains(&slot.slot);
     let is_update = container.versions.keys().any(|rev| *rev < target.rev());
     if !has_failed
         || !is_unproven

@@ -67,6 +67,8 @@ pub enum Failure {
     Killed(u64),
     /// The kernel killed it; its memory limit in bytes, if it has one.
     OutOfMemory(Option<u64>),
+    /// Its image can't be had, or its container can't be created.
+    NotMade(String),
     /// The engine could not start it.
     NotStarted(String),
     /// It was not ready within its start time-out.
@@ -153,6 +155,7 @@ impl fmt::Display for Failure {
             Self::OutOfMemory(Some(limit)) => {
                 write!(f, "killed: out of memory (limit {})", format_size(*limit))
             }
+            Self::NotMade(error) => f.write_str(error),
             Self::NotStarted(error) => write!(f, "does not start: {error}"),
             Self::NotReady(timeout) => {
                 write!(f, "not ready within {} s of its start", timeout.as_secs())

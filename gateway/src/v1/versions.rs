@@ -206,6 +206,7 @@ fn of(id: &ContainerId, read: &Read) -> Option<History> {
         container: id.container.clone(),
         revision: desired.modified.0,
         wanted: target.filter(|_| is_valid).map(|target| target.rev().0),
+        update: update::rollout(view).and_then(|rollout| update_row(view, rollout)),
         manifest: read
             .text
             .as_deref()

@@ -10,6 +10,7 @@ mod cli;
 mod containers;
 mod events;
 mod example;
+mod failed_updates;
 mod failover;
 mod faults;
 mod firewall;

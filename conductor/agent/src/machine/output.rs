@@ -26,7 +26,7 @@ pub(super) struct Output {
     probes: BTreeMap<InstanceId, Probe>,
     /// Instances whose connections are counted.
     counted: BTreeMap<InstanceId, Counted>,
-    /// Ends whose last lines were asked for.
+    /// Ends, and starts after which an instance was not ready in time, whose last lines were asked for.
     ended: BTreeSet<(InstanceId, i64)>,
     report: Option<(u32, bool)>,
     pub(super) waiting: BTreeMap<SlotId, Waiting>,
@@ -88,6 +88,23 @@ impl Agent {
         }
         let ended = &mut self.output.ended;
         ended.retain(|(instance, _)| observed.containers.contains_key(instance));
+    }
+
+    /// Asks for the last lines of what was not ready in time: they may say why.
+    pub(super) fn follow_late(&mut self, late: &BTreeSet<InstanceId>, observed: &Observed) {
+        for instance in late {
+            let container = observed.containers.get(instance);
+            let Some((container, process)) = container.and_then(|c| Some((c, c.running()?))) else {
+                continue;
+            };
+            let start = (instance.clone(), process.started_at);
+            if self.output.ended.insert(start) {
+                self.effect(Effect::ReadLastLines {
+                    instance: instance.clone(),
+                    docker_id: container.docker_id.clone(),
+                });
+            }
+        }
     }
 
     fn follow_probes(&mut self, observed: &Observed) {

@@ -94,6 +94,7 @@ impl Agent {
         self.memory.begin(&planned, now.mono);
         self.tell(&planned);
         self.count_connections(&planned.draining, observed);
+        self.follow_late(&planned.late, observed);
         let Plan {
             writes,
             actions,

@@ -663,6 +663,28 @@ fn a_running_instance_is_probed_until_it_ends() {
 }
 
 #[test]
+fn last_lines_of_what_is_not_ready_in_time_are_read_once() {
+    let mut lab = Lab::at_work();
+    let own = lab.has_one(r#"{"image": "app", "services": {"http": 80}, "start_timeout": "5s"}"#);
+    lab.view();
+    lab.list(vec![own]);
+    let reads = |lab: &mut Lab| {
+        let effects = lab.effects();
+        let is_read = |effect: &&Effect| matches!(effect, Effect::ReadLastLines { .. });
+        effects.iter().filter(is_read).count()
+    };
+    assert_eq!(reads(&mut lab), 0);
+    lab.pass(4_900);
+    assert_eq!(reads(&mut lab), 0);
+    lab.pass(100);
+    assert_eq!(reads(&mut lab), 1);
+    lab.put(&Key::Manifest("shop/other".parse().unwrap()), b"{}");
+    lab.view();
+    lab.pass(5_000);
+    assert_eq!(reads(&mut lab), 0);
+}
+
+#[test]
 fn what_affects_no_container_is_probed_as_the_manifest_says_it_now() {
     let mut lab = Lab::at_work();
     let own = lab.has_one(MANIFEST);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use manifests::{InstanceId, SlotId};
 
 use crate::inputs::Inputs;
-use crate::memory::{InstanceMemory, SlotMemory};
+use crate::memory::{InstanceMemory, SlotMemory, Trouble};
 use crate::output::Notes;
 use crate::rollout;
 use crate::rollout::Target;
@@ -252,8 +252,29 @@ impl<'a> Ctx<'a> {
         let failed = Failed {
             slot: self.slot,
             version: rev,
-            instance: self.instance(container)?,
+            instance: Some(self.instance(container)?),
             failure,
+        };
+        update::failed(self.inputs.snapshot, self.container, target, failed)
+    }
+
+    /// Notes that no instance of `target` could be made in the update to it.
+    pub(super) fn not_made(
+        &self,
+        target: &Target<'_>,
+        trouble: &Trouble,
+        notes: &mut Notes,
+    ) -> Option<Write> {
+        let at = trouble.fails_at(target.manifest().start_timeout)?;
+        if self.inputs.now < at {
+            notes.requeue(at);
+            return None;
+        }
+        let failed = Failed {
+            slot: self.slot,
+            version: target.rev(),
+            instance: None,
+            failure: Failure::NotMade(trouble.reason.clone()),
         };
         update::failed(self.inputs.snapshot, self.container, target, failed)
     }

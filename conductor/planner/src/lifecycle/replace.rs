@@ -167,6 +167,7 @@ fn beside(
                 }
                 Decision::new(Progress::Replacing, None)
             } else {
+                notes.late.insert(made.owner.instance.clone());
                 let failure = Failure::NotReady(manifest.start_timeout);
                 let mut decision = Decision::new(
                     Progress::Failed,

@@ -85,7 +85,9 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
         let again = trouble.backoff.next_try();
         if again > ctx.inputs.now {
             notes.requeue(again);
-            return Decision::new(Progress::Failed, reason).about(*rev);
+            let mut decision = Decision::new(Progress::Failed, reason).about(*rev);
+            decision.shared = ctx.not_made(target, trouble, notes);
+            return decision;
         }
         if trouble.fault == Fault::Manifest && !ctx.turn().is_first() {
             // It failed here too, so no host is at fault: the first owner alone goes on trying.
@@ -132,8 +134,10 @@ pub(super) fn prepare(
             } else {
                 Progress::Failed
             };
-            return Decision::new(progress, Some(Waiting::Attempt(trouble.reason.clone())))
-                .about(*rev);
+            let reason = Some(Waiting::Attempt(trouble.reason.clone()));
+            let mut decision = Decision::new(progress, reason).about(*rev);
+            decision.shared = ctx.not_made(target, trouble, notes);
+            return decision;
         }
     }
     let pulls = ctx
@@ -314,6 +318,7 @@ pub(super) fn running(
         if now < late {
             notes.requeue(late);
         } else {
+            notes.late.insert(current.owner.instance.clone());
             let failure = Failure::NotReady(manifest.start_timeout);
             decision.reason = Some(match why {
                 Some(why) => Waiting::Late(manifest.start_timeout, why),

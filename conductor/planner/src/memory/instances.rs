@@ -31,7 +31,7 @@ pub struct InstanceMemory {
     pub must_recreate: bool,
     /// Reason for which it is not ready, by its last probe, for people.
     pub unready_reason: Option<String>,
-    /// Last lines of its log when it ended.
+    /// Last lines of its log when it ended, or was not ready in time.
     pub log: Vec<String>,
     /// Failed starts and ends.
     pub backoff: Backoff,

@@ -10,6 +10,9 @@ use model::time::Millis;
 /// Attempts on one host after which an unclassified error is taken for the host's fault.
 const UNKNOWN_ATTEMPTS: u32 = 3;
 
+/// Attempts after which the manifest is to blame for a failed update.
+const BLAMED: u32 = 3;
+
 /// Longest time between two looks at volumes that a slot waits for.
 const LOOK_AT_DATA: Duration = Duration::from_secs(5);
 
@@ -27,6 +30,8 @@ pub struct Trouble {
     pub rev: VersionId,
     /// Who has to change something.
     pub fault: Fault,
+    /// Time of the first of them.
+    since: Millis,
     /// Unclassified errors in a row.
     unknown: u32,
 }
@@ -36,11 +41,22 @@ impl Trouble {
         if self.rev != rev {
             *self = Self {
                 rev,
+                since: now,
                 ..Self::default()
             };
         }
         self.backoff.failed(now);
         self.blames(fault, reason);
+    }
+
+    /// When an update fails for it: once the manifest has been to blame so often that other hosts have tried, too, or
+    /// after this time without a success. Never for volumes that somebody has to see to.
+    pub(crate) fn fails_at(&self, within: Duration) -> Option<Millis> {
+        match self.fault {
+            Fault::Data => None,
+            Fault::Manifest if self.backoff.failures() >= BLAMED => Some(self.backoff.last()),
+            _ => Some(self.since + within),
+        }
     }
 
     pub(super) fn blames(&mut self, fault: Fault, reason: &str) {

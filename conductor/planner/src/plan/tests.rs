@@ -93,6 +93,11 @@ fn an_update_that_fails_halts() {
 }
 
 #[test]
+fn an_update_that_fails_is_taken_back() {
+    notebook("rollback");
+}
+
+#[test]
 fn a_put_without_a_change_redeploys_what_is_always_pulled() {
     notebook("redeploy");
 }

@@ -16,6 +16,9 @@ pub struct History {
     /// The version that the manifest means; none while it can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<i64>,
+    /// The update to it, while it is under way, paused or halted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateRow>,
     /// The manifest as it is now; none if it is not JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Value>,
