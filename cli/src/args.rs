@@ -33,7 +33,7 @@ pub(crate) use parse::parse_without_variables;
 pub(crate) use parse::{ParseError, command, parse};
 pub(crate) use plan::{DiffArgs, ManifestsOf, PlanArgs};
 pub(crate) use updates::{
-    HistoryArgs, RollbackArgs, RolloutAction, RolloutArgs, RolloutOf, VerbArgs,
+    HistoryArgs, RestartArgs, RollbackArgs, RolloutAction, RolloutArgs, RolloutOf, VerbArgs,
 };
 pub(crate) use values::{LogsOf, Selection};
 pub(crate) use volumes::{AdoptArgs, PinArgs, VolumesAction, VolumesArgs};
@@ -116,7 +116,7 @@ pub(crate) enum UserCommand {
     Rollout(RolloutArgs),
     /// Replace the instances of an app or a container, slot after slot
     #[command(after_help = updates::RESTART_EXAMPLES)]
-    Restart(VerbArgs),
+    Restart(RestartArgs),
     /// Stop an app or a container; its manifest, scale and volumes stay
     #[command(after_help = updates::STOP_EXAMPLES)]
     Stop(VerbArgs),

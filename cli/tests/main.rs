@@ -648,6 +648,16 @@ fn containers_are_restarted_stopped_and_started() {
     api.run(&["restart", "shop/web"]).with(0);
     assert_ne!(manifest("shop/web")["restarted_at"], at);
 
+    let ended = api.run(&["restart", "shop/job", "--slot", "1"]).with(0);
+    assert!(ended.out.starts_with("shop/job/1 on "), "{}", ended.out);
+    assert_eq!(manifest("shop/job").get("restarted_at"), None);
+    let ended = api.run(&["restart", "shop/job", "--slot", "2"]).with(1);
+    let says = "shop/job has no slot 2; it has 0, 1";
+    assert!(ended.err.contains(says), "{}", ended.err);
+    let ended = api.run(&["restart", "shop", "--slot", "1"]).with(2);
+    let says = "such as `dokkaa restart shop/web --slot 1`";
+    assert!(ended.err.contains(says), "{}", ended.err);
+
     let ended = api.run(&["stop", "shop"]).with(0);
     assert!(ended.out.starts_with("shop/job stops (revision "));
     assert_eq!(ended.out.lines().count(), 2);

@@ -118,10 +118,13 @@ pub(crate) struct RolloutOf {
 pub(super) const RESTART_EXAMPLES: &str = "Examples:
   dokkaa restart shop/web --wait
   dokkaa restart shop                   every container of the app
+  dokkaa restart shop/web --slot 2      one of its slots
 
 Writes the time as `restarted_at` into the manifest: every instance is replaced,
-slot after slot, as in an update. For one container at once, on its host
-(`dokkaa ps -o wide` shows host and id): docker restart ID";
+slot after slot, as in an update. With --slot the manifest stays as it is, and
+the other slots are not touched: a new instance of the same version takes the
+place of the one that runs, in its turn where others are being updated. Where
+both can't run at once, the old one is stopped first.";
 
 pub(super) const STOP_EXAMPLES: &str = "Examples:
   dokkaa stop shop/web --wait
@@ -136,7 +139,17 @@ pub(super) const START_EXAMPLES: &str = "Examples:
 
 Takes `stopped` out of the manifest: as many slots run as its scale says.";
 
-/// `dokkaa restart`, `dokkaa stop`, `dokkaa start`.
+/// `dokkaa restart`.
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    pub(crate) verb: VerbArgs,
+    /// This slot of the container alone
+    #[arg(long, value_name = "N")]
+    pub(crate) slot: Option<u32>,
+}
+
+/// `dokkaa stop`, `dokkaa start`, and `dokkaa restart` without --slot.
 #[derive(Debug, Args)]
 pub(crate) struct VerbArgs {
     /// App or container

@@ -1,17 +1,23 @@
 //! `restart`, `stop` and `start`: one field of the manifests of a container, or of an app.
 
-use gateway::v1::types::ContainerRow;
+use gateway::v1::types::{ContainerRow, SlotRestart};
+use hyper::Method;
 use jiff::{Timestamp, Unit};
 use manifests::ContainerId;
 use serde_json::{Map, Value};
+use tokio::time::{Instant, sleep};
 
 use super::apply::{Words, change_with, wait_for};
-use super::client::Client;
+use super::client::{Client, LOOK};
 use super::error::CommandError;
 use super::{lists, output};
-use crate::args::{GlobalArgs, Selection, VerbArgs};
+use crate::args::{GlobalArgs, RestartArgs, Selection, VerbArgs};
 
-pub(super) async fn restart(args: &VerbArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+pub(super) async fn restart(args: &RestartArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    let (slot, args) = (args.slot, &args.verb);
+    if let Some(slot) = slot {
+        return restart_slot(args, slot, global).await;
+    }
     let now = Timestamp::now().round(Unit::Millisecond);
     let now = now.map_err(|error| CommandError::Failed(error.to_string()))?;
     let client = Client::new(global)?;
@@ -36,6 +42,50 @@ pub(super) async fn restart(args: &VerbArgs, global: &GlobalArgs) -> Result<(), 
         same: "restarts already",
     };
     write(&client, all, args, global, words, edit).await
+}
+
+/// Another instance of one slot, of the version that it runs.
+async fn restart_slot(args: &VerbArgs, slot: u32, global: &GlobalArgs) -> Result<(), CommandError> {
+    let Selection::Container(id) = &args.of else {
+        return Err(CommandError::Usage(format!(
+            "--slot is of one container; expected app/container, such as `dokkaa restart {}/web --slot {slot}`",
+            args.of
+        )));
+    };
+    let client = Client::new(global)?;
+    let path = format!("restart/{id}/{slot}");
+    let restart: SlotRestart = client.send_json(Method::PUT, &path, &()).await?;
+    output::print(&format!("{} on {} restarts\n", restart.slot, restart.host))?;
+    if restart.paused {
+        output::note(&format!(
+            "{id}: its update is paused, the restart waits; `dokkaa rollout resume {id}` goes on"
+        ));
+    }
+    if args.wait {
+        seen(&client, &args.of, restart.revision, global).await?;
+    }
+    let written = [(id.clone(), restart.manifest)];
+    wait_for(args.wait, &client, global, &written).await
+}
+
+/// Until then the agent's view says that nothing is under way.
+async fn seen(
+    client: &Client,
+    of: &Selection,
+    revision: i64,
+    global: &GlobalArgs,
+) -> Result<(), CommandError> {
+    let within = global.converged_within();
+    let end = Instant::now() + within;
+    while client.slots(Some(of)).await?.revision < revision {
+        if Instant::now() >= end {
+            return Err(CommandError::TimedOut(format!(
+                "the agent has not seen the restart after {within:?}; `dokkaa status` says why"
+            )));
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 fn nothing_to_restart(row: &ContainerRow) -> Option<String> {

@@ -94,6 +94,9 @@ pub struct Rollout {
     /// Slots that have failed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub failures: BTreeSet<u32>,
+    /// Slots that get another instance of the version that they run, each with the instance that goes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub restart: BTreeMap<u32, InstanceId>,
     /// Number of the slot that failed last.
     #[serde(default)]
     pub slot: u32,
@@ -111,6 +114,7 @@ impl Rollout {
             paused: false,
             updating: BTreeSet::new(),
             failures: BTreeSet::new(),
+            restart: BTreeMap::new(),
             slot: 0,
             reason: String::new(),
         }
@@ -118,7 +122,8 @@ impl Rollout {
 
     /// It says nothing that has to be kept.
     pub fn is_over(&self) -> bool {
-        !self.failed && !self.paused && self.updating.is_empty() && self.failures.is_empty()
+        let nothing_noted = self.updating.is_empty() && self.failures.is_empty();
+        !self.failed && !self.paused && nothing_noted && self.restart.is_empty()
     }
 }
 

@@ -321,6 +321,11 @@ impl ContainerView {
         }
     }
 
+    /// Who has a slot.
+    pub fn claim(&self, number: u32) -> Option<&Rev<Claim>> {
+        self.slots.get(&number)?.claim.as_ref()
+    }
+
     /// The manifest of a version, decided or still the user's newest.
     pub fn manifest_of(&self, id: VersionId) -> Option<&Arc<manifests::Manifest>> {
         if let Some(version) = self.versions.get(&id) {

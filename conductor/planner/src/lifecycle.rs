@@ -179,7 +179,7 @@ fn wanted(
         let cannot_be_had = trouble.is_some_and(|trouble| trouble.rev == target.rev());
         target = rollout::made_anew(ctx.container, ctx.claim.version, target, cannot_be_had);
     }
-    let outdated = target.outdates(ctx.container, ctx.claim.version);
+    let outdated = ctx.is_outdated(&target);
     // A replacement for an instance that needs none any more is one too many.
     let is_replaced =
         current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));

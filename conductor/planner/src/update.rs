@@ -16,7 +16,7 @@ use model::{VersionId, Write};
 
 use crate::memory::InstanceMemory;
 use crate::output::Notes;
-use crate::rollout::{Target, mark, policy};
+use crate::rollout::{Target, mark, of_slot, policy};
 use crate::waiting::{Failure, Waiting};
 
 /// Whether a slot is updated now.
@@ -33,15 +33,66 @@ pub(crate) enum Turn {
 /// What is known of the update to the newest version: the mark, or a new one with the slots that are still down for an
 /// earlier one.
 pub fn rollout(container: &ContainerView) -> Option<Rollout> {
-    let version = Target::of(container)?.rev();
+    let target = Target::of(container)?;
+    let version = target.rev();
     let mark = mark(container).map(|mark| &mark.value);
     Some(match mark {
         Some(mark) if mark.version == version => mark.clone(),
-        _ => Rollout {
-            updating: mark.map(|mark| mark.updating.clone()).unwrap_or_default(),
-            ..Rollout::to(version)
-        },
+        _ => {
+            let mut rollout = Rollout::to(version);
+            if let Some(mark) = mark {
+                rollout.updating.clone_from(&mark.updating);
+                rollout.restart.clone_from(&mark.restart);
+            }
+            // What is updated needs no restart.
+            rollout.restart.retain(|number, _| {
+                let claim = container.claim(*number);
+                claim.is_some_and(|claim| !target.outdates(container, claim.version))
+            });
+            rollout
+        }
     })
+}
+
+/// The instance of this slot is to be replaced by another of its version.
+pub fn is_restarting(container: &ContainerView, number: u32) -> bool {
+    let goes = mark(container).and_then(|mark| mark.restart.get(&number));
+    let claim = container.claim(number);
+    goes.is_some_and(|goes| claim.is_some_and(|claim| claim.instance == *goes))
+}
+
+/// The mark by which a slot gets another instance of its version; or why it gets none.
+pub fn restart(container: &ContainerView, slot: &SlotId) -> Result<Rollout, String> {
+    let (id, number) = (&slot.container, slot.slot);
+    if container.wanted().is_some_and(|manifest| manifest.stopped) {
+        return Err(format!("{id} is stopped; `dokkaa start {id}` starts it"));
+    }
+    if !container.is_wanted(number) {
+        let all = container
+            .slots
+            .keys()
+            .filter(|one| container.is_wanted(**one));
+        let all: Vec<String> = all.map(ToString::to_string).collect();
+        return Err(match all.as_slice() {
+            [] => format!("{id} has no slot {number}, and no other"),
+            all => format!("{id} has no slot {number}; it has {}", all.join(", ")),
+        });
+    }
+    let Some(claim) = container.claim(number) else {
+        return Err(format!("no host has {slot}; `dokkaa why {slot}` says why"));
+    };
+    let target = of_slot(container, number, claim.version);
+    let (Some(target), Some(mut rollout)) = (target, rollout(container)) else {
+        return Err(format!("{id} has no version that can run"));
+    };
+    if target.outdates(container, claim.version) {
+        return Err(format!(
+            "the update to version {} replaces {slot}; `dokkaa rollout status {id}` says when",
+            target.rev()
+        ));
+    }
+    rollout.restart.insert(number, claim.instance.clone());
+    Ok(rollout)
 }
 
 fn is_placed(snapshot: &Snapshot, container: &ContainerView, number: u32, view: &SlotView) -> bool {
@@ -60,6 +111,10 @@ fn tidied(snapshot: &Snapshot, container: &ContainerView, mut rollout: Rollout) 
         view.is_some_and(|view| is_placed(snapshot, container, *number, view))
     };
     rollout.updating.retain(is_placed);
+    rollout.restart.retain(|number, goes| {
+        let claim = container.claim(*number);
+        rollout.updating.contains(number) || claim.is_some_and(|claim| claim.instance == *goes)
+    });
     rollout
         .failures
         .retain(|number| container.is_wanted(*number));
@@ -147,6 +202,7 @@ pub(crate) fn settled(
     let known = mark(container)?;
     let is_newest = Target::of(container)?.rev() == known.version;
     let mut rollout = known.value.clone();
+    let was_restarted = rollout.restart.remove(&slot.slot).is_some();
     let policy = policy(container);
     if is_newest && policy.on_failure != OnFailure::Rollback && rollout.failures.remove(&slot.slot)
     {
@@ -155,7 +211,8 @@ pub(crate) fn settled(
         return written(snapshot, container, &slot.container, rollout);
     }
     if !rollout.updating.remove(&slot.slot) {
-        return None;
+        let over = || written(snapshot, container, &slot.container, rollout);
+        return was_restarted.then(over).flatten();
     }
     let at = ready_since + policy.monitor + policy.delay;
     if now < at {
@@ -178,7 +235,8 @@ pub(crate) struct Failed<'a> {
 }
 
 /// Notes a failure of an instance that has not proven itself; with too many of them the update is halted. It is none
-/// without an older version to stay with, and what slots stay with, or go back to, does not fail in its turn.
+/// without an older version to stay with, what slots stay with, or go back to, does not fail in its turn, and a restart
+/// says nothing about the version.
 pub(crate) fn failed(
     snapshot: &Snapshot,
     container: &ContainerView,
@@ -197,6 +255,7 @@ pub(crate) fn failed(
         || rollout.version != target.rev()
         || target.outdates(container, failed.version)
         || rollout.failed
+        || rollout.restart.contains_key(&slot.slot)
         || !rollout.failures.insert(slot.slot)
     {
         return None;

@@ -74,10 +74,14 @@ pub(super) fn update_row(view: &ContainerView, mut rollout: Rollout) -> Option<U
     let is_there = |slot: &u32| view.is_wanted(*slot) && has_owner(slot);
     rollout.updating.retain(is_there);
     rollout.failures.retain(|slot| view.is_wanted(*slot));
+    rollout
+        .restart
+        .retain(|slot, _| update::is_restarting(view, *slot));
     (!rollout.is_over()).then(|| UpdateRow {
         version: rollout.version.0,
         updating: rollout.updating.into_iter().collect(),
         failures: rollout.failures.into_iter().collect(),
+        restart: rollout.restart.into_keys().collect(),
         halted: rollout.failed,
         paused: rollout.paused,
         slot: rollout.slot,

@@ -64,6 +64,7 @@ pub fn router(api: Api) -> Router {
         .route("/plan", post(plan::post))
         .route("/versions/{app}/{container}", get(versions::history))
         .route("/rollout/{app}/{container}", put(versions::pause))
+        .route("/restart/{app}/{container}/{slot}", put(versions::restart))
         .route("/events", get(events::events))
         .route("/logs/{app}", get(logs::logs))
         .route("/logs/{app}/{container}", get(logs::logs))

@@ -11,6 +11,7 @@ use manifests::manifest::Service;
 use manifests::{ContainerId, HostName, ServiceName, SlotId};
 use model::address::is_global;
 use model::directory::reached_at;
+use model::records::Rollout;
 use model::records::{Availability, Claim, HostState, Phase, Progress, Status};
 use model::snapshot::{ContainerView, Desired, SlotView};
 use planner::placement;
@@ -154,8 +155,8 @@ fn claimed_row(
     let manifest = view.manifest_of(claim.version);
     row.image = manifest.map(|manifest| manifest.image.clone());
     row.surplus = !view.is_wanted(number);
-    row.outdated =
-        !row.surplus && Target::of(view).is_some_and(|target| target.outdates(view, claim.version));
+    let is_updated = Target::of(view).is_some_and(|target| target.outdates(view, claim.version));
+    row.outdated = !row.surplus && (is_updated || update::is_restarting(view, number));
 
     let state = slot.current_state();
     if let Some(state) = state {
@@ -302,7 +303,22 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
         return None;
     }
     let target = Target::of(view)?;
-    Some(match update::rollout(view) {
+    let rollout = update::rollout(view);
+    let is_begun = |rollout: &Rollout| {
+        row.slot
+            .is_some_and(|slot| rollout.updating.contains(&slot))
+    };
+    if update::is_restarting(view, row.slot?) {
+        return Some(match rollout {
+            Some(rollout) if is_begun(&rollout) => "being restarted".to_owned(),
+            Some(rollout) if rollout.paused => format!(
+                "its restart waits, since the update is paused: `dokkaa rollout resume {}/{}` goes on",
+                row.app, row.container
+            ),
+            _ => "waiting for its turn to restart".to_owned(),
+        });
+    }
+    Some(match rollout {
         Some(rollout) if target.was_given_up(view) => {
             let back = rollout::back_to(view).map(|version| version.0);
             let how = match back {
@@ -315,7 +331,7 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
                 rollout.slot, rollout.reason
             )
         }
-        Some(rollout) if rollout.updating.contains(&row.slot?) => "being updated".to_owned(),
+        Some(rollout) if is_begun(&rollout) => "being updated".to_owned(),
         Some(rollout) if rollout.paused => format!(
             "the update is paused: `dokkaa rollout resume {}/{}` goes on",
             row.app, row.container

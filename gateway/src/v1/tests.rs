@@ -431,6 +431,53 @@ async fn an_update_is_paused_and_resumed_as_it_is_in_etcd() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
+#[tokio::test]
+async fn one_slot_is_restarted() {
+    let api = alone();
+    two_slots(&api.agent);
+    let mark = || {
+        let view = api.agent.view().unwrap().snapshot;
+        let rollout = view.containers.get(&web()).unwrap().rollout.clone();
+        rollout.map(|rollout| rollout.value.restart)
+    };
+    let (status, body) = api.send("PUT", "/restart/shop/web/2", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    let error = body["error"].as_str().unwrap();
+    assert_eq!(error, "shop/web has no slot 2; it has 0, 1");
+    let (status, _) = api.send("PUT", "/restart/shop/none/0", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(mark(), None);
+
+    let (status, body) = api.send("PUT", "/restart/shop/web/0", "").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let goes = body["instance"].as_str().unwrap();
+    let restart = mark().unwrap();
+    assert_eq!((restart.len(), restart[&0].as_str()), (1, goes));
+    let rows = api.get("/slots?app=shop&container=web").await;
+    assert_eq!(rows["containers"][0]["update"]["restart"], json!([0]));
+    assert_eq!(rows["slots"][0]["outdated"], true);
+    assert_ne!(rows["slots"][1]["outdated"], true);
+
+    // What an update replaces needs none.
+    api.agent
+        .put(&Key::Manifest(web()), br#"{"image": "b", "scale": 2}"#);
+    let (status, body) = api.send("PUT", "/restart/shop/web/0", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(
+        body["error"]
+            .as_str()
+            .unwrap()
+            .contains("replaces shop/web/0")
+    );
+    api.agent.put(
+        &Key::Manifest(web()),
+        br#"{"image": "b", "scale": 2, "stopped": true}"#,
+    );
+    let (status, body) = api.send("PUT", "/restart/shop/web/0", "").await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(body["error"].as_str().unwrap().contains("is stopped"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_etcd_the_last_view_is_shown_and_said_to_be_old() {
     let api = alone();

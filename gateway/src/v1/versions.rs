@@ -1,5 +1,5 @@
-//! `versions`: what a container ran, and can be given back; `rollout`: the pause of an update. Both on etcd itself, at one
-//! revision.
+//! `versions`: what a container ran, and can be given back; `rollout`: the pause of an update; `restart`: of one slot. All on
+//! etcd itself, at one revision.
 
 use axum::Json;
 use axum::extract::State;
@@ -16,7 +16,7 @@ use store::{Compare, Op, OpReply, Txn};
 use super::api::Api;
 use super::containers::update_row;
 use super::reply::{ApiFailure, ApiResult, JsonBody, PathParams};
-use super::types::{History, UpdateRow, VersionRow, WantedRollout};
+use super::types::{History, SlotRestart, UpdateRow, VersionRow, WantedRollout};
 
 /// Attempts of a compare-and-swap: owners write the same key.
 const ATTEMPTS: usize = 10;
@@ -118,6 +118,47 @@ pub(super) async fn pause(
     Err(ApiFailure::changed())
 }
 
+/// `PUT restart/<app>/<container>/<slot>`: another instance of the version that it runs.
+pub(super) async fn restart(
+    State(api): State<Api>,
+    PathParams((app, container, number)): PathParams<(AppName, ContainerName, u32)>,
+) -> ApiResult<SlotRestart> {
+    let id = ContainerId::new(app, container);
+    let slot = id.slot(number);
+    for _ in 0..ATTEMPTS {
+        let read = Read::now(&api, &id).await?;
+        let view = read.view(&id);
+        let manifest = view.and_then(|view| view.manifest.as_ref());
+        let (Some(view), Some(manifest)) = (view, manifest) else {
+            return Err(ApiFailure::no_container(&id));
+        };
+        let after = update::restart(view, &slot).map_err(ApiFailure::conflict)?;
+        let claim = view
+            .claim(number)
+            .ok_or_else(|| ApiFailure::no_slot(&slot))?;
+        let key = Key::Rollout(id.clone());
+        let guards = vec![
+            Compare::modified(Key::Manifest(id.clone()), manifest.modified),
+            Compare::modified(Key::Claim(slot.clone()), claim.modified),
+            Compare::modified(&key, mod_rev(view.rollout.as_ref())),
+        ];
+        let paused = after.paused;
+        let txn = Txn::new(guards, vec![Op::put_json(&key, &after)]);
+        let reply = api.txn(txn).await?;
+        if reply.succeeded {
+            return Ok(Json(SlotRestart {
+                slot,
+                host: claim.host.clone(),
+                instance: claim.instance.clone(),
+                paused,
+                manifest: manifest.modified.0,
+                revision: reply.revision,
+            }));
+        }
+    }
+    Err(ApiFailure::changed())
+}
+
 fn paused_of(id: &ContainerId, view: &ContainerView, now: Rollout) -> Result<Rollout, String> {
     let version = now.version;
     let target = Target::of(view);
@@ -154,6 +195,7 @@ fn resumed(id: &ContainerId, now: Rollout) -> Result<Rollout, String> {
     }
     Ok(Rollout {
         updating: now.updating,
+        restart: now.restart,
         ..Rollout::to(now.version)
     })
 }

@@ -63,7 +63,7 @@ fn bad(name: &str, fault: &Fault, scale: usize, on_failure: &str) -> Value {
         // Long enough to be found ready, and not to take the place of the old one.
         "dies" => {
             let serve = serve("bad").replace("exec httpd -f", "httpd");
-            format!("{serve} && sleep 0.5; echo ready and gone; exit 9")
+            format!("{serve} && sleep 0.2; echo ready and gone; exit 9")
         }
         _ => "echo deep in thought; exec sleep 1000".to_owned(),
     };

@@ -191,6 +191,17 @@ fn a_container_is_taken_back_restarted_stopped_and_started() {
     assert!(after.iter().all(|id| !before.contains(id)), "{after:?}");
     assert_eq!(rollout(&app), None, "every slot has proven itself");
 
+    let before = after;
+    said(&["restart", "verbs/web", "--slot", "1", "--wait"], 0);
+    app.ready("web", 2);
+    let after = app.ids("web");
+    assert_eq!(after[0], before[0], "slot 0 was not touched");
+    assert_ne!(after[1], before[1]);
+    assert_eq!(rollout(&app), None);
+    let ran = said(&["restart", "verbs/web", "--slot", "2"], 1);
+    assert!(ran.stderr.contains("has no slot 2; it has 0, 1"), "{ran}");
+    assert_eq!(rollout(&app), None);
+
     said(&["stop", "verbs", "--wait"], 0);
     wait_for("its end", CAP, || {
         let left = app.ids("web");

@@ -226,6 +226,15 @@ impl<'a> Ctx<'a> {
         )
     }
 
+    /// Another instance takes the place of the claimed one: of another version, or the slot is restarted.
+    pub(super) fn is_outdated(&self, target: &Target<'_>) -> bool {
+        target.outdates(self.container, self.claim.version) || self.is_restarting()
+    }
+
+    pub(super) fn is_restarting(&self) -> bool {
+        update::is_restarting(self.container, self.slot.slot)
+    }
+
     pub(super) fn others_ready(&self) -> bool {
         self.container
             .slots

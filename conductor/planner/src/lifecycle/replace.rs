@@ -11,6 +11,7 @@ use manifests::update::Order;
 use super::ctx::{Ctx, Decision};
 use super::start::{prepare, resolve, start, why_ended};
 use crate::output::Notes;
+use crate::retire::stop_timeout;
 use crate::rollout::Target;
 use crate::update;
 use crate::update::Turn;
@@ -44,15 +45,22 @@ pub(super) fn made<'a>(ctx: &Ctx<'a>, target: &Target<'_>) -> Option<&'a Observe
             && !ctx.surroundings_changed(c)
             && !ctx.instance(c).is_some_and(|m| m.stop_requested)
     };
-    let mut others = ctx
-        .containers
-        .iter()
-        .copied()
-        .filter(|c| c.owner.instance != ctx.claim.instance && !ctx.must_recreate(c));
+    // What a restart has replaced before is no other instance to restart with.
+    let is_former = |c: &ObservedContainer| ctx.is_restarting() && is_former(ctx, c);
+    let mut others = ctx.containers.iter().copied().filter(|c| {
+        c.owner.instance != ctx.claim.instance && !ctx.must_recreate(c) && !is_former(c)
+    });
     others
         .clone()
         .find(|c| is_noted(c))
         .or_else(|| others.find(|c| will_do(c)))
+}
+
+/// It was made before the claimed one.
+fn is_former(ctx: &Ctx<'_>, container: &ObservedContainer) -> bool {
+    let mut all = ctx.containers.iter();
+    let claimed = all.find(|c| c.owner.instance == ctx.claim.instance);
+    claimed.is_some_and(|claimed| container.created_at < claimed.created_at)
 }
 
 /// Replaces a running or ended instance that is outdated or has to be made anew; none if it is neither, or may not be
@@ -73,6 +81,13 @@ pub(super) fn replacement(
         .view
         .current_state()
         .is_some_and(|s| s.state == Phase::Ready);
+    let mut former = ctx.containers.iter().filter(|c| is_former(ctx, c));
+    if ctx.is_restarting()
+        && let Some(former) = former.find(|c| c.running().is_some())
+    {
+        let waits = Waiting::FormerContainer(stop_timeout(former, Some(ctx.container)));
+        return Some(Decision::new(Progress::Outdated, Some(waits)));
+    }
     if outdated {
         match update::turn(ctx.inputs.snapshot, ctx.container, ctx.slot, target) {
             Turn::Now => {}

@@ -304,7 +304,7 @@ pub(super) fn running(
         decision = ctx.with_state(current, phase, decision);
     }
     if phase == Some(Phase::Ready) {
-        let outdated = target.outdates(ctx.container, ctx.claim.version);
+        let outdated = ctx.is_outdated(target);
         decision.shared = ctx.settled(current, outdated, notes);
         let manifest = ctx.container.manifest_of(ctx.claim.version);
         decision.reason = manifest

@@ -98,6 +98,11 @@ fn an_update_that_fails_is_taken_back() {
 }
 
 #[test]
+fn one_slot_is_restarted() {
+    notebook("restart-slot");
+}
+
+#[test]
 fn a_put_without_a_change_redeploys_what_is_always_pulled() {
     notebook("redeploy");
 }

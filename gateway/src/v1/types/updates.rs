@@ -1,6 +1,6 @@
 //! Versions of a container, and the update to the newest.
 
-use manifests::{AppName, ContainerId, ContainerName};
+use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, SlotId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -60,6 +60,24 @@ pub struct WantedRollout {
     pub paused: bool,
 }
 
+/// `PUT restart/<app>/<container>/<slot>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotRestart {
+    /// The slot.
+    pub slot: SlotId,
+    /// The host that has it.
+    pub host: HostName,
+    /// The instance that goes.
+    pub instance: InstanceId,
+    /// It waits until the update, which is paused, goes on.
+    #[serde(default)]
+    pub paused: bool,
+    /// Revision of the manifest.
+    pub manifest: i64,
+    /// Revision at which this was written.
+    pub revision: i64,
+}
+
 /// The update of a container to a version.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateRow {
@@ -71,6 +89,9 @@ pub struct UpdateRow {
     /// Slots that have failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<u32>,
+    /// Slots that get another instance of the version that they run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<u32>,
     /// More slots have failed than may: no further one is updated.
     #[serde(default)]
     pub halted: bool,
