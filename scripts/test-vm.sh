@@ -172,6 +172,16 @@ END
 within 180 'dokkaa why lab/hungry | grep "out of memory (limit 16m)"'
 vm 'dokkaa rm lab/hungry --yes'
 
+# === a restart of the agent ===
+
+note "a restart of the agent"
+vm 'stored() { systemctl show -P NFileDescriptorStore dokkaa; }
+    before=$(stored)
+    [ "$before" -gt 0 ]
+    systemctl restart dokkaa
+    journalctl -u dokkaa -o cat | grep "took over the agent.s sockets"
+    [ "$(stored)" = "$before" ]'
+
 # === the machine's own names, and its packet filter ===
 
 note "names by systemd-resolved"

@@ -2,7 +2,8 @@
 //!
 //! Half-close and reset are passed on. Buffers are large, for throughput, and
 //! belong to the thread: an idle connection holds none. There is no time-out;
-//! keepalive detects dead peers.
+//! keepalive detects dead peers. Copying may be given up at any moment and go on
+//! from there, in another process too: what was read and not sent is kept.
 
 use std::cell::RefCell;
 use std::io;
@@ -34,10 +35,40 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
+/// How far both directions are.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Flows {
+    /// From the client to the server.
+    pub(crate) up: Flow,
+    /// From the server to the client.
+    pub(crate) down: Flow,
+}
+
+/// How far one direction is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Bytes that were read and are to be sent.
+    Open(Vec<u8>),
+    /// Its end was passed on.
+    Ended,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self::Open(Vec::new())
+    }
+}
+
 /// Ends when both sides have finished sending, or with the error that broke one of them.
-pub(crate) async fn carry(client: &TcpStream, server: &TcpStream) -> io::Result<()> {
-    let mut up = pin!(pump(client, server));
-    let mut down = pin!(pump(server, client));
+///
+/// When it is dropped, `flows` says where to go on.
+pub(crate) async fn carry(
+    client: &TcpStream,
+    server: &TcpStream,
+    flows: &mut Flows,
+) -> io::Result<()> {
+    let mut up = pin!(pump(client, server, &mut flows.up));
+    let mut down = pin!(pump(server, client, &mut flows.down));
     // A side that has finished sending is not read any more: only an error shows that it is gone.
     tokio::select! {
         ended = &mut up => {
@@ -69,14 +100,21 @@ pub(crate) async fn broken(stream: &TcpStream) -> io::Error {
 }
 
 /// One direction, to its end of data.
-async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
+async fn pump(from: &TcpStream, to: &TcpStream, flow: &mut Flow) -> io::Result<()> {
+    let Flow::Open(unsent) = flow else {
+        return Ok(());
+    };
+    if !unsent.is_empty() {
+        let first = std::mem::take(unsent);
+        send(&first, from, to, unsent).await?;
+    }
     let mut moved = 0;
     loop {
         from.readable().await?;
         let mut chunk = Chunk::take();
         match from.try_read(&mut chunk) {
-            Ok(0) => return end(to),
-            Ok(length) => send(&chunk[..length], from, to).await?,
+            Ok(0) => break,
+            Ok(length) => send(&chunk[..length], from, to, unsent).await?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 moved = 0;
                 continue;
@@ -90,6 +128,9 @@ async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
             tokio::task::yield_now().await;
         }
     }
+    end(to)?;
+    *flow = Flow::Ended;
+    Ok(())
 }
 
 /// Passes a half-close on.
@@ -101,10 +142,17 @@ fn end(to: &TcpStream) -> io::Result<()> {
     }
 }
 
-async fn send(mut data: &[u8], from: &TcpStream, to: &TcpStream) -> io::Result<()> {
-    while !data.is_empty() {
-        match to.try_write(data) {
-            Ok(length) => data = &data[length..],
+/// Sends all of it; dropped before, it leaves the rest in `unsent`.
+async fn send(
+    data: &[u8],
+    from: &TcpStream,
+    to: &TcpStream,
+    unsent: &mut Vec<u8>,
+) -> io::Result<()> {
+    let mut rest = Rest { data, unsent };
+    while !rest.data.is_empty() {
+        match to.try_write(rest.data) {
+            Ok(length) => rest.data = &rest.data[length..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::select! {
                     writable = to.writable() => writable?,
@@ -115,6 +163,18 @@ async fn send(mut data: &[u8], from: &TcpStream, to: &TcpStream) -> io::Result<(
         }
     }
     Ok(())
+}
+
+/// What is still to be sent of a chunk.
+struct Rest<'a> {
+    data: &'a [u8],
+    unsent: &'a mut Vec<u8>,
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.unsent.extend_from_slice(self.data);
+    }
 }
 
 /// A buffer that returns to its thread when dropped.

@@ -8,9 +8,11 @@
 //!
 //! No failure is fatal: a port that is taken is a [`listen::Problem`], shown
 //! and retried. There is no idle time-out. When the agent stops, its link
-//! connections are reset, so that no client takes half an answer for a whole.
+//! connections are handed over to the next one, or reset: no client takes half
+//! an answer for a whole.
 
 mod carry;
+mod connection;
 mod failing;
 mod loads;
 mod outcome;
@@ -18,6 +20,7 @@ mod proxy;
 mod start;
 pub mod table;
 
+pub use connection::Connection;
 pub use failing::{FailedConnects, WINDOW as FAILURES_COUNT};
 pub use loads::Loads;
 pub use outcome::{Counters, Failure, Failures};

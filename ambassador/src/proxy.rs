@@ -1,21 +1,24 @@
 //! One connection: resolved, connected and carried.
 //!
 //! Every connection counts as exactly one of ok, refused and failed. A refused
-//! or failed one is reset, as if nobody listened.
+//! or failed one is reset, as if nobody listened. One that is resumed was counted
+//! by the agent before.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use listen::LogThrottle;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::carry;
+use crate::carry::{self, Flows};
+use crate::connection::{Connection, Server, unpark};
 use crate::failing::FailedConnects;
 use crate::loads::{Loads, Open};
 use crate::outcome::{Counters, Failure, Failures};
@@ -23,6 +26,8 @@ use crate::table::{Reason, Refusal, Route, Tables};
 
 /// Endpoints that one connection tries at most.
 const TRIES: usize = 4;
+/// Time for which a connection that had no endpoint yet waits for the tables of this agent.
+const TABLES: Duration = Duration::from_secs(10);
 
 /// State shared by all connections.
 #[derive(Debug)]
@@ -36,23 +41,38 @@ pub(crate) struct Proxy {
     pub(crate) failed_connects: Arc<FailedConnects>,
     pub(crate) loads: Arc<Loads>,
     pub(crate) log: Mutex<LogThrottle<(IpAddr, u16)>>,
+    pub(crate) ending: Ending,
+}
+
+/// The end of all connections.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    /// Nothing is accepted or carried any more.
+    pub(crate) stop: CancellationToken,
+    /// Connections are reset; `stop` is cancelled with it.
+    pub(crate) reset: CancellationToken,
+    /// Connections that were open at the stop, unless they are reset.
+    pub(crate) left: Mutex<Vec<Connection>>,
+}
+
+/// A connection that is carried.
+struct Carried {
+    client: TcpStream,
+    port: u16,
+    server: TcpStream,
+    target: SocketAddr,
+    flows: Flows,
 }
 
 /// Result of connecting to an endpoint.
 enum Reached {
-    Server(TcpStream, Open),
+    Server(TcpStream, SocketAddr, Open),
     Failed(Route, String),
 }
 
 impl Proxy {
     /// Serves one connection to its end, or until the agent stops.
-    pub(crate) async fn serve(
-        &self,
-        client: TcpStream,
-        from: SocketAddr,
-        port: u16,
-        stop: &CancellationToken,
-    ) {
+    pub(crate) async fn serve(&self, client: TcpStream, from: SocketAddr, port: u16) {
         let caller = from.ip().to_canonical();
         if let Err(error) = carry::prepare(&client) {
             debug!(%caller, port, %error, "caller disconnected");
@@ -64,21 +84,19 @@ impl Proxy {
                 debug!(%caller, port, "caller disconnected");
                 return;
             }
-            () = stop.cancelled() => return listen::reset(client),
+            () = self.ending.stop.cancelled() => return self.leave(client, port, None),
         };
         match reached {
-            Ok(Reached::Server(server, _open)) => {
+            Ok(Reached::Server(server, target, open)) => {
                 count(&self.counters.ok);
-                let _now = Gauge::up(&self.counters.open);
-                let ended = tokio::select! {
-                    ended = carry::carry(&client, &server) => ended,
-                    () = stop.cancelled() => Err(std::io::ErrorKind::Interrupted.into()),
+                let carried = Carried {
+                    client,
+                    port,
+                    server,
+                    target,
+                    flows: Flows::default(),
                 };
-                if let Err(error) = ended {
-                    debug!(%caller, port, %error, "connection lost");
-                    listen::reset(client);
-                    listen::reset(server);
-                }
+                self.carry(carried, caller, open).await;
             }
             Ok(Reached::Failed(route, reason)) => {
                 count(&self.counters.failed);
@@ -97,6 +115,81 @@ impl Proxy {
         }
     }
 
+    /// Goes on with a connection of the agent before; `bound` has its port once there are tables.
+    pub(crate) async fn resume(
+        &self,
+        connection: Connection,
+        from: SocketAddr,
+        bound: watch::Receiver<BTreeMap<u16, SocketAddr>>,
+    ) {
+        let Connection {
+            client,
+            port,
+            server,
+        } = connection;
+        // Dropped on an error, which only a connection gives that is broken.
+        let Ok(client) = unpark(client) else { return };
+        let Some(server) = server else {
+            tokio::select! {
+                () = is_bound(bound, port) => self.serve(client, from, port).await,
+                _ = carry::broken(&client) => {}
+                () = self.ending.stop.cancelled() => self.leave(client, port, None),
+            }
+            return;
+        };
+        let Server {
+            stream,
+            target,
+            flows,
+        } = server;
+        let Ok(server) = unpark(stream) else {
+            return listen::reset(client);
+        };
+        let carried = Carried {
+            client,
+            port,
+            server,
+            target,
+            flows,
+        };
+        let open = self.loads.open_one(target);
+        self.carry(carried, from.ip().to_canonical(), open).await;
+    }
+
+    /// Carries a connection to its end, or until the agent stops.
+    async fn carry(&self, carried: Carried, caller: IpAddr, _open: Open) {
+        let _now = Gauge::up(&self.counters.open);
+        let Carried {
+            client,
+            port,
+            server,
+            target,
+            mut flows,
+        } = carried;
+        let ended = tokio::select! {
+            ended = carry::carry(&client, &server, &mut flows) => ended,
+            () = self.ending.stop.cancelled() => {
+                return self.leave(client, port, Some((server, target, flows)));
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%caller, port, %error, "connection lost");
+            listen::reset(client);
+            listen::reset(server);
+        }
+    }
+
+    /// Leaves a connection to the next agent, or resets it.
+    fn leave(&self, client: TcpStream, port: u16, server: Option<(TcpStream, SocketAddr, Flows)>) {
+        // It fails on a connection that is broken already.
+        let Ok(connection) = Connection::new(client, port, server) else {
+            return;
+        };
+        if !self.ending.reset.is_cancelled() {
+            self.ending.left().push(connection);
+        }
+    }
+
     async fn reach(&self, caller: IpAddr, port: u16) -> Result<Reached, Refusal> {
         let route = self.admit(caller, port).await?;
         let order = self
@@ -109,7 +202,7 @@ impl Proxy {
                 Ok(server) => {
                     self.loads.answered(target);
                     self.failed_connects.answered(target.ip());
-                    return Ok(Reached::Server(server, open));
+                    return Ok(Reached::Server(server, target, open));
                 }
                 Err(error) => {
                     let now = Instant::now();
@@ -197,6 +290,18 @@ impl Proxy {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.pass((caller, port), Instant::now())
     }
+}
+
+impl Ending {
+    pub(crate) fn left(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until a port is bound, but not for ever.
+async fn is_bound(mut bound: watch::Receiver<BTreeMap<u16, SocketAddr>>, port: u16) {
+    let is_bound = bound.wait_for(|bound| bound.contains_key(&port));
+    let _ = tokio::time::timeout(TABLES, is_bound).await;
 }
 
 fn count(counter: &AtomicU64) {

@@ -1,30 +1,38 @@
 //! The listeners: one for each port that a caller has a link on.
 //!
 //! Listeners are added as links appear, and stay; there are at most as many as
-//! a container may have links. Each is bound and retried by itself.
+//! a container may have links. Each is bound and retried by itself. Those of the
+//! agent before are taken over: what has connected meanwhile waits in their queue
+//! until there are tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use listen::{Accepted, Acceptor, BIND_RETRY, Limiter, Limits, LogThrottle, Problem, WhenFull};
+use listen::{
+    Accepted, Acceptor, BIND_RETRY, Binder, Limiter, Limits, LogThrottle, Problem, WhenFull,
+};
 use manifests::env::MAX_LINKS;
+use manifests::manifest::Protocol;
 use model::backoff::Exponential;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::connection::Connection;
 use crate::failing::FailedConnects;
 use crate::loads::Loads;
 use crate::outcome::{Counters, Failures};
-use crate::proxy::Proxy;
+use crate::proxy::{Ending, Proxy};
 use crate::table::{self, Tables};
 
 /// Interval between log lines of one caller and port.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Time for all connections to leave their tasks, which do not wait for anything.
+const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// Choice of the port that is bound for a link port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +56,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Limits of connections, in all and per caller.
     pub limits: Limits,
+    /// Where the listeners come from.
+    pub binder: Binder,
 }
 
 impl Config {
@@ -63,6 +73,7 @@ impl Config {
                 all: 1_024,
                 per_source: 256,
             },
+            binder: Binder::default(),
         }
     }
 }
@@ -87,6 +98,9 @@ pub struct Handle {
     /// Open connections by endpoint.
     pub loads: Arc<Loads>,
     addr: watch::Sender<IpAddr>,
+    proxy: Arc<Proxy>,
+    limiter: Limiter,
+    tasks: TaskTracker,
     task: JoinHandle<()>,
 }
 
@@ -95,6 +109,36 @@ impl Handle {
     pub fn listen_at(&self, addr: IpAddr) {
         self.addr
             .send_if_modified(|before| std::mem::replace(before, addr) != addr);
+    }
+
+    /// Goes on with connections that another ambassador has handed over. They count for the limits.
+    pub fn resume(&self, connections: Vec<Connection>) {
+        for connection in connections {
+            // Its client is gone: the endpoint's side is reset with it.
+            let Ok(peer) = connection.client.peer_addr() else {
+                continue;
+            };
+            let permit = match self.limiter.acquire(peer.ip(), Instant::now()) {
+                Ok(permit) => permit,
+                Err(reason) => {
+                    debug!(%peer, %reason, "connection not resumed");
+                    continue;
+                }
+            };
+            let (proxy, bound) = (Arc::clone(&self.proxy), self.addresses.clone());
+            self.tasks.spawn(async move {
+                proxy.resume(connection, peer, bound).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// Stops to accept and to carry, and returns what was open. It is reset if it is dropped.
+    pub async fn hand_over(&self) -> Vec<Connection> {
+        self.proxy.ending.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(HAND_OVER, self.tasks.wait()).await;
+        std::mem::take(&mut *self.proxy.ending.left())
     }
 
     /// Waits for the end, after the shutdown was cancelled.
@@ -121,7 +165,13 @@ impl Ambassador {
             failed_connects: Arc::default(),
             loads: Arc::default(),
             log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
+            ending: Ending {
+                stop: shutdown.child_token(),
+                reset: shutdown,
+                left: Mutex::default(),
+            },
         });
+        let (limiter, tasks) = (Limiter::new(config.limits), TaskTracker::new());
         let addresses = watch::Sender::new(BTreeMap::new());
         let problems = watch::Sender::new(Vec::new());
         let addr = watch::Sender::new(config.addr);
@@ -133,17 +183,20 @@ impl Ambassador {
             failures: Arc::clone(&proxy.failures),
             failed_connects: Arc::clone(&proxy.failed_connects),
             loads: Arc::clone(&proxy.loads),
+            proxy: Arc::clone(&proxy),
+            limiter: limiter.clone(),
+            tasks: tasks.clone(),
             task: tokio::spawn(
                 Listeners {
-                    limiter: Limiter::new(config.limits),
+                    binder: config.binder,
+                    limiter,
                     ports: config.ports,
                     addr: addr.subscribe(),
-                    open: shutdown.child_token(),
+                    open: proxy.ending.stop.child_token(),
                     proxy,
                     addresses,
                     problems,
-                    tasks: TaskTracker::new(),
-                    shutdown,
+                    tasks,
                 }
                 .run(),
             ),
@@ -152,6 +205,7 @@ impl Ambassador {
 }
 
 struct Listeners {
+    binder: Binder,
     ports: Ports,
     addr: watch::Receiver<IpAddr>,
     /// Stops the listeners at the current address.
@@ -161,7 +215,6 @@ struct Listeners {
     addresses: watch::Sender<BTreeMap<u16, SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
     tasks: TaskTracker,
-    shutdown: CancellationToken,
 }
 
 impl Listeners {
@@ -180,13 +233,15 @@ impl Listeners {
                 warn!(%problem, "link listener failed; retrying");
             });
             tokio::select! {
-                () = self.shutdown.cancelled() => break,
+                () = self.proxy.ending.stop.cancelled() => break,
                 _ = changed.changed() => retry.reset(),
                 Ok(()) = self.addr.changed() => {
                     retry.reset();
                     self.open.cancel();
-                    self.open = self.shutdown.child_token();
-                    self.addresses.send_modify(BTreeMap::clear);
+                    self.open = self.proxy.ending.stop.child_token();
+                    for addr in self.addresses.send_replace(BTreeMap::new()).into_values() {
+                        self.binder.release(addr, Protocol::Tcp).await;
+                    }
                 }
                 () = tokio::time::sleep(retry.wait()), if again => {}
             }
@@ -221,7 +276,7 @@ impl Listeners {
                 Ports::Ephemeral => 0,
             };
             let addr = SocketAddr::new(at, port);
-            match listen::bind_tcp(addr).await {
+            match self.binder.tcp(addr).await {
                 Ok(listener) => {
                     let addr = listener.local_addr().unwrap_or(addr);
                     info!(%addr, "link listener started");
@@ -234,7 +289,6 @@ impl Listeners {
                         link,
                         self.tasks.clone(),
                         self.open.clone(),
-                        self.shutdown.clone(),
                     ));
                 }
                 Err(problem) => problems.push(problem),
@@ -250,17 +304,16 @@ async fn accept(
     link: u16,
     tasks: TaskTracker,
     open: CancellationToken,
-    shutdown: CancellationToken,
 ) {
     let carry = |accepted| {
-        let (proxy, shutdown) = (Arc::clone(&proxy), shutdown.clone());
+        let proxy = Arc::clone(&proxy);
         tasks.track_future(async move {
             let Accepted {
                 stream,
                 peer,
                 permit,
             } = accepted;
-            proxy.serve(stream, peer, link, &shutdown).await;
+            proxy.serve(stream, peer, link).await;
             drop(permit);
         })
     };

@@ -3,7 +3,7 @@
 //! Order of the start: state directory, listeners, engine, then everything at
 //! once, on the saved view; the host joins the cluster behind that. Only a first
 //! start, which knows no cluster yet, waits for etcd. Order of the stop: the
-//! conductor, then the record, then the rest; containers run on.
+//! conductor, the links, the rest, then the record; containers run on.
 
 mod api;
 pub(crate) mod condition;
@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod handle;
 mod images;
+mod inheritance;
 mod join;
 mod leaving;
 mod listeners;
@@ -38,6 +39,7 @@ use engine::{DockerEngine, Engine};
 use model::records::Cluster;
 use store::host::{StateDir, Stop, Stopped};
 use store::view::{ViewInputs, ViewOptions, run_view, updates};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -49,6 +51,7 @@ use api::Served;
 use condition::{Condition, follow_alarm};
 use docker::DockerStart;
 pub(crate) use error::Misconfigured;
+pub(crate) use inheritance::Inheritance;
 use join::{Ended, Join};
 use leaving::Leaving;
 use listeners::{Listeners, addresses};
@@ -56,6 +59,8 @@ use network::host_ip;
 use parts::{Parts, Tasks};
 use signals::{Signal, Signals};
 
+/// How long containers wait for the saved view. Other names than the cluster's are answered without one.
+const FIRST_VIEW: Duration = Duration::from_secs(5);
 /// How long the API may take to finish what it answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 /// Time from the signal to the exit, however slow etcd and API clients are.
@@ -66,6 +71,7 @@ const RECORD_WRITTEN: Duration = Duration::from_millis(300);
 /// Runs the agent until a signal ends it. `waits` is told what its start waits for, if that takes long. `ready` is told what was bound once all is up.
 pub(crate) async fn run(
     mut config: AgentConfig,
+    inheritance: Inheritance,
     waits: impl Fn(&str) + Send,
     ready: impl FnOnce(Bound) + Send,
 ) -> anyhow::Result<ExitCode> {
@@ -82,7 +88,7 @@ pub(crate) async fn run(
     let dir = Arc::new(StateDir::open(&config.state_dir).map_err(Misconfigured::by)?);
     let shares = Shares::of(limits::raise_open_files());
     let condition = Arc::new(Condition::new(&config));
-    let mut listeners = Listeners::open(&config, shares, &condition).await?;
+    let mut listeners = Listeners::open(&config, &inheritance.binder, shares, &condition).await?;
 
     let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker));
     let known = dir.cluster().map(|cluster| cluster.id);
@@ -113,6 +119,7 @@ pub(crate) async fn run(
         join,
         shares,
         condition,
+        inheritance,
     };
     let agent = Running::start(config, dir, start, cluster).await?;
     let mut status = agent.host.status();
@@ -143,6 +150,7 @@ struct Start {
     join: Join,
     shares: Shares,
     condition: Arc<Condition>,
+    inheritance: Inheritance,
 }
 
 /// The agent at work.
@@ -152,6 +160,8 @@ struct Running {
     restart_grace: Duration,
     work: CancellationToken,
     conductor: tokio::task::JoinHandle<()>,
+    links: Arc<ambassador::Handle>,
+    inheritance: Inheritance,
     tasks: Tasks,
 }
 
@@ -168,6 +178,7 @@ impl Running {
             join,
             shares,
             condition,
+            mut inheritance,
         } = start;
         let mut tasks = listeners.tasks;
         let (journal, writer) = Journal::open(dir.path());
@@ -194,6 +205,15 @@ impl Running {
         let (kv, own_etcd) = (parts.kv.clone(), parts.config.own_etcd);
         let alarms = published.clone();
         tasks.spawn(|stop| follow_alarm(kv, alarms, own_etcd, stop));
+        let known = CancellationToken::new();
+        if join.saved.is_none() {
+            known.cancel();
+        }
+        let (waiting, revision) = (known.clone(), published.revision.subscribe());
+        tasks.spawn(|stop| async move {
+            stop.run_until_cancelled(first_view(revision, waiting))
+                .await;
+        });
         let (sender, view) = updates();
         condition.follows(view.failing());
         let options = ViewOptions {
@@ -214,7 +234,16 @@ impl Running {
         };
         tasks.spawn(|stop| leaving.watch(stop));
 
-        let dataplane = dataplane::start(&parts, docker.info, docker.bridge, &mut tasks).await?;
+        let dataplane = dataplane::start(
+            &parts,
+            docker.info,
+            docker.bridge,
+            &mut inheritance,
+            known,
+            &mut tasks,
+        )
+        .await?;
+        let links = dataplane.links.clone();
         let peer = addresses(&listeners.peer);
         let mut bound = Bound::default();
         for (what, at) in [
@@ -260,6 +289,8 @@ impl Running {
             restart_grace: parts.config.restart_grace,
             work,
             conductor,
+            links,
+            inheritance,
             tasks,
         })
     }
@@ -271,23 +302,14 @@ impl Running {
             restart_grace,
             work,
             conductor,
+            links,
+            inheritance,
             mut tasks,
             ..
         } = self;
         sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
         let deadline = Instant::now() + STOP_WITHIN;
         work.cancel();
-        let quiet = async {
-            if let Err(error) = conductor.await {
-                error!(%error, "conductor failed");
-            }
-            tasks.stop.cancel();
-            let _ = tokio::time::timeout(LAST_ANSWERS, async {
-                while tasks.running.join_next().await.is_some() {}
-            })
-            .await;
-            tasks.running.shutdown().await;
-        };
         let how = async {
             match ended {
                 Ended::Signal(Signal::Terminate) if signals::machine_goes_down().await => {
@@ -296,7 +318,20 @@ impl Running {
                 _ => Stop::Restart,
             }
         };
-        let ((), how) = tokio::join!(quiet, how);
+        let (conducted, how) = tokio::join!(conductor, how);
+        if let Err(error) = conducted {
+            error!(%error, "conductor failed");
+        }
+        // Whether it is a restart is not known: systemd closes what it has when it is none.
+        if matches!((ended, how), (Ended::Signal(_), Stop::Restart)) {
+            inheritance.leave(&links).await;
+        }
+        tasks.stop.cancel();
+        let _ = tokio::time::timeout(LAST_ANSWERS, async {
+            while tasks.running.join_next().await.is_some() {}
+        })
+        .await;
+        tasks.running.shutdown().await;
         let Some(host) = Arc::into_inner(host) else {
             warn!("stopped while the host record was in use: it ends with its lease");
             return;
@@ -314,6 +349,13 @@ impl Running {
             Ended::Failed(_) => info!("stopped; containers run on unattended"),
         }
     }
+}
+
+/// Cancels `known` with the first view, which a saved one gives at once.
+async fn first_view(mut revision: watch::Receiver<(i64, bool)>, known: CancellationToken) {
+    let first = revision.wait_for(|(revision, _)| *revision > 0);
+    let _ = tokio::time::timeout(FIRST_VIEW, first).await;
+    known.cancel();
 }
 
 /// When a file was written, in Unix seconds.

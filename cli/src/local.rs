@@ -13,7 +13,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::agent::Misconfigured;
+use crate::agent::{Inheritance, Misconfigured};
 use crate::args::{AgentArgs, DEFAULT_ADDR, DownCommand, EtcdEnvArgs, LocalCommand, UpCommand};
 use crate::commands::{CommandError, print};
 use crate::config::{self, AgentConfig, LogFormat, Machine};
@@ -48,7 +48,8 @@ pub(crate) fn become_etcd(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
 fn run_agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let config = config::agent(args, &Machine::look()).map_err(misconfigured)?;
     start_log(&config)?;
-    block_on(agent::run(config, |_| {}, |_| {}))
+    let inheritance = Inheritance::take();
+    block_on(agent::run(config, inheritance, |_| {}, |_| {}))
 }
 
 fn run_up(args: UpCommand) -> anyhow::Result<ExitCode> {
@@ -70,11 +71,12 @@ fn run_up(args: UpCommand) -> anyhow::Result<ExitCode> {
             }
         });
     }
+    let inheritance = Inheritance::take();
     block_on(up::run(&args.up, &state_dir, |etcd, ready| async move {
         let mut config = config;
         config.etcd.endpoints = vec![etcd];
         let waits = |for_what: &str| up::say_waiting(for_what, in_background);
-        agent::run(config, waits, |bound| {
+        agent::run(config, inheritance, waits, |bound| {
             // Nobody waits any more: the cluster runs all the same.
             let _ = ready.send(bound);
         })

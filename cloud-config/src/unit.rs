@@ -124,6 +124,7 @@ TimeoutStartSec=5min
 Restart=on-failure
 RestartSec=1
 LimitNOFILE=1048576
+FileDescriptorStoreMax=512
 OOMScoreAdjust=-500
 
 [Install]

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hickory_server::Server;
-use listen::{BIND_RETRY, Limiter, Problem};
+use listen::{BIND_RETRY, Binder, Limiter, Problem};
+use manifests::manifest::Protocol;
 use model::backoff::Exponential;
 use model::directory::Directory;
 use tokio::net::{TcpListener, UdpSocket};
@@ -37,6 +38,10 @@ pub struct Config {
     pub zone: Zone,
     /// Files that name the upstream resolvers.
     pub files: Files,
+    /// Where the sockets come from.
+    pub binder: Binder,
+    /// Queries wait in the sockets until this is cancelled: until there is a directory.
+    pub begin: CancellationToken,
 }
 
 /// The DNS server of one host.
@@ -83,6 +88,7 @@ impl Dns {
         let problems = watch::Sender::new(Vec::new());
         let upstreams = Upstreams::new(config.files, addresses.subscribe());
         let wanted = watch::Sender::new(config.listen);
+        let (binder, begin) = (config.binder, config.begin);
         let handler = Handler::new(config.zone, directory, Relay::new(upstreams));
         Handle {
             addresses: addresses.subscribe(),
@@ -91,6 +97,8 @@ impl Dns {
             wanted: wanted.clone(),
             task: tokio::spawn(
                 Listeners {
+                    binder,
+                    begin,
                     handler,
                     connections: Limiter::new(tcp::CONNECTIONS),
                     addresses,
@@ -106,6 +114,8 @@ impl Dns {
 }
 
 struct Listeners {
+    binder: Binder,
+    begin: CancellationToken,
     handler: Handler,
     connections: Limiter,
     addresses: watch::Sender<Vec<SocketAddr>>,
@@ -124,7 +134,7 @@ impl Listeners {
         loop {
             let mut problems = Vec::new();
             for addr in std::mem::take(&mut missing) {
-                match bind(addr).await {
+                match bind(&self.binder, addr).await {
                     Ok(sockets) => self.serve(addr, sockets),
                     Err(problem) => {
                         problems.push(problem);
@@ -145,13 +155,16 @@ impl Listeners {
                     self.addresses.send_modify(|bound| bound.retain(|addr| *addr != ended));
                     let again = self.open.iter().find(|(_, (at, _))| *at == ended);
                     if let Some(from) = again.map(|(from, _)| *from) {
+                        // Its sockets have failed: they are bound anew.
+                        release(&self.binder, ended).await;
                         self.open.remove(&from);
                         missing.push(from);
                     }
                 }
                 Ok(()) = wanted.changed() => {
                     retry.reset();
-                    missing = self.move_to(&wanted.borrow_and_update());
+                    let wanted = wanted.borrow_and_update().clone();
+                    missing = self.move_to(&wanted).await;
                 }
                 () = sleep(retry.wait()), if !missing.is_empty() => {}
             }
@@ -160,14 +173,19 @@ impl Listeners {
     }
 
     /// Stops the listeners that are not wanted; returns the addresses to bind.
-    fn move_to(&mut self, wanted: &[SocketAddr]) -> Vec<SocketAddr> {
-        self.open.retain(|from, (_, end)| {
+    async fn move_to(&mut self, wanted: &[SocketAddr]) -> Vec<SocketAddr> {
+        let mut ended = Vec::new();
+        self.open.retain(|from, (addr, end)| {
             let stays = wanted.contains(from);
             if !stays {
                 end.cancel();
+                ended.push(*addr);
             }
             stays
         });
+        for addr in ended {
+            release(&self.binder, addr).await;
+        }
         self.handler
             .set_addresses(wanted.iter().map(SocketAddr::ip).collect());
         let is_missing = |addr: &&SocketAddr| !self.open.contains_key(addr);
@@ -181,7 +199,12 @@ impl Listeners {
         info!(%addr, "DNS listener started");
         self.addresses.send_modify(|bound| bound.push(addr));
         let (handler, connections) = (self.handler.clone(), self.connections.clone());
+        let begin = self.begin.clone();
         self.serving.spawn(async move {
+            tokio::select! {
+                () = begin.cancelled() => {}
+                () = end.cancelled() => return addr,
+            }
             serve(sockets, connections, handler, &end).await;
             addr
         });
@@ -195,17 +218,23 @@ struct Sockets {
     tcp: TcpListener,
 }
 
-async fn bind(addr: SocketAddr) -> Result<Sockets, Problem> {
+async fn bind(binder: &Binder, addr: SocketAddr) -> Result<Sockets, Problem> {
     let mut tries = if addr.port() == 0 { ANY_PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        let udp = listen::bind_udp(addr).await?;
+        let udp = binder.udp(addr).await?;
         let addr = udp.local_addr().unwrap_or(addr);
-        match listen::bind_tcp(addr).await {
+        match binder.tcp(addr).await {
             Ok(tcp) => return Ok(Sockets { addr, udp, tcp }),
             Err(problem) if tries == 0 => return Err(problem),
             Err(_) => {}
         }
+    }
+}
+
+async fn release(binder: &Binder, addr: SocketAddr) {
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        binder.release(addr, protocol).await;
     }
 }
 

@@ -27,7 +27,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use listen::{Accepted, Acceptor, Limiter, Limits, Problem, WhenFull};
+use listen::{Accepted, Acceptor, Binder, Limiter, Limits, Problem, WhenFull};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,10 +75,10 @@ impl Default for ListenerConfig {
 }
 
 /// Binds all addresses or none.
-pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Problem> {
+pub async fn bind(binder: &Binder, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Problem> {
     let mut bound = Vec::new();
     for &address in addresses {
-        bound.push(listen::bind_tcp(address).await?);
+        bound.push(binder.tcp(address).await?);
     }
     Ok(bound)
 }
@@ -280,10 +280,12 @@ mod tests {
     #[tokio::test]
     async fn a_taken_address_names_who_has_it() {
         let any = "127.0.0.1:0".parse().expect("an address");
-        let first = bind(&[any]).await.expect("a port");
+        let first = bind(&Binder::default(), &[any]).await.expect("a port");
         let address = first[0].local_addr().expect("an address");
         assert_ne!(address.port(), 0);
-        let error = bind(&[any, address]).await.expect_err("it is taken");
+        let error = bind(&Binder::default(), &[any, address])
+            .await
+            .expect_err("it is taken");
         let text = error.to_string();
         let holder = format!("(pid {})", std::process::id());
         assert!(

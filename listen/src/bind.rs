@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use manifests::manifest::Protocol;
 use socket2::{Domain, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
 use crate::sockets::{Process, holder};
@@ -67,7 +66,7 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
-    fn new(addr: SocketAddr, protocol: Protocol, error: &io::Error) -> Self {
+    pub(crate) fn new(addr: SocketAddr, protocol: Protocol, error: &io::Error) -> Self {
         let reason = match error.kind() {
             io::ErrorKind::AddrInUse => Reason::Taken(holder(addr, protocol)),
             io::ErrorKind::AddrNotAvailable => Reason::NoSuchAddress,
@@ -97,25 +96,8 @@ pub fn tcp(addr: SocketAddr) -> Result<std::net::TcpListener, Problem> {
     bind(addr, Protocol::Tcp).map(Into::into)
 }
 
-/// Binds a TCP listener, off the runtime's threads.
-pub async fn bind_tcp(addr: SocketAddr) -> Result<TcpListener, Problem> {
-    let socket = bind_blocking(addr, Protocol::Tcp).await?;
-    TcpListener::from_std(socket.into()).map_err(|error| Problem::new(addr, Protocol::Tcp, &error))
-}
-
-/// Binds a UDP socket, off the runtime's threads.
-pub async fn bind_udp(addr: SocketAddr) -> Result<UdpSocket, Problem> {
-    let socket = bind_blocking(addr, Protocol::Udp).await?;
-    UdpSocket::from_std(socket.into()).map_err(|error| Problem::new(addr, Protocol::Udp, &error))
-}
-
-async fn bind_blocking(addr: SocketAddr, protocol: Protocol) -> Result<Socket, Problem> {
-    tokio::task::spawn_blocking(move || bind(addr, protocol))
-        .await
-        .unwrap_or_else(|error| Err(Problem::new(addr, protocol, &error.into())))
-}
-
-fn bind(addr: SocketAddr, protocol: Protocol) -> Result<Socket, Problem> {
+/// Binds a socket.
+pub(crate) fn bind(addr: SocketAddr, protocol: Protocol) -> Result<Socket, Problem> {
     open(addr, protocol).map_err(|error| Problem::new(addr, protocol, &error))
 }
 

@@ -10,6 +10,7 @@ use anyhow::Context;
 use rustix::process::Signal;
 
 use crate::http::{self, Answer, Target};
+use crate::manager::{AS_MAIN_PROCESS, Manager};
 use crate::node::Node;
 use crate::process::{Process, read_lossy, tail};
 
@@ -29,6 +30,7 @@ pub struct AgentOptions {
 pub struct Agent {
     process: Process,
     node: Arc<Node>,
+    manager: Manager,
 }
 
 impl Agent {
@@ -43,15 +45,20 @@ impl Agent {
         binary: &Path,
         etcd: &str,
         options: &AgentOptions,
+        manager: Manager,
     ) -> anyhow::Result<Self> {
-        let mut command = node.command(&binary.display().to_string());
+        let mut command = node.command("sh");
         command
+            .args(["-c", AS_MAIN_PROCESS, "main"])
+            .arg(binary)
             .args(["agent", "--etcd", etcd])
             .args(&options.arguments)
             .envs(options.environment.iter().map(|(key, value)| (key, value)));
+        manager.start(&mut command)?;
         Ok(Self {
             process: node.start("agent", command)?,
             node: Arc::clone(node),
+            manager,
         })
     }
 
@@ -80,6 +87,16 @@ impl Agent {
     /// Kills it.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill()
+    }
+
+    /// What it has stored is there.
+    pub fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// What its manager holds when it has ended, for the next one.
+    pub fn into_manager(self) -> Manager {
+        self.manager
     }
 
     /// Sends a signal.

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use crate::agent::{Agent, AgentOptions};
 use crate::engine::{Container, Engine};
 use crate::http::{self, Answer, Target};
+use crate::manager::Manager;
 use crate::node::Node;
 use crate::process::{Process, Ran, read_lossy};
 
@@ -228,13 +229,48 @@ impl Host {
 
     /// Starts the agent.
     pub fn launch_agent(&self, options: &AgentOptions) -> anyhow::Result<()> {
+        let manager = Manager::new(&self.node.folder().join("notify"))?;
+        self.launch_agent_after(options, manager)
+    }
+
+    /// Starts the agent with what another one has stored.
+    pub fn launch_agent_after(
+        &self,
+        options: &AgentOptions,
+        manager: Manager,
+    ) -> anyhow::Result<()> {
         let binary = self
             .binary
             .as_deref()
             .context("this lab was made without a dokkaa binary")?;
-        let agent = Agent::start(&self.node, binary, &self.etcd, options)?;
+        let agent = Agent::start(&self.node, binary, &self.etcd, options, manager)?;
         *self.agent() = Some(agent);
         Ok(())
+    }
+
+    /// Ends the agent with SIGTERM or SIGKILL; what it has stored is kept as
+    /// long as the manager is. [`Self::stop_agent`] keeps nothing.
+    pub fn end_agent(&self, signal: Signal) -> anyhow::Result<Manager> {
+        let mut agent = self.agent().take().context("no agent")?;
+        if signal == Signal::KILL {
+            agent.kill()?;
+        } else {
+            agent.stop()?;
+        }
+        Ok(agent.into_manager())
+    }
+
+    /// The names of what the agent has stored, in order.
+    pub fn stored(&self) -> anyhow::Result<Vec<String>> {
+        let agent = self.agent();
+        Ok(agent.as_ref().context("no agent")?.manager().stored()?)
+    }
+
+    /// Restarts the agent in order, as systemd does, and waits until it is ready.
+    pub fn restart_agent(&self, options: &AgentOptions) -> anyhow::Result<()> {
+        let manager = self.end_agent(Signal::TERM)?;
+        self.launch_agent_after(options, manager)?;
+        self.wait_agent()
     }
 
     /// Waits until the agent is ready.

@@ -21,6 +21,7 @@ pub mod host;
 pub mod http;
 pub mod images;
 pub mod lab;
+pub mod manager;
 pub mod needs;
 pub mod node;
 pub mod process;

@@ -219,3 +219,23 @@ pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("free port");
     listener.local_addr().expect("bound")
 }
+
+/// The test's side of each connection that the server got.
+pub(crate) async fn handed_over() -> (Server, mpsc::Receiver<TcpStream>) {
+    let (give, take) = mpsc::channel(1);
+    let server = Server::start(move |stream| {
+        let give = give.clone();
+        async move {
+            // The test may have ended.
+            let _ = give.send(stream).await;
+            Ok(())
+        }
+    })
+    .await;
+    (server, take)
+}
+
+/// Bytes that repeat only after 251, so that a shifted or doubled part shows.
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n % 251) as u8).collect()
+}

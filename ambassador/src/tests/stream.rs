@@ -7,10 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use manifests::manifest::Protocol;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use super::fixture::{Bench, Cluster, Server, caller, until};
+use super::fixture::{Bench, Cluster, Server, caller, handed_over, pattern, until};
 use model::directory::Callers;
 
 fn linked(server: &Server) -> Bench {
@@ -20,26 +19,6 @@ fn linked(server: &Server) -> Bench {
         &cluster,
         Callers::from([caller("127.0.0.5", "shop/a/0", &["shop/web"])]),
     )
-}
-
-/// The test's side of each connection that the server got.
-async fn handed_over() -> (Server, mpsc::Receiver<TcpStream>) {
-    let (give, take) = mpsc::channel(1);
-    let server = Server::start(move |stream| {
-        let give = give.clone();
-        async move {
-            // The test may have ended.
-            let _ = give.send(stream).await;
-            Ok(())
-        }
-    })
-    .await;
-    (server, take)
-}
-
-/// Bytes that repeat only after 251, so that a shifted or doubled part shows.
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|n| (n % 251) as u8).collect()
 }
 
 #[tokio::test]

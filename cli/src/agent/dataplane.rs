@@ -9,8 +9,10 @@ use conductor::reachability::watch::Probe;
 use engine::{Bridge, EngineFacts, EngineInfo};
 use model::observed::Surroundings;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::error::Misconfigured;
+use super::inheritance::Inheritance;
 use super::network::{NetworkFollower, dns_addresses, dns_bound, surroundings};
 use super::parts::{Parts, Tasks};
 use super::problems::{Problems, follow_held_links};
@@ -23,6 +25,7 @@ pub(super) struct Dataplane {
     /// Where it does.
     pub(super) dns_bound: Vec<SocketAddr>,
     pub(super) dns_counters: Arc<dns::Counters>,
+    pub(super) links: Arc<ambassador::Handle>,
     pub(super) link_counters: Arc<ambassador::Counters>,
     pub(super) link_failures: Arc<ambassador::Failures>,
     pub(super) surroundings: watch::Receiver<Surroundings>,
@@ -30,10 +33,13 @@ pub(super) struct Dataplane {
     pub(super) look_again: mpsc::Receiver<()>,
 }
 
+/// Containers are answered once `known` is cancelled; until then what they ask waits in the sockets.
 pub(super) async fn start(
     parts: &Parts,
     info: EngineInfo,
     bridge: Bridge,
+    inheritance: &mut Inheritance,
+    known: CancellationToken,
     tasks: &mut Tasks,
 ) -> Result<Dataplane, Misconfigured> {
     let Parts {
@@ -49,6 +55,8 @@ pub(super) async fn start(
             zone: dns::Zone::new(&config.domain, dns.iter().map(SocketAddr::ip))
                 .map_err(Misconfigured::by)?,
             files: dns::Files::default(),
+            binder: inheritance.binder.clone(),
+            begin: known.clone(),
         },
         published.directory.clone(),
         tasks.stop.clone(),
@@ -59,14 +67,24 @@ pub(super) async fn start(
     let links = Ambassador::start(
         ambassador::Config {
             limits: parts.shares.links,
+            binder: inheritance.binder.clone(),
             ..ambassador::Config::new(bridge.gateway)
         },
         tables.clone(),
         unknown,
         tasks.stop.clone(),
     );
+    links.resume(inheritance.connections().await);
+    let binder = inheritance.binder.clone();
+    tasks.spawn(|stop| Inheritance::close_unused(binder, stop));
+    let links = Arc::new(links);
     let callers = published.callers.subscribe();
-    tasks.spawn(|stop| tables.follow(callers, stop));
+    // A link's port is bound, or taken over, with the first callers: not before their services are known.
+    tasks.spawn(|stop| async move {
+        if stop.run_until_cancelled(known.cancelled()).await.is_some() {
+            tables.follow(callers, stop).await;
+        }
+    });
 
     let (surround, surroundings) = watch::channel(surroundings(config, &bridge));
     let facts = watch::Sender::new(EngineFacts { info, bridge });
@@ -120,6 +138,7 @@ pub(super) async fn start(
         dns_bound: dns_bound(names.addresses.clone(), &dns).await,
         dns,
         dns_counters: names.counters.clone(),
+        links: links.clone(),
         link_counters: links.counters.clone(),
         link_failures: links.failures.clone(),
         surroundings,

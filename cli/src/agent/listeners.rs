@@ -13,6 +13,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use gateway::OUTCOME_UNKNOWN;
 use gateway::listener::{self, ListenerConfig};
+use listen::Binder;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
@@ -45,16 +46,18 @@ impl Listeners {
     /// Binds all, and begins to serve.
     pub(super) async fn open(
         config: &AgentConfig,
+        binder: &Binder,
         shares: Shares,
         condition: &Arc<Condition>,
     ) -> anyhow::Result<Self> {
         let keys = bind(
+            binder,
             &config.keys_listen,
             "--keys-listen (KEYS_LISTEN of make up)",
         )
         .await?;
-        let peer = bind(&config.peer_listen, "--peer-listen").await?;
-        let metrics = bind(&config.metrics_listen, "--metrics-listen").await?;
+        let peer = bind(binder, &config.peer_listen, "--peer-listen").await?;
+        let metrics = bind(binder, &config.metrics_listen, "--metrics-listen").await?;
         let listeners = Self {
             keys: addresses(&keys),
             metrics: addresses(&metrics),
@@ -97,8 +100,12 @@ impl Listeners {
     }
 }
 
-async fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {
-    listener::bind(addresses).await.map_err(|problem| {
+async fn bind(
+    binder: &Binder,
+    addresses: &[SocketAddr],
+    flag: &str,
+) -> anyhow::Result<Vec<TcpListener>> {
+    listener::bind(binder, addresses).await.map_err(|problem| {
         Misconfigured(format!("{problem}; {flag} chooses another address")).into()
     })
 }

@@ -49,7 +49,7 @@ pub(super) fn capacity(info: &EngineInfo) -> Capacity {
 pub(super) struct NetworkFollower {
     pub(super) config: AgentConfig,
     pub(super) names: dns::Handle,
-    pub(super) links: ambassador::Handle,
+    pub(super) links: Arc<ambassador::Handle>,
     pub(super) host: Arc<store::host::Host>,
     pub(super) surround: watch::Sender<Surroundings>,
 }

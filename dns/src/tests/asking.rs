@@ -9,8 +9,9 @@ use hickory_proto::rr::RecordType;
 use model::directory::Directory;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
-use super::fixture::{Bench, Cluster, packet, wait};
+use super::fixture::{Bench, Cluster, begun, packet, wait};
 use crate::message::{read_message, write_message};
 
 fn web(slots: u8) -> Directory {
@@ -97,6 +98,33 @@ async fn a_swapped_directory_holds_from_the_next_query_on() -> Result<()> {
     Ok(())
 }
 
+/// A question that comes before there is a directory, as in the queue of a socket that was taken over.
+#[tokio::test]
+async fn a_question_waits_for_the_directory() -> Result<()> {
+    let (folder, begin) = (tempfile::tempdir()?, CancellationToken::new());
+    let listen = "127.0.0.1:0".parse()?;
+    let mut bench = Bench::start_at(listen, Directory::default(), folder, begin.clone())?;
+    bench.addr = wait(&mut bench.handle.addresses, |bound| !bound.is_empty()).await?[0];
+    let question = packet(7, "web.shop.skydns.local.", RecordType::A);
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+    socket.connect(bench.addr).await?;
+    socket.send(&question).await?;
+    let tcp = bench.tcp(&question);
+    let swap = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        bench.directory.store(Arc::new(web(2)));
+        begin.cancel();
+    };
+    let (answer, ()) = tokio::join!(tcp, swap);
+    assert_eq!(Message::from_vec(&answer?)?.answers.len(), 2);
+    let mut answer = vec![0; 512];
+    let length = socket.recv(&mut answer).await?;
+    assert_eq!(Message::from_vec(&answer[..length])?.answers.len(), 2);
+    Ok(())
+}
+
 #[tokio::test]
 async fn answers_rotate() -> Result<()> {
     let bench = Bench::start(web(3), &[]).await?;
@@ -147,7 +175,7 @@ async fn garbage_neither_stops_the_server_nor_its_clients() -> Result<()> {
 async fn a_taken_port_is_a_problem_that_goes_away() -> Result<()> {
     let taken = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
     let addr = taken.local_addr()?;
-    let mut bench = Bench::start_at(addr, web(1), tempfile::tempdir()?)?;
+    let mut bench = Bench::start_at(addr, web(1), tempfile::tempdir()?, begun())?;
     let problems = &mut bench.handle.problems;
     let shown = wait(problems, |problems| !problems.is_empty()).await?;
     assert_eq!(shown.len(), 1);
@@ -171,12 +199,14 @@ async fn the_port_is_free_after_shutdown() -> Result<()> {
     let config = crate::Config {
         listen: vec![listen],
         zone: crate::Zone::new("skydns.local", [])?,
+        binder: listen::Binder::default(),
+        begin: begun(),
         files: crate::Files {
             resolv_conf: folder.path().join("none"),
             behind_stub: folder.path().join("none"),
         },
     };
-    let shutdown = tokio_util::sync::CancellationToken::new();
+    let shutdown = CancellationToken::new();
     let directory = Arc::new(arc_swap::ArcSwap::from_pointee(directory));
     let mut handle = crate::Dns::start(config, directory, shutdown.clone());
     let addr = wait(&mut handle.addresses, |bound| !bound.is_empty()).await?[0];

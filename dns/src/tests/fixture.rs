@@ -97,7 +97,7 @@ impl Bench {
         let folder = tempfile::tempdir()?;
         write_resolvers(folder.path(), resolvers)?;
         let listen = "127.0.0.1:0".parse()?;
-        let mut bench = Self::start_at(listen, directory, folder)?;
+        let mut bench = Self::start_at(listen, directory, folder, begun())?;
         let bound = wait(&mut bench.handle.addresses, |bound| !bound.is_empty()).await?;
         bench.addr = bound[0];
         Ok(bench)
@@ -108,10 +108,13 @@ impl Bench {
         listen: SocketAddr,
         directory: Directory,
         folder: tempfile::TempDir,
+        begin: CancellationToken,
     ) -> Result<Self> {
         let config = Config {
             listen: vec![listen],
             zone: Zone::new("skydns.local", [listen.ip()])?,
+            binder: listen::Binder::default(),
+            begin,
             files: Files {
                 resolv_conf: folder.path().join("resolv.conf"),
                 behind_stub: folder.path().join("none"),
@@ -202,4 +205,11 @@ pub(crate) async fn wait<T: Clone + std::fmt::Debug>(
         Ok(state) => Ok(state?),
         Err(_) => anyhow::bail!("still {:?}", *watch.borrow()),
     }
+}
+
+/// Of a server whose directory is there.
+pub(crate) fn begun() -> CancellationToken {
+    let begin = CancellationToken::new();
+    begin.cancel();
+    begin
 }

@@ -50,7 +50,9 @@ impl TestServer {
 
     async fn open(name: &str, kv: Arc<dyn Kv>, config: ListenerConfig, v1: Router) -> Self {
         let any = "127.0.0.1:0".parse().expect("an address");
-        let listeners = listener::bind(&[any]).await.expect("a port");
+        let listeners = listener::bind(&listen::Binder::default(), &[any])
+            .await
+            .expect("a port");
         let address = listeners[0].local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let v2 = V2::new(kv, name, shutdown.clone());

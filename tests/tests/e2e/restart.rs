@@ -5,6 +5,7 @@ use std::time::Duration;
 use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::host::Host;
 use dokkaa_tests::wait_for;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{App, CAP, Cluster, web, with};
@@ -65,6 +66,54 @@ fn a_restarted_agent_adopts_without_touching() {
     host.start_agent(&AgentOptions::default()).expect("start");
     app.ready("web", 6);
     assert_eq!(running(&app), before);
+}
+
+/// Links and names asked for while no agent is there are answered by the next one.
+#[test]
+fn after_a_crash_the_next_agent_answers_what_waits() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("crashed");
+    app.put("web", &web("waited for"));
+    app.ready("web", 1);
+    let idle = json!({
+        "image": "busybox",
+        "links": ["web"],
+        "stop_signal": "SIGKILL",
+        "command": ["sleep", "1000000"],
+    });
+    app.put("asker", &idle);
+    let (host, asker) = app.ready("asker", 1).remove(0);
+    let fetch = "timeout 60 wget -q -O - http://$SERVICE_WEB_ADDR:$SERVICE_WEB_PORT/";
+    let fetch = ["exec", &asker.id, "sh", "-c", fetch];
+    let page = host.docker(&fetch).expect("the page");
+    let at = format!("@{}", host.gateway().expect("gateway"));
+    let name = app.domain("web");
+
+    let manager = host.end_agent(Signal::KILL).expect("an end");
+    std::thread::scope(|scope| {
+        let page_later = scope.spawn(|| host.docker(&fetch));
+        let name_later = scope.spawn(|| host.run(&["dig", "+short", "+time=60", &at, &name]));
+        wait_for("a connection and a question to wait", CAP, || {
+            let connections = host.sh("ss -Htn state established sport = :10000");
+            let questions = host.sh("ss -Huln sport = :53");
+            let waits = |questions: &str| {
+                let queued = |line: &str| Some(line.split_whitespace().nth(1)? != "0");
+                questions.lines().filter_map(queued).any(|waits| waits)
+            };
+            match (connections, questions) {
+                (Ok(open), Ok(asked)) if !open.is_empty() && waits(&asked) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        host.launch_agent_after(&AgentOptions::default(), manager)
+            .expect("a start");
+        let later = page_later.join().expect("no panic").expect("the page");
+        assert_eq!(later, page);
+        let name = name_later.join().expect("no panic").expect("dig");
+        assert_eq!(name.stdout.lines().count(), 1, "{name}");
+    });
+    host.wait_agent().expect("ready");
+    app.ready("asker", 1);
 }
 
 #[test]

@@ -30,13 +30,13 @@ fn server(version: &str) -> Value {
 }
 
 /// A client of a link, with 200 requests a second once it has the first answer: all on one connection that it keeps until
-/// the server closes it, or with this header. Each line of its output is an answer.
+/// the server closes it, or with this header. Each line of its output is an answer, and the number of connections made for it.
 fn client(header: &str) -> Value {
     let to = "http://$SERVICE_WEB_ADDR:$SERVICE_WEB_PORT";
     let ask = format!(
         "until curl -s -o /dev/null {to}; do sleep 0.1; done; \
          exec curl -s -o /dev/null --rate 200/s --max-time 10 -H '{header}' \
-         -w '%{{stderr}}%{{http_code}} %{{errormsg}}\\n' \"{to}/?[1-1000000]\""
+         -w '%{{stderr}}%{{num_connects}} %{{http_code}} %{{errormsg}}\\n' \"{to}/?[1-1000000]\""
     );
     json!({
         "image": UBUNTU,
@@ -52,8 +52,9 @@ fn answers(app: &App) -> BTreeMap<String, usize> {
     for name in CLIENTS {
         for (host, client) in app.running(name) {
             for line in output(host, &client.id).lines() {
+                let answer = line.split_once(' ').map_or(line, |(_, answer)| answer);
                 *answers
-                    .entry(format!("{name} {}", line.trim()))
+                    .entry(format!("{name} {}", answer.trim()))
                     .or_default() += 1;
             }
         }
@@ -167,4 +168,47 @@ fn no_change_fails_a_request() {
         .expect("a start");
     app.ready("web", 3);
     all_are_answered(&app, &before, 200);
+}
+
+/// Requests of the client that keeps its connection, and the connections that it has made for them.
+fn kept(app: &App) -> (usize, usize) {
+    let (mut requests, mut connects) = (0, 0);
+    for (host, client) in app.running("kept") {
+        for line in output(host, &client.id).lines() {
+            requests += 1;
+            connects += usize::from(!line.starts_with("0 "));
+        }
+    }
+    (requests, connects)
+}
+
+/// Also that of the clients' own host, which carries their connections.
+#[test]
+fn no_restart_of_an_agent_fails_a_request() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("restarts");
+    app.put("web", &server("1"));
+    app.ready("web", 3);
+    app.put("fresh", &client("Connection: close"));
+    app.put("kept", &client("Accept: */*"));
+    for name in CLIENTS {
+        app.ready(name, 1);
+    }
+    all_are_answered(&app, &BTreeMap::new(), 100);
+    for _ in 0..3 {
+        for host in cluster.lab.hosts() {
+            let before = answers(&app);
+            let stored = host.stored().expect("names");
+            assert!(!stored.is_empty());
+            host.restart_agent(&AgentOptions::default())
+                .expect("a restart");
+            all_are_answered(&app, &before, 100);
+            // Open connections are no longer in the store, and it has what it had.
+            assert_eq!(host.stored().expect("names"), stored);
+        }
+    }
+    // A connection that breaks while it is idle is made anew by curl without a word. The server closes one after 1,000
+    // requests.
+    let (requests, connects) = kept(&app);
+    assert_eq!(connects, requests.div_ceil(1_000), "of {requests} requests");
 }
