@@ -372,7 +372,7 @@ fn global_lacks(truth: &Snapshot, id: &ContainerId, container: &ContainerView) -
         let may = match host.availability() {
             Availability::Active if host.record.is_some() => 1..=1,
             Availability::Active | Availability::Pause => 0..=1,
-            Availability::Drain | Availability::Leave => 0..=0,
+            Availability::Drain | Availability::DrainVolumes | Availability::Leave => 0..=0,
         };
         !may.contains(&has)
     };

@@ -82,10 +82,13 @@ pub(crate) struct HostArgs {
 #[command(after_help = "Examples:
   dokkaa drain h2 --wait && ssh h2 reboot
   dokkaa activate h2                    gets slots again
+  dokkaa drain h2 --force-volumes       moves slots without their data, too
 
 Each slot runs on another host, ready, before it stops on this one. The host
 stays in the cluster, also while it is restarted. Slots with a local volume and
-those that no other host can run stay, and stop with the host.
+those that no other host can run stay, and stop with the host. With
+--force-volumes those with a local volume go, too, and begin with empty volumes
+elsewhere; their data stays on this host and does not follow them.
 
 With --wait, exits with 0 when nothing is left that can move, with 4 when the
 host was activated again or slots stay on it, with 5 after --timeout.")]
@@ -96,6 +99,12 @@ pub(crate) struct DrainArgs {
     /// Wait until its slots run elsewhere
     #[arg(short, long)]
     pub(crate) wait: bool,
+    /// Move slots with local volumes, too; their data stays on the host
+    #[arg(long)]
+    pub(crate) force_volumes: bool,
+    /// Do not ask whether to leave data behind
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// `dokkaa leave`.

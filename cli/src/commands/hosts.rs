@@ -43,36 +43,72 @@ pub(super) async fn drain(args: &DrainArgs, global: &GlobalArgs) -> Result<(), C
             "{host} is missing, so it gives nothing away: others take its slots over"
         )));
     }
-    want(&client, host, Availability::Drain).await?;
+    let with_data = |slot: &HostSlot| detail.data.iter().any(|data| data.slot == slot.slot);
+    let leaves_data = |slot: &HostSlot| args.force_volumes && with_data(slot);
+    let availability = if args.force_volumes {
+        confirm_without_data(args, &detail)?;
+        Availability::DrainVolumes
+    } else {
+        Availability::Drain
+    };
+    want(&client, host, availability).await?;
     output::print(&format!(
         "{host} is drained: its slots go to other hosts, and it gets no others\n"
     ))?;
     note_own(&detail.slots);
-    let stuck: Vec<&HostSlot> = detail.slots.iter().filter(|s| s.stuck.is_some()).collect();
+    let stuck = detail.slots.iter().filter(|s| s.stuck.is_some());
+    let stuck: Vec<&HostSlot> = stuck.filter(|slot| !leaves_data(slot)).collect();
     if !stuck.is_empty() {
         output::note("these stay, and stop with the host:");
         note_stuck(&stuck);
     }
     if args.wait {
-        drained(&client, host, global).await?;
+        drained(&client, host, availability, global).await?;
     }
     Ok(())
+}
+
+/// Says whose data stays behind, and asks.
+fn confirm_without_data(args: &DrainArgs, detail: &HostDetail) -> Result<(), CommandError> {
+    let host = &args.host;
+    let runs = |data: &&HostData| {
+        let mut slots = detail.slots.iter();
+        slots.any(|slot| slot.slot == data.slot && !slot.global)
+    };
+    let left: Vec<&HostData> = detail.data.iter().filter(runs).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    ask::possible(args.yes)?;
+    output::note(&format!(
+        "these slots begin with empty volumes elsewhere; their data stays on {host}:"
+    ));
+    for data in left {
+        note_data(data);
+    }
+    ask::confirm(
+        args.yes,
+        &format!("drain {host} and leave this data behind?"),
+        &format!("{host} was not drained"),
+    )
 }
 
 /// Waits until nothing is left on a drained host that another one can take.
 async fn drained(
     client: &Client,
     host: &HostName,
+    wanted: Availability,
     global: &GlobalArgs,
 ) -> Result<(), CommandError> {
     let within = global.converged_within();
     let end = Instant::now() + within;
+    let wanted = wanted.to_string();
     let mut left = None;
     loop {
         let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
         let hosts: Hosts = client.get("hosts").await?;
         let row = hosts.hosts.iter().find(|row| row.host == *host);
-        if let Some(row) = row.filter(|row| row.availability != "drain") {
+        if let Some(row) = row.filter(|row| row.availability != wanted) {
             return Err(CommandError::NotConverged(format!(
                 "{host} is not drained any more: somebody has set it to {}",
                 row.availability

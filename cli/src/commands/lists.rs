@@ -283,6 +283,7 @@ fn host_cells(row: &HostRow) -> Vec<String> {
         "active" => row.state.clone(),
         "pause" => format!("{} (paused)", row.state),
         "drain" => format!("{} (draining)", row.state),
+        "drain-volumes" => format!("{} (draining, also volumes)", row.state),
         "leave" => format!("{} (leaving)", row.state),
         other => format!("{} ({other})", row.state),
     };

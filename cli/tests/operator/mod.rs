@@ -146,6 +146,23 @@ fn drain_waits_for_what_can_move_and_names_what_stays() {
         "{}",
         ended.err
     );
+    // Without its data, after a question.
+    let ended = api.run(&["drain", "h1", "--force-volumes"]).with(2);
+    let says = "their data stays on h1:\n  shop/db/0: data\n";
+    assert!(!ended.err.contains(says), "{}", ended.err);
+    assert_eq!(availability(&api, "h1"), "Some(Drain)");
+    let ended = api
+        .run(&["drain", "h1", "--force-volumes", "--yes"])
+        .with(0);
+    assert!(ended.err.contains(says), "{}", ended.err);
+    assert!(!ended.err.contains("these stay"), "{}", ended.err);
+    assert_eq!(availability(&api, "h1"), "Some(DrainVolumes)");
+    let ended = api.run(&["hosts"]).with(0);
+    assert!(
+        ended.out.contains("(draining, also volumes)"),
+        "{}",
+        ended.out
+    );
     api.run(&["drain", "h7"]).with(1);
     api.run(&["drain"]).with(2);
 }

@@ -317,6 +317,10 @@ pub enum Availability {
     Pause,
     /// Gives away what it has.
     Drain,
+    /// Gives away what it has, also slots with local volumes: their data stays on it.
+    #[serde(rename = "drain-volumes")]
+    #[strum(serialize = "drain-volumes")]
+    DrainVolumes,
     /// Gives away what it has, and then is no member any more.
     Leave,
 }
@@ -324,7 +328,7 @@ pub enum Availability {
 impl Availability {
     /// What the host has goes to others.
     pub fn gives_away(self) -> bool {
-        matches!(self, Self::Drain | Self::Leave)
+        matches!(self, Self::Drain | Self::DrainVolumes | Self::Leave)
     }
 }
 

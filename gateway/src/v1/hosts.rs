@@ -276,7 +276,9 @@ fn describe(snapshot: &Snapshot, host: &HostName, view: &HostView) -> HostDetail
 
 /// Why no host but this one could take the slot.
 fn stuck(snapshot: &Snapshot, host: &HostName, slot: &SlotId) -> Option<String> {
-    if let Some(data) = snapshot.slot(slot).and_then(|slot| slot.data.as_ref()) {
+    let stays = snapshot.availability(host) != Availability::DrainVolumes;
+    let data = snapshot.slot(slot).and_then(|slot| slot.data.as_ref());
+    if let Some(data) = data.filter(|_| stays) {
         let volumes = data.volumes.join(", ");
         return Some(format!("its data is on {} ({volumes})", data.host));
     }

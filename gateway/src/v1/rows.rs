@@ -258,7 +258,7 @@ fn why_global_leaves(inputs: RowInputs<'_>, view: &ContainerView, claim: &Claim)
     let host = &claim.host;
     let constraint = placement::outlived(inputs.snapshot, view, host);
     match (inputs.snapshot.availability(host), constraint) {
-        (Availability::Drain, _) => format!("{host} is drained"),
+        (Availability::Drain | Availability::DrainVolumes, _) => format!("{host} is drained"),
         (Availability::Leave, _) => format!("{host} leaves the cluster"),
         (_, Some(constraint)) => format!("`{constraint}` does not hold on {host}"),
         (_, None) => format!("{host} has another one"),

@@ -100,6 +100,37 @@ fn a_volume_of_another_cluster_is_used_when_it_is_adopted() {
     app.prints("db", 0, "2");
 }
 
+#[test]
+fn a_drained_host_gives_away_slots_without_their_data_where_it_is_told_to() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("left");
+    app.put("db", &counting());
+    let (host, _) = app.ready("db", 1).remove(0);
+    app.prints("db", 0, "1");
+    let name = host.name();
+    let ran = host.dokkaa(&["drain", name, "--wait"]).expect("run");
+    assert!(ran.code() == 4 && ran.stderr.contains("left/db/0"), "{ran}");
+    let ran = host.dokkaa(&["drain", name, "--force-volumes"]);
+    let ran = ran.expect("run");
+    assert!(ran.code() == 2 && ran.stderr.contains("--yes"), "{ran}");
+    dokkaa(
+        host,
+        &["drain", name, "--force-volumes", "--yes", "--wait"],
+        0,
+    );
+    let (other, _) = app.ready("db", 1).remove(0);
+    assert_ne!(other.name(), name);
+    app.prints("db", 0, "1");
+
+    // Its data is still where it was, and is not gone back to.
+    dokkaa(host, &["activate", name], 0);
+    let mount = "left---db---0---data:/data";
+    let read = ["run", "--rm", "-v", mount, "busybox", "cat", "/data/lives"];
+    assert_eq!(host.docker(&read).expect("its data").trim(), "life");
+    let (now, _) = app.ready("db", 1).remove(0);
+    assert_eq!(now.name(), other.name());
+}
+
 /// `compress` of daemon.json and `max_file: 1` of a manifest are no legal pair.
 #[test]
 fn the_log_options_of_a_manifest_are_whole_on_an_engine_with_its_own() {

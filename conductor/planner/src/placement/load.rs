@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use manifests::manifest::Protocol;
 use manifests::{ContainerId, HostName, Manifest, SlotId};
-use model::records::{Availability, HostRecord, HostState};
+use model::records::{Availability, Data, HostRecord, HostState};
 use model::snapshot::{ContainerView, HostView, Snapshot, unmet};
 
 use crate::refusal::Refusal;
@@ -106,6 +106,13 @@ impl<'a> Load<'a> {
 
     pub(super) fn position(&self, host: &HostName) -> Option<usize> {
         self.hosts.binary_search_by(|one| one.name.cmp(host)).ok()
+    }
+
+    /// The machine with this data is drained, and what has it there goes without it.
+    pub(super) fn leaves_behind(&self, data: &Data) -> bool {
+        let mut hosts = self.hosts.iter();
+        let machine = hosts.find(|host| host.record.id == data.host_id);
+        machine.is_some_and(|host| host.view.availability() == Availability::DrainVolumes)
     }
 
     pub(super) fn add(&mut self, host: usize, slot: &SlotId, manifest: Option<&Manifest>) {
@@ -223,7 +230,7 @@ pub(super) fn unsuitable(
     match host.view.availability() {
         Availability::Active => {}
         Availability::Pause => return Some(Refusal::Paused),
-        Availability::Drain => return Some(Refusal::Drained),
+        Availability::Drain | Availability::DrainVolumes => return Some(Refusal::Drained),
         Availability::Leave => return Some(Refusal::Leaving),
     }
     if !host.record.engine {

@@ -52,7 +52,10 @@ impl<'p> Ranking<'p> {
             slot,
             load,
             group,
-            data: view.and_then(|view| view.data.as_ref()).map(|d| &d.value),
+            data: view
+                .and_then(|view| view.data.as_ref())
+                .map(|data| &data.value)
+                .filter(|data| !load.leaves_behind(data)),
             only: group.container.host_of(number),
             eligible: Vec::with_capacity(load.hosts.len()),
             first: None,

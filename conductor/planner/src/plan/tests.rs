@@ -160,6 +160,7 @@ fn a_mass_failure_pauses_takeovers() {
 #[test]
 fn a_host_gives_away_two_slots_at_a_time() {
     notebook("drain");
+    notebook("drain-volumes");
 }
 
 #[test]
