@@ -148,10 +148,11 @@ fn version(app: &App, name: &str) -> String {
     newest.expect("a version").to_string()
 }
 
-/// Every kind of fault, with one slot and with three, at the same time.
+/// Every kind of fault, with one slot and with three, at the same time. Alone: what dies must be seen to be dead within the
+/// second after which it would take the place of the old one.
 #[test]
 fn a_version_that_fails_in_whatever_way_leaves_the_old_one_serving() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::alone();
     let app = cluster.app("faulty");
     for (name, _, scale) in all() {
         app.put(&name, &good(&name, scale));
