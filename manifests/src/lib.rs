@@ -7,6 +7,7 @@ pub mod changes;
 pub mod env;
 pub mod fields;
 pub mod image;
+pub mod image_policy;
 pub mod keys;
 mod links;
 pub mod manifest;
