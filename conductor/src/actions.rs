@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 
 use agent::Input;
 use engine::{Engine, EngineError};
+use manifests::manifest::Pull;
 use manifests::{InstanceId, SlotId};
+use model::images::ImageQuestion;
 use model::observed::Surroundings;
 use model::{Action, ActionReport, ActionResult, Host, Scope};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
 use crate::allocation::Allocation;
-use crate::images::Images;
+use crate::images::{Images, reference};
 
 /// Creates and starts at a time: more make each of them slower and none of them sooner.
 const AT_ONCE: usize = 4;
@@ -65,6 +67,13 @@ impl Actions {
         self.host.surroundings = surroundings;
     }
 
+    /// Asks a registry, and reports to the loop.
+    pub(crate) async fn ask(self, question: ImageQuestion, inputs: mpsc::Sender<Input>) {
+        let answer = self.images.newer(question).await;
+        // The loop has ended.
+        let _ = inputs.send(Input::ImageAnswer(answer)).await;
+    }
+
     /// Carries an action out and reports to the loop.
     pub(crate) async fn run(self, action: Action, inputs: mpsc::Sender<Input>) {
         let kind = action.kind();
@@ -98,12 +107,28 @@ impl Actions {
                 container,
                 rev,
                 manifest,
+                found,
                 ..
             } => {
                 let scope = Scope::Container(container.clone());
-                let decide = self.images.decide(&manifest.image, manifest.pull);
-                let decided = self.with_progress(&manifest.image, scope, inputs, decide);
-                let result = match decided.await {
+                let image = match &found {
+                    Some(found) => reference(&found.image, &found.digest),
+                    None => Ok(manifest.image.clone()),
+                };
+                let pull = match manifest.pull {
+                    // What the host has of a tag that is followed may be old.
+                    Pull::Missing if manifest.image_policy.is_some() => Pull::Always,
+                    pull => pull,
+                };
+                let decided = match &image {
+                    Ok(image) => {
+                        let decide = self.images.decide(image, pull);
+                        self.with_progress(image, scope, inputs, decide).await
+                    }
+                    Err(error) => Err(error.clone()),
+                };
+                let name = found.map_or_else(|| manifest.image.clone(), |found| found.image);
+                let result = match decided {
                     Ok(decided) => {
                         if let Some(note) = decided.note {
                             tracing::warn!(%container, "{note}");
@@ -119,7 +144,7 @@ impl Actions {
                     Err(error) => ActionResult::NotResolved {
                         container,
                         rev,
-                        reason: about(&manifest.image, &error),
+                        reason: about(&name, &error),
                         fault: error.fault(),
                     },
                 };

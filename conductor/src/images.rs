@@ -10,6 +10,7 @@
 pub mod collect;
 mod copies;
 mod flights;
+mod newer;
 mod pins;
 mod progress;
 mod record;
@@ -50,6 +51,8 @@ pub const RECORD: &str = "images.json";
 const PAUSE: Duration = Duration::from_secs(30);
 /// So long what a decision has seen of an image is not looked at again: containerd's store takes 10 ms for a look.
 const JUST_SEEN: Duration = Duration::from_millis(100);
+/// So many questions to registries at a time.
+const QUESTIONS: usize = 4;
 /// No registry is left alone for longer, whatever it says.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -115,6 +118,8 @@ struct Inner {
     /// The other hosts, where there is a way to them.
     others: OnceLock<Arc<dyn OtherHosts>>,
     slots: Semaphore,
+    /// Questions to registries at a time.
+    questions: Semaphore,
     pulls: Flights<Result<(), EngineError>>,
     copies: Flights<Result<Option<Image>, EngineError>>,
     /// What comes from other hosts and is passed on.
@@ -139,6 +144,7 @@ impl Images {
         Self {
             shared: Arc::new(Inner {
                 slots: Semaphore::new(settings.at_once.max(1)),
+                questions: Semaphore::new(QUESTIONS),
                 record: Record::open(settings.record.clone()),
                 engine,
                 settings,

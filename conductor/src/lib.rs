@@ -28,6 +28,7 @@ mod probes;
 pub mod published;
 pub mod reachability;
 pub mod readiness;
+mod registry;
 mod run;
 mod writes;
 

@@ -212,6 +212,10 @@ impl Runtime {
                 let act = self.setup.actions.clone().run(action, self.inputs.clone());
                 self.tasks.spawn(act);
             }
+            Effect::Ask(question) => {
+                let actions = self.setup.actions.clone();
+                self.tasks.spawn(actions.ask(question, self.inputs.clone()));
+            }
             Effect::Probe(probe) => self.probes.probe(*probe),
             Effect::EndProbe(instance) => self.probes.end(&instance),
             Effect::CountConnections(counted) => self.drains.count(counted),

@@ -52,6 +52,7 @@ pub(crate) fn container_part(manifest: &Manifest, image: &str) -> Manifest {
         stop_timeout: default.stop_timeout,
         stopped: default.stopped,
         update: default.update,
+        image_policy: default.image_policy,
         drain_timeout: default.drain_timeout,
         rebalance: default.rebalance,
         ..manifest.clone()
@@ -161,7 +162,7 @@ mod tests {
         let plain = manifest(r#"{"image": "a", "services": {"web": 80}}"#);
         let other = manifest(
             r#"{"image": "a", "scale": 7, "pull": "always", "start_timeout": "5s", "stop_timeout": "1s",
-                "stopped": true, "drain_timeout": "0s", "rebalance": "off", "update": {"parallelism": "50%", "order": "stop-first"},
+                "stopped": true, "image_policy": {"check": "1m"}, "drain_timeout": "0s", "rebalance": "off", "update": {"parallelism": "50%", "order": "stop-first"},
                 "placement": {"constraints": ["disk==ssd"], "max_per_host": 1, "spread": "zone"},
                 "services": {"web": {"port": 80, "protocol": "tcp", "ready": "started"}},
                 "env": {}, "links": [], "volumes": [], "log": {"max_size": "10240k"},

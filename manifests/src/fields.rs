@@ -23,6 +23,7 @@ const SIGNAL: &str = r"^([1-9][0-9]?|([Ss][Ii][Gg])?[A-Za-z]+[0-9]?([+-][0-9]{1,
 const LABEL_NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$";
 const CONSTRAINT: &str = r"^\s*[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?\s*[=!]=\s*[^=\s]";
 const CPUS: &str = r"^\+?[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?$";
+const TAG_PATTERN: &str = r"^[A-Za-z0-9_*][A-Za-z0-9_.*-]*$";
 const VOLUME_STRING: &str = "^[^:]+:/[^:]*(:(ro|rw))?$";
 
 /// The manifest itself.
@@ -203,6 +204,13 @@ pub const MANIFEST: &[Field] = &[
         "one slot after the other",
         "How another version takes the place of the present one.",
         || object(UPDATE),
+    ),
+    field(
+        "image_policy",
+        "object",
+        "off",
+        "Asks the registry now and then for a newer image, and updates to it: see docs/updates.md.",
+        || object(IMAGE_POLICY),
     ),
     field(
         "drain_timeout",
@@ -453,6 +461,24 @@ pub const UPDATE: &[Field] = &[
     ),
 ];
 
+/// `image_policy`.
+pub const IMAGE_POLICY: &[Field] = &[
+    field(
+        "check",
+        "duration; at least `\"10s\"`",
+        "`\"5m\"`",
+        "Time between two questions to the registry; after one that it did not answer, longer.",
+        duration,
+    ),
+    field(
+        "match",
+        "a tag with `*` in it",
+        "the tag of `image`, whose digest is followed",
+        "Runs the newest tag of this shape. Each `*` stands for one whole number, everything else for itself, and the tag with the higher numbers from left to right is newer: `1.27.*` matches 1.27.10, which is newer than 1.27.9, and not `1.28.0-rc1`; `1.28.*-rc*` does. `image` must have such a tag.",
+        || pattern(TAG_PATTERN),
+    ),
+];
+
 /// JSON Schema, draft 2020-12, of a manifest.
 pub fn json_schema() -> Value {
     let mut schema = object(MANIFEST);
@@ -551,6 +577,7 @@ mod tests {
             LOG,
             PLACEMENT,
             UPDATE,
+            IMAGE_POLICY,
         ] {
             let mut names: Vec<&str> = table.iter().map(|field| field.name).collect();
             names.sort_unstable();

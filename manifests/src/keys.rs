@@ -38,6 +38,8 @@ pub enum Key {
     Version(ContainerId, i64),
     /// `/claims/<app>/<container>/rollout`
     Rollout(ContainerId),
+    /// `/claims/<app>/<container>/image`
+    FoundImage(ContainerId),
     /// `/claims/<app>/<container>/data/<slot>`
     Data(SlotId),
     /// `/dokkaa/cluster`
@@ -73,6 +75,7 @@ impl Key {
                     },
                     ["versions", rev] => Some(Self::Version(container, number(rev)?)),
                     ["rollout"] => Some(Self::Rollout(container)),
+                    ["image"] => Some(Self::FoundImage(container)),
                     ["data", slot] => Some(Self::Data(container.slot(number(slot)?))),
                     _ => None,
                 }
@@ -112,6 +115,7 @@ impl fmt::Display for Key {
             Self::Next(s) => write!(f, "/claims/{}/slots/{}.next", s.container, s.slot),
             Self::Version(c, rev) => write!(f, "/claims/{c}/versions/{rev}"),
             Self::Rollout(c) => write!(f, "/claims/{c}/rollout"),
+            Self::FoundImage(c) => write!(f, "/claims/{c}/image"),
             Self::Data(s) => write!(f, "/claims/{}/data/{}", s.container, s.slot),
             Self::Cluster => f.write_str("/dokkaa/cluster"),
             Self::Member(host) => write!(f, "/dokkaa/members/{host}"),
@@ -174,6 +178,7 @@ mod tests {
             "/claims/shop/web/slots/12.next",
             "/claims/shop/web/versions/1234",
             "/claims/shop/web/rollout",
+            "/claims/shop/web/image",
             "/claims/shop/web/data/3",
             "/dokkaa/cluster",
             "/dokkaa/members/host-1.example",

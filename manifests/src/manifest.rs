@@ -8,6 +8,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 use strum::{Display, EnumString, VariantNames};
 
+use crate::image_policy::ImagePolicy;
 use crate::names::{AppName, ServiceName};
 use crate::units::{self, duration};
 use crate::update::{Order, Rebalance, Update};
@@ -65,6 +66,8 @@ pub struct Manifest {
     pub placement: Placement,
     /// How another version takes the place of the present one.
     pub update: Update,
+    /// Newer images that its registry may have; none: they are not asked for.
+    pub image_policy: Option<ImagePolicy>,
     /// Longest time for which connections are waited for before an instance that leaves is asked to stop.
     #[serde(serialize_with = "duration")]
     pub drain_timeout: Duration,
@@ -388,6 +391,7 @@ impl Manifest {
             placement: Placement::default(),
             stopped: false,
             update: Update::default(),
+            image_policy: None,
             drain_timeout: Duration::from_secs(10),
             rebalance: Rebalance::default(),
             restarted_at: None,

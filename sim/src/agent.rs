@@ -544,7 +544,7 @@ impl World {
     // === the loop ===
 
     /// Something has happened to the agent. What follows from it at once is done; the loop makes a pass soon.
-    fn feed(&mut self, machine: usize, input: Input) {
+    pub(crate) fn feed(&mut self, machine: usize, input: Input) {
         let now = self.moment(machine);
         let Some(joined) = self.joined(machine) else {
             return;
@@ -628,6 +628,7 @@ impl World {
                 let wait = 1 + self.dice.below(if self.stormy { 400 } else { 50 });
                 self.later(machine, Duration::from_millis(wait), Event::Effect(action));
             }
+            Effect::Ask(question) => self.ask_registry(machine, question),
             Effect::Probe(probe) => self.begin_probe(machine, &probe.container),
             Effect::EndProbe(instance) => {
                 if let Some(joined) = self.joined(machine) {

@@ -213,6 +213,9 @@ impl World {
             else {
                 continue;
             };
+            if let Some(lacks) = self.lacks_image(id, container) {
+                return Some(lacks);
+            }
             // What failed is tried on, and the update goes on once it is ready; or it was taken back, or nobody is left to
             // try it.
             let mut failures = container.rollout.iter().flat_map(|mark| &mark.failures);

@@ -16,11 +16,17 @@ use model::identity::oldest_by_name;
 use model::observed::{
     ContainerPort, ContainerState, ObservedContainer, PublishedPorts, name_beside,
 };
+use model::records::FoundImage;
 use model::{Action, ActionReport, ActionResult, Host, Prepare};
 use uuid::Uuid;
 
 /// What every registry has: image and digest.
-const IMAGES: [&str; 4] = ["good:1", "good:2", "good:3", "other:1"];
+pub const IMAGES: [&str; 4] = ["good:1", "good:2", "good:3", "other:1"];
+
+/// The digest of the image of this number.
+pub fn digest(number: u64) -> String {
+    format!("sha256:{:064x}", number + 101)
+}
 
 /// Commands, and what a process that runs them does. All get well when the faults end.
 const NEVER_READY: &str = "never";
@@ -39,6 +45,8 @@ pub struct Engine {
     pub hangs: bool,
     /// Instances that listen no more though they run.
     pub sick: BTreeSet<InstanceId>,
+    /// Digests of images that never get ready.
+    pub bad: BTreeSet<String>,
     /// Containers that somebody made of images of ours.
     pub copies: BTreeSet<String>,
     next_port: u16,
@@ -50,7 +58,7 @@ impl Default for Engine {
         for (number, name) in IMAGES.iter().enumerate() {
             let image = Published {
                 id: format!("sha256:{:064x}", number + 1),
-                digest: format!("sha256:{:064x}", number + 101),
+                digest: digest(number as u64),
                 ..Published::default()
             };
             twin.registry.insert((*name).to_owned(), image);
@@ -60,6 +68,7 @@ impl Default for Engine {
             twin,
             hangs: false,
             sick: BTreeSet::new(),
+            bad: BTreeSet::new(),
             copies: BTreeSet::new(),
             next_port: 20_000,
         };
@@ -89,6 +98,7 @@ impl Engine {
         self.twin.registry_away = false;
         self.twin.programs.clear();
         self.sick.clear();
+        self.bad.clear();
     }
 
     /// All containers of the cluster that run now.
@@ -146,7 +156,10 @@ impl Engine {
         let Some(running) = container.running() else {
             return false;
         };
-        if self.sick.contains(&container.owner.instance) {
+        let digest = container.image.split_once('@').map(|(_, digest)| digest);
+        if self.sick.contains(&container.owner.instance)
+            || digest.is_some_and(|digest| self.bad.contains(digest))
+        {
             return false;
         }
         let wanted: BTreeSet<ContainerPort> = container.ports.keys().copied().collect();
@@ -178,8 +191,9 @@ impl Engine {
                 container,
                 rev,
                 manifest,
+                found,
                 ..
-            } => match self.digest(&manifest.image) {
+            } => match self.decided(manifest, found.as_ref()) {
                 Ok(image) => ActionResult::Resolved {
                     container: container.clone(),
                     rev: *rev,
@@ -245,6 +259,17 @@ impl Engine {
                 .into(),
                 Err(error) => self.look(slot, docker_id, Err(error)),
             },
+        }
+    }
+
+    fn decided(
+        &mut self,
+        manifest: &Manifest,
+        found: Option<&FoundImage>,
+    ) -> Result<String, EngineError> {
+        match found {
+            Some(found) => self.digest(&reference(&found.image, &found.digest)?),
+            None => self.digest(&manifest.image),
         }
     }
 

@@ -47,6 +47,7 @@ impl World {
             Event::Stream => self.stream(machine),
             Event::Stepped(report) => self.stepped(machine, *report),
             Event::Sight(docker_id) => self.sight(machine, &docker_id),
+            Event::Ask(question) => self.registry_answers(machine, question),
             Event::Probe(instance, started_at) => self.probe(machine, &instance, started_at),
             Event::Count(instance, started_at) => self.count(machine, &instance, started_at),
         }

@@ -347,6 +347,11 @@ impl World {
                 let id = self.some_container();
                 self.put_manifest(id, false);
             }
+            Kind::Push => self.push(),
+            Kind::GoBack => {
+                let id = self.some_container();
+                self.go_back(id);
+            }
             Kind::Scale => self.scale(),
             Kind::Delete => {
                 let id = self.some_container();
@@ -612,11 +617,18 @@ impl World {
             "monitor": "2s",
             "on_failure": on_failure,
         });
+        if self.scenario == Scenario::Images {
+            manifest["image_policy"] = if likeness.is_multiple_of(2) {
+                serde_json::json!({"check": "10s", "match": "*"})
+            } else {
+                serde_json::json!({"check": "10s"})
+            };
+        }
         let strange = self.scenario != Scenario::Calm && !first && dice.one_in(6);
         if strange {
             let command = ["never", "ends", "late"][dice.below(3) as usize];
             manifest["command"] = serde_json::json!([command]);
-            if dice.one_in(4) {
+            if dice.one_in(4) && self.scenario != Scenario::Images {
                 manifest["image"] = serde_json::json!("missing:1");
             }
         }

@@ -16,6 +16,7 @@ use planner::rollout::Target;
 use store::kv::Event as Told;
 
 use crate::network::Asker;
+use crate::registry;
 use crate::trace::step_text;
 use crate::world::{Machine, Truth, World};
 
@@ -399,6 +400,10 @@ pub fn written(
             "{} writes to an etcd that is not its cluster's",
             world.machines[machine].host.name
         ));
+    }
+    if let Some(harm) = registry::found(before, &world.truth.now, told) {
+        let name = &world.machines[machine].host.name;
+        return Some(format!("{name}, {harm}"));
     }
     if let Some(harm) = updated(world, machine, before, &slots) {
         return Some(harm);

@@ -84,6 +84,10 @@ pub enum Kind {
     Idle,
     /// A manifest, new or changed.
     Put,
+    /// An image is pushed to the registry.
+    Push,
+    /// Somebody goes back to the image of an earlier version.
+    GoBack,
     /// Another scale.
     Scale,
     /// A manifest is deleted.

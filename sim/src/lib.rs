@@ -22,6 +22,7 @@ pub mod kinds;
 pub mod members;
 pub mod network;
 pub mod process;
+pub mod registry;
 pub mod scenario;
 pub mod trace;
 pub mod witness;

@@ -26,6 +26,8 @@ pub enum Scenario {
     Members,
     /// Users change their minds while engines fail.
     Versions,
+    /// Images are pushed to a registry, and hosts follow them.
+    Images,
     /// Machines with a copied disk, and agents that run twice.
     Copies,
 }
@@ -50,7 +52,7 @@ const AGENTS: Weights = &[
 
 impl Scenario {
     /// All of them; seeds take them in turn.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Calm,
         Self::Mixed,
         Self::OneSlot,
@@ -62,6 +64,7 @@ impl Scenario {
         Self::Members,
         Self::Versions,
         Self::Copies,
+        Self::Images,
     ];
 
     /// What a seed is about.
@@ -76,7 +79,7 @@ impl Scenario {
             Self::Returns => 5,
             Self::OneSlot | Self::Drain | Self::StopFirst => 8,
             Self::MassLoss | Self::Restore | Self::Members | Self::Copies => 10,
-            Self::Mixed | Self::Versions => 16,
+            Self::Mixed | Self::Versions | Self::Images => 16,
         }
     }
 
@@ -99,7 +102,7 @@ impl Scenario {
     pub fn containers(self) -> usize {
         match self {
             Self::Calm | Self::OneSlot | Self::Returns | Self::Drain | Self::StopFirst => 1,
-            Self::Copies | Self::Restore | Self::Members => 2,
+            Self::Copies | Self::Restore | Self::Members | Self::Images => 2,
             Self::Mixed | Self::MassLoss | Self::Versions => 3,
         }
     }
@@ -197,6 +200,22 @@ impl Scenario {
                 (2, Kind::Pause),
                 (2, Kind::Activate),
                 (2, Kind::Drain),
+            ],
+            Self::Images => &[
+                (12, Kind::Push),
+                (3, Kind::GoBack),
+                (2, Kind::Put),
+                (3, Kind::Scale),
+                (1, Kind::Delete),
+                (3, Kind::RegistryAway),
+                (3, Kind::Kill),
+                (2, Kind::LoseLease),
+                (2, Kind::CutOff),
+                (1, Kind::PowerLoss),
+                (1, Kind::Sick),
+                (1, Kind::Drain),
+                (1, Kind::Activate),
+                (1, Kind::Rest),
             ],
             Self::Copies => &[
                 (4, Kind::CopyDisk),

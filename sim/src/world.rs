@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use manifests::keys::{Key, WATCH_END, WATCH_START};
 use manifests::{HostName, InstanceId, SlotId};
+use model::images::ImageQuestion;
 use model::records::Cluster;
 use model::snapshot::{Change, Snapshot};
 use model::{Action, ActionReport, Host, Millis, Rules};
@@ -24,6 +25,7 @@ use crate::kinds::{Exercised, Fault};
 use crate::members::{MEMBERS, Member};
 use crate::network::{Answered, Asker, Net, Request};
 use crate::process::Process;
+use crate::registry::Registry;
 use crate::scenario::Scenario;
 use crate::trace::{Trace, step_text};
 use crate::witness::Witness;
@@ -56,6 +58,8 @@ pub enum Event {
     Stepped(Box<ActionReport>),
     /// The agent sees a container that changed.
     Sight(String),
+    /// A registry is asked.
+    Ask(ImageQuestion),
     /// A probe of a running instance.
     Probe(InstanceId, i64),
     /// The connections of an instance that leaves are counted: of this start.
@@ -153,6 +157,8 @@ pub struct World {
     pub members: [Member; MEMBERS],
     /// It answers nobody.
     pub away: bool,
+    /// The registry.
+    pub registry: Registry,
     /// What it may be restored to.
     pub backups: Vec<MemEtcd>,
     /// What it really says.
@@ -215,6 +221,7 @@ impl World {
             etcd,
             members: std::array::from_fn(|_| Member::default()),
             away: false,
+            registry: Registry::default(),
             backups: Vec::new(),
             truth,
             machines: Vec::new(),

@@ -22,6 +22,7 @@ fn focus(rule: Rule) -> Option<Scenario> {
             Some(Scenario::Members)
         }
         Rule::Hold => Some(Scenario::Restore),
+        Rule::SkippedImage => Some(Scenario::Images),
         Rule::OwnRecord => Some(Scenario::Copies),
         Rule::OrphanedNext | Rule::OnePerHost => Some(Scenario::Drain),
         Rule::ReadYourWrites

@@ -37,7 +37,11 @@ changes is printed. The slots follow in turn, as in any update; those that still
 run that version are kept, and its image is the one that it had. Without --to it
 is the newest good version before the one that is wanted, or where none was
 good, the one before it; a restart is no version to go back to. Nothing is
-written if somebody changes the manifest at the same time.")]
+written if somebody changes the manifest at the same time.
+
+Where the manifest is the same and has an image_policy, only the image goes
+back: the manifest is not written, and the image is not replaced again before
+the registry has one that is newer than the one gone back from.")]
 pub(crate) struct RollbackArgs {
     /// Container
     #[arg(value_name = "APP/CONTAINER", value_parser = container)]

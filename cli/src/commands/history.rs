@@ -1,9 +1,11 @@
 //! `history` and `rollback`: the versions of a container, and the way back.
 
-use gateway::v1::types::{History, VersionRow};
+use gateway::v1::types::{FoundRow, History, VersionRow, WantedImage};
+use hyper::Method;
 use manifests::changes::{self, FieldChange};
-use manifests::{Manifest, canonical, parse};
+use manifests::{ContainerId, Manifest, canonical, parse};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::apply::{put, wait_for, warn_of};
 use super::client::{Client, Refusal};
@@ -12,7 +14,8 @@ use super::files::{self, Source};
 use super::output;
 use super::stage::halted;
 use super::table::{Column, Shown, table};
-use crate::args::{Format, GlobalArgs, HistoryArgs, RollbackArgs};
+use super::wait::LOOK;
+use crate::args::{Format, GlobalArgs, HistoryArgs, RollbackArgs, Selection};
 
 const HISTORY: &[Column] = &[
     Column("", Shown::Always),
@@ -103,6 +106,9 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
     let history: History = client.get(&format!("versions/{id}")).await?;
     let to = choose(&history, args.to).map_err(CommandError::Failed)?;
     let before = history.manifest.as_ref().unwrap_or(&Value::Null);
+    if follows(&history) && is_restart(history.manifest.as_ref(), &to.manifest) {
+        return image_back(&client, &history, to, args.wait, global).await;
+    }
     let manifest = at_present_scale(to.manifest.clone(), before);
     let text = format!("{manifest:#}\n").into_bytes();
     files::check(&Source {
@@ -138,6 +144,70 @@ pub(super) async fn rollback(args: &RollbackArgs, global: &GlobalArgs) -> Result
     wait_for(args.wait, &client, global, &written).await
 }
 
+/// The manifest stays as it is, and the image that it meant in an earlier version is run again.
+async fn image_back(
+    client: &Client,
+    history: &History,
+    to: &VersionRow,
+    wait: bool,
+    global: &GlobalArgs,
+) -> Result<(), CommandError> {
+    let id = history.id();
+    let wanted = WantedImage {
+        version: to.version,
+        revision: history.revision,
+    };
+    let path = format!("image/{id}");
+    let back: FoundRow = client.send_json(Method::PUT, &path, &wanted).await?;
+    let from = back.back_from.as_deref().unwrap_or("none");
+    output::print(&format!(
+        "{id} goes back to the image of version {}, until the registry has another one\n  digest: {from} -> {}\n",
+        to.version, back.digest
+    ))?;
+    if wait {
+        seen(client, &id, &back.digest, global).await?;
+    }
+    wait_for(wait, client, global, &[(id, history.revision)]).await
+}
+
+/// Waits until the agent knows of it: by the revision of the manifest nobody could tell.
+async fn seen(
+    client: &Client,
+    id: &ContainerId,
+    digest: &str,
+    global: &GlobalArgs,
+) -> Result<(), CommandError> {
+    let end = Instant::now() + global.converged_within();
+    let of = Selection::Container(id.clone());
+    while Instant::now() < end {
+        let slots = client.slots(Some(&of)).await?;
+        let mut found = slots.containers.iter().filter_map(|row| row.found.as_ref());
+        if found.any(|found| found.digest == digest) {
+            break;
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// The manifest has its image followed.
+fn follows(history: &History) -> bool {
+    let now = history.manifest.as_ref().and_then(manifest);
+    now.is_some_and(|now| now.image_policy.is_some())
+}
+
+/// What an image that is followed was: the same manifest, and another digest.
+fn is_other_image(history: &History, row: &VersionRow) -> bool {
+    let mut all = history.versions.iter();
+    let now = all.find(|one| history.wanted == Some(one.version));
+    let is_known = |row: &VersionRow| {
+        row.digest
+            .as_ref()
+            .is_some_and(|d| !d.starts_with("local:"))
+    };
+    follows(history) && is_known(row) && now.is_some_and(|now| now.digest != row.digest)
+}
+
 /// An earlier manifest with as many slots as there are now: how many it had says nothing of what went wrong since.
 fn at_present_scale(mut earlier: Value, now: &Value) -> Value {
     if let (Some(earlier), Some(now)) = (earlier.as_object_mut(), now.as_object()) {
@@ -158,7 +228,8 @@ fn choose(history: &History, to: Option<i64>) -> Result<&VersionRow, String> {
     if let Some(to) = to {
         let row = history.versions.iter().find(|row| row.version == to);
         let row = row.ok_or_else(|| format!("{id} has no version {to}; {}", there_are(history)))?;
-        if history.wanted == Some(to) || history.manifest.as_ref() == Some(&row.manifest) {
+        let is_same = history.manifest.as_ref() == Some(&row.manifest);
+        if history.wanted == Some(to) || is_same && !is_other_image(history, row) {
             return Err(format!(
                 "version {to} is what {id} is to run already; {}",
                 there_are(history)
@@ -168,7 +239,9 @@ fn choose(history: &History, to: Option<i64>) -> Result<&VersionRow, String> {
     }
     let earlier = || {
         let earlier = history.versions.iter().filter(is_earlier);
-        earlier.filter(|row| !is_restart(history.manifest.as_ref(), &row.manifest))
+        earlier.filter(|row| {
+            !is_restart(history.manifest.as_ref(), &row.manifest) || is_other_image(history, row)
+        })
     };
     let found = earlier().find(|row| row.good).or_else(|| earlier().next());
     found.ok_or_else(|| {
@@ -259,6 +332,15 @@ fn between(history: &History, versions: &[i64]) -> Result<Vec<FieldChange>, Stri
 
 fn differ(from: &VersionRow, to: &VersionRow) -> Vec<FieldChange> {
     let mut found = differences(&from.manifest, &to.manifest);
+    let is_named = found.iter().any(|difference| difference.field == "image");
+    if from.image != to.image && !is_named {
+        found.push(FieldChange {
+            field: "image".to_owned(),
+            from: Some(from.image.clone().into()),
+            to: Some(to.image.clone().into()),
+            replaces: true,
+        });
+    }
     if from.image == to.image && from.digest != to.digest && to.digest.is_some() {
         let digest = |row: &VersionRow| row.digest.clone().map(Value::from);
         found.push(FieldChange {
@@ -389,6 +471,24 @@ mod tests {
         let redeployed = vec![version(3, true, a.clone()), version(5, true, a.clone())];
         let why = chosen(&history(a, redeployed), None).unwrap_err();
         assert!(why.contains("version 3 was sha256:3: `dokkaa set"), "{why}");
+    }
+
+    #[test]
+    fn an_image_that_was_found_is_left_for_the_one_before() {
+        let a = json!({"image": "a", "scale": 2, "image_policy": {}});
+        let versions = || vec![version(3, true, a.clone()), version(5, true, a.clone())];
+        let all = history(a.clone(), versions());
+        assert_eq!(chosen(&all, None), Ok(3));
+        assert_eq!(chosen(&all, Some(3)), Ok(3));
+        assert!(is_restart(Some(&a), &all.versions[1].manifest));
+        // One that this host alone has can't be asked for.
+        let mut local = history(a.clone(), versions());
+        local.versions[1].digest = Some("local:sha256:1".to_owned());
+        assert!(chosen(&local, None).is_err());
+        let mut tags = versions();
+        tags[1].image = "a:2".to_owned();
+        let said = lines(&differ(&tags[0], &tags[1]), "");
+        assert_eq!(said, "image: \"a\" -> \"a:2\"\n");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use manifests::ContainerId;
 
 use super::client::Client;
 use super::error::CommandError;
-use super::stage::{headline, stage};
+use super::stage::{found_lines, headline, stage};
 use super::table::{Column, Shown, table};
 use super::{lists, output, wait};
 use crate::args::{Format, GlobalArgs, RolloutAction, RolloutArgs, RolloutOf, Selection};
@@ -69,6 +69,9 @@ async fn status(
         .filter(|row| row.slot.is_some())
         .collect();
     output::print(&format!("{}\n", headline(container, &rows)))?;
+    for line in found_lines(container) {
+        output::print(&format!("  {line}\n"))?;
+    }
     if rows.is_empty() {
         return Ok(());
     }

@@ -2,6 +2,8 @@
 
 use gateway::v1::types::{ContainerRow, SlotRow, SlotStatus, UpdateRow};
 
+use super::output::{one_line, short_digests};
+
 /// The update in one line.
 pub(super) fn headline(container: &ContainerRow, rows: &[&SlotRow]) -> String {
     let id = container.id();
@@ -16,7 +18,8 @@ pub(super) fn headline(container: &ContainerRow, rows: &[&SlotRow]) -> String {
     let away = |row: &&&SlotRow| container.global && row.status == SlotStatus::Lost && !row.surplus;
     let away = rows.iter().filter(away).count();
     let version = container.version.unwrap_or_default();
-    let image = container.image.as_deref().unwrap_or_default();
+    let found = container.found.as_ref().map(|found| found.image.as_str());
+    let image = found.or(container.image.as_deref()).unwrap_or_default();
     let update = container.update.as_ref();
     let how = match update {
         _ if container.stopped => format!("stopped; `dokkaa start {id}` starts it"),
@@ -42,6 +45,24 @@ pub(super) fn halted(update: &UpdateRow) -> String {
         "halted, slot {} failed: {}{back}",
         update.slot, update.reason
     )
+}
+
+/// The image that is run in place of the manifest's, and those that are not run, a line each.
+pub(super) fn found_lines(container: &ContainerRow) -> Vec<String> {
+    let Some(found) = &container.found else {
+        return Vec::new();
+    };
+    let how = match &found.back_from {
+        Some(from) => format!("gone back to from {}", short_digests(from)),
+        None => "found in its registry".to_owned(),
+    };
+    let digest = short_digests(&found.digest);
+    let mut lines = vec![format!("image {} ({digest}): {how}", found.image)];
+    lines.extend(found.skipped.iter().map(|one| {
+        let digest = short_digests(&one.digest);
+        format!("not run: {} ({digest}): {}", one.image, one_line(&one.why))
+    }));
+    lines
 }
 
 /// It runs what it should, and has proven itself.

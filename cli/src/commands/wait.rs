@@ -16,7 +16,7 @@ use super::stage::{headline, stage};
 use super::{lists, output};
 use crate::args::{GlobalArgs, Selection};
 
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// The last lines of the log are written shortly after the rollout failed.
 const LINES_LATE: Duration = Duration::from_secs(2);
 /// Wait for a slot that no host may take, without --timeout: a host may be about to come back.

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::client::Client;
 use super::error::CommandError;
+use super::stage::found_lines;
 use super::{lists, output};
 use crate::args::{Format, GlobalArgs, WhyArgs};
 
@@ -60,6 +61,7 @@ fn text(why: &Why) -> String {
             .map(|warning| format!("warning: {warning}")),
     );
     lines.extend(lists::unnamed_volumes(container).map(|warning| format!("warning: {warning}")));
+    lines.extend(found_lines(container));
     if let Some(gave_up) = &container.gave_up {
         lines.push(format!(
             "the rollout failed at slot {}: {}",

@@ -7,6 +7,7 @@ use manifests::{ContainerId, InstanceId, Manifest, SlotId};
 use model::directory::Callers;
 use model::events::Happened;
 use model::identity::Notes;
+use model::images::ImageQuestion;
 use model::kv::Range;
 use model::observed::{Copied, Observed, ObservedContainer, Running, Surroundings};
 use model::{Action, Directory, Millis, ModRev, Scope, Snapshot, Write, WriteKind};
@@ -31,6 +32,8 @@ pub enum Effect {
     ReadStatuses(Range),
     /// On the engine: answered by `Input::Done`, and `Input::Progress` meanwhile.
     Act(Action),
+    /// A registry is to be asked for a newer image: answered by `Input::ImageAnswer`.
+    Ask(ImageQuestion),
     /// A running instance is to be probed from now on, until it is another one or its probe ends: answered by
     /// `Input::Probed`, again and again.
     Probe(Box<Probe>),

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use manifests::InstanceId;
+use manifests::{ContainerId, InstanceId};
 use model::events::{Happened, Kind};
+use model::images::ImageAnswer;
 use model::observed::{
     ContainerState, EngineState, Exit, Observed, ObservedContainer, Readiness, Running,
 };
 use model::records::Phase;
+use model::snapshot::{ContainerView, SlotView};
 use model::write::Over;
 use model::{ActionResult, Scope, Write, WriteKind};
 use planner::AgentMemory;
+use planner::rollout::Target;
 
 /// What a write means, once its guards held; none where nothing happens by it that people would look for.
 pub fn of_write(write: &Write) -> Option<Happened> {
@@ -88,6 +91,20 @@ pub fn of_write(write: &Write) -> Option<Happened> {
             let why = format!("revision {}: {}", rollout.version, rollout.reason);
             Some(Happened::of_slot(&slot, Kind::UpdateFailed, why))
         }
+        WriteKind::Found => {
+            let (_, found) = write.found_image()?;
+            let what = format!("the registry has {} ({})", found.image, found.digest);
+            Some(about(Kind::ImageFound, what))
+        }
+        WriteKind::WentBack => {
+            let (_, back) = write.found_image()?;
+            let failed = back.skipped.last()?;
+            let what = format!(
+                "to {} ({}), since the update to {} ({}) failed, which is not tried again: {}",
+                back.image, back.digest, failed.image, failed.digest, failed.why
+            );
+            Some(about(Kind::ImageBack, what))
+        }
         // That it is ready or stopped, the engine shows.
         WriteKind::Data
         | WriteKind::Good
@@ -96,6 +113,30 @@ pub fn of_write(write: &Write) -> Option<Happened> {
         | WriteKind::Sweep
         | WriteKind::Status => None,
     }
+}
+
+/// All slots run an image that was found, and the last of them has proven itself by this write.
+pub fn of_rolled(write: &Write, id: &ContainerId, container: &ContainerView) -> Option<Happened> {
+    let found = container
+        .found()
+        .filter(|found| found.back_from.is_none())?;
+    let target = Target::of(container)?;
+    let runs = |(number, slot): (&u32, &SlotView)| {
+        let claim = slot.claim.as_ref();
+        !container.is_wanted(*number)
+            || claim.is_some_and(|claim| !target.outdates(container, claim.version))
+    };
+    let is_over = write.kind == WriteKind::Permit && write.rollout_of().is_none();
+    (is_over && container.slots.iter().all(runs)).then(|| {
+        let what = format!("all slots run {} ({})", found.image, found.digest);
+        Happened::of(id, Kind::ImageRolled, what)
+    })
+}
+
+/// What a registry said; none where it said what it has: that is told when it is written.
+pub fn of_answer(answer: &ImageAnswer) -> Option<Happened> {
+    let why = &answer.said.as_ref().err()?.reason;
+    Some(Happened::of(&answer.container, Kind::ImageUnknown, why))
 }
 
 /// What came of a step, where the engine itself does not show it.

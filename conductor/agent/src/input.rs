@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use manifests::InstanceId;
+use model::images::ImageAnswer;
 use model::kv::RangeReply;
 use model::observed::{Listing, ObservedContainer, Readiness, Surroundings};
 use model::{ActionReport, Millis, Scope, Write};
@@ -40,6 +41,8 @@ pub enum Input {
     Engine(EngineUpdate),
     /// Of `Effect::Act`.
     Done(ActionReport),
+    /// Of `Effect::Ask`.
+    ImageAnswer(ImageAnswer),
     /// How far a pull is, for people; none at its end.
     Progress(Scope, Option<String>),
     /// Of `Effect::Probe`, whenever it differs.

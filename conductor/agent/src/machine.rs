@@ -151,6 +151,7 @@ impl Agent {
             Input::Wrote(answers) => self.wrote(answers, now),
             Input::Engine(update) => self.engine(update, now),
             Input::Done(report) => self.done(report, now),
+            Input::ImageAnswer(answer) => self.image_answer(&answer, now),
             Input::Probed(result) => self.probed(result),
             Input::Connections(counted) => self.counted(counted),
             Input::Progress(work, text) => {

@@ -60,6 +60,8 @@ pub struct EngineInfo {
     pub rootless: bool,
     /// The machine's operating system, for people; Docker Desktop says so here.
     pub operating_system: String,
+    /// Registries that it asks without HTTPS where they have none: names, and networks as `10.0.0.0/8`.
+    pub insecure_registries: Vec<String>,
 }
 
 /// A network of the engine, as this machine sees it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use manifests::{ContainerId, InstanceId, Manifest, SlotId};
 
 use crate::observed::ObservedContainer;
+use crate::records::FoundImage;
 use crate::scope::Scope;
 
 /// An action on the engine. Each may be carried out twice.
@@ -23,6 +24,8 @@ pub enum Action {
         manifest: Arc<Manifest>,
         /// As it was written.
         text: ManifestText,
+        /// The image, where it was found in a registry; none: the manifest's own.
+        found: Option<FoundImage>,
     },
     /// Pull the image if it is missing, and create the container; it is not started.
     Prepare(Prepare),

@@ -39,6 +39,14 @@ pub enum Kind {
     Fit,
     /// The image of a version is decided.
     Image,
+    /// A registry has a newer image for a container.
+    ImageFound,
+    /// All slots run it.
+    ImageRolled,
+    /// It failed, and the image before is run again.
+    ImageBack,
+    /// A registry did not say whether it has one.
+    ImageUnknown,
     /// An update was given up.
     UpdateFailed,
     /// A container was made.
@@ -87,7 +95,7 @@ pub enum Kind {
     Other(String),
 }
 
-const KINDS: [(Kind, &str); 33] = [
+const KINDS: [(Kind, &str); 37] = [
     (Kind::Claimed, "claimed"),
     (Kind::TakenOver, "taken-over"),
     (Kind::Retaken, "retaken"),
@@ -99,6 +107,10 @@ const KINDS: [(Kind, &str); 33] = [
     (Kind::Unfit, "unfit"),
     (Kind::Fit, "fit"),
     (Kind::Image, "image"),
+    (Kind::ImageFound, "image-found"),
+    (Kind::ImageRolled, "image-rolled"),
+    (Kind::ImageBack, "image-back"),
+    (Kind::ImageUnknown, "image-unknown"),
     (Kind::UpdateFailed, "update-failed"),
     (Kind::Created, "created"),
     (Kind::Started, "started"),

@@ -1,6 +1,12 @@
-//! What hosts ask each other about their images.
+//! What hosts ask each other, and registries, about images.
 
+use std::time::Duration;
+
+use manifests::ContainerId;
+use manifests::image_policy::TagPattern;
 use serde::{Deserialize, Serialize};
+
+use crate::revision::VersionId;
 
 /// An image that a host lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +64,50 @@ pub struct WantedArchive {
     /// Only while that host serves at most so many others of this image; an older host says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beside: Option<u32>,
+}
+
+/// What a registry is asked: whether it has a newer image for a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageQuestion {
+    /// The container.
+    pub container: ContainerId,
+    /// Its version, whose image is known.
+    pub version: VersionId,
+    /// Name of that image, with its tag.
+    pub image: String,
+    /// Tags of which the newest is asked for; none: that of the image.
+    pub tags: Option<TagPattern>,
+}
+
+/// What it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageAnswer {
+    /// The container.
+    pub container: ContainerId,
+    /// The version that was asked about.
+    pub version: VersionId,
+    /// The image; or why there is no answer.
+    pub said: Result<RegistryImage, NoAnswer>,
+}
+
+/// An image in a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryImage {
+    /// Its name, with its tag.
+    pub image: String,
+    /// Its digest now.
+    pub digest: String,
+    /// When that was, in Unix seconds.
+    pub at: i64,
+}
+
+/// No answer of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoAnswer {
+    /// Why, for people.
+    pub reason: String,
+    /// It wants to be left alone for so long.
+    pub retry_after: Option<Duration>,
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use manifests::{HostName, InstanceId, ServiceName};
+use manifests::{HostName, InstanceId, Manifest, ServiceName, canonical};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -75,6 +75,64 @@ pub struct Version {
     /// Paths at which the image declares volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
+    /// Name of the image, where that is not the manifest's: it was found for it in the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+}
+
+/// `…/image`: the image that is run in place of the one that the manifest names. It counts as long as the manifest means
+/// the container that it was found for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundImage {
+    /// Hash of what affects the container in the manifest that it was found for, with the image as it is named there.
+    pub of: String,
+    /// Its name, with its tag.
+    pub image: String,
+    /// Its digest.
+    pub digest: String,
+    /// When the registry said so, in Unix seconds, for people; none where nobody asked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<i64>,
+    /// The digest from which it is the way back; none if it is newer than what was run before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_from: Option<String>,
+    /// Images that are not run, whatever the registry says; the last one is the newest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedImage>,
+}
+
+/// An image that is not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedImage {
+    /// Its name, with its tag.
+    pub image: String,
+    /// Its digest.
+    pub digest: String,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl FoundImage {
+    /// What stands in `of`, for this manifest.
+    pub fn hash_of(manifest: &Manifest) -> String {
+        canonical::hash(manifest, &manifest.image)
+    }
+
+    /// As many are remembered.
+    const MOST_SKIPPED: usize = 20;
+
+    /// The digest is not to be run.
+    pub fn skips(&self, digest: &str) -> bool {
+        self.skipped.iter().any(|skipped| skipped.digest == digest)
+    }
+
+    /// These, and one more.
+    pub fn skip_also(before: &[SkippedImage], one: SkippedImage) -> Vec<SkippedImage> {
+        let others = before.iter().filter(|other| other.digest != one.digest);
+        let mut skipped: Vec<SkippedImage> = others.cloned().chain([one.clone()]).collect();
+        skipped.drain(..skipped.len().saturating_sub(Self::MOST_SKIPPED));
+        skipped
+    }
 }
 
 /// `…/rollout`: the update to a version, while it is under way or has failed.

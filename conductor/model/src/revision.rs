@@ -27,7 +27,7 @@ impl fmt::Display for ModRev {
     }
 }
 
-/// Key of a version: revision of the manifest that first meant it; negative for one that a restore left without a
+/// Key of a version: revision of the manifest that first meant it, or of the image that was found for it; negative for one that a restore left without a
 /// manifest.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -51,13 +51,15 @@ pub enum Rule {
     UpdateTurn,
     /// Of a global container a host takes no slot while it has, or runs, another.
     OnePerHost,
+    /// An image whose update has failed, or that somebody went back from, is not run again.
+    SkippedImage,
     /// A start goes on over a record only if this machine wrote it.
     OwnRecord,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ReadYourWrites,
         Self::CatchUp,
         Self::VoidGuard,
@@ -80,6 +82,7 @@ impl Rule {
         Self::Proof,
         Self::UpdateTurn,
         Self::OnePerHost,
+        Self::SkippedImage,
         Self::OwnRecord,
     ];
 }

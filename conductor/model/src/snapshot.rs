@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 
 use crate::manifest_text::ManifestText;
 use crate::records::{
-    Availability, Claim, Cluster, Data, HostRecord, Labels, Member, Next, Rollout, SlotState,
-    Unfit, Version,
+    Availability, Claim, Cluster, Data, FoundImage, HostRecord, Labels, Member, Next, Rollout,
+    SlotState, Unfit, Version,
 };
 use crate::revision::{ModRev, VersionId};
 use crate::scope::Extent;
@@ -109,7 +109,8 @@ impl Touched {
             let container = snapshot.containers.get(id)?;
             let manifest = container.manifest.as_ref().map(|rev| rev.modified);
             let halted = container.rollout.as_ref().filter(|rollout| rollout.failed);
-            Some((manifest, halted.map(|rollout| rollout.version)))
+            let found = mod_rev(container.last_found.as_ref());
+            Some((manifest, found, halted.map(|rollout| rollout.version)))
         };
         let mut containers = self.containers.iter();
         if self.cluster
@@ -256,6 +257,10 @@ pub struct ContainerView {
     pub versions: RedBlackTreeMapSync<VersionId, Rev<ParsedVersion>>,
     /// The update that is under way, or has failed.
     pub rollout: Option<Rev<Rollout>>,
+    /// The last image that was run in place of the manifest's own.
+    pub last_found: Option<Rev<FoundImage>>,
+    /// It was found for a manifest that means the same container as the present one.
+    is_found_for_it: bool,
     /// Its slots, if it is global.
     places: Option<Arc<Places>>,
 }
@@ -326,17 +331,37 @@ impl ContainerView {
         self.slots.get(&number)?.claim.as_ref()
     }
 
+    /// The image that was found for a manifest that means the same container as the present one.
+    pub fn found(&self) -> Option<&Rev<FoundImage>> {
+        self.last_found.as_ref().filter(|_| self.is_found_for_it)
+    }
+
+    fn look_at_found(&mut self) {
+        self.is_found_for_it = match (&self.last_found, &self.manifest) {
+            (Some(found), Some(manifest)) => {
+                found.modified > manifest.created
+                    && self
+                        .wanted()
+                        .is_some_and(|manifest| found.of == FoundImage::hash_of(manifest))
+            }
+            _ => false,
+        };
+    }
+
     /// The manifest of a version, decided or still the user's newest.
     pub fn manifest_of(&self, id: VersionId) -> Option<&Arc<manifests::Manifest>> {
         if let Some(version) = self.versions.get(&id) {
             return version.manifest.as_ref();
         }
+        let is_found = self
+            .found()
+            .is_some_and(|found| found.modified.version() == id);
         match self.manifest.as_ref() {
             Some(Rev {
                 value: Desired::Valid { manifest, .. },
                 modified,
                 ..
-            }) if modified.version() == id => Some(manifest),
+            }) if modified.version() == id || is_found => Some(manifest),
             _ => None,
         }
     }
@@ -352,6 +377,7 @@ impl ContainerView {
     /// Its manifest is this now, which may count for its versions too.
     fn set_manifest(&mut self, desired: Option<Rev<Desired>>) {
         self.manifest = desired;
+        self.look_at_found();
         let desired = self.manifest.as_ref().map(|manifest| &manifest.value);
         let is_counted = match desired {
             Some(Desired::Valid { manifest, .. }) => manifest.runs() != Scale::Global,
@@ -380,6 +406,7 @@ impl ContainerView {
             && self.slots.is_empty()
             && self.versions.is_empty()
             && self.rollout.is_none()
+            && self.last_found.is_none()
     }
 }
 
@@ -570,6 +597,12 @@ impl Snapshot {
             }
             Key::Rollout(id) => {
                 self.container(id, touched, |c| c.rollout = put.and_then(json));
+            }
+            Key::FoundImage(id) => {
+                self.container(id, touched, |c| {
+                    c.last_found = put.and_then(json);
+                    c.look_at_found();
+                });
             }
             Key::Status(_) => {}
             Key::Cluster => {

@@ -13,7 +13,9 @@ use manifests::keys::{self, Key};
 use manifests::{ContainerId, HostName, InstanceId, SlotId};
 
 use crate::kv::{KeyRange, Op};
-use crate::records::{Claim, Cluster, Data, Next, Rollout, SlotState, Status, Unfit, Version};
+use crate::records::{
+    Claim, Cluster, Data, FoundImage, Next, Rollout, SlotState, Status, Unfit, Version,
+};
 use crate::revision::{ModRev, VersionId};
 use crate::scope::Scope;
 use crate::snapshot::VoidNext;
@@ -74,6 +76,8 @@ pub enum WriteKind {
     Prune,
     Permit,
     Rollout,
+    Found,
+    WentBack,
     Sweep,
     Status,
 }
@@ -118,6 +122,7 @@ pub enum WriteOp {
     Status(SlotId, Status),
     Version(ContainerId, VersionId, Version),
     Rollout(ContainerId, Rollout),
+    FoundImage(ContainerId, FoundImage),
     Unfit(HostName, ContainerId, Unfit),
     /// Deletes a key, if it is there.
     Delete(Key),
@@ -185,6 +190,9 @@ impl WriteOp {
             }
             Self::Rollout(container, rollout) => {
                 Op::put_json(Key::Rollout(container.clone()), rollout)
+            }
+            Self::FoundImage(container, found) => {
+                Op::put_json(Key::FoundImage(container.clone()), found)
             }
             Self::Unfit(host, container, unfit) => {
                 Op::put_json(Key::Unfit(host.clone(), container.clone()), unfit)
@@ -270,6 +278,14 @@ impl Write {
     pub fn rollout_of(&self) -> Option<(&ContainerId, &Rollout)> {
         self.ops.iter().find_map(|op| match op {
             WriteOp::Rollout(container, rollout) => Some((container, rollout)),
+            _ => None,
+        })
+    }
+
+    /// The image that it says is to be run.
+    pub fn found_image(&self) -> Option<(&ContainerId, &FoundImage)> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::FoundImage(container, found) => Some((container, found)),
             _ => None,
         })
     }

@@ -46,6 +46,7 @@ fn remains(inputs: &Inputs<'_>, turn: Option<Turn>, id: &ContainerId, report: &m
     let mut slots = container.slots.values();
     let remains = !container.versions.is_empty()
         || container.rollout.is_some()
+        || container.last_found.is_some()
         || slots.any(|slot| slot.state.is_some() || slot.next.is_some());
     let scope = Scope::Container(id.clone());
     if remains && inputs.is_my_turn(&mut report.notes, &scope, turn) {

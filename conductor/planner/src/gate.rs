@@ -26,6 +26,8 @@ pub(crate) fn admit(inputs: &Inputs<'_>, report: Report, plan: &mut Plan) {
             plan.actions.push(action);
         }
     }
+    plan.asks.extend(report.asks);
+    plan.followed.extend(report.notes.followed);
     plan.waiting.extend(report.waiting);
     plan.statuses.extend(report.statuses);
     plan.leaving.extend(report.notes.leaving);

@@ -10,6 +10,7 @@ mod cleanup;
 pub mod disruption;
 mod gate;
 mod handover;
+pub mod image_policy;
 mod inputs;
 mod lifecycle;
 pub mod memory;

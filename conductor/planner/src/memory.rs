@@ -3,6 +3,7 @@
 //! Nothing here survives the process, and nothing here gives a right: rights
 //! are in etcd and on the engine.
 
+mod checks;
 mod in_flight;
 mod instances;
 mod orphans;
@@ -13,6 +14,7 @@ mod trouble;
 use std::collections::BTreeMap;
 
 use manifests::{ContainerId, InstanceId, SlotId};
+use model::images::ImageAnswer;
 use model::observed::{EngineState, Observed};
 use model::records::{Phase, Status};
 use model::snapshot::Snapshot;
@@ -23,6 +25,7 @@ use model::{Action, ActionResult, Fault, Scope, Write, WriteKind};
 use crate::disruption::DisruptionGuard;
 use crate::output::Plan;
 
+pub use checks::Check;
 pub use in_flight::{InFlight, STALLED};
 pub use instances::InstanceMemory;
 pub use orphans::{Orphan, Orphans};
@@ -41,6 +44,8 @@ pub struct AgentMemory {
     pub slots: BTreeMap<SlotId, SlotMemory>,
     /// Instances on this host's engine.
     pub instances: BTreeMap<InstanceId, InstanceMemory>,
+    /// Containers for whose newer images this host asks, and what is known of them.
+    pub checks: BTreeMap<ContainerId, Check>,
     /// Images that could not be decided.
     pub images: BTreeMap<ContainerId, Trouble>,
     /// Scopes in which any of several hosts may act, and since when none has: turns are counted from then.
@@ -138,6 +143,13 @@ impl AgentMemory {
                 let rev = slot.trouble.rev;
                 slot.trouble.failed(rev, reason, Fault::Passing, now);
             }
+        }
+    }
+
+    /// Notes what a registry said.
+    pub fn answered(&mut self, answer: &ImageAnswer, now: Millis) {
+        if let Some(check) = self.checks.get_mut(&answer.container) {
+            check.answered(answer, now);
         }
     }
 
@@ -239,6 +251,15 @@ impl AgentMemory {
             };
             self.turns = plan.turns.iter().map(turn).collect();
         }
+        for id in &plan.followed {
+            let new = || Check::new(now);
+            self.checks.entry(id.clone()).or_insert_with(new);
+        }
+        for question in &plan.asks {
+            if let Some(check) = self.checks.get_mut(&question.container) {
+                check.asks();
+            }
+        }
         for (slot, status) in &plan.statuses {
             self.slots
                 .entry(slot.clone())
@@ -267,6 +288,7 @@ impl AgentMemory {
     /// Forgets what a whole plan does not name any more.
     fn forget(&mut self, plan: &Plan, now: Millis) {
         self.own_writes.forget_rejected(now);
+        self.checks.retain(|id, _| plan.followed.contains(id));
         self.slots.retain(|slot, memory| {
             plan.statuses.contains_key(slot)
                 || plan.touches(slot)

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use manifests::{InstanceId, SlotId};
+use manifests::{ContainerId, InstanceId, SlotId};
+use model::images::ImageQuestion;
 use model::records::Status;
 use model::time::Millis;
 use model::{Action, Scope, Write};
@@ -15,6 +16,10 @@ use crate::waiting::Waiting;
 pub struct Plan {
     /// To be written to etcd.
     pub writes: Vec<Write>,
+    /// Registries are to be asked.
+    pub asks: Vec<ImageQuestion>,
+    /// Containers for whose newer images this host asks.
+    pub followed: BTreeSet<ContainerId>,
     /// Actions on the engine.
     pub actions: Vec<Action>,
     /// Slots that wait, and why.
@@ -58,6 +63,8 @@ impl Plan {
 pub(crate) struct Report {
     /// Writes to etcd.
     pub(crate) writes: Vec<Write>,
+    /// Questions to registries.
+    pub(crate) asks: Vec<ImageQuestion>,
     /// Actions on the engine.
     pub(crate) actions: Vec<Action>,
     /// Slots that wait, and why.
@@ -81,6 +88,8 @@ pub(crate) struct Notes {
     pub(crate) late: BTreeSet<InstanceId>,
     /// Scopes in which any of several hosts may act, and this one has or waits for its turn.
     pub(crate) turns: Vec<Scope>,
+    /// Containers for whose newer images this host asks.
+    pub(crate) followed: BTreeSet<ContainerId>,
     /// When to decide again.
     pub(crate) requeue_at: Option<Millis>,
 }

@@ -7,7 +7,7 @@ use model::snapshot::mod_rev;
 use crate::inputs::Inputs;
 use crate::output::{Notes, Report};
 use crate::retire::{draining, manifest_of, retire_all};
-use crate::rollout::Target;
+use crate::rollout::{Target, decided_write};
 use crate::slot_state::{ADOPT, state};
 use crate::slots::StraySlot;
 use crate::waiting::Waiting;
@@ -208,6 +208,7 @@ impl Returned<'_> {
             rev,
             manifest,
             text,
+            found,
         } = Target::of(self.container)?
         else {
             return None;
@@ -220,6 +221,7 @@ impl Returned<'_> {
         let image = digest
             .into_iter()
             .chain([local])
+            .filter(|image| found.is_none_or(|found| found.digest == *image))
             .find(|image| canonical::hash(manifest, image) == runs.owner.manifest_hash)?;
         let version = Version {
             manifest: text.clone(),
@@ -227,8 +229,10 @@ impl Returned<'_> {
             content: None,
             good: true,
             volumes: Vec::new(),
+            found: None,
         };
-        Some(Write::version(self.slot.container.clone(), rev, version))
+        let id = &self.slot.container;
+        Some(decided_write(id, self.container, (rev, version), found))
     }
 
     /// Key of the version that it was made from.

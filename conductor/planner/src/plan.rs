@@ -10,6 +10,7 @@ use model::Extent;
 use crate::cleanup;
 use crate::gate::admit;
 use crate::handover;
+use crate::image_policy;
 use crate::inputs::Inputs;
 use crate::lifecycle;
 use crate::output::Plan;
@@ -67,6 +68,10 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         admit(inputs, cleanup::leftovers(inputs), &mut plan);
     }
     if is_able {
+        // Newer images: what registries have, and the way back from what fails.
+        if inputs.snapshot.in_hold().is_none() {
+            admit(inputs, image_policy::newer_images(inputs), &mut plan);
+        }
         admit(inputs, cleanup::marks(inputs), &mut plan);
     }
     plan.requeue_whole_at = std::mem::replace(&mut plan.requeue_at, of_here);

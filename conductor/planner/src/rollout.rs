@@ -15,8 +15,8 @@ use manifests::manifest::Pull;
 use manifests::update::{OnFailure, Update};
 use manifests::{ContainerId, Manifest, canonical};
 use model::manifest_text::ManifestText;
-use model::records::{Rollout, Version};
-use model::snapshot::{ContainerView, Desired, ParsedVersion, Rev};
+use model::records::{FoundImage, LOCAL, Rollout, SkippedImage, Version};
+use model::snapshot::{ContainerView, Desired, ParsedVersion, Rev, mod_rev};
 use model::{ModRev, VersionId, Write};
 
 /// The newest versions, that stay whether anything needs them or not.
@@ -42,6 +42,8 @@ pub enum Target<'a> {
         manifest: &'a Arc<Manifest>,
         /// As it was written.
         text: &'a ManifestText,
+        /// The image, where it was found for this manifest; its revision becomes the key then.
+        found: Option<&'a FoundImage>,
     },
 }
 
@@ -53,6 +55,19 @@ impl<'a> Target<'a> {
         let newest = counting(container).next_back();
         match &desired.value {
             Desired::Valid { manifest, text, .. } => {
+                // A PUT that changes nothing asks for what the registry has, where that is what `pull` means.
+                let goes_on = |found: &&Rev<FoundImage>| {
+                    found.modified >= desired.modified || manifest.pull != Pull::Always
+                };
+                if let Some(found) = container.found().filter(goes_on) {
+                    let rev = found.modified.version();
+                    return Some(decided(container, rev).unwrap_or(Self::Undecided {
+                        rev,
+                        manifest,
+                        text,
+                        found: Some(&found.value),
+                    }));
+                }
                 if let Some((rev, version, old)) = newest
                     && (rev == desired.modified.version()
                         || (is_same(old, manifest) && !asks_again(manifest, text, version)))
@@ -67,6 +82,7 @@ impl<'a> Target<'a> {
                     rev: desired.modified.version(),
                     manifest,
                     text,
+                    found: None,
                 })
             }
             Desired::Invalid(_) => last_good(container),
@@ -103,6 +119,14 @@ impl<'a> Target<'a> {
         };
         match self {
             Self::Decided { version, .. } => old.hash != version.hash,
+            Self::Undecided {
+                found: Some(found),
+                manifest,
+                ..
+            } => {
+                let own = old.manifest.as_ref();
+                old.version.image != found.digest || own.is_none_or(|own| !is_same(own, manifest))
+            }
             Self::Undecided { manifest, .. } => {
                 // A redeploy of `pull: always` differs in nothing but what the registry has now.
                 manifest.pull == Pull::Always
@@ -165,11 +189,20 @@ pub(crate) fn made_anew<'a>(
     }
 }
 
-/// An earlier decision on the image of this very container, as when a change is taken back.
-pub(crate) fn decided_before<'a>(
+/// An earlier decision on the image of this very container, as when a change is taken back; or on the image that was
+/// found for it.
+fn decided_before<'a>(
     container: &'a ContainerView,
     manifest: &Manifest,
+    found: Option<&FoundImage>,
 ) -> Option<&'a Version> {
+    if let Some(found) = found {
+        return counting(container)
+            .rfind(|(_, version, old)| {
+                version.version.image == found.digest && is_same(old, manifest)
+            })
+            .map(|(_, version, _)| &version.version);
+    }
     if manifest.pull == Pull::Always {
         return None;
     }
@@ -179,6 +212,47 @@ pub(crate) fn decided_before<'a>(
             own.is_some_and(|own| own.pull == manifest.pull) && is_same(old, manifest)
         })
         .map(|(_, version, _)| &version.version)
+}
+
+/// The write by which an earlier decision counts for this version too, if there is one.
+pub(crate) fn decided_again(
+    id: &ContainerId,
+    container: &ContainerView,
+    target: &Target<'_>,
+) -> Option<Write> {
+    let Target::Undecided {
+        rev,
+        manifest,
+        text,
+        found,
+    } = target
+    else {
+        return None;
+    };
+    let before = decided_before(container, manifest, *found)?;
+    let version = Version {
+        manifest: (*text).clone(),
+        ..before.clone()
+    };
+    Some(decided_write(id, container, (*rev, version), *found))
+}
+
+/// The write by which the image of a version is decided.
+pub fn decided_write(
+    id: &ContainerId,
+    container: &ContainerView,
+    (rev, version): (VersionId, Version),
+    found: Option<&FoundImage>,
+) -> Write {
+    let Some(found) = found else {
+        return Write::version(id.clone(), rev, version);
+    };
+    let version = Version {
+        found: Some(found.image.clone()),
+        ..version
+    };
+    let manifest = mod_rev(container.manifest.as_ref());
+    Write::version_of_found(id.clone(), rev, version, manifest)
 }
 
 /// Both mean the same container of the same image.
@@ -223,6 +297,41 @@ fn goes_back(container: &ContainerView) -> bool {
     policy(container).on_failure == OnFailure::Rollback
 }
 
+/// The version before this one, of the same manifest, whose image may be run again: the newest that has proven itself,
+/// else the newest. What is known by an id only can't be asked for by its digest.
+pub(crate) fn image_before<'a>(
+    container: &'a ContainerView,
+    rev: VersionId,
+    manifest: &Manifest,
+    skipped: &[SkippedImage],
+) -> Option<&'a Version> {
+    let may_run = |version: &&'a Version| {
+        let is_skipped = skipped.iter().any(|one| one.digest == version.image);
+        !is_skipped && !version.image.starts_with(LOCAL)
+    };
+    let before = || {
+        counting(container)
+            .filter(|(old, _, own)| *old < rev && is_same(own, manifest))
+            .map(|(_, version, _)| &version.version)
+            .filter(may_run)
+    };
+    before()
+        .rfind(|version| version.good)
+        .or_else(|| before().next_back())
+}
+
+/// This version, if it is one of the same manifest, and its image can be asked for by its digest.
+pub(crate) fn image_of<'a>(
+    container: &'a ContainerView,
+    rev: VersionId,
+    manifest: &Manifest,
+) -> Option<&'a Version> {
+    let mut all = counting(container);
+    let (_, version, own) = all.find(|(id, ..)| *id == rev)?;
+    let is_known = is_same(own, manifest) && !version.version.image.starts_with(LOCAL);
+    is_known.then_some(&version.version)
+}
+
 /// The newest version before this one that has proven itself; without one, the newest before it.
 fn good_before(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
     let older = || counting(container).filter(|(old, ..)| *old < rev);
@@ -230,6 +339,11 @@ fn good_before(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> 
         .rfind(|(_, version, _)| version.version.good)
         .or_else(|| older().next_back())
         .and_then(|(rev, ..)| decided(container, rev))
+}
+
+/// Images that are not run, whatever the registry says.
+pub fn skipped(container: &ContainerView) -> &[SkippedImage] {
+    container.found().map_or(&[], |found| &found.skipped)
 }
 
 /// Notes that a version got ready: it is one to fall back to.

@@ -317,6 +317,7 @@ fn facts() -> watch::Sender<EngineFacts> {
             data_root: "/var/lib/docker".to_owned(),
             rootless: false,
             operating_system: "Debian".to_owned(),
+            insecure_registries: Vec::new(),
         },
         bridge: Bridge {
             network: "bridge".to_owned(),

@@ -2,14 +2,14 @@
 
 use manifests::ContainerId;
 use manifests::manifest::Scale;
-use model::records::Rollout;
+use model::records::{FoundImage, Rollout};
 use model::snapshot::{ContainerView, Desired};
 use model::{links, volumes};
 use planner::rollout::{self, Target};
 use planner::update;
 
 use super::inputs::RowInputs;
-use super::types::{ContainerRow, GaveUp, UpdateRow};
+use super::types::{ContainerRow, FoundRow, GaveUp, SkippedRow, UpdateRow};
 
 /// Row of a container.
 pub(super) fn container_row(
@@ -62,8 +62,25 @@ pub(super) fn container_row(
         unnamed_volumes,
         stopped: wanted.is_some_and(|manifest| manifest.stopped),
         version,
+        found: view.found().map(|found| found_row(&found.value)),
         update: update::rollout(view).and_then(|rollout| update_row(view, rollout)),
         gave_up,
+    }
+}
+
+/// Row of the image that is run in place of the manifest's.
+pub(super) fn found_row(found: &FoundImage) -> FoundRow {
+    let skipped = found.skipped.iter().map(|one| SkippedRow {
+        image: one.image.clone(),
+        digest: one.digest.clone(),
+        why: one.why.clone(),
+    });
+    FoundRow {
+        image: found.image.clone(),
+        digest: found.digest.clone(),
+        since: found.since,
+        back_from: found.back_from.clone(),
+        skipped: skipped.collect(),
     }
 }
 

@@ -65,6 +65,7 @@ pub fn router(api: Api) -> Router {
         .route("/versions/{app}/{container}", get(versions::history))
         .route("/rollout/{app}/{container}", put(versions::pause))
         .route("/restart/{app}/{container}/{slot}", put(versions::restart))
+        .route("/image/{app}/{container}", put(versions::image))
         .route("/events", get(events::events))
         .route("/logs/{app}", get(logs::logs))
         .route("/logs/{app}/{container}", get(logs::logs))

@@ -1,22 +1,25 @@
-//! `versions`: what a container ran, and can be given back; `rollout`: the pause of an update; `restart`: of one slot. All on
-//! etcd itself, at one revision.
+//! `versions`: what a container ran, and can be given back; `rollout`: the pause of an update; `restart`: of one slot;
+//! `image`: the way back to one. All on etcd itself, at one revision.
 
 use axum::Json;
 use axum::extract::State;
 use manifests::keys::{self, Key};
 use manifests::{AppName, ContainerId, ContainerName};
-use model::Snapshot;
 use model::records::{Claim, Rollout};
 use model::snapshot::{Change, ContainerView, Desired, Rev, SlotView, mod_rev};
+use model::{Snapshot, VersionId};
+use planner::image_policy;
 use planner::rollout::{self, Target};
 use planner::update;
 use store::kv::{KeyRange, KeyValue};
 use store::{Compare, Op, OpReply, Txn};
 
 use super::api::Api;
-use super::containers::update_row;
+use super::containers::{found_row, update_row};
 use super::reply::{ApiFailure, ApiResult, JsonBody, PathParams};
-use super::types::{History, SlotRestart, UpdateRow, VersionRow, WantedRollout};
+use super::types::{
+    FoundRow, History, SlotRestart, UpdateRow, VersionRow, WantedImage, WantedRollout,
+};
 
 /// Attempts of a compare-and-swap: owners write the same key.
 const ATTEMPTS: usize = 10;
@@ -159,6 +162,45 @@ pub(super) async fn restart(
     Err(ApiFailure::changed())
 }
 
+/// `PUT image/<app>/<container>`: the image of an earlier version of this manifest is run again, and the one that is run
+/// now is not, whatever the registry says.
+pub(super) async fn image(
+    State(api): State<Api>,
+    PathParams((app, container)): PathParams<(AppName, ContainerName)>,
+    JsonBody(wanted): JsonBody<WantedImage>,
+) -> ApiResult<FoundRow> {
+    let id = ContainerId::new(app, container);
+    for _ in 0..ATTEMPTS {
+        let read = Read::now(&api, &id).await?;
+        let view = read.view(&id);
+        let manifest = view.and_then(|view| view.manifest.as_ref());
+        let (Some(view), Some(manifest)) = (view, manifest) else {
+            return Err(ApiFailure::no_container(&id));
+        };
+        if manifest.modified.0 != wanted.revision {
+            return Err(ApiFailure::changed());
+        }
+        let to = VersionId(wanted.version);
+        let back = image_policy::went_back(view, to).ok_or_else(|| {
+            ApiFailure::conflict(format!(
+                "{id} has no version {to} of its present manifest whose image is known by its digest"
+            ))
+        })?;
+        let key = Key::FoundImage(id.clone());
+        let guards = vec![
+            Compare::modified(Key::Manifest(id.clone()), manifest.modified),
+            Compare::modified(&key, mod_rev(view.last_found.as_ref())),
+        ];
+        if api
+            .try_write(guards, vec![Op::put_json(&key, &back)])
+            .await?
+        {
+            return Ok(Json(found_row(&back)));
+        }
+    }
+    Err(ApiFailure::changed())
+}
+
 fn paused_of(id: &ContainerId, view: &ContainerView, now: Rollout) -> Result<Rollout, String> {
     let version = now.version;
     let target = Target::of(view);
@@ -219,7 +261,12 @@ fn of(id: &ContainerId, read: &Read) -> Option<History> {
     let mut versions: Vec<VersionRow> = rollout::counting(view)
         .map(|(rev, version, manifest)| VersionRow {
             version: rev.0,
-            image: manifest.image.clone(),
+            image: version
+                .version
+                .found
+                .as_ref()
+                .unwrap_or(&manifest.image)
+                .clone(),
             digest: Some(version.version.image.clone()),
             good: version.version.good,
             slots: runs(rev),
@@ -230,11 +277,12 @@ fn of(id: &ContainerId, read: &Read) -> Option<History> {
         rev,
         manifest,
         text,
+        found,
     }) = &target
     {
         versions.push(VersionRow {
             version: rev.0,
-            image: manifest.image.clone(),
+            image: found.map_or(&manifest.image, |found| &found.image).clone(),
             digest: None,
             good: false,
             slots: runs(*rev),

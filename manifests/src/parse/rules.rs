@@ -2,6 +2,7 @@
 //!
 //! A field with a problem keeps its default; the manifest is thrown away then.
 
+mod image_policy;
 mod pairs;
 mod placement;
 mod services;
@@ -84,6 +85,9 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     });
     if let Some(node) = f.get("update") {
         update::update(r, node, &mut m);
+    }
+    if let Some(node) = f.get("image_policy") {
+        image_policy::image_policy(r, node, &mut m);
     }
     if let Some(node) = f.get("rebalance")
         && m.rebalance == Rebalance::Auto

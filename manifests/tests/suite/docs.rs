@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use manifests::fields::{HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME};
+use manifests::fields::{
+    HEALTHCHECK, IMAGE_POLICY, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME,
+};
 use manifests::schema::Field;
 
 use super::same_as_file;
@@ -36,6 +38,7 @@ fn markdown() -> String {
         ("The log", "", LOG),
         ("Placement", PLACEMENT_TEXT, PLACEMENT),
         ("The update", UPDATE_TEXT, UPDATE),
+        ("Newer images", IMAGE_POLICY_TEXT, IMAGE_POLICY),
     ] {
         let _ = write!(page, "\n## {title}\n\n{text}");
         page.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
@@ -71,6 +74,19 @@ const ULIMIT_TEXT: &str = "\
 `stack`. Without `nofile` it is 1048576 on every engine, or what the host can give if that is less. A limit of the
 manifest that a host can't give (`nofile` above its `fs.nr_open`) is a failed start: the slot goes to another host, and
 `dokkaa why` says so.
+
+";
+
+const IMAGE_POLICY_TEXT: &str = "\
+The registry is asked with the credentials of the host that asks, one that runs an instance;
+how such an update goes, and what follows when it fails: [updates.md](updates.md#newer-images).
+
+```json
+{
+  \"image\": \"registry.example.com/shop/web:1.27.0\",
+  \"image_policy\": {\"check\": \"5m\", \"match\": \"1.27.*\"}
+}
+```
 
 ";
 
@@ -148,6 +164,6 @@ or `KiB`: all the same, each 1024 times the one before).
 the same text. Unknown fields are errors there. An invalid manifest that was written straight into etcd stops
 nothing: the last valid version keeps running.
 
-A change of `scale`, `stopped`, `placement`, `pull`, `update`, `rebalance`, `start_timeout`, `stop_timeout`,
+A change of `scale`, `stopped`, `placement`, `pull`, `update`, `image_policy`, `rebalance`, `start_timeout`, `stop_timeout`,
 `drain_timeout` or a service's `ready` replaces no container; a change of anything else does.
 ";

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use manifests::image_policy::ImagePolicy;
 use manifests::manifest::{
     Constraint, Healthcheck, HealthcheckChoice, Link, Log, Placement, Protocol, Pull, Ready, Scale,
     Service, Ulimit, UlimitName, Volume, VolumeSource,
@@ -207,6 +208,7 @@ prop_compose! {
         log in (1024..1_u64 << 40, 1..=1000_u32),
         resources in (option::of(10..=1_024_000_u32), option::of(6_u64 << 20..=16 << 40), placement()),
         policy in (update(), (0..=3_600_000_u64), (any::<bool>(), any::<bool>()), option::of("[^\u{0}]{1,8}")),
+        image_policy in option::of((millis(10_000), any::<bool>())),
         outside in outside(),
     ) -> Manifest {
         let mut manifest = Manifest {
@@ -240,6 +242,14 @@ prop_compose! {
         if let Parallelism::Slots(slots) = manifest.update.parallelism && slots > most.of(0) {
             manifest.update.parallelism = most;
         }
+        let follows = image_policy.filter(|_| pull != Pull::Never);
+        manifest.image_policy = follows.map(|(check, by_tag)| ImagePolicy {
+            check,
+            tags: by_tag.then(|| "1.*".parse().expect("a pattern")),
+        });
+        if follows.is_some_and(|(_, by_tag)| by_tag) {
+            "a:1.2".clone_into(&mut manifest.image);
+        }
         if manifest.why_stop_first().is_some() {
             manifest.update.order = manifest.update.order.map(|_| Order::StopFirst);
         }
@@ -272,7 +282,7 @@ fn json() -> impl Strategy<Value = Value> {
 
 fn field_names() -> Vec<&'static str> {
     use manifests::fields::{
-        HEALTHCHECK, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME,
+        HEALTHCHECK, IMAGE_POLICY, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME,
     };
     [
         MANIFEST,
@@ -283,6 +293,7 @@ fn field_names() -> Vec<&'static str> {
         LOG,
         PLACEMENT,
         UPDATE,
+        IMAGE_POLICY,
     ]
     .into_iter()
     .flatten()

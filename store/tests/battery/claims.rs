@@ -447,6 +447,7 @@ fn version(image: &str) -> Version {
         content: None,
         good: false,
         volumes: Vec::new(),
+        found: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
-use model::records::{Claim, Cluster, Data, Phase, Rollout, SlotState, Unfit, Version};
+use model::records::{Claim, Cluster, Data, FoundImage, Phase, Rollout, SlotState, Unfit, Version};
 use model::snapshot::VoidNext;
 use model::write::{Guard, Keys, Over};
 use model::{ModRev, Rules, VersionId, Write, WriteKind};
@@ -80,6 +80,10 @@ fn unfit() -> Unfit {
     of(json!({"manifest_rev": 7, "reason": "port 80 is taken"}))
 }
 
+fn found() -> FoundImage {
+    of(json!({"of": "1:a", "image": "nginx:2", "digest": "sha256:b"}))
+}
+
 fn rollout() -> Rollout {
     of(json!({"version": 7, "failed": true, "slot": 0, "reason": "exit code 1"}))
 }
@@ -96,6 +100,7 @@ fn rows(seen: &Seen) -> Vec<Write> {
     });
     let pin = || Some((data(), rev(Key::Data(slot()))));
     let promote = |over| Write::promote(slot(), claim(), own, manifest, next, over);
+    let image = rev(Key::FoundImage(web()));
     let noted = rev(Key::Version(web(), 7));
     let prune = [(VersionId(7), noted)];
     let mut rows = vec![
@@ -125,6 +130,9 @@ fn rows(seen: &Seen) -> Vec<Write> {
         Write::delete_next(slot(), next, Some((host("h1"), unfit()))),
         Write::delete_unwanted(slot(), own, manifest, host("h3")),
         Write::version(web(), manifest.version(), version()),
+        Write::version_of_found(web(), image.version(), version(), manifest),
+        Write::found(web(), found(), manifest, image),
+        Write::went_back(web(), found(), manifest, image),
         Write::good(web(), VersionId(7), version(), noted),
         Write::prune(&web(), &prune),
         Write::rollout(web(), rollout(), manifest, rev(Key::Rollout(web()))),
@@ -143,7 +151,7 @@ fn rows(seen: &Seen) -> Vec<Write> {
 }
 
 /// What may be there or not, each of the first six by itself.
-fn keys() -> [Key; 10] {
+fn keys() -> [Key; 11] {
     [
         Key::Manifest(web()),
         Key::Claim(slot()),
@@ -154,6 +162,7 @@ fn keys() -> [Key; 10] {
         Key::Data(slot()),
         Key::Version(web(), 7),
         Key::Rollout(web()),
+        Key::FoundImage(web()),
         Key::Unfit(host("h1"), web()),
     ]
 }

@@ -17,6 +17,7 @@ mod firewall;
 mod full_disk;
 mod global;
 mod hands;
+mod image_policy;
 mod images;
 mod links;
 mod network;

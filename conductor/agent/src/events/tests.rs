@@ -227,3 +227,25 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
     assert_eq!(one.kind, Kind::Failed);
     assert!(one.message.len() < 1_010, "a message has an end");
 }
+
+#[test]
+fn a_newer_image_is_told_with_its_digest_and_the_way_back_with_its_reason() {
+    let id = slot().container;
+    let found = |value: serde_json::Value| serde_json::from_value(value).expect("an image");
+    let image = serde_json::json!({"of": "1:a", "image": "web:2", "digest": "sha256:b"});
+    let write = Write::found(id.clone(), found(image), ModRev(3), ModRev::ABSENT);
+    let told = of_write(&write).expect("an event");
+    assert_eq!(told.kind, Kind::ImageFound);
+    assert_eq!(told.message, "the registry has web:2 (sha256:b)");
+    let back = serde_json::json!({
+        "of": "1:a", "image": "web:1", "digest": "sha256:a", "back_from": "sha256:b",
+        "skipped": [{"image": "web:2", "digest": "sha256:b", "why": "slot 0: exited with code 7"}],
+    });
+    let write = Write::went_back(id, found(back), ModRev(3), ModRev(5));
+    let told = of_write(&write).expect("an event");
+    assert_eq!(told.kind, Kind::ImageBack);
+    assert_eq!(
+        told.message,
+        "to web:1 (sha256:a), since the update to web:2 (sha256:b) failed, which is not tried again: slot 0: exited with code 7"
+    );
+}

@@ -1,9 +1,10 @@
 //! What comes from the engine: what it shows, what came of actions, and what probes say.
 
+use model::images::ImageAnswer;
 use model::observed::EngineState;
 use model::records::Version;
-use model::snapshot::Desired;
 use model::{ActionReport, ActionResult, Extent, Write};
+use planner::rollout::{self, Target};
 
 use super::Agent;
 use crate::effect::{AgentLog, Effect, Table};
@@ -91,23 +92,40 @@ impl Agent {
             return;
         };
         let view = self.etcd.snapshot.containers.get(container);
-        let manifest = view.and_then(|view| view.manifest.as_ref());
-        let Some(Desired::Valid { text, .. }) = manifest
-            .filter(|manifest| manifest.modified.version() == *rev)
-            .map(|manifest| &manifest.value)
+        let Some((
+            view,
+            Target::Undecided {
+                rev: undecided,
+                text,
+                found,
+                ..
+            },
+        )) = view.and_then(|view| Some((view, Target::of(view)?)))
         else {
             return;
         };
+        if undecided != *rev {
+            return;
+        }
+        // Every host pulls what was found by its digest.
+        let digest = found.map(|found| found.digest.clone());
         let version = Version {
             manifest: text.clone(),
-            image: image.clone(),
-            content: content.clone(),
+            content: content.clone().filter(|_| digest.is_none()),
+            image: digest.unwrap_or_else(|| image.clone()),
             good: false,
             volumes: volumes.clone(),
+            found: None,
         };
-        let write = Write::version(container.clone(), *rev, version);
+        let write = rollout::decided_write(container, view, (*rev, version), found);
         self.memory.begin_write(&write);
         self.write(vec![write]);
+    }
+
+    pub(super) fn image_answer(&mut self, answer: &ImageAnswer, now: Now) {
+        self.record(events::of_answer(answer));
+        self.memory.answered(answer, now.mono);
+        self.schedule.press(Extent::Whole);
     }
 
     pub(super) fn write(&mut self, writes: Vec<Write>) {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use manifests::ContainerId;
 use manifests::keys::{self, Key};
+use model::events::Happened;
 use model::kv::{KeyRange, Range, RangeReply};
 use model::records::Status;
 use model::snapshot::Desired;
-use model::{Directory, Extent, ModRev, Snapshot, Trust};
+use model::{Directory, Extent, ModRev, Scope, Snapshot, Trust, Write};
 use planner::memory::RETRY_REJECTED;
 
 use super::{Agent, UNFOLLOWED};
@@ -252,6 +253,15 @@ impl Agent {
         self.schedule.press(Extent::Whole);
     }
 
+    /// The last slot of an update to a newer image has proven itself by this write.
+    fn rolled(&self, write: &Write) -> Option<Happened> {
+        let Scope::Container(id) = &write.scope else {
+            return None;
+        };
+        let container = self.etcd.snapshot.containers.get(id)?;
+        events::of_rolled(write, id, container)
+    }
+
     pub(super) fn wrote(&mut self, answers: WriteAnswers, now: Now) {
         let WriteAnswers {
             writes,
@@ -268,6 +278,7 @@ impl Agent {
             self.memory.wrote(&write, held, revision, seen, now.mono);
             if held {
                 self.record(events::of_write(&write));
+                self.record(self.rolled(&write));
             } else {
                 self.counts.writes_lost += 1;
                 self.log(AgentLog::GuardFailed(write.kind, write.scope.clone()));

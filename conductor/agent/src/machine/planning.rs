@@ -97,6 +97,7 @@ impl Agent {
         self.follow_late(&planned.late, observed);
         let Plan {
             writes,
+            asks,
             actions,
             requeue_at,
             requeue_whole_at,
@@ -105,6 +106,9 @@ impl Agent {
         self.schedule
             .planned(requeue_at, requeue_whole_at, now.mono);
         self.write(writes);
+        for question in asks {
+            self.effect(Effect::Ask(question));
+        }
         self.note(&actions, now);
         for action in actions {
             self.effect(Effect::Act(action));

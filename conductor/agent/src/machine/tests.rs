@@ -22,6 +22,7 @@ use crate::input::{EngineUpdate, OpenConnections, ProbeResult, WriteAnswers};
 use crate::view::{self, Reason, ViewUpdate};
 
 mod extents;
+mod images;
 
 const MANIFEST: &str = r#"{"image": "app", "services": {"http": 80}}"#;
 

@@ -95,6 +95,7 @@ mod tests {
             data_root: String::new(),
             rootless: false,
             operating_system: "Debian GNU/Linux 12".to_owned(),
+            insecure_registries: Vec::new(),
         };
         assert_eq!(check(&info), Ok(()));
         let rootless = EngineInfo {

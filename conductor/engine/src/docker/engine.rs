@@ -98,6 +98,16 @@ impl DockerEngine {
     }
 }
 
+/// Registries that it asks without HTTPS where they have none.
+fn insecure(config: models::RegistryServiceConfig) -> Vec<String> {
+    let named = config.index_configs.unwrap_or_default().into_iter();
+    let named = named.filter(|(_, index)| index.secure == Some(false));
+    let networks = config.insecure_registry_cidrs.unwrap_or_default();
+    let mut all: Vec<String> = named.map(|(name, _)| name).chain(networks).collect();
+    all.sort_unstable();
+    all
+}
+
 #[async_trait]
 impl Engine for DockerEngine {
     async fn ping(&self) -> Result<(), EngineError> {
@@ -121,6 +131,7 @@ impl Engine for DockerEngine {
             data_root: info.docker_root_dir.unwrap_or_default(),
             rootless: security.iter().any(|option| option == "name=rootless"),
             operating_system: info.operating_system.unwrap_or_default(),
+            insecure_registries: insecure(info.registry_config.unwrap_or_default()),
         })
     }
 

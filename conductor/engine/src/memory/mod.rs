@@ -169,6 +169,7 @@ impl Engine for MemEngine {
             data_root: "/var/lib/docker".to_owned(),
             rootless: false,
             operating_system: "memory".to_owned(),
+            insecure_registries: Vec::new(),
         })
     }
 

@@ -4,7 +4,9 @@ use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
 
 use super::{Guard, MAX_OPS, Over, Write, WriteKind, WriteOp};
-use crate::records::{Claim, Cluster, Data, Next, Rollout, SlotState, Status, Unfit, Version};
+use crate::records::{
+    Claim, Cluster, Data, FoundImage, Next, Rollout, SlotState, Status, Unfit, Version,
+};
 use crate::revision::{ModRev, VersionId};
 use crate::scope::Scope;
 use crate::snapshot::VoidNext;
@@ -241,6 +243,46 @@ impl Write {
             .op(WriteOp::Version(container, id, version))
     }
 
+    /// As a version, of an image that was found: the version absent, MOD(manifest), MOD(image), which is its key.
+    pub fn version_of_found(
+        container: ContainerId,
+        id: VersionId,
+        version: Version,
+        manifest_rev: ModRev,
+    ) -> Self {
+        Self::of_container(&container, WriteKind::Version)
+            .seen(Key::Version(container.clone(), id.0), ModRev::ABSENT)
+            .wanted(&container, manifest_rev)
+            .seen(Key::FoundImage(container.clone()), id.manifest_rev())
+            .op(WriteOp::Version(container, id, version))
+    }
+
+    /// The registry has a newer image: MOD(manifest), MOD(image).
+    pub fn found(
+        container: ContainerId,
+        found: FoundImage,
+        manifest_rev: ModRev,
+        image_rev: ModRev,
+    ) -> Self {
+        Self::of_container(&container, WriteKind::Found)
+            .wanted(&container, manifest_rev)
+            .seen(Key::FoundImage(container.clone()), image_rev)
+            .op(WriteOp::FoundImage(container, found))
+    }
+
+    /// The update to an image that was found has failed, and the one before is run again: as for one that is found.
+    pub fn went_back(
+        container: ContainerId,
+        found: FoundImage,
+        manifest_rev: ModRev,
+        image_rev: ModRev,
+    ) -> Self {
+        Self {
+            kind: WriteKind::WentBack,
+            ..Self::found(container, found, manifest_rev, image_rev)
+        }
+    }
+
     /// A version got ready: MOD(version).
     pub fn good(
         container: ContainerId,
@@ -306,6 +348,7 @@ impl Write {
             .wanted(&container, ModRev::ABSENT)
             .guard(Guard::NoSlots(container.clone()))
             .op(WriteOp::DeleteVersions(container.clone()))
+            .op(WriteOp::Delete(Key::FoundImage(container.clone())))
             .op(WriteOp::Delete(Key::Rollout(container)))
     }
 

@@ -9,9 +9,9 @@ use crate::rollout;
 use crate::rollout::Target;
 use crate::waiting::{Failure, KILLED, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
-use model::records::{Phase, Progress, SlotState, Version};
+use model::records::{Phase, Progress, SlotState};
 use model::volumes;
-use model::{Action, Fault, Prepare, Scope, Trust, VersionId, Write};
+use model::{Action, Fault, Prepare, Scope, Trust, VersionId};
 
 /// Hosts that are waited for to decide an image, at most: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
@@ -57,20 +57,17 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
         rev,
         manifest,
         text,
+        found,
     } = target
     else {
         return Decision::new(Progress::Unknown, None);
     };
     let id = &ctx.slot.container;
     let scope = Scope::Container(id.clone());
-    if let Some(before) = rollout::decided_before(ctx.container, manifest) {
+    if let Some(write) = rollout::decided_again(id, ctx.container, target) {
         let mut decision = Decision::new(Progress::Replacing, None).about(*rev);
         if ctx.inputs.is_my_turn(notes, &scope, Some(ctx.turn())) {
-            let version = Version {
-                manifest: (*text).clone(),
-                ..before.clone()
-            };
-            decision.shared = Some(Write::version(id.clone(), *rev, version));
+            decision.shared = Some(write);
         }
         return decision;
     }
@@ -102,6 +99,7 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
             rev: *rev,
             manifest: (*manifest).clone(),
             text: (*text).clone(),
+            found: found.cloned(),
         });
     }
     decision

@@ -108,6 +108,12 @@ fn a_put_without_a_change_redeploys_what_is_always_pulled() {
 }
 
 #[test]
+fn a_newer_image_is_rolled_out_and_one_that_fails_is_gone_back_from() {
+    notebook("newer-image");
+    notebook("newer-tag");
+}
+
+#[test]
 fn a_crash_is_restarted_with_back_off() {
     notebook("crash");
 }

@@ -6,7 +6,7 @@ use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, Servi
 use serde::{Deserialize, Serialize};
 use strum::Display;
 
-use super::updates::UpdateRow;
+use super::updates::{FoundRow, UpdateRow};
 
 /// `GET slots`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +176,9 @@ pub struct ContainerRow {
     /// The update to that version, while there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateRow>,
+    /// The image that is run in place of the manifest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<FoundRow>,
     /// Failed rollout of the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<GaveUp>,

@@ -36,9 +36,9 @@ impl History {
 /// A version of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionRow {
-    /// Its key: the revision of its manifest.
+    /// Its key: the revision of its manifest, or of the image that was found for it.
     pub version: i64,
-    /// Its image, as the manifest names it.
+    /// Its image, as the manifest names it, or as it was found in the registry.
     pub image: String,
     /// The image that was decided on: a digest, or `local:<image id>`; none while nobody has decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +76,44 @@ pub struct SlotRestart {
     pub manifest: i64,
     /// Revision at which this was written.
     pub revision: i64,
+}
+
+/// Body of `PUT image/<app>/<container>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedImage {
+    /// The version whose image is run again.
+    pub version: i64,
+    /// Revision of the manifest that this is about.
+    pub revision: i64,
+}
+
+/// The image that is run in place of the one that the manifest names: a registry had it, or somebody went back to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundRow {
+    /// Its name, with its tag.
+    pub image: String,
+    /// Its digest.
+    pub digest: String,
+    /// When the registry said so, in Unix seconds; none where it is the way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<i64>,
+    /// The digest from which it is the way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_from: Option<String>,
+    /// Images that are not run, whatever the registry says; the last one is the newest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedRow>,
+}
+
+/// An image that is not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedRow {
+    /// Its name, with its tag.
+    pub image: String,
+    /// Its digest.
+    pub digest: String,
+    /// Why.
+    pub why: String,
 }
 
 /// The update of a container to a version.

@@ -153,6 +153,7 @@ pub(crate) fn version(manifest: serde_json::Value) -> Version {
         content: None,
         good: true,
         volumes: Vec::new(),
+        found: None,
     }
 }
 

@@ -17,6 +17,9 @@ use crate::inputs::Inputs;
 use crate::memory::AgentMemory;
 use crate::output::Plan;
 use crate::plan::plan;
+use crate::{image_policy, rollout};
+use model::VersionId;
+use model::images::{ImageAnswer, ImageQuestion, NoAnswer, RegistryImage};
 use model::kv::Op;
 use model::observed::{
     ContainerPort, ContainerState, EngineState, Exit, LABEL_CLUSTER, Observed, ObservedContainer,
@@ -116,6 +119,7 @@ impl World {
             }
             "delete" => self.delete(&format!("/apps/{rest}/manifest")),
             "push" => *self.pushed.entry(rest.to_owned()).or_default() += 1,
+            "image-back" => self.image_back(words[0], words[1].parse().unwrap()),
             "missing" => {
                 self.missing.insert(rest.to_owned());
             }
@@ -426,6 +430,54 @@ impl World {
         }
     }
 
+    /// What a name means in its registry now.
+    fn digest(&self, image: &str) -> String {
+        match self.pushed.get(image).copied().unwrap_or_default() {
+            0 => format!("sha256:{image}"),
+            again => format!("sha256:{image}#{again}"),
+        }
+    }
+
+    /// What the registry says of a newer image.
+    fn answer(&self, question: ImageQuestion) -> ImageAnswer {
+        let (repository, tag) = question.image.split_once(':').unwrap();
+        let tags = self.pushed.keys().filter_map(|image| {
+            let (other, tag) = image.split_once(':')?;
+            (other == repository).then_some(tag)
+        });
+        let newest = match &question.tags {
+            Some(pattern) => pattern.newest(Some(tag), tags).unwrap(),
+            None => tag,
+        };
+        let image = format!("{repository}:{newest}");
+        let said = if self.missing.contains(&image) {
+            Err(NoAnswer {
+                reason: format!("no such image: {image}"),
+                retry_after: None,
+            })
+        } else {
+            Ok(RegistryImage {
+                digest: self.digest(&image),
+                image,
+                at: 0,
+            })
+        };
+        ImageAnswer {
+            container: question.container,
+            version: question.version,
+            said,
+        }
+    }
+
+    /// Somebody goes back to the image of a version, as `dokkaa rollback` does.
+    fn image_back(&mut self, id: &str, version: i64) {
+        let id: manifests::ContainerId = id.parse().unwrap();
+        let view = &self.snapshot.containers[&id];
+        let back = image_policy::went_back(view, VersionId(version)).unwrap();
+        let key = Key::FoundImage(id).to_string();
+        self.put(&key, serde_json::to_vec(&back).unwrap());
+    }
+
     pub(super) fn step(&mut self, name: &str, step: Action) -> (ActionResult, Option<Write>) {
         let now = self.now;
         let started_at = now.0 as i64 + 1;
@@ -435,6 +487,7 @@ impl World {
                 rev,
                 manifest,
                 text,
+                found,
             } => {
                 if self.missing.contains(&manifest.image) {
                     let reason = format!("no such image: {}", manifest.image);
@@ -448,14 +501,9 @@ impl World {
                         None,
                     );
                 }
-                let pushed = self
-                    .pushed
-                    .get(&manifest.image)
-                    .copied()
-                    .unwrap_or_default();
-                let image = match pushed {
-                    0 => format!("sha256:{}", manifest.image),
-                    again => format!("sha256:{}#{again}", manifest.image),
+                let image = match &found {
+                    Some(found) => found.digest.clone(),
+                    None => self.digest(&manifest.image),
                 };
                 let version = model::records::Version {
                     manifest: text.clone(),
@@ -463,8 +511,11 @@ impl World {
                     content: None,
                     good: false,
                     volumes: Vec::new(),
+                    found: None,
                 };
-                let write = Write::version(container.clone(), rev, version);
+                let view = &self.snapshot.containers[&container];
+                let write =
+                    rollout::decided_write(&container, view, (rev, version), found.as_ref());
                 (
                     ActionResult::Resolved {
                         container,
@@ -481,6 +532,7 @@ impl World {
                 instance,
                 rev,
                 manifest,
+                image,
                 hash,
                 temporary_name,
                 existing,
@@ -522,7 +574,9 @@ impl World {
                     return (outcome, None);
                 }
                 let images = &mut self.images;
-                images.insert(instance.to_string(), manifest.image.clone());
+                // The first push of a name is called like the name.
+                let pushed = image.strip_prefix("sha256:").unwrap_or(&manifest.image);
+                images.insert(instance.to_string(), pushed.to_owned());
                 let agent = self.hosts.get_mut(name).unwrap();
                 let mut ports = model::observed::PublishedPorts::new();
                 for service in manifest.services.values() {
@@ -776,6 +830,23 @@ impl World {
                     .memory
                     .wrote(&write, held, revision, snapshot.revision, now);
             }
+            did |= !planned.asks.is_empty();
+            for question in planned.asks {
+                let answer = self.answer(question);
+                if print {
+                    let said = match &answer.said {
+                        Ok(image) => format!("{} is {}", image.image, image.digest),
+                        Err(no) => no.reason.clone(),
+                    };
+                    let about = (&answer.container, answer.version);
+                    let _ = writeln!(
+                        out,
+                        "{:>6} {name} asks for {} v{}: {said}",
+                        self.now.0, about.0, about.1
+                    );
+                }
+                self.agent(&name).memory.answered(&answer, now);
+            }
             for step in planned.actions {
                 if print {
                     let _ = writeln!(out, "{:>6} {name} {}", self.now.0, describe_step(&step));
@@ -948,6 +1019,12 @@ fn describe(write: &Write) -> String {
             }
             None => " none".to_owned(),
         },
+        WriteKind::Found | WriteKind::WentBack => {
+            let (_, found) = write.found_image().unwrap();
+            let skipped = found.skipped.iter().map(|one| one.digest.as_str());
+            let skipped: Vec<&str> = skipped.collect();
+            format!(" {} {}, skips {skipped:?}", found.image, found.digest)
+        }
         WriteKind::Status => {
             let status = write.status_of().unwrap();
             let reason = status.reason.as_ref().map(|r| format!(": {r}"));
@@ -967,8 +1044,12 @@ fn describe_step(step: &Action) -> String {
             container,
             rev,
             manifest,
+            found,
             ..
-        } => format!("{kind} {container} v{rev} {}", manifest.image),
+        } => {
+            let image = found.as_ref().map_or(&manifest.image, |found| &found.image);
+            format!("{kind} {container} v{rev} {image}")
+        }
         Action::Prepare(Prepare {
             slot,
             instance,
