@@ -155,8 +155,10 @@ impl World {
         // Who has a slot asks.
         claims.find(|claim| truth.is_live(&claim.host))?;
         let target = Target::of(container)?;
-        let Target::Decided { version, .. } = target else {
-            return Some(format!("nobody has decided the image of {id}"));
+        let Target::Decided { version, .. } = &target else {
+            // What a user's manifest names could not be had, and the update to it was given up: it is the user's turn.
+            let is_given_up = target.was_given_up(container);
+            return (!is_given_up).then(|| format!("nobody has decided the image of {id}"));
         };
         let present = version.version.found.as_ref().unwrap_or(&manifest.image);
         let (image, digest) = self.registry.newest(manifest, present)?;
