@@ -85,7 +85,7 @@ impl Published {
         match table {
             Table::Seen(seen) => {
                 let revision = (seen.snapshot.revision, seen.stale);
-                self.seen.store(Arc::new(Some(seen)));
+                self.seen.store(Arc::new(Some(*seen)));
                 self.revision.send_replace(revision);
             }
             Table::Directory(directory) => self.directory.store(Arc::new(directory)),

@@ -53,6 +53,7 @@ pub(crate) fn container_part(manifest: &Manifest, image: &str) -> Manifest {
         stopped: default.stopped,
         update: default.update,
         image_policy: default.image_policy,
+        before: default.before,
         drain_timeout: default.drain_timeout,
         rebalance: default.rebalance,
         ..manifest.clone()

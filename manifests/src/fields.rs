@@ -213,6 +213,13 @@ pub const MANIFEST: &[Field] = &[
         || object(IMAGE_POLICY),
     ),
     field(
+        "before",
+        "object",
+        "nothing",
+        "A command that runs once for each new version, on one host, before any instance of it starts: a migration. While it runs and when it fails, the present instances stay.",
+        || object(BEFORE),
+    ),
+    field(
         "drain_timeout",
         "duration; at most `\"1h\"`",
         "`\"10s\"`",
@@ -479,6 +486,30 @@ pub const IMAGE_POLICY: &[Field] = &[
     ),
 ];
 
+/// `before`.
+pub const BEFORE: &[Field] = &[
+    required(
+        "command",
+        "list of strings, or one string",
+        "Arguments in place of `command`, for the same entrypoint; exit code 0 means that it is done. Environment, links, user and limits are those of an instance; volumes that belong to a slot are not mounted.",
+        command,
+    ),
+    field(
+        "image",
+        "string",
+        "the container's, as decided for the version",
+        "Another image to run it, with its own entrypoint.",
+        || json!({"type": "string", "pattern": r"^\S+$"}),
+    ),
+    field(
+        "timeout",
+        "duration; `\"1s\"` to `\"24h\"`",
+        "`\"10m\"`",
+        "Time after which it has failed, and is stopped.",
+        duration,
+    ),
+];
+
 /// JSON Schema, draft 2020-12, of a manifest.
 pub fn json_schema() -> Value {
     let mut schema = object(MANIFEST);
@@ -578,6 +609,7 @@ mod tests {
             PLACEMENT,
             UPDATE,
             IMAGE_POLICY,
+            BEFORE,
         ] {
             let mut names: Vec<&str> = table.iter().map(|field| field.name).collect();
             names.sort_unstable();

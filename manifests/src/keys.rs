@@ -40,6 +40,8 @@ pub enum Key {
     Rollout(ContainerId),
     /// `/claims/<app>/<container>/image`
     FoundImage(ContainerId),
+    /// `/claims/<app>/<container>/before`
+    Before(ContainerId),
     /// `/claims/<app>/<container>/data/<slot>`
     Data(SlotId),
     /// `/dokkaa/cluster`
@@ -76,6 +78,7 @@ impl Key {
                     ["versions", rev] => Some(Self::Version(container, number(rev)?)),
                     ["rollout"] => Some(Self::Rollout(container)),
                     ["image"] => Some(Self::FoundImage(container)),
+                    ["before"] => Some(Self::Before(container)),
                     ["data", slot] => Some(Self::Data(container.slot(number(slot)?))),
                     _ => None,
                 }
@@ -116,6 +119,7 @@ impl fmt::Display for Key {
             Self::Version(c, rev) => write!(f, "/claims/{c}/versions/{rev}"),
             Self::Rollout(c) => write!(f, "/claims/{c}/rollout"),
             Self::FoundImage(c) => write!(f, "/claims/{c}/image"),
+            Self::Before(c) => write!(f, "/claims/{c}/before"),
             Self::Data(s) => write!(f, "/claims/{}/data/{}", s.container, s.slot),
             Self::Cluster => f.write_str("/dokkaa/cluster"),
             Self::Member(host) => write!(f, "/dokkaa/members/{host}"),
@@ -179,6 +183,7 @@ mod tests {
             "/claims/shop/web/versions/1234",
             "/claims/shop/web/rollout",
             "/claims/shop/web/image",
+            "/claims/shop/web/before",
             "/claims/shop/web/data/3",
             "/dokkaa/cluster",
             "/dokkaa/members/host-1.example",

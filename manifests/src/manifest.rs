@@ -11,7 +11,7 @@ use strum::{Display, EnumString, VariantNames};
 use crate::image_policy::ImagePolicy;
 use crate::names::{AppName, ServiceName};
 use crate::units::{self, duration};
-use crate::update::{Order, Rebalance, Update};
+use crate::update::{Before, Order, Rebalance, Update};
 
 /// The value of `/apps/<app>/<container>/manifest`. [`crate::canonical`] has its JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -68,6 +68,8 @@ pub struct Manifest {
     pub update: Update,
     /// Newer images that its registry may have; none: they are not asked for.
     pub image_policy: Option<ImagePolicy>,
+    /// Runs once for each new version before any instance of it.
+    pub before: Option<Before>,
     /// Longest time for which connections are waited for before an instance that leaves is asked to stop.
     #[serde(serialize_with = "duration")]
     pub drain_timeout: Duration,
@@ -392,6 +394,7 @@ impl Manifest {
             stopped: false,
             update: Update::default(),
             image_policy: None,
+            before: None,
             drain_timeout: Duration::from_secs(10),
             rebalance: Rebalance::default(),
             restarted_at: None,

@@ -96,6 +96,23 @@ pub enum OnFailure {
     Continue,
 }
 
+/// A command that runs once for each new version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Before {
+    /// Arguments, in place of the container's own.
+    pub command: Vec<String>,
+    /// Another image than the container's.
+    pub image: Option<String>,
+    /// Time after which it has failed.
+    #[serde(serialize_with = "duration")]
+    pub timeout: Duration,
+}
+
+impl Before {
+    /// Its `timeout` where the manifest says nothing.
+    pub const TIMEOUT: Duration = Duration::from_secs(600);
+}
+
 /// Whether instances may move to hosts that have fewer containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, EnumString, VariantNames)]
 #[serde(rename_all = "lowercase")]

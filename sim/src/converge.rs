@@ -48,6 +48,7 @@ impl World {
             if self.now >= looks_at {
                 looks_at = self.now + OPERATOR;
                 self.accept_what_was_lost();
+                self.remove_gone();
             }
             let lacks = self.lacks();
             let well = *well_since.get_or_insert(self.now);
@@ -140,10 +141,13 @@ impl World {
                 return Some(format!("the record of {name} has not ended"));
             }
         }
-        for machine in &self.machines {
+        for (number, machine) in self.machines.iter().enumerate() {
             let name = &machine.host.name;
             if machine.gone {
                 continue;
+            }
+            if let Some(left) = self.job_left(number) {
+                return Some(left);
             }
             if truth
                 .hosts
@@ -220,7 +224,9 @@ impl World {
             // try it.
             let mut failures = container.rollout.iter().flat_map(|mark| &mark.failures);
             let is_tried = failures.any(|number| container.is_wanted(*number));
-            let stays = manifest.update.on_failure == OnFailure::Rollback || !is_tried;
+            let barred = Self::barred(container);
+            let stays =
+                manifest.update.on_failure == OnFailure::Rollback || !is_tried || barred.is_some();
             let numbers: Vec<u32> = match manifest.runs() {
                 Scale::Count(count) => (0..count).collect(),
                 Scale::Global => {
@@ -236,6 +242,16 @@ impl World {
                 let none = SlotView::default();
                 let view = container.slots.get(&number).unwrap_or(&none);
                 let here = running.remove(&slot).unwrap_or_default();
+                // There is no older version to go on with.
+                let claim = view.claim.as_ref();
+                let is_held = claim.is_some_and(|claim| {
+                    // What is left of a manifest that was deleted goes nowhere.
+                    truth.is_live(&claim.host)
+                        && (!here.is_empty() || !truth.availability(&claim.host).gives_away())
+                });
+                if is_held && Self::is_barred_for_good(container) {
+                    continue;
+                }
                 if let Some(lacks) = slot_lacks(truth, &slot, view, &here) {
                     return Some(lacks);
                 }

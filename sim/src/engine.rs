@@ -32,6 +32,10 @@ pub fn digest(number: u64) -> String {
 const NEVER_READY: &str = "never";
 const ENDS: &str = "ends";
 const LATE: &str = "late";
+/// What runs before a version.
+const MIGRATES: &str = "migrates";
+const BREAKS: &str = "breaks";
+const HANGS: &str = "hangs";
 
 /// A volume that every host has, as one of a network would be.
 pub const SHARED: &str = "shared";
@@ -72,15 +76,18 @@ impl Default for Engine {
             copies: BTreeSet::new(),
             next_port: 20_000,
         };
-        let of = |listens: Option<u64>, ends: Option<u64>| Program {
+        let of = |listens: Option<u64>, ends: Option<(u64, i64)>| Program {
             listens: listens.map(Duration::from_millis),
-            ends: ends.map(|ms| (Duration::from_millis(ms), 1)),
+            ends: ends.map(|(ms, code)| (Duration::from_millis(ms), code)),
             ..Program::default()
         };
         for (command, program) in [
             (NEVER_READY, of(None, None)),
-            (ENDS, of(Some(0), Some(400))),
+            (ENDS, of(Some(0), Some((400, 1)))),
             (LATE, of(Some(4_000), None)),
+            (MIGRATES, of(None, Some((700, 0)))),
+            (BREAKS, of(None, Some((300, 1)))),
+            (HANGS, of(None, None)),
         ] {
             engine
                 .twin
@@ -96,7 +103,11 @@ impl Engine {
     pub fn heal(&mut self) {
         self.hangs = false;
         self.twin.registry_away = false;
-        self.twin.programs.clear();
+        let is_job = |words: &Vec<String>| {
+            let jobs = [MIGRATES, BREAKS, HANGS];
+            jobs.iter().any(|job| words.iter().any(|word| word == job))
+        };
+        self.twin.programs.retain(|words, _| is_job(words));
         self.sick.clear();
         self.bad.clear();
     }
@@ -109,10 +120,21 @@ impl Engine {
             .collect()
     }
 
-    /// All containers of the cluster, also while the engine hangs.
+    /// All containers of the cluster that are instances of slots, also while the engine hangs.
     pub fn containers(&self, cluster: Uuid) -> Vec<ObservedContainer> {
         let mut all = self.labelled(cluster);
-        all.retain(|container| !self.copies.contains(&container.docker_id));
+        all.retain(|container| {
+            container.owner.before.is_none() && !self.copies.contains(&container.docker_id)
+        });
+        all
+    }
+
+    /// All containers of the cluster that run before a version.
+    pub fn jobs(&self, cluster: Uuid) -> Vec<ObservedContainer> {
+        let mut all = self.labelled(cluster);
+        all.retain(|container| {
+            container.owner.before.is_some() && !self.copies.contains(&container.docker_id)
+        });
         all
     }
 
@@ -216,6 +238,7 @@ impl Engine {
                         slot: wanted.slot.clone(),
                         instance: wanted.instance.clone(),
                         rev: wanted.rev,
+                        before: wanted.before,
                     },
                     container: container.map(Box::new),
                     gone: None,
@@ -301,7 +324,11 @@ impl Engine {
         if made.is_some() {
             return Ok(made);
         }
-        let ports = self.ports(&wanted.manifest, host.surroundings.host_ip);
+        let ports = if wanted.before {
+            PublishedPorts::new()
+        } else {
+            self.ports(&wanted.manifest, host.surroundings.host_ip)
+        };
         let mut spec = spec(SpecInput {
             manifest: &wanted.manifest,
             image: &image,
@@ -314,6 +341,7 @@ impl Engine {
             surroundings: &host.surroundings,
             ports,
             beside: wanted.temporary_name,
+            before: wanted.before.then_some(wanted.rev),
         });
         let id = match self.twin.create(&spec, now)? {
             Named::Done(id) => id,

@@ -624,6 +624,11 @@ impl World {
                 serde_json::json!({"check": "10s"})
             };
         }
+        if self.scenario.prepares() && dice.one_in(3) {
+            let command = ["migrates", "migrates", "migrates", "breaks", "hangs"];
+            let command = command[dice.below(5) as usize];
+            manifest["before"] = serde_json::json!({"command": [command], "timeout": "5s"});
+        }
         let strange = self.scenario != Scenario::Calm && !first && dice.one_in(6);
         if strange {
             let command = ["never", "ends", "late"][dice.below(3) as usize];

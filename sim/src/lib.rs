@@ -18,6 +18,7 @@ pub mod faults;
 pub mod host;
 pub mod host_life;
 pub mod invariants;
+pub mod jobs;
 pub mod kinds;
 pub mod members;
 pub mod network;

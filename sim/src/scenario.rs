@@ -83,6 +83,19 @@ impl Scenario {
         }
     }
 
+    /// Some versions want something to run before them.
+    pub fn prepares(self) -> bool {
+        matches!(
+            self,
+            Self::Mixed
+                | Self::Versions
+                | Self::Drain
+                | Self::MassLoss
+                | Self::Copies
+                | Self::Restore
+        )
+    }
+
     /// Answers get lost by themselves.
     pub fn loses_answers(self) -> bool {
         self != Self::Calm

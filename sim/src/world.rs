@@ -5,15 +5,15 @@
 //! how long things take is thrown by the seed.
 
 use model::ModRev;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use manifests::keys::{Key, WATCH_END, WATCH_START};
-use manifests::{HostName, InstanceId, SlotId};
+use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::images::ImageQuestion;
 use model::records::Cluster;
 use model::snapshot::{Change, Snapshot};
-use model::{Action, ActionReport, Host, Millis, Rules};
+use model::{Action, ActionReport, ActionResult, Host, Millis, Rules, VersionId};
 use store::kv::{Event as Told, KeyRange, Op, Range, Txn};
 use store::memory::{MemEtcd, WatchId};
 use uuid::Uuid;
@@ -192,6 +192,8 @@ pub struct World {
     pub lost_for_good: Option<usize>,
     /// What users' containers are like, by name.
     pub likeness: BTreeMap<String, u64>,
+    /// Versions before which something was started.
+    pub(crate) prepared: BTreeSet<(ContainerId, VersionId)>,
     queue: BTreeMap<(u64, u64), Due>,
     order: u64,
     names: u64,
@@ -238,6 +240,7 @@ impl World {
             taken_down: BTreeMap::new(),
             lost_for_good,
             likeness: BTreeMap::new(),
+            prepared: BTreeSet::new(),
             queue: BTreeMap::new(),
             order: 0,
             names: 0,
@@ -372,7 +375,12 @@ impl World {
         if !at.powered {
             return;
         }
+        let harm = self.starts(machine, &step);
+        let at = &mut self.machines[machine];
         let report = at.engine.carry_out(&step, &at.host, cluster, now);
+        if let Some(harm) = harm.filter(|_| matches!(report.result, ActionResult::Done { .. })) {
+            self.forbid(harm);
+        }
         self.tell(machine, || {
             format!("engine: {} -> {:?}", step_text(&step), report.result)
         });

@@ -16,7 +16,9 @@ fn focus(rule: Rule) -> Option<Scenario> {
     match rule {
         Rule::CatchUp | Rule::GarbageGuard => Some(Scenario::Mixed),
         Rule::RetakeState | Rule::RetakeUnready | Rule::RetakeNext => Some(Scenario::Returns),
-        Rule::VoidGuard | Rule::VoidDelete | Rule::UpdateTurn => Some(Scenario::Versions),
+        Rule::VoidGuard | Rule::VoidDelete | Rule::UpdateTurn | Rule::JobOnce => {
+            Some(Scenario::Versions)
+        }
         Rule::StoppedGuard | Rule::TakeBackStopped => Some(Scenario::StopFirst),
         Rule::KnownEvents | Rule::ProgressOvertakes | Rule::Compare | Rule::Proof => {
             Some(Scenario::Members)

@@ -142,8 +142,13 @@ impl AgentHandle for RunningAgent {
     ) -> Result<LogStream, HostError> {
         let docker_id = {
             let observed = self.published.observed.load();
-            let mut ours: Vec<&ObservedContainer> = observed
-                .of_slot(slot)
+            let of_slot = observed.of_slot(slot).filter(|_| !options.before);
+            let jobs = observed
+                .jobs
+                .values()
+                .filter(|job| options.before && job.owner.slot.container == slot.container);
+            let mut ours: Vec<&ObservedContainer> = of_slot
+                .chain(jobs)
                 .filter(|c| !matches!(c.state, ContainerState::Created { .. }))
                 .collect();
             // The newest is the present one; what ended before it was replaced by it.

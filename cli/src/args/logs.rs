@@ -12,6 +12,7 @@ use super::values::{LogsOf, Selection, logs_of, selection, since};
   dokkaa logs -f --tail 20 shop/web     follow, after 20 lines of each slot
   dokkaa logs -t --since 10m shop/web/2 one slot, with timestamps
   dokkaa logs --previous shop/web/0     the instance before this one
+  dokkaa logs --before shop/web         what ran before the newest version
 
 On a terminal, control characters other than colors are removed; --raw prints
 them. In a pipe, lines are printed as they were written. A host that does not
@@ -35,6 +36,9 @@ pub(crate) struct LogsArgs {
     /// Print the output of the previous instance
     #[arg(short, long, conflicts_with = "follow")]
     pub(crate) previous: bool,
+    /// Print the output of the last run of `before` instead
+    #[arg(long, conflicts_with = "previous")]
+    pub(crate) before: bool,
     /// Print control characters to a terminal, too
     #[arg(long)]
     pub(crate) raw: bool,

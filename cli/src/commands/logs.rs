@@ -62,6 +62,9 @@ fn path(args: &LogsArgs, since: Option<Timestamp>) -> String {
         "logs/{}?follow={}&previous={}",
         args.of, args.follow, args.previous
     );
+    if args.before {
+        path.push_str("&before=true");
+    }
     if let Some(since) = since {
         let _ = write!(path, "&since={since}");
     } else {

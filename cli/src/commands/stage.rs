@@ -41,10 +41,12 @@ pub(super) fn halted(update: &UpdateRow) -> String {
     let back = update.back_to.map_or_else(String::new, |version| {
         format!("; all slots go back to version {version}")
     });
-    format!(
-        "halted, slot {} failed: {}{back}",
-        update.slot, update.reason
-    )
+    let what = if update.before {
+        "`before`".to_owned()
+    } else {
+        format!("slot {}", update.slot)
+    };
+    format!("halted, {what} failed: {}{back}", update.reason)
 }
 
 /// The image that is run in place of the manifest's, and those that are not run, a line each.

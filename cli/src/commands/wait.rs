@@ -178,13 +178,18 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     let rows: Vec<&SlotRow> = slots.slots.iter().filter(|row| row.id() == *id).collect();
     let update = container.update.as_ref();
     if let Some(gave_up) = &container.gave_up {
-        let row = rows.iter().find(|row| row.slot == Some(gave_up.slot));
+        let at = gave_up.slot;
+        let row = rows.iter().find(|row| at.is_some() && row.slot == at);
         let back = update.and_then(|update| update.back_to);
         let reason = match back {
             Some(version) => format!("{}; all slots go back to version {version}", gave_up.reason),
             None => gave_up.reason.clone(),
         };
-        return failure(Some(gave_up.slot), &reason, row.copied());
+        let reason = match at {
+            Some(_) => reason,
+            None => format!("`before` failed: {reason}"),
+        };
+        return failure(at, &reason, row.copied());
     }
     if let Some(row) = rows.iter().find(|row| row.failed) {
         return failure(
@@ -274,13 +279,14 @@ fn slot_lines(container: &ContainerRow, slots: &Slots) -> Vec<String> {
 /// The rollout failed, and the last lines of the slot's log are not there yet.
 fn lacks_lines(slots: &Slots, id: &ContainerId) -> bool {
     let container = slots.containers.iter().find(|row| row.id() == *id);
-    let Some(gave_up) = container.and_then(|row| row.gave_up.as_ref()) else {
+    let gave_up = container.and_then(|row| row.gave_up.as_ref());
+    let Some(slot) = gave_up.and_then(|gave_up| gave_up.slot) else {
         return false;
     };
     !slots
         .slots
         .iter()
-        .any(|row| row.id() == *id && row.slot == Some(gave_up.slot) && !row.log.is_empty())
+        .any(|row| row.id() == *id && row.slot == Some(slot) && !row.log.is_empty())
 }
 
 fn failure(slot: Option<u32>, reason: &str, row: Option<&SlotRow>) -> Verdict {

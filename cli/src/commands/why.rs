@@ -63,10 +63,11 @@ fn text(why: &Why) -> String {
     lines.extend(lists::unnamed_volumes(container).map(|warning| format!("warning: {warning}")));
     lines.extend(found_lines(container));
     if let Some(gave_up) = &container.gave_up {
-        lines.push(format!(
-            "the rollout failed at slot {}: {}",
-            gave_up.slot, gave_up.reason
-        ));
+        let at = match gave_up.slot {
+            Some(slot) => format!("the rollout failed at slot {slot}"),
+            None => "the rollout is halted: `before` failed".to_owned(),
+        };
+        lines.push(format!("{at}: {}", gave_up.reason));
     }
     for slot in why.slots.iter().filter(|slot| slot.row.slot.is_some()) {
         lines.push(String::new());

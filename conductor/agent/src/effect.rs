@@ -125,7 +125,7 @@ pub struct Seen {
 #[derive(Debug, Clone)]
 pub enum Table {
     /// The cluster.
-    Seen(Seen),
+    Seen(Box<Seen>),
     /// Services and endpoints.
     Directory(Directory),
     /// The engine, which was listed wholly.

@@ -90,7 +90,12 @@ impl EngineCache {
         self.unlabelled = listing.foreign;
         self.observed_mut().copies.clear();
         let there: BTreeSet<InstanceId> = self.labelled.keys().cloned().collect();
-        let known = self.observed.containers.keys().cloned();
+        let observed = &self.observed;
+        let known = observed
+            .containers
+            .keys()
+            .chain(observed.jobs.keys())
+            .cloned();
         for instance in known.chain(there).collect::<BTreeSet<_>>() {
             self.settle(&instance, wall);
         }
@@ -184,10 +189,15 @@ impl EngineCache {
         }
         let Some(own) = own else {
             self.observed_mut().containers.remove(instance);
+            self.observed_mut().jobs.remove(instance);
             self.observed_mut().readiness.remove(instance);
             return;
         };
         self.unsaved |= self.notes.made(instance, &own.docker_id, wall);
+        if own.owner.before.is_some() {
+            self.observed_mut().jobs.insert(instance.clone(), own);
+            return;
+        }
         let start = |c: &ObservedContainer| Some((c.docker_id.clone(), c.running()?.started_at));
         let before = self.observed.containers.get(instance).and_then(start);
         if before.is_none() || before != start(&own) {

@@ -8,7 +8,7 @@ use model::images::ImageAnswer;
 use model::observed::{
     ContainerState, EngineState, Exit, Observed, ObservedContainer, Readiness, Running,
 };
-use model::records::Phase;
+use model::records::{JobState, Phase};
 use model::snapshot::{ContainerView, SlotView};
 use model::write::Over;
 use model::{ActionResult, Scope, Write, WriteKind};
@@ -104,6 +104,19 @@ pub fn of_write(write: &Write) -> Option<Happened> {
                 back.image, back.digest, failed.image, failed.digest, failed.why
             );
             Some(about(Kind::ImageBack, what))
+        }
+        WriteKind::JobStart | WriteKind::JobEnd => {
+            let (_, job) = write.job()?;
+            let (kind, how) = match job.state {
+                JobState::Running => (Kind::Before, "`before` starts".to_owned()),
+                JobState::Done => (Kind::Before, "`before` is done".to_owned()),
+                JobState::Failed => {
+                    let why = format!("`before` failed: {}", job.reason);
+                    (Kind::UpdateFailed, why)
+                }
+            };
+            let what = format!("revision {}: {how}", job.version);
+            Some(about(kind, what).instance(&job.instance))
         }
         // That it is ready or stopped, the engine shows.
         WriteKind::Data

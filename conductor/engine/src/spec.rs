@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use manifests::manifest::VolumeSource;
+use manifests::manifest::{HealthcheckChoice, Volume, VolumeSource};
 use manifests::{HostName, InstanceId, Manifest, SlotId};
+use model::VersionId;
 use model::observed::{
     LABEL_APP, LABEL_CLUSTER, LABEL_CONTAINER, LABEL_SLOT, LABELS, Ownership, PublishedPorts,
     Surroundings,
@@ -42,6 +43,8 @@ pub struct SpecInput<'a> {
     pub ports: PublishedPorts,
     /// The slot's name is still held by the container that this one replaces.
     pub beside: bool,
+    /// It is what runs before the version with this key, no instance of the slot.
+    pub before: Option<VersionId>,
 }
 
 /// The container for it.
@@ -58,9 +61,15 @@ pub fn spec(input: SpecInput<'_>) -> CreateSpec {
         cluster: input.cluster,
         slot: slot.clone(),
         instance: input.instance.clone(),
-        manifest_hash: input.manifest_hash.to_owned(),
+        manifest_hash: if input.before.is_none() {
+            input.manifest_hash.to_owned()
+        } else {
+            String::new()
+        },
         host_hash: surroundings.hash(&ports),
+        before: input.before,
     };
+    let before = manifest.before.as_ref().filter(|_| input.before.is_some());
     let context = manifests::env::Context {
         slot,
         host: input.host,
@@ -74,21 +83,31 @@ pub fn spec(input: SpecInput<'_>) -> CreateSpec {
     labels.extend(of_image.map(|name| (name.clone(), String::new())));
     labels.extend(owner.labels());
     CreateSpec {
-        name: if input.beside {
+        name: if input.beside || input.before.is_some() {
             owner.name_beside()
         } else {
             slot.docker_name()
         },
         image: input.image.to_owned(),
-        entrypoint: manifest.entrypoint.clone(),
-        command: manifest.command.clone(),
+        // Another image has an entrypoint of its own.
+        entrypoint: match before.and_then(|before| before.image.as_ref()) {
+            Some(_) => None,
+            None => manifest.entrypoint.clone(),
+        },
+        command: match before {
+            Some(before) => Some(before.command.clone()),
+            None => manifest.command.clone(),
+        },
         env: manifests::env::environment(manifest, &context),
         labels,
         user: manifest.user.clone(),
         workdir: manifest.workdir.clone(),
         stop_signal: manifest.stop_signal.clone(),
         stop_timeout: manifest.stop_timeout,
-        healthcheck: manifest.healthcheck.clone(),
+        healthcheck: match before {
+            Some(_) => HealthcheckChoice::Off,
+            None => manifest.healthcheck.clone(),
+        },
         mounts,
         ports,
         network: surroundings.network.clone(),
@@ -123,7 +142,11 @@ fn mounts(input: &SpecInput<'_>) -> Vec<Mount> {
             .into(),
         },
     };
-    let volumes = input.manifest.volumes.iter();
+    // An instance may be writing to the slot's own.
+    let is_given = |volume: &&Volume| {
+        input.before.is_none() || !matches!(volume.source, VolumeSource::Named(_))
+    };
+    let volumes = input.manifest.volumes.iter().filter(is_given);
     volumes
         .map(|volume| Mount {
             source: source(&volume.source),
@@ -144,7 +167,8 @@ mod tests {
     use std::time::Duration;
 
     use manifests::ContainerId;
-    use manifests::manifest::{Protocol, Scale, Ulimit, UlimitName, Volume};
+    use manifests::manifest::{Protocol, Scale, Ulimit, UlimitName};
+    use manifests::update::Before;
     use model::observed::ContainerPort;
 
     use super::*;
@@ -182,13 +206,22 @@ mod tests {
     }
 
     fn make(beside: bool, dns: Option<IpAddr>) -> CreateSpec {
+        make_of(&manifest(), beside, dns, None)
+    }
+
+    fn make_of(
+        manifest: &Manifest,
+        beside: bool,
+        dns: Option<IpAddr>,
+        before: Option<VersionId>,
+    ) -> CreateSpec {
         let id: ContainerId = "shop/web".parse().expect("an id");
         let port = ContainerPort {
             port: 80,
             protocol: Protocol::Tcp,
         };
         spec(SpecInput {
-            manifest: &manifest(),
+            manifest,
             image: "nginx@sha256:1",
             image_labels: &["dokkaa.slot", "dokkaa.zzz", "maintainer"].map(str::to_owned),
             cluster: Uuid::from_u128(7),
@@ -205,6 +238,7 @@ mod tests {
             },
             ports: [(port, SocketAddr::from(([10, 0, 0, 1], 20_000)))].into(),
             beside,
+            before,
         })
     }
 
@@ -237,6 +271,29 @@ mod tests {
         assert_eq!(name, "shop---web---1---data");
         assert_eq!(labels.len(), 5);
         assert_eq!(sources[2], &MountSource::External("shared".to_owned()));
+    }
+
+    #[test]
+    fn what_runs_before_a_version_has_its_own_command_and_no_volume_of_the_slot() {
+        let own = |image: Option<&str>| Manifest {
+            entrypoint: Some(vec!["/run".to_owned()]),
+            before: Some(Before {
+                command: vec!["migrate".to_owned()],
+                image: image.map(str::to_owned),
+                timeout: Before::TIMEOUT,
+            }),
+            ..manifest()
+        };
+        let made = make_of(&own(None), true, None, Some(VersionId(7)));
+        assert_eq!(made.name, "shop---web---1.before.i-1");
+        assert_eq!(made.entrypoint, Some(vec!["/run".to_owned()]));
+        assert_eq!(made.command, Some(vec!["migrate".to_owned()]));
+        assert_eq!(made.healthcheck, HealthcheckChoice::Off);
+        assert_eq!(made.mounts.len(), 2);
+        let owner = Ownership::read(&made.labels).expect("ours");
+        assert_eq!(owner.before, Some(VersionId(7)));
+        let other = make_of(&own(Some("tools")), true, None, Some(VersionId(7)));
+        assert_eq!(other.entrypoint, None);
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct Prepare {
     pub existing: Vec<String>,
     /// Docker's storage driver when a container with those was made here last, if that is known.
     pub driver: Option<String>,
+    /// It is what runs before the version, no instance of it.
+    pub before: bool,
 }
 
 impl Action {
@@ -173,6 +175,8 @@ pub enum ActionResult {
         instance: InstanceId,
         /// Key of the version.
         rev: VersionId,
+        /// It is what runs before the version.
+        before: bool,
     },
     /// A container could not be created.
     NotPrepared {

@@ -47,6 +47,8 @@ pub enum Kind {
     ImageBack,
     /// A registry did not say whether it has one.
     ImageUnknown,
+    /// What runs before a version has been started, or is done.
+    Before,
     /// An update was given up.
     UpdateFailed,
     /// A container was made.
@@ -95,7 +97,7 @@ pub enum Kind {
     Other(String),
 }
 
-const KINDS: [(Kind, &str); 37] = [
+const KINDS: [(Kind, &str); 38] = [
     (Kind::Claimed, "claimed"),
     (Kind::TakenOver, "taken-over"),
     (Kind::Retaken, "retaken"),
@@ -111,6 +113,7 @@ const KINDS: [(Kind, &str); 37] = [
     (Kind::ImageRolled, "image-rolled"),
     (Kind::ImageBack, "image-back"),
     (Kind::ImageUnknown, "image-unknown"),
+    (Kind::Before, "before"),
     (Kind::UpdateFailed, "update-failed"),
     (Kind::Created, "created"),
     (Kind::Started, "started"),

@@ -14,6 +14,8 @@ use manifests::{ContainerId, InstanceId, Manifest, SlotId};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::revision::VersionId;
+
 /// Prefix of dokkaa's labels.
 pub const LABELS: &str = "dokkaa.";
 /// Label: the id of the cluster that a container belongs to.
@@ -28,6 +30,8 @@ pub const LABEL_SLOT: &str = "dokkaa.slot";
 pub const LABEL_INSTANCE: &str = "dokkaa.instance";
 /// Label: hash of the part of the manifest that affects the container, with the decided image.
 pub const LABEL_MANIFEST_HASH: &str = "dokkaa.manifest-hash";
+/// Label in place of that hash: it runs before a version, with this key.
+pub const LABEL_BEFORE: &str = "dokkaa.before";
 /// Label: hash of what the host gave it.
 pub const LABEL_HOST_HASH: &str = "dokkaa.host-hash";
 
@@ -40,21 +44,27 @@ pub struct Ownership {
     pub slot: SlotId,
     /// Its instance.
     pub instance: InstanceId,
-    /// Hash of its manifest and image when it was made.
+    /// Hash of its manifest and image when it was made; empty if it is a job.
     pub manifest_hash: String,
     /// Hash of what the host gave it when it was made.
     pub host_hash: String,
+    /// It is no instance of the slot: it runs before the version with this key.
+    pub before: Option<VersionId>,
 }
 
 impl Ownership {
     /// The name of its container while the slot's own name may still be another's.
     pub fn name_beside(&self) -> String {
-        name_beside(&self.slot, &self.instance)
+        match self.before {
+            None => name_beside(&self.slot, &self.instance),
+            Some(_) => job_name(&self.slot, &self.instance),
+        }
     }
 
     /// Reads labels; none if one of ours is missing or can't be read: then the container is foreign.
     pub fn read(labels: &BTreeMap<String, String>) -> Option<Self> {
         let text = |name: &str| labels.get(name).map(String::as_str);
+        let before = text(LABEL_BEFORE).map(str::parse);
         let container = ContainerId::new(
             text(LABEL_APP)?.parse().ok()?,
             text(LABEL_CONTAINER)?.parse().ok()?,
@@ -63,7 +73,12 @@ impl Ownership {
             cluster: text(LABEL_CLUSTER)?.parse().ok()?,
             slot: container.slot(text(LABEL_SLOT)?.parse().ok()?),
             instance: text(LABEL_INSTANCE)?.parse().ok()?,
-            manifest_hash: text(LABEL_MANIFEST_HASH)?.to_owned(),
+            // An agent that knows nothing of jobs takes one for foreign.
+            manifest_hash: match before {
+                None => text(LABEL_MANIFEST_HASH)?.to_owned(),
+                Some(_) => String::new(),
+            },
+            before: before.transpose().ok()?.map(VersionId),
             host_hash: text(LABEL_HOST_HASH)?.to_owned(),
         })
     }
@@ -77,7 +92,10 @@ impl Ownership {
             (LABEL_CONTAINER, id.container.to_string()),
             (LABEL_SLOT, self.slot.slot.to_string()),
             (LABEL_INSTANCE, self.instance.to_string()),
-            (LABEL_MANIFEST_HASH, self.manifest_hash.clone()),
+            match self.before {
+                None => (LABEL_MANIFEST_HASH, self.manifest_hash.clone()),
+                Some(version) => (LABEL_BEFORE, version.to_string()),
+            },
             (LABEL_HOST_HASH, self.host_hash.clone()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -88,6 +106,11 @@ impl Ownership {
 /// The name of an instance's container while the slot's own name may still be another's.
 pub fn name_beside(slot: &SlotId, instance: &InstanceId) -> String {
     format!("{}.{instance}", slot.docker_name())
+}
+
+/// The name of a container that runs before a version.
+pub fn job_name(slot: &SlotId, instance: &InstanceId) -> String {
+    format!("{}.before.{instance}", slot.docker_name())
 }
 
 /// A port inside a container.
@@ -345,6 +368,8 @@ pub enum EngineState {
 pub struct Observed {
     /// Our containers.
     pub containers: BTreeMap<InstanceId, ObservedContainer>,
+    /// Those that run before a version.
+    pub jobs: BTreeMap<InstanceId, ObservedContainer>,
     /// Readiness of running instances by their probes; without any it is starting.
     pub readiness: BTreeMap<InstanceId, Readiness>,
     /// Open connections of instances that leave, as far as they were counted.
@@ -437,6 +462,7 @@ mod tests {
             instance: instance.parse().expect("an instance"),
             manifest_hash: "1:aa".to_owned(),
             host_hash: "1:bb".to_owned(),
+            before: None,
         }
     }
 
@@ -463,6 +489,12 @@ mod tests {
         let labels = owner("i-1").labels();
         assert_eq!(labels.len(), 7);
         assert_eq!(Ownership::read(&labels), Some(owner("i-1")));
+        let job = Ownership {
+            before: Some(VersionId(7)),
+            manifest_hash: String::new(),
+            ..owner("i-2")
+        };
+        assert_eq!(Ownership::read(&job.labels()), Some(job));
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub struct Version {
     /// An instance of it got ready once.
     #[serde(default)]
     pub good: bool,
+    /// What its manifest wants to run before it has run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prepared: bool,
     /// Paths at which the image declares volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
@@ -135,14 +138,46 @@ impl FoundImage {
     }
 }
 
+/// `…/before`: the last run of what a manifest wants to run before a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Key of the version.
+    pub version: VersionId,
+    /// The host that runs it.
+    pub host: HostName,
+    /// Its container there.
+    pub instance: InstanceId,
+    /// How far it is.
+    pub state: JobState,
+    /// Why it has failed, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// State of a run. It is written before the container is started, and never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum JobState {
+    /// It may have been started.
+    Running,
+    /// It has exited with 0.
+    Done,
+    /// It has not, or that is not known.
+    Failed,
+}
+
 /// `…/rollout`: the update to a version, while it is under way or has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     /// Key of the version.
     pub version: VersionId,
-    /// It was halted: more of its slots have failed than may.
+    /// It was halted: more of its slots have failed than may, or what runs before it has.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
+    /// It was what runs before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before: bool,
     /// Somebody has paused it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -169,6 +204,7 @@ impl Rollout {
         Self {
             version,
             failed: false,
+            before: false,
             paused: false,
             updating: BTreeSet::new(),
             failures: BTreeSet::new(),

@@ -53,13 +53,15 @@ pub enum Rule {
     OnePerHost,
     /// An image whose update has failed, or that somebody went back from, is not run again.
     SkippedImage,
+    /// What runs before a version is started by the one host that has noted it over what it had seen.
+    JobOnce,
     /// A start goes on over a record only if this machine wrote it.
     OwnRecord,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ReadYourWrites,
         Self::CatchUp,
         Self::VoidGuard,
@@ -83,6 +85,7 @@ impl Rule {
         Self::UpdateTurn,
         Self::OnePerHost,
         Self::SkippedImage,
+        Self::JobOnce,
         Self::OwnRecord,
     ];
 }

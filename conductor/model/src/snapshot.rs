@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::manifest_text::ManifestText;
 use crate::records::{
-    Availability, Claim, Cluster, Data, FoundImage, HostRecord, Labels, Member, Next, Rollout,
+    Availability, Claim, Cluster, Data, FoundImage, HostRecord, Job, Labels, Member, Next, Rollout,
     SlotState, Unfit, Version,
 };
 use crate::revision::{ModRev, VersionId};
@@ -127,7 +127,12 @@ impl Touched {
             let of_versions = |id| after.has_some_of(host, id);
             // While an update goes from slot to slot, each waits for those below it.
             let of_update = |id| after.runs_an_older(host, id);
-            self.versions.iter().any(of_versions) || self.containers.iter().any(of_update)
+            let of_job = |id| {
+                let job = after.containers.get(id).and_then(|c| c.job.as_ref());
+                job.is_some_and(|job| job.host == *host)
+            };
+            self.versions.iter().any(of_versions)
+                || self.containers.iter().any(|id| of_update(id) || of_job(id))
         };
         of_slots.or_else(|| is_here().then_some(Extent::Here))
     }
@@ -261,6 +266,8 @@ pub struct ContainerView {
     pub last_found: Option<Rev<FoundImage>>,
     /// It was found for a manifest that means the same container as the present one.
     is_found_for_it: bool,
+    /// The last run of what a manifest wants to run before a version.
+    pub job: Option<Rev<Job>>,
     /// Its slots, if it is global.
     places: Option<Arc<Places>>,
 }
@@ -407,6 +414,7 @@ impl ContainerView {
             && self.versions.is_empty()
             && self.rollout.is_none()
             && self.last_found.is_none()
+            && self.job.is_none()
     }
 }
 
@@ -603,6 +611,10 @@ impl Snapshot {
                     c.last_found = put.and_then(json);
                     c.look_at_found();
                 });
+            }
+            Key::Before(id) => {
+                self.container(id.clone(), touched, |c| c.job = put.and_then(json));
+                self.index_job(&id);
             }
             Key::Status(_) => {}
             Key::Cluster => {

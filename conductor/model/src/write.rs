@@ -14,7 +14,7 @@ use manifests::{ContainerId, HostName, InstanceId, SlotId};
 
 use crate::kv::{KeyRange, Op};
 use crate::records::{
-    Claim, Cluster, Data, FoundImage, Next, Rollout, SlotState, Status, Unfit, Version,
+    Claim, Cluster, Data, FoundImage, Job, Next, Rollout, SlotState, Status, Unfit, Version,
 };
 use crate::revision::{ModRev, VersionId};
 use crate::scope::Scope;
@@ -78,6 +78,8 @@ pub enum WriteKind {
     Rollout,
     Found,
     WentBack,
+    JobStart,
+    JobEnd,
     Sweep,
     Status,
 }
@@ -123,6 +125,7 @@ pub enum WriteOp {
     Version(ContainerId, VersionId, Version),
     Rollout(ContainerId, Rollout),
     FoundImage(ContainerId, FoundImage),
+    Before(ContainerId, Job),
     Unfit(HostName, ContainerId, Unfit),
     /// Deletes a key, if it is there.
     Delete(Key),
@@ -194,6 +197,7 @@ impl WriteOp {
             Self::FoundImage(container, found) => {
                 Op::put_json(Key::FoundImage(container.clone()), found)
             }
+            Self::Before(container, job) => Op::put_json(Key::Before(container.clone()), job),
             Self::Unfit(host, container, unfit) => {
                 Op::put_json(Key::Unfit(host.clone(), container.clone()), unfit)
             }
@@ -290,6 +294,14 @@ impl Write {
         })
     }
 
+    /// What it says of a run before a version.
+    pub fn job(&self) -> Option<(&ContainerId, &Job)> {
+        self.ops.iter().find_map(|op| match op {
+            WriteOp::Before(container, job) => Some((container, job)),
+            _ => None,
+        })
+    }
+
     /// The instance that it is about, if it names one.
     pub fn instance(&self) -> Option<&InstanceId> {
         let claimed = self.claimed().map(|claim| &claim.instance);
@@ -309,6 +321,9 @@ impl fmt::Display for Write {
         }
         if let Some(status) = self.status_of() {
             write!(f, " {}", status.progress)?;
+        }
+        if let Some((_, job)) = self.job() {
+            write!(f, " of {} {} {}", job.version, job.instance, job.state)?;
         }
         let guards: Vec<String> = self.guards.iter().map(Guard::to_string).collect();
         write!(f, " ({})", guards.join(", "))

@@ -10,7 +10,7 @@ use model::snapshot::mod_rev;
 
 use crate::inputs::Inputs;
 use crate::output::{Notes, Report};
-use crate::rollout::placed_anew;
+use crate::rollout::{is_prepared, placed_anew};
 use crate::slot_state::state;
 use crate::slots::IncomingSlot;
 use crate::waiting::{Failure, Waiting};
@@ -57,11 +57,13 @@ impl IncomingSlot<'_> {
     fn drop(&self, inputs: &Inputs<'_>) -> Option<Write> {
         let changed = placed_anew(self.container)
             .is_none_or(|target| target.outdates(self.container, self.next.version));
+        let version = self.container.versions.get(&self.next.version);
+        let unprepared = version.is_some_and(|version| !is_prepared(version));
         let active = inputs.snapshot.availability(&inputs.host.name) == Availability::Active;
         let failed = self.failed(inputs);
         // Of a global container each host has its own.
         let wanted = self.container.is_wanted(self.slot.slot) && !self.container.is_global();
-        if wanted && !changed && active && failed.is_none() {
+        if wanted && !changed && !unprepared && active && failed.is_none() {
             return None;
         }
         let unfit = failed.and_then(|reason| {
@@ -169,6 +171,7 @@ impl IncomingSlot<'_> {
                 temporary_name: !self.containers.is_empty(),
                 existing: volumes::existing(inputs.host, Some(self.view)).to_vec(),
                 driver: volumes::driver(inputs.host, Some(self.view)).map(ToOwned::to_owned),
+                before: false,
             }));
         };
         if let Some(memory) = inputs.memory.instances.get(&container.owner.instance) {

@@ -12,6 +12,7 @@ mod gate;
 mod handover;
 pub mod image_policy;
 mod inputs;
+mod jobs;
 mod lifecycle;
 pub mod memory;
 mod output;

@@ -3,6 +3,7 @@
 //! Only the claimed instance may run; other containers of the slot leave in
 //! order. Nothing that runs is stopped before what replaces it has been made.
 
+mod before;
 mod ctx;
 mod replace;
 mod start;
@@ -26,6 +27,7 @@ use crate::rollout;
 use crate::rollout::Target;
 use crate::slots::OwnSlot;
 use crate::waiting::{Stalled, Waiting};
+use before::before;
 use ctx::{Ctx, Decision};
 use replace::{made, replacement};
 use start::{absent, first_start, resolve, restart, running, why_ended};
@@ -210,13 +212,25 @@ fn wanted(
                 return decision;
             }
             let must_recreate = ctx.must_recreate(current);
-            if outdated && !must_recreate && matches!(target, Target::Undecided { .. }) {
+            if outdated && !must_recreate && !target.is_prepared() {
                 // Perhaps nothing can replace it; until that is known it is better than nothing.
-                let replace = resolve(ctx, &target, notes);
-                return merge(first_start(ctx, current, error, &others, notes), replace);
+                let replace = match &target {
+                    Target::Undecided { .. } => Some(resolve(ctx, &target, notes)),
+                    Target::Decided { .. } => before(ctx, &target, notes, fresh),
+                };
+                let is_runnable = rollout::is_runnable(ctx.container, ctx.claim.version);
+                let start = is_runnable.then(|| first_start(ctx, current, error, &others, notes));
+                let waits = Decision::new(Progress::Waiting, None);
+                return match (start, replace) {
+                    (Some(start), Some(replace)) => merge(start, replace),
+                    (one, other) => one.or(other).unwrap_or(waits),
+                };
             }
             if outdated || must_recreate {
                 return ctx.new_instance(&target, fresh);
+            }
+            if let Some(waits) = before(ctx, &target, notes, fresh) {
+                return waits;
             }
             first_start(ctx, current, error, &others, notes)
         }

@@ -60,6 +60,17 @@ pub struct AgentMemory {
     pub disruption: DisruptionGuard,
     /// Instances that were kept without a manifest when a restore was accepted.
     pub orphans: Orphans,
+    /// Runs before a version that this process has noted in etcd, and may start once.
+    pub jobs: BTreeMap<ContainerId, OwnJob>,
+}
+
+/// A run before a version that this process has noted in etcd.
+#[derive(Debug, Clone)]
+pub struct OwnJob {
+    /// Its container.
+    pub instance: InstanceId,
+    /// Its start was asked for: it may run, or have run.
+    pub start_asked: bool,
 }
 
 impl AgentMemory {
@@ -95,10 +106,14 @@ impl AgentMemory {
                 slot,
                 instance,
                 rev,
+                before,
             } => {
                 self.in_flight.end_action(&Scope::Slot(slot.clone()));
                 let memory = self.slots.entry(slot.clone()).or_default();
                 memory.trouble = Trouble::default();
+                if *before {
+                    return;
+                }
                 if memory.pending_instance.as_ref() == Some(instance) {
                     memory.pending_instance = None;
                 } else {
@@ -212,9 +227,11 @@ impl AgentMemory {
             }
         }
         let is_there = |instance: &InstanceId| observed.containers.contains_key(instance);
-        self.instances.retain(|instance, _| is_there(instance));
+        let is_job = |instance: &InstanceId| observed.jobs.contains_key(instance);
+        self.instances
+            .retain(|instance, _| is_there(instance) || is_job(instance));
         self.orphans.retain(|instance, _| is_there(instance));
-        for (instance, container) in &observed.containers {
+        for (instance, container) in observed.containers.iter().chain(&observed.jobs) {
             self.instances
                 .entry(instance.clone())
                 .or_insert_with(|| InstanceMemory::found(container, now))
@@ -267,8 +284,17 @@ impl AgentMemory {
                 .note_status(status, now);
         }
         for action in &plan.actions {
-            if let Action::Stop { instance, .. } = action {
-                self.instance(instance, now).stop_requested = true;
+            match action {
+                Action::Stop { instance, .. } => {
+                    self.instance(instance, now).stop_requested = true;
+                }
+                Action::Start { slot, instance, .. } => {
+                    let job = self.jobs.get_mut(&slot.container);
+                    if let Some(job) = job.filter(|job| job.instance == *instance) {
+                        job.start_asked = true;
+                    }
+                }
+                _ => {}
             }
             self.in_flight.begin_action(action.scope(), now);
         }
@@ -281,6 +307,19 @@ impl AgentMemory {
     pub fn begin_write(&mut self, write: &Write) {
         if let Some(slot) = write.takes() {
             self.in_flight.begin_placement(slot);
+        }
+        match (write.kind, write.job()) {
+            (WriteKind::JobStart, Some((id, job))) => {
+                let own = OwnJob {
+                    instance: job.instance.clone(),
+                    start_asked: false,
+                };
+                self.jobs.insert(id.clone(), own);
+            }
+            (WriteKind::JobEnd, Some((id, _))) => {
+                self.jobs.remove(id);
+            }
+            _ => {}
         }
         self.in_flight.begin_write(write.scope.clone());
     }

@@ -228,6 +228,8 @@ impl Returned<'_> {
             image,
             content: None,
             good: true,
+            // It runs.
+            prepared: true,
             volumes: Vec::new(),
             found: None,
         };

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::handover::stops_first;
 use crate::refusal::Refusal;
+use crate::rollout::handed_over;
 use manifests::{ContainerId, HostName, SlotId};
 use model::snapshot::{ContainerView, Snapshot, Successor};
 
@@ -94,7 +95,7 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
             };
             if matches!(snapshot.successor(view), Successor::Live(_)) {
                 *under_way.entry(host).or_default() += counts;
-            } else {
+            } else if handed_over(container, claim.version).is_some() {
                 let of_host = slots.entry(host).or_default();
                 of_host.push((&slot.container, container, slot.slot, counts));
             }

@@ -12,7 +12,7 @@ use crate::inputs::Inputs;
 use crate::output::Report;
 use crate::ownership::take;
 use crate::placement;
-use crate::rollout::{Target, placed_anew};
+use crate::rollout::{self, placed_anew};
 use crate::slots::Slots;
 use crate::turn::Turn;
 use crate::waiting::Waiting;
@@ -136,21 +136,15 @@ fn begins(
     let Some(container) = inputs.snapshot.containers.get(&slot.container) else {
         return;
     };
-    let (Some(manifest), Some(target), Some(view)) = (
-        &container.manifest,
-        placed_anew(container),
-        container.slots.get(&slot.slot),
-    ) else {
+    let view = container.slots.get(&slot.slot);
+    let Some((manifest, view)) = container.manifest.as_ref().zip(view) else {
         return;
     };
     let Owner::Live(claim) = inputs.snapshot.owner(view) else {
         return;
     };
-    let rev = match target {
-        Target::Decided { rev, .. } => rev,
-        Target::Undecided { .. } if !target.outdates(container, claim.version) => claim.version,
-        // While a new version is being decided, a handover would only be given up again.
-        Target::Undecided { .. } => return,
+    let Some(rev) = rollout::handed_over(container, claim.version) else {
+        return;
     };
     let scope = Scope::Slot(slot.clone());
     let is_placing = inputs.memory.in_flight.is_placing();

@@ -12,6 +12,7 @@ use crate::gate::admit;
 use crate::handover;
 use crate::image_policy;
 use crate::inputs::Inputs;
+use crate::jobs;
 use crate::lifecycle;
 use crate::output::Plan;
 use crate::ownership;
@@ -40,6 +41,8 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     );
     let is_able = inputs.is_trusted() && inputs.has_engine();
     if is_able {
+        // Jobs: what runs here before a version is started, and its end is written.
+        admit(inputs, jobs::jobs(inputs), &mut plan);
         // Handover: what comes here is made, started and promoted.
         admit(
             inputs,

@@ -70,7 +70,9 @@ impl<'a> Target<'a> {
                 }
                 if let Some((rev, version, old)) = newest
                     && (rev == desired.modified.version()
-                        || (is_same(old, manifest) && !asks_again(manifest, text, version)))
+                        || (is_same(old, manifest)
+                            && !asks_again(manifest, text, version)
+                            && !prepares_otherwise(manifest, version)))
                 {
                     return Some(Self::Decided {
                         rev,
@@ -101,6 +103,12 @@ impl<'a> Target<'a> {
         match self {
             Self::Decided { manifest, .. } | Self::Undecided { manifest, .. } => manifest,
         }
+    }
+
+    /// Instances of it may start: what its manifest wants to run before has been done. Of one whose image nobody has
+    /// decided that is not known.
+    pub fn is_prepared(&self) -> bool {
+        matches!(self, Self::Decided { version, .. } if is_prepared(version))
     }
 
     /// The update to it was halted.
@@ -156,14 +164,17 @@ pub(crate) fn of_slot(container: &ContainerView, slot: u32, rev: VersionId) -> O
     if !stays || rev == target.rev() {
         return Some(target);
     }
-    decided(container, rev).or_else(|| placed_anew(container))
+    let own = decided(container, rev).filter(Target::is_prepared);
+    own.or_else(|| placed_anew(container))
 }
 
 /// The version of a slot that is claimed now: the target, or the last good version if the update to it was halted.
 pub fn placed_anew(container: &ContainerView) -> Option<Target<'_>> {
     let target = Target::of(container)?;
     if !target.was_given_up(container) {
-        return Some(target);
+        let waits = matches!(target, Target::Decided { .. }) && !target.is_prepared();
+        let runs = waits.then(|| good_before(container, target.rev()));
+        return runs.flatten().or(Some(target));
     }
     let is_good = matches!(&target, Target::Decided { version, .. } if version.version.good);
     if is_good && !goes_back(container) {
@@ -172,8 +183,8 @@ pub fn placed_anew(container: &ContainerView) -> Option<Target<'_>> {
     good_before(container, target.rev()).or(Some(target))
 }
 
-/// The version of a slot whose container is gone: it needs no image that nobody has decided yet, if there is another
-/// version that it can run meanwhile.
+/// The version of a slot whose container is gone: it needs none that nobody has decided or prepared yet, if there is
+/// another version that it can run meanwhile.
 pub(crate) fn made_anew<'a>(
     container: &'a ContainerView,
     rev: VersionId,
@@ -183,10 +194,65 @@ pub(crate) fn made_anew<'a>(
     match target {
         Target::Undecided { .. } => {
             let good = || last_good(container).filter(|_| cannot_be_had);
-            decided(container, rev).or_else(good).unwrap_or(target)
+            let own = decided(container, rev).filter(Target::is_prepared);
+            own.or_else(good).unwrap_or(target)
         }
+        Target::Decided { version, .. } if !is_prepared(version) => decided(container, rev)
+            .filter(Target::is_prepared)
+            .or_else(|| good_before(container, target.rev()))
+            .unwrap_or(target),
         Target::Decided { .. } => target,
     }
+}
+
+/// What its manifest wants to run before it has been done, or there is nothing of the kind.
+pub(crate) fn is_prepared(version: &ParsedVersion) -> bool {
+    let wants = version.own.as_ref().and_then(|own| own.before.as_ref());
+    version.version.prepared || wants.is_none()
+}
+
+/// The version that a slot of this one runs where it is handed over to. None while a new one is being decided or
+/// prepared: the handover would only be given up again.
+pub(crate) fn handed_over(container: &ContainerView, claimed: VersionId) -> Option<VersionId> {
+    let target = placed_anew(container)?;
+    if target.is_prepared() {
+        return Some(target.rev());
+    }
+    let may_run = match container.versions.get(&claimed) {
+        Some(version) => is_prepared(version),
+        None => target.manifest().before.is_none(),
+    };
+    (may_run && !target.outdates(container, claimed)).then_some(claimed)
+}
+
+/// As `is_prepared`, of a version that is decided.
+pub(crate) fn is_runnable(container: &ContainerView, rev: VersionId) -> bool {
+    let version = container.versions.get(&rev);
+    version.is_some_and(|version| is_prepared(version))
+}
+
+/// What was to run before it was never done, and the user wants something else by now.
+fn prepares_otherwise(manifest: &Manifest, newest: &ParsedVersion) -> bool {
+    let wanted = newest.own.as_ref().and_then(|own| own.before.as_ref());
+    !is_prepared(newest) && wanted != manifest.before.as_ref()
+}
+
+/// What the manifest of a new version of this image wants to run before it has run for the same container, as for one
+/// that is only restarted.
+pub fn begins_prepared(container: &ContainerView, manifest: &Manifest, image: &str) -> bool {
+    let plain = |manifest: &Manifest| Manifest {
+        restarted_at: None,
+        ..manifest.clone()
+    };
+    let has_run = |version: &ParsedVersion| {
+        let own = version.own.as_ref().filter(|_| version.version.prepared);
+        own.is_some_and(|own| {
+            own.before == manifest.before
+                && version.version.image == image
+                && canonical::same_container(&plain(own), &plain(manifest))
+        })
+    };
+    manifest.before.is_some() && counting(container).any(|(_, version, _)| has_run(version))
 }
 
 /// An earlier decision on the image of this very container, as when a change is taken back; or on the image that was
@@ -332,9 +398,11 @@ pub(crate) fn image_of<'a>(
     is_known.then_some(&version.version)
 }
 
-/// The newest version before this one that has proven itself; without one, the newest before it.
+/// The newest version before this one that has proven itself; without one, the newest before it. None that was never
+/// prepared.
 fn good_before(container: &ContainerView, rev: VersionId) -> Option<Target<'_>> {
-    let older = || counting(container).filter(|(old, ..)| *old < rev);
+    let is_older = |old: VersionId, version: &ParsedVersion| old < rev && is_prepared(version);
+    let older = || counting(container).filter(|(old, version, _)| is_older(*old, version));
     older()
         .rfind(|(_, version, _)| version.version.good)
         .or_else(|| older().next_back())
@@ -387,11 +455,12 @@ pub fn superfluous(container: &ContainerView) -> Vec<(VersionId, ModRev)> {
         .collect()
 }
 
-/// The newest version that got ready once; without one, the newest.
+/// The newest version that got ready once; without one, the newest. None that was never prepared.
 fn last_good(container: &ContainerView) -> Option<Target<'_>> {
-    counting(container)
+    let runnable = || counting(container).filter(|(_, version, _)| is_prepared(version));
+    runnable()
         .rfind(|(_, version, _)| version.version.good)
-        .or_else(|| counting(container).next_back())
+        .or_else(|| runnable().next_back())
         .and_then(|(rev, ..)| decided(container, rev))
 }
 

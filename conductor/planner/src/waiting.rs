@@ -26,6 +26,12 @@ pub enum Waiting {
     OtherSlot(u32),
     /// The update was paused.
     UpdatePaused,
+    /// What runs before the version runs, or is about to, on this host.
+    Before(HostName),
+    /// As `Before`, on a host that is missing.
+    BeforeAway(HostName),
+    /// What runs before the version has failed.
+    BeforeFailed(String),
     /// The host's addresses have changed, and it is replaced when the other slots are ready.
     OtherSlots,
     /// Another host takes it, and this one stops it first.
@@ -114,6 +120,12 @@ impl fmt::Display for Waiting {
             Self::UpdatePaused => {
                 f.write_str("the update is paused; `dokkaa rollout resume` goes on")
             }
+            Self::Before(host) => write!(f, "waits for `before` to end on {host}"),
+            Self::BeforeAway(host) => write!(
+                f,
+                "waits for {host}, which runs `before` and is missing; `dokkaa hosts rm {host}` gives it up"
+            ),
+            Self::BeforeFailed(why) => write!(f, "`before` failed: {why}"),
             Self::OtherSlots => f.write_str(
                 "the host's addresses have changed; waits until the other slots are ready",
             ),

@@ -7,7 +7,7 @@ use agent::Input;
 use engine::{CreateSpec, EngineError, Named, SpecInput, spec};
 use manifests::InstanceId;
 use model::identity::oldest_by_name;
-use model::observed::{ObservedContainer, name_beside};
+use model::observed::{ObservedContainer, PublishedPorts, name_beside};
 use model::{ActionReport, ActionResult, Fault, Prepare, Scope, volumes};
 use tokio::sync::mpsc;
 
@@ -18,6 +18,14 @@ use crate::images::reference;
 struct Failed {
     reason: String,
     fault: Fault,
+}
+
+/// What a container is made from.
+struct Image {
+    name: String,
+    /// A digest, or `local:<image id>`.
+    decided: String,
+    content: Option<String>,
 }
 
 impl Failed {
@@ -47,6 +55,7 @@ impl Actions {
             slot,
             instance,
             rev,
+            before,
             ..
         } = wanted;
         match made {
@@ -55,6 +64,7 @@ impl Actions {
                     slot,
                     instance,
                     rev,
+                    before,
                 },
                 container: container.map(Box::new),
                 gone: None,
@@ -75,20 +85,21 @@ impl Actions {
         inputs: &mpsc::Sender<Input>,
     ) -> Result<Option<ObservedContainer>, Failed> {
         let manifest = &wanted.manifest;
-        let ensure = self.images.ensure(
-            &manifest.image,
-            &wanted.image,
-            wanted.content.as_deref(),
-            manifest.pull,
-        );
-        let pulled =
-            reference(&manifest.image, &wanted.image).unwrap_or_else(|_| manifest.image.clone());
+        let Image {
+            name,
+            decided,
+            content,
+        } = self.image(wanted).await?;
+        let ensure = self
+            .images
+            .ensure(&name, &decided, content.as_deref(), manifest.pull);
+        let pulled = reference(&name, &decided).unwrap_or_else(|_| name.clone());
         let scope = Scope::Slot(wanted.slot.clone());
         let source = self
             .with_progress(&pulled, scope, inputs, ensure)
             .await
             .map_err(|error| Failed {
-                reason: about(&manifest.image, &error),
+                reason: about(&name, &error),
                 fault: error.fault(),
             })?;
         if let Some(note) = source.note {
@@ -97,14 +108,16 @@ impl Actions {
         if let Some(made) = self.made_before(&wanted.instance).await? {
             return Ok(Some(made));
         }
-        self.check_volumes(wanted).await?;
-        let ports = self
-            .ports
-            .take(manifest, &self.host.surroundings)
-            .map_err(|error| Failed {
+        let ports = if wanted.before {
+            PublishedPorts::new()
+        } else {
+            self.check_volumes(wanted).await?;
+            let ports = self.ports.take(manifest, &self.host.surroundings);
+            ports.map_err(|error| Failed {
                 reason: error.to_string(),
                 fault: Fault::Host,
-            })?;
+            })?
+        };
         let Ok(_permit) = self.starts.acquire().await else {
             return Err(Failed::passing("the agent ends".to_owned()));
         };
@@ -120,12 +133,36 @@ impl Actions {
             surroundings: &self.host.surroundings,
             ports,
             beside: wanted.temporary_name,
+            before: wanted.before.then_some(wanted.rev),
         });
         self.unanswered().insert(wanted.instance.clone());
         let docker_id = self.create(&mut spec, wanted).await?;
         let made = self.engine.inspect(&docker_id).await?;
         self.unanswered().remove(&wanted.instance);
         Ok(made)
+    }
+
+    /// The image as it was decided for the version; another one of what runs before it is decided here, where it runs.
+    async fn image(&self, wanted: &Prepare) -> Result<Image, Failed> {
+        let manifest = &wanted.manifest;
+        let before = manifest.before.as_ref().filter(|_| wanted.before);
+        let Some(name) = before.and_then(|before| before.image.clone()) else {
+            return Ok(Image {
+                name: manifest.image.clone(),
+                decided: wanted.image.clone(),
+                content: wanted.content.clone(),
+            });
+        };
+        let decided = self.images.decide(&name, manifest.pull).await;
+        let decided = decided.map_err(|error| Failed {
+            reason: about(&name, &error),
+            fault: error.fault(),
+        })?;
+        Ok(Image {
+            name,
+            decided: decided.image,
+            content: decided.content,
+        })
     }
 
     /// Its local volumes are the slot's own, and all that it had are there.

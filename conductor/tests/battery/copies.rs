@@ -137,6 +137,7 @@ async fn an_images_labels_of_ours_are_overridden(lab: Lab) {
     let owner = lab.owner("second");
     let gateway = lab.engine.bridge("bridge").await.expect("a bridge").gateway;
     let mut made = spec(SpecInput {
+        before: None,
         manifest: &Manifest::of_image(&image),
         image: &image,
         image_labels: &image_labels,

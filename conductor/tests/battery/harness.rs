@@ -127,6 +127,7 @@ impl Lab {
         let id: ContainerId = format!("{}/{name}", self.app).parse().expect("an id");
         let instance: InstanceId = Uuid::new_v4().to_string().parse().expect("an instance");
         Ownership {
+            before: None,
             cluster: self.cluster,
             slot: id.slot(0),
             instance,

@@ -39,6 +39,7 @@ async fn make(lab: &Lab, manifest: &Manifest, at: SocketAddr) -> String {
         network: "bridge".to_owned(),
     };
     let made = spec(SpecInput {
+        before: None,
         manifest,
         image: &lab.image,
         image_labels: &[],

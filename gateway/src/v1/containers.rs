@@ -45,7 +45,7 @@ pub(super) fn container_row(
         .filter(|target| target.was_given_up(view))
         .and(view.rollout.as_ref())
         .map(|rollout| GaveUp {
-            slot: rollout.slot,
+            slot: (!rollout.before).then_some(rollout.slot),
             reason: rollout.reason.clone(),
         });
     let scale = view.scale().filter(|_| wanted.is_some());
@@ -100,6 +100,7 @@ pub(super) fn update_row(view: &ContainerView, mut rollout: Rollout) -> Option<U
         failures: rollout.failures.into_iter().collect(),
         restart: rollout.restart.into_keys().collect(),
         halted: rollout.failed,
+        before: rollout.before,
         paused: rollout.paused,
         slot: rollout.slot,
         reason: rollout.reason,

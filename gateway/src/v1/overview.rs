@@ -245,10 +245,10 @@ pub fn apps(snapshot: &Snapshot, slots: &[SlotRow], containers: &[ContainerRow])
             })
             .collect();
         if let (true, Some(gave_up)) = (problems.is_empty(), &row.gave_up) {
-            problems.push(format!(
-                "the update failed at slot {}: {}",
-                gave_up.slot, gave_up.reason
-            ));
+            problems.push(match gave_up.slot {
+                Some(slot) => format!("the update failed at slot {slot}: {}", gave_up.reason),
+                None => format!("the update is halted: `before` failed: {}", gave_up.reason),
+            });
         }
         problems.extend(row.warnings.iter().cloned());
         let container = AppContainer {

@@ -93,6 +93,7 @@ pub(super) async fn pause(
         };
         let now = update::rollout(view)
             .ok_or_else(|| ApiFailure::conflict(format!("{id} has no version to update to")))?;
+        let is_tried_again = !paused && now.before;
         let after = if paused {
             paused_of(&id, view, now)
         } else {
@@ -100,16 +101,21 @@ pub(super) async fn pause(
         };
         let after = after.map_err(ApiFailure::conflict)?;
         let key = Key::Rollout(id.clone());
-        let guards = vec![
+        let mut guards = vec![
             Compare::modified(Key::Manifest(id.clone()), manifest.modified),
             Compare::modified(&key, mod_rev(view.rollout.as_ref())),
         ];
-        let op = if after.is_over() {
+        let mut ops = vec![if after.is_over() {
             Op::delete(&key)
         } else {
             Op::put_json(&key, &after)
-        };
-        if api.try_write(guards, vec![op]).await? {
+        }];
+        if is_tried_again {
+            let key = Key::Before(id.clone());
+            guards.push(Compare::modified(&key, mod_rev(view.job.as_ref())));
+            ops.push(Op::delete(&key));
+        }
+        if api.try_write(guards, ops).await? {
             let version = after.version.0;
             let row = update_row(view, after);
             return Ok(Json(row.unwrap_or_else(|| UpdateRow {

@@ -2,6 +2,7 @@
 //!
 //! A field with a problem keeps its default; the manifest is thrown away then.
 
+mod before;
 mod image_policy;
 mod pairs;
 mod placement;
@@ -75,6 +76,7 @@ pub(super) fn manifest(r: &mut Reader, root: &Node<'_>) -> Manifest {
     r.set(f, "placement", &mut m.placement, |r, node| {
         placement::placement(r, node, m.scale)
     });
+    r.set(f, "before", &mut m.before, before::before);
     r.set(f, "drain_timeout", &mut m.drain_timeout, |r, node| {
         r.duration(node, Duration::ZERO..=LONGEST_DRAIN)
     });

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use manifests::fields::{
-    HEALTHCHECK, IMAGE_POLICY, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME,
+    BEFORE, HEALTHCHECK, IMAGE_POLICY, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME,
 };
 use manifests::schema::Field;
 
@@ -39,6 +39,7 @@ fn markdown() -> String {
         ("Placement", PLACEMENT_TEXT, PLACEMENT),
         ("The update", UPDATE_TEXT, UPDATE),
         ("Newer images", IMAGE_POLICY_TEXT, IMAGE_POLICY),
+        ("Before", BEFORE_TEXT, BEFORE),
     ] {
         let _ = write!(page, "\n## {title}\n\n{text}");
         page.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
@@ -104,6 +105,19 @@ What replaces containers, and how an update goes: [updates.md](updates.md).
 
 ";
 
+const BEFORE_TEXT: &str = "\
+When it runs, and what follows when it fails: [updates.md](updates.md#before).
+
+```json
+{
+  \"image\": \"shop/web:2\",
+  \"links\": [\"db\"],
+  \"before\": {\"command\": [\"./manage.py\", \"migrate\"], \"timeout\": \"5m\"}
+}
+```
+
+";
+
 const PLACEMENT_TEXT: &str = "\
 A host has the labels of its agent's `--label` flags (`--label zone=a`), overridden by those that an operator
 set. The name of a label has letters and digits, inside also `.`, `-`, `_` and `/`; values are compared exactly.
@@ -164,6 +178,6 @@ or `KiB`: all the same, each 1024 times the one before).
 the same text. Unknown fields are errors there. An invalid manifest that was written straight into etcd stops
 nothing: the last valid version keeps running.
 
-A change of `scale`, `stopped`, `placement`, `pull`, `update`, `image_policy`, `rebalance`, `start_timeout`, `stop_timeout`,
-`drain_timeout` or a service's `ready` replaces no container; a change of anything else does.
+A change of `scale`, `stopped`, `placement`, `pull`, `update`, `image_policy`, `before`,
+`rebalance`, `start_timeout`, `stop_timeout`, `drain_timeout` or a service's `ready` replaces no container; a change of anything else does.
 ";

@@ -8,7 +8,7 @@ use manifests::manifest::{
     Service, Ulimit, UlimitName, Volume, VolumeSource,
 };
 use manifests::parse::{self, MAX_PROBLEMS, Problem};
-use manifests::update::{OnFailure, Order, Parallelism, Rebalance, Update};
+use manifests::update::{Before, OnFailure, Order, Parallelism, Rebalance, Update};
 use manifests::{Manifest, canonical, env};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -188,6 +188,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn before()(
+        command in vec(text(), 1..4),
+        image in option::of("[a-z]{1,5}"),
+        timeout in 1_000..=86_400_000_u64,
+    ) -> Before {
+        Before { command, image, timeout: Duration::from_millis(timeout) }
+    }
+}
+
+prop_compose! {
     fn manifest()(
         image in "([a-z]{1,5}\\.io/)?[a-z0-9]{1,6}(/[a-z]{1,4})?(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,5})?",
         scale in option::weighted(0.9, 0..=1000_u32),
@@ -210,8 +220,10 @@ prop_compose! {
         policy in (update(), (0..=3_600_000_u64), (any::<bool>(), any::<bool>()), option::of("[^\u{0}]{1,8}")),
         image_policy in option::of((millis(10_000), any::<bool>())),
         outside in outside(),
+        before in option::of(before()),
     ) -> Manifest {
         let mut manifest = Manifest {
+            before,
             update: policy.0,
             drain_timeout: Duration::from_millis(policy.1),
             stopped: policy.2.0,
@@ -282,7 +294,8 @@ fn json() -> impl Strategy<Value = Value> {
 
 fn field_names() -> Vec<&'static str> {
     use manifests::fields::{
-        HEALTHCHECK, IMAGE_POLICY, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE, VOLUME,
+        BEFORE, HEALTHCHECK, IMAGE_POLICY, LOG, MANIFEST, PLACEMENT, SERVICE, ULIMIT, UPDATE,
+        VOLUME,
     };
     [
         MANIFEST,
@@ -294,6 +307,7 @@ fn field_names() -> Vec<&'static str> {
         PLACEMENT,
         UPDATE,
         IMAGE_POLICY,
+        BEFORE,
     ]
     .into_iter()
     .flatten()

@@ -446,6 +446,7 @@ fn version(image: &str) -> Version {
         image: image.into(),
         content: None,
         good: false,
+        prepared: false,
         volumes: Vec::new(),
         found: None,
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, SlotId};
-use model::records::{Claim, Cluster, Data, FoundImage, Phase, Rollout, SlotState, Unfit, Version};
+use model::records::{
+    Claim, Cluster, Data, FoundImage, Job, Phase, Rollout, SlotState, Unfit, Version,
+};
 use model::snapshot::VoidNext;
 use model::write::{Guard, Keys, Over};
 use model::{ModRev, Rules, VersionId, Write, WriteKind};
@@ -84,6 +86,10 @@ fn found() -> FoundImage {
     of(json!({"of": "1:a", "image": "nginx:2", "digest": "sha256:b"}))
 }
 
+fn job() -> Job {
+    of(json!({"version": 7, "host": "h1", "instance": "i-2", "state": "running"}))
+}
+
 fn rollout() -> Rollout {
     of(json!({"version": 7, "failed": true, "slot": 0, "reason": "exit code 1"}))
 }
@@ -135,6 +141,20 @@ fn rows(seen: &Seen) -> Vec<Write> {
         Write::went_back(web(), found(), manifest, image),
         Write::good(web(), VersionId(7), version(), noted),
         Write::prune(&web(), &prune),
+        Write::job_start(web(), job(), manifest, rev(Key::Before(web()))),
+        Write::job_start(web(), job(), manifest, rev(Key::Before(web()))).over_removed(host("h3")),
+        Write::job_done(
+            web(),
+            job(),
+            rev(Key::Before(web())),
+            Some((version(), noted)),
+        ),
+        Write::job_failed(
+            web(),
+            job(),
+            rev(Key::Before(web())),
+            Some((rollout(), manifest, rev(Key::Rollout(web())))),
+        ),
         Write::rollout(web(), rollout(), manifest, rev(Key::Rollout(web()))),
         Write::permit(web(), rollout(), manifest, rev(Key::Rollout(web()))),
         Write::permit(

@@ -5,6 +5,7 @@
 
 mod api_access;
 mod bad_input;
+mod before;
 mod check;
 mod cli;
 mod containers;
@@ -35,6 +36,7 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,6 +88,7 @@ impl Cluster {
         App {
             name: name.to_owned(),
             lab: self.lab,
+            written: AtomicI64::new(0),
         }
     }
 }
@@ -100,6 +103,8 @@ fn shared_lab() -> &'static Lab {
 struct App {
     name: String,
     lab: &'static Lab,
+    /// Revision of the last PUT that was accepted: a view below it knows nothing of that.
+    written: AtomicI64,
 }
 
 /// One line of `dokkaa ps`.
@@ -124,6 +129,12 @@ impl App {
         }
         let answer = self.try_put(container, &manifest.to_string());
         assert!(matches!(answer.status, 200 | 201), "{answer:?}");
+        let revision = answer
+            .json()
+            .ok()
+            .and_then(|json| json["node"]["modifiedIndex"].as_i64());
+        let revision = revision.unwrap_or_else(|| panic!("no revision in {answer:?}"));
+        self.written.store(revision, Ordering::Relaxed);
     }
 
     /// PUTs any text over the API.
@@ -165,6 +176,9 @@ impl App {
             .and_then(Answer::ok)
             .and_then(|answer| answer.json())
             .map_err(|error| format!("{error:#}"))?;
+        if answer["revision"].as_i64() < Some(self.written.load(Ordering::Relaxed)) {
+            return Err("the PUT is not in the agent's view yet".to_owned());
+        }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(answer["slots"]
             .as_array()
@@ -198,6 +212,7 @@ impl App {
             .expect("containers")
             .into_iter()
             .filter(|(_, one)| one.runs() && one.label("container") == container)
+            .filter(|(_, one)| !one.labels.contains_key("dokkaa.before"))
             .collect();
         all.sort_by_key(|(_, one)| one.label("slot").parse::<u32>().ok());
         all

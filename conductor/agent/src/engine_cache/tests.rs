@@ -9,6 +9,7 @@ use super::*;
 /// A container as its host made it.
 fn container(instance: &str, started_at: Option<i64>) -> ObservedContainer {
     let owner = Ownership {
+        before: None,
         cluster: Uuid::nil(),
         slot: "shop/web".parse::<ContainerId>().unwrap().slot(0),
         instance: instance.parse().unwrap(),

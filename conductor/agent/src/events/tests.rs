@@ -40,6 +40,7 @@ fn shows(state: ContainerState) -> Observed {
         docker_id: "d".to_owned(),
         name: "n".to_owned(),
         owner: Ownership {
+            before: None,
             cluster: Uuid::from_u128(7),
             slot: slot(),
             instance: instance("i-1"),

@@ -6,6 +6,8 @@ use model::records::Version;
 use model::{ActionReport, ActionResult, Extent, Write};
 use planner::rollout::{self, Target};
 
+use planner::rollout::begins_prepared;
+
 use super::Agent;
 use crate::effect::{AgentLog, Effect, Table};
 use crate::events;
@@ -98,7 +100,7 @@ impl Agent {
                 rev: undecided,
                 text,
                 found,
-                ..
+                manifest: wanted,
             },
         )) = view.and_then(|view| Some((view, Target::of(view)?)))
         else {
@@ -109,11 +111,13 @@ impl Agent {
         }
         // Every host pulls what was found by its digest.
         let digest = found.map(|found| found.digest.clone());
+        let prepared = begins_prepared(view, wanted, image);
         let version = Version {
             manifest: text.clone(),
             content: content.clone().filter(|_| digest.is_none()),
             image: digest.unwrap_or_else(|| image.clone()),
             good: false,
+            prepared,
             volumes: volumes.clone(),
             found: None,
         };

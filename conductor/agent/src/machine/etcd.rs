@@ -151,11 +151,11 @@ impl Agent {
         if was_known {
             self.record(epochs.and_then(|(before, now)| events::of_epoch(before, now)));
         }
-        self.effect(Effect::Publish(Table::Seen(Seen {
+        self.effect(Effect::Publish(Table::Seen(Box::new(Seen {
             snapshot: update.snapshot,
             stale: trust != Trust::Full,
             distrust,
-        })));
+        }))));
         self.ask_for_statuses();
     }
 

@@ -72,14 +72,14 @@ impl Agent {
     }
 
     fn follow_ends(&mut self, observed: &Observed) {
-        for (instance, container) in &observed.containers {
+        for (instance, container) in observed.containers.iter().chain(&observed.jobs) {
             let ContainerState::Exited(exit) = &container.state else {
                 continue;
             };
             let memory = self.memory.instances.get(instance);
             let counted = memory.is_some_and(|memory| memory.ends > 0);
             if counted && self.output.ended.insert((instance.clone(), exit.at)) {
-                self.counts.restarts += 1;
+                self.counts.restarts += u64::from(container.owner.before.is_none());
                 self.effect(Effect::ReadLastLines {
                     instance: instance.clone(),
                     docker_id: container.docker_id.clone(),
@@ -87,7 +87,9 @@ impl Agent {
             }
         }
         let ended = &mut self.output.ended;
-        ended.retain(|(instance, _)| observed.containers.contains_key(instance));
+        ended.retain(|(instance, _)| {
+            observed.containers.contains_key(instance) || observed.jobs.contains_key(instance)
+        });
     }
 
     /// Asks for the last lines of what was not ready in time: they may say why.
@@ -171,7 +173,7 @@ impl Agent {
     }
 
     fn publish_callers(&mut self, observed: &Observed) {
-        let running = observed.containers.values();
+        let running = observed.containers.values().chain(observed.jobs.values());
         let calling = running.filter_map(|container| {
             container.running()?;
             let manifest = made_from(&self.etcd.snapshot, container);
@@ -219,6 +221,9 @@ fn made_from<'a>(
 ) -> Option<&'a Arc<Manifest>> {
     let slot = &container.owner.slot;
     let view = snapshot.containers.get(&slot.container)?;
+    if let Some(version) = container.owner.before {
+        return view.manifest_of(version);
+    }
     let claim = view.slots.get(&slot.slot).and_then(|s| s.claim.as_ref());
     let claimed = claim
         .filter(|claim| claim.instance == container.owner.instance)

@@ -163,6 +163,7 @@ impl Lab {
                 slot: web().slot(0),
                 instance: "one".parse().unwrap(),
                 rev,
+                before: false,
             },
             container: Some(Box::new(one.clone())),
             gone: None,
@@ -288,6 +289,7 @@ fn web() -> ContainerId {
 /// A running container of `shop/web`'s slot 0.
 fn container(instance: &str, manifest_hash: String) -> ObservedContainer {
     let owner = Ownership {
+        before: None,
         cluster: Uuid::nil(),
         slot: web().slot(0),
         instance: instance.parse().unwrap(),

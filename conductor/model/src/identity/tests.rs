@@ -11,6 +11,7 @@ fn container(id: &str, name: &str, created_at: i64) -> ObservedContainer {
         docker_id: id.to_owned(),
         name: name.to_owned(),
         owner: Ownership {
+            before: None,
             cluster: Uuid::from_u128(7),
             slot: "shop/web".parse::<ContainerId>().expect("an id").slot(2),
             instance: one(),

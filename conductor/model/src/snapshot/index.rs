@@ -4,6 +4,8 @@ use manifests::manifest::Scale;
 use manifests::{ContainerId, HostName, SlotId};
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
+use crate::records::JobState;
+
 use super::{ContainerView, Desired, SlotView, Snapshot};
 
 /// Slots, by the host that a key of theirs names.
@@ -26,6 +28,8 @@ pub(super) struct Index {
     bare: RedBlackTreeSetSync<ContainerId>,
     /// Live hosts that give away what they have.
     giving: RedBlackTreeSetSync<HostName>,
+    /// Containers of which something runs before a version.
+    preparing: RedBlackTreeSetSync<ContainerId>,
 }
 
 /// The hosts that a slot's keys name.
@@ -103,6 +107,11 @@ impl Snapshot {
     /// Live hosts that give away what they have.
     pub fn giving(&self) -> impl Iterator<Item = &HostName> {
         self.index.giving.iter()
+    }
+
+    /// Containers of which something runs before a version, whichever host runs it.
+    pub fn preparing(&self) -> impl Iterator<Item = &ContainerId> {
+        self.index.preparing.iter()
     }
 
     /// A slot changes hands.
@@ -196,6 +205,12 @@ impl Snapshot {
         let is_bare = container.is_some_and(|container| container.manifest.is_none());
         self.index.is_vacant(id, vacant);
         belongs(&mut self.index.bare, id, is_bare);
+    }
+
+    pub(super) fn index_job(&mut self, id: &ContainerId) {
+        let job = self.containers.get(id).and_then(|c| c.job.as_ref());
+        let runs = job.is_some_and(|job| job.state == JobState::Running);
+        belongs(&mut self.index.preparing, id, runs);
     }
 
     pub(super) fn index_places(&mut self, id: &ContainerId, is_global: bool) {

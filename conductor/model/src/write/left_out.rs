@@ -9,7 +9,9 @@ impl Write {
     /// The write as an agent that lacks this rule would make it.
     #[must_use]
     pub fn without(mut self, rule: Rule) -> Self {
-        use WriteKind::{Claim, DeleteUnwanted, Promote, Retake, State, TakeBack, TakeOver};
+        use WriteKind::{
+            Claim, DeleteUnwanted, JobStart, Promote, Retake, State, TakeBack, TakeOver,
+        };
         let next = |key: &Key| matches!(key, Key::Next(_));
         match (rule, self.kind) {
             (Rule::VoidGuard, _) => {
@@ -49,6 +51,10 @@ impl Write {
             (Rule::StateGuard, State | TakeBack) => {
                 let owners = |key: &Key| matches!(key, Key::Claim(_) | Key::State(_));
                 self.guards.retain(|guard| !guard.is_on(owners));
+            }
+            (Rule::JobOnce, JobStart) => {
+                let is_job = |key: &Key| matches!(key, Key::Before(_));
+                self.guards.retain(|guard| !guard.is_on(is_job));
             }
             _ => {}
         }

@@ -5,7 +5,7 @@ use manifests::{ContainerId, HostName, SlotId};
 
 use super::{Guard, MAX_OPS, Over, Write, WriteKind, WriteOp};
 use crate::records::{
-    Claim, Cluster, Data, FoundImage, Next, Rollout, SlotState, Status, Unfit, Version,
+    Claim, Cluster, Data, FoundImage, Job, Next, Rollout, SlotState, Status, Unfit, Version,
 };
 use crate::revision::{ModRev, VersionId};
 use crate::scope::Scope;
@@ -342,6 +342,68 @@ impl Write {
             })
     }
 
+    /// What runs before a version is about to be started: MOD(before), which lets one host do it, once; MOD(manifest).
+    pub fn job_start(
+        container: ContainerId,
+        job: Job,
+        manifest_rev: ModRev,
+        job_rev: ModRev,
+    ) -> Self {
+        Self::of_container(&container, WriteKind::JobStart)
+            .wanted(&container, manifest_rev)
+            .seen(Key::Before(container.clone()), job_rev)
+            .op(WriteOp::Before(container, job))
+    }
+
+    /// As a start, in place of a run whose host is no member any more: no member, no record.
+    #[must_use]
+    pub fn over_removed(self, host: HostName) -> Self {
+        self.seen(Key::Member(host.clone()), ModRev::ABSENT)
+            .guard(Guard::NoRecord(host))
+    }
+
+    /// It has been done: MOD(before), MOD(version), which is prepared.
+    pub fn job_done(
+        container: ContainerId,
+        job: Job,
+        job_rev: ModRev,
+        version: Option<(Version, ModRev)>,
+    ) -> Self {
+        let id = job.version;
+        let write = Self::of_container(&container, WriteKind::JobEnd)
+            .seen(Key::Before(container.clone()), job_rev)
+            .op(WriteOp::Before(container.clone(), job));
+        let Some((version, rev)) = version else {
+            return write;
+        };
+        let prepared = Version {
+            prepared: true,
+            ..version
+        };
+        write
+            .seen(Key::Version(container.clone(), id.0), rev)
+            .op(WriteOp::Version(container, id, prepared))
+    }
+
+    /// It has failed: MOD(before); and MOD(manifest), MOD(rollout) of the update that is halted for it.
+    pub fn job_failed(
+        container: ContainerId,
+        job: Job,
+        job_rev: ModRev,
+        halted: Option<(Rollout, ModRev, ModRev)>,
+    ) -> Self {
+        let write = Self::of_container(&container, WriteKind::JobEnd)
+            .seen(Key::Before(container.clone()), job_rev)
+            .op(WriteOp::Before(container.clone(), job));
+        match halted {
+            Some((rollout, manifest_rev, rollout_rev)) => write
+                .wanted(&container, manifest_rev)
+                .seen(Key::Rollout(container.clone()), rollout_rev)
+                .op(WriteOp::Rollout(container, rollout)),
+            None => write,
+        }
+    }
+
     /// Sweep what is left of a container, but its data: manifest absent, no key under `…/slots/`.
     pub fn sweep(container: ContainerId) -> Self {
         Self::of_container(&container, WriteKind::Sweep)
@@ -349,7 +411,8 @@ impl Write {
             .guard(Guard::NoSlots(container.clone()))
             .op(WriteOp::DeleteVersions(container.clone()))
             .op(WriteOp::Delete(Key::FoundImage(container.clone())))
-            .op(WriteOp::Delete(Key::Rollout(container)))
+            .op(WriteOp::Delete(Key::Rollout(container.clone())))
+            .op(WriteOp::Delete(Key::Before(container)))
     }
 
     /// The mark of this host goes, since it may be able to run it now: MOD(mark).

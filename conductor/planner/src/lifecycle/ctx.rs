@@ -182,6 +182,12 @@ impl<'a> Ctx<'a> {
                 .is_some_and(|host| host.unmet(target.manifest()).is_some())
     }
 
+    /// This host gives away what it has.
+    pub(super) fn gives_away(&self) -> bool {
+        let me = &self.inputs.host.name;
+        self.inputs.snapshot.availability(me).gives_away()
+    }
+
     /// Its local volumes are on this machine.
     pub(super) fn has_data_here(&self) -> bool {
         let data = self.view.data.as_ref();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use manifests::InstanceId;
 use manifests::update::Order;
 
+use super::before::before;
 use super::ctx::{Ctx, Decision};
 use super::start::{prepare, resolve, start, why_ended};
 use crate::output::Notes;
@@ -87,6 +88,13 @@ pub(super) fn replacement(
     {
         let waits = Waiting::FormerContainer(stop_timeout(former, Some(ctx.container)));
         return Some(Decision::new(Progress::Outdated, Some(waits)));
+    }
+    if outdated && let Some(decision) = before(ctx, target, notes, fresh) {
+        let progress = Progress::Outdated;
+        return Some(Decision {
+            progress,
+            ..decision
+        });
     }
     if outdated {
         match update::turn(ctx.inputs.snapshot, ctx.container, ctx.slot, target) {

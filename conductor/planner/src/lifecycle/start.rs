@@ -2,6 +2,7 @@
 
 use manifests::InstanceId;
 
+use super::before::before;
 use super::ctx::{Ctx, Decision};
 use crate::output::Notes;
 use crate::retire::{retire, stop_timeout};
@@ -47,7 +48,11 @@ pub(super) fn absent(
     }
     match target {
         Target::Undecided { .. } => resolve(ctx, target, notes),
-        Target::Decided { .. } => prepare(ctx, target, &ctx.claim.instance, temporary_name, notes),
+        Target::Decided { .. } if ctx.gives_away() && !target.is_prepared() => {
+            Decision::new(Progress::Waiting, None).write(ctx.release())
+        }
+        Target::Decided { .. } => before(ctx, target, notes, fresh)
+            .unwrap_or_else(|| prepare(ctx, target, &ctx.claim.instance, temporary_name, notes)),
     }
 }
 
@@ -164,6 +169,7 @@ pub(super) fn prepare(
             temporary_name,
             existing: volumes::existing(ctx.inputs.host, Some(ctx.view)).to_vec(),
             driver: volumes::driver(ctx.inputs.host, Some(ctx.view)).map(ToOwned::to_owned),
+            before: false,
         }))
 }
 

@@ -56,6 +56,16 @@ fn a_first_deploy_spreads_and_gets_ready() {
 }
 
 #[test]
+fn what_runs_before_a_version_runs_once_and_nothing_is_touched_before() {
+    notebook("before");
+}
+
+#[test]
+fn what_runs_before_a_version_is_not_started_twice_by_whoever_is_lost() {
+    notebook("before-lost");
+}
+
+#[test]
 fn scaling_restarts_nothing() {
     notebook("scale");
 }

@@ -32,6 +32,8 @@ pub(super) struct LogQuery {
     #[serde(default)]
     previous: bool,
     #[serde(default)]
+    before: bool,
+    #[serde(default)]
     format: Format,
     #[serde(default)]
     timestamps: bool,
@@ -64,9 +66,17 @@ pub(super) async fn logs(
             .transpose()
             .map_err(ApiFailure::bad)?,
         previous: query.previous,
+        before: query.before,
     };
+    if options.before && (options.previous || slots.slot.is_some()) {
+        let wrong = "what runs before a version belongs to the container: name no slot, and no previous instance";
+        return Err(ApiFailure::bad(wrong));
+    }
     let view = api.view()?;
-    if slots.matching(&view.snapshot).is_empty() {
+    if options.before && slots.jobs(&view.snapshot).is_empty() {
+        return Err(slots.nothing_before(&view.snapshot));
+    }
+    if !options.before && slots.matching(&view.snapshot).is_empty() {
         return Err(slots.not_found(&view.snapshot));
     }
     let is_app = slots.container.is_none();
@@ -155,6 +165,27 @@ impl SlotFilter {
         found
     }
 
+    /// Of matching containers that something was run before a version of, the first slot, which stands for it.
+    fn jobs(&self, snapshot: &Snapshot) -> BTreeSet<SlotId> {
+        let containers = self.containers(snapshot);
+        containers
+            .filter(|(_, view)| view.job.is_some())
+            .map(|(id, _)| id.slot(0))
+            .collect()
+    }
+
+    fn nothing_before(&self, snapshot: &Snapshot) -> ApiFailure {
+        if self.containers(snapshot).next().is_none() {
+            return self.not_found(snapshot);
+        }
+        let Self { app, .. } = self;
+        let of = match &self.container {
+            Some(container) => format!("{app}/{container}"),
+            None => app.to_string(),
+        };
+        ApiFailure::not_found(format!("no `before` of {of} has run yet"))
+    }
+
     fn not_found(&self, snapshot: &Snapshot) -> ApiFailure {
         let is_known = self.containers(snapshot).next().is_some();
         let Self { app, .. } = self;
@@ -178,7 +209,11 @@ impl LineSources for LogRequest {
 
     fn wanted(&self) -> Option<BTreeSet<SlotId>> {
         let view = self.api.agent.view()?;
-        Some(self.slots.matching(&view.snapshot))
+        Some(if self.options.before {
+            self.slots.jobs(&view.snapshot)
+        } else {
+            self.slots.matching(&view.snapshot)
+        })
     }
 
     fn read(

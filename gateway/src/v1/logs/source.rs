@@ -148,6 +148,11 @@ impl SlotLogReader {
 
     fn place(&self) -> Option<SlotLocation> {
         let view = self.api.agent.view()?;
+        if self.options.before {
+            let container = view.snapshot.containers.get(&self.slot.container)?;
+            let job = container.job.as_ref()?;
+            return Some((job.host.clone(), job.instance.clone()));
+        }
         let claim = view.snapshot.slot(&self.slot)?.claim.as_ref()?;
         Some((claim.host.clone(), claim.instance.clone()))
     }

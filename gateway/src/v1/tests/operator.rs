@@ -47,6 +47,7 @@ fn running(slot: &SlotId, on: &str) -> ObservedContainer {
         docker_id: format!("{slot}-{on}"),
         name: slot.docker_name(),
         owner: Ownership {
+            before: None,
             cluster: ID,
             slot: slot.clone(),
             instance: instance(slot, on),

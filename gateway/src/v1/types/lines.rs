@@ -47,6 +47,9 @@ pub struct LogOptions {
     /// Of the instance that ended last.
     #[serde(default)]
     pub previous: bool,
+    /// Of the last run before a version instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before: bool,
 }
 
 /// One line of `events`.

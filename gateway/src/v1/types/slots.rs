@@ -194,8 +194,9 @@ impl ContainerRow {
 /// A failed rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GaveUp {
-    /// Slot that failed.
-    pub slot: u32,
+    /// Slot that failed; none if it was what runs before the version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
     /// Reason.
     pub reason: String,
 }

@@ -133,6 +133,9 @@ pub struct UpdateRow {
     /// More slots have failed than may: no further one is updated.
     #[serde(default)]
     pub halted: bool,
+    /// It was halted because what runs before the version has failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before: bool,
     /// Somebody has paused it: no further slot is updated.
     #[serde(default)]
     pub paused: bool,

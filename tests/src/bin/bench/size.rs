@@ -152,6 +152,7 @@ pub(crate) fn version(manifest: serde_json::Value) -> Version {
         image: format!("sha256:{:064x}", 2),
         content: None,
         good: true,
+        prepared: false,
         volumes: Vec::new(),
         found: None,
     }

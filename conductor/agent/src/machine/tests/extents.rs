@@ -343,6 +343,7 @@ impl Cluster {
                         slot: prepare.slot,
                         instance: prepare.instance,
                         rev: prepare.rev,
+                        before: prepare.before,
                     },
                     container: Some(Box::new(made)),
                     gone: None,

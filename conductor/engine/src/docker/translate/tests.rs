@@ -9,6 +9,7 @@ use super::*;
 
 fn labels() -> BTreeMap<String, String> {
     Ownership {
+        before: None,
         cluster: Uuid::from_u128(7),
         slot: "shop/web"
             .parse::<manifests::ContainerId>()

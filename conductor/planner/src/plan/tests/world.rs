@@ -23,7 +23,7 @@ use model::images::{ImageAnswer, ImageQuestion, NoAnswer, RegistryImage};
 use model::kv::Op;
 use model::observed::{
     ContainerPort, ContainerState, EngineState, Exit, LABEL_CLUSTER, Observed, ObservedContainer,
-    Ownership, Readiness, Running, Surroundings,
+    Ownership, Readiness, Running, Surroundings, job_name,
 };
 use model::records::{HostRecord, HostState, Status, Versions};
 use model::rules::Rules;
@@ -214,6 +214,12 @@ impl World {
             "odd-fault" => {
                 self.odd.insert((words[0].to_owned(), words[1].to_owned()));
             }
+            "resume" => {
+                for key in ["before", "rollout"] {
+                    self.delete(&format!("/claims/{rest}/{key}"));
+                }
+            }
+            "job-ends" => self.job_ends(words[0], words[1].parse().unwrap()),
             "crash" => self.crash(words[0], words.get(1).copied()),
             "volume" => {
                 let cluster = words
@@ -481,6 +487,9 @@ impl World {
     pub(super) fn step(&mut self, name: &str, step: Action) -> (ActionResult, Option<Write>) {
         let now = self.now;
         let started_at = now.0 as i64 + 1;
+        if let Some(outcome) = self.step_of_job(name, &step) {
+            return (outcome, None);
+        }
         match step {
             Action::Resolve {
                 container,
@@ -510,6 +519,13 @@ impl World {
                     image: image.clone(),
                     content: None,
                     good: false,
+                    prepared: self
+                        .snapshot
+                        .containers
+                        .get(&container)
+                        .is_some_and(|view| {
+                            crate::rollout::begins_prepared(view, &manifest, &image)
+                        }),
                     volumes: Vec::new(),
                     found: None,
                 };
@@ -537,12 +553,14 @@ impl World {
                 temporary_name,
                 existing,
                 driver,
+                before,
                 ..
             }) => {
                 let agent = self.hosts.get_mut(name).unwrap();
                 let hidden = volumes::hidden(&slot, driver.as_deref(), &agent.driver);
                 let here = &mut agent.volumes;
-                for volume in volumes::local(&manifest) {
+                let local = volumes::local(&manifest);
+                for volume in local.into_iter().filter(|_| !before) {
                     let docker = slot.volume_name(&volume);
                     let must = existing.contains(&volume);
                     let found = here.get(&docker);
@@ -579,7 +597,8 @@ impl World {
                 images.insert(instance.to_string(), pushed.to_owned());
                 let agent = self.hosts.get_mut(name).unwrap();
                 let mut ports = model::observed::PublishedPorts::new();
-                for service in manifest.services.values() {
+                let services = manifest.services.values();
+                for service in services.filter(|_| !before) {
                     let port = ContainerPort {
                         port: service.port,
                         protocol: service.protocol,
@@ -591,7 +610,9 @@ impl World {
                 let docker_name = slot.docker_name();
                 let container = ObservedContainer {
                     docker_id: format!("d-{instance}"),
-                    name: if temporary_name {
+                    name: if before {
+                        job_name(&slot, &instance)
+                    } else if temporary_name {
                         format!("{docker_name}.{instance}")
                     } else {
                         docker_name
@@ -602,6 +623,7 @@ impl World {
                         instance: instance.clone(),
                         manifest_hash: hash,
                         host_hash: agent.host.surroundings.hash(&ports),
+                        before: before.then_some(rev),
                     },
                     state: ContainerState::Created {
                         error: String::new(),
@@ -618,15 +640,19 @@ impl World {
                     driver: agent.driver.clone(),
                     created_at: now.0 as i64,
                 };
-                agent
-                    .observed
-                    .containers
-                    .insert(instance.clone(), container);
+                let observed = &mut agent.observed;
+                let all = if before {
+                    &mut observed.jobs
+                } else {
+                    &mut observed.containers
+                };
+                all.insert(instance.clone(), container);
                 (
                     ActionResult::Prepared {
                         slot,
                         instance,
                         rev,
+                        before,
                     },
                     None,
                 )
@@ -719,6 +745,53 @@ impl World {
                 assert!(!taken, "{new} is taken");
                 agent.observed.containers.get_mut(&instance).unwrap().name = new;
                 (ActionResult::Done { slot }, None)
+            }
+        }
+    }
+
+    /// A step on what runs before a version: it runs until `job-ends`.
+    fn step_of_job(&mut self, name: &str, step: &Action) -> Option<ActionResult> {
+        let at = self.now.0 as i64 + 1;
+        let jobs = &mut self.hosts.get_mut(name).unwrap().observed.jobs;
+        let (slot, state) = match step {
+            Action::Start { slot, instance, .. } => (slot, &mut jobs.get_mut(instance)?.state),
+            Action::Stop { slot, instance, .. } => {
+                jobs.get_mut(instance)?.state = ContainerState::Exited(Exit {
+                    code: 143,
+                    at,
+                    ..Exit::default()
+                });
+                return Some(ActionResult::Done { slot: slot.clone() });
+            }
+            Action::Remove { slot, instance, .. } => {
+                jobs.remove(instance)?;
+                return Some(ActionResult::Done { slot: slot.clone() });
+            }
+            _ => return None,
+        };
+        assert!(matches!(state, ContainerState::Created { .. }), "{step:?}");
+        *state = ContainerState::Running(Running {
+            pid: 1,
+            started_at: at,
+            health: None,
+        });
+        Some(ActionResult::Done { slot: slot.clone() })
+    }
+
+    /// What runs before a version exits with a code.
+    fn job_ends(&mut self, container: &str, code: i64) {
+        let at = self.now.0 as i64 + 1;
+        let jobs = self
+            .hosts
+            .values_mut()
+            .flat_map(|agent| agent.observed.jobs.values_mut());
+        for job in jobs.filter(|job| job.owner.slot.container.to_string() == container) {
+            if job.running().is_some() {
+                job.state = ContainerState::Exited(Exit {
+                    code,
+                    at,
+                    ..Exit::default()
+                });
             }
         }
     }
@@ -1030,6 +1103,19 @@ fn describe(write: &Write) -> String {
             let reason = status.reason.as_ref().map(|r| format!(": {r}"));
             format!(" {}{}", status.progress, reason.unwrap_or_default())
         }
+        WriteKind::JobStart | WriteKind::JobEnd => {
+            let (_, job) = write.job().unwrap();
+            let halted = write.rollout_of().map_or("", |_| ", halted");
+            let why = if job.reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", job.reason)
+            };
+            format!(
+                " v{} {} {}{halted}{why}",
+                job.version, job.instance, job.state
+            )
+        }
         WriteKind::Release | WriteKind::DeleteUnwanted | WriteKind::Sweep | WriteKind::Fit => {
             String::new()
         }
@@ -1055,9 +1141,12 @@ fn describe_step(step: &Action) -> String {
             instance,
             image,
             temporary_name,
+            before,
             ..
         }) => {
-            let name = if *temporary_name {
+            let name = if *before {
+                " to run before it"
+            } else if *temporary_name {
                 " under a temporary name"
             } else {
                 ""
