@@ -24,9 +24,9 @@ fn focus(rule: Rule) -> Option<Scenario> {
             Some(Scenario::Members)
         }
         Rule::Hold => Some(Scenario::Restore),
-        Rule::SkippedImage => Some(Scenario::Images),
+        Rule::SkippedImage | Rule::OnePerHost => Some(Scenario::Images),
         Rule::OwnRecord => Some(Scenario::Copies),
-        Rule::OrphanedNext | Rule::OnePerHost => Some(Scenario::Drain),
+        Rule::OrphanedNext => Some(Scenario::Drain),
         Rule::ReadYourWrites
         | Rule::HandoverOrder
         | Rule::StateGuard
