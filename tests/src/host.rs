@@ -229,6 +229,9 @@ impl Host {
 
     /// Starts the agent.
     pub fn launch_agent(&self, options: &AgentOptions) -> anyhow::Result<()> {
+        // One that has ended by itself leaves nothing to the next.
+        let ended = self.agent().take_if(|agent| !agent.runs());
+        drop(ended);
         let manager = Manager::new(&self.node.folder().join("notify"))?;
         self.launch_agent_after(options, manager)
     }
