@@ -36,7 +36,6 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -88,7 +87,6 @@ impl Cluster {
         App {
             name: name.to_owned(),
             lab: self.lab,
-            written: AtomicI64::new(0),
         }
     }
 }
@@ -103,8 +101,6 @@ fn shared_lab() -> &'static Lab {
 struct App {
     name: String,
     lab: &'static Lab,
-    /// Revision of the last PUT that was accepted: a view below it knows nothing of that.
-    written: AtomicI64,
 }
 
 /// One line of `dokkaa ps`.
@@ -129,12 +125,17 @@ impl App {
         }
         let answer = self.try_put(container, &manifest.to_string());
         assert!(matches!(answer.status, 200 | 201), "{answer:?}");
-        let revision = answer
-            .json()
-            .ok()
-            .and_then(|json| json["node"]["modifiedIndex"].as_i64());
-        let revision = revision.unwrap_or_else(|| panic!("no revision in {answer:?}"));
-        self.written.store(revision, Ordering::Relaxed);
+        // What is asked next is asked of a view that knows of it, or says that it is not up to date.
+        let written = answer.json().expect("JSON")["node"]["modifiedIndex"].as_i64();
+        wait_for("the PUT in the agent's view", CAP, || {
+            let slots = self.slots()?;
+            let is_stale = slots["stale"].as_bool().unwrap_or_default();
+            if is_stale || slots["revision"].as_i64() >= written {
+                Ok(())
+            } else {
+                Err(format!("it is at {}", slots["revision"]))
+            }
+        });
     }
 
     /// PUTs any text over the API.
@@ -167,18 +168,18 @@ impl App {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
-    /// The slots of a container as an agent sees them.
-    fn rows(&self, container: &str) -> Result<Vec<Row>, String> {
-        let answer = self
-            .lab
-            .host(1)
-            .api("GET", "/dokkaa/v1/slots", &[], "")
+    /// All slots as an agent sees them.
+    fn slots(&self) -> Result<Value, String> {
+        let answer = self.lab.host(1).api("GET", "/dokkaa/v1/slots", &[], "");
+        answer
             .and_then(Answer::ok)
             .and_then(|answer| answer.json())
-            .map_err(|error| format!("{error:#}"))?;
-        if answer["revision"].as_i64() < Some(self.written.load(Ordering::Relaxed)) {
-            return Err("the PUT is not in the agent's view yet".to_owned());
-        }
+            .map_err(|error| format!("{error:#}"))
+    }
+
+    /// The slots of a container as an agent sees them.
+    fn rows(&self, container: &str) -> Result<Vec<Row>, String> {
+        let answer = self.slots()?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(answer["slots"]
             .as_array()
