@@ -88,6 +88,11 @@ fn after_a_crash_the_next_agent_answers_what_waits() {
     let page = host.docker(&fetch).expect("the page");
     let at = format!("@{}", host.gateway().expect("gateway"));
     let name = app.domain("web");
+    // The next agent answers from what this one has saved.
+    wait_for("a view on disk that knows the service", CAP, || {
+        let knows = "grep -qa /claims/crashed/web/slots/0.state /var/lib/dokkaa/view";
+        host.sh(knows).map_err(|error| format!("{error:#}"))
+    });
 
     let manager = host.end_agent(Signal::KILL).expect("an end");
     std::thread::scope(|scope| {
