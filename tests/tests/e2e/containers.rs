@@ -141,6 +141,11 @@ fn a_named_volume_stays_and_keeps_its_host() {
     app.prints("db", 0, "2");
     app.delete("db");
     app.gone("db");
+    // A claim that is left would be run once more as it was.
+    wait_for("the end of its slot", CAP, || {
+        let rows = app.rows("db")?;
+        rows.is_empty().then_some(()).ok_or(format!("{rows:?}"))
+    });
     app.put("db", &manifest);
     let (again, _) = app.ready("db", 1).remove(0);
     assert_eq!(again.name(), host.name());
