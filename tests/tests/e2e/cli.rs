@@ -62,7 +62,7 @@ fn scale_set_get_and_rm_work_from_any_host() {
     assert_eq!(ran.code(), 0, "{ran}");
     app.ready("web", 3);
     let ran = host
-        .dokkaa(&["set", "commanded/web", "env.COLOUR=red"])
+        .dokkaa(&["set", "--wait", "commanded/web", "env.COLOUR=red"])
         .expect("run");
     assert_eq!(ran.code(), 0, "{ran}");
     app.ready("web", 3);
