@@ -47,6 +47,7 @@ fn remains(inputs: &Inputs<'_>, turn: Option<Turn>, id: &ContainerId, report: &m
     let remains = !container.versions.is_empty()
         || container.rollout.is_some()
         || container.last_found.is_some()
+        || container.job.is_some()
         || slots.any(|slot| slot.state.is_some() || slot.next.is_some());
     let scope = Scope::Container(id.clone());
     if remains && inputs.is_my_turn(&mut report.notes, &scope, turn) {
@@ -57,15 +58,7 @@ fn remains(inputs: &Inputs<'_>, turn: Option<Turn>, id: &ContainerId, report: &m
 /// Versions that nobody needs, of the containers whose first slot is here.
 fn superfluous(inputs: &Inputs<'_>, report: &mut Report) {
     let me = &inputs.host.name;
-    let mut looked_at = None;
-    for slot in inputs.snapshot.claimed_by(me) {
-        let id = &slot.container;
-        if looked_at.replace(id) == Some(id) {
-            continue;
-        }
-        let Some(container) = inputs.snapshot.containers.get(id) else {
-            continue;
-        };
+    for (id, container) in inputs.own_containers() {
         let mut claims = container.slots.values().filter_map(|s| s.claim.as_ref());
         if claims.next().is_some_and(|first| first.host == *me) {
             let versions = rollout::superfluous(container);

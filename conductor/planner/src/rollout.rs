@@ -205,10 +205,11 @@ pub(crate) fn made_anew<'a>(
     }
 }
 
-/// What its manifest wants to run before it has been done, or there is nothing of the kind.
+/// What its manifest wants to run before it has been done, or there is nothing of the kind. One of which an instance was
+/// ready has been prepared, whatever a restore has lost.
 pub(crate) fn is_prepared(version: &ParsedVersion) -> bool {
     let wants = version.own.as_ref().and_then(|own| own.before.as_ref());
-    version.version.prepared || wants.is_none()
+    version.version.prepared || version.version.good || wants.is_none()
 }
 
 /// The version that a slot of this one runs where it is handed over to. None while a new one is being decided or
