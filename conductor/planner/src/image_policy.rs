@@ -25,15 +25,7 @@ use crate::turn::Turn;
 pub(crate) fn newer_images(inputs: &Inputs<'_>) -> Report {
     let mut report = Report::default();
     let me = &inputs.host.name;
-    let mut looked_at = None;
-    for slot in inputs.snapshot.claimed_by(me) {
-        let id = &slot.container;
-        if looked_at.replace(id) == Some(id) {
-            continue;
-        }
-        let Some(container) = inputs.snapshot.containers.get(id) else {
-            continue;
-        };
+    for (id, container) in inputs.own_containers() {
         let turn = Turn::among_owners(inputs.snapshot, container, me);
         let policy = container.wanted().and_then(|m| m.image_policy.as_ref());
         if policy.is_some() && turn.is_first() {
@@ -199,14 +191,16 @@ fn way_back(id: &ContainerId, container: &ContainerView) -> Option<Write> {
     Some(Write::went_back(id.clone(), back, manifest, before))
 }
 
-/// The version of an image that ran before is decided, though no slot may be outdated by it: what is not decided can't be
+/// The version of an image that ran before, or still does, is decided, though no slot may be outdated by it: what is not decided can't be
 /// followed.
 fn decided(id: &ContainerId, container: &ContainerView) -> Option<Write> {
     let policy = container.wanted()?.image_policy.as_ref();
     if policy.is_none() && container.found().is_none() {
         return None;
     }
-    rollout::decided_again(id, container, &Target::of(container)?)
+    let target = Target::of(container)?;
+    rollout::decided_again(id, container, &target)
+        .or_else(|| rollout::decided_as_it_runs(id, container, &target))
 }
 
 /// What is to be run where somebody goes back to the image of an earlier version: it, and not what is run now, nor what

@@ -1,8 +1,9 @@
 //! All that a plan is made from.
 
+use manifests::ContainerId;
 use model::observed::{EngineState, Observed};
 use model::rules::{Rule, Rules};
-use model::snapshot::{Owner, Snapshot};
+use model::snapshot::{ContainerView, Owner, Snapshot};
 use model::time::Millis;
 use model::{Extent, Host, Scope, Trust};
 
@@ -33,6 +34,18 @@ pub struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// The containers of which this host has a slot.
+    pub(crate) fn own_containers(&self) -> impl Iterator<Item = (&ContainerId, &ContainerView)> {
+        let mut last = None;
+        let slots = self.snapshot.claimed_by(&self.host.name);
+        slots.filter_map(move |slot| {
+            let id = &slot.container;
+            let is_new = last.replace(id) != Some(id);
+            let container = self.snapshot.containers.get(id).filter(|_| is_new)?;
+            Some((id, container.as_ref()))
+        })
+    }
+
     /// The snapshot may be acted on.
     pub(crate) fn is_trusted(&self) -> bool {
         self.trust == Trust::Full

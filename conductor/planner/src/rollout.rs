@@ -304,6 +304,36 @@ pub(crate) fn decided_again(
     Some(decided_write(id, container, (*rev, version), *found))
 }
 
+/// As `decided_again`, by what slots still run from before the manifest was deleted and written again.
+pub(crate) fn decided_as_it_runs(
+    id: &ContainerId,
+    container: &ContainerView,
+    target: &Target<'_>,
+) -> Option<Write> {
+    let Target::Undecided {
+        rev,
+        manifest,
+        text,
+        found: None,
+    } = target
+    else {
+        return None;
+    };
+    let is_it = |version: &ParsedVersion| {
+        let own = version.own.as_ref();
+        manifest.pull != Pull::Always
+            && version.version.found.is_none()
+            && own.is_some_and(|own| own.pull == manifest.pull && is_same(own, manifest))
+    };
+    let claims = container.slots.values().filter_map(|s| s.claim.as_ref());
+    let mut runs = claims.filter_map(|claim| container.versions.get(&claim.version));
+    let version = Version {
+        manifest: (*text).clone(),
+        ..runs.find(|version| is_it(version))?.version.clone()
+    };
+    Some(decided_write(id, container, (*rev, version), None))
+}
+
 /// The write by which the image of a version is decided.
 pub fn decided_write(
     id: &ContainerId,
