@@ -16,7 +16,7 @@ use planner::rollout::Target;
 use store::kv::Event as Told;
 
 use crate::network::Asker;
-use crate::registry;
+use crate::newer_images;
 use crate::trace::step_text;
 use crate::world::{Machine, Truth, World};
 
@@ -401,7 +401,7 @@ pub fn written(
             world.machines[machine].host.name
         ));
     }
-    if let Some(harm) = registry::found(before, &world.truth.now, told) {
+    if let Some(harm) = newer_images::found(before, &world.truth.now, told) {
         let name = &world.machines[machine].host.name;
         return Some(format!("{name}, {harm}"));
     }

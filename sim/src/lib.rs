@@ -22,6 +22,7 @@ pub mod jobs;
 pub mod kinds;
 pub mod members;
 pub mod network;
+pub mod newer_images;
 pub mod process;
 pub mod registry;
 pub mod scenario;

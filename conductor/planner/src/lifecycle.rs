@@ -5,6 +5,7 @@
 
 mod before;
 mod ctx;
+mod prepare;
 mod replace;
 mod start;
 mod tidy;

@@ -75,6 +75,14 @@ impl Read {
     fn view(&self, id: &ContainerId) -> Option<&ContainerView> {
         self.snapshot.containers.get(id).map(AsRef::as_ref)
     }
+
+    /// The container and its manifest.
+    fn wanted(&self, id: &ContainerId) -> Result<(&ContainerView, &Rev<Desired>), ApiFailure> {
+        let view = self.view(id);
+        let manifest = view.and_then(|view| view.manifest.as_ref());
+        view.zip(manifest)
+            .ok_or_else(|| ApiFailure::no_container(id))
+    }
 }
 
 /// `PUT rollout/<app>/<container>`: of the version that is wanted as this is written.
@@ -86,11 +94,7 @@ pub(super) async fn pause(
     let id = ContainerId::new(app, container);
     for _ in 0..ATTEMPTS {
         let read = Read::now(&api, &id).await?;
-        let view = read.view(&id);
-        let manifest = view.and_then(|view| view.manifest.as_ref());
-        let (Some(view), Some(manifest)) = (view, manifest) else {
-            return Err(ApiFailure::no_container(&id));
-        };
+        let (view, manifest) = read.wanted(&id)?;
         let now = update::rollout(view)
             .ok_or_else(|| ApiFailure::conflict(format!("{id} has no version to update to")))?;
         let is_tried_again = !paused && now.before;
@@ -136,11 +140,7 @@ pub(super) async fn restart(
     let slot = id.slot(number);
     for _ in 0..ATTEMPTS {
         let read = Read::now(&api, &id).await?;
-        let view = read.view(&id);
-        let manifest = view.and_then(|view| view.manifest.as_ref());
-        let (Some(view), Some(manifest)) = (view, manifest) else {
-            return Err(ApiFailure::no_container(&id));
-        };
+        let (view, manifest) = read.wanted(&id)?;
         let after = update::restart(view, &slot).map_err(ApiFailure::conflict)?;
         let claim = view
             .claim(number)
@@ -178,11 +178,7 @@ pub(super) async fn image(
     let id = ContainerId::new(app, container);
     for _ in 0..ATTEMPTS {
         let read = Read::now(&api, &id).await?;
-        let view = read.view(&id);
-        let manifest = view.and_then(|view| view.manifest.as_ref());
-        let (Some(view), Some(manifest)) = (view, manifest) else {
-            return Err(ApiFailure::no_container(&id));
-        };
+        let (view, manifest) = read.wanted(&id)?;
         if manifest.modified.0 != wanted.revision {
             return Err(ApiFailure::changed());
         }

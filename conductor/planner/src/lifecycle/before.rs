@@ -3,7 +3,7 @@
 use manifests::InstanceId;
 
 use super::ctx::{Ctx, Decision};
-use super::start::prepare;
+use super::prepare::prepare;
 use crate::jobs::{Step, halts, made, removed, step};
 use crate::output::Notes;
 use crate::rollout::{Target, is_prepared};

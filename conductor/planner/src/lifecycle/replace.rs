@@ -10,7 +10,8 @@ use manifests::update::Order;
 
 use super::before::before;
 use super::ctx::{Ctx, Decision};
-use super::start::{prepare, resolve, start, why_ended};
+use super::prepare::prepare;
+use super::start::{resolve, start, why_ended};
 use crate::output::Notes;
 use crate::retire::stop_timeout;
 use crate::rollout::Target;

@@ -4,6 +4,7 @@ use manifests::InstanceId;
 
 use super::before::before;
 use super::ctx::{Ctx, Decision};
+use super::prepare::prepare;
 use crate::output::Notes;
 use crate::retire::{retire, stop_timeout};
 use crate::rollout;
@@ -12,7 +13,7 @@ use crate::waiting::{Failure, KILLED, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState};
 use model::volumes;
-use model::{Action, Fault, Prepare, Scope, Trust, VersionId};
+use model::{Action, Fault, Scope, Trust, VersionId};
 
 /// Hosts that are waited for to decide an image, at most: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
@@ -108,69 +109,6 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
         });
     }
     decision
-}
-
-/// Makes a container, pulling what lacks; it is not started.
-pub(super) fn prepare(
-    ctx: &Ctx<'_>,
-    target: &Target<'_>,
-    instance: &InstanceId,
-    temporary_name: bool,
-    notes: &mut Notes,
-) -> Decision {
-    let Target::Decided {
-        rev,
-        version,
-        manifest,
-    } = target
-    else {
-        return Decision::new(Progress::Unknown, None);
-    };
-    let trouble = ctx.memory.map(|m| &m.trouble).filter(|t| t.rev == *rev);
-    let waits = trouble.is_some_and(|t| t.fault == Fault::Data);
-    if let Some(trouble) = trouble {
-        let again = trouble.next_try();
-        if again > ctx.inputs.now {
-            notes.requeue(again);
-            let progress = if waits {
-                Progress::Waiting
-            } else {
-                Progress::Failed
-            };
-            let reason = Some(Waiting::Attempt(trouble.reason.clone()));
-            let mut decision = Decision::new(progress, reason).about(*rev);
-            decision.shared = ctx.not_made(target, trouble, notes);
-            return decision;
-        }
-    }
-    let pulls = ctx
-        .memory
-        .and_then(|m| m.pull_progress.clone())
-        .map(Waiting::Pulling);
-    let progress = match pulls {
-        Some(_) => Progress::Pulling,
-        None if waits => Progress::Waiting,
-        None => Progress::Creating,
-    };
-    let reason = trouble
-        .map(|t| t.reason.clone())
-        .filter(|reason| !reason.is_empty())
-        .map(Waiting::Attempt);
-    Decision::new(progress, pulls.or(reason))
-        .about(*rev)
-        .action(Action::Prepare(Prepare {
-            slot: ctx.slot.clone(),
-            instance: instance.clone(),
-            rev: *rev,
-            manifest: (*manifest).clone(),
-            image: version.version.image.clone(),
-            content: version.version.content.clone(),
-            hash: version.hash.clone().unwrap_or_default(),
-            temporary_name,
-            existing: volumes::existing(ctx.inputs.host, Some(ctx.view)).to_vec(),
-            driver: volumes::driver(ctx.inputs.host, Some(ctx.view)).map(ToOwned::to_owned),
-            before: false,
-        }))
 }
 
 /// Starts what was made and never started, after any other container of the slot that runs.
