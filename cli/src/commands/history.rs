@@ -3,9 +3,8 @@
 use gateway::v1::types::{FoundRow, History, VersionRow, WantedImage};
 use hyper::Method;
 use manifests::changes::{self, FieldChange};
-use manifests::{ContainerId, Manifest, canonical, parse};
+use manifests::{Manifest, canonical, parse};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
 
 use super::apply::{put, wait_for, warn_of};
 use super::client::{Client, Refusal};
@@ -14,7 +13,7 @@ use super::files::{self, Source};
 use super::output;
 use super::stage::halted;
 use super::table::{Column, Shown, table};
-use super::wait::LOOK;
+use super::wait::seen;
 use crate::args::{Format, GlobalArgs, HistoryArgs, RollbackArgs, Selection};
 
 const HISTORY: &[Column] = &[
@@ -165,29 +164,14 @@ async fn image_back(
         to.version, back.digest
     ))?;
     if wait {
-        seen(client, &id, &back.digest, global).await?;
+        let of = Selection::Container(id.clone());
+        seen(client, &of, global, |slots| {
+            let mut found = slots.containers.iter().filter_map(|row| row.found.as_ref());
+            found.any(|found| found.digest == back.digest)
+        })
+        .await?;
     }
     wait_for(wait, client, global, &[(id, history.revision)]).await
-}
-
-/// Waits until the agent knows of it: by the revision of the manifest nobody could tell.
-async fn seen(
-    client: &Client,
-    id: &ContainerId,
-    digest: &str,
-    global: &GlobalArgs,
-) -> Result<(), CommandError> {
-    let end = Instant::now() + global.converged_within();
-    let of = Selection::Container(id.clone());
-    while Instant::now() < end {
-        let slots = client.slots(Some(&of)).await?;
-        let mut found = slots.containers.iter().filter_map(|row| row.found.as_ref());
-        if found.any(|found| found.digest == digest) {
-            break;
-        }
-        sleep(LOOK).await;
-    }
-    Ok(())
 }
 
 /// The manifest has its image followed.

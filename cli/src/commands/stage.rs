@@ -55,7 +55,7 @@ pub(super) fn found_lines(container: &ContainerRow) -> Vec<String> {
         return Vec::new();
     };
     let how = match &found.back_from {
-        Some(from) => format!("gone back to from {}", short_digests(from)),
+        Some(from) => format!("rolled back from {}", short_digests(from)),
         None => "found in its registry".to_owned(),
     };
     let digest = short_digests(&found.digest);

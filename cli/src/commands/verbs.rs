@@ -5,11 +5,11 @@ use hyper::Method;
 use jiff::{Timestamp, Unit};
 use manifests::ContainerId;
 use serde_json::{Map, Value};
-use tokio::time::{Instant, sleep};
 
 use super::apply::{Words, change_with, wait_for};
-use super::client::{Client, LOOK};
+use super::client::Client;
 use super::error::CommandError;
+use super::wait::seen;
 use super::{lists, output};
 use crate::args::{GlobalArgs, RestartArgs, Selection, VerbArgs};
 
@@ -62,30 +62,13 @@ async fn restart_slot(args: &VerbArgs, slot: u32, global: &GlobalArgs) -> Result
         ));
     }
     if args.wait {
-        seen(&client, &args.of, restart.revision, global).await?;
+        seen(&client, &args.of, global, |slots| {
+            slots.revision >= restart.revision
+        })
+        .await?;
     }
     let written = [(id.clone(), restart.manifest)];
     wait_for(args.wait, &client, global, &written).await
-}
-
-/// Until then the agent's view says that nothing is under way.
-async fn seen(
-    client: &Client,
-    of: &Selection,
-    revision: i64,
-    global: &GlobalArgs,
-) -> Result<(), CommandError> {
-    let within = global.converged_within();
-    let end = Instant::now() + within;
-    while client.slots(Some(of)).await?.revision < revision {
-        if Instant::now() >= end {
-            return Err(CommandError::TimedOut(format!(
-                "the agent has not seen the restart after {within:?}; `dokkaa status` says why"
-            )));
-        }
-        sleep(LOOK).await;
-    }
-    Ok(())
 }
 
 fn nothing_to_restart(row: &ContainerRow) -> Option<String> {

@@ -16,7 +16,7 @@ use super::stage::{headline, stage};
 use super::{lists, output};
 use crate::args::{GlobalArgs, Selection};
 
-pub(super) const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(250);
 /// The last lines of the log are written shortly after the rollout failed.
 const LINES_LATE: Duration = Duration::from_secs(2);
 /// Wait for a slot that no host may take, without --timeout: a host may be about to come back.
@@ -274,6 +274,26 @@ fn slot_lines(container: &ContainerRow, slots: &Slots) -> Vec<String> {
         )
     }));
     lines
+}
+
+/// Waits until the agent knows of a write that changed no manifest: before, its view says that nothing is under way.
+pub(super) async fn seen(
+    client: &Client,
+    of: &Selection,
+    global: &GlobalArgs,
+    is_known: impl Fn(&Slots) -> bool,
+) -> Result<(), CommandError> {
+    let within = global.converged_within();
+    let end = Instant::now() + within;
+    while !is_known(&client.slots(Some(of)).await?) {
+        if Instant::now() >= end {
+            return Err(CommandError::TimedOut(format!(
+                "the agent has not seen it after {within:?}; `dokkaa status` says why"
+            )));
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// The rollout failed, and the last lines of the slot's log are not there yet.

@@ -214,6 +214,15 @@ impl Rollout {
         }
     }
 
+    /// What has failed last, for people.
+    pub fn failed_at(&self) -> String {
+        if self.before {
+            "`before`".to_owned()
+        } else {
+            format!("slot {}", self.slot)
+        }
+    }
+
     /// It says nothing that has to be kept.
     pub fn is_over(&self) -> bool {
         let nothing_noted = self.updating.is_empty() && self.failures.is_empty();

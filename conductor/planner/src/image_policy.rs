@@ -174,7 +174,7 @@ fn way_back(id: &ContainerId, container: &ContainerView) -> Option<Write> {
         SkippedImage {
             image: failed.image.clone(),
             digest: failed.digest.clone(),
-            why: format!("slot {}: {}", mark.slot, mark.reason),
+            why: format!("{}: {}", mark.failed_at(), mark.reason),
         },
     );
     let before = rollout::image_before(container, target.rev(), manifest, &skipped)?;
@@ -191,8 +191,8 @@ fn way_back(id: &ContainerId, container: &ContainerView) -> Option<Write> {
     Some(Write::went_back(id.clone(), back, manifest, before))
 }
 
-/// The version of an image that ran before, or still does, is decided, though no slot may be outdated by it: what is not decided can't be
-/// followed.
+/// The version of an image that ran before, or still does, is decided, though no slot may be outdated by it: what is not
+/// decided can't be followed.
 fn decided(id: &ContainerId, container: &ContainerView) -> Option<Write> {
     let policy = container.wanted()?.image_policy.as_ref();
     if policy.is_none() && container.found().is_none() {

@@ -326,12 +326,8 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
                 Some(_) => "goes back to an older version",
                 None => "keeps the older version",
             };
-            let at = if rollout.before {
-                "`before` failed".to_owned()
-            } else {
-                format!("the update failed at slot {}", rollout.slot)
-            };
-            format!("{how}: {at}: {}", rollout.reason)
+            let at = rollout.failed_at();
+            format!("{how}: the update failed at {at}: {}", rollout.reason)
         }
         Some(rollout) if is_begun(&rollout) => "being updated".to_owned(),
         Some(rollout) if rollout.paused => format!(
