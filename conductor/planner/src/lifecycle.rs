@@ -7,6 +7,7 @@ mod before;
 mod ctx;
 mod prepare;
 mod replace;
+mod reserve;
 mod start;
 mod tidy;
 mod unfit;
@@ -31,6 +32,7 @@ use crate::waiting::{Stalled, Waiting};
 use before::before;
 use ctx::{Ctx, Decision};
 use replace::{made, replacement};
+use reserve::{reserve, take_back};
 use start::{absent, first_start, resolve, restart, running, why_ended};
 use tidy::tidy;
 use yielding::yields;
@@ -187,20 +189,24 @@ fn wanted(
     let is_replaced =
         current.is_none_or(|c| outdated || ctx.must_recreate(c) || ctx.surroundings_changed(c));
     let made = made(ctx, &target).filter(|_| is_replaced);
-    let others: Vec<&ObservedContainer> = ctx
-        .containers
-        .iter()
-        .copied()
-        .filter(|c| {
-            let instance = &c.owner.instance;
-            *instance != ctx.claim.instance
-                && made.is_none_or(|made| made.owner.instance != *instance)
-        })
-        .collect();
+    let newest = current.filter(|_| !outdated);
+    let reserve = newest.and_then(|current| reserve(ctx, current, notes));
+    let stays = |other: &ObservedContainer| {
+        let kept = [made, reserve].into_iter().flatten();
+        let mut kept = kept.map(|container| &container.owner.instance);
+        other.owner.instance == ctx.claim.instance || kept.any(|i| *i == other.owner.instance)
+    };
+    let others = ctx.containers.iter().copied();
+    let others: Vec<&ObservedContainer> = others.filter(|other| !stays(other)).collect();
     let Some(current) = current else {
         return absent(ctx, &target, !others.is_empty(), notes, fresh);
     };
     notes.staying.push(current.owner.instance.clone());
+    if let Some(reserve) = reserve
+        && let Some(decision) = take_back(ctx, current, reserve, &target)
+    {
+        return decision;
+    }
     match &current.state {
         ContainerState::Removing => Decision::new(Progress::Waiting, None),
         ContainerState::Created { error } => {
@@ -241,9 +247,9 @@ fn wanted(
             {
                 decision = merge(decision, replace);
             }
-            if decision.action.is_none() {
-                decision.action = tidy(ctx, current, &others, notes);
-            }
+            // What leaves leaves meanwhile.
+            let tidied = tidy(ctx, current, &others, notes);
+            decision.action = decision.action.or(tidied);
             decision
         }
         ContainerState::Exited(exit) => {
@@ -257,9 +263,9 @@ fn wanted(
             let mut decision = restart(ctx, current);
             let rev = ctx.claim.version;
             decision.shared = ctx.failed(current, rev, &target, why_ended(ctx, rev, exit));
-            if decision.action.is_none() {
-                decision.action = tidy(ctx, current, &others, notes);
-            }
+            // What leaves leaves meanwhile.
+            let tidied = tidy(ctx, current, &others, notes);
+            decision.action = decision.action.or(tidied);
             match replace {
                 Some(replace) => merge(decision, replace),
                 None => decision,

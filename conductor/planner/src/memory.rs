@@ -377,16 +377,17 @@ impl AgentMemory {
                 }
             }
             WriteKind::NewInstance | WriteKind::Replace => {
+                let is_there = |instance: &InstanceId| self.instances.contains_key(instance);
+                let made = write.instance().is_some_and(is_there);
                 let memory = self.slots.entry(slot.clone()).or_default();
                 if write.pin().is_some() {
                     // The pin may have changed what it waited for.
                     memory.trouble = Trouble::default();
                 }
-                if memory
+                memory
                     .replacement
-                    .take_if(|(instance, _)| Some(&*instance) == write.instance())
-                    .is_none()
-                {
+                    .take_if(|(instance, _)| Some(&*instance) == write.instance());
+                if !made {
                     memory.pending_instance = write.instance().cloned();
                 }
             }

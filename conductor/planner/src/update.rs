@@ -61,6 +61,14 @@ pub fn is_restarting(container: &ContainerView, number: u32) -> bool {
     goes.is_some_and(|goes| claim.is_some_and(|claim| claim.instance == *goes))
 }
 
+/// Its slot is being updated, or has failed in the update. A restart says nothing about a version.
+pub(crate) fn is_watched(container: &ContainerView, number: u32) -> bool {
+    mark(container).is_some_and(|mark| {
+        (mark.updating.contains(&number) || mark.failures.contains(&number))
+            && !mark.restart.contains_key(&number)
+    })
+}
+
 /// The mark by which a slot gets another instance of its version; or why it gets none.
 pub fn restart(container: &ContainerView, slot: &SlotId) -> Result<Rollout, String> {
     let (id, number) = (&slot.container, slot.slot);

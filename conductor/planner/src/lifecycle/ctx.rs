@@ -103,6 +103,19 @@ impl<'a> Ctx<'a> {
             || surroundings.hash(&container.ports) != container.owner.host_hash
     }
 
+    /// When the container of the claimed instance was made, by Docker's clock.
+    pub(super) fn made_at(&self) -> Option<i64> {
+        let mut all = self.containers.iter();
+        let claimed = all.find(|c| c.owner.instance == self.claim.instance);
+        claimed.map(|claimed| claimed.created_at)
+    }
+
+    /// It was made before the claimed one.
+    pub(super) fn is_former(&self, container: &ObservedContainer) -> bool {
+        let made_at = self.made_at();
+        made_at.is_some_and(|at| container.created_at < at)
+    }
+
     /// State to be written; none while that is not clear yet.
     pub(super) fn phase(&self, current: &ObservedContainer, notes: &mut Notes) -> Option<Phase> {
         match self.inputs.observed.readiness(&current.owner.instance) {

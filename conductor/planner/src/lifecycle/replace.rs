@@ -26,6 +26,7 @@ use model::rules::Rule;
 use model::volumes;
 
 /// Time for which a new instance must stay ready before it takes the place of one that serves, if `monitor` is not shorter.
+/// One that was ready and then was not must stay so for `monitor`.
 const SETTLES: Duration = Duration::from_secs(1);
 
 /// The container that was made to replace the claimed one by this version. One that an earlier process has made, or that
@@ -38,9 +39,12 @@ pub(super) fn made<'a>(ctx: &Ctx<'a>, target: &Target<'_>) -> Option<&'a Observe
     let noted = noted.filter(|(_, noted)| noted == rev);
     let is_noted =
         |c: &ObservedContainer| noted.is_some_and(|(instance, _)| c.owner.instance == *instance);
+    let made_at = ctx.made_at();
     let will_do = |c: &ObservedContainer| {
         let runs = match &c.state {
             ContainerState::Created { error } => error.is_empty(),
+            // It has failed beside the claimed one, and is tried on.
+            ContainerState::Exited(_) => made_at.is_some_and(|at| c.created_at > at),
             state => matches!(state, ContainerState::Running(_)),
         };
         runs && version.hash.as_deref() == Some(c.owner.manifest_hash.as_str())
@@ -48,7 +52,7 @@ pub(super) fn made<'a>(ctx: &Ctx<'a>, target: &Target<'_>) -> Option<&'a Observe
             && !ctx.instance(c).is_some_and(|m| m.stop_requested)
     };
     // What a restart has replaced before is no other instance to restart with.
-    let is_former = |c: &ObservedContainer| ctx.is_restarting() && is_former(ctx, c);
+    let is_former = |c: &ObservedContainer| ctx.is_restarting() && ctx.is_former(c);
     let mut others = ctx.containers.iter().copied().filter(|c| {
         c.owner.instance != ctx.claim.instance && !ctx.must_recreate(c) && !is_former(c)
     });
@@ -56,13 +60,6 @@ pub(super) fn made<'a>(ctx: &Ctx<'a>, target: &Target<'_>) -> Option<&'a Observe
         .clone()
         .find(|c| is_noted(c))
         .or_else(|| others.find(|c| will_do(c)))
-}
-
-/// It was made before the claimed one.
-fn is_former(ctx: &Ctx<'_>, container: &ObservedContainer) -> bool {
-    let mut all = ctx.containers.iter();
-    let claimed = all.find(|c| c.owner.instance == ctx.claim.instance);
-    claimed.is_some_and(|claimed| container.created_at < claimed.created_at)
 }
 
 /// Replaces a running or ended instance that is outdated or has to be made anew; none if it is neither, or may not be
@@ -83,7 +80,7 @@ pub(super) fn replacement(
         .view
         .current_state()
         .is_some_and(|s| s.state == Phase::Ready);
-    let mut former = ctx.containers.iter().filter(|c| is_former(ctx, c));
+    let mut former = ctx.containers.iter().filter(|c| ctx.is_former(c));
     if ctx.is_restarting()
         && let Some(former) = former.find(|c| c.running().is_some())
     {
@@ -126,8 +123,13 @@ pub(super) fn replacement(
     let is_ready = made.running().is_some()
         && ctx.inputs.observed.readiness(&made.owner.instance) == &Readiness::Ready;
     if serves && manifest.order() == Order::StartFirst {
-        let settles = SETTLES.min(manifest.update.monitor);
-        let ready_since = ctx.instance(made).and_then(|m| m.ready_since);
+        let monitor = manifest.update.monitor;
+        let memory = ctx.instance(made);
+        let settles = match memory {
+            Some(memory) if memory.lost_readiness => monitor,
+            _ => SETTLES.min(monitor),
+        };
+        let ready_since = memory.and_then(|m| m.ready_since);
         let at = ready_since
             .filter(|_| is_ready)
             .map(|since| since + settles);

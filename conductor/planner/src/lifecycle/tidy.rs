@@ -7,8 +7,8 @@ use super::ctx::Ctx;
 use crate::output::Notes;
 use crate::retire::retire;
 
-/// Stops and removes what it replaced (the last one that ended is kept for its log), and gives the
-/// running one its final name.
+/// Stops and removes what it replaced (the last one that ended is kept for its log, and what may take the slot back runs
+/// on), and gives the running one its final name.
 pub(super) fn tidy(
     ctx: &Ctx<'_>,
     current: &ObservedContainer,
@@ -32,7 +32,9 @@ pub(super) fn tidy(
         }
     }
     // A name is free when who has it is gone.
-    let is_held = others.iter().any(|c| c.is_going() && c.has_final_name());
+    let is_held = ctx.containers.iter().any(|c| {
+        c.has_final_name() && kept.is_none_or(|kept| kept.owner.instance != c.owner.instance)
+    });
     if current.has_final_name() || is_held {
         return None;
     }

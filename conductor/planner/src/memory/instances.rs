@@ -17,6 +17,8 @@ pub struct InstanceMemory {
     pub adopted: bool,
     /// It was ready at some time.
     pub was_ready: bool,
+    /// It was ready once, and then was not.
+    pub lost_readiness: bool,
     /// Time since which it has been ready without a break.
     pub ready_since: Option<Millis>,
     /// Time since which it takes no new connections.
@@ -45,6 +47,7 @@ impl InstanceMemory {
             started_at: 0,
             adopted: false,
             was_ready: false,
+            lost_readiness: false,
             ready_since: None,
             leaving_since: None,
             ends: 0,
@@ -113,6 +116,7 @@ impl InstanceMemory {
             self.was_ready = true;
             self.ready_since.get_or_insert(now);
         } else {
+            self.lost_readiness |= self.was_ready;
             self.ready_since = None;
         }
     }

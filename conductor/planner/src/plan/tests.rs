@@ -108,6 +108,11 @@ fn an_update_that_fails_is_taken_back() {
 }
 
 #[test]
+fn what_was_replaced_takes_its_slot_back_while_the_new_one_is_watched() {
+    notebook("take-back");
+}
+
+#[test]
 fn one_slot_is_restarted() {
     notebook("restart-slot");
 }

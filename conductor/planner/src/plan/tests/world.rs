@@ -169,15 +169,17 @@ impl World {
                 self.agent(rest).cut = false;
             }
             "unready" => {
-                let agent = self.agent(words[0]);
                 let slot = slot(words[1]);
-                for container in agent.observed.containers.values() {
-                    if container.owner.slot == slot {
-                        let says = Readiness::Unready("does not listen any more".to_owned());
-                        let instance = container.owner.instance.clone();
-                        agent.observed.readiness.insert(instance, says);
-                    }
-                }
+                let observed = &mut self.agent(words[0]).observed;
+                let newest = newest_running(&observed.containers, &slot).expect("it runs");
+                let says = Readiness::Unready("does not listen any more".to_owned());
+                observed.readiness.insert(newest, says);
+            }
+            "ready" => {
+                let slot = slot(words[1]);
+                let observed = &mut self.agent(words[0]).observed;
+                let newest = newest_running(&observed.containers, &slot).expect("it runs");
+                observed.readiness.insert(newest, Readiness::Ready);
             }
             "removing" => {
                 let slot = slot(words[1]);
@@ -682,18 +684,23 @@ impl World {
                 let crashing = self.crashing.contains(&image);
                 let slow = self.slow.contains(&image);
                 let agent = self.hosts.get_mut(name).unwrap();
-                let runs: Vec<_> = agent
-                    .observed
-                    .of_slot(&slot)
-                    .filter(|c| c.running().is_some())
-                    .map(|c| c.owner.instance.clone())
-                    .collect();
                 let desired = self.snapshot.containers.get(&slot.container);
                 let stops_first = desired.is_none_or(|view| {
                     let newest = view.manifest.as_ref().map(|manifest| &manifest.value);
                     !matches!(newest, Some(Desired::Valid { manifest, .. })
                         if manifest.order() == Order::StartFirst)
                 });
+                let is_leaving = |instance: &InstanceId| {
+                    let memory = agent.memory.instances.get(instance);
+                    memory.is_some_and(|memory| memory.leaving_since.is_some())
+                };
+                let runs: Vec<_> = agent
+                    .observed
+                    .of_slot(&slot)
+                    .filter(|c| c.running().is_some())
+                    .map(|c| c.owner.instance.clone())
+                    .filter(|instance| stops_first || !is_leaving(instance))
+                    .collect();
                 assert!(
                     runs.is_empty() || (runs.len() == 1 && !stops_first),
                     "{slot} would run twice: {runs:?}"
@@ -813,19 +820,15 @@ impl World {
         self.ends(&slot(text), &exit);
     }
 
+    /// What was made last of the slot ends.
     fn ends(&mut self, slot: &SlotId, exit: &Exit) {
-        for agent in self.hosts.values_mut() {
-            let mut ended = Vec::new();
-            for container in agent.observed.containers.values_mut() {
-                if container.owner.slot == *slot && container.running().is_some() {
-                    container.state = ContainerState::Exited(exit.clone());
-                    ended.push(container.owner.instance.clone());
-                }
-            }
-            agent
-                .observed
-                .readiness
-                .retain(|instance, _| !ended.contains(instance));
+        for Agent { observed, .. } in self.hosts.values_mut() {
+            let Some(newest) = newest_running(&observed.containers, slot) else {
+                continue;
+            };
+            observed.readiness.remove(&newest);
+            let ended = observed.containers.get_mut(&newest);
+            ended.expect("it is there").state = ContainerState::Exited(exit.clone());
         }
     }
 
@@ -1028,6 +1031,17 @@ impl World {
             }
         }
     }
+}
+
+/// What was made last of the slot, of what runs.
+fn newest_running(
+    containers: &BTreeMap<InstanceId, ObservedContainer>,
+    slot: &SlotId,
+) -> Option<InstanceId> {
+    let runs = |c: &&ObservedContainer| c.owner.slot == *slot && c.running().is_some();
+    let newest = containers.values().filter(runs);
+    let newest = newest.max_by_key(|c| c.created_at)?;
+    Some(newest.owner.instance.clone())
 }
 
 fn slot(text: &str) -> SlotId {
