@@ -103,14 +103,14 @@ pub(crate) fn rebalancing(
 ) -> Report {
     let mut report = Report::default();
     let me = &inputs.host.name;
-    let has_failed = |id: &ContainerId| {
+    let could_not = |id: &ContainerId| {
         let container = inputs.snapshot.containers.get(id);
         let manifest = container.and_then(|container| container.manifest.as_ref());
         let mark = inputs.memory.unfit.get(id);
         mark.zip(manifest)
             .is_some_and(|(mark, manifest)| mark.is_about(manifest.modified))
     };
-    if let Some((slot, turn)) = placement::rebalance(inputs.snapshot, me, has_failed) {
+    if let Some((slot, turn)) = placement::rebalance(inputs.snapshot, me, could_not) {
         let at = inputs.memory.disruption.may_rebalance_at();
         if inputs.now < at {
             report.notes.requeue(at);

@@ -20,12 +20,12 @@ use crate::turn::Turn;
 /// Least difference in containers, and in slots, between the host that a slot leaves and the one that it goes to.
 const DIFFERENCE: u32 = 2;
 
-/// The next slot that moves, if there is any, and the turn of this host to take it. What `has_failed` here does not come
-/// again; the next host in the order takes it then.
+/// The next slot that moves, if there is any, and the turn of this host to take it. What this host `could_not` run does not
+/// come again; the next host in the order takes it then, and this one something else.
 pub(crate) fn rebalance(
     snapshot: &Snapshot,
     me: &HostName,
-    has_failed: impl Fn(&ContainerId) -> bool,
+    could_not: impl Fn(&ContainerId) -> bool,
 ) -> Option<(SlotId, Option<Turn>)> {
     if snapshot.is_handing_over() {
         return None;
@@ -47,7 +47,8 @@ pub(crate) fn rebalance(
         for (slot, container, view) in snapshot.known(here) {
             let id = &slot.container;
             let group = groups.entry(id).or_insert_with(|| {
-                may_move(snapshot, container).then(|| Group::of(&mut load, id, container))
+                let moves = may_move(snapshot, container) && !could_not(id);
+                moves.then(|| Group::of(&mut load, id, container))
             });
             let Some(group) = group.as_ref().filter(|_| view.data.is_none()) else {
                 continue;
@@ -62,12 +63,7 @@ pub(crate) fn rebalance(
             let Some(first) = ranking.first().filter(is_better) else {
                 continue;
             };
-            let own = load.position(me);
-            let could_not = has_failed(id);
-            if could_not && own == Some(first) {
-                continue;
-            }
-            let takes = own.filter(is_better).filter(|_| !could_not);
+            let takes = load.position(me).filter(is_better);
             let turn = takes.and_then(|_| ranking.turn(me, false));
             let gain = group.same[from].saturating_sub(group.same[first]);
             if best.as_ref().is_none_or(|(most, ..)| gain > *most) {
