@@ -22,7 +22,7 @@ pub(crate) use agent::{AgentArgs, EtcdArgs};
 pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use global::{DEFAULT_ADDR, Format, GlobalArgs};
 pub(crate) use hosts::{
-    DrainArgs, HostArgs, HostsAction, HostsArgs, HostsRmArgs, LabelArgs, LeaveArgs,
+    ActivateArgs, DrainArgs, HostArgs, HostsAction, HostsArgs, HostsRmArgs, LabelArgs, LeaveArgs,
 };
 pub(crate) use lists::{AppsArgs, CompletionArgs, PsArgs, WhyArgs};
 pub(crate) use local::{DownCommand, EtcdEnvArgs, UpCommand};
@@ -136,8 +136,7 @@ pub(crate) enum UserCommand {
     /// Move the slots of a host to others, before maintenance
     Drain(DrainArgs),
     /// Give a host slots again, after `pause`, `drain` or `leave`
-    #[command(after_help = hosts::ACTIVATE_EXAMPLES)]
-    Activate(HostArgs),
+    Activate(ActivateArgs),
     /// Drain a host and remove it from the cluster
     Leave(LeaveArgs),
     /// Add or remove host labels

@@ -16,7 +16,7 @@ pub const APPS: &str = "/apps/";
 pub const MEMBERS: &str = "/dokkaa/members/";
 /// Settings of the operator.
 pub const CONFIG: &str = "/dokkaa/config/";
-/// Host records, availability, labels and unfit marks.
+/// Host records, availability, labels, unfit marks and what a drain has moved.
 pub const HOSTS: &str = "/hosts/";
 /// Status of slots, outside the watched range.
 pub const STATUS: &str = "/status/";
@@ -56,6 +56,8 @@ pub enum Key {
     Labels(HostName),
     /// `/hosts/<host>/unfit/<app>/<container>`
     Unfit(HostName, ContainerId),
+    /// `/hosts/<host>/moved/<app>/<container>/<slot>`
+    Moved(HostName, SlotId),
     /// `/status/<app>/<container>/<slot>` (not watched)
     Status(SlotId),
 }
@@ -90,6 +92,10 @@ impl Key {
             ["hosts", host, "labels"] => Some(Self::Labels(host.parse().ok()?)),
             ["hosts", host, "unfit", app, container] => {
                 Some(Self::Unfit(host.parse().ok()?, id(app, container)?))
+            }
+            ["hosts", host, "moved", app, container, slot] => {
+                let slot = id(app, container)?.slot(number(slot)?);
+                Some(Self::Moved(host.parse().ok()?, slot))
             }
             ["status", app, container, slot] => {
                 Some(Self::Status(id(app, container)?.slot(number(slot)?)))
@@ -127,6 +133,7 @@ impl fmt::Display for Key {
             Self::Availability(host) => write!(f, "/hosts/{host}/availability"),
             Self::Labels(host) => write!(f, "/hosts/{host}/labels"),
             Self::Unfit(host, c) => write!(f, "/hosts/{host}/unfit/{c}"),
+            Self::Moved(host, s) => write!(f, "{}{s}", moved(host)),
             Self::Status(s) => write!(f, "/status/{s}"),
         }
     }
@@ -150,6 +157,11 @@ pub fn slots_of(container: &ContainerId) -> String {
 /// Prefix of one host's keys.
 pub fn host(host: &HostName) -> String {
     format!("{HOSTS}{host}/")
+}
+
+/// Prefix of the slots that one host has given away.
+pub fn moved(host: &HostName) -> String {
+    format!("{HOSTS}{host}/moved/")
 }
 
 /// Prefix of the manifests of one app.
@@ -190,6 +202,7 @@ mod tests {
             "/hosts/h1/record",
             "/hosts/h1/availability",
             "/hosts/h1/unfit/shop/web",
+            "/hosts/h1/moved/shop/web/3",
             "/status/shop/web/0",
         ] {
             let key = Key::parse(text);

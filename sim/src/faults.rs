@@ -1,11 +1,11 @@
 //! What happens to a cluster: users and operators who change their minds, and everything that can fail.
 
 use manifests::SlotId;
-use manifests::keys::{APPS, Key};
+use manifests::keys::{self, APPS, Key};
 use manifests::manifest::Scale;
-use model::records::{Availability, Cluster};
+use model::records::{Availability, Cluster, Moved};
 use store::host::Stop;
-use store::kv::Op;
+use store::kv::{KeyRange, Op};
 use store::memory::MemEtcd;
 use uuid::Uuid;
 
@@ -558,8 +558,21 @@ impl World {
     }
 
     fn make(&mut self, machine: usize, availability: Availability) {
-        let key = Key::Availability(self.machines[machine].host.name.clone());
-        self.write(vec![Op::put_json(key, &availability)]);
+        let host = self.machines[machine].host.name.clone();
+        let mut ops = vec![Op::put_json(Key::Availability(host.clone()), &availability)];
+        match availability {
+            Availability::Drain => {
+                let had = self.truth.now.claimed_by(&host).cloned();
+                let noted = had.map(|slot| Op::put_json(Key::Moved(host.clone(), slot), &Moved {}));
+                ops.extend(noted);
+            }
+            // It comes back half of the times.
+            Availability::Active if self.dice.one_in(2) => {
+                ops.push(Op::Delete(KeyRange::prefix(&keys::moved(&host))));
+            }
+            _ => {}
+        }
+        self.write(ops);
     }
 
     fn put_manifest(&mut self, id: &str, first: bool) {

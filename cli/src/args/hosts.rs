@@ -63,13 +63,32 @@ pub(super) const PAUSE_EXAMPLES: &str = "Examples:
 
 Containers on it keep running. To move them away: dokkaa drain.";
 
-pub(super) const ACTIVATE_EXAMPLES: &str = "Examples:
+/// `dokkaa activate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
   dokkaa activate h2                    after `pause`, `drain` or `leave`
+  dokkaa activate h2 --return --wait    what `drain` moved away comes back
 
-What was moved away does not come back at once: when nothing else is under way,
-slots move to hosts that have fewer, one after the other.";
+Without --return what was moved away does not come back at once: when nothing
+else is under way, slots move to hosts that have fewer, one after the other.
+With it two at a time do, each ready here before it stops there. Those that
+another host runs with a local volume stay with it.
 
-/// `dokkaa pause`, `dokkaa activate`.
+With --wait, exits with 0 when they are back, with 4 when the host is not
+active any more, with 5 after --timeout.")]
+pub(crate) struct ActivateArgs {
+    /// Host to activate
+    #[arg(value_name = "HOST")]
+    pub(crate) host: HostName,
+    /// Bring back the slots that it had when it was drained
+    #[arg(long)]
+    pub(crate) r#return: bool,
+    /// Wait until they are back
+    #[arg(short, long, requires = "return")]
+    pub(crate) wait: bool,
+}
+
+/// `dokkaa pause`.
 #[derive(Debug, Args)]
 pub(crate) struct HostArgs {
     /// Host
@@ -81,7 +100,7 @@ pub(crate) struct HostArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dokkaa drain h2 --wait && ssh h2 reboot
-  dokkaa activate h2                    gets slots again
+  dokkaa activate h2 --return           gets its slots back
   dokkaa drain h2 --force-volumes       moves slots without their data, too
 
 Each slot runs on another host, ready, before it stops on this one. The host

@@ -14,7 +14,9 @@ use tokio::time::{Instant, sleep};
 use super::client::{Client, LOOK};
 use super::error::CommandError;
 use super::{ask, output};
-use crate::args::{DrainArgs, GlobalArgs, HostArgs, HostsRmArgs, LabelArgs, LeaveArgs};
+use crate::args::{
+    ActivateArgs, DrainArgs, GlobalArgs, HostArgs, HostsRmArgs, LabelArgs, LeaveArgs,
+};
 
 /// An agent that was told to leave and does not answer for so long has ended.
 const ENDED: Duration = Duration::from_secs(5);
@@ -28,10 +30,63 @@ pub(super) async fn pause(args: &HostArgs, global: &GlobalArgs) -> Result<(), Co
     ))
 }
 
-pub(super) async fn activate(args: &HostArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+pub(super) async fn activate(args: &ActivateArgs, global: &GlobalArgs) -> Result<(), CommandError> {
     let client = Client::new(global)?;
-    want(&client, &args.host, Availability::Active).await?;
-    output::print(&format!("{} is active\n", args.host))
+    let host = &args.host;
+    let wanted = WantedAvailability {
+        availability: Availability::Active,
+        returns: args.r#return,
+    };
+    let settings = put_availability(&client, host, wanted).await?;
+    let comes = match settings.returns.len() {
+        0 if args.r#return => ": there is nothing that a drain has moved away".to_owned(),
+        0 => String::new(),
+        count => format!(": {} to come back", output::count(count, "slot")),
+    };
+    output::print(&format!("{host} is active{comes}\n"))?;
+    if args.wait {
+        returned(&client, host, global).await?;
+    }
+    Ok(())
+}
+
+/// Waits until what a drain has moved away is back.
+async fn returned(
+    client: &Client,
+    host: &HostName,
+    global: &GlobalArgs,
+) -> Result<(), CommandError> {
+    let within = global.converged_within();
+    let end = Instant::now() + within;
+    let mut left = None;
+    loop {
+        let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
+        let now = &detail.row.availability;
+        if *now != Availability::Active.to_string() {
+            return Err(CommandError::NotConverged(format!(
+                "{host} is not active any more: somebody has set it to {now}"
+            )));
+        }
+        let count = detail.moved.len();
+        if count == 0 {
+            return output::print(&format!(
+                "{host} has what can come back: {}\n",
+                output::count(detail.slots.len(), "slot")
+            ));
+        }
+        if left.replace(count) != Some(count) {
+            let slots = output::count(count, "slot");
+            output::note(&format!("{host}: {slots} left to come back"));
+        }
+        if Instant::now() >= end {
+            return Err(CommandError::TimedOut(format!(
+                "{} still to come back to {host} after {within:?}, such as {}; `dokkaa why` says where it is",
+                output::count(count, "slot"),
+                detail.moved[0]
+            )));
+        }
+        sleep(LOOK).await;
+    }
 }
 
 pub(super) async fn drain(args: &DrainArgs, global: &GlobalArgs) -> Result<(), CommandError> {
@@ -144,9 +199,20 @@ async fn want(
     host: &HostName,
     availability: Availability,
 ) -> Result<HostSettings, CommandError> {
+    let wanted = WantedAvailability {
+        availability,
+        returns: false,
+    };
+    put_availability(client, host, wanted).await
+}
+
+async fn put_availability(
+    client: &Client,
+    host: &HostName,
+    wanted: WantedAvailability,
+) -> Result<HostSettings, CommandError> {
     let path = format!("hosts/{host}/availability");
-    let body = WantedAvailability { availability };
-    client.send_json(Method::PUT, &path, &body).await
+    client.send_json(Method::PUT, &path, &wanted).await
 }
 
 pub(super) async fn label(args: &LabelArgs, global: &GlobalArgs) -> Result<(), CommandError> {

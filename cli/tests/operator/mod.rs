@@ -168,6 +168,37 @@ fn drain_waits_for_what_can_move_and_names_what_stays() {
 }
 
 #[test]
+fn activate_brings_back_what_a_drain_has_moved() {
+    let api = TestApi::open();
+    api.agent.put_host("h2", None);
+    let revision = api.agent.put_manifest(&web(), WEB);
+    api.agent.claim(&web().slot(0), "h1", revision);
+    let ended = api.run(&["activate", "h1", "--return"]).with(0);
+    assert_eq!(
+        ended.out,
+        "h1 is active: there is nothing that a drain has moved away\n"
+    );
+    api.run(&["drain", "h1"]).with(0);
+    api.agent.claim(&web().slot(0), "h2", revision);
+    let ended = api
+        .run(&["activate", "h1", "--return", "--wait", "--timeout", "1s"])
+        .with(5);
+    assert_eq!(ended.out, "h1 is active: 1 slot to come back\n");
+    assert!(ended.err.contains("such as shop/web/0"), "{}", ended.err);
+    let running = Running::start(api.command(&["activate", "h1", "--return", "--wait"]));
+    let key = Key::Moved("h1".parse().unwrap(), web().slot(0));
+    api.agent.claim(&web().slot(0), "h1", revision);
+    api.agent.delete(&key);
+    let ended = running.end().with(0);
+    assert!(
+        ended.out.ends_with("h1 has what can come back: 1 slot\n"),
+        "{}",
+        ended.out
+    );
+    api.run(&["activate", "h1", "--wait"]).with(2);
+}
+
+#[test]
 fn a_host_that_is_taken_back_is_followed_no_more() {
     let api = TestApi::open();
     api.agent.put_host("h2", None);

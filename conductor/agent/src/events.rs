@@ -123,6 +123,7 @@ pub fn of_write(write: &Write) -> Option<Happened> {
         | WriteKind::Good
         | WriteKind::Permit
         | WriteKind::Prune
+        | WriteKind::Returned
         | WriteKind::Sweep
         | WriteKind::Status => None,
     }

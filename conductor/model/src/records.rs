@@ -449,6 +449,11 @@ pub struct Unfit {
     pub reason: String,
 }
 
+/// `/hosts/<host>/moved/<app>/<container>/<slot>`: the host had this slot when it was drained, and gets it back when it is
+/// active again, unless it is activated without.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {}
+
 /// Progress of a slot, for people.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::Display,

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 
 use crate::manifest_text::ManifestText;
 use crate::records::{
-    Availability, Claim, Cluster, Data, FoundImage, HostRecord, Job, Labels, Member, Next, Rollout,
-    SlotState, Unfit, Version,
+    Availability, Claim, Cluster, Data, FoundImage, HostRecord, Job, Labels, Member, Moved, Next,
+    Rollout, SlotState, Unfit, Version,
 };
 use crate::revision::{ModRev, VersionId};
 use crate::scope::Extent;
@@ -431,6 +431,8 @@ pub struct HostView {
     pub labels: Option<Rev<Labels>>,
     /// Containers it can't run.
     pub unfit: BTreeMap<ContainerId, Rev<Unfit>>,
+    /// Slots that it had when it was drained.
+    pub moved: BTreeMap<SlotId, Rev<Moved>>,
 }
 
 impl HostView {
@@ -464,6 +466,7 @@ impl HostView {
             && self.availability.is_none()
             && self.labels.is_none()
             && self.unfit.is_empty()
+            && self.moved.is_empty()
     }
 }
 
@@ -633,6 +636,14 @@ impl Snapshot {
                     match put.and_then(json) {
                         Some(unfit) => h.unfit.insert(id, unfit),
                         None => h.unfit.remove(&id),
+                    };
+                });
+            }
+            Key::Moved(host, slot) => {
+                self.host(host, touched, |h| {
+                    match put.and_then(json) {
+                        Some(moved) => h.moved.insert(slot, moved),
+                        None => h.moved.remove(&slot),
                     };
                 });
             }

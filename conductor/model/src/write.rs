@@ -71,6 +71,7 @@ pub enum WriteKind {
     Data,
     TakeBack,
     Fit,
+    Returned,
     Version,
     Good,
     Prune,

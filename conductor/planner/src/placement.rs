@@ -9,6 +9,7 @@ mod candidates;
 mod load;
 mod ranking;
 mod rebalance;
+mod returns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,7 @@ use load::{Group, Load};
 pub use load::{VERSIONS, version};
 pub(crate) use ranking::Ranking;
 pub(crate) use rebalance::rebalance;
+pub(crate) use returns::returns;
 
 /// Places every unclaimed slot of the snapshot, in order of container and number, each on top of those before.
 pub fn unclaimed(snapshot: &Snapshot) -> Vec<Candidates> {
@@ -66,7 +68,7 @@ fn unclaimed_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<u32> {
         .collect()
 }
 
-/// Slots that a host gives away at once. One that has to stop here before it starts elsewhere goes alone.
+/// Slots that a host gives away, or gets back, at once. One that has to stop here before it starts elsewhere goes alone.
 const AT_ONCE: usize = 2;
 
 /// The next slots of each host that gives away what it has, and who should have them: the next one when one before is

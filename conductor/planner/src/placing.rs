@@ -95,6 +95,25 @@ pub(crate) fn handovers(
     report
 }
 
+/// Begins the handovers of slots that this host had when it was drained, and forgets those that are back or can't come.
+pub(crate) fn returning(
+    inputs: &Inputs<'_>,
+    slots: &Slots<'_>,
+    fresh: &mut dyn FnMut() -> InstanceId,
+) -> Report {
+    let mut report = Report::default();
+    let me = &inputs.host.name;
+    let returns = placement::returns(inputs.snapshot, me);
+    for slot in returns.now {
+        let turn = Some(Turn::in_placement(0));
+        begins(inputs, slots, slot, turn, fresh, &mut report);
+    }
+    let over = returns.over.into_iter();
+    let over = over.map(|(slot, moved)| Write::returned(slot, me.clone(), moved));
+    report.writes.extend(over);
+    report
+}
+
 /// Begins the handover of a slot to this host, which has fewer containers than the one that has it.
 pub(crate) fn rebalancing(
     inputs: &Inputs<'_>,

@@ -57,10 +57,11 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     }
     let of_here = plan.requeue_at.take();
     if is_able {
-        // Placement: this host's share of what nobody has, and of what hosts give away.
+        // Placement: this host's share of what nobody has, and of what hosts give away; what it gets back.
         let (claims, is_placing) = placing::claims(inputs, &slots, fresh);
         admit(inputs, claims, &mut plan);
         admit(inputs, placing::handovers(inputs, &slots, fresh), &mut plan);
+        admit(inputs, placing::returning(inputs, &slots, fresh), &mut plan);
         if !is_placing {
             let moves = placing::rebalancing(inputs, &slots, fresh);
             admit(inputs, moves, &mut plan);

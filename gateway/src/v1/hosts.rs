@@ -3,13 +3,15 @@
 //! Each write is guarded by what it was decided on. A host that is to leave
 //! hands its slots over itself.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use manifests::keys::{self, Key};
 use manifests::{HostName, SlotId, placement};
 use model::ModRev;
 use model::Snapshot;
-use model::records::{Availability, Labels};
+use model::records::{Availability, Labels, Moved};
 use model::snapshot::mod_rev;
 use model::snapshot::{HostView, Rev};
 use serde::Deserialize;
@@ -21,8 +23,8 @@ use super::overview;
 use super::reply::{ApiFailure, ApiResult, JsonBody, PathParams, QueryParams};
 use super::types::{HostData, HostDetail, HostRemoved, HostSettings, HostSlot, WantedAvailability};
 
-/// Deletions in one transaction; etcd takes 128 operations by default.
-const DELETIONS: usize = 100;
+/// Operations in one transaction; etcd takes 128 by default.
+const AT_ONCE: usize = 100;
 /// Tries when others write labels of the same host.
 const ATTEMPTS: usize = 5;
 
@@ -36,26 +38,66 @@ pub(super) async fn detail(
     Ok(Json(describe(&list.snapshot, &host, view)))
 }
 
-/// `PUT availability`: `active` deletes the key.
+/// `PUT availability`: `active` deletes the key. A drain notes which slots the host had.
 pub(super) async fn availability(
     State(api): State<Api>,
     PathParams(host): PathParams<HostName>,
     JsonBody(wanted): JsonBody<WantedAvailability>,
 ) -> ApiResult<HostSettings> {
+    if wanted.returns && wanted.availability != Availability::Active {
+        return Err(ApiFailure::bad("\"return\" goes with \"active\" only"));
+    }
     let list = api.list().await?;
     let view = known(&list.snapshot, &host)?;
     let key = Key::Availability(host.clone());
-    let op = match wanted.availability {
+    let mut ops = vec![match wanted.availability {
         Availability::Active => Op::delete(&key),
         other => Op::put_json(&key, &other),
-    };
-    api.write(vec![still_known(&host, view)], vec![op]).await?;
+    }];
+    let here: BTreeSet<SlotId> = movable(&list.snapshot, &host);
+    let mut returns = Vec::new();
+    match wanted.availability {
+        Availability::Active if wanted.returns => {
+            let (back, away) = view
+                .moved
+                .keys()
+                .cloned()
+                .partition(|slot| here.contains(slot));
+            ops.extend(keys_of(&host, back).map(Op::delete));
+            returns = away;
+        }
+        Availability::Active => ops.push(Op::Delete(KeyRange::prefix(&keys::moved(&host)))),
+        Availability::Drain | Availability::DrainVolumes => {
+            let notes = keys_of(&host, here.into_iter().collect());
+            ops.extend(notes.map(|key| Op::put_json(key, &Moved {})));
+        }
+        Availability::Pause | Availability::Leave => {}
+    }
+    // What is wanted comes first.
+    for some in ops.chunks(AT_ONCE) {
+        let guards = vec![still_known(&host, view)];
+        api.write(guards, some.to_vec()).await?;
+    }
     Ok(Json(HostSettings {
         availability: wanted.availability,
         labels: overview::labels(view),
-        changed: view.availability() != wanted.availability,
+        changed: view.availability() != wanted.availability || !returns.is_empty(),
+        returns,
         host,
     }))
+}
+
+/// The slots of a host that other hosts may have.
+fn movable(snapshot: &Snapshot, host: &HostName) -> BTreeSet<SlotId> {
+    let claimed = snapshot.known(snapshot.claimed_by(host));
+    let may_move = claimed
+        .filter(|(slot, container, _)| container.is_wanted(slot.slot) && !container.is_global());
+    may_move.map(|(slot, ..)| slot.clone()).collect()
+}
+
+fn keys_of(host: &HostName, slots: Vec<SlotId>) -> impl Iterator<Item = Key> {
+    let key = |slot| Key::Moved(host.clone(), slot);
+    slots.into_iter().map(key)
 }
 
 /// `PATCH labels`: a value sets a label, `null` removes it, also one that the agent was started with.
@@ -90,6 +132,7 @@ pub(super) async fn labels(
                 availability: view.availability(),
                 labels: overview::labels(&after),
                 changed: overview::labels(&after) != overview::labels(view),
+                returns: Vec::new(),
                 host,
             }));
         }
@@ -127,9 +170,9 @@ pub(super) async fn remove(
         ]
     };
     let pins: Vec<(SlotId, ModRev, Vec<String>)> = pins_of(&list.snapshot, view);
-    let (early, last) = pins.split_at(pins.len().saturating_sub(DELETIONS));
+    let (early, last) = pins.split_at(pins.len().saturating_sub(AT_ONCE));
     // Membership last: after a failure the removal can be repeated.
-    for some in early.chunks(DELETIONS) {
+    for some in early.chunks(AT_ONCE) {
         forget(&api, gone(), some, Vec::new()).await?;
     }
     let rest = vec![
@@ -270,6 +313,7 @@ fn describe(snapshot: &Snapshot, host: &HostName, view: &HostView) -> HostDetail
             .into_iter()
             .map(|(slot, _, volumes)| HostData { slot, volumes })
             .collect(),
+        moved: view.moved.keys().cloned().collect(),
         slots,
     }
 }

@@ -165,13 +165,14 @@ fn rows(seen: &Seen) -> Vec<Write> {
         ),
         Write::sweep(web()),
         Write::fit(web(), host("h1"), rev(Key::Unfit(host("h1"), web()))),
+        Write::returned(slot(), host("h1"), rev(Key::Moved(host("h1"), slot()))),
     ];
     rows.extend(void.map(|void| Write::delete_void_next(slot(), void)));
     rows
 }
 
 /// What may be there or not, each of the first six by itself.
-fn keys() -> [Key; 11] {
+fn keys() -> [Key; 12] {
     [
         Key::Manifest(web()),
         Key::Claim(slot()),
@@ -184,6 +185,7 @@ fn keys() -> [Key; 11] {
         Key::Rollout(web()),
         Key::FoundImage(web()),
         Key::Unfit(host("h1"), web()),
+        Key::Moved(host("h1"), slot()),
     ]
 }
 

@@ -156,6 +156,22 @@ fn no_change_fails_a_request() {
     settled(&app, drained.name(), |there| there > 0);
     all_are_answered(&app, &before, 200);
 
+    // And once more: what it had comes back when it is asked for.
+    let before = answers(&app);
+    let had = app
+        .running("web")
+        .iter()
+        .filter(|(host, _)| host.name() == drained.name())
+        .count();
+    for command in [
+        ["drain", drained.name(), "--wait"].as_slice(),
+        &["activate", drained.name(), "--return", "--wait"],
+    ] {
+        host.dokkaa(command).expect("done");
+    }
+    settled(&app, drained.name(), |there| there == had);
+    all_are_answered(&app, &before, 200);
+
     // The agent there ends, is killed, and comes back: what it runs goes on.
     let before = answers(&app);
     drained.stop_agent().expect("an end");

@@ -422,6 +422,14 @@ impl Write {
             .seen(key.clone(), unfit_rev)
             .op(WriteOp::Delete(key))
     }
+
+    /// A slot that was given away for a drain is back, or can't come back: MOD(moved).
+    pub fn returned(slot: SlotId, host: HostName, moved_rev: ModRev) -> Self {
+        let key = Key::Moved(host, slot.clone());
+        Self::of_slot(&slot, WriteKind::Returned)
+            .seen(key.clone(), moved_rev)
+            .op(WriteOp::Delete(key))
+    }
 }
 
 /// What the rows have in common.

@@ -14,6 +14,7 @@ use model::snapshot::{ContainerView, Owner, SlotView, Snapshot};
 
 use super::load::{Group, Load};
 use super::ranking::Ranking;
+use super::returns::is_any_returning;
 use crate::rollout::{Target, mark};
 use crate::turn::Turn;
 
@@ -33,7 +34,10 @@ pub(crate) fn rebalance(
     let mut load = Load::of(snapshot);
     let least = load.hosts.iter().map(|host| host.containers).min()?;
     let most = load.hosts.iter().map(|host| host.containers).max()?;
-    if most < least + DIFFERENCE || !super::handovers(snapshot).is_empty() {
+    if most < least + DIFFERENCE
+        || !super::handovers(snapshot).is_empty()
+        || is_any_returning(snapshot)
+    {
         return None;
     }
     let mut full: Vec<usize> = (0..load.hosts.len())

@@ -113,6 +113,11 @@ fn what_was_replaced_takes_its_slot_back_while_the_new_one_is_watched() {
 }
 
 #[test]
+fn what_a_drain_moved_comes_back() {
+    notebook("return");
+}
+
+#[test]
 fn one_slot_is_restarted() {
     notebook("restart-slot");
 }

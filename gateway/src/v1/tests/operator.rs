@@ -273,6 +273,40 @@ async fn a_host_shows_what_can_go_elsewhere_and_what_can_not() {
 }
 
 #[tokio::test]
+async fn a_drain_notes_what_the_host_had_and_it_comes_back_only_if_asked_for() {
+    let api = alone();
+    let revision = two_slots(&api.agent);
+    api.agent.claim(&web().slot(1), "h1", revision);
+    let moved = |api: &TestApi| {
+        let all = keys(api.agent.mem_kv()).into_keys();
+        let moved = all.filter_map(|key| Some(key.strip_prefix("/hosts/h1/moved/")?.to_owned()));
+        moved.collect::<Vec<String>>()
+    };
+    let put = |body: &'static str| api.send("PUT", "/hosts/h1/availability", body);
+
+    put(r#"{"availability":"drain"}"#).await;
+    assert_eq!(moved(&api), ["shop/web/0", "shop/web/1"]);
+    let (_, body) = put(r#"{"availability":"active"}"#).await;
+    assert_eq!(body["returns"], Value::Null);
+    assert!(moved(&api).is_empty());
+
+    put(r#"{"availability":"drain"}"#).await;
+    api.agent.claim(&web().slot(0), "h2", revision);
+    // Asked for again, it is still known what has gone.
+    put(r#"{"availability":"drain"}"#).await;
+    let (status, body) = put(r#"{"availability":"active","return":true}"#).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(body["returns"].as_array().map(Vec::len), Some(1));
+    assert_eq!(body["changed"], true);
+    assert_eq!(moved(&api), ["shop/web/0"]);
+    assert_eq!(api.get("/hosts/h1").await["moved"], body["returns"]);
+
+    let (status, body) = put(r#"{"availability":"drain","return":true}"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(body["error"], "\"return\" goes with \"active\" only");
+}
+
+#[tokio::test]
 async fn volumes_are_listed_with_where_they_are_and_whether_that_is_there() {
     let api = alone();
     api.agent.put_host("h1", None);

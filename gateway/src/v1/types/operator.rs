@@ -15,6 +15,9 @@ use super::hosts::HostRow;
 pub struct WantedAvailability {
     /// Wanted availability.
     pub availability: Availability,
+    /// With `active`: what a drain has moved away comes back.
+    #[serde(default, rename = "return", skip_serializing_if = "std::ops::Not::not")]
+    pub returns: bool,
 }
 
 /// Availability and labels of a host after a change.
@@ -28,6 +31,9 @@ pub struct HostSettings {
     pub labels: BTreeMap<String, String>,
     /// They differ from before.
     pub changed: bool,
+    /// Slots that come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub returns: Vec<SlotId>,
 }
 
 /// `GET hosts/<host>`.
@@ -43,6 +49,9 @@ pub struct HostDetail {
     pub slots: Vec<HostSlot>,
     /// Slots with data on this machine, claimed or not.
     pub data: Vec<HostData>,
+    /// Slots that a drain has moved away: they come back if it is active.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<SlotId>,
 }
 
 /// A slot owned by a host.

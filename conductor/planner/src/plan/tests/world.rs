@@ -1130,9 +1130,11 @@ fn describe(write: &Write) -> String {
                 job.version, job.instance, job.state
             )
         }
-        WriteKind::Release | WriteKind::DeleteUnwanted | WriteKind::Sweep | WriteKind::Fit => {
-            String::new()
-        }
+        WriteKind::Release
+        | WriteKind::DeleteUnwanted
+        | WriteKind::Sweep
+        | WriteKind::Fit
+        | WriteKind::Returned => String::new(),
     };
     format!("{kind} {scope}{more}")
 }
