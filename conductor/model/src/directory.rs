@@ -4,7 +4,9 @@
 //! Immutable to readers: a change makes a new root that shares the rest, and
 //! costs the services it touches.
 
-use std::collections::BTreeMap;
+mod hosts;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use crate::records::Phase;
 use crate::snapshot::{Desired, Snapshot, Touched};
+use hosts::Hosts;
 
 /// A service: its app and its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,14 +100,18 @@ pub type Endpoints = RedBlackTreeMapSync<(ContainerName, u32), Endpoint>;
 pub struct Directory {
     /// The revision of the snapshot that it was made from.
     pub revision: i64,
-    services: RedBlackTreeMapSync<ServiceId, Known>,
+    apps: RedBlackTreeMapSync<AppName, Services>,
+    /// The apps that have a service of a name.
+    by_name: RedBlackTreeMapSync<ServiceName, RedBlackTreeSetSync<AppName>>,
     /// Services of each container, to remove it by.
     named: RedBlackTreeMapSync<ContainerId, Arc<[ServiceId]>>,
     /// Endpoints of each slot, to remove it by.
     slots: RedBlackTreeMapSync<SlotId, Standing>,
-    /// The slots that have endpoints, by host.
-    hosts: RedBlackTreeMapSync<HostName, RedBlackTreeSetSync<SlotId>>,
+    hosts: Hosts,
 }
+
+/// The services of one app.
+type Services = RedBlackTreeMapSync<ServiceId, Known>;
 
 /// Entry of a service.
 #[derive(Debug, Clone, Default)]
@@ -119,6 +126,8 @@ struct Known {
 struct Standing {
     host: HostName,
     services: Arc<[ServiceId]>,
+    /// Each once, in order.
+    addrs: Arc<[IpAddr]>,
 }
 
 impl Directory {
@@ -151,8 +160,7 @@ impl Directory {
         }
         // Whether a host is live decides over its endpoints.
         for host in &touched.hosts {
-            let there = self.hosts.get(host).cloned().unwrap_or_default();
-            for slot in &there {
+            for slot in &self.hosts.slots_of(host) {
                 self.place(snapshot, slot);
             }
         }
@@ -161,29 +169,61 @@ impl Directory {
 
     /// All endpoints of a service, ready or not; empty if it is offered and no instance runs yet, none if nobody offers it.
     pub fn endpoints(&self, service: &ServiceId) -> Option<&Endpoints> {
-        self.services.get(service).map(|known| &known.endpoints)
+        self.service(service).map(|(_, endpoints)| endpoints)
     }
 
-    /// The endpoints that new connections may go to: ready ones on live hosts; where none of those is left, the ready
-    /// ones of missing hosts.
+    /// The endpoints of a service that new connections may go to.
     pub fn serving(&self, service: &ServiceId) -> Vec<&Endpoint> {
-        let Some(endpoints) = self.endpoints(service) else {
-            return Vec::new();
-        };
-        let ready = || endpoints.values().filter(|e| e.is_ready());
-        let live: Vec<&Endpoint> = ready().filter(|e| e.live).collect();
-        if live.is_empty() {
-            ready().collect()
-        } else {
-            live
-        }
+        self.endpoints(service).map(serving).unwrap_or_default()
     }
 
     /// Every service, by name.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Endpoints)> {
-        self.services
-            .iter()
-            .map(|(id, service)| (id, &service.endpoints))
+        self.apps.values().flat_map(listed)
+    }
+
+    /// A service with all its endpoints.
+    pub fn service(&self, id: &ServiceId) -> Option<(&ServiceId, &Endpoints)> {
+        let (id, known) = self.apps.get(&id.app)?.get_key_value(id)?;
+        Some((id, &known.endpoints))
+    }
+
+    /// Every service of an app, by name.
+    pub fn services_of<'a>(
+        &'a self,
+        app: &AppName,
+    ) -> impl Iterator<Item = (&'a ServiceId, &'a Endpoints)> + use<'a> {
+        self.apps.get(app).into_iter().flat_map(listed)
+    }
+
+    /// The services of that name, by app.
+    pub fn services_named<'a>(
+        &'a self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = (&'a ServiceId, &'a Endpoints)> + use<'a> {
+        let apps = self.by_name.get(service).into_iter().flatten();
+        let service = service.clone();
+        apps.filter_map(move |app| {
+            self.service(&ServiceId {
+                app: app.clone(),
+                service: service.clone(),
+            })
+        })
+    }
+
+    /// The hosts at whose address an instance is published, by name.
+    pub fn hosts_at(&self, addr: IpAddr) -> impl Iterator<Item = &HostName> {
+        self.hosts.at(addr)
+    }
+
+    /// The addresses of a host at which its instances are published; none if it has no instance.
+    pub fn addresses_of(&self, host: &HostName) -> impl Iterator<Item = IpAddr> {
+        self.hosts.addresses_of(host)
+    }
+
+    /// The hosts that have instances, by name.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.hosts.names()
     }
 
     fn slots_of(&self, id: &ContainerId) -> Vec<SlotId> {
@@ -231,6 +271,7 @@ impl Directory {
         let stands = new.first().map(|(_, endpoint)| Standing {
             host: endpoint.host.clone(),
             services: new.iter().map(|(service, _)| service.clone()).collect(),
+            addrs: addresses(&new),
         });
         for (service, endpoint) in new {
             let known = self.endpoints(&service).and_then(|known| known.get(&at));
@@ -251,11 +292,11 @@ impl Directory {
                     known.endpoints.remove_mut(&at);
                 });
             }
-            self.stands(&old.host, slot, false);
+            self.hosts.remove(slot, &old.host, &old.addrs);
         }
         match stands {
             Some(stands) => {
-                self.stands(&stands.host, slot, true);
+                self.hosts.insert(slot, &stands.host, &stands.addrs);
                 self.slots.insert_mut(slot.clone(), stands);
             }
             None => {
@@ -264,31 +305,55 @@ impl Directory {
         }
     }
 
-    /// Notes whether a slot has endpoints on a host.
-    fn stands(&mut self, host: &HostName, slot: &SlotId, there: bool) {
-        let mut slots = self.hosts.get(host).cloned().unwrap_or_default();
-        if there {
-            slots.insert_mut(slot.clone());
-        } else {
-            slots.remove_mut(slot);
-        }
-        if slots.is_empty() {
-            self.hosts.remove_mut(host);
-        } else {
-            self.hosts.insert_mut(host.clone(), slots);
-        }
-    }
-
     /// Changes a service; one that nobody offers any more is gone.
     fn change(&mut self, service: &ServiceId, change: impl FnOnce(&mut Known)) {
-        let mut known = self.services.get(service).cloned().unwrap_or_default();
+        let ServiceId { app, service: name } = service;
+        let mut services = self.apps.get(app).cloned().unwrap_or_default();
+        let mut apps = self.by_name.get(name).cloned().unwrap_or_default();
+        let mut known = services.get(service).cloned().unwrap_or_default();
         change(&mut known);
         if known.named == 0 && known.endpoints.is_empty() {
-            self.services.remove_mut(service);
+            services.remove_mut(service);
+            apps.remove_mut(app);
         } else {
-            self.services.insert_mut(service.clone(), known);
+            if !services.contains_key(service) {
+                apps.insert_mut(app.clone());
+            }
+            services.insert_mut(service.clone(), known);
+        }
+        if services.is_empty() {
+            self.apps.remove_mut(app);
+        } else {
+            self.apps.insert_mut(app.clone(), services);
+        }
+        if apps.is_empty() {
+            self.by_name.remove_mut(name);
+        } else {
+            self.by_name.insert_mut(name.clone(), apps);
         }
     }
+}
+
+/// The endpoints that new connections may go to: ready ones on live hosts; where none of those is left, the ready ones
+/// of missing hosts.
+pub fn serving(endpoints: &Endpoints) -> Vec<&Endpoint> {
+    let ready = || endpoints.values().filter(|e| e.is_ready());
+    let live: Vec<&Endpoint> = ready().filter(|e| e.live).collect();
+    if live.is_empty() {
+        ready().collect()
+    } else {
+        live
+    }
+}
+
+fn listed(services: &Services) -> impl Iterator<Item = (&ServiceId, &Endpoints)> {
+    services.iter().map(|(id, known)| (id, &known.endpoints))
+}
+
+/// The addresses of endpoints, each once.
+fn addresses(endpoints: &[(ServiceId, Endpoint)]) -> Arc<[IpAddr]> {
+    let addrs = endpoints.iter().map(|(_, endpoint)| endpoint.addr);
+    addrs.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn of_app(id: &ContainerId, service: &ServiceName) -> ServiceId {
@@ -346,120 +411,4 @@ pub fn reached_at(service: Option<&Service>, host: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "names in tests are legal")]
-
-    use super::*;
-    use crate::snapshot::Change;
-
-    fn put(snapshot: &mut Snapshot, key: &str, value: &str) -> Touched {
-        let revision = snapshot.revision + 1;
-        let change = Change::Put {
-            key: key.to_owned(),
-            value: value.as_bytes().to_vec(),
-            modified: revision,
-            created: revision,
-        };
-        snapshot.apply([change], revision)
-    }
-
-    fn delete(snapshot: &mut Snapshot, key: &str) -> Touched {
-        let modified = snapshot.revision + 1;
-        let key = key.to_owned();
-        snapshot.apply([Change::Delete { key, modified }], modified)
-    }
-
-    fn service() -> ServiceId {
-        ServiceId {
-            app: "shop".parse().unwrap(),
-            service: "web".parse().unwrap(),
-        }
-    }
-
-    const RECORD: &str = r#"{"id":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000001",
-        "epoch":0,"state":"up","addr":"10.0.0.1","versions":{"agent":"","placement":[1]}}"#;
-
-    #[test]
-    fn an_address_that_two_containers_have_gives_neither_its_links() {
-        let caller = |slot: &str| Caller {
-            slot: slot.parse::<manifests::ContainerId>().unwrap().slot(0),
-            links: vec![(10_000, service())],
-        };
-        let addr = |last: u8| IpAddr::from([172, 17, 0, last]);
-        let (web, db, job) = (caller("shop/web"), caller("shop/db"), caller("shop/job"));
-        let (callers, shared) = callers([
-            (addr(2), web.clone()),
-            (addr(3), job.clone()),
-            (addr(2), db.clone()),
-        ]);
-        assert_eq!(callers[&addr(2)].links, []);
-        assert_eq!(callers[&addr(3)], job);
-        assert_eq!(shared, [(addr(2), (web.slot, db.slot))].into());
-    }
-
-    #[test]
-    fn follows_claims_and_states_of_live_hosts_and_nothing_else() {
-        let mut snapshot = Snapshot::default();
-        let mut directory = Directory::default();
-        let mut step = |snapshot: &Snapshot, touched: Touched| {
-            directory.update(snapshot, &touched);
-            let whole = Directory::new(snapshot);
-            assert_eq!(
-                directory.services().collect::<Vec<_>>(),
-                whole.services().collect::<Vec<_>>(),
-                "followed step by step and made anew are the same"
-            );
-            let serving: Vec<u16> = directory
-                .serving(&service())
-                .iter()
-                .map(|e| e.port)
-                .collect();
-            (
-                directory.endpoints(&service()).map(Endpoints::size),
-                serving,
-            )
-        };
-        let touched = put(&mut snapshot, "/hosts/h1/record", RECORD);
-        assert_eq!(step(&snapshot, touched), (None, vec![]));
-        // Offered, and nothing runs yet.
-        let manifest = r#"{"image": "web", "services": {"web": 80}}"#;
-        let touched = put(&mut snapshot, "/apps/shop/web/manifest", manifest);
-        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
-        let claim = r#"{"host":"h1","instance":"i1","version":2}"#;
-        let touched = put(&mut snapshot, "/claims/shop/web/slots/0", claim);
-        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
-        // A state of another instance does not count.
-        let state = |instance: &str, state: &str| {
-            format!(
-                r#"{{"instance":"{instance}","state":"{state}","addr":"10.0.0.1","ports":{{"web":20000}}}}"#
-            )
-        };
-        let touched = put(
-            &mut snapshot,
-            "/claims/shop/web/slots/0.state",
-            &state("i0", "ready"),
-        );
-        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
-        let touched = put(
-            &mut snapshot,
-            "/claims/shop/web/slots/0.state",
-            &state("i1", "ready"),
-        );
-        assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
-        // Where no endpoint of a live host is left, that of the missing one stays.
-        let touched = delete(&mut snapshot, "/hosts/h1/record");
-        assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
-        let touched = put(&mut snapshot, "/hosts/h1/record", RECORD);
-        assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
-        let touched = put(
-            &mut snapshot,
-            "/claims/shop/web/slots/0.state",
-            &state("i1", "leaving"),
-        );
-        assert_eq!(step(&snapshot, touched), (Some(1), vec![]));
-        let touched = delete(&mut snapshot, "/claims/shop/web/slots/0");
-        assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
-        let touched = delete(&mut snapshot, "/apps/shop/web/manifest");
-        assert_eq!(step(&snapshot, touched), (None, vec![]));
-    }
-}
+mod tests;

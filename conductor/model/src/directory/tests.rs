@@ -1,0 +1,186 @@
+//! The table, followed step by step.
+
+#![expect(clippy::unwrap_used, reason = "names in tests are legal")]
+
+use super::*;
+use crate::snapshot::Change;
+
+fn put(snapshot: &mut Snapshot, key: &str, value: &str) -> Touched {
+    let revision = snapshot.revision + 1;
+    let change = Change::Put {
+        key: key.to_owned(),
+        value: value.as_bytes().to_vec(),
+        modified: revision,
+        created: revision,
+    };
+    snapshot.apply([change], revision)
+}
+
+fn delete(snapshot: &mut Snapshot, key: &str) -> Touched {
+    let modified = snapshot.revision + 1;
+    let key = key.to_owned();
+    snapshot.apply([Change::Delete { key, modified }], modified)
+}
+
+fn service() -> ServiceId {
+    ServiceId {
+        app: "shop".parse().unwrap(),
+        service: "web".parse().unwrap(),
+    }
+}
+
+const RECORD: &str = r#"{"id":"00000000-0000-0000-0000-000000000001","session":"00000000-0000-0000-0000-000000000001",
+    "epoch":0,"state":"up","addr":"10.0.0.1","versions":{"agent":"","placement":[1]}}"#;
+
+#[test]
+fn an_address_that_two_containers_have_gives_neither_its_links() {
+    let caller = |slot: &str| Caller {
+        slot: slot.parse::<manifests::ContainerId>().unwrap().slot(0),
+        links: vec![(10_000, service())],
+    };
+    let addr = |last: u8| IpAddr::from([172, 17, 0, last]);
+    let (web, db, job) = (caller("shop/web"), caller("shop/db"), caller("shop/job"));
+    let (callers, shared) = callers([
+        (addr(2), web.clone()),
+        (addr(3), job.clone()),
+        (addr(2), db.clone()),
+    ]);
+    assert_eq!(callers[&addr(2)].links, []);
+    assert_eq!(callers[&addr(3)], job);
+    assert_eq!(shared, [(addr(2), (web.slot, db.slot))].into());
+}
+
+#[test]
+fn follows_claims_and_states_of_live_hosts_and_nothing_else() {
+    let mut snapshot = Snapshot::default();
+    let mut directory = Directory::default();
+    let mut step = |snapshot: &Snapshot, touched: Touched| {
+        directory.update(snapshot, &touched);
+        let whole = Directory::new(snapshot);
+        assert_eq!(
+            directory.services().collect::<Vec<_>>(),
+            whole.services().collect::<Vec<_>>(),
+            "followed step by step and made anew are the same"
+        );
+        assert_eq!(places(&directory), places(&whole));
+        let serving: Vec<u16> = directory
+            .serving(&service())
+            .iter()
+            .map(|e| e.port)
+            .collect();
+        (
+            directory.endpoints(&service()).map(Endpoints::size),
+            serving,
+        )
+    };
+    let touched = put(&mut snapshot, "/hosts/h1/record", RECORD);
+    assert_eq!(step(&snapshot, touched), (None, vec![]));
+    // Offered, and nothing runs yet.
+    let manifest = r#"{"image": "web", "services": {"web": 80}}"#;
+    let touched = put(&mut snapshot, "/apps/shop/web/manifest", manifest);
+    assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+    let claim = r#"{"host":"h1","instance":"i1","version":2}"#;
+    let touched = put(&mut snapshot, "/claims/shop/web/slots/0", claim);
+    assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+    // A state of another instance does not count.
+    let state = |instance: &str, state: &str| {
+        format!(
+            r#"{{"instance":"{instance}","state":"{state}","addr":"10.0.0.1","ports":{{"web":20000}}}}"#
+        )
+    };
+    let touched = put(
+        &mut snapshot,
+        "/claims/shop/web/slots/0.state",
+        &state("i0", "ready"),
+    );
+    assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+    let touched = put(
+        &mut snapshot,
+        "/claims/shop/web/slots/0.state",
+        &state("i1", "ready"),
+    );
+    assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
+    // Where no endpoint of a live host is left, that of the missing one stays.
+    let touched = delete(&mut snapshot, "/hosts/h1/record");
+    assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
+    let touched = put(&mut snapshot, "/hosts/h1/record", RECORD);
+    assert_eq!(step(&snapshot, touched), (Some(1), vec![20_000]));
+    let touched = put(
+        &mut snapshot,
+        "/claims/shop/web/slots/0.state",
+        &state("i1", "leaving"),
+    );
+    assert_eq!(step(&snapshot, touched), (Some(1), vec![]));
+    let touched = delete(&mut snapshot, "/claims/shop/web/slots/0");
+    assert_eq!(step(&snapshot, touched), (Some(0), vec![]));
+    let touched = delete(&mut snapshot, "/apps/shop/web/manifest");
+    assert_eq!(step(&snapshot, touched), (None, vec![]));
+}
+
+/// Hosts and services, as the indexes have them.
+fn places(directory: &Directory) -> Vec<String> {
+    let hosts = directory.hosts().map(|host| {
+        let addrs: Vec<IpAddr> = directory.addresses_of(host).collect();
+        for addr in &addrs {
+            assert!(directory.hosts_at(*addr).any(|at| at == host));
+        }
+        format!("{host} {addrs:?}")
+    });
+    let services = directory.services().map(|(id, endpoints)| {
+        let of = directory.services_of(&id.app);
+        let named = directory.services_named(&id.service);
+        assert_eq!(of.chain(named).filter(|(other, _)| *other == id).count(), 2);
+        format!("{id} {}", endpoints.size())
+    });
+    hosts.chain(services).collect()
+}
+
+#[test]
+fn hosts_and_services_are_found_by_address_and_by_name() {
+    let mut snapshot = Snapshot::default();
+    let mut directory = Directory::default();
+    let state = |addr: &str, service: &str| {
+        format!(r#"{{"instance":"i","state":"ready","addr":"{addr}","ports":{{"{service}":1}}}}"#)
+    };
+    let mut step = |snapshot: &Snapshot, touched: Touched| {
+        directory.update(snapshot, &touched);
+        assert_eq!(places(&directory), places(&Directory::new(snapshot)));
+        let at = |last| directory.hosts_at(IpAddr::from([10, 0, 0, last]));
+        let at = |last| at(last).map(HostName::as_str).collect::<Vec<_>>().join(" ");
+        let web = "web".parse().unwrap();
+        let named = directory.services_named(&web);
+        let named: Vec<&str> = named.map(|(id, _)| id.app.as_str()).collect();
+        format!("{} | {} | {}", at(1), at(2), named.join(" "))
+    };
+    for (slot, host) in [
+        ("shop/web/slots/0", "h1"),
+        ("shop/web/slots/1", "h1"),
+        ("blog/web/slots/0", "h2"),
+    ] {
+        let claim = format!(r#"{{"host":"{host}","instance":"i","version":1}}"#);
+        put(&mut snapshot, &format!("/claims/{slot}"), &claim);
+    }
+    let mut says = |key: &str, value: Option<&str>| {
+        let key = format!("/claims/{key}");
+        let touched = match value {
+            Some(value) => put(&mut snapshot, &key, value),
+            None => delete(&mut snapshot, &key),
+        };
+        step(&snapshot, touched)
+    };
+    let (web, other) = (state("10.0.0.1", "web"), state("10.0.0.2", "web"));
+    assert_eq!(says("shop/web/slots/0.state", Some(&web)), "h1 |  | shop");
+    assert_eq!(says("shop/web/slots/1.state", Some(&web)), "h1 |  | shop");
+    let said = says("blog/web/slots/0.state", Some(&web));
+    assert_eq!(
+        said, "h1 h2 |  | blog shop",
+        "two hosts may have one address"
+    );
+    let said = says("shop/web/slots/0.state", Some(&other));
+    assert_eq!(said, "h1 h2 | h1 | blog shop", "and one host two");
+    assert_eq!(says("shop/web/slots/1", None), "h2 | h1 | blog shop");
+    let api = state("10.0.0.1", "api");
+    assert_eq!(says("blog/web/slots/0.state", Some(&api)), "h2 | h1 | shop");
+    assert_eq!(says("blog/web/slots/0", None), " | h1 | shop");
+    assert_eq!(says("shop/web/slots/0", None), " |  | ");
+}
