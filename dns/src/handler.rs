@@ -129,18 +129,18 @@ impl Shared {
         if matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR) {
             return failure(ResponseCode::Refused);
         }
-        if !self.zone.load().contains(query.name()) {
-            return Action::Relay(query);
-        }
         if request.version() > 0 {
             return failure(ResponseCode::BADVERS);
         }
+        // Other classes are about a server itself, such as `version.bind` of CHAOS.
         if !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
             return failure(ResponseCode::Refused);
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let answer = self.zone.load().answer(&self.directory.load(), query, turn);
-        Action::Answer(Response::authoritative(request, answer))
+        answer.map_or(Action::Relay(query), |answer| {
+            Action::Answer(Response::authoritative(request, answer))
+        })
     }
 
     async fn relay(&self, request: &Request, query: &Query) -> Response {

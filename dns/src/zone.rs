@@ -3,27 +3,37 @@
 //! ```text
 //! <domain>                             SOA, NS
 //! ns.<domain>                          the agent itself
-//! <app>.<domain>                       no records (empty non-terminal)
+//! <app>.<domain>                       endpoints of all services of the app
 //! <service>.<app>.<domain>             endpoints for new connections
 //! all.<service>.<app>.<domain>         all endpoints, also those not ready
 //! <one>.<service>.<app>.<domain>       one instance, if it is ready
 //! <one>.all.<service>.<app>.<domain>   one instance
+//! <host>.hosts.<domain>                addresses of a host with instances
 //! ```
 //!
 //! `<one>` is a slot, `0`; where several containers offer the service, also
-//! `<container>-<slot>`. Instances have A or AAAA (the host's address) and SRV
+//! `<container>-<slot>`. `*` or `any` in place of `<app>`, `<service>` or `<one>`
+//! is every one. Instances have A or AAAA (the host's address) and SRV
 //! (the published port), whose target is the instance's own name, so that port
 //! and address belong together. A name without the queried type is NODATA; only
 //! a name that does not exist is NXDOMAIN.
+//!
+//! Outside of the zone, a host's address has a name, that of the host.
 
-use std::collections::BTreeSet;
+mod hosts;
+mod records;
+mod select;
+
 use std::net::IpAddr;
 
 use hickory_proto::op::{Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, NS, SOA, SRV};
+use hickory_proto::rr::rdata::{NS, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use model::directory::{Directory, Endpoint, Endpoints, ServiceId};
-use model::records::Phase;
+use model::directory::{Directory, ServiceId};
+
+use hosts::{HOSTS, Host};
+use records::{address, addresses, record};
+use select::{ALL, Instance, Pattern, Selected};
 
 /// Longest domain; labels of instances take the rest of the 255 octets.
 const MAX_DOMAIN: usize = 100;
@@ -31,10 +41,10 @@ const MAX_DOMAIN: usize = 100;
 const TTL: u32 = 1;
 /// Label of the agent's own address.
 const NAME_SERVER: &str = "ns";
-/// Label of the endpoints, ready or not.
-const ALL: &str = "all";
 /// As in SkyDNS.
 const SRV_PRIORITY: u16 = 10;
+/// Of endpoints on missing hosts.
+const SRV_LAST: u16 = 20;
 /// Sum of the weights in one answer.
 const SRV_WEIGHT: usize = 100;
 
@@ -55,6 +65,7 @@ pub struct Zone {
     origin: Name,
     name_server: Name,
     contact: Name,
+    hosts: Name,
     addrs: Vec<IpAddr>,
 }
 
@@ -73,24 +84,21 @@ enum Node<'a> {
     NameServer,
     /// An empty non-terminal.
     Empty,
-    Instances(Instances<'a>),
+    Addresses(Vec<IpAddr>),
+    /// Instances, and whether they are below `all`.
+    Instances(Selected<'a>, bool),
     Missing,
 }
 
-/// Endpoints of a name.
-struct Instances<'a> {
-    service: ServiceId,
-    /// Below `all`.
-    all: bool,
-    known: &'a Endpoints,
-    /// Those in the answer; none if they are not ready.
-    chosen: Vec<&'a Endpoint>,
-}
-
-/// Label of one instance.
-enum One {
-    Slot(u32),
-    Of(String, u32),
+impl Answer {
+    fn empty() -> Self {
+        Self {
+            code: ResponseCode::NoError,
+            answers: Vec::new(),
+            authority: Vec::new(),
+            additional: Vec::new(),
+        }
+    }
 }
 
 impl Zone {
@@ -114,6 +122,7 @@ impl Zone {
         Ok(Self {
             name_server: below(NAME_SERVER)?,
             contact: below("hostmaster")?,
+            hosts: below(HOSTS)?,
             addrs: addrs
                 .into_iter()
                 .filter(|addr| !addr.is_unspecified())
@@ -123,21 +132,32 @@ impl Zone {
     }
 
     /// The name is in the zone, whether it exists or not.
-    pub(crate) fn contains(&self, name: &Name) -> bool {
+    fn contains(&self, name: &Name) -> bool {
         self.origin.zone_of(name)
     }
 
-    /// The answer for a name in the zone; `turn` rotates the records.
-    pub(crate) fn answer(&self, directory: &Directory, query: &Query, turn: usize) -> Answer {
+    /// The answer for a name in the zone, or of an address that we serve; none for others. `turn` rotates the records.
+    pub(crate) fn answer(
+        &self,
+        directory: &Directory,
+        query: &Query,
+        turn: usize,
+    ) -> Option<Answer> {
+        if self.contains(query.name()) {
+            return Some(self.own(directory, query, turn));
+        }
+        let answers = self.reverse(directory, query);
+        (!answers.is_empty()).then(|| Answer {
+            answers,
+            ..Answer::empty()
+        })
+    }
+
+    fn own(&self, directory: &Directory, query: &Query, turn: usize) -> Answer {
         let name = query.name();
         let wanted = query.query_type();
-        let mut answer = Answer {
-            code: ResponseCode::NoError,
-            answers: Vec::new(),
-            authority: Vec::new(),
-            additional: Vec::new(),
-        };
-        match self.find(directory, name) {
+        let mut answer = Answer::empty();
+        match self.find(directory, name, turn) {
             Node::Missing => answer.code = ResponseCode::NXDomain,
             Node::Empty => {}
             Node::NameServer => {
@@ -154,15 +174,13 @@ impl Zone {
                     answer.additional = addresses(&self.name_server, RecordType::ANY, addrs);
                 }
             }
-            Node::Instances(mut instances) => {
-                let count = instances.chosen.len().max(1);
-                instances.chosen.rotate_left(turn % count);
-                if wanted == RecordType::SRV {
-                    self.srv(name, &instances, &mut answer);
-                } else {
-                    let addrs = instances.chosen.iter().map(|endpoint| endpoint.addr);
-                    answer.answers = addresses(name, wanted, addrs);
-                }
+            Node::Addresses(addrs) => answer.answers = addresses(name, wanted, addrs),
+            Node::Instances(selected, all) if wanted == RecordType::SRV => {
+                self.srv(name, &selected, all, &mut answer);
+            }
+            Node::Instances(selected, _) => {
+                let addrs = selected.instances.iter().map(|one| one.endpoint.addr);
+                answer.answers = addresses(name, wanted, addrs);
             }
         }
         if answer.answers.is_empty() {
@@ -171,8 +189,9 @@ impl Zone {
         answer
     }
 
-    fn find<'a>(&self, directory: &'a Directory, name: &Name) -> Node<'a> {
-        let depth = usize::from(name.num_labels()) - usize::from(self.origin.num_labels());
+    fn find<'a>(&self, directory: &'a Directory, name: &Name, turn: usize) -> Node<'a> {
+        // The library's count of labels leaves out `*`.
+        let depth = name.iter().count() - self.origin.iter().count();
         // All names of the zone are ASCII.
         let labels: Option<Vec<String>> = name
             .iter()
@@ -183,49 +202,54 @@ impl Zone {
             Some(labels) => labels.iter().map(String::as_str).collect(),
             None => return Node::Missing,
         };
-        let found = match labels[..] {
+        match labels[..] {
             [] => return Node::Apex,
             [NAME_SERVER] => return Node::NameServer,
-            [app] => return app_node(directory, app),
-            [service, app] => instances(directory, app, service, false, None),
-            [ALL, service, app] => instances(directory, app, service, true, None),
-            [one, service, app] => instances(directory, app, service, false, Some(one)),
-            [one, ALL, service, app] => instances(directory, app, service, true, Some(one)),
-            _ => None,
-        };
-        found.map_or(Node::Missing, Node::Instances)
+            _ => {}
+        }
+        if let Some(pattern) = Pattern::parse(&labels)
+            && let Some(selected) = pattern.select(directory, turn)
+        {
+            return Node::Instances(selected, pattern.all);
+        }
+        match labels.split_last() {
+            Some((&HOSTS, labels)) => match hosts::find(directory, labels) {
+                Some(Host::At(addrs)) => Node::Addresses(addrs),
+                Some(Host::Above) => Node::Empty,
+                None => Node::Missing,
+            },
+            _ => Node::Missing,
+        }
     }
 
-    fn srv(&self, name: &Name, instances: &Instances<'_>, answer: &mut Answer) {
-        let weight = (SRV_WEIGHT / instances.chosen.len().max(1)).max(1) as u16;
-        let mut named = BTreeSet::new();
-        for endpoint in &instances.chosen {
-            let Some(target) = self.name_of(instances, endpoint) else {
-                continue;
-            };
-            let data = SRV::new(SRV_PRIORITY, weight, endpoint.port, target.clone());
-            answer.answers.push(record(name, RData::SRV(data)));
-            if named.insert((endpoint.slot, &endpoint.container)) {
+    fn srv(&self, name: &Name, selected: &Selected<'_>, all: bool, answer: &mut Answer) {
+        let (live, last) = selected.instances.split_at(selected.live);
+        for (part, priority) in [(live, SRV_PRIORITY), (last, SRV_LAST)] {
+            let weight = (SRV_WEIGHT / part.len().max(1)).max(1) as u16;
+            for instance in part {
+                let Some(target) = self.name_of(instance, all) else {
+                    continue;
+                };
+                let endpoint = instance.endpoint;
                 answer.additional.push(address(&target, endpoint.addr));
+                let data = SRV::new(priority, weight, endpoint.port, target);
+                answer.answers.push(record(name, RData::SRV(data)));
             }
         }
     }
 
     /// The instance's own name, for which [`MAX_DOMAIN`] leaves room.
-    fn name_of(&self, instances: &Instances<'_>, endpoint: &Endpoint) -> Option<Name> {
-        let is_alone = instances
-            .known
-            .keys()
-            .all(|(container, slot)| *slot != endpoint.slot || *container == endpoint.container);
-        let one = if is_alone {
+    fn name_of(&self, instance: &Instance<'_>, all: bool) -> Option<Name> {
+        let endpoint = instance.endpoint;
+        let one = if instance.alone {
             endpoint.slot.to_string()
         } else {
             format!("{}-{}", endpoint.container, endpoint.slot)
         };
-        let ServiceId { app, service } = &instances.service;
+        let ServiceId { app, service } = instance.service;
         let mut name = self.origin.prepend_label(app.as_str()).ok()?;
         name = name.prepend_label(service.as_str()).ok()?;
-        if instances.all {
+        if all {
             name = name.prepend_label(ALL).ok()?;
         }
         name.prepend_label(one.as_str()).ok()
@@ -245,116 +269,6 @@ impl Zone {
         );
         record(&self.origin, RData::SOA(data))
     }
-}
-
-fn app_node<'a>(directory: &'a Directory, app: &str) -> Node<'a> {
-    let exists = directory
-        .services()
-        .any(|(service, _)| service.app.as_str() == app);
-    if exists { Node::Empty } else { Node::Missing }
-}
-
-fn instances<'a>(
-    directory: &'a Directory,
-    app: &str,
-    service: &str,
-    all: bool,
-    one: Option<&str>,
-) -> Option<Instances<'a>> {
-    let service = ServiceId {
-        app: app.parse().ok()?,
-        service: service.parse().ok()?,
-    };
-    let known: &Endpoints = directory.endpoints(&service)?;
-    let one = match one {
-        Some(label) => Some(One::parse(label)?),
-        None => None,
-    };
-    if let Some(one) = &one
-        && !known.values().any(|endpoint| one.is(endpoint))
-    {
-        return None;
-    }
-    let mut chosen = if all {
-        present(known)
-    } else {
-        directory.serving(&service)
-    };
-    chosen.retain(|endpoint| one.as_ref().is_none_or(|one| one.is(endpoint)));
-    Some(Instances {
-        service,
-        all,
-        known,
-        chosen,
-    })
-}
-
-/// Endpoints, ready or not, on live hosts; without one, those on missing hosts.
-fn present(known: &Endpoints) -> Vec<&Endpoint> {
-    let there = || known.values().filter(|e| e.phase != Phase::Stopped);
-    let live: Vec<&Endpoint> = there().filter(|e| e.live).collect();
-    if live.is_empty() {
-        there().collect()
-    } else {
-        live
-    }
-}
-
-impl One {
-    fn parse(label: &str) -> Option<Self> {
-        match label.rsplit_once('-') {
-            Some((container, slot)) => Some(Self::Of(container.to_owned(), number(slot)?)),
-            None => Some(Self::Slot(number(label)?)),
-        }
-    }
-
-    fn is(&self, endpoint: &Endpoint) -> bool {
-        match self {
-            Self::Slot(slot) => *slot == endpoint.slot,
-            Self::Of(container, slot) => {
-                *slot == endpoint.slot && *container == endpoint.container.as_str()
-            }
-        }
-    }
-}
-
-/// A slot in its canonical spelling.
-fn number(text: &str) -> Option<u32> {
-    let number: u32 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
-}
-
-/// Records of the queried type, each address once, in order.
-fn addresses(
-    name: &Name,
-    wanted: RecordType,
-    addrs: impl IntoIterator<Item = IpAddr>,
-) -> Vec<Record> {
-    let mut seen = BTreeSet::new();
-    addrs
-        .into_iter()
-        .filter(|addr| match wanted {
-            RecordType::A => addr.is_ipv4(),
-            RecordType::AAAA => addr.is_ipv6(),
-            // Any subset will do (RFC 8482).
-            RecordType::ANY => true,
-            _ => false,
-        })
-        .filter(|addr| seen.insert(*addr))
-        .map(|addr| address(name, addr))
-        .collect()
-}
-
-fn address(name: &Name, addr: IpAddr) -> Record {
-    let data = match addr {
-        IpAddr::V4(addr) => RData::A(A(addr)),
-        IpAddr::V6(addr) => RData::AAAA(AAAA(addr)),
-    };
-    record(name, data)
-}
-
-fn record(name: &Name, data: RData) -> Record {
-    Record::from_rdata(name.clone(), TTL, data)
 }
 
 #[cfg(test)]
