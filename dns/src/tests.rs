@@ -4,4 +4,5 @@ mod asking;
 pub(crate) mod fixture;
 mod limits;
 mod packets;
+mod protocol;
 mod relaying;

@@ -83,7 +83,7 @@ impl Resolver {
         Self::start(move |question| vec![response(question, code)]).await
     }
 
-    fn asked(&self) -> u64 {
+    pub(super) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 }
