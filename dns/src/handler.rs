@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use hickory_proto::op::{OpCode, Query, ResponseCode};
+use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use model::directory::Directory;
+use model::skydns::Records;
 use tracing::warn;
 
 use listen::LogThrottle;
 
 use crate::relay::Relay;
 use crate::response::Response;
-use crate::zone::Zone;
+use crate::zone::{Tables, Zone};
 
 /// Interval between log lines on queries that no resolver answers.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -47,6 +48,7 @@ pub(crate) struct Handler(Arc<Shared>);
 struct Shared {
     zone: ArcSwap<Zone>,
     directory: Arc<ArcSwap<Directory>>,
+    records: Arc<ArcSwap<Records>>,
     relay: Relay,
     turn: AtomicUsize,
     counters: Arc<Counters>,
@@ -57,15 +59,23 @@ struct Shared {
 enum Action<'a> {
     /// Answered at once.
     Answer(Response),
+    /// Answered with what another name has, which is forwarded.
+    Follow(Response, Query),
     /// Forwarded.
     Relay(&'a Query),
 }
 
 impl Handler {
-    pub(crate) fn new(zone: Zone, directory: Arc<ArcSwap<Directory>>, relay: Relay) -> Self {
+    pub(crate) fn new(
+        zone: Zone,
+        directory: Arc<ArcSwap<Directory>>,
+        records: Arc<ArcSwap<Records>>,
+        relay: Relay,
+    ) -> Self {
         Self(Arc::new(Shared {
             zone: ArcSwap::from_pointee(zone),
             directory,
+            records,
             relay,
             turn: AtomicUsize::new(0),
             counters: Arc::default(),
@@ -112,6 +122,7 @@ impl Shared {
                 count(&self.counters.answered);
                 response
             }
+            Action::Follow(response, query) => self.follow(request, response, &query).await,
             Action::Relay(query) => self.relay(request, query).await,
         }
     }
@@ -137,10 +148,39 @@ impl Shared {
             return failure(ResponseCode::Refused);
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let answer = self.zone.load().answer(&self.directory.load(), query, turn);
-        answer.map_or(Action::Relay(query), |answer| {
-            Action::Answer(Response::authoritative(request, answer))
-        })
+        let tables = Tables {
+            directory: &self.directory.load(),
+            records: &self.records.load(),
+        };
+        let Some(mut answer) = self.zone.load().answer(tables, query, turn) else {
+            return Action::Relay(query);
+        };
+        let follow = answer.follow.take();
+        let response = Response::authoritative(request, answer);
+        match follow {
+            Some(name) => Action::Follow(response, Query::query(name, query.query_type())),
+            None => Action::Answer(response),
+        }
+    }
+
+    /// An alias is answered with what it leads to, as its client asks for no more.
+    async fn follow(&self, request: &Request, mut response: Response, query: &Query) -> Response {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = true;
+        message.add_query(query.clone());
+        let Ok(packet) = message.to_vec() else {
+            return Response::failure(request, ResponseCode::ServFail);
+        };
+        let asked = self
+            .relay
+            .ask(&packet, query, request.protocol(), request.src());
+        if let Some(answer) = asked.await {
+            count(&self.counters.answered);
+            response.extend(answer);
+            response
+        } else {
+            self.unanswered(request)
+        }
     }
 
     async fn relay(&self, request: &Request, query: &Query) -> Response {
@@ -151,10 +191,14 @@ impl Shared {
             count(&self.counters.relayed);
             Response::forwarded(request, answer)
         } else {
-            count(&self.counters.failed);
-            self.warn_unanswered();
-            Response::failure(request, ResponseCode::ServFail)
+            self.unanswered(request)
         }
+    }
+
+    fn unanswered(&self, request: &Request) -> Response {
+        count(&self.counters.failed);
+        self.warn_unanswered();
+        Response::failure(request, ResponseCode::ServFail)
     }
 
     fn warn_unanswered(&self) {

@@ -64,6 +64,15 @@ impl Response {
         response
     }
 
+    /// Adds what an upstream resolver has for the name that the last alias leads to.
+    pub(crate) fn extend(&mut self, message: Message) {
+        self.metadata.response_code = message.metadata.response_code;
+        // The client comes back over TCP.
+        self.metadata.truncation = message.metadata.truncation;
+        self.answers.extend(message.answers);
+        self.authorities = message.authorities;
+    }
+
     /// An answer of an upstream resolver.
     pub(crate) fn forwarded(request: &Request, mut message: Message) -> Self {
         message.metadata.id = request.metadata.id;

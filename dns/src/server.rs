@@ -13,6 +13,7 @@ use listen::{BIND_RETRY, Binder, Limiter, Problem};
 use manifests::manifest::Protocol;
 use model::backoff::Exponential;
 use model::directory::Directory;
+use model::skydns::Records;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -36,6 +37,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The authoritative zone.
     pub zone: Zone,
+    /// Records of others.
+    pub records: Arc<ArcSwap<Records>>,
     /// Files that name the upstream resolvers.
     pub files: Files,
     /// Where the sockets come from.
@@ -89,7 +92,12 @@ impl Dns {
         let upstreams = Upstreams::new(config.files, addresses.subscribe());
         let wanted = watch::Sender::new(config.listen);
         let (binder, begin) = (config.binder, config.begin);
-        let handler = Handler::new(config.zone, directory, Relay::new(upstreams));
+        let handler = Handler::new(
+            config.zone,
+            directory,
+            config.records,
+            Relay::new(upstreams),
+        );
         Handle {
             addresses: addresses.subscribe(),
             problems: problems.subscribe(),

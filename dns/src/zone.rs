@@ -18,9 +18,11 @@
 //! and address belong together. A name without the queried type is NODATA; only
 //! a name that does not exist is NXDOMAIN.
 //!
-//! Outside of the zone, a host's address has a name, that of the host.
+//! Names that are not ours may have records of others. Outside of the zone, a
+//! host's address has a name, that of the host.
 
 mod hosts;
+mod others;
 mod records;
 mod select;
 
@@ -30,6 +32,7 @@ use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{NS, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::directory::{Directory, ServiceId};
+use model::skydns::Records;
 
 use hosts::{HOSTS, Host};
 use records::{address, addresses, record};
@@ -47,6 +50,17 @@ const SRV_PRIORITY: u16 = 10;
 const SRV_LAST: u16 = 20;
 /// Sum of the weights in one answer.
 const SRV_WEIGHT: usize = 100;
+
+/// Longest chain of aliases, as in SkyDNS.
+const CHAIN: usize = 8;
+
+/// What is answered from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tables<'a> {
+    pub(crate) directory: &'a Directory,
+    /// Of others.
+    pub(crate) records: &'a Records,
+}
 
 /// Error of parsing a domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +90,8 @@ pub(crate) struct Answer {
     pub(crate) answers: Vec<Record>,
     pub(crate) authority: Vec<Record>,
     pub(crate) additional: Vec<Record>,
+    /// A name outside of the zone to which the last alias leads: what was asked for is asked for there.
+    pub(crate) follow: Option<Name>,
 }
 
 /// Kind of a name.
@@ -97,6 +113,7 @@ impl Answer {
             answers: Vec::new(),
             authority: Vec::new(),
             additional: Vec::new(),
+            follow: None,
         }
     }
 }
@@ -137,33 +154,50 @@ impl Zone {
     }
 
     /// The answer for a name in the zone, or of an address that we serve; none for others. `turn` rotates the records.
-    pub(crate) fn answer(
-        &self,
-        directory: &Directory,
-        query: &Query,
-        turn: usize,
-    ) -> Option<Answer> {
-        if self.contains(query.name()) {
-            return Some(self.own(directory, query, turn));
+    pub(crate) fn answer(&self, tables: Tables<'_>, query: &Query, turn: usize) -> Option<Answer> {
+        if !self.contains(query.name()) {
+            let answers = self.reverse(&tables, query);
+            return (!answers.is_empty()).then(|| Answer {
+                answers,
+                ..Answer::empty()
+            });
         }
-        let answers = self.reverse(directory, query);
-        (!answers.is_empty()).then(|| Answer {
-            answers,
+        let mut answer = self.own(&tables, query, turn);
+        for _ in 0..CHAIN {
+            let Some(target) = answer.follow.take_if(|target| self.contains(target)) else {
+                return Some(answer);
+            };
+            let next = self.own(&tables, &Query::query(target, query.query_type()), turn);
+            let before = std::mem::take(&mut answer.answers);
+            answer = Answer {
+                answers: before.into_iter().chain(next.answers).collect(),
+                ..next
+            };
+        }
+        // It is longer, or a circle.
+        Some(Answer {
+            code: ResponseCode::ServFail,
             ..Answer::empty()
         })
     }
 
-    fn own(&self, directory: &Directory, query: &Query, turn: usize) -> Answer {
+    fn own(&self, tables: &Tables<'_>, query: &Query, turn: usize) -> Answer {
         let name = query.name();
         let wanted = query.query_type();
+        let directory = tables.directory;
         let mut answer = Answer::empty();
         match self.find(directory, name, turn) {
-            Node::Missing => answer.code = ResponseCode::NXDomain,
+            Node::Missing => {
+                if !others::add(tables.records, query, turn, &mut answer) {
+                    answer.code = ResponseCode::NXDomain;
+                }
+            }
             Node::Empty => {}
             Node::NameServer => {
                 answer.answers = addresses(name, wanted, self.addrs.iter().copied());
             }
             Node::Apex => {
+                others::add(tables.records, query, turn, &mut answer);
                 if matches!(wanted, RecordType::SOA | RecordType::ANY) {
                     answer.answers.push(self.soa(directory));
                 }

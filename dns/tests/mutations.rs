@@ -82,6 +82,7 @@ async fn mutated_packets_neither_stop_the_server_nor_cost_memory() -> Result<()>
             behind_stub: "/nonexistent".into(),
         },
         binder: listen::Binder::default(),
+        records: Arc::default(),
         begin: CancellationToken::new(),
     };
     config.begin.cancel();

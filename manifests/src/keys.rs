@@ -20,6 +20,8 @@ pub const CONFIG: &str = "/dokkaa/config/";
 pub const HOSTS: &str = "/hosts/";
 /// Status of slots, outside the watched range.
 pub const STATUS: &str = "/status/";
+/// Records of others in DNS, in SkyDNS's format.
+pub const SKYDNS: &str = "/skydns/";
 /// Bookkeeping of the v2 API, which never shows it.
 pub const V2_META: &str = "/v2meta";
 

@@ -4,7 +4,8 @@
 //! values. `etcd` carries them out on a real etcd, `memory` in memory; one
 //! battery of tests runs against both. On top stand the `view` (list, then
 //! watch), the `host`'s record on its lease, `claims`, the guarded transactions by
-//! which slots change hands, and `settle`, which finds out whether a write happened.
+//! which slots change hands, `settle`, which finds out whether a write happened, and
+//! `skydns`, the records of others in DNS.
 
 pub mod alarm;
 pub mod claims;
@@ -14,6 +15,7 @@ pub mod kv;
 #[cfg(feature = "testing")]
 pub mod memory;
 pub mod settle;
+pub mod skydns;
 pub mod state_file;
 pub mod view;
 

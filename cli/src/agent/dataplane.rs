@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ambassador::{Ambassador, Tables};
+use arc_swap::ArcSwap;
 use conductor::firewall;
 use conductor::reachability::watch::Probe;
 use engine::{Bridge, EngineFacts, EngineInfo};
 use model::observed::Surroundings;
+use model::skydns::Records;
+use store::skydns;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -48,12 +51,16 @@ pub(super) async fn start(
         published,
         ..
     } = parts;
+    let records = Arc::<ArcSwap<Records>>::default();
+    let (kv, to) = (parts.kv.clone(), Arc::clone(&records));
+    tasks.spawn(|stop| skydns::follow(kv, move |records| to.store(Arc::new(records)), stop));
     let dns = dns_addresses(config, bridge.gateway);
     let names = dns::Dns::start(
         dns::Config {
             listen: dns.clone(),
             zone: dns::Zone::new(&config.domain, dns.iter().map(SocketAddr::ip))
                 .map_err(Misconfigured::by)?,
+            records,
             files: dns::Files::default(),
             binder: inheritance.binder.clone(),
             begin: known.clone(),

@@ -23,6 +23,7 @@ pub mod records;
 pub mod revision;
 pub mod rules;
 pub mod scope;
+pub mod skydns;
 pub mod snapshot;
 pub mod time;
 pub mod volumes;

@@ -200,6 +200,7 @@ async fn the_port_is_free_after_shutdown() -> Result<()> {
         listen: vec![listen],
         zone: crate::Zone::new("skydns.local", [])?,
         binder: listen::Binder::default(),
+        records: Arc::default(),
         begin: begun(),
         files: crate::Files {
             resolv_conf: folder.path().join("none"),

@@ -11,6 +11,7 @@ use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use manifests::ContainerId;
 use model::directory::Directory;
+use model::skydns::Records;
 use model::snapshot::{Change, Snapshot};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -81,6 +82,7 @@ pub(crate) struct Bench {
     pub(crate) handle: Handle,
     pub(crate) addr: SocketAddr,
     pub(crate) directory: Arc<ArcSwap<Directory>>,
+    pub(crate) records: Arc<ArcSwap<Records>>,
     pub(crate) shutdown: CancellationToken,
     folder: tempfile::TempDir,
 }
@@ -110,10 +112,12 @@ impl Bench {
         folder: tempfile::TempDir,
         begin: CancellationToken,
     ) -> Result<Self> {
+        let records = Arc::<ArcSwap<Records>>::default();
         let config = Config {
             listen: vec![listen],
             zone: Zone::new("skydns.local", [listen.ip()])?,
             binder: listen::Binder::default(),
+            records: Arc::clone(&records),
             begin,
             files: Files {
                 resolv_conf: folder.path().join("resolv.conf"),
@@ -126,6 +130,7 @@ impl Bench {
             handle: Dns::start(config, Arc::clone(&directory), shutdown.clone()),
             addr: listen,
             directory,
+            records,
             shutdown,
             folder,
         })

@@ -1,13 +1,16 @@
 //! What the RFCs ask of a server, beyond names.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result, ensure};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use model::directory::Directory;
+use model::skydns::Records;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 use super::fixture::{Bench, Cluster};
 use super::relaying::Resolver;
@@ -222,5 +225,46 @@ async fn a_client_that_does_not_read_is_hung_up_on() -> Result<()> {
     let mut taken = Vec::new();
     let _ = stream.read_to_end(&mut taken).await;
     assert!(bench.tcp(&framed[2..]).await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_alias_is_answered_with_what_it_leads_to() -> Result<()> {
+    let resolver = Resolver::start(|question| {
+        let mut answer = Message::from_vec(question).expect("question");
+        answer.metadata.message_type = MessageType::Response;
+        let name = answer.queries[0].name().clone();
+        if name.to_ascii() == "gone.example.com." {
+            answer.metadata.response_code = ResponseCode::NXDomain;
+        } else {
+            let data = RData::A(A::new(192, 0, 2, 7));
+            answer.answers = vec![Record::from_rdata(name, 300, data)];
+        }
+        vec![answer.to_vec().expect("answer")]
+    })
+    .await?;
+    let bench = Bench::start(web(1), &[resolver.addr]).await?;
+    let mut records = Records::default();
+    for name in ["db", "gone"] {
+        let key = format!("/skydns/local/skydns/{name}");
+        let value = format!(r#"{{"host":"{name}.example.com"}}"#);
+        records.put(&key, value.as_bytes())?;
+    }
+    bench.records.store(Arc::new(records));
+    let text = bench.dig("+short db.skydns.local A").await?;
+    assert_eq!(text, "db.example.com.\n192.0.2.7\n");
+    let text = bench.dig("gone.skydns.local A").await?;
+    ensure!(text.contains("status: NXDOMAIN"), "{text}");
+    ensure!(text.contains("CNAME\tgone.example.com."), "{text}");
+    assert_eq!(resolver.asked(), 2);
+    // Without a resolver half an answer is none.
+    let gone = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
+    let bench = Bench::start(web(1), &[gone]).await?;
+    let mut records = Records::default();
+    records.put("/skydns/local/skydns/db", br#"{"host":"db.example.com"}"#)?;
+    bench.records.store(Arc::new(records));
+    let text = bench.dig("db.skydns.local A").await?;
+    ensure!(text.contains("status: SERVFAIL"), "{text}");
+    ensure!(text.contains("ANSWER: 0"), "{text}");
     Ok(())
 }

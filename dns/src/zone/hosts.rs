@@ -9,8 +9,8 @@ use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::directory::Directory;
 
-use super::Zone;
-use super::records::record;
+use super::records::with_ttl;
+use super::{TTL, Tables, Zone, others};
 
 /// Label of the hosts.
 pub(super) const HOSTS: &str = "hosts";
@@ -46,21 +46,29 @@ pub(super) fn find(directory: &Directory, labels: &[&str]) -> Option<Host> {
 }
 
 impl Zone {
-    /// The names of an address at which instances are published; no records if it is another one, or no such query.
-    pub(crate) fn reverse(&self, directory: &Directory, query: &Query) -> Vec<Record> {
+    /// The names of an address at which instances are published, or that others have named; no records if it is another
+    /// one, or no such query.
+    pub(super) fn reverse(&self, tables: &Tables<'_>, query: &Query) -> Vec<Record> {
+        let name = query.name();
         if !matches!(query.query_type(), RecordType::PTR | RecordType::ANY) {
             return Vec::new();
         }
-        let Some(addr) = address_of(query.name()) else {
+        let Some(addr) = address_of(name) else {
             return Vec::new();
         };
-        let name = |host: &str| Name::from_ascii(host).ok()?.append_name(&self.hosts).ok();
-        let names = directory
-            .hosts_at(addr)
-            .filter_map(|host| name(host.as_str()));
+        let pointer = |ttl, host| with_ttl(name, ttl, RData::PTR(PTR(host)));
+        let below = |host: &str| Name::from_ascii(host).ok()?.append_name(&self.hosts).ok();
+        let hosts = tables.directory.hosts_at(addr);
+        let mut names: Vec<Record> = hosts
+            .filter_map(|host| Some(pointer(TTL, below(host.as_str())?)))
+            .collect();
+        if names.is_empty()
+            && let Some(record) = others::at(tables.records, name)
+            && let Some(target) = others::target(record)
+        {
+            names.push(pointer(others::ttl(record), target));
+        }
         names
-            .map(|host| record(query.name(), RData::PTR(PTR(host))))
-            .collect()
     }
 }
 

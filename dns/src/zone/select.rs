@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use model::directory::{self, Directory, Endpoint, Endpoints, ServiceId};
 use model::records::Phase;
+use model::skydns::WILDCARDS;
 
 /// Label of the endpoints, ready or not.
 pub(super) const ALL: &str = "all";
-/// Labels that stand for any one label, as in SkyDNS.
-const WILDCARDS: [&str; 2] = ["*", "any"];
 /// A name that means several services stands for those with the first so many services and instances: more don't
 /// fit a message, and no query is to take long.
-const MOST: usize = 1_000;
+pub(super) const MOST: usize = 1_000;
 
 /// The labels of a name of services or instances.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! Questions to a small cluster, and the answers in full.
 
+use std::sync::LazyLock;
+
 use super::*;
 use crate::tests::fixture::Cluster;
 
@@ -20,6 +22,14 @@ fn shop() -> Directory {
     cluster.directory()
 }
 
+fn tables(directory: &Directory) -> Tables<'_> {
+    static NONE: LazyLock<Records> = LazyLock::new(Records::default);
+    Tables {
+        directory,
+        records: &NONE,
+    }
+}
+
 /// The answer on a few lines: code, then each record's section, type and data.
 fn ask(question: &str) -> String {
     ask_turn(question, 0)
@@ -30,7 +40,7 @@ fn ask_turn(question: &str, turn: usize) -> String {
     let (name, wanted) = question.split_once(' ').expect("name and type");
     let name = Name::from_ascii(name).expect("name");
     let query = Query::query(name, wanted.parse().expect("type"));
-    let Some(answer) = zone.answer(&shop(), &query, turn) else {
+    let Some(answer) = zone.answer(tables(&shop()), &query, turn) else {
         return "forwarded".to_owned();
     };
     let mut text = format!("{:?}\n", answer.code);
@@ -178,7 +188,8 @@ fn a_label_may_be_any_octets() {
         let name = Name::from_labels(labels).expect("name");
         let query = Query::query(name, RecordType::A);
         assert_eq!(
-            zone.answer(&shop(), &query, 0).map(|answer| answer.code),
+            zone.answer(tables(&shop()), &query, 0)
+                .map(|answer| answer.code),
             Some(ResponseCode::NXDomain),
             "{label:?}"
         );
@@ -231,7 +242,7 @@ fn an_endpoint_of_a_missing_host_is_the_last_resort() {
     let zone = Zone::new("skydns.local", []).expect("domain");
     let addrs = |name: &str| -> Vec<Option<IpAddr>> {
         let query = Query::query(Name::from_ascii(name).expect("name"), RecordType::A);
-        let answer = zone.answer(&directory, &query, 0).expect("ours");
+        let answer = zone.answer(tables(&directory), &query, 0).expect("ours");
         answer.answers.iter().map(|r| r.data.ip_addr()).collect()
     };
     let ip = |last| Some(IpAddr::from([10, 0, 0, last]));
@@ -324,7 +335,7 @@ fn a_host_may_have_dots() {
     let zone = Zone::new("skydns.local", []).expect("domain");
     let code = |name: &str| {
         let name = Name::from_ascii(format!("{name}.hosts.skydns.local.")).expect("name");
-        let answer = zone.answer(&directory, &Query::query(name, RecordType::A), 0);
+        let answer = zone.answer(tables(&directory), &Query::query(name, RecordType::A), 0);
         let answer = answer.expect("ours");
         (answer.code, answer.answers.len())
     };
@@ -347,7 +358,7 @@ fn instances_of_missing_hosts_come_last() {
     for turn in 0..3 {
         let name = Name::from_ascii("shop.skydns.local.").expect("name");
         let query = Query::query(name, RecordType::SRV);
-        let answer = zone.answer(&directory, &query, turn).expect("ours");
+        let answer = zone.answer(tables(&directory), &query, turn).expect("ours");
         let records = answer.answers.iter().map(|record| record.data.to_string());
         let mut records: Vec<String> = records.collect();
         assert_eq!(records[2], "20 100 1 0.api.shop.skydns.local.");
@@ -373,7 +384,10 @@ fn a_wildcard_stops_after_the_first_thousand() {
     for name in ["*", "web.*", "0.*.*", "0.web.*"] {
         let name = Name::from_ascii(format!("{name}.skydns.local.")).expect("name");
         let query = Query::query(name, RecordType::SRV);
-        let count = |directory| zone.answer(directory, &query, 0).map(|a| a.answers.len());
+        let count = |directory| {
+            zone.answer(tables(directory), &query, 0)
+                .map(|a| a.answers.len())
+        };
         assert_eq!(count(&few), Some(1));
         assert_eq!(count(&many), Some(500), "{query}");
     }

@@ -1,0 +1,163 @@
+//! Keys and values as others write them.
+
+use super::*;
+
+fn table(records: &[(&str, &str)]) -> Records {
+    let mut table = Records::default();
+    for (name, value) in records {
+        let key = format!("/skydns/local/skydns/{name}");
+        table.put(&key, value.as_bytes()).expect("record");
+    }
+    table
+}
+
+/// The names of what is found, below the domain.
+fn below(table: &Records, labels: &str) -> Vec<String> {
+    let labels: Vec<&str> = ["local", "skydns"]
+        .into_iter()
+        .chain(labels.split_terminator('/'))
+        .collect();
+    let found = table.below(&labels, 100);
+    let names = found.iter().map(|(labels, _)| labels[2..].join("/"));
+    names.collect()
+}
+
+fn parsed(value: &str) -> Result<Record, RecordError> {
+    parse::parse(value.as_bytes())
+}
+
+#[test]
+fn a_record_is_parsed_as_others_write_it() {
+    let whole = parsed(
+        r#"{"host":"10.0.0.9","port":8080,"priority":20,"weight":50,"text":"hello","ttl":60,
+            "group":"g1","targetstrip":1,"mail":true,"creationDate":"2019-01-01T00:00:00Z"}"#,
+    );
+    let record = Record {
+        host: Some(Target::Addr([10, 0, 0, 9].into())),
+        port: 8080,
+        priority: 20,
+        weight: 50,
+        text: "hello".to_owned(),
+        ttl: Some(60),
+        group: "g1".to_owned(),
+        target_strip: 1,
+        mail: true,
+    };
+    assert_eq!(whole, Ok(record));
+    let lenient = parsed(r#"{"Host": "Db.Example.COM.", "Port": "80", "ttl": null}"#);
+    let record = lenient.expect("record");
+    assert_eq!(record.host, Some(Target::Name("db.example.com".to_owned())));
+    assert_eq!((record.port, record.priority, record.ttl), (80, 10, None));
+    let six = parsed(r#"{"host":"fd00::1"}"#).expect("record");
+    assert!(matches!(six.host, Some(Target::Addr(addr)) if addr.is_ipv6()));
+    assert_eq!(parsed(r#"{"text":"only"}"#).expect("record").host, None);
+}
+
+#[test]
+fn what_is_no_record_says_why() {
+    for (value, why) in [
+        ("", "is not a JSON object"),
+        ("[1]", "is not a JSON object"),
+        ("{}", "has neither `host` nor `text`"),
+        (r#"{"port":80}"#, "has neither `host` nor `text`"),
+        (
+            r#"{"host":"a b"}"#,
+            "`host` is not an address or a domain name",
+        ),
+        (
+            r#"{"host":"a..b"}"#,
+            "`host` is not an address or a domain name",
+        ),
+        (r#"{"host":1}"#, "`host` is not a string"),
+        (
+            r#"{"host":"a","port":65536}"#,
+            "`port` is not a number in its range",
+        ),
+        (
+            r#"{"host":"a","port":-1}"#,
+            "`port` is not a number in its range",
+        ),
+        (
+            r#"{"host":"a","ttl":{}}"#,
+            "`ttl` is not a number in its range",
+        ),
+        (r#"{"host":"a","mail":1}"#, "`mail` is not true or false"),
+    ] {
+        let error = parsed(value).expect_err(value).to_string();
+        assert!(error.starts_with(why), "{value}: {error}");
+    }
+    let long = format!(r#"{{"text":"{}"}}"#, "a".repeat(5000));
+    assert_eq!(parsed(&long), Err(RecordError::TooLong(5011)));
+    let mut table = Records::default();
+    let long = format!("/skydns/{}", "a/".repeat(130));
+    for key in [
+        "/skydns/",
+        "/skydns//",
+        "/skydns/local//db",
+        "/skydns/local/a.b",
+        "/skydns/local/a b",
+        "/skydns/*/com",
+        "/other/local/db",
+        &long,
+    ] {
+        let error = table.put(key, br#"{"host":"a"}"#);
+        assert_eq!(error, Err(RecordError::NotAName), "{key}");
+    }
+    assert!(table.is_empty());
+}
+
+#[test]
+fn a_name_is_all_that_is_below_it() {
+    let host = r#"{"host":"10.0.0.9"}"#;
+    let mut table = table(&[
+        ("east/production/rails/1", host),
+        ("east/staging/rails/4", host),
+        ("east/staging/rails/6", host),
+        ("east-2/web", host),
+        ("EAST2/Web", host),
+        ("west/production/rails/2", host),
+    ]);
+    let east = [
+        "east/production/rails/1",
+        "east/staging/rails/4",
+        "east/staging/rails/6",
+    ];
+    assert_eq!(below(&table, "east/"), east);
+    assert_eq!(below(&table, "east/*"), east);
+    assert_eq!(below(&table, "east/any/rails"), east);
+    assert_eq!(
+        below(&table, "*/production"),
+        [east[0], "west/production/rails/2"]
+    );
+    assert_eq!(below(&table, "*/*/*/4"), [east[1]]);
+    assert_eq!(below(&table, "east2"), ["east2/web"]);
+    assert_eq!(below(&table, "").len(), 6);
+    assert_eq!(below(&table, "eas"), [""; 0]);
+    assert_eq!(below(&table, "*/web/*"), [""; 0]);
+    // Names that are given back, or say nothing any more.
+    table.delete("/skydns/local/skydns/east2/web");
+    assert_eq!(below(&table, "east2"), [""; 0]);
+    let key = "/skydns/local/skydns/west/production/rails/2";
+    assert_eq!(table.put(key, b"{}"), Err(RecordError::Nothing));
+    assert_eq!(below(&table, "west"), [""; 0]);
+    assert_eq!(table.len(), 4);
+    assert!(table.at(&["local", "skydns", "east-2", "web"]).is_some());
+    assert!(table.at(&["local", "skydns", "east-2"]).is_none());
+}
+
+#[test]
+fn what_a_wildcard_looks_at_is_bounded() {
+    let host = r#"{"host":"10.0.0.9"}"#;
+    let names: Vec<String> = (0..1000).map(|n| format!("app{n:03}/web")).collect();
+    let records: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), host)).collect();
+    let table = table(&records);
+    let found = |labels: &[&str]| table.below(labels, 100).len();
+    assert_eq!(found(&["local"]), 100);
+    assert_eq!(
+        found(&["local", "skydns", "*", "web"]),
+        50,
+        "each is two steps"
+    );
+    assert_eq!(found(&["local", "skydns", "*", "none"]), 0);
+    assert_eq!(found(&["local", "skydns", "app999"]), 1);
+}

@@ -1,0 +1,199 @@
+//! Follows what others write under `/skydns`: a list, then a watch.
+//!
+//! Nothing is decided from it, so it needs none of the view's proofs: a list an
+//! hour heals what a watch has lost. While etcd is away the last records hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use manifests::keys::SKYDNS;
+use model::backoff::Exponential;
+use model::skydns::Records;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::kv::{Event, KeyRange, Kv, KvError, Range, Watch, WatchReply};
+
+/// SkyDNS's own settings are no record.
+const SETTINGS: &str = "/skydns/config";
+/// Keys per read.
+const PAGE: i64 = 1_000;
+/// A list this often.
+const LIST_EVERY: Duration = Duration::from_secs(3600);
+/// Waits after failures, the first and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Gives the records to `says` at each change, until `stop`.
+pub async fn follow(kv: Arc<dyn Kv>, says: impl Fn(Records), stop: CancellationToken) {
+    let mut follower = Follower {
+        kv,
+        says,
+        records: Records::default(),
+        listed: false,
+    };
+    let mut retry = Exponential::new(RETRY.0, RETRY.1);
+    let follows = async {
+        loop {
+            match follower.list_and_watch().await {
+                Ok(()) => retry.reset(),
+                Err(error) => {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    // Said once, however long it lasts. What hides etcd is said by others.
+                    if matches!(error, KvError::Refused(_)) && retry.failures() == 0 {
+                        warn!(%error, source, "records under {SKYDNS} can't be read, and are not in DNS");
+                    } else {
+                        debug!(%error, source, "records under {SKYDNS} can't be followed");
+                    }
+                    sleep(retry.next_wait()).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(follows).await;
+}
+
+struct Follower<S> {
+    kv: Arc<dyn Kv>,
+    says: S,
+    records: Records,
+    /// What is wrong in a later list was logged before.
+    listed: bool,
+}
+
+impl<S: Fn(Records)> Follower<S> {
+    /// Until the watch ends, or the next list is due.
+    async fn list_and_watch(&mut self) -> Result<(), KvError> {
+        let revision = self.list().await?;
+        let next_list = Instant::now() + LIST_EVERY;
+        let keys = KeyRange::prefix(SKYDNS);
+        let mut watch: Watch = self.kv.watch(keys, revision + 1, false).await?;
+        loop {
+            let reply = tokio::select! {
+                reply = watch.replies.recv() => reply,
+                () = sleep_until(next_list) => return Ok(()),
+            };
+            match reply {
+                Some(WatchReply::Events(events, _)) => {
+                    for event in events {
+                        match event {
+                            Event::Put { now, .. } => self.put(&now.key, &now.value, true),
+                            Event::Delete { key, .. } => self.records.delete(&key),
+                        }
+                    }
+                    (self.says)(self.records.clone());
+                }
+                Some(WatchReply::Progress(_)) => {}
+                Some(WatchReply::Compacted(_)) | None => return Ok(()),
+                Some(WatchReply::Closed(reason)) => {
+                    debug!(reason, "watch of {SKYDNS} closed");
+                    // Not at once: the reason may stand.
+                    sleep(RETRY.0).await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// All records as of one revision.
+    async fn list(&mut self) -> Result<i64, KvError> {
+        let mut range = Range {
+            limit: PAGE,
+            ..Range::new(KeyRange::prefix(SKYDNS))
+        };
+        let before = std::mem::take(&mut self.records);
+        let result = loop {
+            let page = match self.kv.range_at_stream(range.clone()).await {
+                Ok(page) => page,
+                Err(error) => break Err(error),
+            };
+            if range.revision == 0 {
+                range.revision = page.revision;
+            }
+            for kv in &page.kvs {
+                self.put(&kv.key, &kv.value, !self.listed);
+            }
+            match page.kvs.last() {
+                Some(last) if page.more => range.keys.start = format!("{}\0", last.key).into(),
+                _ => break Ok(range.revision),
+            }
+        };
+        match result {
+            Ok(_) => {
+                self.listed = true;
+                (self.says)(self.records.clone());
+            }
+            Err(_) => self.records = before,
+        }
+        result
+    }
+
+    fn put(&mut self, key: &str, value: &[u8], is_new: bool) {
+        if key == SETTINGS {
+            return;
+        }
+        match self.records.put(key, value) {
+            Err(error) if is_new => warn!(key, %error, "not a record in DNS"),
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use model::kv::{Op, Txn};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::memory::MemKv;
+
+    async fn write(kv: &MemKv, ops: Vec<Op>) {
+        kv.txn(Txn::new(Vec::new(), ops)).await.unwrap();
+    }
+
+    fn put(name: &str, value: &str) -> Op {
+        Op::put(format!("{SKYDNS}local/skydns/{name}"), value)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_are_listed_and_then_followed() {
+        let kv = MemKv::new();
+        let host = r#"{"host":"10.0.0.9"}"#;
+        let many = (0..2_500).map(|n| put(&format!("many/{n}"), host));
+        for chunk in many.collect::<Vec<_>>().chunks(100) {
+            write(&kv, chunk.to_vec()).await;
+        }
+        write(&kv, vec![put("wrong", "{}"), Op::put("/apps/x", host)]).await;
+        let (says, mut said) = watch::channel(Records::default());
+        let stop = CancellationToken::new();
+        let follows = tokio::spawn(follow(
+            Arc::new(kv.clone()),
+            move |records| {
+                says.send_replace(records);
+            },
+            stop.clone(),
+        ));
+        let mut reaches = async |count| said.wait_for(|table| table.len() == count).await.is_ok();
+        assert!(reaches(2_500).await);
+        write(&kv, vec![put("db", host)]).await;
+        assert!(reaches(2_501).await);
+        write(&kv, vec![put("wrong", host)]).await;
+        assert!(reaches(2_502).await);
+        let key = format!("{SKYDNS}local/skydns/db");
+        write(&kv, vec![Op::delete(key), put("many/0", "nothing")]).await;
+        assert!(reaches(2_500).await);
+        // While etcd is away they stay, and what has changed meanwhile is found.
+        kv.set_unavailable(true);
+        let key = format!("{SKYDNS}local/skydns/many/1");
+        kv.with(|etcd| {
+            etcd.txn(&Txn::new(Vec::new(), vec![Op::delete(key)]))
+                .unwrap()
+        });
+        kv.set_unavailable(false);
+        assert!(reaches(2_499).await);
+        stop.cancel();
+        follows.await.unwrap();
+    }
+}
