@@ -21,6 +21,7 @@ mod hands;
 mod image_policy;
 mod images;
 mod links;
+mod names;
 mod network;
 mod operator;
 mod registry;

@@ -1,0 +1,51 @@
+//! Names in DNS besides those of services.
+
+use dokkaa_tests::resolver;
+
+use super::{Cluster, resolved, web};
+
+#[test]
+fn an_app_a_host_and_records_of_others_have_names_on_every_host() {
+    let cluster = Cluster::shared();
+    let lab = cluster.lab;
+    let app = cluster.app("named");
+    app.put("web", &web("page"));
+    let host = app.ready("web", 1)[0].0;
+    let addr = host.address().to_string();
+    for name in ["named.skydns.local", "*.named.skydns.local"] {
+        resolved(lab, name, "A", std::slice::from_ref(&addr));
+    }
+    let its_name = format!("{}.hosts.skydns.local.", host.name());
+    resolved(lab, &its_name, "A", std::slice::from_ref(&addr));
+    let octets: Vec<&str> = addr.rsplit('.').collect();
+    let reverse = format!("{}.in-addr.arpa", octets.join("."));
+    resolved(lab, &reverse, "PTR", &[its_name]);
+
+    let put = |name: &str, value: &str| {
+        let key = format!("/skydns/local/skydns/{name}");
+        lab.etcd().put(&key, value).expect("put");
+    };
+    put("outside/db", r#"{"host": "192.0.2.9", "port": 5432}"#);
+    resolved(lab, "outside.skydns.local", "A", &["192.0.2.9".to_owned()]);
+    let service = "10 100 5432 db.outside.skydns.local.".to_owned();
+    resolved(lab, "db.outside.skydns.local", "SRV", &[service]);
+    put("outside/www", r#"{"host": "www.example"}"#);
+    let answer = [resolver::ANSWER.to_string(), "www.example.".to_owned()];
+    resolved(lab, "www.outside.skydns.local", "A", &answer);
+    // A service has its name for itself.
+    put("named/web", r#"{"host": "192.0.2.9"}"#);
+    put("named/db", r#"{"host": "192.0.2.10"}"#);
+    resolved(
+        lab,
+        "db.named.skydns.local",
+        "A",
+        &["192.0.2.10".to_owned()],
+    );
+    resolved(lab, &app.domain("web"), "A", &[addr]);
+
+    for name in ["outside/db", "outside/www", "named/web", "named/db"] {
+        let key = format!("/skydns/local/skydns/{name}");
+        lab.etcd().delete(&key).expect("deleted");
+    }
+    resolved(lab, "outside.skydns.local", "A", &[]);
+}
