@@ -44,6 +44,9 @@ pub enum Refusal {
         "{0} is not a manifest; under /apps only /apps/<app>/<container>/manifest can be written"
     )]
     NotAManifest(String),
+    /// A manifest is a file.
+    #[error("{0} is the key of a manifest: it cannot be a directory")]
+    NotADirectory(String),
     /// A manifest key with an invalid name.
     #[error("{key}: the {part} {reason}")]
     Name {
@@ -114,6 +117,11 @@ pub fn delete(key: &str) -> Result<Delete, Refusal> {
 /// The key is that of a manifest.
 pub fn is_manifest(key: &str) -> bool {
     matches!(Key::parse(key), Some(Key::Manifest(_)))
+}
+
+/// A directory stays there when it is emptied, as in etcd v2. Not those of an app: nothing is left of one that ends.
+pub fn keeps_dirs(key: &str) -> bool {
+    tree(key) != Some(Tree::Manifests) || parts(key).len() == 1
 }
 
 fn tree(key: &str) -> Option<Tree> {
@@ -192,6 +200,16 @@ mod tests {
             assert_eq!(put(key), Ok(Put::Own), "{key}");
             assert_eq!(delete(key), Ok(Delete::Own), "{key}");
             assert!(!hidden(key));
+        }
+    }
+
+    #[test]
+    fn directories_of_an_app_last_as_long_as_its_manifests() {
+        for key in ["/apps", "/mine", "/mine/a"] {
+            assert!(keeps_dirs(key), "{key}");
+        }
+        for key in ["/apps/a1", "/apps/a1/c1"] {
+            assert!(!keeps_dirs(key), "{key}");
         }
     }
 

@@ -6,11 +6,14 @@
 
 use std::sync::Arc;
 
+use manifests::keys::V2_META;
 use serde::{Deserialize, Serialize};
 use store::kv::{self, KeyValue};
 use uuid::Uuid;
 
+use super::lookup::{SideKey, meta_of};
 use super::node::{Action, V2Event, V2Node};
+use super::ttl::Ttl;
 
 /// Key of the `OpRecord` of a revision. No v2 key has a double slash.
 pub const OP_KEY: &str = "/v2meta//op";
@@ -28,40 +31,65 @@ pub struct OpRecord {
     /// The key is a directory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dir: bool,
-    /// Indexes of the node before it.
+    /// When the node after it ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prev: Option<PrevIndexes>,
+    pub ttl: Option<Ttl>,
+    /// The node before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev: Option<Prev>,
+    /// Waits are not told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
     /// Of the request: no other has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
 }
 
-/// Indexes of the node before a write, which the watch event does not have.
+/// Of the node before a write, what the watch event does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PrevIndexes {
+pub struct Prev {
     /// Its created index.
     pub created: i64,
     /// Its modified index.
     pub modified: i64,
+    /// When it would have ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+    /// It was a file; the node after it is a directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub file: bool,
 }
 
 impl OpRecord {
     /// The event at a revision, with the new and the old value.
     pub fn event(&self, revision: i64, value: Option<&[u8]>, before: Option<&[u8]>) -> V2Event {
-        let node = |value: Option<&[u8]>, modified, created| V2Node {
+        let node = V2Node {
             key: self.key.clone(),
             value: value.filter(|_| !self.dir).map(Arc::from),
             dir: self.dir,
+            ttl: self.ttl,
             nodes: Vec::new(),
-            modified,
-            created,
+            modified: revision,
+            created: self.created.unwrap_or(revision),
+        };
+        let prev = |prev: Prev| {
+            let dir = self.dir && !prev.file;
+            let value = Arc::from(before.unwrap_or_default());
+            V2Node {
+                key: self.key.clone(),
+                value: (!dir).then_some(value),
+                dir,
+                ttl: prev.ttl,
+                nodes: Vec::new(),
+                modified: prev.modified,
+                created: prev.created,
+            }
         };
         V2Event {
             action: self.action,
-            node: Some(node(value, revision, self.created.unwrap_or(revision))),
-            prev: self
-                .prev
-                .map(|prev| node(before.or(Some(b"")), prev.modified, prev.created)),
+            node: Some(node),
+            prev: self.prev.map(prev),
+            silent: self.silent,
         }
     }
 }
@@ -100,7 +128,7 @@ fn map_revision(events: &[kv::Event]) -> Vec<V2Event> {
         return events
             .iter()
             .filter(|event| !crate::access::hidden(key(event)))
-            .map(plain)
+            .map(|event| plain(event, events))
             .collect();
     };
     let at_key = events.iter().find(|event| key(event) == record.key);
@@ -115,8 +143,8 @@ fn map_revision(events: &[kv::Event]) -> Vec<V2Event> {
     vec![record.event(revision, now.as_deref(), before.as_deref())]
 }
 
-/// An event of a v3 write.
-fn plain(event: &kv::Event) -> V2Event {
+/// An event of a v3 write, or of a lease's end, at a revision with these `events`.
+fn plain(event: &kv::Event, events: &[kv::Event]) -> V2Event {
     let node = |kv: &KeyValue| V2Node {
         key: kv.key.clone(),
         value: Some(kv.value.as_slice().into()),
@@ -129,6 +157,7 @@ fn plain(event: &kv::Event) -> V2Event {
             action: Action::Set,
             node: Some(node(now)),
             prev: before.as_ref().map(node),
+            silent: false,
         },
         kv::Event::Delete {
             key,
@@ -136,6 +165,15 @@ fn plain(event: &kv::Event) -> V2Event {
             before,
         } => {
             let leased = before.as_ref().is_some_and(|kv| kv.lease != 0);
+            let prev = before.as_ref().map(|kv| {
+                // The side key of a TTL ends with the same lease.
+                let meta = meta_of(kv, side_before(key, events));
+                V2Node {
+                    created: meta.created.unwrap_or(kv.modified),
+                    ttl: meta.expires.map(|end| Ttl::new(end, end)),
+                    ..node(kv)
+                }
+            });
             V2Event {
                 action: if leased {
                     Action::Expire
@@ -145,13 +183,23 @@ fn plain(event: &kv::Event) -> V2Event {
                 node: Some(V2Node {
                     key: key.clone(),
                     modified: *modified,
-                    created: before.as_ref().map_or(*modified, |kv| kv.modified),
+                    created: prev.as_ref().map_or(*modified, |prev| prev.created),
                     ..V2Node::default()
                 }),
-                prev: before.as_ref().map(node),
+                prev,
+                silent: false,
             }
         }
     }
+}
+
+fn side_before(key: &str, events: &[kv::Event]) -> Option<SideKey> {
+    events.iter().find_map(|event| match event {
+        kv::Event::Delete {
+            key: side, before, ..
+        } if side.strip_prefix(V2_META) == Some(key) => before.as_ref().map(SideKey::new),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -195,10 +243,14 @@ mod tests {
             key: "/a/b".into(),
             created: Some(3),
             dir: false,
-            prev: Some(PrevIndexes {
+            ttl: None,
+            prev: Some(Prev {
                 created: 3,
                 modified: 5,
+                ttl: None,
+                file: false,
             }),
+            silent: false,
             id: None,
         };
         let op = String::from_utf8(serde_json::to_vec(&record).expect("json")).expect("text");
@@ -225,10 +277,14 @@ mod tests {
             key: "/a".into(),
             created: Some(2),
             dir: true,
-            prev: Some(PrevIndexes {
+            ttl: None,
+            prev: Some(Prev {
                 created: 2,
                 modified: 2,
+                ttl: None,
+                file: false,
             }),
+            silent: false,
             id: None,
         };
         let op = String::from_utf8(serde_json::to_vec(&record).expect("json")).expect("text");

@@ -17,10 +17,11 @@ use tracing::{debug, warn};
 use super::event;
 use super::node::V2Event;
 use super::path::KeyPath;
-use super::ring::{CAPACITY, EventMatch, Ring};
+use super::ring::{CAPACITY, EventMatch, Position, Ring};
 
 /// Pause before the watch is resumed.
-const RETRY: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
+pub(super) const RETRY: Exponential =
+    Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Events for waits.
 #[derive(Debug)]
@@ -87,14 +88,14 @@ impl Feed {
     }
 
     /// Looks once.
-    pub(super) fn look(
-        &self,
-        key: &KeyPath,
-        recursive: bool,
-        since: i64,
-        history: i64,
-    ) -> EventMatch {
-        self.shared.ring().find(key, recursive, since, history)
+    pub(super) fn look(&self, search: &Search) -> EventMatch {
+        let Search {
+            key,
+            recursive,
+            from,
+            history,
+        } = search;
+        self.shared.ring().find(key, *recursive, *from, *history)
     }
 
     /// Number of waits.
@@ -103,19 +104,16 @@ impl Feed {
     }
 
     /// The next event; none at shutdown, or if events were missed: the client asks again.
-    pub(super) async fn next(
-        &self,
-        key: &KeyPath,
-        recursive: bool,
-        mut since: i64,
-        history: i64,
-    ) -> Option<Arc<V2Event>> {
+    pub(super) async fn next(&self, search: &mut Search) -> Option<Arc<V2Event>> {
         let mut changed = self.shared.changed.subscribe();
         loop {
-            match self.look(key, recursive, since, history) {
-                EventMatch::Found(event) => return Some(event),
+            match self.look(search) {
+                EventMatch::Found(event) => {
+                    search.from = search.from.after(&event);
+                    return Some(event);
+                }
                 EventMatch::Cleared(_) => return None,
-                EventMatch::NotYet(next) => since = next,
+                EventMatch::NotYet(from) => search.from = from,
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
@@ -123,6 +121,17 @@ impl Feed {
             }
         }
     }
+}
+
+/// What a wait is for.
+#[derive(Debug, Clone)]
+pub(super) struct Search {
+    pub(super) key: KeyPath,
+    /// Also keys below it.
+    pub(super) recursive: bool,
+    pub(super) from: Position,
+    /// Up to this index it is a look back.
+    pub(super) history: i64,
 }
 
 async fn run(kv: Arc<dyn Kv>, shared: Arc<Shared>) {
@@ -173,7 +182,7 @@ async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError
 }
 
 /// Between half and the whole, so that agents do not reconnect at the same time.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let random = u32::from(random_byte());
     pause / 2 + pause / 2 * random / 256
 }

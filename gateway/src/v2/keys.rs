@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use store::kv::{KeyRange, KvError, Range, Status, Txn};
 use store::settle::{self, Mark};
 use tokio::time::Instant;
@@ -24,14 +25,15 @@ use uuid::Uuid;
 use super::answer::{answer, not_allowed, put_cluster_id};
 use super::error::{ErrorCode, V2Error};
 use super::event::OP_KEY;
+use super::feed::Search;
 use super::form::{self, Form};
-use super::lookup::{self, Lookup};
+use super::lookup::{self, Level, Lookup};
 use super::node::{Action, V2Event};
 use super::path::{KeyPath, MAX_PARTS};
-use super::request::{Get, Operation, Wait, Write};
-use super::ring::EventMatch;
+use super::request::{Get, Operation, Wait, Write, WriteKind};
+use super::ring::{EventMatch, Position};
 use super::state::V2;
-use super::{plan, request, stats, tree};
+use super::{expiry, plan, request, stats, tree};
 use crate::listener;
 use crate::{OUTCOME_UNKNOWN, access};
 
@@ -144,17 +146,32 @@ fn allow(write: &Write, asked: &KeysRequest<'_>) -> Result<(), V2Error> {
     let refused =
         |refusal: access::Refusal| V2Error::request(ErrorCode::Unauthorized, refusal.to_string());
     let key = write.key.as_str();
-    let Some(value) = write.change.value() else {
-        return access::delete(key).map(drop).map_err(refused);
+    let (put, value) = match &write.change {
+        WriteKind::Delete { .. } | WriteKind::CompareAndDelete(_) => {
+            return access::delete(key).map(drop).map_err(refused);
+        }
+        WriteKind::CreateInOrder(content) => {
+            let child = format!("{key}/{}", plan::in_order(0));
+            (access::put(&child), content.value())
+        }
+        WriteKind::Set(content) | WriteKind::Create(content) => (access::put(key), content.value()),
+        WriteKind::Update(value) | WriteKind::CompareAndSwap(_, value) => {
+            (access::put(key), Some(value.as_slice()))
+        }
     };
-    match access::put(key).map_err(refused)? {
+    match put.map_err(refused)? {
         access::Put::Own => {
             if asked.form_body().is_none() && !asked.body.is_empty() {
                 info!(key, "body ignored: not a form; send value=…");
             }
             Ok(())
         }
-        access::Put::Manifest(_) => manifest(value, asked),
+        access::Put::Manifest(_) => match value {
+            // Its value is kept.
+            Some(_) if write.refresh && !matches!(write.change, WriteKind::Create(_)) => Ok(()),
+            Some(value) => manifest(value, asked),
+            None => Err(refused(access::Refusal::NotADirectory(key.to_owned()))),
+        },
     }
 }
 
@@ -192,12 +209,13 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
         return Err(seen.error(ErrorCode::KeyNotFound, get.key.as_str()));
     }
     seen.walk()?;
-    let node = tree::node(&get.key, &seen, get.recursive)
+    let node = tree::node(&get.key, &seen, get.recursive, Timestamp::now())
         .ok_or_else(|| seen.error(ErrorCode::KeyNotFound, get.key.as_str()))?;
     let event = V2Event {
         action: Action::Get,
         node: Some(node),
         prev: None,
+        silent: false,
     };
     let response = success(v2, &event, seen.revision).await;
     drop(listing);
@@ -211,15 +229,50 @@ async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Lookup, V2Error> {
 }
 
 async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
-    let until = Instant::now() + PATIENCE;
+    let mut lease = None;
+    let written = write_once(v2, write, &mut lease).await;
+    if let (Err(error), Some(lease)) = (&written, lease)
+        && error.code != ErrorCode::RaftInternal
+    {
+        expiry::revoke(&v2.kv, lease);
+    }
+    let (mut event, revision) = written?;
+    let created = event.is_creation();
+    if write.no_value {
+        event.node = None;
+        event.prev = None;
+    }
+    let mut response = success(v2, &event, revision).await;
+    if created {
+        *response.status_mut() = StatusCode::CREATED;
+    }
+    Ok(response)
+}
+
+/// The event of a write and its revision. A key with a TTL is put on a `lease` that is made for it.
+async fn write_once(
+    v2: &V2,
+    write: &Write,
+    lease: &mut Option<i64>,
+) -> Result<(V2Event, i64), V2Error> {
+    let (begun, now) = (Instant::now(), Timestamp::now());
+    let until = begun + PATIENCE;
     let reads = lookup::read(&write.key, plan::needs_below(&write.change));
     let look = Txn::new(Vec::new(), reads.clone());
     let looked = settle::try_until(&*v2.kv, &look, until).await;
     let mut seen = Lookup::new(&write.key, looked.map_err(unanswered)?.reply);
     let id = Uuid::new_v4();
     loop {
-        let planned = plan::plan(write, &seen)?;
-        let (mut txn, record) = planned.request(id);
+        let planned = plan::plan(write, &seen, now)?;
+        let ttl = write.ttl.filter(|_| planned.ends());
+        if let Some(ttl) = ttl.filter(|_| planned.needs_lease() && lease.is_none()) {
+            *lease = Some(
+                expiry::lease(&*v2.kv, ttl, until)
+                    .await
+                    .map_err(unanswered)?,
+            );
+        }
+        let (mut txn, record) = planned.request(id, lease.unwrap_or(0));
         txn.otherwise.clone_from(&reads);
         let mark = Mark {
             key: OP_KEY,
@@ -229,18 +282,19 @@ async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
         let reply = settle::settle(&*v2.kv, &txn, mark, until).await;
         let reply = reply.map_err(unsettled)?;
         if reply.succeeded {
-            v2.note_write(reply.revision);
-            let mut event = planned.event(reply.revision);
-            let created = event.is_creation();
-            if write.no_value {
-                event.node = None;
-                event.prev = None;
+            let revision = reply.revision;
+            v2.note_write(revision);
+            match ttl {
+                Some(ttl) => {
+                    let ends = begun + Duration::from_secs(ttl);
+                    v2.expiry.ends(&planned.key, revision, ends);
+                }
+                None => v2.expiry.stays(&planned.key, revision),
             }
-            let mut response = success(v2, &event, reply.revision).await;
-            if created {
-                *response.status_mut() = StatusCode::CREATED;
+            if let Some(former) = seen.target().and_then(Level::own_lease) {
+                expiry::revoke(&v2.kv, former);
             }
-            return Ok(response);
+            return Ok((planned.event(revision), revision));
         }
         if Instant::now() > until {
             let cause = "too many concurrent writes of this key";
@@ -275,19 +329,23 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     if since <= revision {
         v2.feed.reached(v2.written.load(Ordering::Relaxed)).await;
     }
-    if let EventMatch::Cleared(oldest) = v2.feed.look(&wait.key, wait.recursive, since, history) {
+    let search = Search {
+        key: wait.key,
+        recursive: wait.recursive,
+        from: Position::at(since),
+        history,
+    };
+    if let EventMatch::Cleared(oldest) = v2.feed.look(&search) {
         let cause = format!("the requested history has been cleared [{oldest}/{since}]");
         return Err(V2Error::at(ErrorCode::EventIndexCleared, cause, revision));
     }
-    let state = v2.clone();
-    let next = async move {
-        let event = state
-            .feed
-            .next(&wait.key, wait.recursive, since, history)
-            .await?;
-        Some(Ok::<_, Infallible>(Bytes::from(event.body())))
-    };
-    let body = stream::once(next).filter_map(std::future::ready);
+    // An event is taken from the feed when the client has read the one before.
+    let told = stream::unfold((v2.clone(), search), async |(v2, mut search)| {
+        let event = v2.feed.next(&mut search).await?;
+        let line = Ok::<_, Infallible>(Bytes::from(event.body()));
+        Some((line, (v2, search)))
+    });
+    let body = told.take(if wait.stream { usize::MAX } else { 1 });
     let mut response = answer(StatusCode::OK, "application/json", Body::from_stream(body));
     let status = v2.status().await;
     put_headers(response.headers_mut(), status.as_ref(), revision, true);

@@ -7,6 +7,7 @@
 //! have side keys, so an emptied directory stays. A key that v3 wrote and that
 //! has keys below it is shown as a directory.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use store::kv::{Compare, KeyRange, KeyValue, Op, OpReply, Txn, TxnReply};
 
@@ -16,12 +17,15 @@ use super::path::KeyPath;
 /// The value of a side key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// The file's created index. Without it that is its last change, as v2's `set` has it.
+    /// Its created index. Without it that is the last change of its key, as v2's `set` has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<i64>,
     /// It is a directory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dir: bool,
+    /// When it ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
 }
 
 /// A side key as it was found.
@@ -29,8 +33,6 @@ pub struct Meta {
 pub struct SideKey {
     /// Its value.
     pub meta: Meta,
-    /// The revision that wrote it first.
-    pub created: i64,
     /// The revision that wrote it last.
     pub modified: i64,
 }
@@ -40,9 +42,13 @@ impl SideKey {
     pub fn new(kv: &KeyValue) -> Self {
         Self {
             meta: serde_json::from_slice(&kv.value).unwrap_or_default(),
-            created: kv.created,
             modified: kv.modified,
         }
+    }
+
+    /// The index of the directory.
+    pub fn dir_index(&self) -> i64 {
+        self.meta.created.unwrap_or(self.modified)
     }
 }
 
@@ -77,24 +83,36 @@ impl Level {
             KeyKind::Dir
         } else if self.file.is_some() {
             KeyKind::File
-        } else if self.side.is_some_and(|side| side.meta.dir) {
+        } else if self.dir_side().is_some() {
             KeyKind::Dir
         } else {
             KeyKind::Missing
         }
     }
 
-    /// It has a side key of a directory.
-    pub fn has_dir_side(&self) -> bool {
-        self.side.is_some_and(|side| side.meta.dir)
+    /// The lease that was made for its TTL.
+    pub fn own_lease(&self) -> Option<i64> {
+        let file = self.file.as_ref()?;
+        meta_of(file, self.side).expires?;
+        Some(file.lease).filter(|lease| *lease != 0)
     }
+
+    /// Its side key, if that is of a directory.
+    pub fn dir_side(&self) -> Option<SideKey> {
+        self.side.filter(|side| side.meta.dir)
+    }
+}
+
+/// What v3 does not say of a file; all defaults if its side key is of an earlier change.
+pub fn meta_of(file: &KeyValue, side: Option<SideKey>) -> Meta {
+    side.filter(|side| side.modified == file.modified)
+        .map(|side| side.meta)
+        .unwrap_or_default()
 }
 
 /// A file's created index.
 pub fn created_of(file: &KeyValue, side: Option<SideKey>) -> i64 {
-    side.filter(|side| side.modified == file.modified)
-        .and_then(|side| side.meta.created)
-        .unwrap_or(file.modified)
+    meta_of(file, side).created.unwrap_or(file.modified)
 }
 
 /// All keys below one, and their side keys.
@@ -201,6 +219,23 @@ impl Lookup {
     /// The key itself; none for the root.
     pub fn target(&self) -> Option<&Level> {
         self.levels.last()
+    }
+
+    /// Of a name below it, as if nothing were there.
+    #[must_use]
+    pub fn with_child(&self, key: KeyPath) -> Self {
+        let mut levels = self.levels.clone();
+        levels.push(Level {
+            key,
+            file: None,
+            side: None,
+            parent: false,
+        });
+        Self {
+            revision: self.revision,
+            levels,
+            below: None,
+        }
     }
 
     /// The directories above the key, from the top.

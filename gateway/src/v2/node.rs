@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::ttl::Ttl;
+
 /// Action of an event or answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,6 +48,9 @@ pub struct V2Node {
     /// It is a directory.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dir: bool,
+    /// When it ends by itself, if it does.
+    #[serde(flatten)]
+    pub ttl: Option<Ttl>,
     /// Its nodes, if requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<V2Node>,
@@ -82,6 +87,9 @@ pub struct V2Event {
     /// The node before it.
     #[serde(rename = "prevNode", skip_serializing_if = "Option::is_none")]
     pub prev: Option<V2Node>,
+    /// Waits are not told: a refresh.
+    #[serde(skip)]
+    pub silent: bool,
 }
 
 impl V2Event {
@@ -142,6 +150,7 @@ mod tests {
             action: Action::CompareAndSwap,
             node: Some(dir),
             prev: None,
+            silent: false,
         };
         assert_eq!(
             String::from_utf8(event.body()).expect("text"),

@@ -8,6 +8,9 @@ use std::fmt;
 /// More parts than this would not fit one etcd transaction, which has 128 operations at most.
 pub const MAX_PARTS: usize = 100;
 
+/// Above the TTLs of directories.
+pub const DIR_TTLS: &str = "/v2meta//ttl";
+
 /// A key of the v2 tree: `/` or `/a/b`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyPath(String);
@@ -46,6 +49,21 @@ impl KeyPath {
     /// Prefix of side keys below its own.
     pub fn side_below(&self) -> String {
         format!("{}{}", manifests::keys::V2_META, self.below())
+    }
+
+    /// The key at which doors note that it is a directory with a TTL. No v2 key has a double slash.
+    pub fn ttl_key(&self) -> String {
+        format!("{DIR_TTLS}{}", self.0)
+    }
+
+    /// Prefix of such keys for directories below it.
+    pub fn ttls_below(&self) -> String {
+        format!("{DIR_TTLS}{}", self.below())
+    }
+
+    /// A name below it; none if that has too many parts.
+    pub fn child(&self, name: &str) -> Option<Self> {
+        Self::new(&format!("{}{name}", self.below()))
     }
 
     /// Its directories from the top, without `/`, and itself.
@@ -139,7 +157,11 @@ mod tests {
         assert_eq!(key.side(), "/v2meta/a/b/c");
         assert_eq!(key.below(), "/a/b/c/");
         assert_eq!(key.side_below(), "/v2meta/a/b/c/");
+        assert_eq!(key.ttl_key(), "/v2meta//ttl/a/b/c");
+        assert_eq!(key.ttls_below(), "/v2meta//ttl/a/b/c/");
+        assert_eq!(key.child("d"), KeyPath::new("/a/b/c/d"));
         let root = KeyPath::new("/").expect("a key");
+        assert_eq!(root.child("d"), KeyPath::new("/d"));
         assert_eq!((root.levels(), root.below().as_str()), (Vec::new(), "/"));
     }
 

@@ -3,25 +3,27 @@
 //! Pure. Invariant: a transaction succeeds only if everything it was decided on
 //! is unchanged; else the write is planned again.
 
+mod dirs;
+mod remove;
+
+use jiff::Timestamp;
 use model::ModRev;
 use store::kv::{Compare, KeyRange, KeyValue, Op, Relation, Target, Txn};
 use uuid::Uuid;
 
 use super::error::{ErrorCode, V2Error};
-use super::event::{OP_KEY, OpRecord, PrevIndexes};
-use super::lookup::{Below, KeyKind, Level, Lookup, Meta, created_of};
+use super::event::{OP_KEY, OpRecord, Prev};
+use super::lookup::{KeyKind, Level, Lookup, Meta, created_of, meta_of};
 use super::node::{Action, V2Event};
-use super::path::KeyPath;
-use super::request::{Condition, Write, WriteKind};
-use super::tree::dir_index;
-use crate::access;
-
-/// etcd takes 128 operations in one transaction.
-const MAX_OPS: usize = 120;
+use super::path::{KeyPath, MAX_PARTS};
+use super::request::{Condition, Content, Write, WriteKind};
+use super::ttl::{self, Ttl};
 
 /// A transaction and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
+    /// The key that is written.
+    pub key: KeyPath,
     /// Without the record and a branch for failure.
     txn: Txn,
     /// Record of the event.
@@ -31,16 +33,37 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// The transaction for a request, without a branch for failure, and the record that it puts at [`OP_KEY`].
-    pub fn request(&self, id: Uuid) -> (Txn, Vec<u8>) {
+    /// The transaction for a request, without a branch for failure, and the record that it puts at [`OP_KEY`]. A key
+    /// with a TTL is put on the lease.
+    pub fn request(&self, id: Uuid, lease: i64) -> (Txn, Vec<u8>) {
         let record = OpRecord {
             id: Some(id),
             ..self.record.clone()
         };
         let record = serde_json::to_vec(&record).expect("records always serialize");
         let mut txn = self.txn.clone();
+        if self.needs_lease() {
+            let own = [self.key.to_string(), self.key.side()];
+            for op in &mut txn.then {
+                if let Op::Put { key, lease: on, .. } = op
+                    && own.contains(key)
+                {
+                    *on = lease;
+                }
+            }
+        }
         txn.then.push(Op::put(OP_KEY, record.clone()));
         (txn, record)
+    }
+
+    /// It puts a file with a TTL.
+    pub fn needs_lease(&self) -> bool {
+        self.ends() && !self.record.dir
+    }
+
+    /// What it puts has a TTL.
+    pub fn ends(&self) -> bool {
+        self.record.ttl.is_some()
     }
 
     /// The event, once the revision is known.
@@ -60,8 +83,16 @@ pub fn needs_below(change: &WriteKind) -> bool {
     }
 }
 
-/// Plans an authorized write.
-pub fn plan(write: &Write, seen: &Lookup) -> Result<Planned, V2Error> {
+/// Plans an authorized write; TTLs count from `now`.
+pub fn plan(write: &Write, seen: &Lookup, now: Timestamp) -> Result<Planned, V2Error> {
+    let times = Times {
+        now,
+        expires: write.ttl.map(|ttl| ttl::ends(ttl, now)),
+        silent: write.refresh,
+    };
+    if let WriteKind::CreateInOrder(content) = &write.change {
+        return create_in_order(&write.key, seen, times, content);
+    }
     let Some(target) = seen.target() else {
         return Err(match write.change {
             // etcd knows the root by no name here.
@@ -69,56 +100,95 @@ pub fn plan(write: &Write, seen: &Lookup) -> Result<Planned, V2Error> {
             _ => seen.error(ErrorCode::RootReadOnly, "/"),
         });
     };
+    let planner = Planner {
+        seen,
+        target,
+        times,
+    };
     match &write.change {
-        WriteKind::Set(value) => set(target, seen, value),
-        WriteKind::Create(value) => create(target, seen, value),
-        WriteKind::Update(value) => {
-            seen.walk()?;
-            match existing(target, seen)? {
-                Existing::File(file) => Ok(rewrite(Action::Update, target, file, value)),
-                Existing::Dir if value.is_empty() => Ok(touch_dir(target, seen)),
-                Existing::Dir => Err(seen.error(ErrorCode::NotFile, target.key.as_str())),
-            }
-        }
+        WriteKind::Set(content) => planner.set(content),
+        WriteKind::Create(content) => planner.create(content),
+        WriteKind::CreateInOrder(_) => unreachable!("planned above"),
+        WriteKind::Update(value) => planner.update(value),
         WriteKind::CompareAndSwap(condition, value) => {
-            let file = compared(target, seen, condition)?;
-            Ok(rewrite(Action::CompareAndSwap, target, file, value))
+            let file = planner.compared(condition)?;
+            Ok(planner.rewrite(Action::CompareAndSwap, file, value))
         }
-        WriteKind::CompareAndDelete(condition) => {
-            let file = compared(target, seen, condition)?;
-            may_go(target, seen)?;
-            Ok(delete_file(Action::CompareAndDelete, target, file))
-        }
-        WriteKind::Delete { dir, recursive } => {
-            seen.walk()?;
-            match existing(target, seen)? {
-                Existing::File(file) => {
-                    may_go(target, seen)?;
-                    Ok(delete_file(Action::Delete, target, file))
-                }
-                Existing::Dir if *recursive && only_manifests(target) => {
-                    delete_manifests(target, seen)
-                }
-                Existing::Dir if *recursive => Ok(delete_dir(target, seen)),
-                Existing::Dir if *dir => delete_empty_dir(target, seen),
-                Existing::Dir => Err(seen.error(ErrorCode::NotFile, target.key.as_str())),
-            }
-        }
+        WriteKind::CompareAndDelete(condition) => planner.compare_and_delete(condition),
+        WriteKind::Delete { dir, recursive } => planner.delete(*dir, *recursive),
     }
 }
 
-fn only_manifests(target: &Level) -> bool {
-    access::delete(target.key.as_str()) == Ok(access::Delete::Manifests)
+/// Plans the end of a node whose TTL is over; none if it was changed since `modified`.
+pub fn expire(seen: &Lookup, modified: i64, now: Timestamp) -> Option<Planned> {
+    let planner = Planner {
+        seen,
+        target: seen.target()?,
+        times: Times {
+            now,
+            expires: None,
+            silent: false,
+        },
+    };
+    planner.expire(modified)
 }
 
-/// Under `/apps`, v3 may have put a file where a directory belongs.
-fn may_go(target: &Level, seen: &Lookup) -> Result<(), V2Error> {
-    let key = target.key.as_str();
-    if only_manifests(target) && !access::is_manifest(key) {
-        let refusal = access::Refusal::NotAManifest(key.to_owned());
-        return Err(seen.error(ErrorCode::Unauthorized, refusal.to_string()));
+/// The child's name is the next index: guards see to it that no later name was given before.
+fn create_in_order(
+    dir: &KeyPath,
+    seen: &Lookup,
+    times: Times,
+    content: &Content,
+) -> Result<Planned, V2Error> {
+    let next = seen.revision + 1;
+    let Some(key) = dir.child(&in_order(next)) else {
+        let cause = format!("the key has more than {MAX_PARTS} parts");
+        return Err(V2Error::request(ErrorCode::InvalidField, cause));
+    };
+    let seen = seen.with_child(key);
+    let planner = Planner {
+        target: seen.target().expect("it was put there"),
+        seen: &seen,
+        times,
+    };
+    let mut planned = planner.create(content)?;
+    // All such names begin with a zero.
+    for names in [dir.below(), dir.side_below()] {
+        planned.txn.guards.push(Compare::new(
+            KeyRange::prefix(&format!("{names}0")),
+            Relation::Less,
+            Target::Created(next),
+        ));
     }
-    Ok(())
+    Ok(planned)
+}
+
+/// A name of a key that sorts by its index.
+pub fn in_order(index: i64) -> String {
+    format!("{index:020}")
+}
+
+/// What a write says of times.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    now: Timestamp,
+    /// When what is written ends by itself.
+    expires: Option<Timestamp>,
+    /// Waits are not told, and the value is kept.
+    silent: bool,
+}
+
+impl Times {
+    fn left(&self, expires: Timestamp) -> Ttl {
+        Ttl::new(expires, self.now)
+    }
+}
+
+/// Plans writes of one key.
+struct Planner<'a> {
+    seen: &'a Lookup,
+    target: &'a Level,
+    times: Times,
 }
 
 enum Existing<'a> {
@@ -126,322 +196,236 @@ enum Existing<'a> {
     Dir,
 }
 
-fn existing<'a>(target: &'a Level, seen: &Lookup) -> Result<Existing<'a>, V2Error> {
-    match (target.kind(), &target.file) {
-        (KeyKind::Dir, _) => Ok(Existing::Dir),
-        (KeyKind::File, Some(file)) => Ok(Existing::File(file)),
-        _ => Err(seen.error(ErrorCode::KeyNotFound, target.key.as_str())),
-    }
-}
-
-/// The file, if it is as the condition says.
-fn compared<'a>(
-    target: &'a Level,
-    seen: &Lookup,
-    condition: &Condition,
-) -> Result<&'a KeyValue, V2Error> {
-    seen.walk()?;
-    let Existing::File(file) = existing(target, seen)? else {
-        return Err(seen.error(ErrorCode::NotFile, target.key.as_str()));
-    };
-    let modified = file.modified.unsigned_abs();
-    let mut causes = Vec::new();
-    if !condition.value.is_empty() && condition.value != file.value {
-        let want = String::from_utf8_lossy(&condition.value);
-        let have = String::from_utf8_lossy(&file.value);
-        causes.push(format!("[{want} != {have}]"));
-    }
-    if condition.index != 0 && condition.index != modified {
-        causes.push(format!("[{} != {modified}]", condition.index));
-    }
-    if causes.is_empty() {
-        Ok(file)
-    } else {
-        Err(seen.error(ErrorCode::CompareFailed, causes.join(" ")))
-    }
-}
-
-fn set(target: &Level, seen: &Lookup, value: &[u8]) -> Result<Planned, V2Error> {
-    fail_below_a_file(seen)?;
-    match (target.kind(), &target.file) {
-        (KeyKind::Dir, _) => Err(seen.error(ErrorCode::NotFile, target.key.as_str())),
-        (KeyKind::File, Some(file)) => {
-            let prev = Some(prev_of(target, file));
-            let mut planned = put(Action::Set, target, value, None, prev);
-            planned.before = Some(file.value.clone());
-            // Without its side key the file counts as made now, as `set` has it.
-            forget_side(target, &mut planned.txn.then);
-            make_dirs(seen, &mut planned.txn);
-            Ok(planned)
+impl<'a> Planner<'a> {
+    fn set(&self, content: &Content) -> Result<Planned, V2Error> {
+        self.fail_below_a_file()?;
+        if self.times.silent {
+            self.seen.walk()?;
+            self.existing()?;
         }
-        _ => Ok(put_new(Action::Set, target, seen, value)),
-    }
-}
-
-fn create(target: &Level, seen: &Lookup, value: &[u8]) -> Result<Planned, V2Error> {
-    fail_below_a_file(seen)?;
-    if target.kind() == KeyKind::Missing {
-        Ok(put_new(Action::Create, target, seen, value))
-    } else {
-        Err(seen.error(ErrorCode::KeyExists, target.key.as_str()))
-    }
-}
-
-/// Missing directories are made; only a file in their place is in the way.
-fn fail_below_a_file(seen: &Lookup) -> Result<(), V2Error> {
-    match seen.walk() {
-        Err(error) if error.code == ErrorCode::NotDir => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn put_new(action: Action, target: &Level, seen: &Lookup, value: &[u8]) -> Planned {
-    let mut planned = put(action, target, value, None, None);
-    forget_side(target, &mut planned.txn.then);
-    make_dirs(seen, &mut planned.txn);
-    planned
-}
-
-/// SideKey keys for the directories above that have none, and guards that these are as they were seen.
-fn make_dirs(seen: &Lookup, txn: &mut Txn) {
-    let mut parent: Option<&Level> = None;
-    for dir in seen.above() {
-        if !dir.has_dir_side() {
-            txn.then.push(put_meta(
-                &dir.key,
-                &Meta {
-                    dir: true,
-                    created: None,
-                },
-            ));
-        }
-        if dir.kind() == KeyKind::Missing {
-            // It and all below it are missing, so guards on it cover the rest.
-            txn.guards.extend([
-                Compare::absent(&dir.key),
-                side_as_seen(dir),
-                Compare::none_in(KeyRange::prefix(&dir.key.below())),
-                unchanged(KeyRange::prefix(&dir.key.side_below()), seen.revision),
-            ]);
-            for dir in seen.above().iter().filter(|below| below.key > dir.key) {
-                let meta = Meta {
-                    dir: true,
-                    created: None,
+        match (self.target.kind(), &self.target.file) {
+            (KeyKind::Dir, _) => Err(self.error(ErrorCode::NotFile)),
+            (KeyKind::File, Some(file)) => {
+                let prev = Some(Prev {
+                    file: *content == Content::Dir,
+                    ..self.prev_of(file)
+                });
+                let mut planned = match content {
+                    Content::File(_) if self.times.silent => {
+                        let kept = Content::File(file.value.clone());
+                        self.put(Action::Set, &kept, None, prev)
+                    }
+                    content => self.put(Action::Set, content, None, prev),
                 };
-                txn.then.push(put_meta(&dir.key, &meta));
+                planned.before = Some(file.value.clone());
+                self.make_dirs(&mut planned.txn);
+                Ok(planned)
             }
-            break;
+            _ => Ok(self.put_new(Action::Set, content)),
         }
-        if !dir.parent {
-            // Without keys below it, a value would make it a file.
-            txn.guards.push(Compare::absent(&dir.key));
+    }
+
+    fn create(&self, content: &Content) -> Result<Planned, V2Error> {
+        self.fail_below_a_file()?;
+        if self.target.kind() == KeyKind::Missing {
+            let mut planned = self.put_new(Action::Create, content);
+            // There is nothing to refresh, so it is told.
+            planned.record.silent = false;
+            Ok(planned)
+        } else {
+            Err(self.error(ErrorCode::KeyExists))
         }
-        parent = Some(dir);
     }
-    if let Some(parent) = parent {
-        txn.guards.push(side_as_seen(parent));
-    }
-}
 
-/// A file that is there is given a value and keeps its created index.
-fn rewrite(action: Action, target: &Level, file: &KeyValue, value: &[u8]) -> Planned {
-    let created = created_of(file, target.side);
-    let prev = Some(prev_of(target, file));
-    let mut planned = put(action, target, value, Some(created), prev);
-    planned.before = Some(file.value.clone());
-    planned.txn.then.push(put_meta(
-        &target.key,
-        &Meta {
-            created: Some(created),
-            dir: false,
-        },
-    ));
-    planned
-}
-
-fn put(
-    action: Action,
-    target: &Level,
-    value: &[u8],
-    created: Option<i64>,
-    prev: Option<PrevIndexes>,
-) -> Planned {
-    let then = vec![Op::put(&target.key, value)];
-    let mut planned = planned(action, target, created, prev, false, then);
-    planned.value = Some(value.to_vec());
-    planned
-}
-
-/// A directory's update without a value changes nothing but the index.
-fn touch_dir(target: &Level, seen: &Lookup) -> Planned {
-    dir_event(Action::Update, target, seen, Vec::new(), Vec::new())
-}
-
-fn delete_file(action: Action, target: &Level, file: &KeyValue) -> Planned {
-    let prev = prev_of(target, file);
-    let mut then = vec![Op::delete(&target.key)];
-    forget_side(target, &mut then);
-    let mut planned = planned(action, target, Some(prev.created), Some(prev), false, then);
-    planned.before = Some(file.value.clone());
-    planned
-}
-
-fn delete_dir(target: &Level, seen: &Lookup) -> Planned {
-    let mut then = vec![
-        Op::Delete(KeyRange::prefix(&target.key.below())),
-        Op::Delete(KeyRange::prefix(&target.key.side_below())),
-    ];
-    if target.file.is_some() {
-        then.push(Op::delete(&target.key));
-    }
-    forget_side(target, &mut then);
-    dir_event(Action::Delete, target, seen, Vec::new(), then)
-}
-
-fn delete_empty_dir(target: &Level, seen: &Lookup) -> Result<Planned, V2Error> {
-    let below = seen.below.as_ref();
-    let has_dirs = below.is_some_and(|below| {
-        let dir = |kv| super::lookup::SideKey::new(kv).meta.dir;
-        below.sides.iter().any(dir)
-    });
-    if target.parent || has_dirs {
-        return Err(seen.error(ErrorCode::DirNotEmpty, target.key.as_str()));
-    }
-    let guards = vec![
-        Compare::none_in(KeyRange::prefix(&target.key.below())),
-        unchanged(KeyRange::prefix(&target.key.side_below()), seen.revision),
-    ];
-    let mut then = vec![Op::Delete(KeyRange::prefix(&target.key.side_below()))];
-    forget_side(target, &mut then);
-    Ok(dir_event(Action::Delete, target, seen, guards, then))
-}
-
-/// Under `/apps`: the manifests go; what else is there, which only v3 can have put, stays.
-fn delete_manifests(target: &Level, seen: &Lookup) -> Result<Planned, V2Error> {
-    let nothing = Below::default();
-    let below = seen.below.as_ref().unwrap_or(&nothing);
-    let staying: Vec<&str> = below
-        .files
-        .iter()
-        .map(|kv| kv.key.as_str())
-        .filter(|key| !access::is_manifest(key))
-        .collect();
-    let whole = KeyRange::prefix(&target.key.below());
-    let guards = vec![unchanged(whole.clone(), seen.revision)];
-    let mut then = Vec::new();
-    if staying.is_empty() && target.file.is_none() {
-        then.push(Op::Delete(whole));
-        then.push(Op::Delete(KeyRange::prefix(&target.key.side_below())));
-        forget_side(target, &mut then);
-    } else {
-        // The gaps between what stays.
-        let mut start = whole.start;
-        for key in &staying {
-            then.push(Op::Delete(KeyRange::range(start, *key)));
-            start = [key.as_bytes(), &[0]].concat();
+    fn update(&self, value: &[u8]) -> Result<Planned, V2Error> {
+        self.seen.walk()?;
+        match self.existing()? {
+            Existing::File(file) => Ok(self.rewrite(Action::Update, file, value)),
+            Existing::Dir if value.is_empty() => Ok(self.update_dir()),
+            Existing::Dir => Err(self.error(ErrorCode::NotFile)),
         }
-        then.push(Op::Delete(KeyRange::range(
-            start,
-            whole.end.unwrap_or_default(),
-        )));
     }
-    if then.len() > MAX_OPS {
-        let cause = format!(
-            "{} keys below {} are no manifests and stay; delete single manifests",
-            staying.len(),
-            target.key
-        );
-        return Err(seen.error(ErrorCode::Unauthorized, cause));
-    }
-    Ok(dir_event(Action::Delete, target, seen, guards, then))
-}
 
-fn dir_event(
-    action: Action,
-    target: &Level,
-    seen: &Lookup,
-    guards: Vec<Compare>,
-    then: Vec<Op>,
-) -> Planned {
-    let below = seen.below.as_ref();
-    let oldest = below.and_then(|below| below.files.iter().min_by_key(|kv| kv.created));
-    let index = dir_index(target, oldest);
-    let prev = PrevIndexes {
-        created: index,
-        modified: index,
-    };
-    let mut planned = planned(action, target, Some(index), Some(prev), true, then);
-    planned.txn.guards.extend(guards);
-    let implied = !target.has_dir_side() || target.file.is_some();
-    if let Some(oldest) = oldest.filter(|_| implied) {
-        // It is a directory only because of what is below it.
+    fn error(&self, code: ErrorCode) -> V2Error {
+        self.seen.error(code, self.target.key.as_str())
+    }
+
+    fn existing(&self) -> Result<Existing<'a>, V2Error> {
+        match (self.target.kind(), &self.target.file) {
+            (KeyKind::Dir, _) => Ok(Existing::Dir),
+            (KeyKind::File, Some(file)) => Ok(Existing::File(file)),
+            _ => Err(self.error(ErrorCode::KeyNotFound)),
+        }
+    }
+
+    /// The file, if it is as the condition says.
+    fn compared(&self, condition: &Condition) -> Result<&'a KeyValue, V2Error> {
+        self.seen.walk()?;
+        let Existing::File(file) = self.existing()? else {
+            return Err(self.error(ErrorCode::NotFile));
+        };
+        let modified = file.modified.unsigned_abs();
+        let mut causes = Vec::new();
+        if !condition.value.is_empty() && condition.value != file.value {
+            let want = String::from_utf8_lossy(&condition.value);
+            let have = String::from_utf8_lossy(&file.value);
+            causes.push(format!("[{want} != {have}]"));
+        }
+        if condition.index != 0 && condition.index != modified {
+            causes.push(format!("[{} != {modified}]", condition.index));
+        }
+        if causes.is_empty() {
+            Ok(file)
+        } else {
+            let cause = causes.join(" ");
+            Err(self.seen.error(ErrorCode::CompareFailed, cause))
+        }
+    }
+
+    /// Missing directories are made; only a file in their place is in the way.
+    fn fail_below_a_file(&self) -> Result<(), V2Error> {
+        match self.seen.walk() {
+            Err(error) if error.code == ErrorCode::NotDir => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn put_new(&self, action: Action, content: &Content) -> Planned {
+        let mut planned = self.put(action, content, None, None);
+        self.make_dirs(&mut planned.txn);
         planned
-            .txn
-            .guards
-            .push(Compare::modified(&oldest.key, ModRev(oldest.modified)));
     }
-    planned
+
+    /// A file that is there is given a value and keeps its created index.
+    fn rewrite(&self, action: Action, file: &KeyValue, value: &[u8]) -> Planned {
+        let created = created_of(file, self.target.side);
+        let value = if self.times.silent {
+            &file.value
+        } else {
+            value
+        };
+        let content = Content::File(value.to_vec());
+        let prev = Some(self.prev_of(file));
+        let mut planned = self.put(action, &content, Some(created), prev);
+        planned.before = Some(file.value.clone());
+        planned
+    }
+
+    fn put(
+        &self,
+        action: Action,
+        content: &Content,
+        created: Option<i64>,
+        prev: Option<Prev>,
+    ) -> Planned {
+        let target = self.target;
+        let meta = Meta {
+            created,
+            dir: *content == Content::Dir,
+            expires: self.times.expires,
+        };
+        let mut then = Vec::new();
+        match content {
+            Content::File(value) => then.push(Op::put(&target.key, value.as_slice())),
+            Content::Dir if target.file.is_some() => then.push(Op::delete(&target.key)),
+            Content::Dir => {}
+        }
+        if meta == Meta::default() {
+            // Without its side key the file counts as made now, as `set` has it.
+            self.forget_side(&mut then);
+        } else {
+            self.put_side(&meta, &mut then);
+        }
+        let mut planned = self.planned(action, created, prev, meta.dir, then);
+        planned.record.ttl = self.times.expires.map(|end| self.times.left(end));
+        if let Content::File(value) = content {
+            planned.value = Some(value.clone());
+        }
+        let below = KeyRange::prefix(&target.key.below());
+        planned.txn.guards.push(Compare::none_in(below));
+        planned
+    }
+
+    /// Guarded by the key and its side key.
+    fn planned(
+        &self,
+        action: Action,
+        created: Option<i64>,
+        prev: Option<Prev>,
+        dir: bool,
+        then: Vec<Op>,
+    ) -> Planned {
+        let target = self.target;
+        let record = OpRecord {
+            action,
+            key: target.key.to_string(),
+            created,
+            dir,
+            ttl: None,
+            prev,
+            silent: self.times.silent,
+            id: None,
+        };
+        let modified = target.file.as_ref().map_or(0, |file| file.modified);
+        let guards = vec![
+            Compare::modified(&target.key, ModRev(modified)),
+            side_as_seen(target),
+        ];
+        Planned {
+            key: target.key.clone(),
+            txn: Txn::new(guards, then),
+            record,
+            value: None,
+            before: None,
+        }
+    }
+
+    fn prev_of(&self, file: &KeyValue) -> Prev {
+        let meta = meta_of(file, self.target.side);
+        Prev {
+            created: meta.created.unwrap_or(file.modified),
+            modified: file.modified,
+            ttl: meta.expires.map(|end| self.times.left(end)),
+            file: false,
+        }
+    }
+
+    /// Writes the side key and, of a directory, where doors look for its TTL.
+    fn put_side(&self, meta: &Meta, then: &mut Vec<Op>) {
+        let target = self.target;
+        then.push(Op::put_json(target.key.side(), meta));
+        match meta.expires {
+            Some(expires) if meta.dir => {
+                let ttl = self.times.left(expires);
+                then.push(Op::put_json(target.key.ttl_key(), &ttl));
+            }
+            _ if has_dir_ttl(target) => then.push(Op::delete(target.key.ttl_key())),
+            _ => {}
+        }
+    }
+
+    fn forget_side(&self, then: &mut Vec<Op>) {
+        if self.target.side.is_some() {
+            then.push(Op::delete(self.target.key.side()));
+        }
+        if has_dir_ttl(self.target) {
+            then.push(Op::delete(self.target.key.ttl_key()));
+        }
+    }
 }
 
-fn planned(
-    action: Action,
-    target: &Level,
-    created: Option<i64>,
-    prev: Option<PrevIndexes>,
-    dir: bool,
-    then: Vec<Op>,
-) -> Planned {
-    let record = OpRecord {
-        action,
-        key: target.key.to_string(),
-        created,
-        dir,
-        prev,
-        id: None,
-    };
-    let mut guards = vec![
-        Compare::modified(
-            &target.key,
-            ModRev(target.file.as_ref().map_or(0, |file| file.modified)),
-        ),
-        side_as_seen(target),
-    ];
-    if !dir {
-        guards.push(Compare::none_in(KeyRange::prefix(&target.key.below())));
-    }
-    Planned {
-        txn: Txn::new(guards, then),
-        record,
-        value: None,
-        before: None,
-    }
-}
-
-fn prev_of(target: &Level, file: &KeyValue) -> PrevIndexes {
-    PrevIndexes {
-        created: created_of(file, target.side),
-        modified: file.modified,
-    }
+fn has_dir_ttl(target: &Level) -> bool {
+    target
+        .dir_side()
+        .is_some_and(|side| side.meta.expires.is_some())
 }
 
 fn side_as_seen(level: &Level) -> Compare {
-    Compare::modified(
-        level.key.side(),
-        ModRev(level.side.map_or(0, |side| side.modified)),
-    )
+    let modified = level.side.map_or(0, |side| side.modified);
+    Compare::modified(level.key.side(), ModRev(modified))
 }
 
 /// Nothing in the range was written after `revision`.
 fn unchanged(keys: KeyRange, revision: i64) -> Compare {
     Compare::new(keys, Relation::Less, Target::Modified(revision + 1))
-}
-
-fn put_meta(key: &KeyPath, meta: &Meta) -> Op {
-    Op::put_json(key.side(), meta)
-}
-
-fn forget_side(target: &Level, then: &mut Vec<Op>) {
-    if target.side.is_some() {
-        then.push(Op::delete(target.key.side()));
-    }
 }

@@ -8,15 +8,16 @@ use axum::http::Method;
 use super::error::{ErrorCode, V2Error};
 use super::form::Form;
 use super::path::KeyPath;
+use super::ttl::MAX_TTL;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Read a key or directory.
     Get(Get),
-    /// Wait for an event.
+    /// Wait for events.
     Wait(Wait),
-    /// WriteKind the store.
+    /// Write the store.
     Write(Write),
 }
 
@@ -29,7 +30,7 @@ pub struct Get {
     pub recursive: bool,
 }
 
-/// A wait for one event.
+/// A wait for events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
     /// Its key.
@@ -38,6 +39,8 @@ pub struct Wait {
     pub recursive: bool,
     /// First index; 0 is from now.
     pub index: u64,
+    /// All events, not the first alone.
+    pub stream: bool,
 }
 
 /// A write.
@@ -47,6 +50,10 @@ pub struct Write {
     pub key: KeyPath,
     /// Kind of write.
     pub change: WriteKind,
+    /// It ends by itself after so many seconds.
+    pub ttl: Option<u64>,
+    /// Only the TTL changes, and waits are not told.
+    pub refresh: bool,
     /// Answer with the action alone.
     pub no_value: bool,
 }
@@ -55,9 +62,11 @@ pub struct Write {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteKind {
     /// Create or replace it.
-    Set(Vec<u8>),
+    Set(Content),
     /// Create it.
-    Create(Vec<u8>),
+    Create(Content),
+    /// Create a key below it, named by the index.
+    CreateInOrder(Content),
     /// Replace it.
     Update(Vec<u8>),
     /// Replace it if the condition holds.
@@ -73,15 +82,21 @@ pub enum WriteKind {
     CompareAndDelete(Condition),
 }
 
-impl WriteKind {
-    /// The value that is to be written.
+/// What a write makes of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A file with this value.
+    File(Vec<u8>),
+    /// A directory.
+    Dir,
+}
+
+impl Content {
+    /// The value of a file.
     pub fn value(&self) -> Option<&[u8]> {
         match self {
-            Self::Set(value)
-            | Self::Create(value)
-            | Self::Update(value)
-            | Self::CompareAndSwap(_, value) => Some(value),
-            Self::Delete { .. } | Self::CompareAndDelete(_) => None,
+            Self::File(value) => Some(value),
+            Self::Dir => None,
         }
     }
 }
@@ -126,6 +141,10 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
         None | Some(b"") => None,
         Some(_) => field(form, "ttl", ErrorCode::TtlNotANumber, true, digits)?,
     };
+    if ttl.is_some_and(|ttl| ttl > MAX_TTL) {
+        let cause = format!("the ttl is larger than {MAX_TTL}");
+        return Err(V2Error::request(ErrorCode::TtlNotANumber, cause));
+    }
     let prev_exist = unquoted_flag(form, "prevExist")?;
     let refresh = unquoted_flag(form, "refresh")?.unwrap_or(false);
     let value = form.get("value").unwrap_or_default();
@@ -151,43 +170,41 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
         return Ok(Operation::Write(Write {
             key,
             change,
+            ttl: None,
+            refresh: false,
             no_value: false,
         }));
     }
-    if *method == Method::POST {
-        return Err(later("POST"));
-    }
-    if *method == Method::PUT {
-        for (asked, what) in [
-            (dir, "dir=true on PUT"),
-            (refresh, "refresh"),
-            (ttl.is_some(), "ttl"),
-        ] {
-            if asked {
-                return Err(later(what));
-            }
-        }
+    if *method == Method::PUT || *method == Method::POST {
         let value = value.to_vec();
+        let content = |value| {
+            if dir {
+                Content::Dir
+            } else {
+                Content::File(value)
+            }
+        };
         let change = match prev_exist {
-            Some(false) => WriteKind::Create(value),
+            _ if *method == Method::POST => WriteKind::CreateInOrder(content(value)),
+            Some(false) => WriteKind::Create(content(value)),
             Some(true) if condition.is_none() => WriteKind::Update(value),
-            None if condition.is_none() => WriteKind::Set(value),
+            None if condition.is_none() => WriteKind::Set(content(value)),
             _ => WriteKind::CompareAndSwap(condition, value),
         };
         return Ok(Operation::Write(Write {
             key,
             change,
+            ttl,
+            refresh,
             no_value,
         }));
-    }
-    if wait && stream {
-        return Err(later("stream=true"));
     }
     if wait {
         return Ok(Operation::Wait(Wait {
             key,
             recursive,
             index: wait_index,
+            stream,
         }));
     }
     Ok(Operation::Get(Get { key, recursive }))
@@ -195,10 +212,6 @@ pub fn parse(method: &Method, key: KeyPath, form: &Form) -> Result<Operation, V2
 
 fn invalid(cause: impl Into<String>) -> V2Error {
     V2Error::request(ErrorCode::InvalidField, cause)
-}
-
-fn later(what: &str) -> V2Error {
-    invalid(format!("{what} is not in this version of dokkaa"))
 }
 
 /// A number as Go reads it: digits, nothing else.
@@ -256,11 +269,15 @@ mod tests {
         parse(method, key, &form)
     }
 
-    fn change(method: &Method, query: &str) -> WriteKind {
+    fn write(method: &Method, query: &str) -> Write {
         match operation(method, query).expect("an operation") {
-            Operation::Write(write) => write.change,
+            Operation::Write(write) => write,
             other => panic!("not a write: {other:?}"),
         }
+    }
+
+    fn change(method: &Method, query: &str) -> WriteKind {
+        write(method, query).change
     }
 
     fn error(method: &Method, query: &str) -> (ErrorCode, String) {
@@ -273,19 +290,17 @@ mod tests {
     fn a_put_is_what_its_conditions_make_it() {
         let put = |query| change(&Method::PUT, query);
         let value = b"v".to_vec();
+        let file = || Content::File(value.clone());
         let condition = |value: &str, index| Condition {
             value: value.into(),
             index,
         };
-        assert_eq!(put("value=v"), WriteKind::Set(value.clone()));
-        assert_eq!(put(""), WriteKind::Set(Vec::new()));
-        assert_eq!(
-            put("value=v&prevIndex=0&ttl="),
-            WriteKind::Set(value.clone())
-        );
+        assert_eq!(put("value=v"), WriteKind::Set(file()));
+        assert_eq!(put(""), WriteKind::Set(Content::File(Vec::new())));
+        assert_eq!(put("value=v&prevIndex=0&ttl="), WriteKind::Set(file()));
         assert_eq!(
             put("value=v&prevExist=false&prevValue=x"),
-            WriteKind::Create(value.clone())
+            WriteKind::Create(file())
         );
         assert_eq!(put("value=v&prevExist=T"), WriteKind::Update(value.clone()));
         assert_eq!(
@@ -294,8 +309,30 @@ mod tests {
         );
         assert_eq!(
             put("value=v&prevValue=a&prevIndex=3"),
-            WriteKind::CompareAndSwap(condition("a", 3), value)
+            WriteKind::CompareAndSwap(condition("a", 3), value.clone())
         );
+        assert_eq!(put("value=v&dir=true"), WriteKind::Set(Content::Dir));
+        assert_eq!(
+            put("dir=true&prevExist=false"),
+            WriteKind::Create(Content::Dir)
+        );
+        let post = |query| change(&Method::POST, query);
+        assert_eq!(
+            post("value=v&prevExist=true&prevIndex=3"),
+            WriteKind::CreateInOrder(file())
+        );
+        assert_eq!(post("dir=1"), WriteKind::CreateInOrder(Content::Dir));
+    }
+
+    #[test]
+    fn a_write_may_end_by_itself_and_be_a_refresh() {
+        let put = |query| write(&Method::PUT, query);
+        assert_eq!(put("value=v").ttl, None);
+        assert_eq!(put("value=v&ttl=").ttl, None);
+        assert_eq!(put("value=v&ttl=0").ttl, Some(0));
+        let refresh = put("refresh=true&ttl=8999999990");
+        assert_eq!((refresh.ttl, refresh.refresh), (Some(MAX_TTL), true));
+        assert_eq!(write(&Method::DELETE, "ttl=5").ttl, None);
     }
 
     #[test]
@@ -324,9 +361,18 @@ mod tests {
             Ok(Operation::Wait(Wait {
                 key: KeyPath::new("/k").expect("a key"),
                 recursive: true,
-                index: 7
+                index: 7,
+                stream: false
             }))
         );
+        assert!(matches!(
+            operation(&Method::GET, "wait=true&stream=true"),
+            Ok(Operation::Wait(Wait {
+                stream: true,
+                index: 0,
+                ..
+            }))
+        ));
         assert!(matches!(
             operation(&Method::HEAD, "unknown=%20&stream=true"),
             Ok(Operation::Get(_))
@@ -383,6 +429,11 @@ mod tests {
                 "invalid value for \"ttl\"",
             ),
             (
+                "ttl=8999999991",
+                ErrorCode::TtlNotANumber,
+                "the ttl is larger than 8999999990",
+            ),
+            (
                 "prevValue=",
                 ErrorCode::PrevValueRequired,
                 "\"prevValue\" cannot be empty",
@@ -407,23 +458,5 @@ mod tests {
         }
         // Two mistakes: the first that etcd looks at.
         assert_eq!(put("prevIndex=x&recursive=x").0, ErrorCode::IndexNotANumber);
-    }
-
-    #[test]
-    fn what_comes_later_says_so() {
-        for (method, query) in [
-            (Method::POST, "value=x"),
-            (Method::PUT, "dir=true"),
-            (Method::PUT, "value=x&ttl=5"),
-            (Method::PUT, "refresh=true&ttl=5"),
-            (Method::GET, "wait=true&stream=true"),
-        ] {
-            let (code, cause) = error(&method, query);
-            assert_eq!(code, ErrorCode::InvalidField);
-            assert!(
-                cause.ends_with("is not in this version of dokkaa"),
-                "{cause}"
-            );
-        }
     }
 }

@@ -28,8 +28,8 @@ pub struct Ring {
 pub enum EventMatch {
     /// This event.
     Found(Arc<V2Event>),
-    /// Not yet; nothing before this index needs to be looked at again.
-    NotYet(i64),
+    /// Not yet; nothing before this needs to be looked at again.
+    NotYet(Position),
     /// The index is too old; the oldest available one.
     Cleared(i64),
 }
@@ -69,20 +69,57 @@ impl Ring {
         }
     }
 
-    /// The first event of index `since` or later that the wait is for. Up to
-    /// `history` it is a look back, which also shows names that begin with `_`.
-    pub fn find(&self, key: &KeyPath, recursive: bool, since: i64, history: i64) -> EventMatch {
-        if since < self.first {
+    /// The first event from `from` on that the wait is for. Up to `history` it is
+    /// a look back, which also shows names that begin with `_`.
+    pub fn find(&self, key: &KeyPath, recursive: bool, from: Position, history: i64) -> EventMatch {
+        if from.index < self.first {
             return EventMatch::Cleared(self.first);
         }
-        let start = self.events.partition_point(|event| event.index() < since);
-        let found = self.events.iter().skip(start).find(|event| {
-            matches_key(event, key, recursive)
+        let start = self
+            .events
+            .partition_point(|event| event.index() < from.index);
+        let own = |event: &&Arc<V2Event>| {
+            !event.silent
+                && matches_key(event, key, recursive)
                 && (event.index() <= history || !hidden_from(event, key))
+        };
+        let mut told = from.told;
+        let found = self.events.iter().skip(start).filter(own).find(|event| {
+            let new = event.index() > from.index || told == 0;
+            told = told.saturating_sub(1);
+            new
         });
         match found {
             Some(event) => EventMatch::Found(event.clone()),
-            None => EventMatch::NotYet(since.max(self.seen + 1)),
+            None if self.seen < from.index => EventMatch::NotYet(from),
+            None => EventMatch::NotYet(Position::at(self.seen + 1)),
+        }
+    }
+}
+
+/// Where a wait goes on. A write of v3 may be several events with one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// From this index on.
+    pub index: i64,
+    /// So many events of this index have been told.
+    told: usize,
+}
+
+impl Position {
+    /// The first event of an index.
+    pub fn at(index: i64) -> Self {
+        Self { index, told: 0 }
+    }
+
+    /// After an event that was found from here.
+    #[must_use]
+    pub fn after(self, event: &V2Event) -> Self {
+        let index = event.index();
+        let told = if index == self.index { self.told } else { 0 };
+        Self {
+            index,
+            told: told + 1,
         }
     }
 }
@@ -125,6 +162,7 @@ mod tests {
             action,
             prev: action.removes().then(|| node.clone()),
             node: Some(node),
+            silent: false,
         }
     }
 
@@ -151,13 +189,54 @@ mod tests {
             ],
             6,
         );
-        let find = |text: &str, recursive, since| ring.find(&key(text), recursive, since, 6);
+        let find =
+            |text: &str, recursive, since| ring.find(&key(text), recursive, Position::at(since), 6);
         assert_eq!(found(&find("/a", false, 1)), Some(2));
         assert_eq!(found(&find("/a", false, 3)), Some(5));
         assert_eq!(found(&find("/a", true, 3)), Some(3));
         assert_eq!(found(&find("/", true, 4)), Some(4));
-        assert_eq!(find("/", false, 1), EventMatch::NotYet(7));
-        assert_eq!(find("/a", true, 100), EventMatch::NotYet(100));
+        assert_eq!(find("/", false, 1), EventMatch::NotYet(Position::at(7)));
+        assert_eq!(find("/a", true, 100), EventMatch::NotYet(Position::at(100)));
+    }
+
+    #[test]
+    fn a_stream_is_told_each_event_of_an_index_once() {
+        let mut ring = Ring::new(1);
+        ring.extend(
+            vec![
+                event(Action::Set, "/a/x", 2, false),
+                event(Action::Set, "/b", 2, false),
+                event(Action::Set, "/a/y", 2, false),
+                event(Action::Set, "/a/z", 3, false),
+            ],
+            3,
+        );
+        let mut position = Position::at(1);
+        let mut told = Vec::new();
+        let after = loop {
+            match ring.find(&key("/a"), true, position, 0) {
+                EventMatch::Found(event) => {
+                    position = position.after(&event);
+                    told.push(event.key().to_owned());
+                }
+                other => break other,
+            }
+        };
+        assert_eq!(told, ["/a/x", "/a/y", "/a/z"]);
+        assert_eq!(after, EventMatch::NotYet(Position::at(4)));
+    }
+
+    #[test]
+    fn a_refresh_is_kept_and_not_told() {
+        let mut ring = Ring::new(1);
+        let mut refresh = event(Action::Update, "/a", 2, false);
+        refresh.silent = true;
+        ring.extend(vec![refresh, event(Action::Set, "/a", 3, false)], 3);
+        assert_eq!(
+            found(&ring.find(&key("/a"), false, Position::at(1), 3)),
+            Some(3)
+        );
+        assert_eq!(ring.events.len(), 2);
     }
 
     #[test]
@@ -170,18 +249,18 @@ mod tests {
             ],
             3,
         );
-        let find = |text: &str| ring.find(&key(text), false, 1, 3);
+        let find = |text: &str| ring.find(&key(text), false, Position::at(1), 3);
         assert_eq!(found(&find("/a/b/c")), Some(2));
-        assert_eq!(find("/ab"), EventMatch::NotYet(4));
-        assert_eq!(find("/f/x"), EventMatch::NotYet(4));
+        assert_eq!(find("/ab"), EventMatch::NotYet(Position::at(4)));
+        assert_eq!(find("/f/x"), EventMatch::NotYet(Position::at(4)));
     }
 
     #[test]
     fn hidden_names_wake_only_who_waits_inside_but_are_in_history() {
         let mut ring = Ring::new(1);
         ring.extend(vec![event(Action::Set, "/a/_h/x", 2, false)], 2);
-        let find = |text: &str, history| ring.find(&key(text), true, 2, history);
-        assert_eq!(find("/a", 1), EventMatch::NotYet(3));
+        let find = |text: &str, history| ring.find(&key(text), true, Position::at(2), history);
+        assert_eq!(find("/a", 1), EventMatch::NotYet(Position::at(3)));
         assert_eq!(found(&find("/a", 2)), Some(2));
         assert_eq!(found(&find("/a/_h", 1)), Some(2));
         assert_eq!(found(&find("/a/_h/x", 1)), Some(2));
@@ -195,11 +274,11 @@ mod tests {
         }
         let oldest = 1500 - 1000 + 1;
         assert_eq!(
-            ring.find(&key("/never"), false, oldest - 1, 1500),
+            ring.find(&key("/never"), false, Position::at(oldest - 1), 1500),
             EventMatch::Cleared(oldest)
         );
         assert_eq!(
-            found(&ring.find(&key("/a"), false, oldest, 1500)),
+            found(&ring.find(&key("/a"), false, Position::at(oldest), 1500)),
             Some(oldest)
         );
     }
@@ -216,7 +295,7 @@ mod tests {
         }
         assert!(ring.bytes <= MAX_BYTES);
         assert!(matches!(
-            ring.find(&key("/a"), false, 2, 40),
+            ring.find(&key("/a"), false, Position::at(2), 40),
             EventMatch::Cleared(_)
         ));
     }

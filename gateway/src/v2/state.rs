@@ -8,6 +8,7 @@ use store::kv::{Kv, Status};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::expiry::Expiry;
 use super::feed::Feed;
 use super::stats::Stats;
 
@@ -22,7 +23,8 @@ pub struct V2 {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) name: String,
     pub(super) feed: Feed,
-    pub(super) stats: Stats,
+    pub(super) expiry: Expiry,
+    pub(super) stats: Arc<Stats>,
     status: Mutex<Option<(Instant, Status)>>,
     pub(super) listings: Semaphore,
     /// Revision of the last write here: later waits must not miss it.
@@ -30,13 +32,15 @@ pub struct V2 {
 }
 
 impl V2 {
-    /// The API over `kv`, as the member `name`; waits end with `shutdown`.
+    /// The API over `kv`, as the member `name`; waits end with `shutdown`. Needs a tokio runtime.
     pub fn new(kv: Arc<dyn Kv>, name: impl Into<String>, shutdown: CancellationToken) -> Arc<Self> {
+        let stats = Arc::new(Stats::new());
         Arc::new(Self {
+            expiry: Expiry::new(&kv, &stats),
             kv,
             name: name.into(),
             feed: Feed::new(shutdown),
-            stats: Stats::new(),
+            stats,
             status: Mutex::default(),
             listings: Semaphore::new(LISTINGS),
             written: AtomicI64::new(0),

@@ -25,6 +25,7 @@ pub(super) struct Stats {
     started: Timestamp,
     begun: Instant,
     counted: [(AtomicU64, AtomicU64); COUNTERS.len()],
+    expired: AtomicU64,
 }
 
 /// An operation's place among the counters; none for a wait.
@@ -34,7 +35,7 @@ pub(super) fn kind(operation: &Operation) -> Option<usize> {
         Operation::Wait(_) => return None,
         Operation::Write(write) => match write.change {
             WriteKind::Set(_) => 1,
-            WriteKind::Create(_) => 2,
+            WriteKind::Create(_) | WriteKind::CreateInOrder(_) => 2,
             WriteKind::Update(_) => 3,
             WriteKind::Delete { .. } => 4,
             WriteKind::CompareAndSwap(..) => 5,
@@ -49,6 +50,7 @@ impl Stats {
             started: Timestamp::now(),
             begun: Instant::now(),
             counted: Default::default(),
+            expired: AtomicU64::new(0),
         }
     }
 
@@ -59,6 +61,11 @@ impl Stats {
         }
     }
 
+    /// This agent has ended a key whose TTL was over.
+    pub(super) fn expired(&self) {
+        self.expired.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// `/v2/stats/store`, with so many waits under way.
     pub(super) fn store(&self, waiting: usize) -> Value {
         let mut all = Map::new();
@@ -66,8 +73,8 @@ impl Stats {
             all.insert((*succeeded).into(), well.load(Ordering::Relaxed).into());
             all.insert((*failed).into(), badly.load(Ordering::Relaxed).into());
         }
-        // Keys do not expire in this version.
-        all.insert("expireCount".into(), 0.into());
+        let expired = self.expired.load(Ordering::Relaxed);
+        all.insert("expireCount".into(), expired.into());
         all.insert("watchers".into(), waiting.into());
         all.into()
     }

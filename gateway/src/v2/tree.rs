@@ -5,18 +5,20 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use store::kv::KeyValue;
 
-use super::lookup::{Below, KeyKind, Level, Lookup, SideKey, created_of};
+use super::lookup::{Below, KeyKind, Level, Lookup, SideKey, meta_of};
 use super::node::V2Node;
 use super::path::{KeyPath, MAX_PARTS};
+use super::ttl::Ttl;
 
 #[derive(Default)]
 struct Dir<'a> {
     files: BTreeMap<&'a str, (&'a KeyValue, Option<SideKey>)>,
     dirs: BTreeMap<&'a str, Dir<'a>>,
-    /// The index of its side key.
-    own: Option<i64>,
+    /// Its side key.
+    own: Option<SideKey>,
     /// The least index of a key below it; none if there is no key.
     implied: Option<i64>,
 }
@@ -40,11 +42,16 @@ impl<'a> Dir<'a> {
         };
     }
 
-    fn index(&self) -> i64 {
-        self.own.or(self.implied).unwrap_or(0)
+    fn node(&self, key: String, nodes: Vec<V2Node>, now: Timestamp) -> V2Node {
+        let index = self.own.map(|own| own.dir_index()).or(self.implied);
+        let expires = self.own.and_then(|own| own.meta.expires);
+        V2Node {
+            nodes,
+            ..dir_node(key, index.unwrap_or(0), expires, now)
+        }
     }
 
-    fn nodes(&self, key: &str, recursive: bool) -> Vec<V2Node> {
+    fn nodes(&self, key: &str, recursive: bool, now: Timestamp) -> Vec<V2Node> {
         let mut nodes = BTreeMap::new();
         for (name, dir) in &self.dirs {
             if hidden(name) || (self.files.contains_key(name) && dir.implied.is_none()) {
@@ -52,17 +59,17 @@ impl<'a> Dir<'a> {
             }
             let key = format!("{key}{name}");
             let nodes_below = if recursive {
-                dir.nodes(&format!("{key}/"), true)
+                dir.nodes(&format!("{key}/"), true, now)
             } else {
                 Vec::new()
             };
-            nodes.insert(*name, dir_node(key, dir.index(), nodes_below));
+            nodes.insert(*name, dir.node(key, nodes_below, now));
         }
         for (name, (file, side)) in &self.files {
             if !hidden(name) {
                 nodes
                     .entry(name)
-                    .or_insert_with(|| file_node(format!("{key}{name}"), file, *side));
+                    .or_insert_with(|| file_node(format!("{key}{name}"), file, *side, now));
             }
         }
         nodes.into_values().collect()
@@ -75,22 +82,24 @@ fn hidden(name: &str) -> bool {
 }
 
 /// A file as v2 shows it.
-pub fn file_node(key: String, file: &KeyValue, side: Option<SideKey>) -> V2Node {
+pub fn file_node(key: String, file: &KeyValue, side: Option<SideKey>, now: Timestamp) -> V2Node {
+    let meta = meta_of(file, side);
     V2Node {
         key,
         value: Some(file.value.as_slice().into()),
+        ttl: meta.expires.map(|end| Ttl::new(end, now)),
         modified: file.modified,
-        created: created_of(file, side),
+        created: meta.created.unwrap_or(file.modified),
         ..V2Node::default()
     }
 }
 
 /// A directory as v2 shows it: its indexes are those of its creation.
-pub fn dir_node(key: String, index: i64, nodes: Vec<V2Node>) -> V2Node {
+fn dir_node(key: String, index: i64, expires: Option<Timestamp>, now: Timestamp) -> V2Node {
     V2Node {
         key,
         dir: true,
-        nodes,
+        ttl: expires.map(|end| Ttl::new(end, now)),
         modified: index,
         created: index,
         ..V2Node::default()
@@ -98,11 +107,11 @@ pub fn dir_node(key: String, index: i64, nodes: Vec<V2Node>) -> V2Node {
 }
 
 /// The key and what is below it; none if it is not there. Needs all below to be read.
-pub fn node(key: &KeyPath, seen: &Lookup, recursive: bool) -> Option<V2Node> {
+pub fn node(key: &KeyPath, seen: &Lookup, recursive: bool, now: Timestamp) -> Option<V2Node> {
     let nothing = Below::default();
     let below = seen.below.as_ref().unwrap_or(&nothing);
     let Some(target) = seen.target() else {
-        let nodes = build(key, below).nodes("/", recursive);
+        let nodes = build(key, below).nodes("/", recursive, now);
         return Some(V2Node {
             dir: true,
             nodes,
@@ -111,20 +120,23 @@ pub fn node(key: &KeyPath, seen: &Lookup, recursive: bool) -> Option<V2Node> {
     };
     match (target.kind(), &target.file) {
         (KeyKind::Dir, _) => {
-            let nodes = build(key, below).nodes(&key.below(), recursive);
+            let nodes = build(key, below).nodes(&key.below(), recursive, now);
             let oldest = below.files.iter().min_by_key(|kv| kv.created);
-            Some(dir_node(key.to_string(), dir_index(target, oldest), nodes))
+            let expires = target.dir_side().and_then(|side| side.meta.expires);
+            Some(V2Node {
+                nodes,
+                ..dir_node(key.to_string(), dir_index(target, oldest), expires, now)
+            })
         }
-        (KeyKind::File, Some(file)) => Some(file_node(key.to_string(), file, target.side)),
+        (KeyKind::File, Some(file)) => Some(file_node(key.to_string(), file, target.side, now)),
         _ => None,
     }
 }
 
 /// A directory's index: that of its side key, else that of the `oldest` key below it.
 pub fn dir_index(dir: &Level, oldest: Option<&KeyValue>) -> i64 {
-    dir.side
-        .filter(|side| side.meta.dir)
-        .map(|side| side.created)
+    dir.dir_side()
+        .map(|side| side.dir_index())
         .or(oldest.map(|kv| kv.created))
         .or(dir.file.as_ref().map(|file| file.created))
         .unwrap_or(0)
@@ -147,7 +159,7 @@ fn build<'a>(key: &KeyPath, below: &'a Below) -> Dir<'a> {
             continue;
         };
         if side.meta.dir {
-            root.at(&names, None).own = Some(side.created);
+            root.at(&names, None).own = Some(side);
         } else {
             sides.insert(kv.key.strip_prefix(&prefix).unwrap_or_default(), side);
         }

@@ -233,24 +233,6 @@ async fn other_methods_are_not_allowed() {
 }
 
 #[tokio::test]
-async fn what_comes_later_is_a_clear_error_and_writes_nothing() {
-    let (server, kv) = TestServer::in_memory().await;
-    let before = kv.with(|etcd| etcd.revision());
-    for ask in [
-        Ask::new("POST", "/v2/keys/q").form("value=x"),
-        Ask::new("PUT", "/v2/keys/q?dir=true"),
-        Ask::new("PUT", "/v2/keys/q").form("value=x&ttl=5"),
-        Ask::new("PUT", "/v2/keys/q").form("ttl=5&refresh=true"),
-        Ask::new("GET", "/v2/keys/q?wait=true&stream=true"),
-    ] {
-        let (status, code, cause) = server.client.send(ask).await.error();
-        assert_eq!((status, code), (400, 209));
-        assert!(cause.contains("not in this version"), "{cause}");
-    }
-    assert_eq!(kv.with(|etcd| etcd.revision()), before);
-}
-
-#[tokio::test]
 async fn a_key_that_v3_wrote_is_the_same_key() {
     let (server, kv) = TestServer::in_memory().await;
     let client = &server.client;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use store::kv::{KeyRange, Kv, Op, Txn};
 use store::memory::MemKv;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::client::{Answer, Ask, Begun};
 use crate::harness::TestServer;
@@ -221,4 +224,91 @@ async fn waits_survive_a_watch_that_breaks() {
     kv.set_unavailable(false);
     let put = server.client.put("/v2/keys/k", "value=1").await;
     assert_eq!(event(wait).await.body, put.body);
+}
+
+/// The next line of a stream; none at its end.
+async fn line(stream: &mut Begun) -> Option<String> {
+    let frame = tokio::time::timeout(CAP, stream.body.frame()).await;
+    let frame = frame.expect("a line in time")?.expect("a line");
+    let data = frame.into_data().expect("data");
+    Some(String::from_utf8(data.to_vec()).expect("text"))
+}
+
+#[tokio::test]
+async fn a_stream_is_told_each_event_on_a_line_and_stays_open() {
+    let (server, kv) = TestServer::in_memory().await;
+    let first = server.client.put("/v2/keys/a/b", "value=1").await;
+    let query = format!(
+        "/a?wait=true&stream=true&recursive=true&waitIndex={}",
+        first.index()
+    );
+    let mut stream = begin(&server, &query).await;
+    let mut one = begin(&server, "/a/b?wait=true&stream=true").await;
+    assert_eq!(line(&mut stream).await, Some(first.body));
+    for form in ["value=2", "value=3&prevValue=2", "dir=true"] {
+        let written = server.client.put("/v2/keys/a/b", form).await;
+        server.client.put("/v2/keys/other", "value=1").await;
+        assert_eq!(line(&mut stream).await, Some(written.body.clone()));
+        assert_eq!(line(&mut one).await, Some(written.body));
+    }
+    // Several keys of one v3 transaction have one index.
+    let keys = ["/a/x", "/a/y", "/a/z"];
+    write_with_v3(&kv, keys.iter().map(|key| Op::put(key, "1")).collect()).await;
+    for key in keys {
+        let told = line(&mut stream).await.expect("a line");
+        assert!(told.contains(&format!("\"key\":\"{key}\"")), "{told}");
+    }
+    server.shutdown.cancel();
+    assert_eq!(line(&mut stream).await, None);
+}
+
+#[tokio::test]
+async fn who_never_reads_a_stream_is_cut_off_and_slows_nobody() {
+    const EVENTS: usize = 200;
+    let (server, _) = TestServer::in_memory().await;
+    let mut lazy = TcpStream::connect(server.address).await.expect("connected");
+    let request = "GET /v2/keys/big?wait=true&stream=true HTTP/1.1\r\n\
+                   Host: localhost\r\nConnection: close\r\n\r\n";
+    lazy.write_all(request.as_bytes()).await.expect("sent");
+    let mut eager = begin(&server, "/big?wait=true&stream=true").await;
+    let form = format!("value={}", "x".repeat(256 << 10));
+    for n in 0..EVENTS {
+        let put = server.client.put("/v2/keys/big", &form);
+        let put = tokio::time::timeout(CAP, put).await.expect("in time");
+        assert!(matches!(put.status, 200 | 201), "{n}");
+        let (mut told, whole) = (0, put.body.len());
+        while told < whole {
+            told += line(&mut eager).await.expect("a piece").len();
+        }
+    }
+    // What was told meanwhile is in the sockets; the rest was not kept.
+    let mut text = Vec::new();
+    let read = tokio::time::timeout(CAP, lazy.read_to_end(&mut text));
+    read.await.expect("an end in time").expect("read");
+    let lines = String::from_utf8_lossy(&text).matches("\"action\"").count();
+    assert!(lines < EVENTS, "{lines}");
+}
+
+#[tokio::test]
+async fn a_watcher_of_a_rarely_changed_key_catches_up_as_its_error_says() {
+    let (server, _) = TestServer::in_memory().await;
+    let rare = server.client.put("/v2/keys/rare", "value=1").await;
+    drop(begin(&server, "/rare?wait=true").await);
+    for n in 0..1100 {
+        let form = format!("value={n}");
+        server.client.put("/v2/keys/busy", &form).await;
+    }
+    let query = format!("/v2/keys/rare?wait=true&waitIndex={}", rare.index() + 1);
+    let cleared = server.client.get(&query).await;
+    assert_eq!(cleared.error().1, 401);
+    let index: u64 = cleared
+        .header("x-etcd-index")
+        .expect("an index")
+        .parse()
+        .expect("a number");
+    let listed = server.client.get("/v2/keys/rare").await;
+    assert_eq!(listed.index(), rare.index());
+    let wait = begin(&server, &format!("/rare?wait=true&waitIndex={}", index + 1)).await;
+    let next = server.client.put("/v2/keys/rare", "value=2").await;
+    assert_eq!(event(wait).await.body, next.body);
 }

@@ -1,8 +1,11 @@
 //! The APIs from outside: over real sockets, on the store in memory and on a real etcd.
 
 mod client;
+mod differences;
 mod differential;
+mod example_dirs;
 mod example_keys;
+mod example_ttl;
 mod example_waits;
 mod harness;
 mod listener;

@@ -3,15 +3,20 @@
 
 use gateway::v2::lookup::{Lookup, read};
 use gateway::v2::path::KeyPath;
-use gateway::v2::plan::{Planned, needs_below, plan};
-use gateway::v2::request::{Condition, Write, WriteKind};
+use gateway::v2::plan::{Planned, expire, needs_below, plan};
+use gateway::v2::request::{Condition, Content, Write, WriteKind};
+use jiff::Timestamp;
 use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
 use uuid::Uuid;
 
+use crate::client::{Ask, Client};
+use crate::harness::TestServer;
 use crate::stream::Random;
 
 const ROUNDS: u64 = 20_000;
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// Few, so that the two meet.
 const NAMES: [&str; 2] = ["a", "b"];
@@ -28,9 +33,13 @@ fn change(random: &mut Random, index: u64) -> WriteKind {
         value: random.pick(&["", "1"]).as_bytes().to_vec(),
         index: index * random.below(2),
     };
+    let content = match random.below(6) {
+        0 => Content::Dir,
+        _ => Content::File(value.clone()),
+    };
     match random.below(11) {
-        0..4 => WriteKind::Set(value),
-        4 => WriteKind::Create(value),
+        0..4 => WriteKind::Set(content),
+        4 => WriteKind::Create(content),
         5 => WriteKind::Update(value),
         6 => WriteKind::CompareAndSwap(condition, value),
         7 => WriteKind::CompareAndDelete(condition),
@@ -45,6 +54,8 @@ fn write(random: &mut Random, index: u64) -> Write {
     Write {
         key: key(random),
         change: change(random, index),
+        ttl: random.one_in(3).then(|| random.below(9)),
+        refresh: random.one_in(6),
         no_value: false,
     }
 }
@@ -57,25 +68,20 @@ async fn look(kv: &MemKv, write: &Write) -> Lookup {
 
 async fn carry_out(kv: &MemKv, planned: &Planned) -> bool {
     let reply = kv
-        .txn(planned.request(Uuid::nil()).0)
+        .txn(planned.request(Uuid::nil(), 0).0)
         .await
         .expect("a write");
     reply.succeeded
 }
 
-/// Keys, values and revisions of all there is. A directory's index is that of
-/// its creation, so it does no harm if two writers make it.
+/// Keys, values and revisions of all there is.
 async fn all(kv: &MemKv) -> Vec<(String, Vec<u8>, i64, i64)> {
     let range = Range::new(KeyRange::prefix("/"));
     let reply = kv.range(range).await.expect("a read");
     reply
         .kvs
         .into_iter()
-        .map(|kv| {
-            let dir = kv.value == br#"{"dir":true}"#;
-            let modified = if dir { 0 } else { kv.modified };
-            (kv.key, kv.value, kv.created, modified)
-        })
+        .map(|kv| (kv.key, kv.value, kv.created, kv.modified))
         .collect()
 }
 
@@ -95,7 +101,7 @@ async fn a_stale_plan_fails_or_does_no_harm() {
         // A directory that v3 gave a value stays one only while there are keys
         // below it, which no guard can say; the write itself puts one there.
         let odd = seen.above().iter().any(|dir| dir.file.is_some());
-        let Some(planned) = plan(&first, &seen).ok().filter(|_| !odd) else {
+        let Some(planned) = plan(&first, &seen, NOW).ok().filter(|_| !odd) else {
             refused += 1;
             continue;
         };
@@ -107,11 +113,11 @@ async fn a_stale_plan_fails_or_does_no_harm() {
                 _ => Op::put(&second.key, "v3"),
             };
             kv.txn(Txn::new(Vec::new(), vec![op])).await.expect("done");
-        } else if let Ok(planned) = plan(&second, &look(&kv, &second).await) {
+        } else if let Ok(planned) = plan(&second, &look(&kv, &second).await, NOW) {
             assert!(carry_out(&kv, &planned).await, "nobody was in between");
         }
         let now = look(&kv, &first).await;
-        let anew = plan(&first, &now);
+        let anew = plan(&first, &now, NOW);
         let mut twin = kv.with(|etcd| etcd.clone());
         if !carry_out(&kv, &planned).await {
             stale += 1;
@@ -122,10 +128,82 @@ async fn a_stale_plan_fails_or_does_no_harm() {
         let anew = anew.unwrap_or_else(|error| panic!("{what}: went through in spite of {error}"));
         assert_eq!(planned.event(0), anew.event(0), "{what}");
         let outcome = all(&kv).await;
-        twin.txn(&anew.request(Uuid::nil()).0).expect("a write");
+        twin.txn(&anew.request(Uuid::nil(), 0).0).expect("a write");
         let twin_kv = MemKv::new();
         twin_kv.with(|etcd| *etcd = twin);
         assert_eq!(outcome, all(&twin_kv).await, "{what}");
     }
     assert!(stale > 300 && fresh > 1000, "{stale} {fresh} {refused}");
+}
+
+/// A key or a directory with a TTL is written by one while its time comes for another.
+#[tokio::test]
+async fn what_was_written_anew_does_not_end() {
+    let kv = MemKv::new();
+    let mut random = Random::new(2);
+    let (mut ended, mut stale) = (0_u64, 0_u64);
+    for round in 0..5_000 {
+        let first = Write {
+            ttl: Some(1),
+            refresh: false,
+            ..write(&mut random, 0)
+        };
+        let Ok(planned) = plan(&first, &look(&kv, &first).await, NOW) else {
+            continue;
+        };
+        assert!(carry_out(&kv, &planned).await);
+        let modified = kv.with(|etcd| etcd.revision());
+        let seen = look(&kv, &first).await;
+        let Some(expired) = expire(&seen, modified, NOW) else {
+            assert!(!planned.ends(), "round {round}: {first:?} does not end");
+            continue;
+        };
+        let second = write(&mut random, 0);
+        let between = plan(&second, &look(&kv, &second).await, NOW);
+        let what = format!("round {round}: {first:?}, then {second:?}");
+        if let Ok(between) = between {
+            assert!(carry_out(&kv, &between).await, "nobody was in between");
+        }
+        let now = look(&kv, &first).await;
+        let anew = expire(&now, modified, NOW);
+        if carry_out(&kv, &expired).await {
+            let anew = anew.map(|planned| planned.event(0));
+            assert_eq!(anew, Some(expired.event(0)), "{what}");
+            ended += 1;
+        } else {
+            stale += 1;
+        }
+    }
+    assert!(ended > 300 && stale > 20, "{ended} {stale}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_posted_through_several_hosts_sort_as_they_were_made() {
+    let (first, kv) = TestServer::in_memory().await;
+    let second = TestServer::over(std::sync::Arc::new(kv)).await;
+    let post = async |client: Client, n: u64| {
+        let mut made = Vec::new();
+        for _ in 0..40 {
+            let posted = client
+                .send(Ask::new("POST", "/v2/keys/queue").form("value=1"))
+                .await;
+            assert_eq!(posted.status, 201, "{}", posted.body);
+            // Others write, too, so that names and indexes differ.
+            client.put(&format!("/v2/keys/other{n}"), "value=1").await;
+            let key = posted.json()["node"]["key"].as_str().map(str::to_owned);
+            made.push((posted.index(), key.expect("a key")));
+        }
+        made
+    };
+    let clients = [&first, &second, &first, &second].map(|server| server.client.clone());
+    let posters = clients
+        .into_iter()
+        .zip(0..)
+        .map(|(client, n)| post(client, n));
+    let mut made = futures_util::future::join_all(posters).await.concat();
+    made.sort();
+    assert!(made.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "{made:?}");
+    let listed = first.client.get("/v2/keys/queue?sorted=true").await.json();
+    let listed = listed["node"]["nodes"].as_array().map(Vec::len);
+    assert_eq!(listed, Some(160));
 }

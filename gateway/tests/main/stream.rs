@@ -100,8 +100,10 @@ impl Stream {
 
     pub(crate) fn step(&mut self) -> Step {
         match self.random.below(100) {
-            0..30 => Step::Ask(self.get()),
-            30..56 => Step::Ask(self.put(&[])),
+            0..27 => Step::Ask(self.get()),
+            27..51 => Step::Ask(self.put(&[])),
+            51..54 => Step::Ask(self.post()),
+            54..56 => Step::Ask(self.refresh()),
             56..64 => Step::Ask(self.put(&[("prevExist", "false")])),
             64..70 => Step::Ask(self.put(&[("prevExist", "true")])),
             70..80 => Step::Ask(self.compare("PUT")),
@@ -178,23 +180,60 @@ impl Stream {
         if self.random.one_in(10) {
             fields.push(("noValueOnSuccess".to_owned(), "true".to_owned()));
         }
-        if self.random.one_in(20) {
-            fields.push(("ttl".to_owned(), String::new()));
+        match self.random.below(20) {
+            0 => fields.push(("ttl".to_owned(), String::new())),
+            1..4 => fields.push(self.ttl()),
+            _ => {}
         }
-        let key = if self.random.one_in(60) {
+        if self.random.one_in(10) {
+            fields.push(("dir".to_owned(), "true".to_owned()));
+        }
+        let key = self.key_or_root(60);
+        self.place("PUT", &key, &fields)
+    }
+
+    fn key_or_root(&mut self, one_in: u64) -> String {
+        if self.random.one_in(one_in) {
             "/".to_owned()
         } else {
             self.key()
-        };
+        }
+    }
+
+    /// Nothing ends while the stream is on.
+    fn ttl(&mut self) -> (String, String) {
+        let ttl = self.random.pick(&["1000", "86400", "1000000000"]);
+        ("ttl".to_owned(), ttl.to_owned())
+    }
+
+    fn post(&mut self) -> Ask {
+        let mut fields = vec![("value".to_owned(), self.value().to_owned())];
+        match self.random.below(6) {
+            0 => fields.push(("dir".to_owned(), "true".to_owned())),
+            1 => fields.push(self.ttl()),
+            2 => fields.push(("prevExist".to_owned(), "true".to_owned())),
+            3 => fields.push(("noValueOnSuccess".to_owned(), "true".to_owned())),
+            _ => {}
+        }
+        let key = self.key_or_root(20);
+        self.place("POST", &key, &fields)
+    }
+
+    fn refresh(&mut self) -> Ask {
+        let mut fields = vec![("refresh".to_owned(), "true".to_owned()), self.ttl()];
+        match self.random.below(8) {
+            0..4 => fields.push(("prevExist".to_owned(), "true".to_owned())),
+            4 => fields.push(("prevExist".to_owned(), "false".to_owned())),
+            5 => fields.push(("prevIndex".to_owned(), self.index.to_string())),
+            6 => fields.push(("dir".to_owned(), "true".to_owned())),
+            _ => {}
+        }
+        let key = self.key_or_root(60);
         self.place("PUT", &key, &fields)
     }
 
     fn compare(&mut self, method: &str) -> Ask {
-        let key = if self.random.one_in(40) {
-            "/".to_owned()
-        } else {
-            self.key()
-        };
+        let key = self.key_or_root(40);
         let mut fields = Vec::new();
         let which = self.random.below(3);
         if which != 0 {
@@ -219,6 +258,9 @@ impl Stream {
         }
         if method == "PUT" {
             fields.push(("value".to_owned(), self.value().to_owned()));
+            if self.random.one_in(6) {
+                fields.push(self.ttl());
+            }
         } else if self.random.one_in(3) {
             fields.push(("recursive".to_owned(), "true".to_owned()));
         }
@@ -233,11 +275,7 @@ impl Stream {
                 fields.push((name.to_owned(), "true".to_owned()));
             }
         }
-        let key = if self.random.one_in(60) {
-            "/".to_owned()
-        } else {
-            self.key()
-        };
+        let key = self.key_or_root(60);
         self.place("DELETE", &key, &fields)
     }
 
@@ -287,7 +325,8 @@ impl Stream {
                 .header("content-type", "application/json")
                 .form("{\"value\":\"json\"}"),
             3 => Ask::new("OPTIONS", &format!("/v2/keys{key}")),
-            4 | 5 => Ask::new("PUT", &format!("/v2/keys{key}?{fields}")),
+            4 => Ask::new("POST", &format!("/v2/keys{key}?{fields}")),
+            5 => Ask::new("PUT", &format!("/v2/keys{key}?{fields}")),
             // On GET, `wait=true` would wait.
             6 if !fields.contains("wait=true") => {
                 Ask::new("GET", &format!("/v2/keys{key}?{fields}"))
@@ -297,11 +336,7 @@ impl Stream {
     }
 
     fn wait(&mut self) -> Step {
-        let key = if self.random.one_in(6) {
-            "/".to_owned()
-        } else {
-            self.key()
-        };
+        let key = self.key_or_root(6);
         let mut query = "wait=true".to_owned();
         if self.random.one_in(2) {
             query.push_str("&recursive=true");
