@@ -1,25 +1,26 @@
 //! Answering a request: from the zone, or from an upstream resolver.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
-use hickory_server::net::runtime::Time;
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 use model::directory::Directory;
 use model::skydns::Records;
 use tracing::warn;
 
 use listen::LogThrottle;
 
-use crate::relay::Relay;
-use crate::response::Response;
+use crate::message::MAX_QUESTIONS;
+use crate::relay::{Asked, Relay, Unanswered};
+use crate::response::{self, Response};
+use crate::upstreams::Upstreams;
 use crate::zone::{Tables, Zone};
 
 /// Interval between log lines on queries that no resolver answers.
@@ -34,10 +35,22 @@ pub struct Counters {
     pub tcp: AtomicU64,
     /// Answered from the zone, errors included.
     pub answered: AtomicU64,
-    /// Answered by an upstream resolver.
+    /// Answered by an upstream resolver, or as it did before.
     pub relayed: AtomicU64,
     /// Forwarded without an answer.
     pub failed: AtomicU64,
+    /// Of those for others: answers that were kept.
+    pub cache_hits: AtomicU64,
+    /// Answers that were kept and are out of date, since no resolver answers.
+    pub cache_stale: AtomicU64,
+    /// Answers for which a resolver was asked.
+    pub cache_misses: AtomicU64,
+    /// Answers that are kept at the moment.
+    pub cache_entries: AtomicU64,
+    /// Their octets in memory, about.
+    pub cache_octets: AtomicU64,
+    /// Resolvers that failed or were silent, each time.
+    pub upstream_failures: AtomicU64,
 }
 
 /// Handler of the requests of all sockets. Clones share it.
@@ -62,7 +75,7 @@ enum Action<'a> {
     /// Answered with what another name has, which is forwarded.
     Follow(Response, Query),
     /// Forwarded.
-    Relay(&'a Query),
+    Relay(Asked<'a>),
 }
 
 impl Handler {
@@ -70,15 +83,16 @@ impl Handler {
         zone: Zone,
         directory: Arc<ArcSwap<Directory>>,
         records: Arc<ArcSwap<Records>>,
-        relay: Relay,
+        upstreams: Upstreams,
     ) -> Self {
+        let counters = Arc::<Counters>::default();
         Self(Arc::new(Shared {
             zone: ArcSwap::from_pointee(zone),
             directory,
             records,
-            relay,
+            relay: Relay::new(upstreams, Arc::clone(&counters)),
             turn: AtomicUsize::new(0),
-            counters: Arc::default(),
+            counters,
             log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
         }))
     }
@@ -93,26 +107,28 @@ impl Handler {
         Arc::clone(&self.0.counters)
     }
 
-    /// The response to a well-formed request.
-    pub(crate) async fn respond(&self, request: &Request) -> Response {
-        self.0.respond(request).await
-    }
-}
-
-#[async_trait]
-impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(
+    /// The answer; none to a message that is shorter than a header, or a response.
+    pub(crate) async fn answer(
         &self,
-        request: &Request,
-        handle: R,
-    ) -> ResponseInfo {
-        let response = self.respond(request).await;
-        response.send(request, handle).await
+        message: Vec<u8>,
+        client: SocketAddr,
+        by: Protocol,
+    ) -> Option<Vec<u8>> {
+        let header = Header::read(&mut BinDecoder::new(&message)).ok()?;
+        // The library allocates for as many questions as are announced.
+        let request = (header.counts.queries <= MAX_QUESTIONS)
+            .then(|| Request::from_bytes(message, client, by).ok())
+            .flatten();
+        match request {
+            _ if header.metadata.message_type == MessageType::Response => None,
+            None => response::bare(&header, ResponseCode::FormErr),
+            Some(request) => self.0.respond(&request).await,
+        }
     }
 }
 
 impl Shared {
-    async fn respond(&self, request: &Request) -> Response {
+    async fn respond(&self, request: &Request) -> Option<Vec<u8>> {
         count(match request.protocol() {
             Protocol::Udp => &self.counters.udp,
             _ => &self.counters.tcp,
@@ -120,10 +136,10 @@ impl Shared {
         match self.action(request) {
             Action::Answer(response) => {
                 count(&self.counters.answered);
-                response
+                response.encode(request)
             }
             Action::Follow(response, query) => self.follow(request, response, &query).await,
-            Action::Relay(query) => self.relay(request, query).await,
+            Action::Relay(asked) => self.relay(request, asked).await,
         }
     }
 
@@ -153,7 +169,10 @@ impl Shared {
             records: &self.records.load(),
         };
         let Some(mut answer) = self.zone.load().answer(tables, query, turn) else {
-            return Action::Relay(query);
+            return match Asked::new(request) {
+                Some(asked) => Action::Relay(asked),
+                None => failure(ResponseCode::FormErr),
+            };
         };
         let follow = answer.follow.take();
         let response = Response::authoritative(request, answer);
@@ -164,47 +183,56 @@ impl Shared {
     }
 
     /// An alias is answered with what it leads to, as its client asks for no more.
-    async fn follow(&self, request: &Request, mut response: Response, query: &Query) -> Response {
+    async fn follow(
+        &self,
+        request: &Request,
+        mut response: Response,
+        query: &Query,
+    ) -> Option<Vec<u8>> {
+        match self.ask(query, request.src()).await {
+            Ok(answer) => {
+                count(&self.counters.answered);
+                response.extend(answer);
+                response.encode(request)
+            }
+            Err(why) => self.unanswered(request, why),
+        }
+    }
+
+    /// What the resolvers have for a name that no client asked for.
+    async fn ask(&self, query: &Query, client: SocketAddr) -> Result<Message, Unanswered> {
         let mut message = Message::query();
         message.metadata.recursion_desired = true;
         message.add_query(query.clone());
-        let Ok(packet) = message.to_vec() else {
-            return Response::failure(request, ResponseCode::ServFail);
-        };
-        let asked = self
-            .relay
-            .ask(&packet, query, request.protocol(), request.src());
-        if let Some(answer) = asked.await {
-            count(&self.counters.answered);
-            response.extend(answer);
-            response
-        } else {
-            self.unanswered(request)
+        let packet = message.to_vec().map_err(|_| Unanswered::Upstream)?;
+        // Of any length, as over TCP.
+        let request = Request::from_bytes(packet, client, Protocol::Tcp);
+        let request = request.map_err(|_| Unanswered::Upstream)?;
+        let asked = Asked::new(&request).ok_or(Unanswered::Upstream)?;
+        let answer = self.relay.ask(&asked, client).await?;
+        Message::from_vec(&answer).map_err(|_| Unanswered::Upstream)
+    }
+
+    async fn relay(&self, request: &Request, asked: Asked<'_>) -> Option<Vec<u8>> {
+        match self.relay.ask(&asked, request.src()).await {
+            Ok(answer) => {
+                count(&self.counters.relayed);
+                Some(answer)
+            }
+            Err(why) => self.unanswered(request, why),
         }
     }
 
-    async fn relay(&self, request: &Request, query: &Query) -> Response {
-        let asked = self
-            .relay
-            .ask(request.as_slice(), query, request.protocol(), request.src());
-        if let Some(answer) = asked.await {
-            count(&self.counters.relayed);
-            Response::forwarded(request, answer)
-        } else {
-            self.unanswered(request)
-        }
-    }
-
-    fn unanswered(&self, request: &Request) -> Response {
+    fn unanswered(&self, request: &Request, why: Unanswered) -> Option<Vec<u8>> {
         count(&self.counters.failed);
-        self.warn_unanswered();
-        Response::failure(request, ResponseCode::ServFail)
+        self.warn(why);
+        Response::failure(request, ResponseCode::ServFail).encode(request)
     }
 
-    fn warn_unanswered(&self) {
+    fn warn(&self, why: Unanswered) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(suppressed) = log.pass((), Instant::now()) {
-            warn!(suppressed, "no upstream resolver answered a DNS query");
+            warn!(suppressed, "{why}");
         }
     }
 }

@@ -1,131 +1,259 @@
-//! Forwarding of queries to the upstream resolvers.
+//! Forwarding of queries to the upstream resolvers, and their answers kept.
 //!
-//! Only the id of a query is replaced: id and port are random, against forged
-//! answers. Resolvers are queried in order, the next one on a failure or after
-//! 1.5 s, and the first good answer wins, as in the C library.
+//! A plain query is sent in words of our own: id, port and the case of the
+//! name's letters are random, against forged answers. One that says more, with
+//! EDNS options, is sent as it came under another id, and its answer not kept.
 //!
-//! Queries under way are limited in all and per client. Queries of equal
-//! octets share one exchange while it lasts.
+//! Queries under way are limited in all and per client. Equal queries share
+//! one exchange while it lasts.
 
+mod answer;
+mod asked;
+mod cache;
 mod exchange;
 mod flights;
+mod race;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_server::net::xfer::Protocol;
 use listen::{Limiter, Limits};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use crate::resolv_conf::Upstreams;
-use exchange::{Exchange, Question, RETRY};
-use flights::{Flights, Key};
+use crate::handler::Counters;
+use crate::upstreams::Upstreams;
+use answer::{Age, Answer};
+use asked::Sent;
+use cache::{Bounds, Cache, Found};
+use exchange::Exchange;
+use flights::{Flight, Flights, Loop};
+use race::{Outcome, Ranking, first_good};
+
+pub(crate) use asked::Asked;
+#[cfg(test)]
+pub(crate) use race::DEADLINE;
 
 /// Limits of queries under way, each of which may hold a socket. Ends forwarding loops too.
 pub(crate) const OUTSTANDING: Limits = Limits {
     all: 512,
     per_source: 64,
 };
-/// Time-out of a query; clients retry after 5 s.
-const DEADLINE: Duration = Duration::from_millis(4500);
+/// What the cache may hold.
+const KEPT: Bounds = Bounds {
+    entries: 10_000,
+    octets: 8 << 20,
+};
+/// Time before an answer out of date is given while resolvers are still asked (RFC 8767).
+const PATIENCE: Duration = Duration::from_millis(1800);
 
 /// Forwarder to the upstream resolvers.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub(crate) struct Relay(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     upstreams: Upstreams,
     limiter: Limiter,
     flights: Flights,
     exchange: Arc<Exchange>,
+    ranking: Ranking,
+    cache: Mutex<Cache>,
+    counters: Arc<Counters>,
     /// Secret that makes ids of a count unpredictable.
     secret: RandomState,
     count: AtomicU64,
 }
 
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// No resolver has a well-formed one.
+    #[error("no upstream resolver answered a DNS query")]
+    Upstream,
+    /// The limit is reached.
+    #[error("too many DNS queries wait for upstream resolvers")]
+    Busy,
+    /// It came back.
+    #[error("a forwarded DNS query came back: an upstream resolver forwards to this server")]
+    Loop,
+}
+
 impl Relay {
-    pub(crate) fn new(upstreams: Upstreams) -> Self {
-        Self {
+    pub(crate) fn new(upstreams: Upstreams, counters: Arc<Counters>) -> Self {
+        Self(Arc::new(Shared {
             upstreams,
             limiter: Limiter::new(OUTSTANDING),
             flights: Flights::default(),
             exchange: Arc::default(),
+            ranking: Ranking::default(),
+            cache: Mutex::new(Cache::new(KEPT)),
+            counters,
             secret: RandomState::new(),
             count: AtomicU64::new(0),
-        }
+        }))
     }
 
-    /// The answer to the query in a packet; none if no resolver has a well-formed one.
+    /// The answer to a client's query.
     pub(crate) async fn ask(
         &self,
-        packet: &[u8],
-        query: &Query,
-        by: Protocol,
+        asked: &Asked<'_>,
         client: SocketAddr,
-    ) -> Option<Message> {
-        let _permit = match self.limiter.acquire(client.ip(), Instant::now()) {
-            Ok(permit) => permit,
-            Err(reason) => {
-                debug!(%client, %reason, "DNS query refused");
-                return None;
+    ) -> Result<Vec<u8>, Unanswered> {
+        let key = asked.key();
+        let upstreams = self.0.upstreams.of(asked.name);
+        if upstreams.is_new {
+            self.0.cache().clear();
+        }
+        let found = self.0.cache().get(&key, now().into_std());
+        let spare = match found {
+            Some(Found::Ready(answer, age)) => {
+                self.0.count_use(age);
+                return Ok(answer.reply(asked, age));
             }
+            Some(Found::Spare(answer)) => Some(answer),
+            None => None,
         };
-        let key = Key::new(packet, by)?;
-        let flight = self.flights.join(key, || {
-            let upstreams = self.upstreams.current();
-            let question = Question::new(packet, self.next_id(), query.clone());
-            first_good(Arc::clone(&self.exchange), upstreams, question, by).boxed()
+        let permit = self.0.limiter.acquire(client.ip(), now().into_std());
+        let permit = permit.map_err(|reason| {
+            debug!(%client, %reason, "DNS query refused");
+            Unanswered::Busy
+        })?;
+        let flight = self.0.join(key, asked, upstreams.addresses);
+        let flight = flight.map_err(|Loop| Unanswered::Loop)?;
+        let answer = if spare.is_none() {
+            flight.await
+        } else {
+            // It goes on without this client.
+            let going_on = flight.clone();
+            tokio::spawn(async move {
+                going_on.await;
+                drop(permit);
+            });
+            timeout(PATIENCE, flight).await.unwrap_or_default()
+        };
+        match (answer, spare) {
+            (Some(answer), _) if answer.is_good() => {
+                count(&self.0.counters.cache_misses);
+                Ok(answer.reply(asked, Age::Known(Duration::ZERO)))
+            }
+            (_, Some(spare)) => {
+                self.0.count_use(Age::Stale);
+                Ok(spare.reply(asked, Age::Stale))
+            }
+            (Some(answer), None) => {
+                count(&self.0.counters.cache_misses);
+                Ok(answer.reply(asked, Age::Known(Duration::ZERO)))
+            }
+            (None, None) => Err(Unanswered::Upstream),
+        }
+    }
+}
+
+impl Shared {
+    fn join(
+        self: &Arc<Self>,
+        key: Arc<[u8]>,
+        asked: &Asked<'_>,
+        upstreams: Arc<[SocketAddr]>,
+    ) -> Result<Flight, Loop> {
+        let to_keep = asked.is_plain.then(|| Arc::clone(&key));
+        self.flights.join(key, &asked.question, || {
+            let folded = asked.question.folded();
+            // A case that somebody chose is kept: a forwarder's, which knows its query by it.
+            let is_ours = asked.is_plain && asked.question == folded;
+            let question = if is_ours {
+                folded.in_random_case(self.random_bits())
+            } else {
+                asked.question.clone()
+            };
+            // The root has no letters.
+            let mark = Some(&question).filter(|sent| is_ours && **sent != folded);
+            let mark = mark.cloned();
+            let sent = asked.upstream(self.random() as u16, question);
+            let all = Arc::clone(self);
+            (mark, all.fly(to_keep, sent, upstreams).boxed())
+        })
+    }
+
+    /// Asks upstream and keeps the answer.
+    async fn fly(
+        self: Arc<Self>,
+        key: Option<Arc<[u8]>>,
+        sent: Sent,
+        upstreams: Arc<[SocketAddr]>,
+    ) -> flights::Answer {
+        let sent = Arc::new(sent);
+        let ask = |to| Arc::clone(&self.exchange).ask(to, Arc::clone(&sent));
+        let Outcome { answer, failures } = first_good(&upstreams, &self.ranking, ask).await;
+        self.counters
+            .upstream_failures
+            .fetch_add(failures, Ordering::Relaxed);
+        let answer = answer.map(Arc::new);
+        if let Some(key) = key {
+            self.keep(&key, answer.as_ref());
+        }
+        answer
+    }
+
+    fn keep(&self, key: &Arc<[u8]>, answer: Option<&Arc<Answer>>) {
+        let now = now().into_std();
+        let mut cache = self.cache();
+        let is_good = answer.is_some_and(|answer| answer.is_good());
+        if !is_good && cache.hold(key, now) {
+            return;
+        }
+        if let Some(answer) = answer {
+            cache.put(key, Arc::clone(answer), now);
+            let Counters {
+                cache_entries,
+                cache_octets,
+                ..
+            } = &*self.counters;
+            cache_entries.store(cache.len() as u64, Ordering::Relaxed);
+            cache_octets.store(cache.octets() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn count_use(&self, age: Age) {
+        count(match age {
+            Age::Known(_) => &self.counters.cache_hits,
+            Age::Stale => &self.counters.cache_stale,
         });
-        flight.await.map(Arc::unwrap_or_clone)
     }
 
-    fn next_id(&self) -> u16 {
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn random(&self) -> u64 {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        self.secret.hash_one(count) as u16
+        self.secret.hash_one(count)
     }
-}
 
-async fn first_good(
-    exchange: Arc<Exchange>,
-    upstreams: Arc<[SocketAddr]>,
-    question: Question,
-    by: Protocol,
-) -> Option<Arc<Message>> {
-    let question = Arc::new(question);
-    let mut waiting = upstreams.iter();
-    let mut asked = JoinSet::new();
-    let mut bad = None;
-    let mut deadline = pin!(sleep(DEADLINE));
-    loop {
-        if let Some(to) = waiting.next() {
-            asked.spawn(Arc::clone(&exchange).ask(*to, Arc::clone(&question), by));
-        }
-        if asked.is_empty() {
-            return bad;
-        }
-        tokio::select! {
-            Some(Ok((from, answer))) = asked.join_next() => match answer {
-                Ok(answer) if is_good(&answer) => return Some(Arc::new(answer)),
-                Ok(answer) => bad = Some(Arc::new(answer)),
-                Err(error) => debug!(%from, %error, "upstream resolver failed"),
-            },
-            () = sleep(RETRY), if !waiting.as_slice().is_empty() => {}
-            () = &mut deadline => return bad,
+    fn random_bits(&self) -> impl FnMut() -> bool {
+        let (mut bits, mut left) = (0_u64, 0);
+        move || {
+            if left == 0 {
+                (bits, left) = (self.random(), u64::BITS);
+            }
+            left -= 1;
+            bits >>= 1;
+            bits & 1 == 1
         }
     }
 }
 
-/// The next resolver is queried after SERVFAIL, NOTIMP and REFUSED, as in the C library.
-fn is_good(answer: &Message) -> bool {
-    !matches!(
-        answer.metadata.response_code,
-        ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused
-    )
+/// The clock of the runtime, which tests can stop.
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }

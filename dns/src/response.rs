@@ -6,11 +6,11 @@
 use std::slice;
 
 use hickory_proto::ProtoError;
-use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, ResponseCode};
+use hickory_proto::op::{Edns, Header, Message, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
 use hickory_proto::serialize::binary::{BinDecoder, BinEncodable as _, BinEncoder};
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder, Queries};
 use tracing::debug;
 
@@ -71,41 +71,6 @@ impl Response {
         self.metadata.truncation = message.metadata.truncation;
         self.answers.extend(message.answers);
         self.authorities = message.authorities;
-    }
-
-    /// An answer of an upstream resolver.
-    pub(crate) fn forwarded(request: &Request, mut message: Message) -> Self {
-        message.metadata.id = request.metadata.id;
-        // The payload size is negotiated per hop; the library truncates to it.
-        if let Some(edns) = &mut message.edns {
-            edns.set_max_payload(request.max_payload());
-        }
-        Self {
-            metadata: message.metadata,
-            answers: message.answers,
-            authorities: message.authorities,
-            additionals: message.additionals,
-            edns: message.edns,
-        }
-    }
-
-    /// Sends the response, truncated if needed.
-    pub(crate) async fn send(
-        self,
-        request: &Request,
-        mut handle: impl ResponseHandler,
-    ) -> ResponseInfo {
-        let none = instead_of_many(request);
-        let queries = none.as_ref().unwrap_or(&request.queries);
-        let response = self.fitting(request, queries);
-        match handle.send_response(response.message(queries)).await {
-            Ok(info) => info,
-            Err(error) => {
-                debug!(%error, "answer not sent");
-                let (metadata, counts) = (response.metadata, HeaderCounts::default());
-                Header { metadata, counts }.into()
-            }
-        }
     }
 
     /// The response as octets, truncated if needed.

@@ -1,4 +1,4 @@
-//! Listeners: UDP, served by hickory, and TCP.
+//! Listeners, UDP and TCP.
 //!
 //! Each address is bound and retried by itself. On a wildcard address the
 //! kernel chooses the source of answers by its route to the client.
@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hickory_server::Server;
 use listen::{BIND_RETRY, Binder, Limiter, Problem};
 use manifests::manifest::Protocol;
 use model::backoff::Exponential;
@@ -22,10 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::handler::{Counters, Handler};
-use crate::relay::Relay;
-use crate::resolv_conf::{Files, Upstreams};
+use crate::upstreams::{Forwarding, Upstreams};
 use crate::zone::Zone;
-use crate::{filter, tcp};
+use crate::{tcp, udp};
 
 /// Attempts to find a port that is free for both UDP and TCP.
 const ANY_PORT_TRIES: usize = 16;
@@ -39,8 +37,8 @@ pub struct Config {
     pub zone: Zone,
     /// Records of others.
     pub records: Arc<ArcSwap<Records>>,
-    /// Files that name the upstream resolvers.
-    pub files: Files,
+    /// Where other names are asked for.
+    pub forwarding: Forwarding,
     /// Where the sockets come from.
     pub binder: Binder,
     /// Queries wait in the sockets until this is cancelled: until there is a directory.
@@ -89,15 +87,10 @@ impl Dns {
     ) -> Handle {
         let addresses = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(Vec::new());
-        let upstreams = Upstreams::new(config.files, addresses.subscribe());
+        let upstreams = Upstreams::new(config.forwarding, &addresses.subscribe());
         let wanted = watch::Sender::new(config.listen);
         let (binder, begin) = (config.binder, config.begin);
-        let handler = Handler::new(
-            config.zone,
-            directory,
-            config.records,
-            Relay::new(upstreams),
-        );
+        let handler = Handler::new(config.zone, directory, config.records, upstreams);
         Handle {
             addresses: addresses.subscribe(),
             problems: problems.subscribe(),
@@ -254,17 +247,11 @@ async fn serve(
     shutdown: &CancellationToken,
 ) {
     let Sockets { addr, udp, tcp } = sockets;
-    filter::attach(&udp);
-    let mut datagrams = Server::new(handler.clone());
-    datagrams.register_socket(udp);
-    let ended = tokio::select! {
-        () = shutdown.cancelled() => None,
-        ended = datagrams.block_until_done() => Some(ended),
+    let error = tokio::select! {
+        () = shutdown.cancelled() => return,
+        error = udp::serve(udp, handler.clone()) => error,
         never = tcp::serve(tcp, connections, handler) => match never {},
     };
-    let _ = datagrams.shutdown_gracefully().await;
-    if let Some(ended) = ended {
-        warn!(%addr, ?ended, "DNS listener failed; restarting");
-        shutdown.run_until_cancelled(sleep(BIND_RETRY.0)).await;
-    }
+    warn!(%addr, %error, "DNS listener failed; restarting");
+    shutdown.run_until_cancelled(sleep(BIND_RETRY.0)).await;
 }

@@ -10,18 +10,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Header, MessageType, ResponseCode};
-use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::Request;
 use listen::{Accepted, Acceptor, Limiter, Limits, Permit, WhenFull};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::handler::Handler;
-use crate::message::{MAX_QUESTION, MAX_QUESTIONS, read_message, write_message};
-use crate::response;
+use crate::message::{MAX_QUESTION, read_message, write_message};
 
 /// Limits of connections, for all addresses together.
 pub(crate) const CONNECTIONS: Limits = Limits {
@@ -67,23 +63,10 @@ async fn converse(
     loop {
         let message = timeout(IDLE, read_message(&mut stream, MAX_QUESTION)).await??;
         let busy = permit.set_busy();
-        if let Some(answer) = answer(message, peer, handler).await {
+        let answer = handler.answer(message, peer, Protocol::Tcp).await;
+        if let Some(answer) = answer {
             timeout(IDLE, write_message(&mut stream, &answer)).await??;
         }
         drop(busy);
-    }
-}
-
-/// The answer; none to a message that is shorter than a header, or a response.
-async fn answer(message: Vec<u8>, peer: SocketAddr, handler: &Handler) -> Option<Vec<u8>> {
-    let header = Header::read(&mut BinDecoder::new(&message)).ok()?;
-    // The library allocates for as many questions as are announced.
-    let request = (header.counts.queries <= MAX_QUESTIONS)
-        .then(|| Request::from_bytes(message, peer, Protocol::Tcp).ok())
-        .flatten();
-    match request {
-        None => response::bare(&header, ResponseCode::FormErr),
-        Some(request) if request.metadata.message_type == MessageType::Response => None,
-        Some(request) => handler.respond(&request).await.encode(&request),
     }
 }

@@ -2,6 +2,7 @@
 
 mod asking;
 pub(crate) mod fixture;
+mod keeping;
 mod limits;
 mod packets;
 mod protocol;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use arc_swap::ArcSwap;
-use dns::{Config, Dns, Files, Zone};
+use dns::{Config, Dns, Files, Forwarding, Zone};
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use model::directory::Directory;
@@ -77,9 +77,12 @@ async fn mutated_packets_neither_stop_the_server_nor_cost_memory() -> Result<()>
     let config = Config {
         listen: vec!["127.0.0.1:0".parse()?],
         zone: Zone::new("skydns.local", [])?,
-        files: Files {
-            resolv_conf: resolv_conf.path().into(),
-            behind_stub: "/nonexistent".into(),
+        forwarding: Forwarding {
+            files: Files {
+                resolv_conf: resolv_conf.path().into(),
+                behind_stub: "/nonexistent".into(),
+            },
+            ..Forwarding::default()
         },
         binder: listen::Binder::default(),
         records: Arc::default(),

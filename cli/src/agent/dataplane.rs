@@ -61,7 +61,7 @@ pub(super) async fn start(
             zone: dns::Zone::new(&config.domain, dns.iter().map(SocketAddr::ip))
                 .map_err(Misconfigured::by)?,
             records,
-            files: dns::Files::default(),
+            forwarding: dns::Forwarding::default(),
             binder: inheritance.binder.clone(),
             begin: known.clone(),
         },

@@ -1,29 +1,23 @@
 //! One query to one resolver, and the matching answer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
-use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
-use hickory_server::net::xfer::Protocol;
+use hickory_proto::op::ResponseCode;
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::answer::Answer;
+use super::asked::Sent;
 use crate::message::{invalid, read_message, write_message};
 
-/// Delay before a datagram is sent again; the next resolver is queried then, too.
-pub(super) const RETRY: Duration = Duration::from_millis(1500);
+/// Delay before a datagram is sent again.
+const RETRY: Duration = Duration::from_millis(1500);
 /// Largest datagram.
 const DATAGRAM: usize = 65_535;
-
-/// A query with an id of our own.
-pub(super) struct Question {
-    id: u16,
-    query: Query,
-    packet: Vec<u8>,
-}
 
 /// Client of the resolvers. One buffer for datagrams: a waiting query holds none.
 pub(super) struct Exchange {
@@ -45,21 +39,27 @@ impl fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    /// The answer to a query, with the resolver.
+    /// A resolver's answer to a query. One that is too long for a datagram is asked for again by TCP.
     pub(super) async fn ask(
         self: Arc<Self>,
         with: SocketAddr,
-        question: Arc<Question>,
-        by: Protocol,
-    ) -> (SocketAddr, io::Result<Message>) {
-        let answer = match by {
-            Protocol::Udp => self.by_udp(with, &question).await,
-            _ => by_tcp(with, &question).await,
-        };
-        (with, answer)
+        sent: Arc<Sent>,
+    ) -> io::Result<Answer> {
+        if !sent.by_udp {
+            return by_tcp(with, &sent).await;
+        }
+        let answer = self.by_udp(with, &sent, &sent.packet).await?;
+        let knows_no_edns = answer.code() == ResponseCode::FormErr && !answer.has_edns();
+        if sent.has_own_edns && knows_no_edns {
+            return self.by_udp(with, &sent, &sent.without_edns()).await;
+        }
+        if answer.is_truncated() {
+            return Ok(by_tcp(with, &sent).await.unwrap_or(answer));
+        }
+        Ok(answer)
     }
 
-    async fn by_udp(&self, with: SocketAddr, question: &Question) -> io::Result<Message> {
+    async fn by_udp(&self, with: SocketAddr, sent: &Sent, packet: &[u8]) -> io::Result<Answer> {
         let any: IpAddr = match with {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -67,63 +67,40 @@ impl Exchange {
         // A random port per query, connected so that only this resolver is heard.
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(with).await?;
-        socket.send(&question.packet).await?;
-        if let Ok(answer) = timeout(RETRY, self.answer(&socket, question)).await {
+        socket.send(packet).await?;
+        if let Ok(answer) = timeout(RETRY, self.answer(&socket, sent)).await {
             return answer;
         }
         // Query or answer may have been lost.
-        socket.send(&question.packet).await?;
-        self.answer(&socket, question).await
+        socket.send(packet).await?;
+        self.answer(&socket, sent).await
     }
 
     /// Receives datagrams until one is the answer.
-    async fn answer(&self, socket: &UdpSocket, question: &Question) -> io::Result<Message> {
-        loop {
-            socket.readable().await?;
+    async fn answer(&self, socket: &UdpSocket, sent: &Sent) -> io::Result<Answer> {
+        // A refusal is an error and nothing to read.
+        let interest = Interest::READABLE | Interest::ERROR;
+        let receive = || {
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
             let mut datagram = self.datagram.lock().unwrap_or_else(PoisonError::into_inner);
-            let answer = match socket.try_recv(&mut datagram) {
-                Ok(length) => question.answer(datagram.get(..length).unwrap_or_default())?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-                Err(error) => return Err(error),
-            };
-            drop(datagram);
-            if let Some(answer) = answer {
+            let length = socket.try_recv(&mut datagram)?;
+            let packet = datagram.get(..length).unwrap_or_default();
+            Answer::read(packet, sent.id, &sent.question)
+        };
+        loop {
+            if let Some(answer) = socket.async_io(interest, receive).await? {
                 return Ok(answer);
             }
         }
     }
 }
 
-async fn by_tcp(with: SocketAddr, question: &Question) -> io::Result<Message> {
+async fn by_tcp(with: SocketAddr, sent: &Sent) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(with).await?;
-    write_message(&mut stream, &question.packet).await?;
+    write_message(&mut stream, &sent.packet).await?;
     let answer = read_message(&mut stream, usize::MAX).await?;
-    question
-        .answer(&answer)?
+    Answer::read(&answer, sent.id, &sent.question)?
         .ok_or_else(|| invalid("answer does not match the query"))
-}
-
-impl Question {
-    /// The query of a packet, with another id.
-    pub(super) fn new(packet: &[u8], id: u16, query: Query) -> Self {
-        let mut packet = packet.to_vec();
-        if let Some(own) = packet.first_chunk_mut() {
-            *own = id.to_be_bytes();
-        }
-        Self { id, query, packet }
-    }
-
-    /// The answer in a packet, if it matches; an error if it is malformed.
-    fn answer(&self, packet: &[u8]) -> io::Result<Option<Message>> {
-        if packet.first_chunk() != Some(&self.id.to_be_bytes()) {
-            return Ok(None);
-        }
-        let message = Message::from_vec(packet).map_err(invalid)?;
-        // Some servers leave the question out of an error.
-        let is_bare_error =
-            message.queries.is_empty() && message.metadata.response_code != ResponseCode::NoError;
-        let is_answer = message.metadata.message_type == MessageType::Response
-            && (is_bare_error || message.queries.as_slice() == slice::from_ref(&self.query));
-        Ok(is_answer.then_some(message))
-    }
 }

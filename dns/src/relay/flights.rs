@@ -8,31 +8,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
-use hickory_proto::op::Message;
-use hickory_server::net::xfer::Protocol;
+
+use super::answer::Answer as Upstream;
+use crate::wire::Question;
 
 /// Result of an exchange: an answer, or none that is well-formed.
-type Answer = Option<Arc<Message>>;
+pub(super) type Answer = Option<Arc<Upstream>>;
 /// A shared exchange.
-type Flight = Shared<BoxFuture<'static, Answer>>;
+pub(super) type Flight = Shared<BoxFuture<'static, Answer>>;
+/// What equal queries have in common.
+type Key = Arc<[u8]>;
 
-/// A query without its id. All other octets count: answers repeat the case of
-/// the name, and depend on flags and EDNS options.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    by_tcp: bool,
-    question: Arc<[u8]>,
-}
-
-impl Key {
-    /// None if the packet is too short for an id.
-    pub(super) fn new(packet: &[u8], by: Protocol) -> Option<Self> {
-        Some(Self {
-            by_tcp: by != Protocol::Udp,
-            question: packet.get(2..)?.into(),
-        })
-    }
-}
+/// The query has come back: a resolver forwards to this server.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Loop;
 
 /// The exchanges under way.
 #[derive(Default, Clone)]
@@ -41,7 +30,15 @@ pub(super) struct Flights(Arc<Mutex<Open>>);
 #[derive(Default)]
 struct Open {
     count: u64,
-    by_key: HashMap<Key, (u64, WeakShared<BoxFuture<'static, Answer>>)>,
+    by_key: HashMap<Key, Under>,
+}
+
+/// An exchange under way.
+struct Under {
+    number: u64,
+    /// As it was sent, if the case of its letters is one that nobody else uses.
+    mark: Option<Question>,
+    flight: WeakShared<BoxFuture<'static, Answer>>,
 }
 
 impl fmt::Debug for Flights {
@@ -55,24 +52,27 @@ impl Flights {
     pub(super) fn join(
         &self,
         key: Key,
-        start: impl FnOnce() -> BoxFuture<'static, Answer>,
-    ) -> Flight {
+        question: &Question,
+        start: impl FnOnce() -> (Option<Question>, BoxFuture<'static, Answer>),
+    ) -> Result<Flight, Loop> {
         let mut open = self.lock();
-        let under_way = open
-            .by_key
-            .get(&key)
-            .and_then(|(_, flight)| flight.upgrade());
-        if let Some(flight) = under_way {
-            return flight;
+        let under_way = open.by_key.get(&key).and_then(|under| {
+            let is_back = under.mark.as_ref() == Some(question);
+            Some((under.flight.upgrade()?, is_back))
+        });
+        if let Some((flight, is_back)) = under_way {
+            // The last waiter's end takes the lock.
+            drop(open);
+            return if is_back { Err(Loop) } else { Ok(flight) };
         }
         let number = open.count;
         open.count += 1;
         let entry = Entry {
             flights: self.clone(),
-            key: key.clone(),
+            key: Arc::clone(&key),
             number,
         };
-        let exchange = start();
+        let (mark, exchange) = start();
         let flight = async move {
             let answer = exchange.await;
             drop(entry);
@@ -80,10 +80,15 @@ impl Flights {
         }
         .boxed()
         .shared();
-        if let Some(weak) = flight.downgrade() {
-            open.by_key.insert(key, (number, weak));
+        if let Some(flight) = flight.downgrade() {
+            let under = Under {
+                number,
+                mark,
+                flight,
+            };
+            open.by_key.insert(key, under);
         }
-        flight
+        Ok(flight)
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -102,7 +107,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut open = self.flights.lock();
         // A new exchange of this key may have begun since.
-        let is_this = |(number, _): &(u64, _)| *number == self.number;
+        let is_this = |under: &Under| under.number == self.number;
         if open.by_key.get(&self.key).is_some_and(is_this) {
             open.by_key.remove(&self.key);
         }
@@ -115,46 +120,64 @@ mod tests {
 
     use super::*;
 
-    fn key(number: u8) -> Key {
-        Key::new(&[number, number, 1, 2, 3], Protocol::Udp).expect("long enough")
+    fn key() -> Key {
+        [1, 2, 3].into()
+    }
+
+    fn question(name: [u8; 3]) -> Question {
+        let octets = [&[3][..], &name, &[0, 0, 1, 0, 1]].concat();
+        Question::read(&octets).expect("a question")
+    }
+
+    fn asked() -> Question {
+        question(*b"www")
+    }
+
+    fn sent() -> Question {
+        question(*b"wWw")
+    }
+
+    type Told = oneshot::Receiver<Answer>;
+
+    fn until(told: Told) -> impl FnOnce() -> (Option<Question>, BoxFuture<'static, Answer>) {
+        || (Some(sent()), told.map(Result::unwrap_or_default).boxed())
     }
 
     #[tokio::test]
-    async fn an_equal_query_with_another_id_joins() {
+    async fn an_equal_query_joins() {
         let flights = Flights::default();
         let (tell, told) = oneshot::channel();
-        let first = flights.join(key(1), || told.map(Result::unwrap_or_default).boxed());
-        let second = flights.join(key(2), || panic!("it is under way"));
-        tell.send(Some(Arc::new(Message::query())))
-            .expect("somebody waits");
-        let (first, second) = tokio::join!(first, second);
-        assert!(Arc::ptr_eq(
-            &first.expect("an answer"),
-            &second.expect("an answer")
-        ));
+        let first = flights.join(key(), &asked(), until(told)).expect("no loop");
+        let second = flights.join(key(), &asked(), || panic!("it is under way"));
+        let second = second.expect("no loop");
+        tell.send(None).expect("somebody waits");
+        assert_eq!(tokio::join!(first, second), (None, None));
         assert!(flights.lock().by_key.is_empty());
-        // Nothing is cached.
-        let third = flights.join(key(1), || async { None }.boxed());
+        let start = || (None, async { None }.boxed());
+        let third = flights.join(key(), &sent(), start).expect("no loop");
         assert_eq!(third.await, None);
+    }
+
+    #[tokio::test]
+    async fn a_query_that_comes_back_is_a_loop() {
+        let flights = Flights::default();
+        let (_tell, told) = oneshot::channel();
+        let flight = flights.join(key(), &asked(), until(told)).expect("no loop");
+        let back = flights.join(key(), &sent(), || panic!("it is under way"));
+        assert_eq!(back.err(), Some(Loop));
+        drop(flight);
     }
 
     #[tokio::test]
     async fn an_exchange_without_waiters_ends() {
         let flights = Flights::default();
         let (mut tell, told) = oneshot::channel::<Answer>();
-        let flight = flights.join(key(1), || told.map(Result::unwrap_or_default).boxed());
+        let flight = flights.join(key(), &asked(), until(told)).expect("no loop");
         let other = flight.clone();
         drop(flight);
         assert!(!tell.is_closed());
         drop(other);
         tell.closed().await;
         assert!(flights.lock().by_key.is_empty());
-    }
-
-    #[test]
-    fn a_query_by_tcp_is_another_key() {
-        let by = |by| Key::new(&[1, 2, 3], by);
-        assert_ne!(by(Protocol::Udp), by(Protocol::Tcp));
-        assert_eq!(Key::new(&[1], Protocol::Udp), None);
     }
 }

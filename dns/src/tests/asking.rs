@@ -194,7 +194,6 @@ async fn a_taken_port_is_a_problem_that_goes_away() -> Result<()> {
 #[tokio::test]
 async fn the_port_is_free_after_shutdown() -> Result<()> {
     let directory = Directory::default();
-    let folder = tempfile::tempdir()?;
     let listen = "127.0.0.1:0".parse()?;
     let config = crate::Config {
         listen: vec![listen],
@@ -202,10 +201,7 @@ async fn the_port_is_free_after_shutdown() -> Result<()> {
         binder: listen::Binder::default(),
         records: Arc::default(),
         begin: begun(),
-        files: crate::Files {
-            resolv_conf: folder.path().join("none"),
-            behind_stub: folder.path().join("none"),
-        },
+        forwarding: crate::Forwarding::default(),
     };
     let shutdown = CancellationToken::new();
     let directory = Arc::new(arc_swap::ArcSwap::from_pointee(directory));

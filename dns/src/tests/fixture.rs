@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::message::{read_message, write_message};
-use crate::{Config, Dns, Files, Handle, Zone};
+use crate::{Config, Dns, Files, Forwarding, Handle, Zone};
 
 /// Keys in etcd that make a directory.
 #[derive(Debug, Default)]
@@ -99,10 +99,9 @@ impl Bench {
         let folder = tempfile::tempdir()?;
         write_resolvers(folder.path(), resolvers)?;
         let listen = "127.0.0.1:0".parse()?;
-        let mut bench = Self::start_at(listen, directory, folder, begun())?;
-        let bound = wait(&mut bench.handle.addresses, |bound| !bound.is_empty()).await?;
-        bench.addr = bound[0];
-        Ok(bench)
+        Self::start_at(listen, directory, folder, begun())?
+            .bound()
+            .await
     }
 
     /// A server that may not be able to listen yet.
@@ -112,6 +111,29 @@ impl Bench {
         folder: tempfile::TempDir,
         begin: CancellationToken,
     ) -> Result<Self> {
+        Self::launch(listen, directory, folder, begin, Forwarding::default())
+    }
+
+    /// A server that forwards as it is told.
+    pub(crate) async fn forwarding(
+        forwarding: Forwarding,
+        resolvers: &[SocketAddr],
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        write_resolvers(folder.path(), resolvers)?;
+        let (listen, directory) = ("127.0.0.1:0".parse()?, Directory::default());
+        Self::launch(listen, directory, folder, begun(), forwarding)?
+            .bound()
+            .await
+    }
+
+    fn launch(
+        listen: SocketAddr,
+        directory: Directory,
+        folder: tempfile::TempDir,
+        begin: CancellationToken,
+        forwarding: Forwarding,
+    ) -> Result<Self> {
         let records = Arc::<ArcSwap<Records>>::default();
         let config = Config {
             listen: vec![listen],
@@ -119,9 +141,12 @@ impl Bench {
             binder: listen::Binder::default(),
             records: Arc::clone(&records),
             begin,
-            files: Files {
-                resolv_conf: folder.path().join("resolv.conf"),
-                behind_stub: folder.path().join("none"),
+            forwarding: Forwarding {
+                files: Files {
+                    resolv_conf: folder.path().join("resolv.conf"),
+                    behind_stub: folder.path().join("none"),
+                },
+                ..forwarding
             },
         };
         let directory = Arc::new(ArcSwap::from_pointee(directory));
@@ -134,6 +159,12 @@ impl Bench {
             shutdown,
             folder,
         })
+    }
+
+    async fn bound(mut self) -> Result<Self> {
+        let bound = wait(&mut self.handle.addresses, |bound| !bound.is_empty()).await?;
+        self.addr = bound[0];
+        Ok(self)
     }
 
     /// The host has other resolvers now.

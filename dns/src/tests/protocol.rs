@@ -234,7 +234,7 @@ async fn an_alias_is_answered_with_what_it_leads_to() -> Result<()> {
         let mut answer = Message::from_vec(question).expect("question");
         answer.metadata.message_type = MessageType::Response;
         let name = answer.queries[0].name().clone();
-        if name.to_ascii() == "gone.example.com." {
+        if name.to_ascii().eq_ignore_ascii_case("gone.example.com.") {
             answer.metadata.response_code = ResponseCode::NXDomain;
         } else {
             let data = RData::A(A::new(192, 0, 2, 7));

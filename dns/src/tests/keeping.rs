@@ -1,0 +1,204 @@
+//! Answers of resolvers that are kept, and the ways to get one.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use hickory_proto::op::{Edns, Message, MessageType, ResponseCode};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use model::directory::Directory;
+use tokio::net::UdpSocket;
+
+use super::fixture::{Bench, packet};
+use super::relaying::{Resolver, code, response};
+use crate::{Forwarding, Stub};
+
+fn record(owner: &str) -> Record {
+    let owner = Name::from_ascii(owner).expect("name");
+    Record::from_rdata(owner, 300, RData::A(A::new(192, 0, 2, 1)))
+}
+
+/// One with an address for each name, and for another name that nobody asked for.
+async fn generous() -> Result<Resolver> {
+    Resolver::start(|question| {
+        let mut message = Message::from_vec(question).expect("question");
+        message.metadata.message_type = MessageType::Response;
+        let owner = message.queries[0].name().to_ascii();
+        message.answers = vec![record(&owner), record("victim.example.")];
+        message.additionals = vec![record("victim.example.")];
+        vec![message.to_vec().expect("message")]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_its_question_and_no_other() -> Result<()> {
+    let resolver = generous().await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let ask = async |name, wanted| -> Result<Message> {
+        Ok(Message::from_vec(
+            &bench.udp(&packet(7, name, wanted)).await?,
+        )?)
+    };
+    for name in ["www.example.", "WWW.example.", "www.EXAMPLE."] {
+        let answer = ask(name, RecordType::A).await?;
+        assert_eq!(answer.metadata.id, 7);
+        assert_eq!(answer.queries[0].name().to_ascii(), name);
+        assert_eq!(answer.answers.len(), 2);
+    }
+    assert_eq!(resolver.asked(), 1);
+    // What came along with that answer is believed of no other question.
+    for (count, name, wanted) in [
+        (2, "victim.example.", RecordType::A),
+        (3, "www.example.", RecordType::AAAA),
+        (4, "example.", RecordType::A),
+    ] {
+        ask(name, wanted).await?;
+        assert_eq!(resolver.asked(), count, "{name}");
+    }
+    let counters = &bench.handle.counters;
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    assert_eq!(read(&counters.cache_hits), 2);
+    assert_eq!(read(&counters.cache_misses), 4);
+    // A type without an answer in it is not kept, since nobody says for how long.
+    assert_eq!(read(&counters.cache_entries), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn flags_and_options_that_change_the_answer_are_asked_for_apart() -> Result<()> {
+    let resolver = generous().await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let plain = Message::from_vec(&packet(1, "www.example.", RecordType::A))?;
+    let mut checking = plain.clone();
+    checking.metadata.checking_disabled = true;
+    let mut dnssec = plain.clone();
+    let mut edns = Edns::new();
+    edns.set_dnssec_ok(true);
+    dnssec.set_edns(edns);
+    let mut sized = plain.clone();
+    sized.set_edns(Edns::new());
+    for (query, asked) in [
+        (&plain, 1),
+        (&checking, 2),
+        (&dnssec, 3),
+        (&sized, 3),
+        (&dnssec, 3),
+    ] {
+        let answer = Message::from_vec(&bench.udp(&query.to_vec()?).await?)?;
+        assert_eq!(resolver.asked(), asked);
+        assert_eq!(answer.edns.is_some(), query.edns.is_some());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_asked_for_again_by_tcp() -> Result<()> {
+    let count = std::sync::atomic::AtomicU64::new(0);
+    let resolver = Resolver::start(move |question| {
+        let mut answer = response(question, ResponseCode::NXDomain);
+        if count.fetch_add(1, Ordering::Relaxed) == 0 {
+            answer[2] |= 0x02;
+        }
+        vec![answer]
+    })
+    .await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let answer = bench.udp(&packet(1, "example.com.", RecordType::A)).await?;
+    assert_eq!((answer[2] & 0x02, resolver.asked()), (0, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_resolver_that_knows_no_edns_is_asked_without() -> Result<()> {
+    let resolver = Resolver::start(|question| {
+        let has_edns = question[11] > 0;
+        let mut bare = response(question, ResponseCode::FormErr);
+        bare.truncate(12);
+        bare[4..12].fill(0);
+        vec![if has_edns {
+            bare
+        } else {
+            response(question, ResponseCode::NXDomain)
+        }]
+    })
+    .await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let answer = bench.udp(&packet(1, "example.com.", RecordType::A)).await?;
+    assert_eq!(code(&answer), ResponseCode::NXDomain);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_query_that_comes_back_ends_at_once() -> Result<()> {
+    let one = Bench::start(Directory::default(), &[]).await?;
+    let other = Bench::start(Directory::default(), &[one.addr]).await?;
+    one.set_resolvers(&[other.addr])?;
+    let begin = std::time::Instant::now();
+    let answer = one.udp(&packet(1, "example.com.", RecordType::A)).await?;
+    assert_eq!(code(&answer), ResponseCode::ServFail);
+    assert!(begin.elapsed() < crate::relay::DEADLINE, "no time-out");
+    assert_eq!(one.handle.counters.udp.load(Ordering::Relaxed), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn given_resolvers_and_stubs_take_the_place_of_the_hosts() -> Result<()> {
+    let host = Resolver::coded(ResponseCode::Refused).await?;
+    let given = Resolver::coded(ResponseCode::NoError).await?;
+    let corp = Resolver::coded(ResponseCode::NXDomain).await?;
+    let forwarding = Forwarding {
+        upstreams: vec![given.addr],
+        stubs: vec![
+            Stub::new("corp.example", vec![gone().await?, corp.addr])?,
+            // The zone is answered from the directory all the same.
+            Stub::new("local", vec![corp.addr])?,
+        ],
+        ..Forwarding::default()
+    };
+    let bench = Bench::forwarding(forwarding, &[host.addr]).await?;
+    for (name, expected, is_forwarded) in [
+        ("example.com.", ResponseCode::NoError, true),
+        ("db.CORP.example.", ResponseCode::NXDomain, true),
+        ("other.local.", ResponseCode::NXDomain, true),
+        ("no.shop.skydns.local.", ResponseCode::NXDomain, false),
+    ] {
+        let before = corp.asked() + given.asked();
+        let answer = bench.udp(&packet(1, name, RecordType::A)).await?;
+        assert_eq!(code(&answer), expected, "{name}");
+        assert_eq!(
+            corp.asked() + given.asked() > before,
+            is_forwarded,
+            "{name}"
+        );
+    }
+    assert_eq!(host.asked(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_resolvers_an_answer_out_of_date_is_given() -> Result<()> {
+    let resolver = generous().await?;
+    let bench = Bench::start(Directory::default(), &[resolver.addr]).await?;
+    let question = packet(1, "www.example.", RecordType::A);
+    let ask = async || Ok::<_, anyhow::Error>(Message::from_vec(&bench.udp(&question).await?)?);
+    assert_eq!(ask().await?.answers[0].ttl, 300);
+    drop(resolver);
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(1000)).await;
+    let counters = &bench.handle.counters;
+    for _ in 0..2 {
+        assert_eq!(ask().await?.answers[0].ttl, 30);
+        // The second one asks nobody.
+        assert_eq!(counters.upstream_failures.load(Ordering::Relaxed), 1);
+    }
+    assert_eq!(counters.cache_stale.load(Ordering::Relaxed), 2);
+    let other = bench.udp(&packet(1, "example.", RecordType::A)).await?;
+    assert_eq!(code(&other), ResponseCode::ServFail);
+    Ok(())
+}
+
+async fn gone() -> Result<SocketAddr> {
+    Ok(UdpSocket::bind("127.0.0.1:0").await?.local_addr()?)
+}
