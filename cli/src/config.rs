@@ -5,6 +5,7 @@
 mod error;
 mod etcd;
 mod machine;
+mod other_names;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,6 +25,7 @@ pub(crate) use crate::args::settings::LogFormat;
 pub(crate) use error::ConfigError;
 pub(crate) use etcd::EtcdConfig;
 pub(crate) use machine::Machine;
+pub(crate) use other_names::OtherNames;
 
 /// All that the agent needs to know before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,7 @@ pub(crate) struct AgentConfig {
     /// The API; empty is off.
     pub(crate) keys_listen: Vec<SocketAddr>,
     pub(crate) dns_listen: DnsListen,
+    pub(crate) other_names: OtherNames,
     /// The API for other agents; empty is off.
     pub(crate) peer_listen: Vec<SocketAddr>,
     /// Metrics and health; empty is off.
@@ -89,6 +92,7 @@ pub(crate) fn agent(args: AgentArgs, machine: &Machine) -> Result<AgentConfig, C
         docker,
         host,
         listeners,
+        other_names,
         log,
     } = args;
     let host_ip = host.host_ip.or(machine.route_source).ok_or_else(|| {
@@ -140,6 +144,9 @@ pub(crate) fn agent(args: AgentArgs, machine: &Machine) -> Result<AgentConfig, C
         ));
     }
     let peer_listen = listeners.peer_listen.map(|listen| listen.0);
+    let dns_listen = listeners
+        .dns_listen
+        .map_or(DnsListen::Gateway, |listen| DnsListen::At(listen.0));
 
     Ok(AgentConfig {
         etcd,
@@ -152,11 +159,10 @@ pub(crate) fn agent(args: AgentArgs, machine: &Machine) -> Result<AgentConfig, C
         name,
         labels: labels(host.labels)?,
         state_dir: host.state_dir,
+        other_names: OtherNames::new(other_names, &listeners.domain, &dns_listen)?,
         domain: listeners.domain,
         keys_listen: listeners.keys_listen.0,
-        dns_listen: listeners
-            .dns_listen
-            .map_or(DnsListen::Gateway, |listen| DnsListen::At(listen.0)),
+        dns_listen,
         peer_listen: peer_listen.unwrap_or_else(|| vec![SocketAddr::new(host_ip, PEER_PORT)]),
         metrics_listen: listeners.metrics_listen.0,
         allow_hosts: flat(listeners.allow_hosts).collect(),

@@ -1525,6 +1525,27 @@ fn a_wrong_variable_is_named_and_a_flag_wins_over_it() {
         ),
         ("DOKKAA_DOMAIN", "--domain", "a..b", "a.b", "`a..b`"),
         (
+            "DOKKAA_DNS_UPSTREAM",
+            "--dns-upstream",
+            "x",
+            "10.0.0.2,[::1]:5353",
+            "`x` is not a resolver",
+        ),
+        (
+            "DOKKAA_DNS_STUB",
+            "--dns-stub",
+            "10.0.0.2",
+            "a.b=10.0.0.2",
+            "expected zone=ip",
+        ),
+        (
+            "DOKKAA_DNS_ALLOW",
+            "--dns-allow",
+            "10.1.0.0/8",
+            "10.0.0.0/8",
+            "expected `10.0.0.0/8`",
+        ),
+        (
             "DOKKAA_LOG_FORMAT",
             "--log-format",
             "xml",

@@ -17,10 +17,13 @@ use tracing::warn;
 
 use listen::LogThrottle;
 
+use crate::clients::Clients;
 use crate::message::MAX_QUESTIONS;
+use crate::rate::{RateLimit, Verdict};
 use crate::relay::{Asked, Relay, Unanswered};
 use crate::response::{self, Response};
 use crate::upstreams::Upstreams;
+use crate::wire;
 use crate::zone::{Tables, Zone};
 
 /// Interval between log lines on queries that no resolver answers.
@@ -39,6 +42,8 @@ pub struct Counters {
     pub relayed: AtomicU64,
     /// Forwarded without an answer.
     pub failed: AtomicU64,
+    /// Queries over UDP above the limit of their network.
+    pub limited: AtomicU64,
     /// Of those for others: answers that were kept.
     pub cache_hits: AtomicU64,
     /// Answers that were kept and are out of date, since no resolver answers.
@@ -63,6 +68,8 @@ struct Shared {
     directory: Arc<ArcSwap<Directory>>,
     records: Arc<ArcSwap<Records>>,
     relay: Relay,
+    clients: Arc<Clients>,
+    rate: Mutex<RateLimit>,
     turn: AtomicUsize,
     counters: Arc<Counters>,
     log: Mutex<LogThrottle>,
@@ -84,6 +91,7 @@ impl Handler {
         directory: Arc<ArcSwap<Directory>>,
         records: Arc<ArcSwap<Records>>,
         upstreams: Upstreams,
+        clients: Arc<Clients>,
     ) -> Self {
         let counters = Arc::<Counters>::default();
         Self(Arc::new(Shared {
@@ -91,6 +99,8 @@ impl Handler {
             directory,
             records,
             relay: Relay::new(upstreams, Arc::clone(&counters)),
+            clients,
+            rate: Mutex::new(RateLimit::new(Instant::now())),
             turn: AtomicUsize::new(0),
             counters,
             log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
@@ -115,12 +125,21 @@ impl Handler {
         by: Protocol,
     ) -> Option<Vec<u8>> {
         let header = Header::read(&mut BinDecoder::new(&message)).ok()?;
+        if header.metadata.message_type == MessageType::Response {
+            return None;
+        }
+        if by == Protocol::Udp {
+            match self.0.verdict(client.ip()) {
+                Verdict::Answer => {}
+                Verdict::Truncate => return wire::truncated(&message),
+                Verdict::Drop => return None,
+            }
+        }
         // The library allocates for as many questions as are announced.
         let request = (header.counts.queries <= MAX_QUESTIONS)
             .then(|| Request::from_bytes(message, client, by).ok())
             .flatten();
         match request {
-            _ if header.metadata.message_type == MessageType::Response => None,
             None => response::bare(&header, ResponseCode::FormErr),
             Some(request) => self.0.respond(&request).await,
         }
@@ -128,6 +147,18 @@ impl Handler {
 }
 
 impl Shared {
+    fn verdict(&self, client: IpAddr) -> Verdict {
+        if self.clients.is_of_this_host(client) {
+            return Verdict::Answer;
+        }
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = rate.take(client, Instant::now());
+        if verdict != Verdict::Answer {
+            count(&self.counters.limited);
+        }
+        verdict
+    }
+
     async fn respond(&self, request: &Request) -> Option<Vec<u8>> {
         count(match request.protocol() {
             Protocol::Udp => &self.counters.udp,
@@ -169,6 +200,9 @@ impl Shared {
             records: &self.records.load(),
         };
         let Some(mut answer) = self.zone.load().answer(tables, query, turn) else {
+            if !self.clients.is_served_others(request.src().ip()) {
+                return failure(ResponseCode::Refused);
+            }
             return match Asked::new(request) {
                 Some(asked) => Action::Relay(asked),
                 None => failure(ResponseCode::FormErr),
@@ -189,6 +223,10 @@ impl Shared {
         mut response: Response,
         query: &Query,
     ) -> Option<Vec<u8>> {
+        if !self.clients.is_served_others(request.src().ip()) {
+            count(&self.counters.answered);
+            return response.encode(request);
+        }
         match self.ask(query, request.src()).await {
             Ok(answer) => {
                 count(&self.counters.answered);

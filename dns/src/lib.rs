@@ -13,6 +13,9 @@
 //! - A malformed packet with a header gets FORMERR without its question, and
 //!   is not counted.
 //! - Messages shorter than a header are ignored; a TCP connection stays open.
+//! - Names of others are forwarded for this host, its containers and who is
+//!   allowed; other clients get REFUSED. Networks other than this host's get 100
+//!   answers a second over UDP; above, they are told to come by TCP.
 //! - At most 512 forwarded queries at once, 64 of one client; those above get
 //!   SERVFAIL. Equal queries at the same time are forwarded once.
 //! - At most 256 TCP connections at once, 32 of one address. The idle time-out
@@ -23,8 +26,10 @@
 //! No failure is fatal: a port that is taken is a [`listen::Problem`], shown
 //! and retried.
 
+mod clients;
 mod handler;
 mod message;
+mod rate;
 mod relay;
 mod resolv_conf;
 mod response;
@@ -35,6 +40,7 @@ mod upstreams;
 mod wire;
 pub mod zone;
 
+pub use clients::{Network, NetworkError};
 pub use handler::Counters;
 pub use resolv_conf::Files;
 pub use server::{Config, Dns, Handle};

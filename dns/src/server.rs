@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clients::{Clients, Network};
 use crate::handler::{Counters, Handler};
 use crate::upstreams::{Forwarding, Upstreams};
 use crate::zone::Zone;
@@ -39,6 +40,10 @@ pub struct Config {
     pub records: Arc<ArcSwap<Records>>,
     /// Where other names are asked for.
     pub forwarding: Forwarding,
+    /// Networks of this host's containers.
+    pub bridges: Vec<Network>,
+    /// Other networks whose names outside the zone are forwarded.
+    pub allowed: Vec<Network>,
     /// Where the sockets come from.
     pub binder: Binder,
     /// Queries wait in the sockets until this is cancelled: until there is a directory.
@@ -59,6 +64,7 @@ pub struct Handle {
     /// Counts of queries.
     pub counters: Arc<Counters>,
     wanted: watch::Sender<Vec<SocketAddr>>,
+    clients: Arc<Clients>,
     task: JoinHandle<()>,
 }
 
@@ -70,6 +76,11 @@ impl Handle {
             *before = addresses;
             is_new
         });
+    }
+
+    /// Replaces the networks of this host's containers.
+    pub fn set_bridges(&self, bridges: Vec<Network>) {
+        self.clients.set_bridges(bridges);
     }
 
     /// Waits for the end, after the shutdown was cancelled.
@@ -88,14 +99,23 @@ impl Dns {
         let addresses = watch::Sender::new(Vec::new());
         let problems = watch::Sender::new(Vec::new());
         let upstreams = Upstreams::new(config.forwarding, &addresses.subscribe());
+        let clients = Clients::new(config.bridges, config.allowed, addresses.subscribe());
+        let clients = Arc::new(clients);
         let wanted = watch::Sender::new(config.listen);
         let (binder, begin) = (config.binder, config.begin);
-        let handler = Handler::new(config.zone, directory, config.records, upstreams);
+        let handler = Handler::new(
+            config.zone,
+            directory,
+            config.records,
+            upstreams,
+            Arc::clone(&clients),
+        );
         Handle {
             addresses: addresses.subscribe(),
             problems: problems.subscribe(),
             counters: handler.counters(),
             wanted: wanted.clone(),
+            clients,
             task: tokio::spawn(
                 Listeners {
                     binder,

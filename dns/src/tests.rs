@@ -7,3 +7,4 @@ mod limits;
 mod packets;
 mod protocol;
 mod relaying;
+mod strangers;

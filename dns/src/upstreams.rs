@@ -8,12 +8,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_proto::ProtoError;
 use hickory_proto::rr::{LowerName, Name};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::resolv_conf::Files;
+use crate::zone::DomainError;
 
 /// Time for which the files are not read again.
 const FRESH: Duration = Duration::from_secs(2);
@@ -38,8 +38,9 @@ pub struct Stub {
 
 impl Stub {
     /// A zone such as `corp.example`.
-    pub fn new(zone: &str, to: Vec<SocketAddr>) -> Result<Self, ProtoError> {
-        let mut zone = Name::from_ascii(zone)?;
+    pub fn new(zone: &str, to: Vec<SocketAddr>) -> Result<Self, DomainError> {
+        let not = |_| DomainError::NotADomain(zone.to_owned());
+        let mut zone = Name::from_ascii(zone).map_err(not)?;
         zone.set_fqdn(true);
         Ok(Self {
             zone: zone.into(),

@@ -85,6 +85,16 @@ pub(crate) fn record(packet: &[u8], start: usize) -> Option<Record> {
     })
 }
 
+/// An answer without records that says that there are more by TCP.
+pub(crate) fn truncated(query: &[u8]) -> Option<Vec<u8>> {
+    let question = Question::read(query.get(HEADER..)?)?;
+    let mut answer = [query.get(..HEADER)?, question.octets()].concat();
+    answer[2] = (answer[2] | 0x82) & !0x04;
+    answer[3] = 0;
+    patch(&mut answer, 4, &[0, 1, 0, 0, 0, 0, 0, 0]);
+    Some(answer)
+}
+
 /// A question: the octets of name, type and class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Question(Vec<u8>);
@@ -165,6 +175,18 @@ mod tests {
         let mut long = b"\x3f".repeat(256);
         long.extend([0; 5]);
         assert_eq!(Question::read(&long), None);
+    }
+
+    #[test]
+    fn a_truncated_answer_is_as_long_as_its_question() {
+        let mut query = vec![1, 2, 0x01, 0x20, 0, 1, 0, 0, 0, 0, 0, 1];
+        query.extend_from_slice(QUESTION);
+        query.extend_from_slice(&[0, 0, 41]);
+        let answer = truncated(&query).expect("a question");
+        assert_eq!(answer[..6], [1, 2, 0x83, 0, 0, 1]);
+        assert_eq!(answer[6..HEADER], [0; 6]);
+        assert_eq!(&answer[HEADER..], QUESTION);
+        assert_eq!(truncated(&query[..HEADER]), None);
     }
 
     #[test]

@@ -84,6 +84,8 @@ async fn mutated_packets_neither_stop_the_server_nor_cost_memory() -> Result<()>
             },
             ..Forwarding::default()
         },
+        bridges: Vec::new(),
+        allowed: Vec::new(),
         binder: listen::Binder::default(),
         records: Arc::default(),
         begin: CancellationToken::new(),

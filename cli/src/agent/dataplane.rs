@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Misconfigured;
 use super::inheritance::Inheritance;
-use super::network::{NetworkFollower, dns_addresses, dns_bound, surroundings};
+use super::network::{
+    NetworkFollower, dns_addresses, dns_bound, dns_clients, forwarding, surroundings,
+};
 use super::parts::{Parts, Tasks};
 use super::problems::{Problems, follow_held_links};
 use super::unreached::LinkFailures;
@@ -61,7 +63,9 @@ pub(super) async fn start(
             zone: dns::Zone::new(&config.domain, dns.iter().map(SocketAddr::ip))
                 .map_err(Misconfigured::by)?,
             records,
-            forwarding: dns::Forwarding::default(),
+            forwarding: forwarding(&config.other_names).map_err(Misconfigured::by)?,
+            bridges: dns_clients(&bridge),
+            allowed: config.other_names.allowed.clone(),
             binder: inheritance.binder.clone(),
             begin: known.clone(),
         },

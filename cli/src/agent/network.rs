@@ -10,7 +10,7 @@ use model::records::Capacity;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{AgentConfig, DNS_PORT, DnsListen};
+use crate::config::{AgentConfig, DNS_PORT, DnsListen, OtherNames};
 
 /// How long the start waits for DNS to be bound; it is tried again behind that.
 const DNS_BINDS: Duration = Duration::from_millis(300);
@@ -69,6 +69,7 @@ impl NetworkFollower {
             let EngineFacts { info, bridge } = facts.borrow_and_update().clone();
             self.names
                 .listen_at(dns_addresses(&self.config, bridge.gateway));
+            self.names.set_bridges(dns_clients(&bridge));
             self.links.listen_at(bridge.gateway);
             let now = surroundings(&self.config, &bridge);
             self.host.update_record(|record| {
@@ -79,6 +80,27 @@ impl NetworkFollower {
             self.surround.send_replace(now);
         }
     }
+}
+
+/// Networks of this host's containers, whose names outside the zone are forwarded.
+pub(super) fn dns_clients(bridge: &Bridge) -> Vec<dns::Network> {
+    let subnet = bridge.subnet.as_deref();
+    subnet
+        .and_then(|subnet| subnet.parse().ok())
+        .into_iter()
+        .collect()
+}
+
+/// What DNS does with names outside the zone.
+pub(super) fn forwarding(names: &OtherNames) -> Result<dns::Forwarding, dns::DomainError> {
+    let stubs = names.stubs.iter();
+    Ok(dns::Forwarding {
+        files: dns::Files::default(),
+        upstreams: names.upstreams.clone(),
+        stubs: stubs
+            .map(|(zone, to)| dns::Stub::new(zone, to.clone()))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 /// Addresses that DNS has bound, or those that it will try again.

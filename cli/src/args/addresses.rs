@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use super::settings::{List, domain, parts};
+
 /// Port of the API.
 pub(crate) const KEYS_PORT: u16 = 4001;
 /// Port of metrics and health.
@@ -40,6 +42,55 @@ pub(super) fn listen(text: &str, port: u16) -> Result<Listen, String> {
         found.push(addr);
     }
     Ok(Listen(found))
+}
+
+/// Resolvers, separated by commas.
+pub(super) fn resolvers(text: &str) -> Result<List<SocketAddr>, String> {
+    parts(text)
+        .map(resolver)
+        .collect::<Result<_, _>>()
+        .map(List)
+}
+
+/// `ip` or `ip:port` of a resolver.
+fn resolver(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+    let addr: SocketAddr = text
+        .parse()
+        .or_else(|_| {
+            let ip: Result<IpAddr, _> = bare.unwrap_or(text).parse();
+            ip.map(|ip| SocketAddr::new(ip, DNS_PORT))
+        })
+        .map_err(|_| {
+            format!("`{text}` is not a resolver; expected ip or ip:port, such as `10.0.0.2`")
+        })?;
+    if addr.ip().is_unspecified() || addr.ip().is_multicast() || addr.port() == 0 {
+        return Err(format!(
+            "`{text}` must be a unicast address and a port above 0"
+        ));
+    }
+    Ok(addr)
+}
+
+/// Zones with resolvers of their own, separated by commas.
+pub(super) fn stubs(text: &str) -> Result<List<(String, SocketAddr)>, String> {
+    parts(text).map(stub).collect::<Result<_, _>>().map(List)
+}
+
+fn stub(text: &str) -> Result<(String, SocketAddr), String> {
+    let (zone, addr) = text.split_once('=').ok_or_else(|| {
+        format!("`{text}` is not a zone with its resolver; expected zone=ip, such as `corp.example=10.0.0.2`")
+    })?;
+    Ok((domain(zone)?, resolver(addr.trim())?))
+}
+
+/// Networks, separated by commas.
+pub(super) fn networks(text: &str) -> Result<List<dns::Network>, String> {
+    parts(text)
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map(List)
+        .map_err(|why: dns::NetworkError| why.to_string())
 }
 
 /// Address at which other hosts reach this one.

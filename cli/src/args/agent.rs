@@ -1,6 +1,6 @@
 //! `agent`, and what `up` shares with it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use model::disk::DiskLimits;
 
 use super::addresses::{
     DNS_PORT, Endpoints, KEYS_PORT, Listen, METRICS_PORT, PEER_PORT, docker_socket, endpoints,
-    host_ip, listen,
+    host_ip, listen, networks, resolvers, stubs,
 };
 use super::settings::{
     EtcdUser, List, LogFormat, disk_limits, domain, etcd_user, host_name, instance_ports, labels,
@@ -47,6 +47,10 @@ public services, use host_port in the manifest; it listens at --host-ip unless
 bind names another address, such as 0.0.0.0. --instance-ports open removes these
 rules.
 
+DNS answers names of --domain to whoever reaches it, and forwards all others for
+this host and its containers. For the names of a company's own resolver:
+  dokkaa agent --dns-stub corp.example=10.0.0.2,10.in-addr.arpa=10.0.0.2
+
 Hosts need --peer-listen, --port-range and etcd of each other, and nothing has
 to be open to the internet. From a laptop: ssh -L 4001:127.0.0.1:4001 <host>.";
 
@@ -61,6 +65,8 @@ pub(crate) struct AgentArgs {
     pub(crate) host: ThisHostArgs,
     #[command(flatten, next_help_heading = "Listeners")]
     pub(crate) listeners: ListenerArgs,
+    #[command(flatten, next_help_heading = "Names outside the zone")]
+    pub(crate) other_names: OtherNamesArgs,
     #[command(flatten, next_help_heading = "Log")]
     pub(crate) log: LogArgs,
 }
@@ -283,6 +289,39 @@ pub(crate) struct ListenerArgs {
         value_parser = domain
     )]
     pub(crate) domain: String,
+}
+
+/// What DNS does with names outside the zone.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OtherNamesArgs {
+    /// Resolver that they are forwarded to, in the place of those in /etc/resolv.conf; repeated, or separated by
+    /// commas, in order of preference
+    #[arg(
+        id = "dns_upstream",
+        long = "dns-upstream",
+        env = "DOKKAA_DNS_UPSTREAM",
+        value_name = "ADDR[:PORT]",
+        value_parser = resolvers
+    )]
+    pub(crate) upstreams: Vec<List<SocketAddr>>,
+    /// Resolver of one zone and all names below it, such as corp.example=10.0.0.2; repeated, or separated by commas
+    #[arg(
+        id = "dns_stub",
+        long = "dns-stub",
+        env = "DOKKAA_DNS_STUB",
+        value_name = "ZONE=ADDR[:PORT]",
+        value_parser = stubs
+    )]
+    pub(crate) stubs: Vec<List<(String, SocketAddr)>>,
+    /// Network whose hosts are answered such names, too, such as 10.0.0.0/8; else only this host and its containers
+    #[arg(
+        id = "dns_allow",
+        long = "dns-allow",
+        env = "DOKKAA_DNS_ALLOW",
+        value_name = "CIDR",
+        value_parser = networks
+    )]
+    pub(crate) allowed: Vec<List<dns::Network>>,
 }
 
 /// The agent's log.

@@ -421,6 +421,9 @@ mod tests {
                 "allow-host DOKKAA_ALLOW_HOST",
                 "insecure DOKKAA_INSECURE false",
                 "domain DOKKAA_DOMAIN skydns.local",
+                "dns-upstream DOKKAA_DNS_UPSTREAM",
+                "dns-stub DOKKAA_DNS_STUB",
+                "dns-allow DOKKAA_DNS_ALLOW",
                 "log-format DOKKAA_LOG_FORMAT text",
                 "log-filter DOKKAA_LOG_FILTER info",
             ]

@@ -63,7 +63,7 @@ pub(super) fn labels(text: &str) -> Result<List<(String, String)>, String> {
     parts(text).map(label).collect::<Result<_, _>>().map(List)
 }
 
-fn parts(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn parts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty())

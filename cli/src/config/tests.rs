@@ -50,6 +50,7 @@ fn nothing_given_gives_the_defaults() {
     assert_eq!(config.domain, "skydns.local");
     assert_eq!(config.keys_listen, [addr("127.0.0.1:4001")]);
     assert_eq!(config.dns_listen, DnsListen::Gateway);
+    assert_eq!(config.other_names, OtherNames::default());
     assert_eq!(config.peer_listen, [addr("10.0.0.7:4003")]);
     assert_eq!(config.metrics_listen, [addr("127.0.0.1:4002")]);
     assert_eq!(config.port_range, PortRange::DEFAULT);
@@ -127,6 +128,82 @@ fn listen_flags_take_lists_port_zero_and_off() {
     assert_eq!(config.keys_listen, [addr("127.0.0.1:0")]);
     assert!(error(&["--peer-listen", "4003"]).starts_with("--peer-listen: `4003` is not"));
     assert!(error(&["--peer-listen", "10.0.0.1:1,10.0.0.1:1"]).contains("twice"));
+}
+
+#[test]
+fn resolvers_are_given_for_all_names_or_for_a_zone() {
+    let config = read(&[
+        "--dns-upstream=10.0.0.2, [2001:db8::1]:5353",
+        "--dns-upstream=2001:db8::2",
+        "--dns-stub=Corp.Example.=10.0.0.3,lab=10.0.0.4:5353",
+        "--dns-stub=corp.example=10.0.0.5",
+        "--dns-stub=local=10.0.0.6",
+        "--dns-allow=10.0.0.0/8,fd00::/8",
+    ]);
+    let names = config.unwrap().other_names;
+    let upstreams = ["10.0.0.2:53", "[2001:db8::1]:5353", "[2001:db8::2]:53"];
+    assert_eq!(names.upstreams, upstreams.map(addr));
+    let stubs: Vec<_> = names.stubs.into_iter().collect();
+    assert_eq!(
+        stubs,
+        [
+            (
+                "corp.example".to_owned(),
+                vec![addr("10.0.0.3:53"), addr("10.0.0.5:53")]
+            ),
+            ("lab".to_owned(), vec![addr("10.0.0.4:5353")]),
+            ("local".to_owned(), vec![addr("10.0.0.6:53")]),
+        ]
+    );
+    assert_eq!(names.allowed.len(), 2);
+}
+
+#[test]
+fn resolvers_that_can_not_be_meant_are_refused() {
+    for (args, says) in [
+        (
+            &["--dns-upstream=dns.example"][..],
+            "--dns-upstream: `dns.example` is not a resolver; expected ip",
+        ),
+        (&["--dns-upstream=10.0.0.2:0"], "a port above 0"),
+        (&["--dns-upstream=0.0.0.0"], "must be a unicast address"),
+        (
+            &["--dns-upstream=10.0.0.2,10.0.0.2:53"],
+            "--dns-upstream: 10.0.0.2:53 is listed twice",
+        ),
+        (
+            &["--dns-listen=10.0.0.7:53", "--dns-upstream=10.0.0.7"],
+            "--dns-upstream: 10.0.0.7:53 is where this agent's own DNS listens",
+        ),
+        (
+            &["--dns-listen=10.0.0.7:53", "--dns-stub=a=10.0.0.7"],
+            "--dns-stub: 10.0.0.7:53 is where this agent's own DNS listens",
+        ),
+        (
+            &["--dns-stub=10.0.0.2"],
+            "--dns-stub: `10.0.0.2` is not a zone with its resolver",
+        ),
+        (&["--dns-stub=a..b=10.0.0.2"], "`a..b` is not a domain name"),
+        (&["--dns-stub=a=x"], "--dns-stub: `x` is not a resolver"),
+        (&["--dns-stub=a=10.0.0.2,a=10.0.0.2"], "listed twice"),
+        (
+            &["--dns-stub=skydns.local=10.0.0.2"],
+            "own zone skydns.local",
+        ),
+        (
+            &["--dns-stub=a.b=1.1.1.1", "--domain=b"],
+            "`a.b` is in the cluster's own zone b (--domain)",
+        ),
+        (
+            &["--dns-allow=10.0.0.1/8"],
+            "--dns-allow: `10.0.0.1/8` is inside a network; expected `10.0.0.0/8`",
+        ),
+        (&["--dns-allow=lan"], "--dns-allow: `lan` is not a network"),
+    ] {
+        let text = error(args);
+        assert!(text.contains(says), "{args:?}: {text}");
+    }
+    assert!(read(&["--dns-stub=xskydns.local=10.0.0.2"]).is_ok());
 }
 
 #[test]

@@ -202,6 +202,8 @@ async fn the_port_is_free_after_shutdown() -> Result<()> {
         records: Arc::default(),
         begin: begun(),
         forwarding: crate::Forwarding::default(),
+        bridges: Vec::new(),
+        allowed: Vec::new(),
     };
     let shutdown = CancellationToken::new();
     let directory = Arc::new(arc_swap::ArcSwap::from_pointee(directory));

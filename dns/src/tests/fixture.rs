@@ -148,6 +148,8 @@ impl Bench {
                 },
                 ..forwarding
             },
+            bridges: Vec::new(),
+            allowed: Vec::new(),
         };
         let directory = Arc::new(ArcSwap::from_pointee(directory));
         let shutdown = CancellationToken::new();
