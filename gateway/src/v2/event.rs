@@ -332,4 +332,57 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn a_lease_that_ends_tells_what_the_side_key_knew() {
+        let expires: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
+        let leased = |key: &str, value: &str| KeyValue {
+            lease: 7,
+            ..kv(key, value, 4)
+        };
+        let side = serde_json::json!({"created": 2, "expires": expires}).to_string();
+        let events = [
+            delete(leased("/a", "1"), 9),
+            delete(leased("/v2meta/a", &side), 9),
+        ];
+        assert_eq!(
+            bodies(&events),
+            [concat!(
+                r#"{"action":"expire","node":{"key":"/a","modifiedIndex":9,"createdIndex":2},"#,
+                r#""prevNode":{"key":"/a","value":"1","expiration":"2026-01-02T03:04:05Z","#,
+                r#""modifiedIndex":4,"createdIndex":2}}"#,
+                "\n"
+            )]
+        );
+    }
+
+    #[test]
+    fn a_file_that_becomes_a_directory_shows_both() {
+        let record = OpRecord {
+            action: Action::Set,
+            key: "/a".into(),
+            created: None,
+            dir: true,
+            ttl: None,
+            prev: Some(Prev {
+                created: 2,
+                modified: 3,
+                ttl: None,
+                file: true,
+            }),
+            silent: false,
+            id: None,
+        };
+        let op = serde_json::to_string(&record).expect("json");
+        let events = [delete(kv("/a", "1", 3), 9), put(kv(OP_KEY, &op, 9), None)];
+        assert_eq!(
+            bodies(&events),
+            [concat!(
+                r#"{"action":"set","node":{"key":"/a","dir":true,"modifiedIndex":9,"#,
+                r#""createdIndex":9},"prevNode":{"key":"/a","value":"1","modifiedIndex":3,"#,
+                r#""createdIndex":2}}"#,
+                "\n"
+            )]
+        );
+    }
 }

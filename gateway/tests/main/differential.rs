@@ -6,7 +6,7 @@
 //! where [`KNOWN_DIFFERENCES`] says.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
@@ -348,6 +348,94 @@ async fn streams_are_told_as_by_etcd() {
         assert_eq!(pair[0], pair[1], "(left: etcd, right: dokkaa)");
     }
     assert!(told[0].len() > 100, "{}", told[0].len());
+}
+
+/// Each line of a stream with when it came, until one has this text.
+async fn timed_lines_until(mut stream: Begun, last: &str) -> Vec<(String, Instant)> {
+    let mut lines: Vec<(String, Instant)> = Vec::new();
+    while lines.last().is_none_or(|(line, _)| !line.contains(last)) {
+        let frame = tokio::time::timeout(CAP, stream.body.frame()).await;
+        let frame = frame.expect("a line in time").expect("a line");
+        let data = frame.expect("a line").into_data().expect("data");
+        let text = String::from_utf8(data.to_vec()).expect("text");
+        lines.extend(text.lines().map(|line| (line.to_owned(), Instant::now())));
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_end_when_and_as_they_do_in_etcd() {
+    let options = EtcdOptions {
+        v2: true,
+        ..EtcdOptions::default()
+    };
+    let reference = Etcd::start(&options).expect("an etcd with v2");
+    let store = Etcd::start(&EtcdOptions::default()).expect("an etcd for dokkaa");
+    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
+    let server = TestServer::over(Arc::new(kv)).await;
+    let theirs = Client::new(reference.address());
+    let ours = server.client.clone();
+    level(&theirs, &ours).await;
+    let watch = Ask::new("GET", "/v2/keys/t?wait=true&stream=true&recursive=true");
+    let mut streams = Vec::new();
+    for client in [&theirs, &ours] {
+        let begun = client.begin(watch.clone()).await;
+        streams.push(tokio::spawn(timed_lines_until(
+            begun,
+            "\"value\":\"the last",
+        )));
+    }
+    for (method, key, form) in [
+        ("PUT", "/t/file", "value=1&ttl=60"),
+        ("PUT", "/t/file", "value=2&ttl=1&prevExist=true"),
+        ("PUT", "/t/dir", "dir=true&ttl=2"),
+        ("PUT", "/t/dir/a/b", "value=3&ttl=60"),
+        ("POST", "/t", "value=4&ttl=3"),
+        ("PUT", "/t/stays", "value=5&ttl=1"),
+        ("PUT", "/t/stays", "value=6"),
+        ("PUT", "/t/fresh", "value=7&ttl=1"),
+        ("PUT", "/t/fresh", "ttl=4&refresh=true&prevExist=true"),
+        ("PUT", "/t/last", "value=8&ttl=5"),
+    ] {
+        let ask = Ask::new(method, &format!("/v2/keys{key}")).form(form);
+        let (a, b) = tokio::join!(theirs.send(ask.clone()), ours.send(ask.clone()));
+        compare("before the end", &ask, &a, &b);
+    }
+    // Until the last has ended.
+    let ask = Ask::new("GET", "/v2/keys/t/last?wait=true");
+    let (a, b) = tokio::join!(theirs.send(ask.clone()), ours.send(ask.clone()));
+    compare("the end", &ask, &a, &b);
+    let left = Ask::new("GET", "/v2/keys/t?recursive=true&sorted=true");
+    let (a, b) = tokio::join!(theirs.send(left.clone()), ours.send(left.clone()));
+    compare("what is left", &left, &a, &b);
+    assert_eq!(a.json()["node"]["nodes"][0]["key"], "/t/stays");
+    let put = || Ask::new("PUT", "/v2/keys/t/last").form("value=the last");
+    tokio::join!(theirs.send(put()), ours.send(put()));
+
+    let told = futures_util::future::join_all(streams).await;
+    let told: Vec<_> = told
+        .into_iter()
+        .map(|lines| lines.expect("lines"))
+        .collect();
+    let (theirs, ours) = (&told[0], &told[1]);
+    let texts = |lines: &[(String, Instant)]| -> Vec<String> {
+        lines
+            .iter()
+            .map(|(line, _)| without_times(line).0)
+            .collect()
+    };
+    assert_eq!(texts(theirs), texts(ours), "(left: etcd, right: dokkaa)");
+    let ends = |line: &str| line.starts_with(r#"{"action":"expire""#);
+    let mut ended = 0;
+    for ((line, theirs), (_, ours)) in theirs.iter().zip(ours) {
+        if ends(line) {
+            ended += 1;
+            // etcd looks each 500 ms; the rest is for a busy machine.
+            let apart = theirs.max(ours).duration_since(*theirs.min(ours));
+            assert!(apart < Duration::from_millis(1_500), "{apart:?}: {line}");
+        }
+    }
+    assert_eq!(ended, 5);
 }
 
 #[tokio::test]

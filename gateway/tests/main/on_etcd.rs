@@ -90,3 +90,29 @@ async fn an_app_of_many_manifests_is_deleted_at_once() {
         [("/apps/many/c7/note".to_owned(), "stays".to_owned())]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_ends_by_its_lease_where_its_writer_is_gone() {
+    let (server, etcd) = server().await;
+    let path = "/v2/keys/apps/pr-1/web/manifest";
+    let form = r#"ttl=60&value={"image":"a"}"#;
+    assert_eq!(server.client.put(path, form).await.status, 201);
+    let refreshed = server.client.put(path, "ttl=1&refresh=true").await;
+    assert_eq!(refreshed.status, 200, "{}", refreshed.body);
+    let TestServer {
+        shutdown, served, ..
+    } = server;
+    shutdown.cancel();
+    served.await.expect("ended");
+
+    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([etcd.url()])).expect("its options");
+    let other = TestServer::over(Arc::new(kv)).await;
+    let since = refreshed.index() + 1;
+    let query = format!("/v2/keys/apps?wait=true&recursive=true&waitIndex={since}");
+    let expired = other.client.get(&query).await.json();
+    assert_eq!(expired["action"], "expire");
+    assert_eq!(expired["node"]["key"], "/apps/pr-1/web/manifest");
+    let left = etcd.list("/").expect("a list");
+    let keys: Vec<&str> = left.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["/v2meta//op", "/v2meta/apps"]);
+}
