@@ -43,6 +43,8 @@ TEST_PACKAGES=(debian-archive-keyring)
 # Debian's suites whose Docker and etcd are unpacked into target/roots, by goal:
 # as what `make test` runs on besides the machine's own, and `make matrix` too.
 declare -A ROOTS=([test]=sid [matrix]=trixie)
+# A client that tests drive, where the distribution still has it.
+CLIENT=python3-etcd
 # Only unpacked, into target/tools: installed, it would change how a machine
 # boots.
 UNPACKED=" cloud-init "
@@ -117,6 +119,7 @@ look() {
         for package in "${TEST_PACKAGES[@]}"; do
             installed "$package" || packages+=("$package")
         done
+        if ! installed $CLIENT && available $CLIENT; then packages+=($CLIENT); fi
         [ ${#unpacked[@]} -eq 0 ] || for package in "${UNPACKED_NEED[@]}"; do
             installed "$package" || packages+=("$package")
         done

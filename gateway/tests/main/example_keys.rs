@@ -625,30 +625,3 @@ async fn the_tutorials_commands_work_word_for_word() {
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(answer["node"]["value"], "kept");
 }
-
-#[tokio::test]
-async fn etcdctl_of_version_2_works() {
-    dokkaa_tests::needs::check(&[dokkaa_tests::needs::ETCD]).expect("etcdctl");
-    let (server, _) = TestServer::in_memory().await;
-    let api = format!("http://{}", server.address);
-    for (words, told) in [
-        (&["mk", "/x/y", "1"][..], "1\n"),
-        (&["set", "/x/y", "2"], "2\n"),
-        (&["update", "/x/y", "3"], "3\n"),
-        (&["ls", "--recursive", "/"], "/x\n/x/y\n"),
-        (&["get", "/x/y"], "3\n"),
-        (&["rm", "--recursive", "/x"], ""),
-        (&["ls", "/"], ""),
-    ] {
-        let output = tokio::process::Command::new("etcdctl")
-            .env("ETCDCTL_API", "2")
-            .args(["--endpoints", &api])
-            .args(words)
-            .output()
-            .await
-            .expect("etcdctl");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{words:?}: {error}");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), told, "{words:?}");
-    }
-}

@@ -1,6 +1,7 @@
 //! The APIs from outside: over real sockets, on the store in memory and on a real etcd.
 
 mod client;
+mod clients;
 mod differences;
 mod differential;
 mod example_dirs;
