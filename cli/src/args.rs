@@ -24,7 +24,7 @@ pub(crate) use global::{DEFAULT_ADDR, Format, GlobalArgs};
 pub(crate) use hosts::{
     ActivateArgs, DrainArgs, HostArgs, HostsAction, HostsArgs, HostsRmArgs, LabelArgs, LeaveArgs,
 };
-pub(crate) use lists::{AppsArgs, CompletionArgs, PsArgs, WhyArgs};
+pub(crate) use lists::{AppsArgs, CompletionArgs, DnsArgs, PsArgs, WhyArgs};
 pub(crate) use local::{DownCommand, EtcdEnvArgs, UpCommand};
 pub(crate) use logs::{EventsArgs, LogsArgs};
 pub(crate) use manifests::{ApplyArgs, GetArgs, RmArgs, ScaleArgs, SetArgs, ValidateArgs};
@@ -161,6 +161,8 @@ pub(crate) enum UserCommand {
     Rm(RmArgs),
     /// Explain a container: each slot, each host's reason, each link
     Why(WhyArgs),
+    /// Explain a name in DNS: its records, and what is not among them
+    Dns(DnsArgs),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
     /// Print the version

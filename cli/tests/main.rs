@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use gateway::v1::memory::MemAgent;
+use gateway::v1::types::{LeftOut, NameReport};
 use gateway::v1::{AgentHandle, Api, LogRecord};
 use manifests::ContainerId;
 use model::events::{Happened, Kind};
@@ -892,6 +893,35 @@ fn hosts_status_and_why_are_for_people_and_programs() {
 }
 
 #[test]
+fn dns_explains_a_name() {
+    let api = TestApi::open();
+    api.agent.set_name(NameReport {
+        name: "web.shop".to_owned(),
+        meaning: "the ready instances of service web of app shop".to_owned(),
+        records: vec!["web.shop.skydns.local. 1 IN A 10.0.0.1".to_owned()],
+        left_out: vec![LeftOut {
+            slot: web().slot(1),
+            host: "h2".parse().unwrap(),
+            reason: "it is not ready".to_owned(),
+        }],
+        hidden: 2,
+        ..NameReport::default()
+    });
+    let ended = api.run(&["dns", "web.shop"]).with(0);
+    assert_eq!(
+        ended.out,
+        "web.shop: the ready instances of service web of app shop\n  \
+         web.shop.skydns.local. 1 IN A 10.0.0.1\n\n\
+         not in the answers\n  shop/web/1 on h2: it is not ready\n\n\
+         not answered either: 2 keys under /skydns, since the cluster has this name\n"
+    );
+    let json = api.run(&["dns", "web.shop", "-o", "json"]).with(0).json();
+    assert_eq!(json["left_out"][0]["reason"], "it is not ready");
+    api.run(&["dns", "no-name"]).with(1);
+    api.run(&["dns", "a/b"]).with(2);
+}
+
+#[test]
 fn what_is_old_is_said_to_be() {
     let api = TestApi::open();
     api.agent.put_manifest(&web(), WEB);
@@ -1341,6 +1371,7 @@ fn no_agent_is_exit_code_6_with_what_to_do() {
         &["status"],
         &["get", "shop/web"],
         &["why", "shop/web"],
+        &["dns", "web.shop"],
         &["logs", "shop/web"],
         &["rm", "shop/web", "--yes"],
         &["scale", "shop/web=1"],
@@ -1695,6 +1726,7 @@ fn help_teaches_by_example_and_completion_knows_the_commands() {
         "logs",
         "rm",
         "why",
+        "dns",
         "completion",
         "up",
         "down",

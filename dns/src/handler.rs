@@ -24,7 +24,7 @@ use crate::relay::{Asked, Relay, Unanswered};
 use crate::response::{self, Response};
 use crate::upstreams::Upstreams;
 use crate::wire;
-use crate::zone::{Tables, Zone};
+use crate::zone::{Explanation, Tables, Zone};
 
 /// Interval between log lines on queries that no resolver answers.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -113,6 +113,11 @@ impl Handler {
         self.0.zone.store(Arc::new(zone));
     }
 
+    pub(crate) fn explain(&self, name: &str) -> Option<Explanation> {
+        self.0
+            .with_tables(|zone, tables| zone.explain(tables, name))
+    }
+
     pub(crate) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.0.counters)
     }
@@ -195,11 +200,8 @@ impl Shared {
             return failure(ResponseCode::Refused);
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let tables = Tables {
-            directory: &self.directory.load(),
-            records: &self.records.load(),
-        };
-        let Some(mut answer) = self.zone.load().answer(tables, query, turn) else {
+        let answer = self.with_tables(|zone, tables| zone.answer(tables, query, turn));
+        let Some(mut answer) = answer else {
             if !self.clients.is_served_others(request.src().ip()) {
                 return failure(ResponseCode::Refused);
             }
@@ -214,6 +216,14 @@ impl Shared {
             Some(name) => Action::Follow(response, Query::query(name, query.query_type())),
             None => Action::Answer(response),
         }
+    }
+
+    fn with_tables<T>(&self, look: impl FnOnce(&Zone, Tables<'_>) -> T) -> T {
+        let tables = Tables {
+            directory: &self.directory.load(),
+            records: &self.records.load(),
+        };
+        look(&self.zone.load(), tables)
     }
 
     /// An alias is answered with what it leads to, as its client asks for no more.

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::clients::{Clients, Network};
 use crate::handler::{Counters, Handler};
 use crate::upstreams::{Forwarding, Upstreams};
-use crate::zone::Zone;
+use crate::zone::{Explanation, Zone};
 use crate::{tcp, udp};
 
 /// Attempts to find a port that is free for both UDP and TCP.
@@ -63,9 +63,22 @@ pub struct Handle {
     pub problems: watch::Receiver<Vec<Problem>>,
     /// Counts of queries.
     pub counters: Arc<Counters>,
+    /// What it answers from.
+    pub names: Names,
     wanted: watch::Sender<Vec<SocketAddr>>,
     clients: Arc<Clients>,
     task: JoinHandle<()>,
+}
+
+/// What a server answers from, for people. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Names(Handler);
+
+impl Names {
+    /// Explains a name, in full or without the domain; none if it is no domain name.
+    pub fn explain(&self, name: &str) -> Option<Explanation> {
+        self.0.explain(name)
+    }
 }
 
 impl Handle {
@@ -114,6 +127,7 @@ impl Dns {
             addresses: addresses.subscribe(),
             problems: problems.subscribe(),
             counters: handler.counters(),
+            names: Names(handler.clone()),
             wanted: wanted.clone(),
             clients,
             task: tokio::spawn(

@@ -21,6 +21,7 @@
 //! Names that are not ours may have records of others. Outside of the zone, a
 //! host's address has a name, that of the host.
 
+mod explain;
 mod hosts;
 mod others;
 mod records;
@@ -34,6 +35,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::directory::{Directory, ServiceId};
 use model::skydns::Records;
 
+pub use explain::{Explanation, LeftOut};
 use hosts::{HOSTS, Host};
 use records::{address, addresses, record};
 use select::{ALL, Instance, Pattern, Selected};
@@ -224,18 +226,10 @@ impl Zone {
     }
 
     fn find<'a>(&self, directory: &'a Directory, name: &Name, turn: usize) -> Node<'a> {
-        // The library's count of labels leaves out `*`.
-        let depth = name.iter().count() - self.origin.iter().count();
-        // All names of the zone are ASCII.
-        let labels: Option<Vec<String>> = name
-            .iter()
-            .take(depth)
-            .map(|label| Some(std::str::from_utf8(label).ok()?.to_ascii_lowercase()))
-            .collect();
-        let labels: Vec<&str> = match &labels {
-            Some(labels) => labels.iter().map(String::as_str).collect(),
-            None => return Node::Missing,
+        let Some(labels) = self.labels(name) else {
+            return Node::Missing;
         };
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         match labels[..] {
             [] => return Node::Apex,
             [NAME_SERVER] => return Node::NameServer,
@@ -254,6 +248,15 @@ impl Zone {
             },
             _ => Node::Missing,
         }
+    }
+
+    /// The labels below the domain, in lower case. All names of the zone are ASCII.
+    fn labels(&self, name: &Name) -> Option<Vec<String>> {
+        // The library's count of labels leaves out `*`.
+        let count = name.iter().count();
+        let depth = count.saturating_sub(self.origin.iter().count());
+        let text = |label| Some(std::str::from_utf8(label).ok()?.to_ascii_lowercase());
+        name.iter().take(depth).map(text).collect()
     }
 
     fn srv(&self, name: &Name, selected: &Selected<'_>, all: bool, answer: &mut Answer) {

@@ -46,6 +46,7 @@ pub(super) fn start(
         kv: parts.kv.clone(),
         engine: parts.engine.clone(),
         failures: dataplane.link_failures.clone(),
+        names: dataplane.names.clone(),
         condition,
         check_ports,
     });

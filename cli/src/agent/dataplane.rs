@@ -30,6 +30,7 @@ pub(super) struct Dataplane {
     /// Where it does.
     pub(super) dns_bound: Vec<SocketAddr>,
     pub(super) dns_counters: Arc<dns::Counters>,
+    pub(super) names: dns::Names,
     pub(super) links: Arc<ambassador::Handle>,
     pub(super) link_counters: Arc<ambassador::Counters>,
     pub(super) link_failures: Arc<ambassador::Failures>,
@@ -149,6 +150,7 @@ pub(super) async fn start(
         dns_bound: dns_bound(names.addresses.clone(), &dns).await,
         dns,
         dns_counters: names.counters.clone(),
+        names: names.names.clone(),
         links: links.clone(),
         link_counters: links.counters.clone(),
         link_failures: links.failures.clone(),

@@ -11,7 +11,7 @@ use conductor::reachability::port::CheckPorts;
 use engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs};
 use futures_util::StreamExt;
 use gateway::v1::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
-use gateway::v1::types::{CheckPort, LinkFailure, LogOptions, Reasons};
+use gateway::v1::types::{CheckPort, LeftOut, LinkFailure, LogOptions, NameReport, Reasons};
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
@@ -26,6 +26,7 @@ pub(crate) struct RunningAgent {
     pub(crate) kv: Arc<dyn store::Kv>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) failures: Arc<ambassador::Failures>,
+    pub(crate) names: dns::Names,
     pub(crate) condition: Arc<Condition>,
     pub(crate) check_ports: CheckPorts,
 }
@@ -91,6 +92,23 @@ impl AgentHandle for RunningAgent {
             },
             links,
         }
+    }
+
+    fn name(&self, name: &str) -> Option<NameReport> {
+        let name = self.names.explain(name)?;
+        let left_out = name.left_out.into_iter().map(|one| LeftOut {
+            slot: one.slot,
+            host: one.host,
+            reason: one.reason.to_owned(),
+        });
+        Some(NameReport {
+            name: name.name,
+            meaning: name.meaning,
+            records: name.records,
+            left_out: left_out.collect(),
+            hidden: name.hidden,
+            ..NameReport::default()
+        })
     }
 
     fn cluster(&self) -> Option<Cluster> {

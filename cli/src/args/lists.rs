@@ -1,9 +1,9 @@
-//! `apps`, `ps`, `why` and `completion`.
+//! `apps`, `ps`, `why`, `dns` and `completion`.
 
 use clap::Args;
 use manifests::ContainerId;
 
-use super::values::{Selection, container_or_slot, selection};
+use super::values::{Selection, container_or_slot, domain_name, selection};
 
 /// `dokkaa apps`.
 #[derive(Debug, Args)]
@@ -49,6 +49,21 @@ pub(crate) struct WhyArgs {
     /// Container or slot to explain
     #[arg(value_name = "APP/CONTAINER[/SLOT]", value_parser = container_or_slot)]
     pub(crate) of: (ContainerId, Option<u32>),
+}
+
+/// `dokkaa dns`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa dns web.shop.skydns.local
+  dokkaa dns web.shop                   the same
+  dokkaa dns '*.shop'                   all services of an app
+  dokkaa dns 1.0.0.10.in-addr.arpa
+
+It is what the agent at --addr answers. Which names there are: docs/dns.md.")]
+pub(crate) struct DnsArgs {
+    /// Name to explain, with or without the domain
+    #[arg(value_name = "NAME", value_parser = domain_name)]
+    pub(crate) name: String,
 }
 
 /// `dokkaa completion`.

@@ -60,6 +60,7 @@ impl Uses {
                 | "logs"
                 | "events"
                 | "why"
+                | "dns"
                 | "history"
                 | "rollout"
                 | "rollout status"

@@ -78,6 +78,17 @@ pub(super) fn container_or_slot(text: &str) -> Result<(ContainerId, Option<u32>)
     }
 }
 
+/// A name in DNS; `*` and `_` are legal in it.
+pub(super) fn domain_name(text: &str) -> Result<String, String> {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "-_.*".contains(c);
+    if text.is_empty() || !text.chars().all(is_legal) {
+        return Err(format!(
+            "`{text}` is not a domain name; expected one such as `web.shop.skydns.local`"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// `app`, `app/container` or `app/container/slot`.
 pub(super) fn logs_of(text: &str) -> Result<LogsOf, String> {
     if let Ok(Selection::App(app)) = selection(text) {

@@ -9,6 +9,7 @@ mod backup;
 mod check;
 mod client;
 mod complete;
+mod dns;
 mod edit;
 mod error;
 mod events;
@@ -71,6 +72,7 @@ pub(crate) async fn run(command: UserCommand, global: &GlobalArgs) -> Result<(),
         UserCommand::Events(args) => events::run(&args, global).await,
         UserCommand::Rm(args) => remove::run(&args, global).await,
         UserCommand::Why(args) => why::run(&args, global).await,
+        UserCommand::Dns(args) => dns::run(&args, global).await,
         UserCommand::Pause(args) => hosts::pause(&args, global).await,
         UserCommand::Drain(args) => hosts::drain(&args, global).await,
         UserCommand::Activate(args) => hosts::activate(&args, global).await,

@@ -70,7 +70,7 @@ fn addr(record: &Record) -> Option<IpAddr> {
     }
 }
 
-fn find<'a>(records: &'a Records, name: &Name) -> Vec<Found<'a>> {
+pub(super) fn find<'a>(records: &'a Records, name: &Name) -> Vec<Found<'a>> {
     if records.is_empty() {
         return Vec::new();
     }

@@ -1,10 +1,15 @@
 //! Which instances a name of the zone means.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use manifests::ContainerId;
 
 use model::directory::{self, Directory, Endpoint, Endpoints, ServiceId};
 use model::records::Phase;
 use model::skydns::WILDCARDS;
+
+use super::explain::LeftOut;
 
 /// Label of the endpoints, ready or not.
 pub(super) const ALL: &str = "all";
@@ -105,6 +110,36 @@ impl<'a> Pattern<'a> {
         exists.then(|| Selected::new(instances, turn))
     }
 
+    /// Instances of that name that are in no answer, and why.
+    pub(super) fn left_out(&self, directory: &Directory) -> Vec<LeftOut> {
+        let mut left_out = Vec::new();
+        let selected = self.select(directory, 0);
+        let Some((selected, services)) = selected.zip(self.services(directory)) else {
+            return left_out;
+        };
+        for (service, known) in services.take(MOST) {
+            for endpoint in known.values().filter(|endpoint| self.one.is(endpoint)) {
+                let mut shown = selected.instances.iter();
+                if left_out.len() == MOST || shown.any(|one| std::ptr::eq(one.endpoint, endpoint)) {
+                    continue;
+                }
+                let container = ContainerId::new(service.app.clone(), endpoint.container.clone());
+                left_out.push(LeftOut {
+                    slot: container.slot(endpoint.slot),
+                    host: endpoint.host.clone(),
+                    reason: match endpoint.phase {
+                        Phase::Stopped => "it is stopped",
+                        Phase::Leaving if !self.all => "it is leaving",
+                        Phase::Unready if !self.all => "it is not ready",
+                        _ if !endpoint.live => "its host is missing, and others are there",
+                        _ => "an answer has no more room",
+                    },
+                });
+            }
+        }
+        left_out
+    }
+
     /// The services that the name means. A wildcard takes those that are looked up by the other label.
     fn services<'d>(
         &self,
@@ -124,6 +159,34 @@ impl<'a> Pattern<'a> {
             }
             (Label::Any, Label::Any) => Box::new(directory.services()),
         })
+    }
+}
+
+impl fmt::Display for Pattern<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.one, self.all) {
+            (One::Any, false) => f.write_str("the ready instances of ")?,
+            (One::Any, true) => f.write_str("all instances of ")?,
+            (One::Slot(slot), false) => write!(f, "slot {slot}, while it is ready, of ")?,
+            (One::Slot(slot), true) => write!(f, "slot {slot} of ")?,
+            (One::Of(container, slot), false) => {
+                write!(
+                    f,
+                    "slot {slot} of container {container}, while it is ready, of "
+                )?;
+            }
+            (One::Of(container, slot), true) => {
+                write!(f, "slot {slot} of container {container} of ")?;
+            }
+        }
+        match self.service {
+            Label::Any => f.write_str("all services")?,
+            Label::Is(service) => write!(f, "service {service}")?,
+        }
+        match self.app {
+            Label::Any => f.write_str(" of all apps"),
+            Label::Is(app) => write!(f, " of app {app}"),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Handlers that show the agent's view: `slots`, `apps`, `hosts`, `status`, `why`.
+//! Handlers that show the agent's view: `slots`, `apps`, `hosts`, `status`, `why`, `dns`.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use super::api::{Api, known_at, row_inputs};
 use super::inputs::Filter;
 use super::reply::{ApiFailure, ApiResult, FilterParams, PathParams, QueryParams};
 use super::rows;
-use super::types::{Apps, ClusterStatus, Hosts, Slots, Why};
+use super::types::{Apps, ClusterStatus, Hosts, NameReport, Slots, Why};
 use super::{overview, why};
 
 /// `GET slots`.
@@ -92,5 +92,20 @@ pub(super) async fn explain(
         stale: view.stale,
         notices,
         ..why
+    }))
+}
+
+/// `GET dns/<name>`.
+pub(super) async fn name(
+    State(api): State<Api>,
+    PathParams(name): PathParams<String>,
+) -> ApiResult<NameReport> {
+    let view = api.view()?;
+    let report = api.agent.name(&name);
+    let report = report.ok_or_else(|| ApiFailure::bad(format!("`{name}` is not a domain name")))?;
+    Ok(Json(NameReport {
+        stale: view.stale,
+        notices: api.notices(&view),
+        ..report
     }))
 }

@@ -22,7 +22,7 @@ use store::memory::MemKv;
 use tokio::sync::watch;
 
 use super::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
-use super::types::{CheckPort, LogOptions, Reasons};
+use super::types::{CheckPort, LogOptions, NameReport, Reasons};
 
 /// An agent with an in-memory etcd and no containers.
 #[derive(Debug, Clone)]
@@ -45,6 +45,7 @@ struct AgentState {
     hold: Option<String>,
     problems: Vec<String>,
     reasons: Reasons,
+    names: BTreeMap<String, NameReport>,
     cluster: Option<Cluster>,
     observed: Observed,
     volumes: BTreeSet<String>,
@@ -104,6 +105,11 @@ impl MemAgent {
     /// Its reasons.
     pub fn set_reasons(&self, reasons: Reasons) {
         self.state().reasons = reasons;
+    }
+
+    /// A name in its DNS.
+    pub fn set_name(&self, report: NameReport) {
+        self.state().names.insert(report.name.clone(), report);
     }
 
     /// Its cluster.
@@ -373,6 +379,10 @@ impl AgentHandle for MemAgent {
 
     fn reasons(&self) -> Reasons {
         self.state().reasons.clone()
+    }
+
+    fn name(&self, name: &str) -> Option<NameReport> {
+        self.state().names.get(name).cloned()
     }
 
     fn cluster(&self) -> Option<Cluster> {

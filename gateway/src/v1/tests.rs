@@ -26,8 +26,8 @@ use tower::ServiceExt;
 
 use super::memory::MemAgent;
 use super::types::{
-    CheckPort, CheckedPort, EventLine, HoldReport, HostsCheck, LogEvent, LogOptions, Reach,
-    Reasons, Tried,
+    CheckPort, CheckedPort, EventLine, HoldReport, HostsCheck, LogEvent, LogOptions, NameReport,
+    Reach, Reasons, Tried,
 };
 use super::{AgentHandle, Api, EventStream, HostError, LogRecord, LogStream, Peers, router};
 use crate::ndjson;
@@ -285,6 +285,7 @@ async fn before_the_first_view_it_says_so() {
         "/hosts",
         "/status",
         "/why/shop/web",
+        "/dns/shop",
         "/logs/shop/web",
     ] {
         let (status, body) = api.send("GET", path, "").await;
@@ -753,6 +754,23 @@ async fn why_asks_every_host_and_a_silent_one_is_a_notice() {
     );
     let (status, _) = api.send("GET", "/why/shop/none", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_name_in_dns_is_explained() {
+    let api = alone();
+    api.agent.set_name(NameReport {
+        name: "*.shop".to_owned(),
+        meaning: "everything of it".to_owned(),
+        ..NameReport::default()
+    });
+    api.agent.set_stale(true);
+    let name = api.get("/dns/*.shop").await;
+    assert_eq!(name["meaning"], "everything of it");
+    assert_eq!(name["stale"], true);
+    let (status, body) = api.send("GET", "/dns/no-name", "").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(body["error"], "`no-name` is not a domain name");
 }
 
 #[tokio::test]

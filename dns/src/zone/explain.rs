@@ -1,0 +1,159 @@
+//! What a name is, for people.
+
+use hickory_proto::op::Query;
+use hickory_proto::rr::{Name, RecordType};
+use manifests::{HostName, SlotId};
+
+use super::hosts::{self, HOSTS, Host};
+use super::select::Pattern;
+use super::{NAME_SERVER, Node, Tables, Zone, others};
+
+/// Types that are in answers.
+const TYPES: [RecordType; 9] = [
+    RecordType::SOA,
+    RecordType::NS,
+    RecordType::A,
+    RecordType::AAAA,
+    RecordType::CNAME,
+    RecordType::SRV,
+    RecordType::MX,
+    RecordType::TXT,
+    RecordType::PTR,
+];
+
+/// What a name is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// In full.
+    pub name: String,
+    /// In words.
+    pub meaning: String,
+    /// All its records, as in a zone file.
+    pub records: Vec<String>,
+    /// Instances that it means and that are in no answer.
+    pub left_out: Vec<LeftOut>,
+    /// So many records of others have the name, and are not answered.
+    pub hidden: usize,
+}
+
+/// An instance that is in no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its slot.
+    pub slot: SlotId,
+    /// Its host.
+    pub host: HostName,
+    /// Why it is left out.
+    pub reason: &'static str,
+}
+
+impl Zone {
+    /// Explains a name, in full or without the domain; none if it is no domain name.
+    pub(crate) fn explain(&self, tables: Tables<'_>, name: &str) -> Option<Explanation> {
+        let name = self.meant(&tables, name)?;
+        let mut records = Vec::new();
+        for wanted in TYPES {
+            let query = Query::query(name.clone(), wanted);
+            let answer = self.answer(tables, &query, 0);
+            for record in answer.into_iter().flat_map(|answer| answer.answers) {
+                let record = record.to_string();
+                if !records.contains(&record) {
+                    records.push(record);
+                }
+            }
+        }
+        let labels = self.labels(&name).unwrap_or_default();
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let pattern = self
+            .contains(&name)
+            .then(|| Pattern::parse(&labels))
+            .flatten();
+        let is_ours = !matches!(self.node(&tables, &name), Node::Missing | Node::Apex);
+        let meaning = if self.contains(&name) {
+            self.meaning(&tables, &name, &labels)
+        } else if records.is_empty() {
+            format!(
+                "not in {}: forwarded to the host's resolvers",
+                self.origin.to_ascii().trim_end_matches('.')
+            )
+        } else {
+            "an address that this cluster names; its other records are forwarded".to_owned()
+        };
+        Some(Explanation {
+            meaning,
+            left_out: pattern.map_or_else(Vec::new, |one| one.left_out(tables.directory)),
+            hidden: if is_ours {
+                others::find(tables.records, &name).len()
+            } else {
+                0
+            },
+            name: name.to_ascii(),
+            records,
+        })
+    }
+
+    /// The name as it is given, or else below the domain, where there is one.
+    fn meant(&self, tables: &Tables<'_>, name: &str) -> Option<Name> {
+        let full = Name::from_ascii(format!("{}.", name.strip_suffix('.').unwrap_or(name))).ok()?;
+        if name.ends_with('.') || self.contains(&full) {
+            return Some(full);
+        }
+        let below = Name::from_ascii(name)
+            .ok()?
+            .append_name(&self.origin)
+            .ok()?;
+        let is_there = !matches!(self.node(tables, &below), Node::Missing)
+            || !others::find(tables.records, &below).is_empty();
+        Some(if is_there { below } else { full })
+    }
+
+    fn node<'a>(&self, tables: &Tables<'a>, name: &Name) -> Node<'a> {
+        if self.contains(name) {
+            self.find(tables.directory, name, 0)
+        } else {
+            Node::Missing
+        }
+    }
+
+    fn meaning(&self, tables: &Tables<'_>, name: &Name, labels: &[&str]) -> String {
+        match self.node(tables, name) {
+            Node::Apex => return "the cluster's zone".to_owned(),
+            Node::NameServer => return "the agent that answers".to_owned(),
+            Node::Instances(..) => {
+                if let Some(pattern) = Pattern::parse(labels) {
+                    return pattern.to_string();
+                }
+            }
+            Node::Addresses(_) | Node::Empty | Node::Missing => {}
+        }
+        if let Some((&HOSTS, host)) = labels.split_last()
+            && let Some(found) = hosts::find(tables.directory, host)
+        {
+            return match found {
+                Host::At(_) => format!("host {}", host.join(".")),
+                Host::Above => "hosts are below it".to_owned(),
+            };
+        }
+        if !others::find(tables.records, name).is_empty() {
+            return format!("records under {}", manifests::keys::SKYDNS);
+        }
+        let known = match labels {
+            [NAME_SERVER] | [] => None,
+            [.., app] => app.parse().ok(),
+        };
+        let known = known.map(|app| {
+            let services = tables.directory.services_of(&app);
+            let names = services.map(|(id, _)| id.service.to_string());
+            (app, names.collect::<Vec<_>>())
+        });
+        match known {
+            Some((app, services)) if !services.is_empty() => {
+                format!("no such name; app {app} has {}", services.join(", "))
+            }
+            _ => "no such name".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
