@@ -27,7 +27,7 @@ use crate::failing::FailedConnects;
 use crate::loads::Loads;
 use crate::outcome::{Counters, Failures};
 use crate::proxy::{Ending, Proxy};
-use crate::table::{self, Tables};
+use crate::table::Tables;
 
 /// Interval between log lines of one caller and port.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -263,8 +263,8 @@ impl Listeners {
     async fn bind_missing(&self) -> Vec<Problem> {
         let bound = self.addresses.borrow().clone();
         let room = MAX_LINKS.saturating_sub(bound.len());
-        let missing: Vec<u16> = table::ports(&self.proxy.tables.callers())
-            .into_iter()
+        let wanted = self.proxy.tables.ports().into_iter();
+        let missing: Vec<u16> = wanted
             .filter(|port| !bound.contains_key(port))
             .take(room)
             .collect();

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Tables {
     callers: ArcSwap<Callers>,
+    awaited: ArcSwap<BTreeSet<u16>>,
     directory: Arc<ArcSwap<Directory>>,
     changed: watch::Sender<()>,
 }
@@ -28,6 +29,7 @@ impl Tables {
     pub fn new(directory: Arc<ArcSwap<Directory>>) -> Self {
         Self {
             callers: ArcSwap::default(),
+            awaited: ArcSwap::default(),
             directory,
             changed: watch::Sender::new(()),
         }
@@ -39,20 +41,42 @@ impl Tables {
         self.changed.send_replace(());
     }
 
-    /// Swaps the callers whenever they change.
+    /// Swaps the link ports of containers that are made and may be started at any moment: a connection must not be refused
+    /// because it is their first.
+    pub fn set_awaited(&self, ports: BTreeSet<u16>) {
+        self.awaited.store(Arc::new(ports));
+        self.changed.send_replace(());
+    }
+
+    /// Swaps the callers, and the ports of those to come, whenever they change.
     pub async fn follow(
         self: Arc<Self>,
         mut callers: watch::Receiver<Arc<Callers>>,
+        mut awaited: watch::Receiver<BTreeSet<u16>>,
         shutdown: CancellationToken,
     ) {
+        self.set_callers(callers.borrow_and_update().as_ref().clone());
+        self.set_awaited(awaited.borrow_and_update().clone());
         loop {
-            let now = callers.borrow_and_update().as_ref().clone();
-            self.set_callers(now);
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                changed = callers.changed() => if changed.is_err() { return },
+                changed = awaited.changed() => match changed {
+                    Ok(()) => self.set_awaited(awaited.borrow_and_update().clone()),
+                    Err(_) => return,
+                },
+                changed = callers.changed() => match changed {
+                    Ok(()) => self.set_callers(callers.borrow_and_update().as_ref().clone()),
+                    Err(_) => return,
+                },
             }
         }
+    }
+
+    /// Ports that a caller has a link on, or will have.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let mut ports = ports(&self.callers.load());
+        ports.extend(self.awaited.load().iter());
+        ports
     }
 
     /// The current callers.
@@ -180,7 +204,7 @@ fn no_endpoint(directory: &Directory, service: &ServiceId) -> Reason {
 }
 
 /// Ports that a caller has a link on.
-pub fn ports(callers: &Callers) -> BTreeSet<u16> {
+fn ports(callers: &Callers) -> BTreeSet<u16> {
     callers
         .values()
         .flat_map(|caller| caller.links.iter().map(|(port, _)| *port))

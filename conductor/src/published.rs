@@ -1,6 +1,6 @@
 //! What the conductor lets others of the agent read: immutable values whose root is swapped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -32,6 +32,8 @@ pub struct Published {
     pub revision: watch::Sender<(i64, bool)>,
     /// Local instances that may use links.
     pub callers: watch::Sender<Arc<Callers>>,
+    /// Link ports of local containers that are made and do not run.
+    pub awaited_links: watch::Sender<BTreeSet<u16>>,
     /// Whole lists of the engine since the start: it was asked, and what it is may have changed.
     pub lists: watch::Sender<u64>,
     /// Link ports that this host's agent can't have, and who has them.
@@ -66,6 +68,7 @@ impl Published {
             waiting: ArcSwap::from_pointee(BTreeMap::new()),
             revision: watch::Sender::new((0, true)),
             callers: watch::Sender::new(Arc::new(Callers::new())),
+            awaited_links: watch::Sender::default(),
             lists: watch::Sender::new(0),
             held_links: watch::Sender::default(),
             copies: watch::Sender::new(Vec::new()),
@@ -97,6 +100,9 @@ impl Published {
             Table::Waiting(waiting) => self.waiting.store(Arc::new(waiting)),
             Table::Callers(callers) => {
                 self.callers.send_replace(callers);
+            }
+            Table::AwaitedLinks(ports) => {
+                self.awaited_links.send_replace(ports);
             }
         }
     }

@@ -243,6 +243,28 @@ async fn a_service_without_ready_endpoints_is_refused_with_its_reason() -> Resul
 }
 
 #[tokio::test]
+async fn the_first_connection_of_what_is_about_to_be_started_waits_for_it() -> Result<()> {
+    let web = Server::saying("web").await;
+    let mut cluster = Cluster::default();
+    cluster.ready("shop/web/0", "web", &web.addr.to_string());
+    let mut config = Config::new([127, 0, 0, 1].into());
+    config.ports = crate::Ports::Ephemeral;
+    config.hold = Duration::from_secs(30);
+    let mut bench = Bench::start_with(config, &cluster, Callers::new());
+    bench
+        .tables
+        .set_awaited([manifests::env::FIRST_LINK_PORT].into());
+    let mut stream = bench.call("127.0.0.5", 0).await?;
+    bench.refresh.recv().await.context("asked")?;
+    let first = caller("127.0.0.5", "shop/a/0", &["shop/web"]);
+    bench.tables.set_callers(Callers::from([first]));
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    assert_eq!(text, "web");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_unknown_caller_is_admitted_when_the_engine_knows_it() -> Result<()> {
     let web = Server::saying("web").await;
     let mut cluster = Cluster::default();

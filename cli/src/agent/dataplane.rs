@@ -91,10 +91,11 @@ pub(super) async fn start(
     tasks.spawn(|stop| Inheritance::close_unused(binder, stop));
     let links = Arc::new(links);
     let callers = published.callers.subscribe();
+    let awaited = published.awaited_links.subscribe();
     // A link's port is bound, or taken over, with the first callers: not before their services are known.
     tasks.spawn(|stop| async move {
         if stop.run_until_cancelled(known.cancelled()).await.is_some() {
-            tables.follow(callers, stop).await;
+            tables.follow(callers, awaited, stop).await;
         }
     });
 

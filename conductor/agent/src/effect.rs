@@ -138,6 +138,8 @@ pub enum Table {
     Waiting(BTreeMap<SlotId, Waiting>),
     /// Instances that may use links.
     Callers(Arc<Callers>),
+    /// Link ports of containers that are made and do not run: they may be started at any moment.
+    AwaitedLinks(BTreeSet<u16>),
 }
 
 /// A line for the log; how it reads is said at the edge.

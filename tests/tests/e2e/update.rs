@@ -10,6 +10,9 @@ fn three(page: &str) -> Value {
     with(web(page), "scale", json!(3))
 }
 
+/// `update.monitor` of a manifest that does not say it, in seconds.
+const MONITOR: f64 = 5.0;
+
 #[test]
 fn an_update_replaces_one_slot_at_a_time() {
     let cluster = Cluster::shared();
@@ -38,8 +41,8 @@ fn an_update_replaces_one_slot_at_a_time() {
             host.engine().inspect(&after.id).expect("inspect")["Config"]["Env"].to_string();
         assert!(environment.contains("COLOUR=green"), "{environment}");
     }
-    // By the engines' own events: two containers of a slot run from the start of
-    // the new one to the end of the old one, and of no two slots at once.
+    // By the engines' own events: the new one starts before the old one ends, and that of the next slot when it has been
+    // watched. What was replaced may still leave then.
     let mut both: Vec<(f64, f64)> = new
         .iter()
         .zip(&old)
@@ -62,10 +65,8 @@ fn an_update_replaces_one_slot_at_a_time() {
     both.sort_by(|a, b| a.0.total_cmp(&b.0));
     assert_eq!(both, in_order, "in order of their numbers");
     for pair in both.windows(2) {
-        assert!(
-            pair[0].1 < pair[1].0,
-            "two slots were updated at once: {both:?}"
-        );
+        let watched = pair[1].0 - pair[0].0;
+        assert!(watched >= MONITOR, "two slots at once: {both:?}");
     }
 }
 

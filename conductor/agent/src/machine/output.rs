@@ -20,6 +20,7 @@ use crate::events;
 pub(super) struct Output {
     observed: Arc<Observed>,
     callers: Arc<Callers>,
+    awaited: BTreeSet<u16>,
     /// Addresses that two containers have.
     shared: SharedAddresses,
     copies: Vec<String>,
@@ -62,6 +63,7 @@ impl Agent {
             return;
         }
         self.follow_probes(&observed);
+        self.publish_awaited(&observed);
         self.publish_callers(&observed);
         let report = (observed.foreign, observed.engine == EngineState::Up);
         if self.output.report.replace(report) != Some(report) {
@@ -169,6 +171,21 @@ impl Agent {
         for instance in before.into_keys() {
             self.cache.connected(&instance, None);
             self.effect(Effect::EndCount(instance));
+        }
+    }
+
+    fn publish_awaited(&mut self, observed: &Observed) {
+        let all = observed.containers.values().chain(observed.jobs.values());
+        let waiting =
+            all.filter(|container| container.running().is_none() && !container.is_going());
+        let links = waiting.flat_map(|container| {
+            let manifest = made_from(&self.etcd.snapshot, container);
+            caller(container, manifest).links
+        });
+        let awaited: BTreeSet<u16> = links.map(|(port, _)| port).collect();
+        if self.output.awaited != awaited {
+            self.output.awaited.clone_from(&awaited);
+            self.effect(Effect::Publish(Table::AwaitedLinks(awaited)));
         }
     }
 

@@ -771,6 +771,33 @@ fn connections_of_what_leaves_are_counted_until_they_are_gone() {
 }
 
 #[test]
+fn the_link_ports_of_what_is_made_are_known_when_it_is_started() {
+    let mut lab = Lab::at_work();
+    let mut own = lab.has_one(r#"{"image": "app", "links": ["db"]}"#);
+    let state = std::mem::replace(
+        &mut own.state,
+        ContainerState::Created {
+            error: String::new(),
+        },
+    );
+    lab.view();
+    lab.list(vec![own.clone()]);
+    let effects = lab.effects();
+    assert!(effects.iter().any(|effect| {
+        matches!(effect, Effect::Publish(Table::AwaitedLinks(ports)) if ports.len() == 1)
+    }));
+    // In the same breath: the engine takes longer to start it than a port to be bound.
+    let starts = |effect: &Effect| matches!(effect, Effect::Act(Action::Start { .. }));
+    assert!(effects.iter().any(starts));
+    own.state = state;
+    lab.list(vec![own]);
+    let effects = lab.effects();
+    assert!(effects.iter().any(|effect| {
+        matches!(effect, Effect::Publish(Table::AwaitedLinks(ports)) if ports.is_empty())
+    }));
+}
+
+#[test]
 fn an_instance_whose_link_port_another_process_holds_is_not_ready() {
     let mut lab = Lab::at_work();
     let one: InstanceId = "one".parse().unwrap();
