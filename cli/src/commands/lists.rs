@@ -6,6 +6,7 @@ use std::time::Duration;
 use gateway::v1::types::{
     Apps, ClusterStatus, ContainerRow, HostRow, Hosts, PublishedPort, SlotRow, Slots,
 };
+use jiff::Timestamp;
 use manifests::ContainerId;
 use tokio::time::sleep;
 
@@ -160,22 +161,23 @@ fn show_slots(slots: &Slots, format: Format) -> Result<(), CommandError> {
     }
     note_age(slots.stale, &slots.notices);
     let mut rows: Vec<(ContainerId, Vec<String>)> = Vec::new();
-    // Warnings of a container are shown once, in its first row.
-    let mut warnings: BTreeMap<ContainerId, &[String]> = slots
+    // What is said of a container is shown once, in its first row.
+    let now = Timestamp::now();
+    let mut notes: BTreeMap<ContainerId, Vec<String>> = slots
         .containers
         .iter()
-        .map(|row| (row.id(), row.warnings.as_slice()))
+        .map(|row| (row.id(), container_notes(row, now)))
         .collect();
     for row in &slots.slots {
-        let warnings = warnings.remove(&row.id()).unwrap_or_default();
-        rows.push((row.id(), slot_cells(row, warnings)));
+        let notes = notes.remove(&row.id()).unwrap_or_default();
+        rows.push((row.id(), slot_cells(row, notes)));
     }
     // Containers that are stopped or scaled to 0 have no slots, but are listed.
     for container in &slots.containers {
-        if let Some(warnings) = warnings.remove(&container.id())
+        if let Some(notes) = notes.remove(&container.id())
             && container.scale == Some(0)
         {
-            rows.push((container.id(), idle_cells(container, warnings)));
+            rows.push((container.id(), idle_cells(container, &notes)));
         }
     }
     rows.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -208,7 +210,16 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
+/// When it ends by itself, and warnings.
+fn container_notes(row: &ContainerRow, now: Timestamp) -> Vec<String> {
+    let ends = row.expires.map(|expires| {
+        let left = expires.duration_since(now).as_secs().max(0);
+        format!("ends in {}", output::age(left.unsigned_abs()))
+    });
+    ends.into_iter().chain(row.warnings.clone()).collect()
+}
+
+fn slot_cells(row: &SlotRow, notes: Vec<String>) -> Vec<String> {
     let ports: Vec<String> = row.ports.iter().map(port_cell).collect();
     let reason = match (&row.reason, row.restarts) {
         (Some(reason), _) => Some(reason.clone()),
@@ -216,7 +227,7 @@ fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
         (None, 1) => Some("restarted once".to_owned()),
         (None, times) => Some(format!("restarted {times} times")),
     };
-    let reasons: Vec<String> = reason.into_iter().chain(warnings.iter().cloned()).collect();
+    let reasons: Vec<String> = reason.into_iter().chain(notes).collect();
     let id = row.container_id.as_ref();
     vec![
         row.app.to_string(),
@@ -237,7 +248,7 @@ fn slot_cells(row: &SlotRow, warnings: &[String]) -> Vec<String> {
     ]
 }
 
-fn idle_cells(row: &ContainerRow, warnings: &[String]) -> Vec<String> {
+fn idle_cells(row: &ContainerRow, notes: &[String]) -> Vec<String> {
     let dash = || "-".to_owned();
     vec![
         row.app.to_string(),
@@ -257,7 +268,7 @@ fn idle_cells(row: &ContainerRow, warnings: &[String]) -> Vec<String> {
         or_dash(row.image.as_ref()),
         or_dash(row.revision),
         dash(),
-        warnings.join("; "),
+        notes.join("; "),
     ]
 }
 

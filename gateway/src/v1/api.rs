@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use manifests::keys::Key;
-use manifests::{HostName, SlotId};
+use jiff::Timestamp;
+use manifests::keys::{APPS, Key, STATUS, V2_META};
+use manifests::{ContainerId, HostName, SlotId};
 use model::records::Status;
 use store::kv::{KeyRange, Range, RangeReply, Txn, TxnReply};
 use store::{Compare, Op};
@@ -18,6 +19,7 @@ use super::overview;
 use super::reply::ApiFailure;
 use super::rows;
 use super::types::{Reasons, Slots};
+use crate::v2::lookup::SideKey;
 
 /// How long a check of etcd may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -64,7 +66,14 @@ impl Api {
         let mut notices = self.notices(view);
         let statuses = self.statuses(view, filter, &mut notices).await;
         let answers = self.own_reasons();
-        let (slots, containers) = rows::merge(row_inputs(view, &statuses, &answers), filter);
+        let (slots, mut containers) = rows::merge(row_inputs(view, &statuses, &answers), filter);
+        let expiries = self.expiries(view, filter, &mut notices).await;
+        for row in &mut containers {
+            let expiry = expiries.get(&row.id());
+            row.expires = expiry
+                .filter(|(revision, _)| row.revision == Some(*revision))
+                .map(|(_, expires)| *expires);
+        }
         Slots {
             slots,
             containers,
@@ -151,7 +160,7 @@ impl Api {
         }
         let range = Range {
             serializable: true,
-            ..Range::new(KeyRange::prefix(&filter.status_prefix()))
+            ..Range::new(KeyRange::prefix(&filter.prefix(STATUS)))
         };
         let kvs = match read_pages(self.agent.kv().as_ref(), range).await {
             Ok((kvs, _)) => kvs,
@@ -166,7 +175,42 @@ impl Api {
         });
         statuses.collect()
     }
+
+    /// Which manifests were written with a TTL. A failed read is a notice.
+    async fn expiries(
+        &self,
+        view: &ClusterView,
+        filter: &Filter,
+        notices: &mut Vec<String>,
+    ) -> Expiries {
+        if view.stale {
+            return Expiries::new();
+        }
+        let prefix = filter.prefix(&format!("{V2_META}{APPS}"));
+        let range = Range {
+            serializable: true,
+            ..Range::new(KeyRange::prefix(&prefix))
+        };
+        let kvs = match read_pages(self.agent.kv().as_ref(), range).await {
+            Ok((kvs, _)) => kvs,
+            Err(error) => {
+                notices.push(format!("what has a TTL could not be read: {error}"));
+                return Expiries::new();
+            }
+        };
+        let expiries = kvs.iter().filter_map(|kv| {
+            let Key::Manifest(id) = Key::parse(kv.key.strip_prefix(V2_META)?)? else {
+                return None;
+            };
+            let side = SideKey::new(kv);
+            Some((id, (side.modified, side.meta.expires?)))
+        });
+        expiries.collect()
+    }
 }
+
+/// When a manifest of this revision ends by itself.
+type Expiries = BTreeMap<ContainerId, (i64, Timestamp)>;
 
 /// Asks hosts at the same time. One that does not answer is a notice.
 pub(super) async fn ask_hosts<T, F>(

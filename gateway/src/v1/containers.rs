@@ -61,6 +61,7 @@ pub(super) fn container_row(
         warnings,
         unnamed_volumes,
         stopped: wanted.is_some_and(|manifest| manifest.stopped),
+        expires: None,
         version,
         found: view.found().map(|found| found_row(&found.value)),
         update: update::rollout(view).and_then(|rollout| update_row(view, rollout)),

@@ -36,12 +36,12 @@ impl Filter {
                 .is_none_or(|name| id.container == *name)
     }
 
-    /// Prefix of the status keys of matching containers.
-    pub fn status_prefix(&self) -> String {
+    /// Prefix of the keys of matching containers, under one of all.
+    pub fn prefix(&self, under: &str) -> String {
         let app = self.app.iter().map(|app| format!("{app}/"));
         let container = self.container.iter().map(|name| format!("{name}/"));
         let names: String = app.chain(container).collect();
-        format!("{}{names}", manifests::keys::STATUS)
+        format!("{under}{names}")
     }
 }
 

@@ -14,13 +14,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use manifests::keys::Key;
+use manifests::keys::{Key, V2_META};
 use manifests::{ContainerId, HostName, SlotId};
 use model::events::{Happened, Kind, Wanted};
 use model::logs::OutputStream;
 use model::records::{Phase, Progress};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use store::kv::{Op, Txn};
 use store::memory::MemKv;
 use tower::ServiceExt;
 
@@ -317,6 +318,27 @@ async fn slots_join_the_snapshot_and_the_status_keys() {
     assert_eq!(api.get("/slots?app=other").await["slots"], json!([]));
     let (status, _) = api.send("GET", "/slots?container=web", "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_manifest_that_ends_by_itself_says_when() {
+    let api = alone();
+    let key = Key::Manifest(web());
+    let side = format!("{V2_META}{key}");
+    let expires = "2026-01-02T03:04:05Z";
+    let ops = vec![
+        Op::put(&key, r#"{"image": "a"}"#),
+        Op::put_json(&side, &json!({ "expires": expires })),
+    ];
+    api.agent
+        .mem_kv()
+        .with(|etcd| etcd.txn(&Txn::new(Vec::new(), ops)))
+        .unwrap();
+    let slots = async || api.get("/slots?app=shop").await["containers"][0].clone();
+    assert_eq!(slots().await["expires"], expires);
+    // Written by whoever gives it no TTL, it stays.
+    api.agent.put_manifest(&web(), r#"{"image": "b"}"#);
+    assert_eq!(slots().await["expires"], Value::Null);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod links;
 mod names;
 mod network;
 mod operator;
+mod preview;
 mod registry;
 mod restart;
 mod scale;

@@ -569,9 +569,9 @@ fn a_filter_takes_what_it_names() {
     assert!(of("shop/web").matches(&id));
     assert!(!app("sho").matches(&id));
     assert!(!of("shop/we").matches(&id));
-    assert_eq!(Filter::default().status_prefix(), "/status/");
-    assert_eq!(app("shop").status_prefix(), "/status/shop/");
-    assert_eq!(of("shop/web").status_prefix(), "/status/shop/web/");
+    assert_eq!(Filter::default().prefix("/status/"), "/status/");
+    assert_eq!(app("shop").prefix("/status/"), "/status/shop/");
+    assert_eq!(of("shop/web").prefix("/status/"), "/status/shop/web/");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
 use strum::Display;
@@ -170,6 +171,9 @@ pub struct ContainerRow {
     /// Its manifest says that nothing of it runs, whatever its scale.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// When its manifest, and so all of it, ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
     /// The version that its slots are to run; none without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
