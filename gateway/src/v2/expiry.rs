@@ -2,7 +2,7 @@
 //!
 //! A file is ended by the API that wrote it, at its time; it also lies on a
 //! lease that is a little longer, in case that API is gone. A directory has no
-//! lease, which could not take along what is in it: every API knows the TTLs of
+//! lease, which could not take along what is in it: every API reads the TTLs of
 //! all directories, and ends those that the writer has left over.
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use store::kv::{Event, KeyRange, KeyValue, Kv, KvError, Range, Txn, WatchReply};
+use store::kv::{KeyRange, KeyValue, Kv, KvError, Range, Txn};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::feed::{RETRY, jittered};
+use super::feed::jittered;
 use super::lookup::{self, Lookup};
 use super::path::{DIR_TTLS, KeyPath};
 use super::plan;
@@ -30,6 +30,9 @@ const LEASE_EXTRA: u64 = 2;
 
 /// How long other APIs leave a directory to the one that wrote its TTL.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How often the TTLs of directories are read.
+const DIRS_READ: Duration = Duration::from_secs(30);
 
 /// Pause after etcd did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -135,53 +138,43 @@ async fn end(kv: &dyn Kv, due: &Due) -> Result<bool, KvError> {
     Ok(false)
 }
 
-/// Knows the TTLs of all directories.
+/// Knows the TTLs of all directories. They are read now and then: a watch would wake every idle host more often.
 async fn follow_dirs(kv: Arc<dyn Kv>, shared: Arc<Shared>) {
-    let mut retry = RETRY;
-    loop {
-        match list_and_watch(&*kv, &shared).await {
-            Ok(()) => retry.reset(),
-            Err(error) => debug!(%error, "TTLs of directories unknown; trying again"),
-        }
-        tokio::time::sleep(jittered(retry.next_wait())).await;
-    }
-}
-
-async fn list_and_watch(kv: &dyn Kv, shared: &Shared) -> Result<(), KvError> {
     let keys = KeyRange::prefix(&format!("{DIR_TTLS}/"));
-    let listed = kv.range(Range::new(keys.clone())).await?;
-    for kv in &listed.kvs {
-        // Clocks may differ, but nobody measured what has passed since.
-        see(shared, kv, |ttl| Ttl::new(ttl.expiration, Timestamp::now()));
-    }
-    let mut watch = kv.watch(keys, listed.revision + 1, false).await?;
-    while let Some(reply) = watch.replies.recv().await {
-        match reply {
-            WatchReply::Events(events, _) => {
-                for event in &events {
-                    match event {
-                        Event::Put { now, .. } => see(shared, now, |ttl| ttl),
-                        Event::Delete { key, modified, .. } => {
-                            if let Some(key) = dir_of(key) {
-                                shared.schedule().forget(&key, *modified);
-                            }
-                        }
-                    }
+    let mut last_read = false;
+    loop {
+        let pause = match kv.range(Range::new(keys.clone())).await {
+            Ok(listed) => {
+                for kv in &listed.kvs {
+                    see(&shared, kv, last_read);
                 }
+                last_read = true;
+                DIRS_READ
             }
-            WatchReply::Progress(_) => {}
-            WatchReply::Compacted(_) | WatchReply::Closed(_) => break,
-        }
+            Err(error) => {
+                debug!(%error, "TTLs of directories unknown; trying again");
+                last_read = false;
+                PAUSE
+            }
+        };
+        tokio::time::sleep(jittered(pause)).await;
     }
-    Ok(())
 }
 
-fn see(shared: &Shared, kv: &KeyValue, left: impl Fn(Ttl) -> Ttl) {
-    let ttl = serde_json::from_slice(&kv.value).map(left);
+/// One that is `new` was written a moment ago: its TTL is measured, as clocks may differ. Others go by the clock.
+fn see(shared: &Shared, kv: &KeyValue, new: bool) {
+    let ttl = serde_json::from_slice::<Ttl>(&kv.value);
     let (Some(key), Ok(ttl)) = (dir_of(&kv.key), ttl) else {
         return;
     };
-    let left = Duration::from_secs(ttl.left.max(0).unsigned_abs());
+    let now = Timestamp::now();
+    let left = if new {
+        ttl
+    } else {
+        Ttl::new(ttl.expiration, now)
+    }
+    .left;
+    let left = Duration::from_secs(left.max(0).unsigned_abs());
     let modified = kv.modified;
     shared.put(Due { key, modified }, Instant::now() + left + GRACE);
 }

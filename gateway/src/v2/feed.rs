@@ -20,8 +20,7 @@ use super::path::KeyPath;
 use super::ring::{CAPACITY, EventMatch, Position, Ring};
 
 /// Pause before the watch is resumed.
-pub(super) const RETRY: Exponential =
-    Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Events for waits.
 #[derive(Debug)]
