@@ -1,13 +1,12 @@
 //! `/v2/keys`: requests and answers.
 //!
-//! Requests are parsed by `request`, authorized by [`crate::access`], planned
-//! by `plan`; manifests are validated by the crate `manifests`.
+//! Requests are parsed by `request`, authorized by [`crate::access`], carried
+//! out here or by `write`; manifests are validated by the crate `manifests`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -17,30 +16,23 @@ use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use store::kv::{KeyRange, KvError, Range, Status, Txn};
-use store::settle::{self, Mark};
-use tokio::time::Instant;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use super::answer::{answer, not_allowed, put_cluster_id};
 use super::error::{ErrorCode, V2Error};
 use super::event::OP_KEY;
 use super::feed::Search;
 use super::form::{self, Form};
-use super::lookup::{self, Level, Lookup};
+use super::lookup::{self, Lookup};
 use super::node::{Action, V2Event};
 use super::path::{KeyPath, MAX_PARTS};
 use super::request::{Get, Operation, Wait, Write, WriteKind};
 use super::ring::{EventMatch, Position};
 use super::state::V2;
-use super::{expiry, plan, request, stats, tree};
-use crate::listener;
-use crate::{OUTCOME_UNKNOWN, access};
+use super::{plan, request, stats, tree, write};
+use crate::{access, listener};
 
 const METHODS: &str = "HEAD,GET,PUT,POST,DELETE";
-
-/// No try of a write begins later, while others write the same key or etcd does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn handle(v2: Arc<V2>, path: &str, request: Request) -> Response {
     let method = request.method().clone();
@@ -132,7 +124,7 @@ async fn carry_out(
         Operation::Wait(wait) => self::wait(v2, wait).await,
         Operation::Write(write) => {
             allow(&write, asked)?;
-            self::write(v2, &write).await
+            write::write(v2, &write).await
         }
     }
 }
@@ -228,82 +220,6 @@ async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Lookup, V2Error> {
     Ok(Lookup::new(key, reply))
 }
 
-async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
-    let mut lease = None;
-    let written = write_once(v2, write, &mut lease).await;
-    if let (Err(error), Some(lease)) = (&written, lease)
-        && error.code != ErrorCode::RaftInternal
-    {
-        expiry::revoke(&v2.kv, lease);
-    }
-    let (mut event, revision) = written?;
-    let created = event.is_creation();
-    if write.no_value {
-        event.node = None;
-        event.prev = None;
-    }
-    let mut response = success(v2, &event, revision).await;
-    if created {
-        *response.status_mut() = StatusCode::CREATED;
-    }
-    Ok(response)
-}
-
-/// The event of a write and its revision. A key with a TTL is put on a `lease` that is made for it.
-async fn write_once(
-    v2: &V2,
-    write: &Write,
-    lease: &mut Option<i64>,
-) -> Result<(V2Event, i64), V2Error> {
-    let (begun, now) = (Instant::now(), Timestamp::now());
-    let until = begun + PATIENCE;
-    let reads = lookup::read(&write.key, plan::needs_below(&write.change));
-    let look = Txn::new(Vec::new(), reads.clone());
-    let looked = settle::try_until(&*v2.kv, &look, until).await;
-    let mut seen = Lookup::new(&write.key, looked.map_err(unanswered)?.reply);
-    let id = Uuid::new_v4();
-    loop {
-        let planned = plan::plan(write, &seen, now)?;
-        let ttl = write.ttl.filter(|_| planned.ends());
-        if let Some(ttl) = ttl.filter(|_| planned.needs_lease() && lease.is_none()) {
-            *lease = Some(
-                expiry::lease(&*v2.kv, ttl, until)
-                    .await
-                    .map_err(unanswered)?,
-            );
-        }
-        let (mut txn, record) = planned.request(id, lease.unwrap_or(0));
-        txn.otherwise.clone_from(&reads);
-        let mark = Mark {
-            key: OP_KEY,
-            value: &record,
-            after: seen.revision,
-        };
-        let reply = settle::settle(&*v2.kv, &txn, mark, until).await;
-        let reply = reply.map_err(unsettled)?;
-        if reply.succeeded {
-            let revision = reply.revision;
-            v2.note_write(revision);
-            match ttl {
-                Some(ttl) => {
-                    let ends = begun + Duration::from_secs(ttl);
-                    v2.expiry.ends(&planned.key, revision, ends);
-                }
-                None => v2.expiry.stays(&planned.key, revision),
-            }
-            if let Some(former) = seen.target().and_then(Level::own_lease) {
-                expiry::revoke(&v2.kv, former);
-            }
-            return Ok((planned.event(revision), revision));
-        }
-        if Instant::now() > until {
-            let cause = "too many concurrent writes of this key";
-            return Err(V2Error::at(ErrorCode::RaftInternal, cause, reply.revision));
-        }
-        seen = Lookup::new(&write.key, reply);
-    }
-}
-
 async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     let revision = v2
         .kv
@@ -352,7 +268,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     Ok(response)
 }
 
-async fn success(v2: &V2, event: &V2Event, revision: i64) -> Response {
+pub(super) async fn success(v2: &V2, event: &V2Event, revision: i64) -> Response {
     let mut response = answer(StatusCode::OK, "application/json", event.body());
     let status = v2.status().await;
     put_headers(response.headers_mut(), status.as_ref(), revision, true);
@@ -382,18 +298,8 @@ fn put_headers(headers: &mut HeaderMap, status: Option<&Status>, index: i64, raf
     }
 }
 
-/// Of a write that was sent.
-fn unsettled(error: KvError) -> V2Error {
-    let unknown = matches!(error, KvError::Unavailable(_));
-    let mut error = unanswered(error);
-    if unknown {
-        error.cause = format!("{}; {OUTCOME_UNKNOWN}", error.cause);
-    }
-    error
-}
-
 /// Of a read: nothing was written.
-fn unanswered(error: KvError) -> V2Error {
+pub(super) fn unanswered(error: KvError) -> V2Error {
     let cause = match &error {
         KvError::Unavailable(_) => "etcd does not answer",
         KvError::Refused(reason) => reason,

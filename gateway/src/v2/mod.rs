@@ -2,8 +2,8 @@
 //!
 //! A request becomes an operation (`request`, pure); a write becomes a
 //! guarded transaction over a lookup (`lookup`, `plan`, pure); watch events of
-//! v3 become v2's (`event`, `ring`, pure). `keys` carries them out, `expiry`
-//! ends what has a TTL, `info` answers requests about the cluster.
+//! v3 become v2's (`event`, `ring`, pure). `keys` and `write` carry them out,
+//! `expiry` ends what has a TTL, `info` answers requests about the cluster.
 //!
 //! A v3 value is the raw v2 value, so `etcdctl put` and a v2 PUT write the same
 //! key; the index is v3's revision. The rest of v2's state is in side keys
@@ -30,6 +30,7 @@ mod state;
 mod stats;
 pub mod tree;
 pub mod ttl;
+mod write;
 
 use std::sync::Arc;
 

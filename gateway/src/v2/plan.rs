@@ -241,7 +241,8 @@ impl<'a> Planner<'a> {
         self.seen.walk()?;
         match self.existing()? {
             Existing::File(file) => Ok(self.rewrite(Action::Update, file, value)),
-            Existing::Dir if value.is_empty() => Ok(self.update_dir()),
+            // Under `/apps` none has a TTL: v3 may have made one of a manifest.
+            Existing::Dir if value.is_empty() && !self.only_manifests() => Ok(self.update_dir()),
             Existing::Dir => Err(self.error(ErrorCode::NotFile)),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
-use store::kv::{KeyRange, Kv, Range};
+use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
 
 use crate::client::{Answer, Ask, Begun};
@@ -287,6 +287,16 @@ async fn nothing_is_left_of_a_manifest_with_a_ttl() {
             r#"{"image":"a"}"#
         );
     }
+    // What v3 has put below one makes it a directory, which gets no TTL.
+    let odd = "/apps/pr-2/web/manifest";
+    let put = Txn::new(Vec::new(), vec![Op::put(format!("{odd}/x"), "1")]);
+    kv.txn(put).await.expect("put");
+    let form = "ttl=9&refresh=true&prevExist=true";
+    let refused = server.client.put(&format!("/v2/keys{odd}"), form).await;
+    assert_eq!(refused.error(), (403, 102, odd.to_owned()));
+    let delete = Txn::new(Vec::new(), vec![Op::delete(format!("{odd}/x"))]);
+    kv.txn(delete).await.expect("deleted");
+
     tokio::time::sleep(std::time::Duration::from_secs(80)).await;
     let wait = begin(&server, "/apps?wait=true&recursive=true").await;
     let expired = wait.end().await.json();

@@ -49,7 +49,7 @@ impl Planner<'_> {
         }
     }
 
-    fn only_manifests(&self) -> bool {
+    pub(super) fn only_manifests(&self) -> bool {
         access::delete(self.target.key.as_str()) == Ok(access::Delete::Manifests)
     }
 

@@ -1,0 +1,110 @@
+//! Writes: planned by `plan` on what is there, until one plan has held.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use jiff::Timestamp;
+use store::kv::{KvError, Txn};
+use store::settle::{self, Mark};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::error::{ErrorCode, V2Error};
+use super::event::OP_KEY;
+use super::keys::{success, unanswered};
+use super::lookup::{self, Level, Lookup};
+use super::node::V2Event;
+use super::request::Write;
+use super::state::V2;
+use super::{expiry, plan};
+use crate::OUTCOME_UNKNOWN;
+
+/// No try of a write begins later, while others write the same key or etcd does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
+    let mut lease = None;
+    let written = write_once(v2, write, &mut lease).await;
+    if let (Err(error), Some(lease)) = (&written, lease)
+        && error.code != ErrorCode::RaftInternal
+    {
+        expiry::revoke(&v2.kv, lease);
+    }
+    let (mut event, revision) = written?;
+    let created = event.is_creation();
+    if write.no_value {
+        event.node = None;
+        event.prev = None;
+    }
+    let mut response = success(v2, &event, revision).await;
+    if created {
+        *response.status_mut() = StatusCode::CREATED;
+    }
+    Ok(response)
+}
+
+/// The event of a write and its revision. A key with a TTL is put on a `lease` that is made for it.
+async fn write_once(
+    v2: &V2,
+    write: &Write,
+    lease: &mut Option<i64>,
+) -> Result<(V2Event, i64), V2Error> {
+    let (begun, now) = (Instant::now(), Timestamp::now());
+    let until = begun + PATIENCE;
+    let reads = lookup::read(&write.key, plan::needs_below(&write.change));
+    let look = Txn::new(Vec::new(), reads.clone());
+    let looked = settle::try_until(&*v2.kv, &look, until).await;
+    let mut seen = Lookup::new(&write.key, looked.map_err(unanswered)?.reply);
+    let id = Uuid::new_v4();
+    loop {
+        let planned = plan::plan(write, &seen, now)?;
+        let ttl = write.ttl.filter(|_| planned.ends());
+        if let Some(ttl) = ttl.filter(|_| planned.needs_lease() && lease.is_none()) {
+            *lease = Some(
+                expiry::lease(&*v2.kv, ttl, until)
+                    .await
+                    .map_err(unanswered)?,
+            );
+        }
+        let (mut txn, record) = planned.request(id, lease.unwrap_or(0));
+        txn.otherwise.clone_from(&reads);
+        let mark = Mark {
+            key: OP_KEY,
+            value: &record,
+            after: seen.revision,
+        };
+        let reply = settle::settle(&*v2.kv, &txn, mark, until).await;
+        let reply = reply.map_err(unsettled)?;
+        if reply.succeeded {
+            let revision = reply.revision;
+            v2.note_write(revision);
+            match ttl {
+                Some(ttl) => {
+                    let ends = begun + Duration::from_secs(ttl);
+                    v2.expiry.ends(&planned.key, revision, ends);
+                }
+                None => v2.expiry.stays(&planned.key, revision),
+            }
+            if let Some(former) = seen.target().and_then(Level::own_lease) {
+                expiry::revoke(&v2.kv, former);
+            }
+            return Ok((planned.event(revision), revision));
+        }
+        if Instant::now() > until {
+            let cause = "too many concurrent writes of this key";
+            return Err(V2Error::at(ErrorCode::RaftInternal, cause, reply.revision));
+        }
+        seen = Lookup::new(&write.key, reply);
+    }
+}
+
+/// Of a write that was sent.
+fn unsettled(error: KvError) -> V2Error {
+    let unknown = matches!(error, KvError::Unavailable(_));
+    let mut error = unanswered(error);
+    if unknown {
+        error.cause = format!("{}; {OUTCOME_UNKNOWN}", error.cause);
+    }
+    error
+}
