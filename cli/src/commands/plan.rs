@@ -246,6 +246,10 @@ fn add_container(lines: &mut String, container: &PlanContainer) {
         });
         let _ = writeln!(lines, "  {numbers}{reason}");
     }
+    if !container.before.is_empty() {
+        let command = output::one_line(&container.before.join(" "));
+        let _ = writeln!(lines, "  first, once: {command} (`before`)");
+    }
     if let Some(update) = &container.update {
         let why = update.why.as_ref().map(|why| format!(": {why}"));
         let _ = writeln!(

@@ -27,13 +27,15 @@ fn a_plan_says_what_would_change_and_writes_nothing() {
 
     let new = WEB.replace("\"a\"", "\"b\"").replace(": 2", ": 3");
     api.file("all/shop/web.json", &new);
-    api.file("all/shop/db.json", r#"{"image": "db"}"#);
+    let db = r#"{"image": "db", "before": {"command": ["migrate", "--all"]}}"#;
+    api.file("all/shop/db.json", db);
     let before = api.revision(&web());
     let ended = api.run(&["plan", "all"]).with(10);
     assert_eq!(
         ended.out,
         "shop/db created
   slot 0 created on h1
+  first, once: migrate --all (`before`)
 
 shop/web changed
   image: a -> b

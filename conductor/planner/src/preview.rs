@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use manifests::keys::Key;
-use manifests::update::Order;
+use manifests::update::{Before, Order};
 use manifests::{ContainerId, HostName, Manifest, SlotId};
 use model::records::Claim;
 use model::snapshot::{Change, ContainerView, Owner, Rev, SlotView, Snapshot, Successor};
@@ -22,6 +22,8 @@ use crate::waiting::Waiting;
 pub struct Preview {
     /// Its slots, those that are wanted and those that somebody has.
     pub slots: BTreeMap<u32, Fate>,
+    /// What runs first, once; none if nothing does, or no slot is begun.
+    pub before: Option<Before>,
     /// How those that are replaced follow each other; none if none is.
     pub update: Option<Rollover>,
 }
@@ -151,6 +153,10 @@ pub fn preview(
                 blocked.push(slot);
             }
             preview.slots.insert(number, fate);
+        }
+        let mut fates = preview.slots.values();
+        if fates.any(|fate| matches!(fate, Fate::Created { .. } | Fate::Replaced { .. })) {
+            preview.before = rollout::to_run_before(container).cloned();
         }
         preview.update = replaced.in_order(container);
         found.insert(id.clone(), preview);

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use manifests::manifest::Pull;
-use manifests::update::{OnFailure, Update};
+use manifests::update::{Before, OnFailure, Update};
 use manifests::{ContainerId, Manifest, canonical};
 use model::manifest_text::ManifestText;
 use model::records::{FoundImage, LOCAL, Rollout, SkippedImage, Version};
@@ -254,6 +254,23 @@ pub fn begins_prepared(container: &ContainerView, manifest: &Manifest, image: &s
         })
     };
     manifest.before.is_some() && counting(container).any(|(_, version, _)| has_run(version))
+}
+
+/// What will run before any instance of the version that slots are to run, as far as can be told before its image is
+/// decided.
+pub(crate) fn to_run_before(container: &ContainerView) -> Option<&Before> {
+    let target = Target::of(container)?;
+    let has_run = match &target {
+        Target::Decided { version, .. } => is_prepared(version),
+        Target::Undecided { manifest, .. } => {
+            let is_of = |own: &Manifest| own.image == manifest.image;
+            let newest = counting(container).rfind(|(_, _, own)| is_of(own));
+            newest.is_some_and(|(_, version, _)| {
+                begins_prepared(container, manifest, &version.version.image)
+            })
+        }
+    };
+    target.manifest().before.as_ref().filter(|_| !has_run)
 }
 
 /// An earlier decision on the image of this very container, as when a change is taken back; or on the image that was

@@ -192,6 +192,9 @@ fn container(
         action,
         revision: known.map(|known| known.modified.0),
         changes: differs,
+        before: preview
+            .before
+            .map_or_else(Vec::new, |before| before.command),
         update,
         slots: slots
             .map(|(number, fate)| slot(number, fate, new))

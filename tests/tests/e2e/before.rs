@@ -96,7 +96,8 @@ fn it_runs_once_for_a_version_and_its_failure_touches_nothing() {
     assert_eq!(started(&app, since).len(), 4);
 
     dokkaa(&app, &["restart", id, "--wait"]);
-    assert!(app.ids("web").iter().all(|id| !new.contains(id)));
+    let restarted = app.ready("web", 3).into_iter().map(|(_, c)| c.id);
+    assert!(restarted.into_iter().all(|id| !new.contains(&id)));
     assert_eq!(started(&app, since).len(), 4);
 }
 

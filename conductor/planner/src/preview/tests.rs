@@ -255,3 +255,32 @@ fn a_global_container_is_created_where_it_lacks_and_removed_where_it_is_one_too_
     };
     assert_eq!(of(&before, &lost).slots[&0], kept);
 }
+
+#[test]
+fn what_runs_before_is_said_where_it_will_run() {
+    let with = |image: &str, more: &str| {
+        format!(r#"{{"image": "{image}", "before": {{"command": ["migrate"]}}{more}}}"#)
+    };
+    let runs = |before: &Snapshot, text: &str| {
+        let mut after = before.clone();
+        manifest(&mut after, text);
+        of(before, &after).before.map(|before| before.command)
+    };
+    let mut snapshot = Snapshot::default();
+    host(&mut snapshot, "h1");
+    let migrates = Some(vec!["migrate".to_owned()]);
+    assert_eq!(runs(&snapshot, &with("a:1", "")), migrates, "the first");
+    let rev = manifest(&mut snapshot, &with("a:1", ""));
+    let key = Key::Version(id(), rev).to_string();
+    let text = with("a:1", "");
+    let version =
+        format!(r#"{{"manifest": {text}, "image": "one", "good": true, "prepared": true}}"#);
+    put(&mut snapshot, &key, &version);
+    slot(&mut snapshot, 0, rev, "ready");
+    assert_eq!(runs(&snapshot, &with("a:2", "")), migrates, "another image");
+    let scaled = with("a:1", r#", "scale": 3"#);
+    assert_eq!(runs(&snapshot, &scaled), None, "more of the same");
+    let restarted = with("a:1", r#", "restarted_at": "2026-01-01T00:00:00Z""#);
+    assert_eq!(runs(&snapshot, &restarted), None, "a restart");
+    assert_eq!(runs(&snapshot, r#"{"image": "a:2"}"#), None);
+}

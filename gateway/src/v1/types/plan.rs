@@ -49,6 +49,9 @@ pub struct PlanContainer {
     /// Fields that would change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<FieldChange>,
+    /// Command of what runs first, once for the version; none if nothing does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<String>,
     /// How instances are replaced; none if none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<PlanUpdate>,
