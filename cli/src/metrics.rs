@@ -4,6 +4,7 @@
 //! the parts. No credentials are needed; names and numbers are all that is shown.
 
 mod exposition;
+mod names;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -168,16 +169,7 @@ fn counts(registry: &mut Registry, sources: &Sources) {
         "Open connections of links on this host",
         open,
     );
-    results(
-        registry,
-        "dns_questions",
-        "DNS queries to this host, by result",
-        &[
-            ("answered", &sources.dns.answered),
-            ("relayed", &sources.dns.relayed),
-            ("failed", &sources.dns.failed),
-        ],
-    );
+    names::register(registry, &sources.dns);
 }
 
 fn slots(registry: &mut Registry, snapshot: &Snapshot) {
@@ -322,6 +314,7 @@ mod tests {
         let published = &sources.published;
         published.counters.restarts.store(3, Ordering::Relaxed);
         sources.links.refused.store(2, Ordering::Relaxed);
+        sources.dns.cache_hits.store(5, Ordering::Relaxed);
         for accept in [None, Some("application/openmetrics-text")] {
             let text = text(&sources, accept);
             for line in [
@@ -334,6 +327,8 @@ mod tests {
                 "dokkaa_pull_failures_total 0",
                 "dokkaa_link_connections_total{result=\"refused\"} 2",
                 "dokkaa_link_connections_total{result=\"ok\"} 0",
+                "dokkaa_dns_cache_lookups_total{result=\"hit\"} 5",
+                "dokkaa_dns_answer_duration_seconds_bucket{le=\"+Inf\",source=\"cache\"} 0",
             ] {
                 assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
             }
@@ -349,7 +344,7 @@ mod tests {
         let text = text(&sources, None);
         let mut families: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
         let mut samples = std::collections::BTreeSet::new();
-        let mut of = "";
+        let (mut of, mut is_histogram) = ("", false);
         for line in text.lines() {
             let words: Vec<&str> = line.splitn(4, ' ').collect();
             match words[..] {
@@ -361,14 +356,18 @@ mod tests {
                 ["#", "TYPE", name, kind] => {
                     assert_eq!(name, of, "{line}");
                     assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-                    assert!(["counter", "gauge"].contains(&kind), "{line}");
+                    assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
                     families.get_mut(name).unwrap().1 = true;
+                    is_histogram = kind == "histogram";
                 }
                 _ => {
                     assert!(!line.starts_with('#'), "{line}");
                     let (series, value) = line.rsplit_once(' ').unwrap();
                     value.parse::<f64>().unwrap();
-                    assert_eq!(series.split('{').next(), Some(of), "{line}");
+                    let name = series.split('{').next().unwrap();
+                    let part = name.strip_prefix(of).unwrap_or("another");
+                    let is_part = ["_bucket", "_sum", "_count"].contains(&part);
+                    assert!(part.is_empty() || (is_histogram && is_part), "{line}");
                     assert!(families[of].1, "{line} comes before its type");
                     assert!(samples.insert(series), "{line} is there twice");
                 }

@@ -1,7 +1,7 @@
 //! Answering a request: from the zone, or from an upstream resolver.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,15 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use model::directory::Directory;
 use model::skydns::Records;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use listen::LogThrottle;
 
 use crate::clients::Clients;
+use crate::counters::{Counters, Source, code_name, count};
 use crate::message::MAX_QUESTIONS;
 use crate::rate::{RateLimit, Verdict};
-use crate::relay::{Asked, Relay, Unanswered};
+use crate::relay::{Asked, Relay, Relayed, Unanswered};
 use crate::response::{self, Response};
 use crate::upstreams::Upstreams;
 use crate::wire;
@@ -28,35 +29,6 @@ use crate::zone::{Explanation, Tables, Zone};
 
 /// Interval between log lines on queries that no resolver answers.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Queries since the start, without malformed ones.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Queries over UDP.
-    pub udp: AtomicU64,
-    /// Queries over TCP.
-    pub tcp: AtomicU64,
-    /// Answered from the zone, errors included.
-    pub answered: AtomicU64,
-    /// Answered by an upstream resolver, or as it did before.
-    pub relayed: AtomicU64,
-    /// Forwarded without an answer.
-    pub failed: AtomicU64,
-    /// Queries over UDP above the limit of their network.
-    pub limited: AtomicU64,
-    /// Of those for others: answers that were kept.
-    pub cache_hits: AtomicU64,
-    /// Answers that were kept and are out of date, since no resolver answers.
-    pub cache_stale: AtomicU64,
-    /// Answers for which a resolver was asked.
-    pub cache_misses: AtomicU64,
-    /// Answers that are kept at the moment.
-    pub cache_entries: AtomicU64,
-    /// Their octets in memory, about.
-    pub cache_octets: AtomicU64,
-    /// Resolvers that failed or were silent, each time.
-    pub upstream_failures: AtomicU64,
-}
 
 /// Handler of the requests of all sockets. Clones share it.
 #[derive(Debug, Clone)]
@@ -73,6 +45,24 @@ struct Shared {
     turn: AtomicUsize,
     counters: Arc<Counters>,
     log: Mutex<LogThrottle>,
+}
+
+/// What a client gets.
+struct Answer {
+    octets: Option<Vec<u8>>,
+    code: ResponseCode,
+    source: Source,
+}
+
+impl Answer {
+    /// Of the zone, or a failure.
+    fn new(response: Response, request: &Request) -> Self {
+        Self {
+            code: response.code(),
+            octets: response.encode(request),
+            source: Source::Zone,
+        }
+    }
 }
 
 /// Treatment of a request.
@@ -165,18 +155,34 @@ impl Shared {
     }
 
     async fn respond(&self, request: &Request) -> Option<Vec<u8>> {
+        let begin = Instant::now();
         count(match request.protocol() {
             Protocol::Udp => &self.counters.udp,
             _ => &self.counters.tcp,
         });
-        match self.action(request) {
+        let answer = match self.action(request) {
             Action::Answer(response) => {
                 count(&self.counters.answered);
-                response.encode(request)
+                Answer::new(response, request)
             }
             Action::Follow(response, query) => self.follow(request, response, &query).await,
             Action::Relay(asked) => self.relay(request, asked).await,
+        };
+        if let [query] = request.queries.queries() {
+            let took = begin.elapsed();
+            let Answer { code, source, .. } = answer;
+            self.counters.add(query.query_type(), code, source, took);
+            debug!(
+                client = %request.src(),
+                name = %query.name(),
+                r#type = %query.query_type(),
+                code = code_name(code),
+                source = source.as_str(),
+                micros = took.as_micros(),
+                "query"
+            );
         }
+        answer.octets
     }
 
     fn action<'a>(&self, request: &'a Request) -> Action<'a> {
@@ -227,24 +233,15 @@ impl Shared {
     }
 
     /// An alias is answered with what it leads to, as its client asks for no more.
-    async fn follow(
-        &self,
-        request: &Request,
-        mut response: Response,
-        query: &Query,
-    ) -> Option<Vec<u8>> {
-        if !self.clients.is_served_others(request.src().ip()) {
-            count(&self.counters.answered);
-            return response.encode(request);
-        }
-        match self.ask(query, request.src()).await {
-            Ok(answer) => {
-                count(&self.counters.answered);
-                response.extend(answer);
-                response.encode(request)
+    async fn follow(&self, request: &Request, mut response: Response, query: &Query) -> Answer {
+        if self.clients.is_served_others(request.src().ip()) {
+            match self.ask(query, request.src()).await {
+                Ok(answer) => response.extend(answer),
+                Err(why) => return self.unanswered(request, why),
             }
-            Err(why) => self.unanswered(request, why),
         }
+        count(&self.counters.answered);
+        Answer::new(response, request)
     }
 
     /// What the resolvers have for a name that no client asked for.
@@ -258,23 +255,34 @@ impl Shared {
         let request = request.map_err(|_| Unanswered::Upstream)?;
         let asked = Asked::new(&request).ok_or(Unanswered::Upstream)?;
         let answer = self.relay.ask(&asked, client).await?;
-        Message::from_vec(&answer).map_err(|_| Unanswered::Upstream)
+        Message::from_vec(&answer.octets).map_err(|_| Unanswered::Upstream)
     }
 
-    async fn relay(&self, request: &Request, asked: Asked<'_>) -> Option<Vec<u8>> {
+    async fn relay(&self, request: &Request, asked: Asked<'_>) -> Answer {
         match self.relay.ask(&asked, request.src()).await {
-            Ok(answer) => {
+            Ok(Relayed {
+                octets,
+                code,
+                source,
+            }) => {
                 count(&self.counters.relayed);
-                Some(answer)
+                Answer {
+                    octets: Some(octets),
+                    code,
+                    source,
+                }
             }
             Err(why) => self.unanswered(request, why),
         }
     }
 
-    fn unanswered(&self, request: &Request, why: Unanswered) -> Option<Vec<u8>> {
+    fn unanswered(&self, request: &Request, why: Unanswered) -> Answer {
         count(&self.counters.failed);
         self.warn(why);
-        Response::failure(request, ResponseCode::ServFail).encode(request)
+        Answer {
+            source: Source::Upstream,
+            ..Answer::new(Response::failure(request, ResponseCode::ServFail), request)
+        }
     }
 
     fn warn(&self, why: Unanswered) {
@@ -283,8 +291,4 @@ impl Shared {
             warn!(suppressed, "{why}");
         }
     }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -27,6 +27,7 @@
 //! and retried.
 
 mod clients;
+mod counters;
 mod handler;
 mod message;
 mod rate;
@@ -41,7 +42,7 @@ mod wire;
 pub mod zone;
 
 pub use clients::{Network, NetworkError};
-pub use handler::Counters;
+pub use counters::{Counters, Histogram, Source};
 pub use resolv_conf::Files;
 pub use server::{Config, Dns, Handle, Names};
 pub use upstreams::{Forwarding, Stub};

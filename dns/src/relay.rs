@@ -22,11 +22,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use hickory_proto::op::ResponseCode;
 use listen::{Limiter, Limits};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use crate::handler::Counters;
+use crate::counters::{Counters, Source, count};
 use crate::upstreams::Upstreams;
 use answer::{Age, Answer};
 use asked::Sent;
@@ -70,6 +71,24 @@ struct Shared {
     count: AtomicU64,
 }
 
+/// An answer to a client.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    pub(crate) octets: Vec<u8>,
+    pub(crate) code: ResponseCode,
+    pub(crate) source: Source,
+}
+
+impl Relayed {
+    fn new(answer: &Answer, to: &Asked<'_>, age: Age, source: Source) -> Self {
+        Self {
+            octets: answer.reply(to, age),
+            code: answer.code(),
+            source,
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unanswered {
@@ -104,7 +123,7 @@ impl Relay {
         &self,
         asked: &Asked<'_>,
         client: SocketAddr,
-    ) -> Result<Vec<u8>, Unanswered> {
+    ) -> Result<Relayed, Unanswered> {
         let key = asked.key();
         let upstreams = self.0.upstreams.of(asked.name);
         if upstreams.is_new {
@@ -114,7 +133,7 @@ impl Relay {
         let spare = match found {
             Some(Found::Ready(answer, age)) => {
                 self.0.count_use(age);
-                return Ok(answer.reply(asked, age));
+                return Ok(Relayed::new(&answer, asked, age, Source::Cache));
             }
             Some(Found::Spare(answer)) => Some(answer),
             None => None,
@@ -138,19 +157,16 @@ impl Relay {
             timeout(PATIENCE, flight).await.unwrap_or_default()
         };
         match (answer, spare) {
-            (Some(answer), _) if answer.is_good() => {
-                count(&self.0.counters.cache_misses);
-                Ok(answer.reply(asked, Age::Known(Duration::ZERO)))
-            }
-            (_, Some(spare)) => {
+            (answer, Some(spare)) if !answer.as_ref().is_some_and(|answer| answer.is_good()) => {
                 self.0.count_use(Age::Stale);
-                Ok(spare.reply(asked, Age::Stale))
+                Ok(Relayed::new(&spare, asked, Age::Stale, Source::Cache))
             }
-            (Some(answer), None) => {
+            (Some(answer), _) => {
                 count(&self.0.counters.cache_misses);
-                Ok(answer.reply(asked, Age::Known(Duration::ZERO)))
+                let age = Age::Known(Duration::ZERO);
+                Ok(Relayed::new(&answer, asked, age, Source::Upstream))
             }
-            (None, None) => Err(Unanswered::Upstream),
+            (None, _) => Err(Unanswered::Upstream),
         }
     }
 }
@@ -252,8 +268,4 @@ impl Shared {
 /// The clock of the runtime, which tests can stop.
 fn now() -> Instant {
     Instant::now()
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }

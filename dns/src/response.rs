@@ -73,6 +73,10 @@ impl Response {
         self.authorities = message.authorities;
     }
 
+    pub(crate) fn code(&self) -> ResponseCode {
+        self.metadata.response_code
+    }
+
     /// The response as octets, truncated if needed.
     pub(crate) fn encode(self, request: &Request) -> Option<Vec<u8>> {
         let none = instead_of_many(request);

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clients::{Clients, Network};
-use crate::handler::{Counters, Handler};
+use crate::counters::Counters;
+use crate::handler::Handler;
 use crate::upstreams::{Forwarding, Upstreams};
 use crate::zone::{Explanation, Zone};
 use crate::{tcp, udp};

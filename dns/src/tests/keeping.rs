@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 
 use super::fixture::{Bench, packet};
 use super::relaying::{Resolver, code, response};
-use crate::{Forwarding, Stub};
+use crate::{Forwarding, Source, Stub};
 
 fn record(owner: &str) -> Record {
     let owner = Name::from_ascii(owner).expect("name");
@@ -63,6 +63,13 @@ async fn an_answer_is_kept_for_its_question_and_no_other() -> Result<()> {
     assert_eq!(read(&counters.cache_misses), 4);
     // A type without an answer in it is not kept, since nobody says for how long.
     assert_eq!(read(&counters.cache_entries), 3);
+    let queries: Vec<_> = counters.queries().collect();
+    assert_eq!(queries, [("A", "NOERROR", 5), ("AAAA", "NOERROR", 1)]);
+    for (source, expected) in [(Source::Cache, 2), (Source::Upstream, 4), (Source::Zone, 0)] {
+        let took = counters.durations(source);
+        let all: u64 = took.buckets.iter().map(|(_, count)| count).sum();
+        assert_eq!(all, expected, "{source:?}");
+    }
     Ok(())
 }
 
