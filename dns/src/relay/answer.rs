@@ -11,8 +11,8 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use super::asked::{self, AUTHENTIC, Asked, CHECKING_DISABLED, DATAGRAM, RECURSION_DESIRED};
-use super::asked::{RESPONSE, TRUNCATED};
+use super::asked::{self, AUTHENTIC, AUTHORITATIVE, Asked, CHECKING_DISABLED, DATAGRAM};
+use super::asked::{RECURSION_DESIRED, RESPONSE, TRUNCATED};
 use crate::message::invalid;
 use crate::wire::{self, HEADER, OPT, Question, Record};
 
@@ -185,7 +185,8 @@ impl Answer {
         wire::patch(reply, HEADER, to.question.octets());
         let wants_authentic = to.dnssec_ok() || to.flags() & AUTHENTIC != 0;
         if let [_, _, high, low, ..] = reply.as_mut_slice() {
-            *high |= RECURSION_DESIRED;
+            // Only the zone's own servers are.
+            *high = (*high | RECURSION_DESIRED) & !AUTHORITATIVE;
             if !wants_authentic {
                 *low &= !AUTHENTIC;
             }

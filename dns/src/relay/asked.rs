@@ -19,6 +19,7 @@ pub(super) const AUTHENTIC: u8 = 0x20;
 pub(super) const CHECKING_DISABLED: u8 = 0x10;
 /// Flags in the third octet.
 pub(super) const RESPONSE: u8 = 0x80;
+pub(super) const AUTHORITATIVE: u8 = 0x04;
 pub(super) const TRUNCATED: u8 = 0x02;
 pub(super) const RECURSION_DESIRED: u8 = 0x01;
 

@@ -42,6 +42,7 @@ pub(in crate::relay) fn message(ttls: &[u32]) -> Message {
     message.metadata.message_type = MessageType::Response;
     message.metadata.recursion_available = true;
     message.metadata.authentic_data = true;
+    message.metadata.authoritative = true;
     message.answers = ttls
         .iter()
         .map(|ttl| Built::from_rdata(name("example.com."), *ttl, RData::A(A::new(192, 0, 2, 1))))
@@ -211,6 +212,7 @@ fn a_client_gets_its_own_id_case_and_flags_and_ttls_counted_down() {
         "a pointer to it"
     );
     assert!(got.metadata.checking_disabled && !got.metadata.authentic_data);
+    assert!(!got.metadata.authoritative);
     let ttls = |message: &Message| -> Vec<u32> {
         message.answers.iter().map(|record| record.ttl).collect()
     };
