@@ -21,6 +21,7 @@ mod network;
 mod parts;
 mod planning;
 mod problems;
+mod publishing;
 mod reached;
 mod signals;
 mod unreached;
@@ -243,6 +244,7 @@ impl Running {
             &mut tasks,
         )
         .await?;
+        publishing::start(&parts, &mut tasks)?;
         let links = dataplane.links.clone();
         let peer = addresses(&listeners.peer);
         let mut bound = Bound::default();

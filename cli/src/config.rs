@@ -49,6 +49,8 @@ pub(crate) struct AgentConfig {
     pub(crate) state_dir: PathBuf,
     /// The zone, in lower case, without the last dot.
     pub(crate) domain: String,
+    /// Its records are written to `/skydns`, too.
+    pub(crate) skydns_publish: bool,
     /// The API; empty is off.
     pub(crate) keys_listen: Vec<SocketAddr>,
     pub(crate) dns_listen: DnsListen,
@@ -161,6 +163,7 @@ pub(crate) fn agent(args: AgentArgs, machine: &Machine) -> Result<AgentConfig, C
         state_dir: host.state_dir,
         other_names: OtherNames::new(other_names, &listeners.domain, &dns_listen)?,
         domain: listeners.domain,
+        skydns_publish: listeners.skydns_publish,
         keys_listen: listeners.keys_listen.0,
         dns_listen,
         peer_listen: peer_listen.unwrap_or_else(|| vec![SocketAddr::new(host_ip, PEER_PORT)]),

@@ -24,6 +24,7 @@
 mod explain;
 mod hosts;
 mod others;
+mod publish;
 mod records;
 mod select;
 

@@ -2,6 +2,9 @@
 //!
 //! Nothing is decided from it, so it needs none of the view's proofs: a list an
 //! hour heals what a watch has lost. While etcd is away the last records hold.
+//! `publish` keeps a host's own there.
+
+pub mod publish;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -289,6 +289,9 @@ pub(crate) struct ListenerArgs {
         value_parser = domain
     )]
     pub(crate) domain: String,
+    /// Write the records of this host's ready instances to /skydns in etcd, too, for SkyDNS and CoreDNS
+    #[arg(long, env = "DOKKAA_SKYDNS_PUBLISH", value_parser = truth)]
+    pub(crate) skydns_publish: bool,
 }
 
 /// What DNS does with names outside the zone.

@@ -422,6 +422,7 @@ mod tests {
                 "allow-host DOKKAA_ALLOW_HOST",
                 "insecure DOKKAA_INSECURE false",
                 "domain DOKKAA_DOMAIN skydns.local",
+                "skydns-publish DOKKAA_SKYDNS_PUBLISH false",
                 "dns-upstream DOKKAA_DNS_UPSTREAM",
                 "dns-stub DOKKAA_DNS_STUB",
                 "dns-allow DOKKAA_DNS_ALLOW",

@@ -59,7 +59,7 @@ fn nothing_given_gives_the_defaults() {
     assert_eq!(config.restart_grace, Duration::from_secs(30));
     assert_eq!(config.disk_limits, DiskLimits::default());
     assert_eq!(config.log_format, LogFormat::Text);
-    assert!(config.labels.is_empty() && !config.insecure);
+    assert!(config.labels.is_empty() && !config.insecure && !config.skydns_publish);
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
@@ -78,6 +78,7 @@ fn every_flag_is_read() {
         "--allow-host=a, b",
         "--allow-host=c",
         "--insecure",
+        "--skydns-publish",
         "--log-format=json",
         "--log-filter=debug",
         "--domain=Shop.Local.",
@@ -94,7 +95,7 @@ fn every_flag_is_read() {
     assert_eq!(config.name.as_str(), "flag");
     assert_eq!(config.state_dir, PathBuf::from("/s"));
     assert_eq!(config.labels["b"], "2=3");
-    assert!(config.keys_listen.is_empty() && config.insecure);
+    assert!(config.keys_listen.is_empty() && config.insecure && config.skydns_publish);
     assert_eq!(config.allow_hosts, ["a", "b", "c"]);
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.log_filter, "debug");

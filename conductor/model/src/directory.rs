@@ -221,6 +221,20 @@ impl Directory {
         self.hosts.addresses_of(host)
     }
 
+    /// The endpoints on a host, by slot.
+    pub fn endpoints_on(&self, host: &HostName) -> Vec<(&ServiceId, &Endpoint)> {
+        let mut endpoints = Vec::new();
+        for slot in &self.hosts.slots_of(host) {
+            let at = (slot.container.container.clone(), slot.slot);
+            let services = self.slots.get(slot).map(|stands| stands.services.iter());
+            for service in services.into_iter().flatten() {
+                let found = self.service(service);
+                endpoints.extend(found.and_then(|(id, known)| Some((id, known.get(&at)?))));
+            }
+        }
+        endpoints
+    }
+
     /// The hosts that have instances, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
         self.hosts.names()

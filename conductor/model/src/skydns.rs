@@ -9,7 +9,7 @@ mod parse;
 use std::ops::Bound;
 use std::sync::Arc;
 
-pub use parse::{Record, RecordError, Target};
+pub use parse::{Record, RecordError, Target, published, publisher};
 use rpds::RedBlackTreeMapSync;
 
 /// Longest label of a name.
@@ -33,16 +33,13 @@ impl Records {
     /// A key was put. What is no record takes away the one that was there.
     pub fn put(&mut self, key: &str, value: &[u8]) -> Result<(), RecordError> {
         let path = path(key).ok_or(RecordError::NotAName)?;
-        match parse::parse(value) {
-            Ok(record) => {
-                self.0.insert_mut(path, Arc::new(record));
-                Ok(())
-            }
-            Err(error) => {
-                self.0.remove_mut(&path);
-                Err(error)
-            }
+        let parsed = parse::parse(value);
+        if let Ok(Some(record)) = parsed {
+            self.0.insert_mut(path, Arc::new(record));
+            return Ok(());
         }
+        self.0.remove_mut(&path);
+        parsed.map(drop)
     }
 
     /// A key was deleted.

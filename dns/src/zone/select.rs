@@ -252,7 +252,7 @@ fn present(known: &Endpoints) -> Vec<&Endpoint> {
 }
 
 /// Slots that several containers of a service have.
-fn shared_slots(known: &Endpoints) -> BTreeMap<u32, usize> {
+pub(super) fn shared_slots(known: &Endpoints) -> BTreeMap<u32, usize> {
     let mut slots = BTreeMap::new();
     let ends = known.first().zip(known.last());
     if ends.is_some_and(|(((first, _), _), ((last, _), _))| first != last) {

@@ -392,3 +392,33 @@ fn a_wildcard_stops_after_the_first_thousand() {
         assert_eq!(count(&many), Some(500), "{query}");
     }
 }
+
+#[test]
+fn ready_instances_of_a_host_are_published_under_their_names() {
+    let zone = Zone::new("skydns.local", []).expect("domain");
+    let published = zone.published(&shop(), &"h1".parse().expect("host"));
+    let published: Vec<String> = published
+        .iter()
+        .map(|(key, value)| format!("{key} {value}"))
+        .collect();
+    let value = |addr: &str, port: u16| {
+        format!(r#"{{"dokkaa":"h1","host":"{addr}","port":{port},"ttl":1}}"#)
+    };
+    assert_eq!(
+        published,
+        [
+            format!(
+                "/skydns/local/skydns/blog/front/a-0 {}",
+                value("10.0.0.1", 20006)
+            ),
+            format!(
+                "/skydns/local/skydns/shop/six/0 {}",
+                value("fd00::1", 20004)
+            ),
+            format!(
+                "/skydns/local/skydns/shop/web/0 {}",
+                value("10.0.0.1", 20000)
+            ),
+        ]
+    );
+}

@@ -5,10 +5,13 @@
 
 use std::net::IpAddr;
 
+use manifests::HostName;
 use serde_json::{Map, Value};
 
 /// Longest value.
 const MAX_VALUE: usize = 4096;
+/// The field that names the host which publishes a record.
+const MARK: &str = "dokkaa";
 /// Without `priority`.
 const PRIORITY: u16 = 10;
 
@@ -67,12 +70,27 @@ pub enum RecordError {
     Nothing,
 }
 
-pub(super) fn parse(value: &[u8]) -> Result<Record, RecordError> {
+/// A record as a host publishes it, for others than agents.
+pub fn published(by: &HostName, addr: IpAddr, port: u16, ttl: u32) -> String {
+    serde_json::json!({"host": addr, "port": port, "ttl": ttl, MARK: by}).to_string()
+}
+
+/// The host that has published a record; none of another's.
+pub fn publisher(value: &[u8]) -> Option<HostName> {
+    let fields: Map<String, Value> = serde_json::from_slice(value).ok()?;
+    fields.get(MARK)?.as_str()?.parse().ok()
+}
+
+/// None of what is published: the agents know it better.
+pub(super) fn parse(value: &[u8]) -> Result<Option<Record>, RecordError> {
     if value.len() > MAX_VALUE {
         return Err(RecordError::TooLong(value.len()));
     }
     let fields: Map<String, Value> =
         serde_json::from_slice(value).map_err(|_| RecordError::NotAnObject)?;
+    if fields.contains_key(MARK) {
+        return Ok(None);
+    }
     let fields = Fields(
         fields
             .into_iter()
@@ -94,7 +112,7 @@ pub(super) fn parse(value: &[u8]) -> Result<Record, RecordError> {
     if record.host.is_none() && record.text.is_empty() {
         return Err(RecordError::Nothing);
     }
-    Ok(record)
+    Ok(Some(record))
 }
 
 /// Fields by name in lower case.

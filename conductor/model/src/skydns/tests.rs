@@ -23,7 +23,7 @@ fn below(table: &Records, labels: &str) -> Vec<String> {
 }
 
 fn parsed(value: &str) -> Result<Record, RecordError> {
-    parse::parse(value.as_bytes())
+    parse::parse(value.as_bytes()).map(|record| record.expect("another's"))
 }
 
 #[test]
@@ -160,4 +160,18 @@ fn what_a_wildcard_looks_at_is_bounded() {
     );
     assert_eq!(found(&["local", "skydns", "*", "none"]), 0);
     assert_eq!(found(&["local", "skydns", "app999"]), 1);
+}
+
+#[test]
+fn what_an_agent_publishes_is_not_read_back() {
+    let host = "h1".parse().expect("host");
+    let value = published(&host, [10, 0, 0, 1].into(), 20_000, 1);
+    let expected = r#"{"dokkaa":"h1","host":"10.0.0.1","port":20000,"ttl":1}"#;
+    assert_eq!(value, expected);
+    assert_eq!(publisher(value.as_bytes()), Some(host));
+    assert_eq!(publisher(br#"{"host":"10.0.0.1"}"#), None);
+    let mut table = table(&[("shop/web/0", r#"{"host":"10.0.0.9"}"#)]);
+    let key = "/skydns/local/skydns/shop/web/0";
+    assert_eq!(table.put(key, value.as_bytes()), Ok(()));
+    assert!(table.is_empty());
 }
