@@ -1,8 +1,9 @@
 //! Names in DNS besides those of services.
 
-use dokkaa_tests::resolver;
+use dokkaa_tests::agent::AgentOptions;
+use dokkaa_tests::{resolver, wait_for};
 
-use super::{Cluster, resolved, web};
+use super::{CAP, Cluster, resolved, web};
 
 #[test]
 fn an_app_a_host_and_records_of_others_have_names_on_every_host() {
@@ -48,4 +49,38 @@ fn an_app_a_host_and_records_of_others_have_names_on_every_host() {
         lab.etcd().delete(&key).expect("deleted");
     }
     resolved(lab, "outside.skydns.local", "A", &[]);
+}
+
+#[test]
+fn a_host_publishes_its_records_while_it_lives() {
+    let cluster = Cluster::alone();
+    let app = cluster.app("published");
+    app.put("web", &web("page"));
+    let host = app.ready("web", 1)[0].0;
+    let key = "/skydns/local/skydns/published/web/0";
+    let value = || cluster.lab.etcd().get(key).expect("etcd");
+    host.stop_agent().expect("stopped");
+    host.start_agent(&AgentOptions {
+        arguments: vec!["--skydns-publish".to_owned()],
+        ..AgentOptions::default()
+    })
+    .expect("started");
+    let addr = host.address().to_string();
+    wait_for("its record", CAP, || match value() {
+        Some(value) if value.contains(&addr) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    resolved(cluster.lab, &app.domain("web"), "A", &[addr]);
+    let said = host.dokkaa(&["dns", "web.published"]).expect("dokkaa");
+    let said = said.ok().expect("explained");
+    assert!(
+        said.contains("the ready instances of service web"),
+        "{said}"
+    );
+    // Agents don't read what agents have written.
+    assert!(!said.contains("/skydns"), "{said}");
+
+    host.stop_agent().expect("stopped");
+    wait_for("its end", CAP, || value().map_or(Ok(()), Err));
+    host.start_agent(&AgentOptions::default()).expect("started");
 }
