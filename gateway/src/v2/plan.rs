@@ -430,3 +430,6 @@ fn side_as_seen(level: &Level) -> Compare {
 fn unchanged(keys: KeyRange, revision: i64) -> Compare {
     Compare::new(keys, Relation::Less, Target::Modified(revision + 1))
 }
+
+#[cfg(test)]
+mod tests;
