@@ -185,9 +185,7 @@ vm 'stored() { systemctl show -P NFileDescriptorStore dokkaa; }
 # === the machine's own names, and its packet filter ===
 
 note "names by systemd-resolved"
-vm 'mkdir -p /etc/systemd/resolved.conf.d
-    printf "[Resolve]\nDNS=172.17.0.1\nDomains=~skydns.local\n" >/etc/systemd/resolved.conf.d/dokkaa.conf
-    systemctl restart systemd-resolved'
+vm 'dokkaa dns install'
 named='[ "$(getent ahostsv4 web.hello.skydns.local | head -n 1 | cut -d" " -f1)" = 172.17.0.1 ]'
 within 180 "$named"
 vm 'resolvectl query web.hello.skydns.local

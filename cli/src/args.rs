@@ -24,7 +24,9 @@ pub(crate) use global::{DEFAULT_ADDR, Format, GlobalArgs};
 pub(crate) use hosts::{
     ActivateArgs, DrainArgs, HostArgs, HostsAction, HostsArgs, HostsRmArgs, LabelArgs, LeaveArgs,
 };
-pub(crate) use lists::{AppsArgs, CompletionArgs, DnsArgs, PsArgs, WhyArgs};
+pub(crate) use lists::{
+    AppsArgs, CompletionArgs, DnsAction, DnsArgs, DnsInstallArgs, PsArgs, WhyArgs,
+};
 pub(crate) use local::{DownCommand, EtcdEnvArgs, UpCommand};
 pub(crate) use logs::{EventsArgs, LogsArgs};
 pub(crate) use manifests::{ApplyArgs, GetArgs, RmArgs, ScaleArgs, SetArgs, ValidateArgs};

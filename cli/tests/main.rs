@@ -893,6 +893,15 @@ fn hosts_status_and_why_are_for_people_and_programs() {
 }
 
 #[test]
+fn dns_install_prints_what_it_would_do() {
+    let api = TestApi::open();
+    let printed = api.run(&["dns", "install", "--print"]).with(0).out;
+    assert!(printed.starts_with("# "), "{printed}");
+    assert!(printed.contains("172.17.0.1"), "{printed}");
+    api.run(&["dns"]).with(2);
+}
+
+#[test]
 fn dns_explains_a_name() {
     let api = TestApi::open();
     api.agent.set_name(NameReport {

@@ -47,6 +47,8 @@ pub(super) fn start(
         engine: parts.engine.clone(),
         failures: dataplane.link_failures.clone(),
         names: dataplane.names.clone(),
+        domain: parts.config.domain.clone(),
+        dns: dataplane.dns_now.clone(),
         condition,
         check_ports,
     });

@@ -31,6 +31,8 @@ pub(super) struct Dataplane {
     pub(super) dns_bound: Vec<SocketAddr>,
     pub(super) dns_counters: Arc<dns::Counters>,
     pub(super) names: dns::Names,
+    /// Where it answers at present.
+    pub(super) dns_now: watch::Receiver<Vec<SocketAddr>>,
     pub(super) links: Arc<ambassador::Handle>,
     pub(super) link_counters: Arc<ambassador::Counters>,
     pub(super) link_failures: Arc<ambassador::Failures>,
@@ -151,6 +153,7 @@ pub(super) async fn start(
         dns_bound: dns_bound(names.addresses.clone(), &dns).await,
         dns,
         dns_counters: names.counters.clone(),
+        dns_now: names.addresses.clone(),
         names: names.names.clone(),
         links: links.clone(),
         link_counters: links.counters.clone(),

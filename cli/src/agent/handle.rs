@@ -1,6 +1,7 @@
 //! The agent as its API sees it.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,11 +12,14 @@ use conductor::reachability::port::CheckPorts;
 use engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs};
 use futures_util::StreamExt;
 use gateway::v1::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
-use gateway::v1::types::{CheckPort, LeftOut, LinkFailure, LogOptions, NameReport, Reasons};
+use gateway::v1::types::{
+    CheckPort, DnsServer, LeftOut, LinkFailure, LogOptions, NameReport, Reasons,
+};
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
 use model::records::Cluster;
+use tokio::sync::watch;
 
 use super::condition::Condition;
 
@@ -27,6 +31,8 @@ pub(crate) struct RunningAgent {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) failures: Arc<ambassador::Failures>,
     pub(crate) names: dns::Names,
+    pub(crate) domain: String,
+    pub(crate) dns: watch::Receiver<Vec<SocketAddr>>,
     pub(crate) condition: Arc<Condition>,
     pub(crate) check_ports: CheckPorts,
 }
@@ -91,6 +97,13 @@ impl AgentHandle for RunningAgent {
                     .collect()
             },
             links,
+        }
+    }
+
+    fn dns(&self) -> DnsServer {
+        DnsServer {
+            domain: self.domain.clone(),
+            listen: self.dns.borrow().clone(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `apps`, `ps`, `why`, `dns` and `completion`.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use manifests::ContainerId;
 
 use super::values::{Selection, container_or_slot, domain_name, selection};
@@ -60,10 +60,39 @@ pub(crate) struct WhyArgs {
   dokkaa dns 1.0.0.10.in-addr.arpa
 
 It is what the agent at --addr answers. Which names there are: docs/dns.md.")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true)]
 pub(crate) struct DnsArgs {
     /// Name to explain, with or without the domain
-    #[arg(value_name = "NAME", value_parser = domain_name)]
-    pub(crate) name: String,
+    #[arg(value_name = "NAME", value_parser = domain_name, required = true)]
+    pub(crate) name: Option<String>,
+    /// What to do instead of explaining
+    #[command(subcommand)]
+    pub(crate) action: Option<DnsAction>,
+}
+
+/// Subcommands of `dokkaa dns`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DnsAction {
+    /// Have this host's own resolver ask the agent for the cluster's names
+    Install(DnsInstallArgs),
+    /// Undo `install`
+    Uninstall,
+}
+
+/// `dokkaa dns install`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dokkaa dns install                    as root
+  dokkaa dns install --print            what it would write, and where
+
+Where systemd-resolved runs it writes a drop-in, which sends names below the
+domain to the agent and leaves all others alone, and restarts it. For dnsmasq,
+unbound, resolvconf and a plain resolv.conf it prints the lines to add.")]
+pub(crate) struct DnsInstallArgs {
+    /// Print it only
+    #[arg(long)]
+    pub(crate) print: bool,
 }
 
 /// `dokkaa completion`.

@@ -4,12 +4,20 @@ use gateway::v1::types::NameReport;
 
 use super::client::Client;
 use super::error::CommandError;
-use super::{lists, output};
-use crate::args::{DnsArgs, Format, GlobalArgs};
+use super::{dns_install, lists, output};
+use crate::args::{DnsAction, DnsArgs, Format, GlobalArgs};
 
 pub(super) async fn run(args: &DnsArgs, global: &GlobalArgs) -> Result<(), CommandError> {
+    match &args.action {
+        Some(DnsAction::Install(args)) => dns_install::install(args, global).await,
+        Some(DnsAction::Uninstall) => dns_install::uninstall(),
+        None => explain(args.name.as_deref().unwrap_or_default(), global).await,
+    }
+}
+
+async fn explain(name: &str, global: &GlobalArgs) -> Result<(), CommandError> {
     let client = Client::new(global)?;
-    let name: NameReport = client.get(&format!("dns/{}", args.name)).await?;
+    let name: NameReport = client.get(&format!("dns/{name}")).await?;
     if global.output == Format::Json {
         return output::json(&name);
     }

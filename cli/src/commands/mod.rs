@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod complete;
 mod dns;
+mod dns_install;
 mod edit;
 mod error;
 mod events;

@@ -14,7 +14,9 @@ use model::records::Cluster;
 use model::{Directory, Snapshot};
 use serde::{Deserialize, Serialize};
 
-use super::types::{CheckPort, HoldReport, LogOptions, NameReport, Reach, Reasons, Tried};
+use super::types::{
+    CheckPort, DnsServer, HoldReport, LogOptions, NameReport, Reach, Reasons, Tried,
+};
 
 /// The last complete view of etcd. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -82,6 +84,9 @@ pub trait AgentHandle: Send + Sync + 'static {
 
     /// What this host knows and does not write to etcd.
     fn reasons(&self) -> Reasons;
+
+    /// Where this host answers DNS.
+    fn dns(&self) -> DnsServer;
 
     /// What a name is in this host's DNS; none if it is no domain name.
     fn name(&self, name: &str) -> Option<NameReport>;

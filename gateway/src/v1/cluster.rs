@@ -9,7 +9,7 @@ use super::api::{Api, known_at, row_inputs};
 use super::inputs::Filter;
 use super::reply::{ApiFailure, ApiResult, FilterParams, PathParams, QueryParams};
 use super::rows;
-use super::types::{Apps, ClusterStatus, Hosts, NameReport, Slots, Why};
+use super::types::{Apps, ClusterStatus, DnsServer, Hosts, NameReport, Slots, Why};
 use super::{overview, why};
 
 /// `GET slots`.
@@ -93,6 +93,11 @@ pub(super) async fn explain(
         notices,
         ..why
     }))
+}
+
+/// `GET dns`.
+pub(super) async fn dns(State(api): State<Api>) -> Json<DnsServer> {
+    Json(api.agent.dns())
 }
 
 /// `GET dns/<name>`.

@@ -22,7 +22,7 @@ use store::memory::MemKv;
 use tokio::sync::watch;
 
 use super::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
-use super::types::{CheckPort, LogOptions, NameReport, Reasons};
+use super::types::{CheckPort, DnsServer, LogOptions, NameReport, Reasons};
 
 /// An agent with an in-memory etcd and no containers.
 #[derive(Debug, Clone)]
@@ -379,6 +379,13 @@ impl AgentHandle for MemAgent {
 
     fn reasons(&self) -> Reasons {
         self.state().reasons.clone()
+    }
+
+    fn dns(&self) -> DnsServer {
+        DnsServer {
+            domain: "skydns.local".to_owned(),
+            listen: vec![([172, 17, 0, 1], 53).into()],
+        }
     }
 
     fn name(&self, name: &str) -> Option<NameReport> {

@@ -61,6 +61,7 @@ pub fn router(api: Api) -> Router {
         .route("/accept", get(hold::look).post(hold::accept))
         .route("/status", get(cluster::status))
         .route("/why/{app}/{container}", get(cluster::explain))
+        .route("/dns", get(cluster::dns))
         .route("/dns/{name}", get(cluster::name))
         .route("/plan", post(plan::post))
         .route("/versions/{app}/{container}", get(versions::history))

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use gateway::v1::agent::EventStream;
 use gateway::v1::memory::MemAgent;
-use gateway::v1::types::{CheckPort, LogOptions, NameReport, Reasons};
+use gateway::v1::types::{CheckPort, DnsServer, LogOptions, NameReport, Reasons};
 use gateway::v1::{AgentHandle, Api, ClusterView, HostError, LogStream};
 use manifests::{HostName, SlotId};
 use model::events::Wanted;
@@ -47,6 +47,10 @@ impl AgentHandle for OnEtcd {
 
     fn reasons(&self) -> Reasons {
         self.agent.reasons()
+    }
+
+    fn dns(&self) -> DnsServer {
+        self.agent.dns()
     }
 
     fn name(&self, name: &str) -> Option<NameReport> {

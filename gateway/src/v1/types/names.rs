@@ -1,7 +1,18 @@
 //! Names in DNS: `GET dns`.
 
+use std::net::SocketAddr;
+
 use manifests::{HostName, SlotId};
 use serde::{Deserialize, Serialize};
+
+/// `GET dns`: where the agent answers DNS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsServer {
+    /// Domain of the names of services.
+    pub domain: String,
+    /// Addresses at which it answers at present.
+    pub listen: Vec<SocketAddr>,
+}
 
 /// `GET dns/<name>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
