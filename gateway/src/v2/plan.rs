@@ -30,6 +30,8 @@ pub struct Planned {
     record: OpRecord,
     value: Option<Vec<u8>>,
     before: Option<Vec<u8>>,
+    /// The lease that was made for the file in its place; it has no key any more.
+    pub former_lease: Option<i64>,
 }
 
 impl Planned {
@@ -339,6 +341,7 @@ impl<'a> Planner<'a> {
         }
         let mut planned = self.planned(action, created, prev, meta.dir, then);
         planned.record.ttl = self.times.expires.map(|end| self.times.left(end));
+        planned.former_lease = target.own_lease();
         if let Content::File(value) = content {
             planned.value = Some(value.clone());
         }
@@ -378,6 +381,7 @@ impl<'a> Planner<'a> {
             record,
             value: None,
             before: None,
+            former_lease: None,
         }
     }
 

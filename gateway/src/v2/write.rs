@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::error::{ErrorCode, V2Error};
 use super::event::OP_KEY;
 use super::keys::{success, unanswered};
-use super::lookup::{self, Level, Lookup};
+use super::lookup::{self, Lookup};
 use super::node::V2Event;
 use super::request::Write;
 use super::state::V2;
@@ -86,7 +86,7 @@ async fn write_once(
                 }
                 None => v2.expiry.stays(&planned.key, revision),
             }
-            if let Some(former) = seen.target().and_then(Level::own_lease) {
+            if let Some(former) = planned.former_lease {
                 expiry::revoke(&v2.kv, former);
             }
             return Ok((planned.event(revision), revision));

@@ -72,6 +72,7 @@ impl Planner<'_> {
         self.forget_side(&mut then);
         let mut planned = self.planned(action, Some(prev.created), Some(prev), false, then);
         planned.before = Some(file.value.clone());
+        planned.former_lease = target.own_lease();
         let below = KeyRange::prefix(&target.key.below());
         planned.txn.guards.push(Compare::none_in(below));
         planned

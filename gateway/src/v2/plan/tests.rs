@@ -127,6 +127,32 @@ fn a_plain_write_takes_what_was_said_of_the_key_away() {
 }
 
 #[test]
+fn a_lease_is_given_back_with_the_file_that_it_was_made_for() {
+    let mut etcd = MemEtcd::new();
+    let made = planned(&mut etcd, &Method::PUT, "/a", "value=1&ttl=5");
+    assert_eq!(made.former_lease, None);
+    let (lease, _) = etcd.lease_grant(std::time::Duration::from_secs(7));
+    let (txn, _) = made.request(Uuid::nil(), lease);
+    assert!(etcd.txn(&txn).expect("a write").succeeded);
+    for query in ["value=2", "value=2&ttl=9", "dir=true"] {
+        let set = planned(&mut etcd, &Method::PUT, "/a", query);
+        assert_eq!(set.former_lease, Some(lease), "{query}");
+    }
+    let delete = planned(&mut etcd, &Method::DELETE, "/a", "");
+    assert_eq!(delete.former_lease, Some(lease));
+    // A key that v3 has put below makes a directory of it, which a POST leaves as it is.
+    etcd.txn(&Txn::new(Vec::new(), vec![Op::put("/a/b", "1")]))
+        .expect("put");
+    for (method, query) in [(Method::POST, "value=1"), (Method::PUT, "prevExist=true")] {
+        assert_eq!(
+            planned(&mut etcd, &method, "/a", query).former_lease,
+            None,
+            "{query}"
+        );
+    }
+}
+
+#[test]
 fn a_posted_key_is_named_by_the_next_revision() {
     let mut etcd = MemEtcd::new();
     put(&mut etcd, "/other", "value=1");
