@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
+use dokkaa_tests::release::EtcdRelease;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use store::etcd::EtcdKv;
@@ -302,7 +303,12 @@ async fn streams_are_told_as_by_etcd() {
         ..EtcdOptions::default()
     };
     let reference = Etcd::start(&options).expect("an etcd with v2");
-    let store = Etcd::start(&EtcdOptions::default()).expect("an etcd for dokkaa");
+    // A newer one: what is answered does not depend on it.
+    let newer = EtcdOptions {
+        release: Some(EtcdRelease::Etcd35),
+        ..EtcdOptions::default()
+    };
+    let store = Etcd::start(&newer).expect("an etcd for dokkaa");
     let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
     let server = TestServer::over(Arc::new(kv)).await;
     let theirs = Client::new(reference.address());
