@@ -124,7 +124,7 @@ async fn carry_out(
         Operation::Wait(wait) => self::wait(v2, wait).await,
         Operation::Write(write) => {
             allow(&write, asked)?;
-            write::write(v2, &write).await
+            write::write(v2, write).await
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Writes: planned by `plan` on what is there, until one plan has held.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -23,17 +24,19 @@ use crate::OUTCOME_UNKNOWN;
 /// No try of a write begins later, while others write the same key or etcd does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
-    let mut lease = None;
-    let written = write_once(v2, write, &mut lease).await;
-    if let (Err(error), Some(lease)) = (&written, lease)
-        && error.code != ErrorCode::RaftInternal
-    {
-        expiry::revoke(&v2.kv, lease);
-    }
-    let (mut event, revision) = written?;
+/// Carried out to its end also if the client has gone: it would leave a lease, and a key that nobody ends on time.
+pub(super) async fn write(v2: &Arc<V2>, write: Write) -> Result<Response, V2Error> {
+    let no_value = write.no_value;
+    let whole = carry_out(v2.clone(), write);
+    let (mut event, revision) = match tokio::spawn(whole).await {
+        Ok(written) => written?,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => return Err(V2Error::request(ErrorCode::RaftInternal, OUTCOME_UNKNOWN)),
+        },
+    };
     let created = event.is_creation();
-    if write.no_value {
+    if no_value {
         event.node = None;
         event.prev = None;
     }
@@ -42,6 +45,17 @@ pub(super) async fn write(v2: &V2, write: &Write) -> Result<Response, V2Error> {
         *response.status_mut() = StatusCode::CREATED;
     }
     Ok(response)
+}
+
+async fn carry_out(v2: Arc<V2>, write: Write) -> Result<(V2Event, i64), V2Error> {
+    let mut lease = None;
+    let written = write_once(&v2, &write, &mut lease).await;
+    if let (Err(error), Some(lease)) = (&written, lease)
+        && error.code != ErrorCode::RaftInternal
+    {
+        expiry::revoke(&v2.kv, lease);
+    }
+    written
 }
 
 /// The event of a write and its revision. A key with a TTL is put on a `lease` that is made for it.

@@ -2,11 +2,18 @@
 //! `expiration` and `ttl` comes from the machine's clock.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::Request;
+use gateway::v2::{self, V2};
+use http_body_util::BodyExt;
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::client::{Answer, Ask, Begun};
 use crate::harness::TestServer;
@@ -93,7 +100,7 @@ async fn each_write_says_anew_whether_a_key_ends() {
     let posted = client.send(ask).await;
     node(&posted, "node", Some(1000));
     // Whatever was said before is over now, except for the posted key.
-    tokio::time::sleep(std::time::Duration::from_secs(9000)).await;
+    tokio::time::sleep(Duration::from_secs(9000)).await;
     assert_eq!(client.get("/v2/keys/k").await.json()["node"]["value"], "6");
     assert_eq!(
         client.get("/v2/keys/q").await.json()["node"]["nodes"],
@@ -124,7 +131,7 @@ async fn a_refresh_prolongs_and_wakes_nobody() {
         assert_eq!(node(&refreshed, "node", Some(100))["value"], "kept");
     }
     // The first lease has ended without the key.
-    tokio::time::sleep(std::time::Duration::from_secs(90)).await;
+    tokio::time::sleep(Duration::from_secs(90)).await;
     let get = client.get("/v2/keys/k").await;
     assert_eq!(get.index(), set.index() + 3);
     let wait = format!("/k?wait=true&waitIndex={}", set.index() + 1);
@@ -179,7 +186,7 @@ async fn a_directory_that_is_to_stay_stays() {
     let without = client.put("/v2/keys/d", "prevExist=true&ttl=").await;
     node(&without, "prevNode", Some(100));
     node(&without, "node", None);
-    tokio::time::sleep(std::time::Duration::from_secs(200)).await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(client.get("/v2/keys/d/a").await.status, 200);
     assert!(!keys(&kv).await.iter().any(|key| key.contains("//ttl")));
 }
@@ -219,7 +226,7 @@ async fn an_etcd_that_is_away_at_the_time_is_asked_again() {
     let (server, kv) = TestServer::in_memory().await;
     let made = server.client.put("/v2/keys/d", "dir=true&ttl=10").await;
     kv.set_unavailable(true);
-    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
     kv.set_unavailable(false);
     let query = format!("/v2/keys/d?wait=true&waitIndex={}", made.index() + 1);
     let expired = server.client.get(&query).await;
@@ -297,11 +304,43 @@ async fn nothing_is_left_of_a_manifest_with_a_ttl() {
     let delete = Txn::new(Vec::new(), vec![Op::delete(format!("{odd}/x"))]);
     kv.txn(delete).await.expect("deleted");
 
-    tokio::time::sleep(std::time::Duration::from_secs(80)).await;
+    tokio::time::sleep(Duration::from_secs(80)).await;
     let wait = begin(&server, "/apps?wait=true&recursive=true").await;
     let expired = wait.end().await.json();
     assert_eq!(expired["action"], "expire");
     assert_eq!(expired["node"]["key"], "/apps/pr-1/web/manifest");
     assert_eq!(server.client.get("/v2/keys/apps/pr-1").await.error().1, 100);
     assert_eq!(keys(&kv).await, ["/v2meta//op", "/v2meta/apps"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_hangs_up_leaves_nothing_behind() {
+    let kv = MemKv::new();
+    let v2 = V2::new(Arc::new(kv.clone()), "h1", CancellationToken::new());
+    let router = v2::router(v2);
+    let put = Request::put("/v2/keys/k?value=1&ttl=60").body(Body::empty());
+    kv.set_unavailable(true);
+    let second = Duration::from_secs(1);
+    let answered = tokio::time::timeout(second, router.clone().oneshot(put.expect("a request")));
+    assert!(answered.await.is_err(), "etcd does not answer");
+    kv.set_unavailable(false);
+    let told = async |index: i64| -> Value {
+        let query = format!("/v2/keys/k?wait=true&waitIndex={index}");
+        let wait = Request::get(query).body(Body::empty()).expect("a request");
+        let told = router.clone().oneshot(wait).await.expect("an answer");
+        let body = tokio::time::timeout(100 * second, told.into_body().collect());
+        let body = body.await.expect("in time").expect("an event");
+        serde_json::from_slice(&body.to_bytes()).expect("JSON")
+    };
+    let set = told(1).await;
+    assert_eq!(set["action"], "set");
+    let index = set["node"]["modifiedIndex"].as_i64().expect("an index");
+    let expired = told(index + 1).await;
+    assert_eq!(expired["action"], "expire");
+    // On time, and not by the lease: then nobody would have written of it.
+    let op = kv.range(Range::key("/v2meta//op")).await.expect("a read");
+    assert_eq!(
+        Some(op.kvs[0].modified),
+        expired["node"]["modifiedIndex"].as_i64()
+    );
 }
