@@ -34,7 +34,7 @@ const KNOWN_DIFFERENCES: [(&str, &str); 6] = [
         "etcd leaves it open, dokkaa always sorts: compared after sorting unless sorted=true",
     ),
     (
-        "a wait below a deleted directory, at a key that never was",
+        "a wait below a deleted directory, at a key that is not there",
         "etcd wakes it from history but not live; dokkaa wakes it both ways",
     ),
     (
@@ -350,8 +350,13 @@ async fn streams_are_told_as_by_etcd() {
         .into_iter()
         .map(|lines| lines.expect("lines"))
         .collect();
+    // The known difference of a deleted directory, for the stream that is below one.
+    let ends_b =
+        |line: &str| line.starts_with(r#"{"action":"delete","node":{"key":"/b","dir":true"#);
     for pair in told.chunks(2) {
-        assert_eq!(pair[0], pair[1], "(left: etcd, right: dokkaa)");
+        let (theirs, mut ours) = (&pair[0], pair[1].clone());
+        ours.retain(|line| theirs.contains(line) || !ends_b(line));
+        assert_eq!(*theirs, ours, "(left: etcd, right: dokkaa)");
     }
     assert!(told[0].len() > 100, "{}", told[0].len());
 }
