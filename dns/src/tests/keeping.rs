@@ -206,6 +206,27 @@ async fn without_resolvers_an_answer_out_of_date_is_given() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn other_resolvers_of_the_host_make_it_forget() -> Result<()> {
+    let (old, new) = (
+        generous().await?,
+        Resolver::coded(ResponseCode::NXDomain).await?,
+    );
+    let bench = Bench::start(Directory::default(), &[old.addr]).await?;
+    let question = packet(1, "www.example.", RecordType::A);
+    assert_eq!(code(&bench.udp(&question).await?), ResponseCode::NoError);
+    bench.set_resolvers(&[new.addr])?;
+    tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        while code(&bench.udp(&question).await?) != ResponseCode::NXDomain {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    assert_eq!(old.asked(), 1, "it was kept until then");
+    Ok(())
+}
+
 async fn gone() -> Result<SocketAddr> {
     Ok(UdpSocket::bind("127.0.0.1:0").await?.local_addr()?)
 }
