@@ -1,7 +1,7 @@
 //! Who may ask for names outside the zone, and whom the rate limit spares.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
 use arc_swap::ArcSwap;
@@ -118,12 +118,27 @@ impl Clients {
         ip.is_loopback()
             || has(&self.bridges.load(), ip)
             || self.own.borrow().iter().any(|own| own.ip() == ip)
+            || is_local(ip)
     }
 
     /// Names outside the zone are answered to it.
     pub(crate) fn is_served_others(&self, ip: IpAddr) -> bool {
         self.is_of_this_host(ip) || has(&self.allowed, ip.to_canonical())
     }
+}
+
+/// Another address of this machine: Docker masquerades what a process of the host sends to the bridge's gateway.
+fn is_local(ip: IpAddr) -> bool {
+    let from = match ip {
+        IpAddr::V4(_) => IpAddr::from([0; 4]),
+        IpAddr::V6(_) => IpAddr::from([0; 16]),
+    };
+    // The way to an address of one's own begins there; nothing is sent.
+    let begins = UdpSocket::bind((from, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    begins.is_ok_and(|begins| begins.ip() == ip)
 }
 
 fn has(networks: &[Network], ip: IpAddr) -> bool {
@@ -186,14 +201,25 @@ mod tests {
         for other in [
             "10.0.0.2",
             "10.0.2.0",
-            "172.18.0.1",
+            "172.18.3.4",
             "fe80::1",
             "::ffff:8.8.8.8",
         ] {
             assert_eq!(of(other), (false, false), "{other}");
         }
         clients.set_bridges(networks(&["172.18.0.0/16"]));
-        assert_eq!(of("172.18.0.1"), (true, true));
-        assert_eq!(of("172.17.0.1"), (false, false));
+        assert_eq!(of("172.18.3.4"), (true, true));
+        assert_eq!(of("172.17.3.4"), (false, false));
+    }
+
+    #[test]
+    fn an_address_of_this_machine_is_told_from_others() {
+        for (addr, here) in [
+            ("127.0.0.1", true),
+            ("198.51.100.7", false),
+            ("2001:db8::7", false),
+        ] {
+            assert_eq!(is_local(addr.parse().expect("address")), here, "{addr}");
+        }
     }
 }
