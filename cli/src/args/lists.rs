@@ -77,6 +77,8 @@ pub(crate) enum DnsAction {
     /// Have this host's own resolver ask the agent for the cluster's names
     Install(DnsInstallArgs),
     /// Undo `install`
+    #[command(after_help = "Examples:
+  dokkaa dns uninstall                  as root")]
     Uninstall,
 }
 
