@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
-scripts/setup.sh up test
+scripts/setup.sh up test bench
 run_tests_as_root
 export LAB_ENGINE=${LAB_ENGINE:-28-containerd} LAB_ETCD=${LAB_ETCD:-3.5}
 DOKKAA_BIN=$(scripts/static-program.sh)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing, and says so first: setup.sh up|test|matrix|fresh|vm …
+# Installs what is missing, and says so first: setup.sh up|test|bench|matrix|fresh|vm …
 #
 #   up       what `make up` needs: Docker Engine, etcd, protobuf compiler, Rust
 #   test     besides, what the tests use, with the newest Docker and etcd of Debian
+#   bench    besides, the name servers that `make bench` compares with
 #   matrix   besides, with Docker between that and the machine's own
 #   fresh    besides, what `make test-fresh` uses
 #   vm       besides, what `make test-vm` uses, and its virtual machine
@@ -18,8 +19,8 @@ goals=()
 for word in "$@"; do
     case $word in
     --plan) plan_only=1 ;;
-    up | test | matrix | fresh | vm) goals+=("$word") ;;
-    *) die "unknown goal $word (up, test, matrix, fresh, vm, --plan)" ;;
+    up | test | bench | matrix | fresh | vm) goals+=("$word") ;;
+    *) die "unknown goal $word (up, test, bench, matrix, fresh, vm, --plan)" ;;
     esac
 done
 [ ${#goals[@]} -gt 0 ] || goals=(up)
@@ -32,6 +33,7 @@ TEST=(busybox:busybox-static dig:bind9-dnsutils ip:iproute2 iptables:iptables nf
     nsenter:util-linux setpriv:util-linux openssl:openssl
     systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
     docker-registry:docker-registry cloud-init:cloud-init)
+BENCH=(unbound:unbound knotd:knot)
 FRESH=(debootstrap:debootstrap ip:iproute2 iptables:iptables)
 VM=(qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mkfs.ext4:e2fsprogs
     genisoimage:genisoimage ssh:openssh-client ss:iproute2 setpriv:util-linux
@@ -53,7 +55,8 @@ UNPACKED_NEED=(python3-configobj python3-jinja2 python3-jsonpatch
     python3-jsonschema python3-netifaces python3-oauthlib python3-requests
     python3-yaml)
 # Packages whose service the install enables, though nobody wants it here.
-SERVICES=(etcd-server:etcd nginx-light:nginx docker-registry:docker-registry)
+SERVICES=(etcd-server:etcd nginx-light:nginx docker-registry:docker-registry
+    unbound:unbound knot:knot)
 
 # === what is missing ===
 
@@ -124,6 +127,7 @@ look() {
             installed "$package" || packages+=("$package")
         done
     fi
+    if has_goal bench; then need "${BENCH[@]}"; fi
     local goal
     for goal in "${!ROOTS[@]}"; do
         if has_goal "$goal" && [ ! -d "$ROOT/target/roots/${ROOTS[$goal]}" ]; then

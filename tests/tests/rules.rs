@@ -63,6 +63,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "store",
             "conductor",
             "gateway",
+            "dns",
             "listen",
         ],
     ),

@@ -9,6 +9,7 @@ mod copies;
 mod failover;
 mod idle;
 mod many;
+mod names;
 mod one;
 mod restart;
 mod scale;
@@ -25,17 +26,21 @@ use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use dokkaa_tests::{Lab, LabOptions};
 
 /// Those that need no engine.
-const WITHOUT_HOSTS: [&str; 5] = ["scale", "growth", "size", "restart", "copies"];
+const WITHOUT_HOSTS: [&str; 6] = ["scale", "growth", "size", "restart", "copies", "names"];
 /// Those that run in a lab of three hosts.
 const ON_HOSTS: [&str; 6] = ["one", "many", "updates", "idle", "failover", "swarm"];
 
 fn main() -> anyhow::Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(("agent", words)) = asked
+    // What is measured in a process of its own.
+    match asked
         .split_first()
-        .map(|(part, rest)| (part.as_str(), rest))
+        .map(|(part, words)| (part.as_str(), words))
     {
-        return size::agent(words);
+        Some(("agent", words)) => return size::agent(words),
+        Some((names::DOKKAA, words)) => return names::serve(words),
+        Some((names::ECHO, words)) => return names::echo(words),
+        _ => {}
     }
     let parts = [&WITHOUT_HOSTS[..], &ON_HOSTS].concat();
     if let Some(unknown) = asked.iter().find(|part| !parts.contains(&part.as_str())) {
@@ -53,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             "size" => Box::new(size::measure()?),
             "restart" => Box::new(restart::measure()?),
             "copies" => Box::new(copies::measure()?),
+            "names" => Box::new(names::measure()?),
             other => bail!("{other} is not measured"),
         };
         say(&format!("\n{figures}"))?;
