@@ -112,13 +112,16 @@ impl Clients {
         self.bridges.store(bridges.into());
     }
 
+    /// A process or a container of this host, as its address alone tells: most of them.
+    pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_loopback() || has(&self.bridges.load(), ip)
+    }
+
     /// A process or a container of this host.
     pub(crate) fn is_of_this_host(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        ip.is_loopback()
-            || has(&self.bridges.load(), ip)
-            || self.own.borrow().iter().any(|own| own.ip() == ip)
-            || is_local(ip)
+        self.is_near(ip) || self.own.borrow().iter().any(|own| own.ip() == ip) || is_local(ip)
     }
 
     /// Names outside the zone are answered to it.

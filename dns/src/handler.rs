@@ -13,7 +13,7 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use model::directory::Directory;
 use model::skydns::Records;
-use tracing::{debug, warn};
+use tracing::{Level, debug, enabled, warn};
 
 use listen::LogThrottle;
 
@@ -23,6 +23,7 @@ use crate::message::MAX_QUESTIONS;
 use crate::rate::{RateLimit, Verdict};
 use crate::relay::{Asked, Relay, Relayed, Unanswered};
 use crate::response::{self, Response};
+use crate::short::Question;
 use crate::upstreams::Upstreams;
 use crate::wire;
 use crate::zone::{Explanation, Tables, Zone};
@@ -110,6 +111,24 @@ impl Handler {
 
     pub(crate) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.0.counters)
+    }
+
+    /// The answer to a question for addresses of the zone, the short way; none of others, which go the long way.
+    pub(crate) fn short(&self, message: &[u8], client: SocketAddr) -> Option<Vec<u8>> {
+        let shared = &self.0;
+        // The rate of others is limited, and the long way logs.
+        if !shared.clients.is_near(client.ip()) || enabled!(Level::DEBUG) {
+            return None;
+        }
+        let begin = Instant::now();
+        let question = Question::read(message)?;
+        let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
+        let answer = shared.with_tables(|zone, tables| zone.short(tables, &question, turn))?;
+        count(&shared.counters.udp);
+        count(&shared.counters.answered);
+        let (code, took) = (ResponseCode::NoError, begin.elapsed());
+        shared.counters.add(question.kind, code, Source::Zone, took);
+        Some(answer)
     }
 
     /// The answer; none to a message that is shorter than a header, or a response.

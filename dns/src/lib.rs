@@ -5,7 +5,8 @@
 //! do not exist. Answers of the zone have a TTL of 1 s; those of others are
 //! kept by their TTL.
 //!
-//! The parsing of queries and the zone's answers are hickory's; the sockets are
+//! The parsing of queries and the zone's answers are hickory's, but for those of
+//! this host for addresses of the zone, which are the commonest; the sockets are
 //! our own, for their limits. In detail:
 //!
 //! - A forwarded answer is passed on as the octets that came, with another id,
@@ -35,6 +36,7 @@ mod relay;
 mod resolv_conf;
 mod response;
 mod server;
+mod short;
 mod tcp;
 mod udp;
 mod upstreams;

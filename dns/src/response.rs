@@ -19,7 +19,7 @@ use crate::zone::Answer;
 /// Datagram size that every client accepts.
 const SMALLEST: u16 = 512;
 /// Largest datagram of our own, which is not fragmented (DNS flag day 2020).
-const DATAGRAM: u16 = 1232;
+pub(crate) const DATAGRAM: u16 = 1232;
 
 type Records<'a> = slice::Iter<'a, Record>;
 type Built<'a> = MessageResponse<'a, 'a, Records<'a>, Records<'a>, Records<'a>, Records<'a>>;

@@ -7,4 +7,5 @@ mod limits;
 mod packets;
 mod protocol;
 mod relaying;
+mod short;
 mod strangers;

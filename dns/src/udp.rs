@@ -28,8 +28,12 @@ pub(crate) async fn serve(socket: UdpSocket, handler: Handler) -> io::Error {
             Ok(received) => received,
             Err(error) => return error,
         };
-        let message = packet.get(..length).unwrap_or_default().to_vec();
-        let handler = handler.clone();
+        let message = packet.get(..length).unwrap_or_default();
+        if let Some(answer) = handler.short(message, client) {
+            send(&socket, client, Some(answer)).await;
+            continue;
+        }
+        let (message, handler) = (message.to_vec(), handler.clone());
         let mut answer =
             async move { handler.answer(message, client, Protocol::Udp).await }.boxed();
         if let Some(answer) = answer.as_mut().now_or_never() {

@@ -33,18 +33,21 @@ use std::net::IpAddr;
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{NS, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable as _;
 use model::directory::{Directory, ServiceId};
 use model::skydns::Records;
 
+use crate::short::Question;
 pub use explain::{Explanation, LeftOut};
 use hosts::{HOSTS, Host};
+pub(crate) use records::is_of;
 use records::{address, addresses, record};
 use select::{ALL, Instance, Pattern, Selected};
 
 /// Longest domain; labels of instances take the rest of the 255 octets.
 const MAX_DOMAIN: usize = 100;
 /// TTL of the zone's records, in seconds; short, since the server is local.
-const TTL: u32 = 1;
+pub(crate) const TTL: u32 = 1;
 /// Label of the agent's own address.
 const NAME_SERVER: &str = "ns";
 /// As in SkyDNS.
@@ -80,6 +83,8 @@ pub enum DomainError {
 #[derive(Debug, Clone)]
 pub struct Zone {
     origin: Name,
+    /// The same as octets of a message.
+    octets: Vec<u8>,
     name_server: Name,
     contact: Name,
     hosts: Name,
@@ -140,6 +145,7 @@ impl Zone {
         let origin = Name::from_ascii(format!("{labels}.")).map_err(|_| not())?;
         let below = |label: &str| origin.prepend_label(label).map_err(|_| not());
         Ok(Self {
+            octets: origin.to_bytes().map_err(|_| not())?,
             name_server: below(NAME_SERVER)?,
             contact: below("hostmaster")?,
             hosts: below(HOSTS)?,
@@ -181,6 +187,19 @@ impl Zone {
         Some(Answer {
             code: ResponseCode::ServFail,
             ..Answer::empty()
+        })
+    }
+
+    /// As `answer`, to a question for addresses, in octets; none if the answer needs more than instances.
+    pub(crate) fn short(
+        &self,
+        tables: Tables<'_>,
+        question: &Question<'_>,
+        turn: usize,
+    ) -> Option<Vec<u8>> {
+        question.below(&self.octets, |labels| {
+            let (selected, _) = instances(tables.directory, labels, turn)?;
+            question.answer(selected.instances.iter().map(|one| one.endpoint.addr))
         })
     }
 
@@ -236,10 +255,8 @@ impl Zone {
             [NAME_SERVER] => return Node::NameServer,
             _ => {}
         }
-        if let Some(pattern) = Pattern::parse(&labels)
-            && let Some(selected) = pattern.select(directory, turn)
-        {
-            return Node::Instances(selected, pattern.all);
+        if let Some((selected, all)) = instances(directory, &labels, turn) {
+            return Node::Instances(selected, all);
         }
         match labels.split_last() {
             Some((&HOSTS, labels)) => match hosts::find(directory, labels) {
@@ -307,6 +324,19 @@ impl Zone {
         );
         record(&self.origin, RData::SOA(data))
     }
+}
+
+/// The instances of a name with these labels below the domain, and whether it is below `all`.
+fn instances<'a>(
+    directory: &'a Directory,
+    labels: &[&str],
+    turn: usize,
+) -> Option<(Selected<'a>, bool)> {
+    if matches!(labels, [NAME_SERVER]) {
+        return None;
+    }
+    let pattern = Pattern::parse(labels)?;
+    Some((pattern.select(directory, turn)?, pattern.all))
 }
 
 #[cfg(test)]

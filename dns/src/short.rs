@@ -1,0 +1,157 @@
+//! A short way for the commonest questions, those for the addresses of a name.
+//!
+//! They are read and answered as octets, and the answers are those of the long
+//! way through the library. Where that has more to do, there is no short way.
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::RecordType;
+
+use crate::response::DATAGRAM;
+use crate::zone::{TTL, is_of};
+
+const HEADER: usize = 12;
+/// Longest answer; every client takes it.
+const LONGEST: usize = 512;
+/// Most labels below the domain that instances have.
+const LABELS: usize = 4;
+/// More addresses are not short.
+const MOST: usize = 32;
+/// In the place of a name: that of the question.
+const SAME_NAME: [u8; 2] = [0xc0, HEADER as u8];
+
+// Flags, in the header's third octet and in its fourth.
+const RESPONSE: u8 = 0x80;
+const AUTHORITATIVE: u8 = 0x04;
+const RECURSION_DESIRED: u8 = 0x01;
+const RECURSION_AVAILABLE: u8 = 0x80;
+const AUTHENTIC_DATA: u8 = 0x20;
+const CHECKING_DISABLED: u8 = 0x10;
+/// The one flag of EDNS.
+const DNSSEC_OK: u8 = 0x80;
+
+/// A question for addresses.
+#[derive(Debug)]
+pub(crate) struct Question<'a> {
+    id: [u8; 2],
+    flags: [u8; 2],
+    name: &'a [u8],
+    kind_and_class: [u8; 4],
+    pub(crate) kind: RecordType,
+    edns: Option<Edns>,
+}
+
+#[derive(Debug)]
+struct Edns {
+    payload: u16,
+    flags: u8,
+}
+
+impl<'a> Question<'a> {
+    pub(crate) fn read(message: &'a [u8]) -> Option<Self> {
+        let (header, rest) = message.split_first_chunk::<HEADER>()?;
+        let [id @ .., high, low, 0, 1, 0, 0, 0, 0, 0, additional] = *header else {
+            return None;
+        };
+        let is_plain =
+            high & !RECURSION_DESIRED == 0 && low & !(AUTHENTIC_DATA | CHECKING_DISABLED) == 0;
+        let (name, rest) = rest.split_at_checked(length(rest)?)?;
+        let (kind_and_class, rest) = rest.split_first_chunk::<4>()?;
+        let kind = match kind_and_class {
+            [0, 1, 0, 1] => RecordType::A,
+            [0, 28, 0, 1] => RecordType::AAAA,
+            _ => return None,
+        };
+        let edns = match (additional, rest) {
+            (0, []) => None,
+            (1, [0, 0, 41, high, low, 0, 0, flags, 0, 0, 0]) => Some(Edns {
+                payload: u16::from_be_bytes([*high, *low]),
+                flags: *flags,
+            }),
+            _ => return None,
+        };
+        let is_usual =
+            |edns: &Edns| usize::from(edns.payload) >= LONGEST && edns.flags & !DNSSEC_OK == 0;
+        (is_plain && edns.as_ref().is_none_or(is_usual)).then_some(Self {
+            id,
+            flags: [high, low],
+            name,
+            kind_and_class: *kind_and_class,
+            kind,
+            edns,
+        })
+    }
+
+    /// Looks with the labels below a domain, in lower case; the domain as octets.
+    pub(crate) fn below<T>(
+        &self,
+        domain: &[u8],
+        look: impl FnOnce(&[&str]) -> Option<T>,
+    ) -> Option<T> {
+        let name = self.name.to_ascii_lowercase();
+        let mut rest = name.strip_suffix(domain)?;
+        let mut labels = [""; LABELS];
+        let mut count = 0;
+        while let Some((length, more)) = rest.split_first() {
+            let (label, more) = more.split_at_checked((*length).into())?;
+            *labels.get_mut(count)? = std::str::from_utf8(label).ok()?;
+            (rest, count) = (more, count + 1);
+        }
+        look(labels.get(..count)?)
+    }
+
+    /// The answer with these addresses; none if it is long, or if none is of the type.
+    pub(crate) fn answer(&self, addrs: impl IntoIterator<Item = IpAddr>) -> Option<Vec<u8>> {
+        let mut each_once = Vec::new();
+        for addr in addrs.into_iter().filter(|addr| is_of(*addr, self.kind)) {
+            if each_once.len() == MOST {
+                return None;
+            }
+            if !each_once.contains(&addr) {
+                each_once.push(addr);
+            }
+        }
+        let count = each_once.len() as u8;
+        let [high, low] = self.flags;
+        let mut answer = Vec::with_capacity(LONGEST);
+        answer.extend(self.id);
+        answer.push(RESPONSE | AUTHORITATIVE | high);
+        answer.push(RECURSION_AVAILABLE | (low & CHECKING_DISABLED));
+        answer.extend([0, 1, 0, count, 0, 0, 0, self.edns.is_some().into()]);
+        answer.extend(self.name);
+        answer.extend(self.kind_and_class);
+        for addr in each_once {
+            answer.extend(SAME_NAME);
+            answer.extend(self.kind_and_class);
+            answer.extend(TTL.to_be_bytes());
+            match addr {
+                IpAddr::V4(addr) => {
+                    answer.extend([0, 4]);
+                    answer.extend(addr.octets());
+                }
+                IpAddr::V6(addr) => {
+                    answer.extend([0, 16]);
+                    answer.extend(addr.octets());
+                }
+            }
+        }
+        if let Some(edns) = &self.edns {
+            answer.extend([0, 0, 41]);
+            answer.extend(edns.payload.min(DATAGRAM).to_be_bytes());
+            answer.extend([0, 0, edns.flags, 0, 0, 0]);
+        }
+        (count > 0 && answer.len() <= LONGEST).then_some(answer)
+    }
+}
+
+/// Octets of a name that is not compressed.
+fn length(message: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match message.get(at)? {
+            0 => return Some(at + 1),
+            length @ 1..64 => at += 1 + usize::from(*length),
+            _ => return None,
+        }
+    }
+}
