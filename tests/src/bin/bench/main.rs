@@ -8,6 +8,7 @@ mod agents;
 mod copies;
 mod failover;
 mod idle;
+mod keys;
 mod many;
 mod names;
 mod one;
@@ -26,7 +27,9 @@ use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use dokkaa_tests::{Lab, LabOptions};
 
 /// Those that need no engine.
-const WITHOUT_HOSTS: [&str; 6] = ["scale", "growth", "size", "restart", "copies", "names"];
+const WITHOUT_HOSTS: [&str; 7] = [
+    "scale", "growth", "size", "restart", "keys", "copies", "names",
+];
 /// Those that run in a lab of three hosts.
 const ON_HOSTS: [&str; 6] = ["one", "many", "updates", "idle", "failover", "swarm"];
 
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         .map(|(part, words)| (part.as_str(), words))
     {
         Some(("agent", words)) => return size::agent(words),
+        Some(("v2", words)) => return keys::serve(words),
         Some((names::DOKKAA, words)) => return names::serve(words),
         Some((names::ECHO, words)) => return names::echo(words),
         _ => {}
@@ -57,6 +61,7 @@ fn main() -> anyhow::Result<()> {
             "growth" => Box::new(scale::measure_growth()?),
             "size" => Box::new(size::measure()?),
             "restart" => Box::new(restart::measure()?),
+            "keys" => Box::new(keys::measure()?),
             "copies" => Box::new(copies::measure()?),
             "names" => Box::new(names::measure()?),
             other => bail!("{other} is not measured"),
