@@ -153,6 +153,8 @@ pub enum Op {
     Delete(KeyRange),
     /// Read keys.
     Get(KeyRange),
+    /// Read the first key of a range, without its value: is there any?
+    First(KeyRange),
     /// A transaction of its own; its guards see the store as before the whole.
     Txn(Txn),
 }
@@ -205,7 +207,7 @@ impl Txn {
     /// Nothing is written, whichever branch runs.
     pub fn only_reads(&self) -> bool {
         self.then.iter().chain(&self.otherwise).all(|op| match op {
-            Op::Get(_) => true,
+            Op::Get(_) | Op::First(_) => true,
             Op::Txn(txn) => txn.only_reads(),
             Op::Put { .. } | Op::Delete(_) => false,
         })

@@ -105,7 +105,7 @@ fn written(txn: &Txn) -> Vec<String> {
         .filter_map(|op| match op {
             Op::Put { key, .. } => Some(key.clone()),
             Op::Delete(keys) => Some(String::from_utf8_lossy(&keys.start).into_owned()),
-            Op::Get(_) | Op::Txn(_) => None,
+            Op::Get(_) | Op::First(_) | Op::Txn(_) => None,
         })
         .collect()
 }
@@ -114,7 +114,7 @@ fn changes_claims(txn: &Txn) -> bool {
     txn.then.iter().any(|op| match op {
         Op::Put { key, .. } => key.starts_with("/claims/"),
         Op::Txn(inner) => changes_claims(inner),
-        Op::Delete(_) | Op::Get(_) => false,
+        Op::Delete(_) | Op::Get(_) | Op::First(_) => false,
     })
 }
 

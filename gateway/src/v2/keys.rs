@@ -15,7 +15,7 @@ use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use store::kv::{KeyRange, KvError, Range, Status, Txn};
+use store::kv::{KeyRange, KvError, Op, Range, Status, Txn, TxnReply};
 use tracing::{info, warn};
 
 use super::answer::{answer, not_allowed, put_cluster_id};
@@ -188,7 +188,11 @@ fn manifest(value: &[u8], asked: &KeysRequest<'_>) -> Result<(), V2Error> {
 
 /// Reads are linearized, so `quorum=true` is always kept.
 async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
-    let mut seen = look(v2, &get.key, false).await?;
+    let reply = ask(v2, lookup::read_key(&get.key)).await?;
+    let mut seen = match Lookup::of_key(&get.key, reply) {
+        Some(seen) => seen,
+        None => look(v2, &get.key, false).await?,
+    };
     let listing = if seen.is_dir() {
         // All keys below it are in memory until it is encoded.
         let turn = v2.listings.acquire().await.ok();
@@ -215,9 +219,13 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
 }
 
 async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Lookup, V2Error> {
-    let txn = Txn::new(Vec::new(), lookup::read(key, below));
-    let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
+    let reply = ask(v2, lookup::read(key, below)).await?;
     Ok(Lookup::new(key, reply))
+}
+
+async fn ask(v2: &V2, reads: Vec<Op>) -> Result<TxnReply, V2Error> {
+    let txn = Txn::new(Vec::new(), reads);
+    v2.kv.txn(txn).await.map_err(unanswered)
 }
 
 async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {

@@ -1,6 +1,6 @@
 //! Lookup of a key and its directories, at one revision.
 //!
-//! Pure: [`read`] makes the request, [`Lookup::new`] reads its reply.
+//! Pure: [`read_key`] and [`read`] make the requests, [`Lookup::of_key`] and [`Lookup::new`] read their replies.
 //!
 //! v3 has no directories. A v2 directory is a side key that says so, or it is
 //! implied by keys below it; the directories above a key that v2 wrote all
@@ -9,7 +9,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use store::kv::{Compare, KeyRange, KeyValue, Op, OpReply, Txn, TxnReply};
+use store::kv::{KeyRange, KeyValue, Op, OpReply, Txn, TxnReply};
 
 use super::error::{ErrorCode, V2Error};
 use super::path::KeyPath;
@@ -72,11 +72,21 @@ pub struct Level {
     pub file: Option<KeyValue>,
     /// Its side key.
     pub side: Option<SideKey>,
-    /// There are keys below it.
+    /// There are keys below it, as far as that was asked.
     pub parent: bool,
 }
 
 impl Level {
+    /// What was found of it, without what is below.
+    fn new(key: KeyPath, mut file: Vec<KeyValue>, mut side: Vec<KeyValue>) -> Self {
+        Self {
+            key,
+            file: file.pop(),
+            side: side.pop().map(|kv| SideKey::new(&kv)),
+            parent: false,
+        }
+    }
+
     /// Kind of the node.
     pub fn kind(&self) -> KeyKind {
         if self.parent {
@@ -135,21 +145,27 @@ pub struct Lookup {
     pub below: Option<Below>,
 }
 
+/// The most reads that are not nested: three more may follow, and etcd takes 128.
+const MAX_READS: usize = 125;
+
+/// The reads that suffice for most keys: whether there are keys below is asked of the key itself only. For the first
+/// key of a range, too, etcd goes through the names of all.
+pub fn read_key(key: &KeyPath) -> Vec<Op> {
+    let mut reads: Vec<Vec<Op>> = key.levels().iter().map(of_level).collect();
+    if let Some(last) = reads.last_mut() {
+        last.push(first_below(key));
+    }
+    flat(reads)
+}
+
 /// The reads for a key and its directories; with all that is below it if `below`.
 pub fn read(key: &KeyPath, below: bool) -> Vec<Op> {
-    let level = |key: &KeyPath| {
-        let gets = vec![
-            Op::Get(KeyRange::key(key.as_str())),
-            Op::Get(KeyRange::key(key.side())),
-        ];
-        // Its outcome tells whether there are keys below, without reading them.
-        Op::Txn(Txn {
-            guards: vec![Compare::none_in(KeyRange::prefix(&key.below()))],
-            then: gets.clone(),
-            otherwise: gets,
-        })
+    let reads = |key: &KeyPath| {
+        let mut reads = of_level(key);
+        reads.push(first_below(key));
+        reads
     };
-    let mut ops: Vec<Op> = key.levels().iter().map(level).collect();
+    let mut ops = flat(key.levels().iter().map(reads).collect());
     if below {
         if key.is_root() {
             // The side keys lie in the middle of all keys.
@@ -165,17 +181,67 @@ pub fn read(key: &KeyPath, below: bool) -> Vec<Op> {
     ops
 }
 
+fn of_level(key: &KeyPath) -> Vec<Op> {
+    vec![
+        Op::Get(KeyRange::key(key.as_str())),
+        Op::Get(KeyRange::key(key.side())),
+    ]
+}
+
+fn first_below(key: &KeyPath) -> Op {
+    Op::First(KeyRange::prefix(&key.below()))
+}
+
+/// Nested only if there are too many: etcd writes such a transaction to its log, as if it were no read.
+fn flat(reads: Vec<Vec<Op>>) -> Vec<Op> {
+    if reads.iter().map(Vec::len).sum::<usize>() <= MAX_READS {
+        return reads.into_iter().flatten().collect();
+    }
+    let nested = |reads| Op::Txn(Txn::new(Vec::new(), reads));
+    reads.into_iter().map(nested).collect()
+}
+
 impl Lookup {
+    /// Result of [`read_key`] of this key; none if that does not tell which of its directories are there.
+    pub fn of_key(key: &KeyPath, reply: TxnReply) -> Option<Self> {
+        let mut replies = reply.replies.into_iter().flat_map(found);
+        let mut next = || replies.next().unwrap_or_default();
+        let mut levels: Vec<Level> = key
+            .levels()
+            .into_iter()
+            .map(|key| Level::new(key, next(), next()))
+            .collect();
+        let mut below = !next().is_empty();
+        for (height, level) in levels.iter_mut().rev().enumerate() {
+            level.parent = below;
+            // A directory by its side key is one whatever is below it.
+            let is_told = below || (level.file.is_none() && level.dir_side().is_some());
+            if height > 0 && !is_told {
+                return None;
+            }
+            below |= level.file.is_some();
+        }
+        Some(Self {
+            revision: reply.revision,
+            levels,
+            below: None,
+        })
+    }
+
     /// Result of [`read`] of this key.
     pub fn new(key: &KeyPath, reply: TxnReply) -> Self {
-        let mut replies = reply.replies.into_iter();
+        let mut replies = reply.replies.into_iter().flat_map(found);
+        let mut next = || replies.next().unwrap_or_default();
         let levels = key
             .levels()
             .into_iter()
-            .zip(&mut replies)
-            .map(|(key, reply)| level(key, reply))
+            .map(|key| {
+                let level = Level::new(key, next(), next());
+                let parent = !next().is_empty();
+                Level { parent, ..level }
+            })
             .collect();
-        let mut ranges: Vec<Vec<KeyValue>> = replies.map(kvs).collect();
+        let mut ranges: Vec<Vec<KeyValue>> = replies.collect();
         let below = ranges.pop().map(|sides| Below {
             files: ranges
                 .into_iter()
@@ -244,23 +310,76 @@ impl Lookup {
     }
 }
 
-fn level(key: KeyPath, reply: OpReply) -> Level {
-    let (succeeded, mut replies) = match reply {
-        OpReply::Txn(txn) => (txn.succeeded, txn.replies.into_iter()),
-        _ => (true, Vec::new().into_iter()),
-    };
-    let mut first = || replies.next().and_then(|reply| kvs(reply).pop());
-    Level {
-        key,
-        file: first(),
-        side: first().map(|kv| SideKey::new(&kv)),
-        parent: !succeeded,
+/// What each read has found.
+fn found(reply: OpReply) -> Vec<Vec<KeyValue>> {
+    match reply {
+        OpReply::Get(kvs) => vec![kvs],
+        OpReply::Txn(nested) => nested.replies.into_iter().flat_map(found).collect(),
+        OpReply::Put | OpReply::Delete(_) => Vec::new(),
     }
 }
 
-fn kvs(reply: OpReply) -> Vec<KeyValue> {
-    match reply {
-        OpReply::Get(kvs) => kvs,
-        _ => Vec::new(),
+#[cfg(test)]
+mod tests {
+    use store::memory::MemEtcd;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_there_says_that_its_directories_are() {
+        let mut etcd = MemEtcd::new();
+        let keys = [
+            ("/v2meta/own", r#"{"dir":true}"#),
+            ("/own/file", "1"),
+            ("/v2meta/own/empty", r#"{"dir":true}"#),
+            ("/implied/file", "1"),
+            ("/both", "1"),
+            ("/both/file", "1"),
+        ];
+        let puts = keys.map(|(key, value)| Op::put(key, value)).into();
+        etcd.txn(&Txn::new(Vec::new(), puts)).expect("a write");
+        for (key, is_told) in [
+            ("/", true),
+            ("/own", true),
+            ("/own/file", true),
+            ("/own/new", true),
+            ("/own/empty", true),
+            ("/own/empty/new", true),
+            ("/own/file/new", false),
+            ("/implied", true),
+            ("/implied/file", true),
+            ("/implied/new", false),
+            ("/both", true),
+            ("/both/file", true),
+            ("/both/new", false),
+            ("/none", true),
+            ("/none/new", false),
+        ] {
+            let key = KeyPath::new(key).expect("a key");
+            let mut ask = |reads| etcd.txn(&Txn::new(Vec::new(), reads)).expect("a read");
+            let whole = Lookup::new(&key, ask(read(&key, false)));
+            let told = Lookup::of_key(&key, ask(read_key(&key)));
+            assert_eq!(told.is_some(), is_told, "{key}");
+            let kinds = |seen: &Lookup| seen.levels.iter().map(Level::kind).collect::<Vec<_>>();
+            if let Some(told) = told {
+                assert_eq!(kinds(&told), kinds(&whole), "{key}");
+                assert_eq!(told.target(), whole.target(), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_deepest_key_fits_one_transaction() {
+        let mut etcd = MemEtcd::new();
+        for depth in [41, 42, 62, 63, super::super::path::MAX_PARTS] {
+            let key = KeyPath::new(&"/a".repeat(depth)).expect("a key");
+            etcd.txn(&Txn::new(Vec::new(), vec![Op::put(&key, "1")]))
+                .expect("a write");
+            let mut ask = |reads| etcd.txn(&Txn::new(Vec::new(), reads)).expect("a read");
+            let whole = Lookup::new(&key, ask(read(&key, true)));
+            let told = Lookup::of_key(&key, ask(read_key(&key))).expect("it is there");
+            assert_eq!(told.levels, whole.levels, "{depth}");
+            assert_eq!(whole.levels.len(), depth);
+        }
     }
 }

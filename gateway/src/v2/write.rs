@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::Timestamp;
-use store::kv::{KvError, Txn};
+use store::kv::{KvError, Op, Txn, TxnReply};
 use store::settle::{self, Mark};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -66,10 +66,18 @@ async fn write_once(
 ) -> Result<(V2Event, i64), V2Error> {
     let (begun, now) = (Instant::now(), Timestamp::now());
     let until = begun + PATIENCE;
-    let reads = lookup::read(&write.key, plan::needs_below(&write.change));
-    let look = Txn::new(Vec::new(), reads.clone());
-    let looked = settle::try_until(&*v2.kv, &look, until).await;
-    let mut seen = Lookup::new(&write.key, looked.map_err(unanswered)?.reply);
+    let below = plan::needs_below(&write.change);
+    let reads = lookup::read(&write.key, below);
+    let told = if below {
+        None
+    } else {
+        let reply = ask(v2, lookup::read_key(&write.key), until).await?;
+        Lookup::of_key(&write.key, reply)
+    };
+    let mut seen = match told {
+        Some(seen) => seen,
+        None => Lookup::new(&write.key, ask(v2, reads.clone(), until).await?),
+    };
     let id = Uuid::new_v4();
     loop {
         let planned = plan::plan(write, &seen, now)?;
@@ -111,6 +119,12 @@ async fn write_once(
         }
         seen = Lookup::new(&write.key, reply);
     }
+}
+
+async fn ask(v2: &V2, reads: Vec<Op>, until: Instant) -> Result<TxnReply, V2Error> {
+    let txn = Txn::new(Vec::new(), reads);
+    let asked = settle::try_until(&*v2.kv, &txn, until).await;
+    Ok(asked.map_err(unanswered)?.reply)
 }
 
 /// Of a write that was sent.

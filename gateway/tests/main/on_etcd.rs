@@ -1,4 +1,4 @@
-//! What only a real etcd can refuse: too many operations, too large a request.
+//! What only a real etcd shows: too many operations, too large a request, what it writes to its log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,14 +6,43 @@ use std::time::Duration;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use rustix::process::Signal;
 use store::etcd::EtcdKv;
+use store::kv::Kv;
 
 use crate::client::Ask;
 use crate::harness::TestServer;
 
 async fn server() -> (TestServer, Etcd) {
     let etcd = Etcd::start(&EtcdOptions::default()).expect("an etcd");
-    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([etcd.url()])).expect("its options");
-    (TestServer::over(Arc::new(kv)).await, etcd)
+    (TestServer::over(Arc::new(kv_of(&etcd))).await, etcd)
+}
+
+fn kv_of(etcd: &Etcd) -> EtcdKv {
+    EtcdKv::new(&store::etcd::EtcdOptions::new([etcd.url()])).expect("its options")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_adds_nothing_to_the_log() {
+    let (server, etcd) = server().await;
+    let kv = kv_of(&etcd);
+    etcd.put("/implied/a", "1").expect("a write");
+    server.client.put("/v2/keys/d/a", "value=1").await;
+    let length = async || kv.status().await.expect("its status").raft_index;
+    let before = length().await;
+    for key in [
+        "/d/a",
+        "/d",
+        "/d/none",
+        "/implied/a",
+        "/implied/none",
+        "/none/a",
+    ]
+    .repeat(5)
+    {
+        server.client.get(&format!("/v2/keys{key}")).await;
+    }
+    // etcd itself notes a little after its start.
+    let added = length().await - before;
+    assert!(added < 10, "{added}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,7 +145,7 @@ fn writes(txn: &Txn) -> Vec<KeyRange> {
         match op {
             Op::Put { key, .. } => found.push(KeyRange::key(key.as_str())),
             Op::Delete(keys) => found.push(keys.clone()),
-            Op::Get(_) => {}
+            Op::Get(_) | Op::First(_) => {}
             Op::Txn(inner) => found.extend(writes(inner)),
         }
     }
@@ -155,7 +155,7 @@ fn writes(txn: &Txn) -> Vec<KeyRange> {
 fn size(txn: &Txn) -> usize {
     let of_op = |op: &Op| match op {
         Op::Put { key, value, .. } => key.len() + value.len(),
-        Op::Delete(keys) | Op::Get(keys) => keys.start.len() * 2,
+        Op::Delete(keys) | Op::Get(keys) | Op::First(keys) => keys.start.len() * 2,
         Op::Txn(inner) => size(inner),
     };
     let guards: usize = txn.guards.iter().map(|g| g.keys.start.len() * 2 + 64).sum();

@@ -54,6 +54,15 @@ fn op(op: Op) -> TxnOp {
             let options = keys.end.map(|end| GetOptions::new().with_range(end));
             TxnOp::get(keys.start, options)
         }
+        Op::First(keys) => {
+            let first = Range {
+                limit: 1,
+                keys_only: true,
+                ..Range::new(keys)
+            };
+            let options = get_options(&first);
+            TxnOp::get(first.keys.start, Some(options))
+        }
         Op::Txn(inner) => TxnOp::txn(txn(inner)),
     }
 }

@@ -273,6 +273,14 @@ impl MemEtcd {
                     // Sees what the transaction has done so far.
                     OpReply::Get(self.at(keys, self.revision + 1).cloned().collect())
                 }
+                Op::First(keys) => {
+                    let first = self.at(keys, self.revision + 1).next();
+                    let without_value = |kv: &KeyValue| KeyValue {
+                        value: Vec::new(),
+                        ..kv.clone()
+                    };
+                    OpReply::Get(first.map(without_value).into_iter().collect())
+                }
                 Op::Txn(txn) => match inner.next() {
                     Some(path) => OpReply::Txn(self.apply(txn, path, events)),
                     None => unreachable!("a path has one entry for each nested transaction"),

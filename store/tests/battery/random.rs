@@ -61,6 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (key(), 0..3u8).prop_map(|(key, v)| Op::put(key, vec![b'0' + v])),
         2 => keys().prop_map(Op::Delete),
         1 => keys().prop_map(Op::Get),
+        1 => keys().prop_map(Op::First),
     ];
     leaf.prop_recursive(2, 12, 3, |inner| {
         (

@@ -421,7 +421,7 @@ impl World {
                         self.delete_now(&key);
                     }
                 }
-                Op::Get(_) | Op::Txn(_) => panic!("no write does that: {op:?}"),
+                Op::Get(_) | Op::First(_) | Op::Txn(_) => panic!("no write does that: {op:?}"),
             }
         }
         true
