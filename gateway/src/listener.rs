@@ -24,7 +24,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::{Extension, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use listen::{Accepted, Acceptor, Binder, Limiter, Limits, Problem, WhenFull};
@@ -149,19 +151,21 @@ impl Serving {
             permit: Arc::clone(&permit),
             streams: AtomicBool::new(false),
         });
-        let router = self
-            .router
-            .layer(Extension(Arc::clone(&connection)))
-            .layer(Extension(ConnectInfo(peer)));
+        let stream = slow_reader::StallGuard::new(stream, Arc::clone(&connection));
+        let router = TowerToHyperService::new(self.router);
+        // Layers would make a router of its own for each connection.
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let extensions = request.extensions_mut();
+            extensions.insert(ConnectInfo(peer));
+            extensions.insert(Arc::clone(&connection));
+            router.call(request)
+        });
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_time)
             .max_buf_size(MAX_HEADERS);
-        let stream = slow_reader::StallGuard::new(stream, connection);
-        let mut served = std::pin::pin!(
-            builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        );
+        let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let result = tokio::select! {
             result = served.as_mut() => result,
             () = permit.evicted() => {
