@@ -14,12 +14,8 @@ use hickory_server::server::Request;
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder, Queries};
 use tracing::debug;
 
+use crate::wire::{DATAGRAM, SMALLEST};
 use crate::zone::Answer;
-
-/// Datagram size that every client accepts.
-const SMALLEST: u16 = 512;
-/// Largest datagram of our own, which is not fragmented (DNS flag day 2020).
-pub(crate) const DATAGRAM: u16 = 1232;
 
 type Records<'a> = slice::Iter<'a, Record>;
 type Built<'a> = MessageResponse<'a, 'a, Records<'a>, Records<'a>, Records<'a>, Records<'a>>;

@@ -7,26 +7,17 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::RecordType;
 
-use crate::response::DATAGRAM;
-use crate::zone::{TTL, is_of};
+use crate::wire::{
+    self, AUTHENTIC, AUTHORITATIVE, CHECKING_DISABLED, DATAGRAM, HEADER, RECURSION_AVAILABLE,
+    RECURSION_DESIRED, RESPONSE, SMALLEST,
+};
 
-const HEADER: usize = 12;
-/// Longest answer; every client takes it.
-const LONGEST: usize = 512;
 /// Most labels below the domain that instances have.
 const LABELS: usize = 4;
 /// More addresses are not short.
 const MOST: usize = 32;
 /// In the place of a name: that of the question.
 const SAME_NAME: [u8; 2] = [0xc0, HEADER as u8];
-
-// Flags, in the header's third octet and in its fourth.
-const RESPONSE: u8 = 0x80;
-const AUTHORITATIVE: u8 = 0x04;
-const RECURSION_DESIRED: u8 = 0x01;
-const RECURSION_AVAILABLE: u8 = 0x80;
-const AUTHENTIC_DATA: u8 = 0x20;
-const CHECKING_DISABLED: u8 = 0x10;
 /// The one flag of EDNS.
 const DNSSEC_OK: u8 = 0x80;
 
@@ -54,8 +45,8 @@ impl<'a> Question<'a> {
             return None;
         };
         let is_plain =
-            high & !RECURSION_DESIRED == 0 && low & !(AUTHENTIC_DATA | CHECKING_DISABLED) == 0;
-        let (name, rest) = rest.split_at_checked(length(rest)?)?;
+            high & !RECURSION_DESIRED == 0 && low & !(AUTHENTIC | CHECKING_DISABLED) == 0;
+        let (name, rest) = rest.split_at_checked(wire::plain_name(rest, 0)?)?;
         let (kind_and_class, rest) = rest.split_first_chunk::<4>()?;
         let kind = match kind_and_class {
             [0, 1, 0, 1] => RecordType::A,
@@ -70,8 +61,7 @@ impl<'a> Question<'a> {
             }),
             _ => return None,
         };
-        let is_usual =
-            |edns: &Edns| usize::from(edns.payload) >= LONGEST && edns.flags & !DNSSEC_OK == 0;
+        let is_usual = |edns: &Edns| edns.payload >= SMALLEST && edns.flags & !DNSSEC_OK == 0;
         (is_plain && edns.as_ref().is_none_or(is_usual)).then_some(Self {
             id,
             flags: [high, low],
@@ -100,10 +90,14 @@ impl<'a> Question<'a> {
         look(labels.get(..count)?)
     }
 
-    /// The answer with these addresses; none if it is long, or if none is of the type.
-    pub(crate) fn answer(&self, addrs: impl IntoIterator<Item = IpAddr>) -> Option<Vec<u8>> {
+    /// The answer with these addresses, which are of the type that is asked for; none if it is long, or there are none.
+    pub(crate) fn answer(
+        &self,
+        addrs: impl IntoIterator<Item = IpAddr>,
+        ttl: u32,
+    ) -> Option<Vec<u8>> {
         let mut each_once = Vec::new();
-        for addr in addrs.into_iter().filter(|addr| is_of(*addr, self.kind)) {
+        for addr in addrs {
             if each_once.len() == MOST {
                 return None;
             }
@@ -113,7 +107,7 @@ impl<'a> Question<'a> {
         }
         let count = each_once.len() as u8;
         let [high, low] = self.flags;
-        let mut answer = Vec::with_capacity(LONGEST);
+        let mut answer = Vec::with_capacity(SMALLEST.into());
         answer.extend(self.id);
         answer.push(RESPONSE | AUTHORITATIVE | high);
         answer.push(RECURSION_AVAILABLE | (low & CHECKING_DISABLED));
@@ -123,7 +117,7 @@ impl<'a> Question<'a> {
         for addr in each_once {
             answer.extend(SAME_NAME);
             answer.extend(self.kind_and_class);
-            answer.extend(TTL.to_be_bytes());
+            answer.extend(ttl.to_be_bytes());
             match addr {
                 IpAddr::V4(addr) => {
                     answer.extend([0, 4]);
@@ -140,18 +134,6 @@ impl<'a> Question<'a> {
             answer.extend(edns.payload.min(DATAGRAM).to_be_bytes());
             answer.extend([0, 0, edns.flags, 0, 0, 0]);
         }
-        (count > 0 && answer.len() <= LONGEST).then_some(answer)
-    }
-}
-
-/// Octets of a name that is not compressed.
-fn length(message: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        match message.get(at)? {
-            0 => return Some(at + 1),
-            length @ 1..64 => at += 1 + usize::from(*length),
-            _ => return None,
-        }
+        (count > 0 && answer.len() <= SMALLEST.into()).then_some(answer)
     }
 }

@@ -4,6 +4,21 @@ use std::ops::Range;
 
 /// Length of the header.
 pub(crate) const HEADER: usize = 12;
+/// Size of an answer that every client takes.
+pub(crate) const SMALLEST: u16 = 512;
+/// Largest datagram of our own, which is not fragmented (DNS flag day 2020).
+pub(crate) const DATAGRAM: u16 = 1232;
+
+// Flags in the third octet.
+pub(crate) const RESPONSE: u8 = 0x80;
+pub(crate) const AUTHORITATIVE: u8 = 0x04;
+pub(crate) const TRUNCATED: u8 = 0x02;
+pub(crate) const RECURSION_DESIRED: u8 = 0x01;
+// Flags in the fourth octet.
+pub(crate) const RECURSION_AVAILABLE: u8 = 0x80;
+pub(crate) const AUTHENTIC: u8 = 0x20;
+pub(crate) const CHECKING_DISABLED: u8 = 0x10;
+
 /// Type of the EDNS pseudo record.
 pub(crate) const OPT: u16 = 41;
 /// Most octets of a name.

@@ -38,16 +38,16 @@ use model::directory::{Directory, ServiceId};
 use model::skydns::Records;
 
 use crate::short::Question;
-pub use explain::{Explanation, LeftOut};
+pub use explain::Explanation;
 use hosts::{HOSTS, Host};
-pub(crate) use records::is_of;
-use records::{address, addresses, record};
+use records::{address, addresses, is_of, record};
+pub use select::LeftOut;
 use select::{ALL, Instance, Pattern, Selected};
 
 /// Longest domain; labels of instances take the rest of the 255 octets.
 const MAX_DOMAIN: usize = 100;
 /// TTL of the zone's records, in seconds; short, since the server is local.
-pub(crate) const TTL: u32 = 1;
+const TTL: u32 = 1;
 /// Label of the agent's own address.
 const NAME_SERVER: &str = "ns";
 /// As in SkyDNS.
@@ -199,7 +199,8 @@ impl Zone {
     ) -> Option<Vec<u8>> {
         question.below(&self.octets, |labels| {
             let (selected, _) = instances(tables.directory, labels, turn)?;
-            question.answer(selected.instances.iter().map(|one| one.endpoint.addr))
+            let addrs = selected.instances.iter().map(|one| one.endpoint.addr);
+            question.answer(addrs.filter(|addr| is_of(*addr, question.kind)), TTL)
         })
     }
 

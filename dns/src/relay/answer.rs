@@ -11,10 +11,12 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use super::asked::{self, AUTHENTIC, AUTHORITATIVE, Asked, CHECKING_DISABLED, DATAGRAM};
-use super::asked::{RECURSION_DESIRED, RESPONSE, TRUNCATED};
+use super::asked::{self, Asked};
 use crate::message::invalid;
-use crate::wire::{self, HEADER, OPT, Question, Record};
+use crate::wire::{
+    self, AUTHENTIC, AUTHORITATIVE, CHECKING_DISABLED, DATAGRAM, HEADER, OPT, Question,
+    RECURSION_DESIRED, RESPONSE, Record, TRUNCATED,
+};
 
 /// TTL of records that are known to be out of date (RFC 8767).
 pub(crate) const STALE_TTL: u32 = 30;

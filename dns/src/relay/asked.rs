@@ -6,22 +6,13 @@ use hickory_proto::rr::LowerName;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 
-use crate::wire::{self, HEADER, OPT, Question};
+use crate::wire::{
+    self, AUTHENTIC, CHECKING_DISABLED, DATAGRAM, HEADER, OPT, Question, RECURSION_DESIRED,
+    SMALLEST,
+};
 
-/// Largest datagram, which is not fragmented (DNS flag day 2020).
-pub(super) const DATAGRAM: u16 = 1232;
-/// Size of answers that every client takes.
-const SMALLEST: u16 = 512;
 /// EDNS options between two hops, which say nothing of the answer: cookie, keepalive, padding.
 const PER_HOP: [u16; 3] = [10, 11, 12];
-/// Flags in the fourth octet.
-pub(super) const AUTHENTIC: u8 = 0x20;
-pub(super) const CHECKING_DISABLED: u8 = 0x10;
-/// Flags in the third octet.
-pub(super) const RESPONSE: u8 = 0x80;
-pub(super) const AUTHORITATIVE: u8 = 0x04;
-pub(super) const TRUNCATED: u8 = 0x02;
-pub(super) const RECURSION_DESIRED: u8 = 0x01;
 
 /// What the client said with EDNS.
 #[derive(Debug, Clone, Copy)]

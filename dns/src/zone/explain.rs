@@ -2,10 +2,9 @@
 
 use hickory_proto::op::Query;
 use hickory_proto::rr::{Name, RecordType};
-use manifests::{HostName, SlotId};
 
 use super::hosts::{self, HOSTS, Host};
-use super::select::Pattern;
+use super::select::{LeftOut, Pattern};
 use super::{NAME_SERVER, Node, Tables, Zone, others};
 
 /// Types that are in answers.
@@ -34,17 +33,6 @@ pub struct Explanation {
     pub left_out: Vec<LeftOut>,
     /// So many records of others have the name, and are not answered.
     pub hidden: usize,
-}
-
-/// An instance that is in no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Its slot.
-    pub slot: SlotId,
-    /// Its host.
-    pub host: HostName,
-    /// Why it is left out.
-    pub reason: &'static str,
 }
 
 impl Zone {

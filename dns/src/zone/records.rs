@@ -23,7 +23,7 @@ pub(super) fn addresses(
         .collect()
 }
 
-pub(crate) fn is_of(addr: IpAddr, wanted: RecordType) -> bool {
+pub(super) fn is_of(addr: IpAddr, wanted: RecordType) -> bool {
     match wanted {
         RecordType::A => addr.is_ipv4(),
         RecordType::AAAA => addr.is_ipv6(),

@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use manifests::ContainerId;
-
+use manifests::{ContainerId, HostName, SlotId};
 use model::directory::{self, Directory, Endpoint, Endpoints, ServiceId};
 use model::records::Phase;
 use model::skydns::WILDCARDS;
-
-use super::explain::LeftOut;
 
 /// Label of the endpoints, ready or not.
 pub(super) const ALL: &str = "all";
@@ -57,6 +54,17 @@ pub(super) struct Instance<'a> {
     pub(super) endpoint: &'a Endpoint,
     /// No other container of the service has this slot.
     pub(super) alone: bool,
+}
+
+/// An instance that is in no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its slot.
+    pub slot: SlotId,
+    /// Its host.
+    pub host: HostName,
+    /// Why it is left out.
+    pub reason: &'static str,
 }
 
 type Offered<'a> = (&'a ServiceId, &'a Endpoints);
