@@ -5,6 +5,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use store::kv::Status;
 
+use super::error::{ErrorCode, V2Error};
+use super::node::V2Event;
+use super::state::V2;
+
 pub(super) fn text(status: StatusCode, body: impl Into<Body>) -> Response {
     let mut response = answer(status, "text/plain; charset=utf-8", body);
     if !status.is_success() {
@@ -41,4 +45,41 @@ pub(super) fn answer(
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// Of a read or a write, at this revision.
+pub(super) async fn success(v2: &V2, event: &V2Event, revision: i64) -> Response {
+    let mut response = answer(StatusCode::OK, "application/json", event.body());
+    let status = v2.status().await;
+    put_headers(response.headers_mut(), status.as_ref(), revision, true);
+    response
+}
+
+/// Of a request that failed.
+pub(super) async fn failure(v2: &V2, error: &V2Error) -> Response {
+    let mut response = answer(error.status(), "application/json", error.body());
+    // No more requests if etcd does not answer.
+    let status = match error.code {
+        ErrorCode::RaftInternal | ErrorCode::LeaderElection => {
+            v2.known_status().map(|(_, status)| status)
+        }
+        _ => v2.status().await,
+    };
+    put_headers(response.headers_mut(), status.as_ref(), error.index, false);
+    response
+}
+
+pub(super) fn put_headers(
+    headers: &mut HeaderMap,
+    status: Option<&Status>,
+    index: i64,
+    raft: bool,
+) {
+    headers.insert("x-etcd-index", HeaderValue::from(index));
+    let Some(status) = status else { return };
+    put_cluster_id(headers, status);
+    if raft {
+        headers.insert("x-raft-index", HeaderValue::from(status.raft_index));
+        headers.insert("x-raft-term", HeaderValue::from(status.raft_term));
+    }
 }

@@ -2,6 +2,8 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
+use store::kv::KvError;
+use tracing::warn;
 
 /// etcd's error numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,4 +141,16 @@ impl V2Error {
             index: self.index,
         })
     }
+}
+
+/// etcd did not answer a read: nothing was written.
+pub(super) fn unanswered(error: KvError) -> V2Error {
+    let cause = match &error {
+        KvError::Unavailable(_) => "etcd does not answer",
+        KvError::Refused(reason) => reason,
+        KvError::NoSpace => "etcd is out of space (alarm NOSPACE); only deletions are accepted",
+        KvError::Compacted | KvError::LeaseNotFound => "unexpected answer of etcd",
+    };
+    warn!(%error, "etcd request failed");
+    V2Error::request(ErrorCode::RaftInternal, cause)
 }

@@ -10,16 +10,16 @@ use std::sync::atomic::Ordering;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use store::kv::{KeyRange, KvError, Op, Range, Status, Txn, TxnReply};
+use store::kv::{KeyRange, Op, Range, Txn, TxnReply};
 use tracing::{info, warn};
 
-use super::answer::{answer, not_allowed, put_cluster_id};
-use super::error::{ErrorCode, V2Error};
+use super::answer::{answer, failure, not_allowed, put_headers, success};
+use super::error::{ErrorCode, V2Error, unanswered};
 use super::event::OP_KEY;
 use super::feed::Search;
 use super::form::{self, Form};
@@ -274,46 +274,4 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     let status = v2.status().await;
     put_headers(response.headers_mut(), status.as_ref(), revision, true);
     Ok(response)
-}
-
-pub(super) async fn success(v2: &V2, event: &V2Event, revision: i64) -> Response {
-    let mut response = answer(StatusCode::OK, "application/json", event.body());
-    let status = v2.status().await;
-    put_headers(response.headers_mut(), status.as_ref(), revision, true);
-    response
-}
-
-async fn failure(v2: &V2, error: &V2Error) -> Response {
-    let mut response = answer(error.status(), "application/json", error.body());
-    // No more requests if etcd does not answer.
-    let status = match error.code {
-        ErrorCode::RaftInternal | ErrorCode::LeaderElection => {
-            v2.known_status().map(|(_, status)| status)
-        }
-        _ => v2.status().await,
-    };
-    put_headers(response.headers_mut(), status.as_ref(), error.index, false);
-    response
-}
-
-fn put_headers(headers: &mut HeaderMap, status: Option<&Status>, index: i64, raft: bool) {
-    headers.insert("x-etcd-index", HeaderValue::from(index));
-    let Some(status) = status else { return };
-    put_cluster_id(headers, status);
-    if raft {
-        headers.insert("x-raft-index", HeaderValue::from(status.raft_index));
-        headers.insert("x-raft-term", HeaderValue::from(status.raft_term));
-    }
-}
-
-/// Of a read: nothing was written.
-pub(super) fn unanswered(error: KvError) -> V2Error {
-    let cause = match &error {
-        KvError::Unavailable(_) => "etcd does not answer",
-        KvError::Refused(reason) => reason,
-        KvError::NoSpace => "etcd is out of space (alarm NOSPACE); only deletions are accepted",
-        KvError::Compacted | KvError::LeaseNotFound => "unexpected answer of etcd",
-    };
-    warn!(%error, "etcd request failed");
-    V2Error::request(ErrorCode::RaftInternal, cause)
 }

@@ -11,9 +11,9 @@ use store::settle::{self, Mark};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::error::{ErrorCode, V2Error};
+use super::answer::success;
+use super::error::{ErrorCode, V2Error, unanswered};
 use super::event::OP_KEY;
-use super::keys::{success, unanswered};
 use super::lookup::{self, Lookup};
 use super::node::V2Event;
 use super::request::Write;
