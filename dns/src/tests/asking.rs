@@ -11,18 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::fixture::{Bench, Cluster, begun, packet, wait};
+use super::fixture::{Bench, begun, packet, wait, web};
 use crate::message::{read_message, write_message};
-
-fn web(slots: u8) -> Directory {
-    let mut cluster = Cluster::default();
-    cluster.host("h1");
-    for slot in 0..slots {
-        let addr = format!("10.0.1.{slot}:20000");
-        cluster.state(&format!("shop/web/{slot}"), "h1", &addr, "ready", "web");
-    }
-    cluster.directory()
-}
 
 #[tokio::test]
 async fn dig_gets_addresses_and_ports() -> Result<()> {

@@ -251,3 +251,14 @@ pub(crate) fn begun() -> CancellationToken {
     begin.cancel();
     begin
 }
+
+/// So many ready instances of `web.shop`.
+pub(crate) fn web(slots: u8) -> Directory {
+    let mut cluster = Cluster::default();
+    cluster.host("h1");
+    for slot in 0..slots {
+        let addr = format!("10.0.1.{slot}:20000");
+        cluster.state(&format!("shop/web/{slot}"), "h1", &addr, "ready", "web");
+    }
+    cluster.directory()
+}

@@ -207,7 +207,7 @@ async fn without_resolvers_an_answer_out_of_date_is_given() -> Result<()> {
 }
 
 #[tokio::test]
-async fn other_resolvers_of_the_host_make_it_forget() -> Result<()> {
+async fn a_change_of_the_hosts_resolvers_is_followed_and_makes_it_forget() -> Result<()> {
     let (old, new) = (
         generous().await?,
         Resolver::coded(ResponseCode::NXDomain).await?,

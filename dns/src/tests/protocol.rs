@@ -7,26 +7,15 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use model::directory::Directory;
 use model::skydns::Records;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::fixture::{Bench, Cluster};
+use super::fixture::{Bench, web};
 use super::relaying::Resolver;
 
 const NAME: &str = "web.shop.skydns.local.";
 const OTHER: &str = "example.com.";
-
-fn web(slots: u8) -> Directory {
-    let mut cluster = Cluster::default();
-    cluster.host("h1");
-    for slot in 0..slots {
-        let addr = format!("10.0.1.{slot}:20000");
-        cluster.state(&format!("shop/web/{slot}"), "h1", &addr, "ready", "web");
-    }
-    cluster.directory()
-}
 
 fn query(name: &str, wanted: RecordType) -> Message {
     let mut message = Message::query();

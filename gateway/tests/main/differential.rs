@@ -222,22 +222,43 @@ fn number(name: &str, default: u64) -> u64 {
         .map_or(default, |text| text.parse().expect("a number"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_random_stream_is_answered_as_by_etcd() {
+/// etcd with a v2 API of its own.
+fn with_v2() -> Etcd {
     let options = EtcdOptions {
         v2: true,
         ..EtcdOptions::default()
     };
-    let reference = Etcd::start(&options).expect("an etcd with v2");
-    let store = Etcd::start(&EtcdOptions::default()).expect("an etcd for dokkaa");
-    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
-    let server = TestServer::over(Arc::new(kv)).await;
-    let theirs = Client::new(reference.address());
-    let ours = server.client.clone();
+    Etcd::start(&options).expect("an etcd with v2")
+}
+
+/// etcd's own API, and ours over another etcd.
+struct Both {
+    theirs: Client,
+    ours: Client,
+    _running: (Etcd, Etcd, TestServer),
+}
+
+impl Both {
+    async fn start(options: &EtcdOptions) -> Self {
+        let reference = with_v2();
+        let store = Etcd::start(options).expect("an etcd for dokkaa");
+        let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
+        let server = TestServer::over(Arc::new(kv)).await;
+        Self {
+            theirs: Client::new(reference.address()),
+            ours: server.client.clone(),
+            _running: (reference, store, server),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_random_stream_is_answered_as_by_etcd() {
+    let Both { theirs, ours, .. } = &Both::start(&EtcdOptions::default()).await;
 
     let operations = number("DIFF_OPS", DEFAULT_OPS);
     let seed = number("DIFF_SEED", 1);
-    let first = level(&theirs, &ours).await;
+    let first = level(theirs, ours).await;
     let mut stream = Stream::new(seed, first);
     let mut waiting: Vec<Waiting> = Vec::new();
     let (mut writes, mut errors, mut told) = (0_u64, 0_u64, Told::default());
@@ -258,7 +279,7 @@ async fn a_random_stream_is_answered_as_by_etcd() {
             }
         }
         if n % ROUND == ROUND - 1 {
-            waiting = look_at(&theirs, &ours, waiting, &mut told).await;
+            waiting = look_at(theirs, ours, waiting, &mut told).await;
             stream.index += 1;
         }
     }
@@ -298,22 +319,13 @@ async fn lines_until(mut stream: Begun, last: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_are_told_as_by_etcd() {
-    let options = EtcdOptions {
-        v2: true,
-        ..EtcdOptions::default()
-    };
-    let reference = Etcd::start(&options).expect("an etcd with v2");
     // A newer one: what is answered does not depend on it.
     let newer = EtcdOptions {
         release: Some(EtcdRelease::Etcd35),
         ..EtcdOptions::default()
     };
-    let store = Etcd::start(&newer).expect("an etcd for dokkaa");
-    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
-    let server = TestServer::over(Arc::new(kv)).await;
-    let theirs = Client::new(reference.address());
-    let ours = server.client.clone();
-    let first = level(&theirs, &ours).await;
+    let Both { theirs, ours, .. } = &Both::start(&newer).await;
+    let first = level(theirs, ours).await;
     let mut stream = Stream::new(number("DIFF_SEED", 1), first);
     let mut streams = Vec::new();
     for query in [
@@ -325,7 +337,7 @@ async fn streams_are_told_as_by_etcd() {
     ] {
         let sign = if query.contains('?') { "&" } else { "?" };
         let path = format!("/v2/keys{query}{sign}wait=true&stream=true");
-        for client in [&theirs, &ours] {
+        for client in [theirs, ours] {
             let begun = client.begin(Ask::new("GET", &path)).await;
             assert_eq!(begun.status, 200);
             streams.push(tokio::spawn(lines_until(begun, "the last")));
@@ -376,20 +388,11 @@ async fn timed_lines_until(mut stream: Begun, last: &str) -> Vec<(String, Instan
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_end_when_and_as_they_do_in_etcd() {
-    let options = EtcdOptions {
-        v2: true,
-        ..EtcdOptions::default()
-    };
-    let reference = Etcd::start(&options).expect("an etcd with v2");
-    let store = Etcd::start(&EtcdOptions::default()).expect("an etcd for dokkaa");
-    let kv = EtcdKv::new(&store::etcd::EtcdOptions::new([store.url()])).expect("its options");
-    let server = TestServer::over(Arc::new(kv)).await;
-    let theirs = Client::new(reference.address());
-    let ours = server.client.clone();
-    level(&theirs, &ours).await;
+    let Both { theirs, ours, .. } = &Both::start(&EtcdOptions::default()).await;
+    level(theirs, ours).await;
     let watch = Ask::new("GET", "/v2/keys/t?wait=true&stream=true&recursive=true");
     let mut streams = Vec::new();
-    for client in [&theirs, &ours] {
+    for client in [theirs, ours] {
         let begun = client.begin(watch.clone()).await;
         streams.push(tokio::spawn(timed_lines_until(
             begun,
@@ -451,11 +454,7 @@ async fn keys_end_when_and_as_they_do_in_etcd() {
 
 #[tokio::test]
 async fn what_clients_ask_beside_keys_has_etcds_shape() {
-    let options = EtcdOptions {
-        v2: true,
-        ..EtcdOptions::default()
-    };
-    let reference = Etcd::start(&options).expect("an etcd with v2");
+    let reference = with_v2();
     let (server, _) = TestServer::in_memory().await;
     let theirs = Client::new(reference.address());
     for path in [
