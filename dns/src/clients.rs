@@ -130,8 +130,9 @@ impl Clients {
     }
 }
 
-/// Another address of this machine: Docker masquerades what a process of the host sends to the bridge's gateway.
-fn is_local(ip: IpAddr) -> bool {
+/// An address of this machine. Docker masquerades what a process of the host sends to the bridge's gateway, so a client
+/// may have any of them.
+pub(crate) fn is_local(ip: IpAddr) -> bool {
     let from = match ip {
         IpAddr::V4(_) => IpAddr::from([0; 4]),
         IpAddr::V6(_) => IpAddr::from([0; 16]),

@@ -162,14 +162,17 @@ impl Handler {
 
 impl Shared {
     fn verdict(&self, client: IpAddr) -> Verdict {
-        if self.clients.is_of_this_host(client) {
+        if self.clients.is_near(client) {
             return Verdict::Answer;
         }
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let verdict = rate.take(client, Instant::now());
-        if verdict != Verdict::Answer {
-            count(&self.counters.limited);
+        drop(rate);
+        // Asked of the kernel, so only where it makes a difference.
+        if verdict == Verdict::Answer || self.clients.is_of_this_host(client) {
+            return Verdict::Answer;
         }
+        count(&self.counters.limited);
         verdict
     }
 

@@ -4,7 +4,7 @@
 //! which are read again on a query, at most every 2 s. The server's own
 //! addresses are left out.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use hickory_proto::rr::{LowerName, Name};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::clients::is_local;
 use crate::resolv_conf::Files;
 use crate::zone::DomainError;
 
@@ -174,11 +175,6 @@ fn is_ours(own: &[SocketAddr], to: SocketAddr) -> bool {
         own.port() == to.port()
             && (own.ip() == to.ip() || (own.ip().is_unspecified() && is_local(to.ip())))
     })
-}
-
-/// An interface of this host has the address.
-fn is_local(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
 }
 
 #[cfg(test)]
