@@ -209,7 +209,7 @@ pub const MANIFEST: &[Field] = &[
         "image_policy",
         "object",
         "off",
-        "Asks the registry now and then for a newer image, and updates to it: see docs/updates.md.",
+        "Asks the registry now and then for a newer image, and updates to it: see docs/newer-images.md.",
         || object(IMAGE_POLICY),
     ),
     field(

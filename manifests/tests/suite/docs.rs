@@ -80,7 +80,7 @@ manifest that a host can't give (`nofile` above its `fs.nr_open`) is a failed st
 
 const IMAGE_POLICY_TEXT: &str = "\
 The registry is asked with the credentials of the host that asks, one that runs an instance;
-how such an update goes, and what follows when it fails: [updates.md](updates.md#newer-images).
+how such an update goes, and what follows when it fails: [newer-images.md](newer-images.md).
 
 ```json
 {
@@ -106,7 +106,7 @@ What replaces containers, and how an update goes: [updates.md](updates.md).
 ";
 
 const BEFORE_TEXT: &str = "\
-When it runs, and what follows when it fails: [updates.md](updates.md#before).
+When it runs, and what follows when it fails: [migrations.md](migrations.md).
 
 ```json
 {
