@@ -13,6 +13,8 @@
 //!   the client's case of the name, TTLs counted down, and EDNS of our own.
 //! - A malformed packet with a header gets FORMERR without its question, and
 //!   is not counted.
+//! - Over UDP each address has as many threads as there are processors, four at
+//!   most, each with a socket of its own; no task is between it and the answer.
 //! - Messages shorter than a header are ignored; a TCP connection stays open.
 //! - Names of others are forwarded for this host, its containers and who is
 //!   allowed; other clients get REFUSED. Networks other than this host's get 100

@@ -1,11 +1,12 @@
 //! Listeners, UDP and TCP.
 //!
-//! Each address is bound and retried by itself. On a wildcard address the
+//! Each address is bound and retried by itself, over UDP once for each thread. On a wildcard address the
 //! kernel chooses the source of answers by its route to the client.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use arc_swap::ArcSwap;
 use listen::{BIND_RETRY, Binder, Limiter, Problem};
@@ -13,7 +14,7 @@ use manifests::manifest::Protocol;
 use model::backoff::Exponential;
 use model::directory::Directory;
 use model::skydns::Records;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
@@ -29,6 +30,8 @@ use crate::{tcp, udp};
 
 /// Attempts to find a port that is free for both UDP and TCP.
 const ANY_PORT_TRIES: usize = 16;
+/// Threads of an address, at most; fewer where there are fewer processors.
+const THREADS: usize = 4;
 
 /// Configuration of the server.
 #[derive(Debug, Clone)]
@@ -247,19 +250,22 @@ impl Listeners {
     }
 }
 
-/// Both sockets of an address.
+/// The sockets of an address.
 struct Sockets {
     addr: SocketAddr,
-    udp: UdpSocket,
+    /// One for each thread.
+    udp: Vec<UdpSocket>,
     tcp: TcpListener,
 }
 
 async fn bind(binder: &Binder, addr: SocketAddr) -> Result<Sockets, Problem> {
     let mut tries = if addr.port() == 0 { ANY_PORT_TRIES } else { 1 };
+    let threads = available_parallelism().map_or(1, usize::from);
     loop {
         tries -= 1;
-        let udp = binder.udp(addr).await?;
-        let addr = udp.local_addr().unwrap_or(addr);
+        let udp = binder.udp(addr, threads.min(THREADS)).await?;
+        let bound = udp.first().and_then(|socket| socket.local_addr().ok());
+        let addr = bound.unwrap_or(addr);
         match binder.tcp(addr).await {
             Ok(tcp) => return Ok(Sockets { addr, udp, tcp }),
             Err(problem) if tries == 0 => return Err(problem),
@@ -282,11 +288,12 @@ async fn serve(
     shutdown: &CancellationToken,
 ) {
     let Sockets { addr, udp, tcp } = sockets;
-    let error = tokio::select! {
-        () = shutdown.cancelled() => return,
-        error = udp::serve(udp, handler.clone()) => error,
-        never = tcp::serve(tcp, connections, handler) => match never {},
+    let tcp = tcp::serve(tcp, connections, handler.clone());
+    let ended = tokio::select! {
+        ended = udp::serve(udp, handler, shutdown) => ended,
+        never = tcp => match never {},
     };
+    let Err(error) = ended else { return };
     warn!(%addr, %error, "DNS listener failed; restarting");
     shutdown.run_until_cancelled(sleep(BIND_RETRY.0)).await;
 }

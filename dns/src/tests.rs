@@ -9,3 +9,4 @@ mod protocol;
 mod relaying;
 mod short;
 mod strangers;
+mod threads;

@@ -1,64 +1,168 @@
-//! DNS over UDP.
+//! DNS over UDP: threads, each with a socket of its own at the same address.
 //!
 //! Not hickory's, which starts a task for each query and takes no answer in
-//! octets. What is answered at once, from the zone or the cache, is answered
-//! here; the others are waited for in tasks, bounded by the forwarder's limits.
+//! octets; and not the runtime's, whose way to a socket takes as long as an
+//! answer. What is answered at once, from the zone or the cache, is answered
+//! by the thread that received it; the others are waited for in tasks, bounded
+//! by the forwarder's limits.
+//!
+//! While there is something to do, a thread waits in `recvfrom`, which is the
+//! shortest way. That can't be ended from outside, so after a moment it waits
+//! in `poll`, which costs one call more.
 
-use std::io;
-use std::net::{self, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use hickory_server::net::xfer::Protocol;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::UdpSocket;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::net::{SendFlags, sendto};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::debug;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, dispatcher};
 
 use crate::handler::Handler;
 use crate::message::MAX_QUESTION;
 
-/// Serves until the socket fails.
-pub(crate) async fn serve(socket: UdpSocket, handler: Handler) -> io::Error {
-    // Watched for what comes alone: else each answer that has left wakes a thread, too.
-    #[expect(deprecated, reason = "a socket keeps its descriptor to the end")]
-    let watched = |socket| AsyncFd::with_interest(socket, Interest::READABLE);
-    let socket = match socket.into_std().and_then(watched) {
-        Ok(socket) => Arc::new(socket),
-        Err(error) => return error,
-    };
-    let mut waiting = JoinSet::new();
-    let mut packet = vec![0; MAX_QUESTION];
-    loop {
-        while waiting.try_join_next().is_some() {}
-        let receive = |socket: &net::UdpSocket| socket.recv_from(&mut packet);
-        let received = socket.async_io(Interest::READABLE, receive).await;
-        let (length, client) = match received {
-            Ok(received) => received,
-            Err(error) => return error,
+/// How long a thread waits in `recvfrom`.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// Serves until the shutdown, or until a socket fails; then all threads have ended.
+pub(crate) async fn serve(
+    sockets: Vec<UdpSocket>,
+    handler: Handler,
+    shutdown: &CancellationToken,
+) -> io::Result<()> {
+    let stop = Stop(Arc::new(Stopping::new()?));
+    let (failed, mut ended) = mpsc::channel(sockets.len().max(1));
+    for socket in sockets {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(MOMENT))?;
+        let thread = Thread {
+            socket: Arc::new(socket),
+            handler: handler.clone(),
+            stopping: Arc::clone(&stop.0),
+            runtime: Handle::current(),
         };
-        let message = packet.get(..length).unwrap_or_default();
-        if let Some(answer) = handler.short(message, client) {
-            send(socket.get_ref(), client, Some(answer));
-            continue;
+        let failed = failed.clone();
+        // The log is that of who started the server.
+        let log = dispatcher::get_default(Clone::clone);
+        thread::Builder::new().name("dns".into()).spawn(move || {
+            let run = AssertUnwindSafe(|| thread.run());
+            let ended = dispatcher::with_default(&log, || catch_unwind(run));
+            let ended = ended.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+            if let Err(error) = ended {
+                let _ = failed.blocking_send(error);
+            }
+        })?;
+    }
+    drop(failed);
+    let failure = tokio::select! {
+        () = shutdown.cancelled() => None,
+        failure = ended.recv() => Some(failure),
+    };
+    drop(stop);
+    while ended.recv().await.is_some() {}
+    failure.flatten().map_or(Ok(()), Err)
+}
+
+/// Ends the threads when it is dropped.
+struct Stop(Arc<Stopping>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.begins();
+    }
+}
+
+struct Stopping {
+    has_begun: AtomicBool,
+    /// Readable from then on.
+    event: OwnedFd,
+}
+
+impl Stopping {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            has_begun: AtomicBool::new(false),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    fn begins(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+        // It fails only where the counter is full.
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+    }
+}
+
+struct Thread {
+    socket: Arc<UdpSocket>,
+    handler: Handler,
+    stopping: Arc<Stopping>,
+    runtime: Handle,
+}
+
+impl Thread {
+    /// Answers until it is stopped.
+    fn run(self) -> io::Result<()> {
+        let _entered = self.runtime.enter();
+        let mut waiting = JoinSet::new();
+        let mut packet = vec![0; MAX_QUESTION];
+        while !self.stopping.has_begun.load(Ordering::Relaxed) {
+            while waiting.try_join_next().is_some() {}
+            let (length, client) = match self.socket.recv_from(&mut packet) {
+                Ok(received) => received,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait()?;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let message = packet.get(..length).unwrap_or_default();
+            if let Some(answer) = self.handler.short(message, client) {
+                send(&self.socket, client, Some(&answer));
+                continue;
+            }
+            let (message, handler) = (message.to_vec(), self.handler.clone());
+            let mut answer =
+                async move { handler.answer(message, client, Protocol::Udp).await }.boxed();
+            if let Some(answer) = answer.as_mut().now_or_never() {
+                send(&self.socket, client, answer.as_deref());
+            } else {
+                let socket = Arc::clone(&self.socket);
+                waiting.spawn(async move { send(&socket, client, answer.await.as_deref()) });
+            }
         }
-        let (message, handler) = (message.to_vec(), handler.clone());
-        let mut answer =
-            async move { handler.answer(message, client, Protocol::Udp).await }.boxed();
-        if let Some(answer) = answer.as_mut().now_or_never() {
-            send(socket.get_ref(), client, answer);
-        } else {
-            let socket = Arc::clone(&socket);
-            waiting.spawn(async move { send(socket.get_ref(), client, answer.await) });
+        Ok(())
+    }
+
+    /// Waits for a packet, or the stop.
+    fn wait(&self) -> io::Result<()> {
+        let mut either = [
+            PollFd::new(&*self.socket, PollFlags::IN),
+            PollFd::new(&self.stopping.event, PollFlags::IN),
+        ];
+        match poll(&mut either, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }
 
 /// Without room for it, the answer is lost as any datagram may be.
-fn send(socket: &net::UdpSocket, client: SocketAddr, answer: Option<Vec<u8>>) {
+fn send(socket: &UdpSocket, client: SocketAddr, answer: Option<&[u8]>) {
     let Some(answer) = answer else { return };
-    if let Err(error) = socket.send_to(&answer, client) {
+    if let Err(error) = sendto(socket, answer, SendFlags::DONTWAIT, &client) {
         debug!(%client, %error, "answer not sent");
     }
 }

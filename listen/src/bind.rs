@@ -101,7 +101,31 @@ pub(crate) fn bind(addr: SocketAddr, protocol: Protocol) -> Result<Socket, Probl
     open(addr, protocol).map_err(|error| Problem::new(addr, protocol, &error))
 }
 
+/// Another UDP socket at the address of one that is bound: each client's packets go to one of them.
+///
+/// The first is bound alone, so that an address that somebody else has is a [`Problem`] and not shared.
+pub(crate) fn beside(first: &Socket, addr: SocketAddr) -> io::Result<Socket> {
+    first.set_reuse_port(true)?;
+    let socket = unbound(addr, Protocol::Udp)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
 fn open(addr: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
+    let socket = unbound(addr, protocol)?;
+    if protocol == Protocol::Tcp {
+        // Connections of a former process in TIME_WAIT must not keep the port.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&addr.into())?;
+    if protocol == Protocol::Tcp {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+fn unbound(addr: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
     let (kind, of) = match protocol {
         Protocol::Tcp => (Type::STREAM, socket2::Protocol::TCP),
         Protocol::Udp => (Type::DGRAM, socket2::Protocol::UDP),
@@ -117,14 +141,6 @@ fn open(addr: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
         let _ = socket.bind_device(Some(b"lo"));
     }
     socket.set_nonblocking(true)?;
-    if protocol == Protocol::Tcp {
-        // Connections of a former process in TIME_WAIT must not keep the port.
-        socket.set_reuse_address(true)?;
-    }
-    socket.bind(&addr.into())?;
-    if protocol == Protocol::Tcp {
-        socket.listen(BACKLOG)?;
-    }
     Ok(socket)
 }
 

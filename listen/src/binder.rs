@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use manifests::manifest::Protocol;
 use socket2::{Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tracing::{debug, warn};
 
 use crate::bind::{self, Problem};
@@ -65,11 +65,18 @@ impl Binder {
             .map_err(|error| Problem::new(addr, Protocol::Tcp, &error))
     }
 
-    /// The kept UDP socket of an address, or a new one.
-    pub async fn udp(&self, addr: SocketAddr) -> Result<UdpSocket, Problem> {
-        let socket = self.socket(addr, Protocol::Udp).await?;
-        UdpSocket::from_std(socket.into())
-            .map_err(|error| Problem::new(addr, Protocol::Udp, &error))
+    /// The kept UDP socket of an address, or a new one, and others beside it until there are so many. Only the first is
+    /// kept: packets for the address all go there while it is alone.
+    pub async fn udp(&self, addr: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, Problem> {
+        let first = self.socket(addr, Protocol::Udp).await?;
+        let all = || {
+            let bound = first.local_addr()?.as_socket().unwrap_or(addr);
+            let others: io::Result<Vec<Socket>> =
+                (1..count).map(|_| bind::beside(&first, bound)).collect();
+            Ok([vec![first], others?])
+        };
+        let all = all().map_err(|error| Problem::new(addr, Protocol::Udp, &error))?;
+        Ok(all.into_iter().flatten().map(UdpSocket::from).collect())
     }
 
     /// Closes a socket for good, once those who got it have dropped it.
@@ -228,7 +235,40 @@ mod tests {
         let problem = bind::bind(addr, Protocol::Udp).expect_err("taken");
         assert!(matches!(problem.reason, Reason::Taken(_)), "{problem}");
         binder.release_unused().await;
-        binder.udp(addr).await.expect("free");
+        binder.udp(addr, 1).await.expect("free");
+    }
+
+    #[tokio::test]
+    async fn sockets_share_an_address_that_nobody_else_has() {
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let sockets = Binder::default().udp(any, 3).await.expect("free");
+        let addr = sockets[0].local_addr().expect("bound");
+        for socket in &sockets {
+            assert_eq!(socket.local_addr().expect("bound"), addr);
+        }
+        let problem = Binder::default().udp(addr, 3).await.expect_err("taken");
+        assert!(matches!(problem.reason, Reason::Taken(_)), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn packets_for_sockets_that_are_closed_go_to_the_kept_one() {
+        let (addr, socket) = bound(Protocol::Udp);
+        let binder = binder(addr, Protocol::Udp, socket);
+        for _ in 0..2 {
+            let mut sockets = binder.udp(addr, 3).await.expect("kept");
+            sockets.drain(1..);
+            let kept = &sockets[0];
+            for number in 0..16 {
+                let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
+                client.send_to(&[number], addr).expect("sent");
+                let mut packet = [0; 2];
+                let (_, from) = kept.recv_from(&mut packet).expect("loopback is at once");
+                assert_eq!(
+                    (packet[0], from),
+                    (number, client.local_addr().expect("bound"))
+                );
+            }
+        }
     }
 
     #[tokio::test]
