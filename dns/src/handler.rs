@@ -113,22 +113,26 @@ impl Handler {
         Arc::clone(&self.0.counters)
     }
 
-    /// The answer to a question for addresses of the zone, the short way; none of others, which go the long way.
-    pub(crate) fn short(&self, message: &[u8], client: SocketAddr) -> Option<Vec<u8>> {
+    /// Writes the answer to a question for addresses of the zone, the short way; false for others, which go the long way.
+    pub(crate) fn short(&self, message: &[u8], client: SocketAddr, answer: &mut Vec<u8>) -> bool {
         let shared = &self.0;
         // The rate of others is limited, and the long way logs.
         if !shared.clients.is_near(client.ip()) || enabled!(Level::DEBUG) {
-            return None;
+            return false;
         }
         let begin = Instant::now();
-        let question = Question::read(message)?;
+        let Some(question) = Question::read(message) else {
+            return false;
+        };
         let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
-        let answer = shared.with_tables(|zone, tables| zone.short(tables, &question, turn))?;
+        if !shared.with_tables(|zone, tables| zone.short(tables, &question, turn, answer)) {
+            return false;
+        }
         count(&shared.counters.udp);
         count(&shared.counters.answered);
         let (code, took) = (ResponseCode::NoError, begin.elapsed());
         shared.counters.add(question.kind, code, Source::Zone, took);
-        Some(answer)
+        true
     }
 
     /// The answer; none to a message that is shorter than a header, or a response.

@@ -3,8 +3,6 @@
 //! They are read and answered as octets, and the answers are those of the long
 //! way through the library. Where that has more to do, there is no short way.
 
-use std::net::IpAddr;
-
 use hickory_proto::rr::RecordType;
 
 use crate::wire::{
@@ -15,7 +13,13 @@ use crate::wire::{
 /// Most labels below the domain that instances have.
 const LABELS: usize = 4;
 /// More addresses are not short.
-const MOST: usize = 32;
+const MOST: u8 = 32;
+/// Longest name, in octets.
+const NAME: usize = 255;
+/// Offset of the low octet of the number of answers.
+const ANSWERS: usize = 7;
+/// Octets of a record before an address.
+const RECORD: usize = 12;
 /// In the place of a name: that of the question.
 const SAME_NAME: [u8; 2] = [0xc0, HEADER as u8];
 /// The one flag of EDNS.
@@ -72,14 +76,77 @@ impl<'a> Question<'a> {
         })
     }
 
-    /// Looks with the labels below a domain, in lower case; the domain as octets.
-    pub(crate) fn below<T>(
+    /// The labels below a domain, in lower case, each behind its length; the domain as octets.
+    pub(crate) fn labels_below(&self, domain: &[u8]) -> Option<Labels> {
+        let length = self.name.len().checked_sub(domain.len())?;
+        let (labels, rest) = self.name.split_at(length);
+        let mut octets = [0; NAME];
+        octets.get_mut(..length)?.copy_from_slice(labels);
+        // Lengths are below the letters. That a label ends where the domain begins is seen when they are split.
+        octets[..length].make_ascii_lowercase();
+        rest.eq_ignore_ascii_case(domain)
+            .then_some(Labels { octets, length })
+    }
+
+    /// Appends the answer with these addresses, which are of the type that is asked for; false if it is long, or there are
+    /// none.
+    pub(crate) fn answer<const N: usize>(
         &self,
-        domain: &[u8],
-        look: impl FnOnce(&[&str]) -> Option<T>,
-    ) -> Option<T> {
-        let name = self.name.to_ascii_lowercase();
-        let mut rest = name.strip_suffix(domain)?;
+        addrs: impl IntoIterator<Item = [u8; N]>,
+        ttl: u32,
+        answer: &mut Vec<u8>,
+    ) -> bool {
+        let [high, low] = self.flags;
+        answer.clear();
+        answer.extend(self.id);
+        answer.push(RESPONSE | AUTHORITATIVE | high);
+        answer.push(RECURSION_AVAILABLE | (low & CHECKING_DISABLED));
+        answer.extend([0, 1, 0, 0, 0, 0, 0, self.edns.is_some().into()]);
+        answer.extend(self.name);
+        answer.extend(self.kind_and_class);
+        let (records, record) = (answer.len(), RECORD + N);
+        let mut count = 0;
+        for addr in addrs {
+            if count == MOST {
+                return false;
+            }
+            let before = answer[records..].chunks_exact(record);
+            // Each once.
+            if before.clone().any(|record| record.ends_with(&addr)) {
+                continue;
+            }
+            count += 1;
+            answer.extend(SAME_NAME);
+            answer.extend(self.kind_and_class);
+            answer.extend(ttl.to_be_bytes());
+            answer.extend([0, N as u8]);
+            answer.extend(addr);
+        }
+        wire::patch(answer, ANSWERS, &[count]);
+        if let Some(edns) = &self.edns {
+            answer.extend([0, 0, 41]);
+            answer.extend(edns.payload.min(DATAGRAM).to_be_bytes());
+            answer.extend([0, 0, edns.flags, 0, 0, 0]);
+        }
+        count > 0 && answer.len() <= SMALLEST.into()
+    }
+}
+
+/// Labels in lower case, each behind its length.
+#[derive(Debug)]
+pub(crate) struct Labels {
+    octets: [u8; NAME],
+    length: usize,
+}
+
+impl Labels {
+    pub(crate) fn octets(&self) -> &[u8] {
+        self.octets.get(..self.length).unwrap_or_default()
+    }
+
+    /// Looks with each as text.
+    pub(crate) fn split<T>(&self, look: impl FnOnce(&[&str]) -> Option<T>) -> Option<T> {
+        let mut rest = self.octets();
         let mut labels = [""; LABELS];
         let mut count = 0;
         while let Some((length, more)) = rest.split_first() {
@@ -88,52 +155,5 @@ impl<'a> Question<'a> {
             (rest, count) = (more, count + 1);
         }
         look(labels.get(..count)?)
-    }
-
-    /// The answer with these addresses, which are of the type that is asked for; none if it is long, or there are none.
-    pub(crate) fn answer(
-        &self,
-        addrs: impl IntoIterator<Item = IpAddr>,
-        ttl: u32,
-    ) -> Option<Vec<u8>> {
-        let mut each_once = Vec::new();
-        for addr in addrs {
-            if each_once.len() == MOST {
-                return None;
-            }
-            if !each_once.contains(&addr) {
-                each_once.push(addr);
-            }
-        }
-        let count = each_once.len() as u8;
-        let [high, low] = self.flags;
-        let mut answer = Vec::with_capacity(SMALLEST.into());
-        answer.extend(self.id);
-        answer.push(RESPONSE | AUTHORITATIVE | high);
-        answer.push(RECURSION_AVAILABLE | (low & CHECKING_DISABLED));
-        answer.extend([0, 1, 0, count, 0, 0, 0, self.edns.is_some().into()]);
-        answer.extend(self.name);
-        answer.extend(self.kind_and_class);
-        for addr in each_once {
-            answer.extend(SAME_NAME);
-            answer.extend(self.kind_and_class);
-            answer.extend(ttl.to_be_bytes());
-            match addr {
-                IpAddr::V4(addr) => {
-                    answer.extend([0, 4]);
-                    answer.extend(addr.octets());
-                }
-                IpAddr::V6(addr) => {
-                    answer.extend([0, 16]);
-                    answer.extend(addr.octets());
-                }
-            }
-        }
-        if let Some(edns) = &self.edns {
-            answer.extend([0, 0, 41]);
-            answer.extend(edns.payload.min(DATAGRAM).to_be_bytes());
-            answer.extend([0, 0, edns.flags, 0, 0, 0]);
-        }
-        (count > 0 && answer.len() <= SMALLEST.into()).then_some(answer)
     }
 }

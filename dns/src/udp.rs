@@ -31,6 +31,7 @@ use tracing::{debug, dispatcher};
 
 use crate::handler::Handler;
 use crate::message::MAX_QUESTION;
+use crate::wire::SMALLEST;
 
 /// How long a thread waits in `recvfrom`.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -117,6 +118,7 @@ impl Thread {
         let _entered = self.runtime.enter();
         let mut waiting = JoinSet::new();
         let mut packet = vec![0; MAX_QUESTION];
+        let mut short = Vec::with_capacity(SMALLEST.into());
         while !self.stopping.has_begun.load(Ordering::Relaxed) {
             while waiting.try_join_next().is_some() {}
             let (length, client) = match self.socket.recv_from(&mut packet) {
@@ -129,8 +131,8 @@ impl Thread {
                 Err(error) => return Err(error),
             };
             let message = packet.get(..length).unwrap_or_default();
-            if let Some(answer) = self.handler.short(message, client) {
-                send(&self.socket, client, Some(&answer));
+            if self.handler.short(message, client, &mut short) {
+                send(&self.socket, client, Some(&short));
                 continue;
             }
             let (message, handler) = (message.to_vec(), self.handler.clone());

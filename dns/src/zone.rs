@@ -34,13 +34,13 @@ use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{NS, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable as _;
-use model::directory::{Directory, ServiceId};
+use model::directory::{Addresses, Directory, ServiceId};
 use model::skydns::Records;
 
 use crate::short::Question;
 pub use explain::Explanation;
 use hosts::{HOSTS, Host};
-use records::{address, addresses, is_of, record};
+use records::{address, addresses, record};
 pub use select::LeftOut;
 use select::{ALL, Instance, Pattern, Selected};
 
@@ -190,18 +190,38 @@ impl Zone {
         })
     }
 
-    /// As `answer`, to a question for addresses, in octets; none if the answer needs more than instances.
+    /// As `answer`, to a question for addresses, in octets; false if the answer needs more than instances.
     pub(crate) fn short(
         &self,
         tables: Tables<'_>,
         question: &Question<'_>,
         turn: usize,
-    ) -> Option<Vec<u8>> {
-        question.below(&self.octets, |labels| {
-            let (selected, _) = instances(tables.directory, labels, turn)?;
-            let addrs = selected.instances.iter().map(|one| one.endpoint.addr);
-            question.answer(addrs.filter(|addr| is_of(*addr, question.kind)), TTL)
-        })
+        answer: &mut Vec<u8>,
+    ) -> bool {
+        let Some(labels) = question.labels_below(&self.octets) else {
+            return false;
+        };
+        match (tables.directory.addresses(labels.octets()), question.kind) {
+            (Some(Addresses::V4(addrs)), RecordType::A) => {
+                question.answer(turned(addrs, turn), TTL, answer)
+            }
+            (Some(Addresses::V6(addrs)), RecordType::AAAA) => {
+                question.answer(turned(addrs, turn), TTL, answer)
+            }
+            (Some(_), _) => false,
+            (None, kind) => {
+                let find = |labels: &[&str]| instances(tables.directory, labels, turn);
+                let Some((selected, _)) = labels.split(find) else {
+                    return false;
+                };
+                let addrs = selected.instances.iter().map(|one| one.endpoint.addr);
+                if kind == RecordType::A {
+                    question.answer(addrs.filter_map(octets_v4), TTL, answer)
+                } else {
+                    question.answer(addrs.filter_map(octets_v6), TTL, answer)
+                }
+            }
+        }
     }
 
     fn own(&self, tables: &Tables<'_>, query: &Query, turn: usize) -> Answer {
@@ -324,6 +344,26 @@ impl Zone {
             TTL,
         );
         record(&self.origin, RData::SOA(data))
+    }
+}
+
+/// Addresses, from another one on each time.
+fn turned<const N: usize>(addrs: &[[u8; N]], turn: usize) -> impl Iterator<Item = [u8; N]> {
+    let (before, from) = addrs.split_at(turn % addrs.len().max(1));
+    from.iter().chain(before).copied()
+}
+
+fn octets_v4(addr: IpAddr) -> Option<[u8; 4]> {
+    match addr {
+        IpAddr::V4(addr) => Some(addr.octets()),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn octets_v6(addr: IpAddr) -> Option<[u8; 16]> {
+    match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(addr) => Some(addr.octets()),
     }
 }
 

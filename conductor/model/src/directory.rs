@@ -5,6 +5,7 @@
 //! costs the services it touches.
 
 mod hosts;
+mod shortcuts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,6 +18,9 @@ use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use crate::records::Phase;
 use crate::snapshot::{Desired, Snapshot, Touched};
 use hosts::Hosts;
+use shortcuts::Shortcuts;
+
+pub use shortcuts::Addresses;
 
 /// A service: its app and its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,6 +112,7 @@ pub struct Directory {
     /// Endpoints of each slot, to remove it by.
     slots: RedBlackTreeMapSync<SlotId, Standing>,
     hosts: Hosts,
+    shortcuts: Shortcuts,
 }
 
 /// The services of one app.
@@ -175,6 +180,13 @@ impl Directory {
     /// The endpoints of a service that new connections may go to.
     pub fn serving(&self, service: &ServiceId) -> Vec<&Endpoint> {
         self.endpoints(service).map(serving).unwrap_or_default()
+    }
+
+    /// The addresses of a service that new connections may go to, in the order of its endpoints, by its name in a
+    /// question for it: the labels of service and app in lower case, each behind its length. None where there is none,
+    /// more than a few, or both families.
+    pub fn addresses(&self, labels: &[u8]) -> Option<Addresses<'_>> {
+        self.shortcuts.get(labels)
     }
 
     /// Every service, by name.
@@ -326,6 +338,7 @@ impl Directory {
         let mut apps = self.by_name.get(name).cloned().unwrap_or_default();
         let mut known = services.get(service).cloned().unwrap_or_default();
         change(&mut known);
+        self.shortcuts.set(service, &known.endpoints);
         if known.named == 0 && known.endpoints.is_empty() {
             services.remove_mut(service);
             apps.remove_mut(app);
