@@ -1069,7 +1069,7 @@ fn what_is_scaled_to_0_is_listed_and_apps_are_too() {
         .lines()
         .map(|line| line.split_whitespace().collect())
         .collect();
-    assert_eq!(rows[0], ["APP", "CONTAINER", "READY", "IMAGE", "PROBLEMS"]);
+    assert_eq!(rows[0], ["APP", "CONTAINER", "READY", "IMAGE", "NOTES"]);
     assert_eq!(rows[1], ["shop", "job", "0/0", "b"]);
     assert_eq!(rows[2][..4], ["shop", "web", "1/2", "a"]);
     let json = api.run(&["apps", "shop", "-o", "json"]).with(0).json();

@@ -41,7 +41,7 @@ const APPS: &[Column] = &[
     Column("CONTAINER", Shown::Always),
     Column("READY", Shown::Always),
     Column("IMAGE", Shown::IfFits(1)),
-    Column("PROBLEMS", Shown::Text),
+    Column("NOTES", Shown::Text),
 ];
 const HOSTS: &[Column] = &[
     Column("HOST", Shown::Always),
@@ -133,6 +133,7 @@ pub(super) async fn apps(args: &AppsArgs, global: &GlobalArgs) -> Result<(), Com
         return output::json(&apps);
     }
     note_age(apps.stale, &apps.notices);
+    let now = Timestamp::now();
     let containers = apps
         .apps
         .iter()
@@ -149,7 +150,10 @@ pub(super) async fn apps(args: &AppsArgs, global: &GlobalArgs) -> Result<(), Com
                 format!("{}/{}", row.ready, or_dash(row.scale))
             },
             or_dash(row.image.as_ref()),
-            row.problems.join("; "),
+            ending(row.expires, now)
+                .chain(row.problems.clone())
+                .collect::<Vec<_>>()
+                .join("; "),
         ]
     });
     output::print(&table(APPS, global.output, rows))
@@ -212,11 +216,16 @@ fn or_dash<T: ToString>(value: Option<T>) -> String {
 
 /// When it ends by itself, and warnings.
 fn container_notes(row: &ContainerRow, now: Timestamp) -> Vec<String> {
-    let ends = row.expires.map(|expires| {
+    let ends = ending(row.expires, now);
+    ends.chain(row.warnings.clone()).collect()
+}
+
+fn ending(expires: Option<Timestamp>, now: Timestamp) -> impl Iterator<Item = String> {
+    let ends = expires.map(|expires| {
         let left = expires.duration_since(now).as_secs().max(0);
         format!("ends in {}", output::age(left.unsigned_abs()))
     });
-    ends.into_iter().chain(row.warnings.clone()).collect()
+    ends.into_iter()
 }
 
 fn slot_cells(row: &SlotRow, notes: Vec<String>) -> Vec<String> {

@@ -258,6 +258,7 @@ pub fn apps(snapshot: &Snapshot, slots: &[SlotRow], containers: &[ContainerRow])
             stopped: row.stopped,
             ready: own.filter(ready).count() as u32,
             image: row.image.clone(),
+            expires: row.expires,
             problems,
         };
         match apps.last_mut() {

@@ -336,6 +336,8 @@ async fn a_manifest_that_ends_by_itself_says_when() {
         .unwrap();
     let slots = async || api.get("/slots?app=shop").await["containers"][0].clone();
     assert_eq!(slots().await["expires"], expires);
+    let apps = api.get("/apps").await;
+    assert_eq!(apps["apps"][0]["containers"][0]["expires"], expires);
     // Written by whoever gives it no TTL, it stays.
     api.agent.put_manifest(&web(), r#"{"image": "b"}"#);
     assert_eq!(slots().await["expires"], Value::Null);
