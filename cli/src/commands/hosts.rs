@@ -161,12 +161,10 @@ async fn drained(
     let mut left = None;
     loop {
         let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
-        let hosts: Hosts = client.get("hosts").await?;
-        let row = hosts.hosts.iter().find(|row| row.host == *host);
-        if let Some(row) = row.filter(|row| row.availability != wanted) {
+        let now = &detail.row.availability;
+        if *now != wanted {
             return Err(CommandError::NotConverged(format!(
-                "{host} is not drained any more: somebody has set it to {}",
-                row.availability
+                "{host} is not drained any more: somebody has set it to {now}"
             )));
         }
         let (stuck, free): (Vec<_>, Vec<_>) = detail.slots.iter().partition(|s| s.stuck.is_some());
@@ -355,6 +353,7 @@ async fn follow(
 ) -> Result<(), CommandError> {
     let within = global.converged_within();
     let end = Instant::now() + within;
+    let leaving = Availability::Leave.to_string();
     let mut left = None;
     let mut answered = Instant::now();
     loop {
@@ -374,11 +373,15 @@ async fn follow(
         let Some(row) = hosts.hosts.iter().find(|row| row.host == *host) else {
             return output::print(&format!("{host} has left\n"));
         };
-        if row.availability != "leave" {
-            return Err(CommandError::NotConverged(format!(
-                "{host} does not leave any more: somebody has set it to {}",
-                row.availability
-            )));
+        if row.availability != leaving {
+            // The list is the agent's view, which may be older than what was just written.
+            let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
+            let now = detail.row.availability;
+            if now != leaving {
+                return Err(CommandError::NotConverged(format!(
+                    "{host} does not leave any more: somebody has set it to {now}"
+                )));
+            }
         }
         if left.replace(row.slots) != Some(row.slots) {
             let slots = output::count(row.slots as usize, "slot");

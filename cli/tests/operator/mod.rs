@@ -89,6 +89,13 @@ fn leave_tells_what_goes_and_follows_until_the_host_has_gone() {
     assert_eq!(availability(&api, "h1"), "Some(Leave)");
 
     api.run(&["activate", "h1"]).with(0);
+    // A view that does not have the wish yet is no sign that somebody has ended it.
+    let before = api.agent.view().unwrap().snapshot.revision;
+    api.agent.set_seen(Some(before));
+    api.run(&["leave", "--yes", "--timeout", "1s"]).with(5);
+    api.agent.set_seen(None);
+
+    api.run(&["activate", "h1"]).with(0);
     let running = Running::start(api.command(&["leave", "h1", "--yes"]));
     wait_for("the wish", || {
         (availability(&api, "h1") == "Some(Leave)").then_some(())

@@ -41,6 +41,7 @@ struct Inner {
 struct AgentState {
     blind: bool,
     stale: bool,
+    seen: Option<i64>,
     known_at: Option<jiff::Timestamp>,
     hold: Option<String>,
     problems: Vec<String>,
@@ -85,6 +86,11 @@ impl MemAgent {
     /// Its view is stale.
     pub fn set_stale(&self, stale: bool) {
         self.state().stale = stale;
+    }
+
+    /// Its view is as old as this revision; none: as etcd is.
+    pub fn set_seen(&self, revision: Option<i64>) {
+        self.state().seen = revision;
     }
 
     /// It is in hold.
@@ -346,7 +352,10 @@ impl AgentHandle for MemAgent {
         if state.blind {
             return None;
         }
-        let range = Range::new(KeyRange::range(WATCH_START, WATCH_END));
+        let range = Range {
+            revision: state.seen.unwrap_or_default(),
+            ..Range::new(KeyRange::range(WATCH_START, WATCH_END))
+        };
         let reply = self
             .0
             .kv

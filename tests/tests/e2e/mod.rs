@@ -338,6 +338,10 @@ impl Drop for App {
             if let Err(error) = self.lab.heal(&AgentOptions::default()) {
                 report(&format!("the lab can't be healed: {error:#}"));
             }
+            // The next test is to have all hosts.
+            for host in self.lab.hosts() {
+                let _ = self.lab.host(1).dokkaa(&["activate", host.name()]);
+            }
         }
         let path = format!("/v2/keys/apps/{}?recursive=true", self.name);
         let answer = self.lab.host(1).api("DELETE", &path, &[], "");
