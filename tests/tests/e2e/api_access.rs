@@ -12,7 +12,7 @@ const BODY: &str = "value=%7B%22image%22%3A%22busybox%22%7D";
 
 #[test]
 fn a_web_page_of_somebody_else_writes_nothing() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let host = cluster.lab.host(1);
     for (header, status) in [
         (("Origin", "http://evil.example"), 403),
@@ -42,7 +42,7 @@ fn a_web_page_of_somebody_else_writes_nothing() {
 
 #[test]
 fn what_agents_write_can_be_read_and_not_written() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let host = cluster.lab.host(1);
     for key in [
         "/claims/a/b/slots/0",
@@ -76,7 +76,7 @@ fn what_agents_write_can_be_read_and_not_written() {
 /// From another host and from a container the API is not reachable.
 #[test]
 fn the_api_is_on_loopback_only() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let (one, two) = (cluster.lab.host(1), cluster.lab.host(2));
     let from_outside = two
         .ask(
@@ -124,7 +124,7 @@ ip rule add pref 10 lookup local && ip rule del pref 0
 /// As with Docker's `userland-proxy: false`, which sets `route_localnet` on the bridge.
 #[test]
 fn a_container_does_not_reach_the_hosts_loopback() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("astray");
     app.put("web", &web("hello"));
     let (host, container) = app.ready("web", 1).remove(0);
@@ -170,7 +170,7 @@ fn idle(node: &dokkaa_tests::node::Node, at: &str, count: usize) -> Vec<std::net
 /// A soft limit of 1,024 files, as a shell of Debian has it, and more idle connections than that.
 #[test]
 fn idle_connections_stop_no_listener() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("idle");
     app.put("web", &web("hello"));
     let (host, _) = app.ready("web", 1).remove(0);
@@ -215,7 +215,7 @@ fn idle_connections_stop_no_listener() {
 /// An agent without an etcd says so, whatever it is asked.
 #[test]
 fn an_agent_that_waits_says_for_what() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let host = cluster.lab.host(3);
     host.stop_agent().expect("stopped");
     let flags = ["--etcd", "http://127.0.0.1:9", "--state-dir", "/run/waits"];

@@ -40,7 +40,7 @@ const BAD: [(&str, &str); 16] = [
 
 #[test]
 fn a_bad_manifest_is_refused() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("refused");
     for (manifest, said) in BAD {
         let answer = app.try_put("web", manifest);
@@ -60,7 +60,7 @@ fn a_bad_manifest_is_refused() {
 
 #[test]
 fn a_huge_body_is_refused() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let host = cluster.lab.host(1);
     let body = format!("value={}", "x".repeat(5 * 1024 * 1024));
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
@@ -76,7 +76,7 @@ fn a_huge_body_is_refused() {
 /// curl's -d cuts a form at `&`: the answer says what to use instead.
 #[test]
 fn a_form_that_was_cut_gets_a_hint() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let host = cluster.lab.host(1);
     let ran = host
         .run(&[
@@ -99,7 +99,7 @@ fn a_form_that_was_cut_gets_a_hint() {
 /// when it crashes; everything else goes on.
 #[test]
 fn garbage_in_etcd_stops_nothing() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("garbage");
     app.put("web", &with(web("good"), "scale", json!(2)));
     let before = app.ready("web", 2);
@@ -156,7 +156,7 @@ fn garbage_in_etcd_stops_nothing() {
 
 #[test]
 fn an_image_that_does_not_exist_says_so_and_waits() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("nowhere");
     app.put("web", &json!({"image": "no/such-image:ever"}));
     app.put("other", &web("other"));

@@ -58,7 +58,7 @@ fn fails(app: &App, why: &str) {
 
 #[test]
 fn it_runs_once_for_a_version_and_its_failure_touches_nothing() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("before");
     let id = "before/web";
     let since = now();
@@ -103,7 +103,7 @@ fn it_runs_once_for_a_version_and_its_failure_touches_nothing() {
 
 #[test]
 fn it_is_waited_for_when_its_agent_is_killed() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("before-kill");
     let since = now();
     database(&app, "wait");

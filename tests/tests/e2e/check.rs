@@ -51,7 +51,7 @@ fn helps(on: &Host, help: &str) {
 
 #[test]
 fn a_firewall_between_two_hosts_is_named_and_what_is_said_opens_it() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let [h1, h2, h3] = [1, 2, 3].map(|n| cluster.lab.host(n));
     all_is_well(h1);
     h3.sh("iptables-save -t filter >/tmp/open").expect("saved");
@@ -99,7 +99,7 @@ fn a_firewall_between_two_hosts_is_named_and_what_is_said_opens_it() {
 
 #[test]
 fn agents_that_are_frozen_or_stopped_are_told_apart() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let [h1, h3] = [1, 3].map(|n| cluster.lab.host(n));
     all_is_well(h1);
     let signal = |signal| {
@@ -141,7 +141,7 @@ fn agents_that_are_frozen_or_stopped_are_told_apart() {
 /// Links between two hosts only fail: the host that sees it says so, until they work again.
 #[test]
 fn links_that_fail_to_one_host_are_a_problem_of_the_host_that_has_them() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("walled");
     app.put("web", &web("over the wall"));
     let owner = app.ready("web", 1)[0].0;

@@ -15,7 +15,7 @@ fn apply(host: &Host, words: &[&str], manifest: &Value) -> Ran {
 
 #[test]
 fn apply_waits_for_the_end_and_says_which() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("applied");
     let host = cluster.lab.host(3);
     let ran = apply(
@@ -53,7 +53,7 @@ fn apply_waits_for_the_end_and_says_which() {
 
 #[test]
 fn scale_set_get_and_rm_work_from_any_host() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("commanded");
     let host = cluster.lab.host(2);
     app.put("web", &web("x"));
@@ -83,7 +83,7 @@ fn scale_set_get_and_rm_work_from_any_host() {
 /// Logs come from whichever host, over the peer API, in order of time.
 #[test]
 fn logs_are_gathered_from_all_hosts() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("spoken");
     let script =
         "for i in 1 2 3; do echo line-$i of slot-$DOKKAA_SLOT; sleep 0.1; done; exec sleep 1000";
@@ -120,7 +120,7 @@ fn logs_are_gathered_from_all_hosts() {
 
 #[test]
 fn lists_are_json_on_request() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let host = cluster.lab.host(2);
     let hosts = host
         .dokkaa(&["hosts", "-o", "json"])

@@ -9,7 +9,7 @@ use super::{CAP, Cluster, serve, web, with};
 
 #[test]
 fn a_container_gets_what_its_manifest_says() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("dressed");
     app.put(
         "web",
@@ -79,7 +79,7 @@ fn a_container_gets_what_its_manifest_says() {
 /// A command of one string is split as a shell does, but no shell runs it.
 #[test]
 fn a_command_may_be_one_string() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("split");
     app.put(
         "web",
@@ -91,7 +91,7 @@ fn a_command_may_be_one_string() {
 
 #[test]
 fn a_service_with_a_host_port_has_that_port() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("fixed");
     let manifest = with(
         web("at home"),
@@ -124,7 +124,7 @@ fn a_service_with_a_host_port_has_that_port() {
 
 #[test]
 fn a_named_volume_stays_and_keeps_its_host() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("kept");
     let manifest = json!({
         "image": "busybox",
@@ -162,7 +162,7 @@ fn a_named_volume_stays_and_keeps_its_host() {
 /// An image's own HEALTHCHECK that says no is no hindrance when it is turned off.
 #[test]
 fn the_check_of_an_image_can_be_turned_off() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("unchecked");
     for host in cluster.lab.hosts() {
         host.sh(
@@ -185,7 +185,7 @@ fn the_check_of_an_image_can_be_turned_off() {
 /// A slot is ready when its ports listen, and unready when they stop.
 #[test]
 fn readiness_follows_the_ports_and_the_check() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("readiness");
     app.put(
         "slow",
@@ -225,7 +225,7 @@ fn readiness_follows_the_ports_and_the_check() {
 /// A container that always fails is started again, but ever more slowly.
 #[test]
 fn a_crash_loop_says_why() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("looping");
     app.put(
         "web",

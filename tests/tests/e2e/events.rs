@@ -38,7 +38,7 @@ fn happened(host: &Host, app: &App, slot: u64, kinds: &[&str]) -> Vec<Value> {
 
 #[test]
 fn a_start_a_crash_and_an_end_are_told_by_every_host() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("eventful");
     app.put("web", &with(web("x"), "scale", json!(3)));
     let running = app.ready("web", 3);
@@ -91,7 +91,7 @@ fn a_start_a_crash_and_an_end_are_told_by_every_host() {
 
 #[test]
 fn who_follows_is_told_as_it_happens() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("followed");
     let host = cluster.lab.host(2);
     let binary = dokkaa_tests::binary::dokkaa().expect("dokkaa");

@@ -152,7 +152,7 @@ fn version(app: &App, name: &str) -> String {
 /// second after which it would take the place of the old one.
 #[test]
 fn a_version_that_fails_in_whatever_way_leaves_the_old_one_serving() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("faulty");
     for (name, _, scale) in all() {
         app.put(&name, &good(&name, scale));

@@ -136,7 +136,7 @@ fn ids(containers: &[Container]) -> BTreeSet<String> {
 
 #[test]
 fn the_slots_of_a_host_without_power_run_elsewhere() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = served(&cluster, "powerless");
     let lost = cluster.lab.host(3);
     let live = [cluster.lab.host(1), cluster.lab.host(2)];
@@ -172,7 +172,7 @@ fn the_slots_of_a_host_without_power_run_elsewhere() {
 
 #[test]
 fn a_host_whose_agent_stays_away_is_replaced_while_its_containers_run() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = served(&cluster, "unattended");
     let lost = cluster.lab.host(2);
     let before = lost.containers(&app.name).expect("containers");
@@ -190,7 +190,7 @@ fn a_host_whose_agent_stays_away_is_replaced_while_its_containers_run() {
 
 #[test]
 fn a_host_that_is_cut_off_is_doubled_only_while_it_is() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = served(&cluster, "islanded");
     let lost = cluster.lab.host(3);
     let before = lost.containers(&app.name).expect("containers");
@@ -228,7 +228,7 @@ fn a_host_that_is_cut_off_is_doubled_only_while_it_is() {
 /// is missing, nothing moves.
 #[test]
 fn after_a_power_cut_of_everything_each_host_takes_up_its_own() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = served(&cluster, "blackout");
     let claims = || ["web", "asker"].map(|container| app.claims(container));
     let before = claims();
@@ -276,7 +276,7 @@ fn no_record(lab: &Lab) -> Result<(), String> {
 /// Nothing but the record is written, once as it goes and once as it is back.
 #[test]
 fn a_restart_within_the_grace_costs_two_writes() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = served(&cluster, "graced");
     let host = cluster.lab.host(2);
     let revision = || cluster.lab.etcd().revision().expect("revision");

@@ -88,7 +88,7 @@ fn table(host: &Host) -> String {
 
 #[test]
 fn only_hosts_reach_an_instance_and_all_reach_a_host_port() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let lab = cluster.lab;
     let outside = stranger(lab, 77);
     let app = cluster.app("closed");

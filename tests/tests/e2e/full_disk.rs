@@ -21,7 +21,7 @@ cp -a /run/kept/. /var/lib/dokkaa/";
 
 #[test]
 fn a_full_state_directory_stops_nothing_and_joins_nothing() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("full");
     let host = cluster.lab.host(2);
     host.stop_agent().expect("stop");

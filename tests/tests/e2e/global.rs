@@ -69,7 +69,7 @@ fn on(app: &App, host: &Host) -> Vec<Container> {
 
 #[test]
 fn each_host_has_its_own_and_loses_it_when_it_is_drained_or_leaves() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("everywhere");
     let [one, two, three] = [1, 2, 3].map(|number| cluster.lab.host(number));
     app.put("proxy", &proxy("first"));
@@ -114,7 +114,7 @@ fn each_host_has_its_own_and_loses_it_when_it_is_drained_or_leaves() {
 
 #[test]
 fn the_slot_of_a_lost_host_waits_for_it_and_holds_nothing_up() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("scattered");
     let [one, two, lost] = [1, 2, 3].map(|number| cluster.lab.host(number));
     app.put("proxy", &proxy("first"));

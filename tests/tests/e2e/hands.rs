@@ -15,7 +15,7 @@ fn original(app: &App, name: &str) -> (&'static dokkaa_tests::host::Host, String
 
 #[test]
 fn a_copy_of_a_container_is_named_as_a_problem_and_left_alone() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("copied");
     app.put("web", &web("x"));
     let (host, one) = app.ready("web", 1).remove(0);
@@ -82,7 +82,7 @@ fn a_copy_of_a_container_is_named_as_a_problem_and_left_alone() {
 
 #[test]
 fn what_can_take_no_traffic_is_unready_at_once() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("frozen");
     app.put("web", &with(web("x"), "scale", json!(2)));
     let (host, one) = app.ready("web", 2).remove(0);

@@ -79,7 +79,7 @@ fn asked_again(registry: &Registry, tag: &str) {
 
 #[test]
 fn newer_images_are_followed_and_a_bad_one_is_left() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("follow");
     let registry = cluster.lab.registry().expect("a registry");
     for host in cluster.lab.hosts() {

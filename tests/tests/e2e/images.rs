@@ -11,7 +11,7 @@ use super::{CAP, Cluster};
 /// Nobody pushes, saves or loads anything.
 #[test]
 fn an_image_built_on_one_host_runs_on_all() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("built");
     let name = "built.here/app:1";
     let since = super::now();

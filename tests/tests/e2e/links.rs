@@ -8,7 +8,7 @@ use super::{CAP, Cluster, client, web, with};
 /// The first link of every container has the same port.
 #[test]
 fn two_containers_mean_different_services_by_the_same_port() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("linked");
     app.put("left", &named("left", "the left page"));
     app.put("right", &named("right", "the right page"));
@@ -52,7 +52,7 @@ fn named(service: &str, page: &str) -> Value {
 /// The target is looked up for each connection.
 #[test]
 fn a_service_that_starts_later_or_moves_is_found() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("later");
     app.put("asker", &client("web", "WEB"));
     let (host, asker) = app.ready("asker", 1).remove(0);
@@ -95,7 +95,7 @@ fn a_service_that_starts_later_or_moves_is_found() {
 
 #[test]
 fn links_may_name_other_apps_and_aliases() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let shop = cluster.app("shop");
     let desk = cluster.app("desk");
     shop.put("store", &web("from the shop"));
@@ -120,7 +120,7 @@ fn links_may_name_other_apps_and_aliases() {
 /// takes no connection with it that comes after.
 #[test]
 fn connections_are_spread_over_the_endpoints() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("spread");
     let page = json!([
         "sh",

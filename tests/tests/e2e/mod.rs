@@ -1,7 +1,7 @@
 //! dokkaa on three hosts with real engines and a real etcd.
 //!
-//! All tests share one lab, each with an app of its own. Those that look at
-//! where slots are placed, or stop agents, have the lab to themselves.
+//! Each test has a lab to itself and an app of its own there; the next test
+//! gets the lab as the one before left it, with nothing running.
 
 mod api_access;
 mod bad_input;
@@ -38,7 +38,8 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dokkaa_tests::agent::AgentOptions;
@@ -52,37 +53,32 @@ use serde_json::{Value, json};
 /// Long enough for anything on a busy machine.
 const CAP: Duration = Duration::from_secs(90);
 
-static TURNS: RwLock<()> = RwLock::new(());
+/// More labs at once than this would wait for the machine and not for each other.
+const MOST_LABS: usize = 4;
 
-/// The lab, for as long as a test has it.
+/// The labs: those that no test has, and how many there are.
+static LABS: Mutex<(Vec<&'static Lab>, usize)> = Mutex::new((Vec::new(), 0));
+static LAB_IS_FREE: Condvar = Condvar::new();
+
+/// A lab that a test has to itself.
 struct Cluster {
     lab: &'static Lab,
-    _turn: Turn,
-}
-
-#[expect(dead_code, reason = "held, not read")]
-enum Turn {
-    Shared(RwLockReadGuard<'static, ()>),
-    Alone(RwLockWriteGuard<'static, ()>),
 }
 
 impl Cluster {
-    /// Together with other tests.
-    fn shared() -> Self {
-        let turn = TURNS.read().unwrap_or_else(PoisonError::into_inner);
-        Self {
-            lab: shared_lab(),
-            _turn: Turn::Shared(turn),
-        }
-    }
-
-    /// While no other test runs.
-    fn alone() -> Self {
-        let turn = TURNS.write().unwrap_or_else(PoisonError::into_inner);
-        Self {
-            lab: shared_lab(),
-            _turn: Turn::Alone(turn),
-        }
+    /// One that is free, or a new one.
+    fn take() -> Self {
+        let most = thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_LABS));
+        let labs = LABS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut labs = LAB_IS_FREE
+            .wait_while(labs, |(free, all)| free.is_empty() && *all >= most)
+            .unwrap_or_else(PoisonError::into_inner);
+        let lab = labs.0.pop().unwrap_or_else(|| {
+            labs.1 += 1;
+            // Not dropped at the end of the process, but it ends with it all the same.
+            Box::leak(Box::new(Lab::start(&LabOptions::default()).expect("a lab")))
+        });
+        Self { lab }
     }
 
     fn app(&self, name: &str) -> App {
@@ -93,10 +89,12 @@ impl Cluster {
     }
 }
 
-/// Not dropped at the end of the process, but it ends with it all the same.
-fn shared_lab() -> &'static Lab {
-    static LAB: OnceLock<Lab> = OnceLock::new();
-    LAB.get_or_init(|| Lab::start(&LabOptions::default()).expect("a lab"))
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let mut labs = LABS.lock().unwrap_or_else(PoisonError::into_inner);
+        labs.0.push(self.lab);
+        LAB_IS_FREE.notify_one();
+    }
 }
 
 /// An app, whose manifests go with it.
@@ -120,7 +118,7 @@ impl App {
     /// PUTs a manifest that is to be accepted.
     #[track_caller]
     fn put(&self, container: &str, manifest: &Value) {
-        // Tests share the hosts: what others start and end would move it.
+        // Where a slot is placed is what tests look at: nothing else is to move it.
         let mut manifest = manifest.clone();
         if manifest.get("rebalance").is_none() {
             manifest["rebalance"] = json!("off");

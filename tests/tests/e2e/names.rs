@@ -7,7 +7,7 @@ use super::{CAP, Cluster, resolved, web};
 
 #[test]
 fn an_app_a_host_and_records_of_others_have_names_on_every_host() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let lab = cluster.lab;
     let app = cluster.app("named");
     app.put("web", &web("page"));
@@ -53,7 +53,7 @@ fn an_app_a_host_and_records_of_others_have_names_on_every_host() {
 
 #[test]
 fn a_host_publishes_its_records_while_it_lives() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("published");
     app.put("web", &web("page"));
     let host = app.ready("web", 1)[0].0;

@@ -48,7 +48,7 @@ fn is_served_at(app: &App, host: &Host, gateway: &str) {
 
 #[test]
 fn an_engine_whose_bridge_has_another_address_is_followed() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("moved");
     app.put("web", &web("page"));
     let caller = with(web("caller"), "links", json!(["web"]));
@@ -75,7 +75,7 @@ fn an_engine_whose_bridge_has_another_address_is_followed() {
 
 #[test]
 fn a_port_of_the_agent_is_no_host_port() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("kept");
     let service = |port: u16, bind: &str| {
         let service = json!({"x": {"port": 80, "host_port": port, "bind": bind}});

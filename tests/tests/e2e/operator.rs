@@ -17,7 +17,7 @@ fn dokkaa(host: &Host, words: &[&str], code: i32) -> Ran {
 
 #[test]
 fn data_on_another_host_is_deleted_when_its_slot_has_gone() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("keeping");
     app.put("db", &with(web("x"), "volumes", json!(["data:/data"])));
     let (on, _) = app.ready("db", 1)[0].clone();
@@ -50,7 +50,7 @@ fn data_on_another_host_is_deleted_when_its_slot_has_gone() {
 
 #[test]
 fn a_label_decides_where_a_container_runs() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("labelled");
     let host = cluster.lab.host(2);
     let constrained = json!({"constraints": ["operated==yes"]});
@@ -73,7 +73,7 @@ fn a_label_decides_where_a_container_runs() {
 
 #[test]
 fn a_host_leaves_when_its_slots_run_elsewhere() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("moving");
     app.put("web", &with(web("x"), "scale", json!(3)));
     app.ready("web", 3);
@@ -115,7 +115,7 @@ fn hold(cluster: &Cluster, wanted: bool) {
 
 #[test]
 fn an_etcd_that_was_lost_is_told_again_and_what_runs_runs_on() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("outliving");
     app.put("web", &with(web("x"), "scale", json!(3)));
     app.ready("web", 3);
@@ -141,7 +141,7 @@ fn an_etcd_that_was_lost_is_told_again_and_what_runs_runs_on() {
 
 #[test]
 fn a_snapshot_is_accepted_by_an_operator_and_what_it_does_not_know_is_kept() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("known");
     app.put("web", &web("x"));
     app.ready("web", 1);

@@ -47,7 +47,7 @@ fn nothing_in_etcd(app: &App) {
 
 #[test]
 fn an_app_with_a_ttl_ends_by_itself_and_leaves_nothing() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("preview");
     put(&app, 1, &format!("ttl=600&value={}", value("preview")));
     let before = app.ready("web", 2);
@@ -75,7 +75,7 @@ fn an_app_with_a_ttl_ends_by_itself_and_leaves_nothing() {
 
 #[test]
 fn it_ends_also_when_the_agent_that_wrote_it_is_gone() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("orphaned");
     let writer = cluster.lab.host(2);
     put(&app, 2, &format!("ttl=600&value={}", value("orphaned")));

@@ -9,7 +9,7 @@ use dokkaa_tests::process::Ran;
 /// `docker login` on each host is enough, and takes no new PUT.
 #[test]
 fn a_host_pulls_with_its_own_login() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("private");
     let registry = cluster.lab.registry().expect("a registry");
     let (known, other) = (cluster.lab.host(2), cluster.lab.host(3));

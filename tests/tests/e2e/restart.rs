@@ -36,7 +36,7 @@ fn record(cluster: &Cluster, host: &Host) -> Value {
 
 #[test]
 fn a_restarted_agent_adopts_without_touching() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("adopted");
     app.put("web", &with(web("stay"), "scale", json!(6)));
     app.ready("web", 6);
@@ -71,7 +71,7 @@ fn a_restarted_agent_adopts_without_touching() {
 /// Links and names asked for while no agent is there are answered by the next one.
 #[test]
 fn after_a_crash_the_next_agent_answers_what_waits() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("crashed");
     app.put("web", &web("waited for"));
     app.ready("web", 1);
@@ -123,7 +123,7 @@ fn after_a_crash_the_next_agent_answers_what_waits() {
 
 #[test]
 fn what_was_deleted_meanwhile_is_removed_by_the_agent_that_returns() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("meanwhile");
     app.put("web", &with(web("x"), "scale", json!(3)));
     let hosts = app.ready("web", 3);
@@ -147,7 +147,7 @@ fn what_was_deleted_meanwhile_is_removed_by_the_agent_that_returns() {
 /// An agent without its etcd goes on with what it has.
 #[test]
 fn without_etcd_containers_and_names_stay() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("cutoff");
     app.put("web", &with(web("still here"), "scale", json!(3)));
     app.put(

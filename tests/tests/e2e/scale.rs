@@ -9,7 +9,7 @@ use super::{CAP, Cluster, resolved, web, with};
 
 #[test]
 fn scale_alone_restarts_nothing() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("scaled");
     let at = |scale: u32| with(web("scaled"), "scale", json!(scale));
 
@@ -84,7 +84,7 @@ fn scale_alone_restarts_nothing() {
 /// on its host and in its slot.
 #[test]
 fn what_is_killed_or_removed_by_hand_comes_back() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("phoenix");
     app.put("web", &web("alive"));
     let (host, before) = app.ready("web", 1).remove(0);

@@ -43,7 +43,7 @@ fn shown(asked: &Host, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) 
 
 #[test]
 fn an_etcd_that_is_killed_and_comes_back_stops_nothing() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("etcdless");
     app.put("web", &with(web("x"), "scale", json!(3)));
     app.put("asker", &client("web", "WEB"));
@@ -70,7 +70,7 @@ fn an_etcd_that_is_killed_and_comes_back_stops_nothing() {
 /// its history is gone.
 #[test]
 fn a_compacted_etcd_is_listed_anew() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("compacted");
     app.put("web", &with(web("x"), "scale", json!(3)));
     app.put("old", &with(web("x"), "scale", json!(3)));
@@ -95,7 +95,7 @@ fn a_compacted_etcd_is_listed_anew() {
 /// The record can't be written, and the agent ends all the same.
 #[test]
 fn an_agent_ends_while_its_etcd_is_frozen() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let host = cluster.lab.host(2);
     let etcd = cluster.lab.etcd();
     etcd.signal(Signal::STOP).expect("frozen");
@@ -189,7 +189,7 @@ fn a_frozen_member_of_three_is_left_for_another() {
 
 #[test]
 fn a_frozen_engine_is_shown_and_given_nothing_until_it_answers() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("stiff");
     app.put("web", &with(web("x"), "scale", json!(3)));
     app.ready("web", 3);
@@ -215,7 +215,7 @@ fn a_frozen_engine_is_shown_and_given_nothing_until_it_answers() {
 
 #[test]
 fn an_engine_that_is_killed_gets_its_containers_back() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("dockless");
     app.put("web", &with(web("x"), "scale", json!(3)));
     app.put("asker", &client("web", "WEB"));
@@ -254,7 +254,7 @@ fn an_engine_that_is_killed_gets_its_containers_back() {
 /// from an image that is pulled once.
 #[test]
 fn a_prune_costs_a_pull_and_a_create() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("pruned");
     let registry = cluster.lab.registry().expect("a registry");
     for host in cluster.lab.hosts() {

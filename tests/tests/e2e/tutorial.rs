@@ -16,7 +16,7 @@ const PUT_CRAWLER: &str = r#"curl -L -XPUT --data-urlencode value="`cat crawler.
 
 #[test]
 fn nginx_on_one_host_is_crawled_from_another() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("dummy");
     let here = cluster.lab.host(1);
     let asked_before = cluster.lab.resolver().asked().len();
@@ -138,7 +138,7 @@ fn nginx_on_one_host_is_crawled_from_another() {
 /// that dokkaa did not start.
 #[test]
 fn foreign_containers_count_when_slots_are_placed() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("places");
     let busy = cluster.lab.host(2);
     let foreign: Vec<String> = (0..3)

@@ -120,7 +120,7 @@ fn settled(app: &App, host: &str, is_wanted: impl Fn(usize) -> bool) {
 
 #[test]
 fn no_change_fails_a_request() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("load");
     app.put("web", &server("1"));
     let first = app.ready("web", 3);
@@ -201,7 +201,7 @@ fn kept(app: &App) -> (usize, usize) {
 /// Also that of the clients' own host, which carries their connections.
 #[test]
 fn no_restart_of_an_agent_fails_a_request() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("restarts");
     app.put("web", &server("1"));
     app.ready("web", 3);

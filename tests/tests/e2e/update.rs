@@ -15,7 +15,7 @@ const MONITOR: f64 = 5.0;
 
 #[test]
 fn an_update_replaces_one_slot_at_a_time() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("rolling");
     app.put("web", &three("same"));
     let old = app.ready("web", 3);
@@ -82,7 +82,7 @@ fn moment(events: &[Event], action: &str, id: &str) -> f64 {
 
 #[test]
 fn a_misspelt_image_leaves_all_old_ones_running() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("misspelt");
     app.put("web", &three("good"));
     app.ready("web", 3);
@@ -100,7 +100,7 @@ fn a_misspelt_image_leaves_all_old_ones_running() {
 
 #[test]
 fn a_crashing_command_leaves_all_old_ones_running() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("crashing");
     app.put("web", &three("good"));
     app.ready("web", 3);
@@ -153,7 +153,7 @@ fn a_crashing_command_leaves_all_old_ones_running() {
 /// By command: back to what was good, each slot anew, nothing, and as it was.
 #[test]
 fn a_container_is_taken_back_restarted_stopped_and_started() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("verbs");
     let two = |page: &str| with(three(page), "scale", json!(2));
     let said = |words: &[&str], code: i32| {
@@ -227,7 +227,7 @@ fn rollout(app: &App) -> Option<String> {
 /// update, unless the manifest says `pull: always`.
 #[test]
 fn a_put_without_a_change_changes_nothing() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("idempotent");
     app.put("web", &three("same"));
     app.ready("web", 3);

@@ -38,7 +38,7 @@ fn scale_to_none(app: &App, manifest: &Value) {
 
 #[test]
 fn a_volume_that_is_lost_is_not_made_anew_until_its_slot_is_released() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("lost");
     app.put("db", &counting());
     let (host, _) = app.ready("db", 1).remove(0);
@@ -75,7 +75,7 @@ fn a_volume_that_is_lost_is_not_made_anew_until_its_slot_is_released() {
 
 #[test]
 fn a_volume_of_another_cluster_is_used_when_it_is_adopted() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("adopted");
     let volume = "adopted---db---0---data";
     let label = "dokkaa.cluster=00000000-0000-0000-0000-000000000008";
@@ -102,7 +102,7 @@ fn a_volume_of_another_cluster_is_used_when_it_is_adopted() {
 
 #[test]
 fn a_drained_host_gives_away_slots_without_their_data_where_it_is_told_to() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("left");
     app.put("db", &counting());
     let (host, _) = app.ready("db", 1).remove(0);
@@ -134,7 +134,7 @@ fn a_drained_host_gives_away_slots_without_their_data_where_it_is_told_to() {
 /// `compress` of daemon.json and `max_file: 1` of a manifest are no legal pair.
 #[test]
 fn the_log_options_of_a_manifest_are_whole_on_an_engine_with_its_own() {
-    let cluster = Cluster::alone();
+    let cluster = Cluster::take();
     let app = cluster.app("logging");
     let engine = cluster.lab.host(2).engine();
     engine.kill().expect("kill");
@@ -160,7 +160,7 @@ fn the_log_options_of_a_manifest_are_whole_on_an_engine_with_its_own() {
 
 #[test]
 fn data_that_goes_with_its_container_is_said() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::take();
     let app = cluster.app("unnamed");
     for host in cluster.lab.hosts() {
         let commit = "id=$(docker create busybox true) && \
