@@ -2,7 +2,8 @@
 //!
 //! A v2 write also puts one fixed key, at the same revision, that describes
 //! its event, so that a recursive delete is one event. Revisions without that
-//! key were written by v3: each of their keys is an event.
+//! key were written by v3, or are a `set` that v3 can say as well: each of
+//! their keys is an event.
 
 use std::sync::Arc;
 
@@ -145,20 +146,8 @@ fn map_revision(events: &[kv::Event]) -> Vec<V2Event> {
 
 /// An event of a v3 write, or of a lease's end, at a revision with these `events`.
 fn plain(event: &kv::Event, events: &[kv::Event]) -> V2Event {
-    let node = |kv: &KeyValue| V2Node {
-        key: kv.key.clone(),
-        value: Some(kv.value.as_slice().into()),
-        modified: kv.modified,
-        created: kv.modified,
-        ..V2Node::default()
-    };
     match event {
-        kv::Event::Put { now, before } => V2Event {
-            action: Action::Set,
-            node: Some(node(now)),
-            prev: before.as_ref().map(node),
-            silent: false,
-        },
+        kv::Event::Put { now, before } => set(now, before.as_ref()),
         kv::Event::Delete {
             key,
             modified,
@@ -171,7 +160,7 @@ fn plain(event: &kv::Event, events: &[kv::Event]) -> V2Event {
                 V2Node {
                     created: meta.created.unwrap_or(kv.modified),
                     ttl: meta.expires.map(|end| Ttl::new(end, end)),
-                    ..node(kv)
+                    ..plain_node(kv)
                 }
             });
             V2Event {
@@ -190,6 +179,26 @@ fn plain(event: &kv::Event, events: &[kv::Event]) -> V2Event {
                 silent: false,
             }
         }
+    }
+}
+
+/// A PUT that says nothing that v3 does not.
+pub fn set(now: &KeyValue, before: Option<&KeyValue>) -> V2Event {
+    V2Event {
+        action: Action::Set,
+        node: Some(plain_node(now)),
+        prev: before.map(plain_node),
+        silent: false,
+    }
+}
+
+fn plain_node(kv: &KeyValue) -> V2Node {
+    V2Node {
+        key: kv.key.clone(),
+        value: Some(kv.value.as_slice().into()),
+        modified: kv.modified,
+        created: kv.modified,
+        ..V2Node::default()
     }
 }
 

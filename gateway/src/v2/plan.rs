@@ -5,6 +5,7 @@
 
 mod dirs;
 mod remove;
+mod unseen;
 
 use jiff::Timestamp;
 use model::ModRev;
@@ -18,6 +19,7 @@ use super::node::{Action, V2Event};
 use super::path::{KeyPath, MAX_PARTS};
 use super::request::{Condition, Content, Write, WriteKind};
 use super::ttl::{self, Ttl};
+pub use unseen::{Unseen, unseen};
 
 /// A transaction and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +77,24 @@ impl Planned {
     }
 }
 
-/// This write needs all keys below its own.
-pub fn needs_below(change: &WriteKind) -> bool {
-    match change {
-        WriteKind::Delete { dir, recursive } => *dir || *recursive,
-        // The index of a directory may be that of a key below it.
-        WriteKind::Update(value) => value.is_empty(),
+/// This write needs all keys below its own, by a look at the key itself.
+pub fn needs_below(write: &Write, seen: &Lookup) -> bool {
+    let Some(dir) = seen.target().filter(|target| target.kind() == KeyKind::Dir) else {
+        return false;
+    };
+    match &write.change {
+        WriteKind::Delete {
+            recursive: true, ..
+        } => is_implied(dir) || remove::only_manifests(&dir.key),
+        WriteKind::Delete { dir, .. } => *dir,
+        WriteKind::Update(value) => value.is_empty() && is_implied(dir),
         _ => false,
     }
+}
+
+/// It is a directory only because of what is below it, and its index may be that of a key there.
+fn is_implied(dir: &Level) -> bool {
+    dir.dir_side().is_none() || dir.file.is_some()
 }
 
 /// Plans an authorized write; TTLs count from `now`.

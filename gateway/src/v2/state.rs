@@ -18,6 +18,9 @@ const STATUS_AGE: Duration = Duration::from_secs(1);
 /// Concurrent listings: each has its keys in memory, more than once.
 const LISTINGS: usize = 4;
 
+/// So far below what is known, a revision is of an etcd that was restored.
+const RESTORED: i64 = 10_000;
+
 /// State of the v2 API.
 pub struct V2 {
     pub(super) kv: Arc<dyn Kv>,
@@ -29,6 +32,8 @@ pub struct V2 {
     pub(super) listings: Semaphore,
     /// Revision of the last write here: later waits must not miss it.
     pub(super) written: AtomicI64,
+    /// The newest revision of etcd that is known here.
+    revision: AtomicI64,
 }
 
 impl V2 {
@@ -44,6 +49,7 @@ impl V2 {
             status: Mutex::default(),
             listings: Semaphore::new(LISTINGS),
             written: AtomicI64::new(0),
+            revision: AtomicI64::new(0),
         })
     }
 
@@ -74,5 +80,20 @@ impl V2 {
 
     pub(super) fn note_write(&self, revision: i64) {
         self.written.fetch_max(revision, Ordering::Relaxed);
+        self.note(revision);
+    }
+
+    /// etcd has answered at this revision.
+    pub(super) fn note(&self, revision: i64) {
+        let known = self.revision();
+        // Answers overtake each other by a little; a restored etcd begins anew far below.
+        if revision > known || revision < known - RESTORED {
+            self.revision.store(revision, Ordering::Relaxed);
+        }
+    }
+
+    /// The newest revision of etcd that was answered; most often the present one, or a little older.
+    pub(super) fn revision(&self) -> i64 {
+        self.revision.load(Ordering::Relaxed)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::Timestamp;
-use store::kv::{KvError, Op, Txn, TxnReply};
+use store::kv::{KeyValue, KvError, Op, OpReply, Range, Txn, TxnReply};
 use store::settle::{self, Mark};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -16,6 +16,7 @@ use super::error::{ErrorCode, V2Error, unanswered};
 use super::event::OP_KEY;
 use super::lookup::{self, Lookup};
 use super::node::V2Event;
+use super::path::KeyPath;
 use super::request::Write;
 use super::state::V2;
 use super::{expiry, plan};
@@ -66,20 +67,19 @@ async fn write_once(
 ) -> Result<(V2Event, i64), V2Error> {
     let (begun, now) = (Instant::now(), Timestamp::now());
     let until = begun + PATIENCE;
-    let below = plan::needs_below(&write.change);
-    let reads = lookup::read(&write.key, below);
-    let told = if below {
-        None
-    } else {
-        let reply = ask(v2, lookup::read_key(&write.key), until).await?;
-        Lookup::of_key(&write.key, reply)
-    };
-    let mut seen = match told {
+    if let Some(written) = write_unseen(v2, write, until).await? {
+        return Ok(written);
+    }
+    let told = ask(v2, lookup::read_key(&write.key), until).await?;
+    let mut seen = match Lookup::of_key(&write.key, told) {
         Some(seen) => seen,
-        None => Lookup::new(&write.key, ask(v2, reads.clone(), until).await?),
+        None => look(v2, &write.key, false, until).await?,
     };
     let id = Uuid::new_v4();
     loop {
+        if seen.below.is_none() && plan::needs_below(write, &seen) {
+            seen = look(v2, &write.key, true, until).await?;
+        }
         let planned = plan::plan(write, &seen, now)?;
         let ttl = write.ttl.filter(|_| planned.ends());
         if let Some(ttl) = ttl.filter(|_| planned.needs_lease() && lease.is_none()) {
@@ -90,7 +90,7 @@ async fn write_once(
             );
         }
         let (mut txn, record) = planned.request(id, lease.unwrap_or(0));
-        txn.otherwise.clone_from(&reads);
+        txn.otherwise = lookup::read(&write.key, seen.below.is_some());
         let mark = Mark {
             key: OP_KEY,
             value: &record,
@@ -121,10 +121,63 @@ async fn write_once(
     }
 }
 
+/// A plain `set` in one request; none if it needs a look at what is there.
+async fn write_unseen(
+    v2: &V2,
+    write: &Write,
+    until: Instant,
+) -> Result<Option<(V2Event, i64)>, V2Error> {
+    let Some(set) = plan::unseen(write, v2.revision()) else {
+        return Ok(None);
+    };
+    let reply = settle::settle(&*v2.kv, &set.txn, set.mark(), until).await;
+    let TxnReply {
+        succeeded,
+        revision,
+        replies,
+    } = reply.map_err(unsettled)?;
+    if !succeeded {
+        v2.note(revision);
+        return Ok(None);
+    }
+    v2.note_write(revision);
+    v2.expiry.stays(&write.key, revision);
+    let before = match replies.into_iter().next() {
+        Some(OpReply::Get(mut found)) => found.pop(),
+        _ => before(v2, &write.key, revision).await?,
+    };
+    Ok(Some((set.event(revision, before.as_ref()), revision)))
+}
+
+/// The file before a `set` of which only its history tells. The same value may be another client's: that is as good as
+/// long as it is there.
+async fn before(v2: &V2, key: &KeyPath, revision: i64) -> Result<Option<KeyValue>, V2Error> {
+    let at = async |revision| {
+        let read = v2.kv.range(Range {
+            revision,
+            ..Range::key(key)
+        });
+        let unknown = |_| V2Error::request(ErrorCode::RaftInternal, OUTCOME_UNKNOWN);
+        Ok(read.await.map_err(unknown)?.kvs.pop())
+    };
+    let newest: Option<KeyValue> = at(0).await?;
+    if newest.is_none_or(|kv| kv.modified != revision) {
+        return Err(V2Error::request(ErrorCode::RaftInternal, OUTCOME_UNKNOWN));
+    }
+    at(revision - 1).await
+}
+
+async fn look(v2: &V2, key: &KeyPath, below: bool, until: Instant) -> Result<Lookup, V2Error> {
+    let reply = ask(v2, lookup::read(key, below), until).await?;
+    Ok(Lookup::new(key, reply))
+}
+
 async fn ask(v2: &V2, reads: Vec<Op>, until: Instant) -> Result<TxnReply, V2Error> {
     let txn = Txn::new(Vec::new(), reads);
     let asked = settle::try_until(&*v2.kv, &txn, until).await;
-    Ok(asked.map_err(unanswered)?.reply)
+    let reply = asked.map_err(unanswered)?.reply;
+    v2.note(reply.revision);
+    Ok(reply)
 }
 
 /// Of a write that was sent.

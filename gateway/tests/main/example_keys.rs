@@ -4,7 +4,7 @@ use std::process::Output;
 use std::sync::Arc;
 
 use serde_json::json;
-use store::kv::{Kv, Op, Txn};
+use store::kv::{Kv, Op, Range, Txn};
 use store::memory::MemKv;
 
 use crate::client::Ask;
@@ -485,6 +485,8 @@ async fn a_write_whose_answer_is_lost_is_carried_out_once() {
         ("value=2&prevValue=1", 200),
         ("value=3", 200),
         ("value=4&prevExist=true", 200),
+        ("value=5", 200),
+        ("value=6", 200),
     ] {
         let before = revision();
         kv.lose_next_answer();
@@ -511,6 +513,38 @@ async fn a_write_whose_answer_is_lost_is_carried_out_once() {
         );
         assert_eq!(delete.json()["node"]["modifiedIndex"], before + 1);
     }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_not_made_up_once_others_have_written() {
+    let (server, kv) = TestServer::in_memory().await;
+    let put = async |value: &str| {
+        let form = format!("value={value}");
+        server.client.put("/v2/keys/a", &form).await
+    };
+    put("1").await;
+    put("2").await;
+    kv.lose_next_answer();
+    let overwritten = async {
+        // The next try waits a little.
+        while kv.with(|etcd| {
+            etcd.range(&Range::key("/a")).expect("a read").kvs[0]
+                .value
+                .clone()
+        }) != b"3"
+        {
+            tokio::task::yield_now().await;
+        }
+        let other = Op::put("/a", "other");
+        kv.txn(Txn::new(Vec::new(), vec![other])).await
+    };
+    let (put, overwritten) = tokio::join!(put("3"), overwritten);
+    overwritten.expect("written");
+    let (status, code, cause) = put.error();
+    assert_eq!((status, code), (500, 300), "{cause}");
+    assert!(cause.contains("look before you send it again"), "{cause}");
+    let get = server.client.get("/v2/keys/a").await;
+    assert_eq!(get.json()["node"]["value"], "other");
 }
 
 #[tokio::test]

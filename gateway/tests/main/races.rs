@@ -1,12 +1,13 @@
 //! Two writers at once: a write planned on what was seen either fails its
 //! guards or does what it would have done if it had been planned just then.
 
+use gateway::v2::event::OP_KEY;
 use gateway::v2::lookup::{Lookup, read};
 use gateway::v2::path::KeyPath;
-use gateway::v2::plan::{Planned, expire, needs_below, plan};
+use gateway::v2::plan::{Planned, expire, needs_below, plan, unseen};
 use gateway::v2::request::{Condition, Content, Write, WriteKind};
 use jiff::Timestamp;
-use store::kv::{KeyRange, Kv, Op, Range, Txn};
+use store::kv::{KeyRange, Kv, Op, OpReply, Range, Txn};
 use store::memory::MemKv;
 use uuid::Uuid;
 
@@ -61,9 +62,17 @@ fn write(random: &mut Random, index: u64) -> Write {
 }
 
 async fn look(kv: &MemKv, write: &Write) -> Lookup {
-    let reads = read(&write.key, needs_below(&write.change));
-    let reply = kv.txn(Txn::new(Vec::new(), reads)).await.expect("a read");
-    Lookup::new(&write.key, reply)
+    let read = async |below| {
+        let reads = Txn::new(Vec::new(), read(&write.key, below));
+        let reply = kv.txn(reads).await.expect("a read");
+        Lookup::new(&write.key, reply)
+    };
+    let seen = read(false).await;
+    if needs_below(write, &seen) {
+        read(true).await
+    } else {
+        seen
+    }
 }
 
 async fn carry_out(kv: &MemKv, planned: &Planned) -> bool {
@@ -134,6 +143,66 @@ async fn a_stale_plan_fails_or_does_no_harm() {
         assert_eq!(outcome, all(&twin_kv).await, "{what}");
     }
     assert!(stale > 300 && fresh > 1000, "{stale} {fresh} {refused}");
+}
+
+#[tokio::test]
+async fn what_is_put_without_a_look_is_what_would_have_been_planned() {
+    let kv = MemKv::new();
+    let mut random = Random::new(3);
+    let (mut held, mut failed) = (0_u64, 0_u64);
+    for round in 0..ROUNDS {
+        let index = kv.with(|etcd| {
+            etcd.compact(etcd.revision()).ok();
+            etcd.revision()
+        });
+        let other = write(&mut random, index.unsigned_abs());
+        if random.one_in(6) {
+            let op = match random.below(3) {
+                0 => Op::delete(&other.key),
+                _ => Op::put(&other.key, "v3"),
+            };
+            kv.txn(Txn::new(Vec::new(), vec![op])).await.expect("done");
+        } else if let Ok(planned) = plan(&other, &look(&kv, &other).await, NOW) {
+            assert!(carry_out(&kv, &planned).await, "nobody was in between");
+        }
+        let set = Write {
+            change: WriteKind::Set(Content::File(b"3".to_vec())),
+            ttl: None,
+            refresh: false,
+            ..write(&mut random, 0)
+        };
+        let what = format!("round {round}: {other:?}, then {set:?}");
+        // What this host knows is a little older now and then.
+        let known = kv.with(|etcd| etcd.revision()) - i64::from(random.one_in(4));
+        let blind = unseen(&set, known).expect("it can be tried");
+        let planned = plan(&set, &look(&kv, &set).await, NOW);
+        let mut twin = kv.with(|etcd| etcd.clone());
+        let reply = kv.txn(blind.txn.clone()).await.expect("an answer");
+        if !reply.succeeded {
+            failed += 1;
+            continue;
+        }
+        held += 1;
+        let planned = planned.unwrap_or_else(|error| panic!("{what}: in spite of {error}"));
+        let before = match &reply.replies[0] {
+            OpReply::Get(found) => found.first(),
+            other => panic!("{what}: {other:?}"),
+        };
+        let event = blind.event(reply.revision, before);
+        assert_eq!(event, planned.event(reply.revision), "{what}");
+        let again = kv.txn(blind.txn).await.expect("an answer");
+        assert!(!again.succeeded, "{what}: carried out twice");
+        twin.txn(&planned.request(Uuid::nil(), 0).0)
+            .expect("a write");
+        let twin_kv = MemKv::new();
+        twin_kv.with(|etcd| *etcd = twin);
+        let (mut outcome, mut wanted) = (all(&kv).await, all(&twin_kv).await);
+        for keys in [&mut outcome, &mut wanted] {
+            keys.retain(|(key, ..)| key != OP_KEY);
+        }
+        assert_eq!(outcome, wanted, "{what}");
+    }
+    assert!(held > 1000 && failed > 1000, "{held} {failed}");
 }
 
 /// A key or a directory with a TTL is written by one while its time comes for another.

@@ -1,11 +1,12 @@
 //! Directories: those above a key that is written, and one that is itself.
 
-use store::kv::{Compare, KeyRange, KeyValue, Op, Txn};
+use store::kv::{Compare, KeyRange, KeyValue, Op, Relation, Target, Txn};
 
-use super::{ModRev, Planned, Planner, Prev, has_dir_ttl, side_as_seen, unchanged};
+use super::{ModRev, Planned, Planner, Prev, has_dir_ttl, is_implied, side_as_seen, unchanged};
 use crate::access;
 use crate::v2::lookup::{KeyKind, Level, Meta};
 use crate::v2::node::Action;
+use crate::v2::path::KeyPath;
 use crate::v2::tree::dir_index;
 
 impl Planner<'_> {
@@ -22,11 +23,12 @@ impl Planner<'_> {
                     Compare::none_in(KeyRange::prefix(&dir.key.below())),
                     unchanged(KeyRange::prefix(&dir.key.side_below()), seen.revision),
                 ]);
-                txn.then.extend(seen.above()[at..].iter().filter_map(make));
+                let missing = seen.above()[at..].iter();
+                txn.then.extend(missing.filter_map(|dir| make(&dir.key)));
                 break;
             }
             if dir.dir_side().is_none()
-                && let Some(made) = make(dir)
+                && let Some(made) = make(&dir.key)
             {
                 txn.guards.push(side_as_seen(dir));
                 txn.then.push(made);
@@ -75,9 +77,7 @@ impl Planner<'_> {
         let above = self.seen.above().iter().filter(|dir| !dir.parent);
         let absent = above.map(|dir| Compare::absent(&dir.key));
         planned.txn.guards.extend(absent);
-        let implied = target.dir_side().is_none() || target.file.is_some();
-        if let Some(oldest) = self.oldest().filter(|_| implied) {
-            // It is a directory only because of what is below it.
+        if let Some(oldest) = self.oldest().filter(|_| is_implied(target)) {
             let as_seen = Compare::modified(&oldest.key, ModRev(oldest.modified));
             planned.txn.guards.push(as_seen);
         }
@@ -91,10 +91,20 @@ impl Planner<'_> {
 }
 
 /// The side key of a directory, where one stays when it is emptied.
-fn make(dir: &Level) -> Option<Op> {
-    let meta = Meta {
-        dir: true,
-        ..Meta::default()
-    };
-    access::keeps_dirs(dir.key.as_str()).then(|| Op::put_json(dir.key.side(), &meta))
+fn make(dir: &KeyPath) -> Option<Op> {
+    access::keeps_dirs(dir.as_str()).then(|| Op::put_json(dir.side(), &MADE))
 }
+
+/// Nothing was changed about a directory since it was made; none of one that has no side key.
+pub(super) fn is_as_made(dir: &KeyPath) -> Option<Compare> {
+    let value = serde_json::to_vec(&MADE).expect("records always serialize");
+    let side = KeyRange::key(dir.side());
+    access::keeps_dirs(dir.as_str())
+        .then(|| Compare::new(side, Relation::Equal, Target::Value(value)))
+}
+
+const MADE: Meta = Meta {
+    created: None,
+    dir: true,
+    expires: None,
+};

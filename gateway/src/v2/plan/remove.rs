@@ -7,10 +7,15 @@ use crate::access;
 use crate::v2::error::{ErrorCode, V2Error};
 use crate::v2::lookup::{Below, KeyKind, SideKey, meta_of};
 use crate::v2::node::Action;
+use crate::v2::path::KeyPath;
 use crate::v2::request::Condition;
 
 /// etcd takes 128 operations in one transaction.
 const MAX_OPS: usize = 120;
+
+pub(super) fn only_manifests(key: &KeyPath) -> bool {
+    access::delete(key.as_str()) == Ok(access::Delete::Manifests)
+}
 
 impl Planner<'_> {
     pub(super) fn delete(&self, dir: bool, recursive: bool) -> Result<Planned, V2Error> {
@@ -50,7 +55,7 @@ impl Planner<'_> {
     }
 
     pub(super) fn only_manifests(&self) -> bool {
-        access::delete(self.target.key.as_str()) == Ok(access::Delete::Manifests)
+        only_manifests(&self.target.key)
     }
 
     /// Under `/apps`, v3 may have put a file where a directory belongs.
