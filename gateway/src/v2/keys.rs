@@ -188,15 +188,15 @@ fn manifest(value: &[u8], asked: &KeysRequest<'_>) -> Result<(), V2Error> {
 
 /// Reads are linearized, so `quorum=true` is always kept.
 async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
-    let reply = ask(v2, lookup::read_key(&get.key)).await?;
-    let mut seen = match Lookup::of_key(&get.key, reply) {
+    let reply = ask(v2, lookup::read_alone(&get.key)).await?;
+    let mut seen = match Lookup::alone(&get.key, reply) {
         Some(seen) => seen,
-        None => look(v2, &get.key, false).await?,
+        None => look(v2, &get.key).await?,
     };
     let listing = if seen.is_dir() {
         // All keys below it are in memory until it is encoded.
         let turn = v2.listings.acquire().await.ok();
-        seen = look(v2, &get.key, true).await?;
+        seen = list(v2, &get.key).await?;
         turn
     } else {
         None
@@ -218,14 +218,23 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
     Ok(response)
 }
 
-async fn look(v2: &V2, key: &KeyPath, below: bool) -> Result<Lookup, V2Error> {
-    let reply = ask(v2, lookup::read(key, below)).await?;
+async fn look(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
+    let reply = ask(v2, lookup::read(key, false)).await?;
+    Ok(Lookup::new(key, reply))
+}
+
+/// By a request of its own, which may take long.
+async fn list(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
+    let txn = Txn::new(Vec::new(), lookup::read(key, true));
+    let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
+    v2.note(reply.revision);
     Ok(Lookup::new(key, reply))
 }
 
 async fn ask(v2: &V2, reads: Vec<Op>) -> Result<TxnReply, V2Error> {
-    let txn = Txn::new(Vec::new(), reads);
-    v2.kv.txn(txn).await.map_err(unanswered)
+    let reply = v2.reads.read(reads).await.map_err(unanswered)?;
+    v2.note(reply.revision);
+    Ok(reply)
 }
 
 async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
@@ -238,6 +247,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
         .await
         .map_err(unanswered)?
         .revision;
+    v2.note(revision);
     if access::hidden(wait.key.as_str()) {
         return Err(V2Error::at(
             ErrorCode::KeyNotFound,

@@ -148,6 +148,16 @@ pub struct Lookup {
 /// The most reads that are not nested: three more may follow, and etcd takes 128.
 const MAX_READS: usize = 125;
 
+/// The reads that suffice for a file, and to tell a directory.
+pub fn read_alone(key: &KeyPath) -> Vec<Op> {
+    if key.is_root() {
+        return Vec::new();
+    }
+    let mut reads = of_level(key);
+    reads.push(first_below(key));
+    reads
+}
+
 /// The reads that suffice for most keys: whether there are keys below is asked of the key itself only. For the first
 /// key of a range, too, etcd goes through the names of all.
 pub fn read_key(key: &KeyPath) -> Vec<Op> {
@@ -202,6 +212,28 @@ fn flat(reads: Vec<Vec<Op>>) -> Vec<Op> {
 }
 
 impl Lookup {
+    /// Result of [`read_alone`] of this key; none if it is not there. Only the key itself is told of: what is above it
+    /// are directories.
+    pub fn alone(key: &KeyPath, reply: TxnReply) -> Option<Self> {
+        let mut replies = reply.replies.into_iter().flat_map(found);
+        let mut next = || replies.next().unwrap_or_default();
+        let mut levels = Vec::new();
+        if !key.is_root() {
+            let level = Level::new(key.clone(), next(), next());
+            let parent = !next().is_empty();
+            levels.push(Level { parent, ..level });
+        }
+        let seen = Self {
+            revision: reply.revision,
+            levels,
+            below: None,
+        };
+        let is_there = seen
+            .target()
+            .is_none_or(|target| target.kind() != KeyKind::Missing);
+        is_there.then_some(seen)
+    }
+
     /// Result of [`read_key`] of this key; none if that does not tell which of its directories are there.
     pub fn of_key(key: &KeyPath, reply: TxnReply) -> Option<Self> {
         let mut replies = reply.replies.into_iter().flat_map(found);
@@ -360,6 +392,15 @@ mod tests {
             let whole = Lookup::new(&key, ask(read(&key, false)));
             let told = Lookup::of_key(&key, ask(read_key(&key)));
             assert_eq!(told.is_some(), is_told, "{key}");
+            let alone = Lookup::alone(&key, ask(read_alone(&key)));
+            let is_there = |whole: &Lookup| {
+                let target = whole.target();
+                target.is_none_or(|target| target.kind() != KeyKind::Missing)
+            };
+            assert_eq!(alone.is_some(), is_there(&whole), "{key}");
+            if let Some(alone) = alone {
+                assert_eq!(alone.target(), whole.target(), "{key}");
+            }
             let kinds = |seen: &Lookup| seen.levels.iter().map(Level::kind).collect::<Vec<_>>();
             if let Some(told) = told {
                 assert_eq!(kinds(&told), kinds(&whole), "{key}");

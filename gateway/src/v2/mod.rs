@@ -23,6 +23,7 @@ mod members;
 pub mod node;
 pub mod path;
 pub mod plan;
+mod reads;
 pub mod request;
 pub mod ring;
 mod schedule;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::expiry::Expiry;
 use super::feed::Feed;
+use super::reads::Reads;
 use super::stats::Stats;
 
 /// Longest age of the Raft state in headers.
@@ -24,6 +25,7 @@ const RESTORED: i64 = 10_000;
 /// State of the v2 API.
 pub struct V2 {
     pub(super) kv: Arc<dyn Kv>,
+    pub(super) reads: Reads,
     pub(super) name: String,
     pub(super) feed: Feed,
     pub(super) expiry: Expiry,
@@ -42,6 +44,7 @@ impl V2 {
         let stats = Arc::new(Stats::new());
         Arc::new(Self {
             expiry: Expiry::new(&kv, &stats),
+            reads: Reads::new(kv.clone()),
             kv,
             name: name.into(),
             feed: Feed::new(shutdown),

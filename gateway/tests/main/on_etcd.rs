@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
+use dokkaa_tests::http::{Target, request};
 use rustix::process::Signal;
 use store::etcd::EtcdKv;
 use store::kv::Kv;
@@ -43,6 +44,48 @@ async fn a_read_adds_nothing_to_the_log() {
     // etcd itself notes a little after its start.
     let added = length().await - before;
     assert!(added < 10, "{added}");
+}
+
+/// Requests of this method that an etcd was sent.
+fn requests(etcd: &Etcd, method: &str) -> u64 {
+    let metrics = request(
+        &Target::Machine(etcd.address()),
+        "GET",
+        "/metrics",
+        &[],
+        b"",
+    );
+    let metrics = metrics.expect("an answer").ok().expect("metrics").body;
+    let method = format!("grpc_method=\"{method}\"");
+    let counted =
+        |line: &str| line.starts_with("grpc_server_started_total") && line.contains(&method);
+    let line = metrics.lines().find(|line| counted(line));
+    let number = line.and_then(|line| line.split(' ').next_back());
+    number.expect("a count").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_etcd_are_few() {
+    let (server, etcd) = server().await;
+    let client = &server.client;
+    assert_eq!(client.put("/v2/keys/d/a", "value=0").await.status, 201);
+    let before = requests(&etcd, "Txn");
+    for value in ["1", "2", "3", "4"] {
+        let put = client.put("/v2/keys/d/a", &format!("value={value}")).await;
+        assert_eq!(put.status, 200);
+    }
+    assert_eq!(client.put("/v2/keys/d/b", "value=0").await.status, 201);
+    assert_eq!(requests(&etcd, "Txn") - before, 5, "one for each PUT");
+
+    let before = requests(&etcd, "Txn");
+    client.get("/v2/keys/d/a").await;
+    assert_eq!(requests(&etcd, "Txn") - before, 1);
+    let gets = (0..64).map(|_| client.get("/v2/keys/d/a"));
+    for get in futures_util::future::join_all(gets).await {
+        assert_eq!(get.json()["node"]["value"], "4");
+    }
+    let shared = requests(&etcd, "Txn") - before - 1;
+    assert!(shared < 64, "{shared} for 64 GETs");
 }
 
 #[tokio::test(flavor = "multi_thread")]
