@@ -44,6 +44,8 @@ pub(crate) fn raise_open_files() -> u64 {
 pub(crate) struct Shares {
     /// `/v2` and `/dokkaa/v1`.
     pub(crate) api: Limits,
+    /// Those that wait for events or follow logs there, besides.
+    pub(crate) waits: usize,
     /// Authenticated peers.
     pub(crate) peers: Limits,
     /// Metrics and health.
@@ -63,7 +65,8 @@ impl Shares {
             per_source: (all / parts).max(1),
         };
         Self {
-            api: limits((part * 12).min(512), 2),
+            api: limits((part * 6).min(512), 2),
+            waits: (part * 6).min(6_144),
             peers: limits((part * 6).min(1_024), 4),
             metrics: limits(part.min(64), 2),
             links: limits((part * 6).min(65_536), 4),
@@ -80,12 +83,14 @@ mod tests {
         for open_files in [1_024, 4_096, 20_000, MOST] {
             let Shares {
                 api,
+                waits,
                 peers,
                 metrics,
                 links,
             } = Shares::of(open_files);
             let (dns, strangers) = (256, 64);
-            let all = api.all + peers.all + metrics.all + 2 * links.all + dns + strangers;
+            let listeners = api.all + waits + peers.all + metrics.all + 2 * links.all;
+            let all = listeners + dns + strangers;
             assert!(
                 all as u64 <= open_files / 4 * 3 + 64,
                 "{all} of {open_files}"
@@ -94,8 +99,12 @@ mod tests {
                 assert!(limits.per_source > 0 && limits.per_source < limits.all);
             }
         }
-        assert_eq!(Shares::of(MOST).api.all, 512);
-        assert_eq!(Shares::of(1_024).api.all, 192);
+        let api = |open_files| {
+            let Shares { api, waits, .. } = Shares::of(open_files);
+            (api.all, waits)
+        };
+        assert_eq!(api(MOST), (512, 6_144));
+        assert_eq!(api(1_024), (96, 96));
     }
 
     #[test]

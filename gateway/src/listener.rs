@@ -40,11 +40,15 @@ use crate::v2::error::{ErrorCode, V2Error};
 use body::BodyError;
 use budget::{ClientConnection, ResponseBudget};
 
-/// Limits of connections: each wait of a v2 client holds one.
+/// Limits of connections whose requests do not wait.
 const LIMITS: Limits = Limits {
     all: 512,
     per_source: 256,
 };
+
+/// Connections that wait for events or follow logs, besides; half of them may be of one source. A wait of a v2 client
+/// holds one, and 20 kB.
+const WAITS: usize = 6_144;
 
 /// Request line and headers; a v2 client may put a short value into the query.
 const MAX_HEADERS: usize = 64 << 10;
@@ -60,8 +64,10 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub struct ListenerConfig {
     /// Names allowed in `Host`, beside IP addresses and `localhost`.
     pub allow_hosts: Vec<String>,
-    /// Concurrent connections. A fourth is reserved for requests that do not wait.
+    /// Concurrent connections whose requests do not wait.
     pub limits: Limits,
+    /// Those that wait, besides.
+    pub waits: usize,
     /// Time for a request's headers, and longest idle time of a connection.
     pub header_time: Duration,
 }
@@ -71,6 +77,7 @@ impl Default for ListenerConfig {
         Self {
             allow_hosts: Vec::new(),
             limits: LIMITS,
+            waits: WAITS,
             header_time: HEADER_TIME,
         }
     }
@@ -99,7 +106,7 @@ pub async fn serve(
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let limiter = Limiter::new(config.limits);
+    let limiter = Limiter::new(config.limits).with_waiting(config.waits);
     let header_time = config.header_time;
     let admission = Admission {
         allow_hosts: config.allow_hosts.into(),

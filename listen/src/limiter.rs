@@ -1,7 +1,8 @@
 //! Connection limits: in all and per source, with idle connections evicted first.
 //!
 //! A permit is acquired when a connection is accepted and released when it is
-//! dropped. Only idle connections are evicted. Holds no sockets.
+//! dropped. Only idle connections are evicted. One whose request waits is
+//! counted apart, so that waits take no place of others. Holds no sockets.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -37,6 +38,8 @@ pub enum LimitReached {
 #[derive(Debug, Clone)]
 pub struct Limiter {
     limits: Limits,
+    /// Connections that wait, beside the others: in all, and half of it from one source.
+    max_waiting: usize,
     shared: Arc<Shared>,
 }
 
@@ -51,23 +54,36 @@ struct Shared {
 struct State {
     next: u64,
     by_number: BTreeMap<u64, Entry>,
+    /// Those that wait are not among them.
     by_source: BTreeMap<IpAddr, usize>,
     waiting: usize,
+    waiting_by_source: BTreeMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
 struct Entry {
     source: IpAddr,
     idle_since: Option<Instant>,
+    waits: bool,
     evicted: Arc<Notify>,
 }
 
 impl Limiter {
-    /// A limiter with all permits free.
+    /// A limiter with all permits free; none may wait.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
+            max_waiting: 0,
             shared: Arc::default(),
+        }
+    }
+
+    /// So many may wait besides, half of them from one source.
+    #[must_use]
+    pub fn with_waiting(self, max_waiting: usize) -> Self {
+        Self {
+            max_waiting,
+            ..self
         }
     }
 
@@ -76,7 +92,7 @@ impl Limiter {
         let Limits { all, per_source } = self.limits;
         let source = source(from);
         let mut state = self.shared.lock();
-        if state.by_number.len() > all / 2 {
+        if state.in_use() > all / 2 {
             while state.evict(|_, since| now.saturating_duration_since(since) >= IDLE_WHEN_BUSY) {}
         }
         let of_source = state.by_source.get(&source).copied().unwrap_or_default();
@@ -86,7 +102,7 @@ impl Limiter {
         {
             return Err(LimitReached::Source(per_source));
         }
-        if state.by_number.len() >= all && !state.evict(|_, _| true) {
+        if state.in_use() >= all && !state.evict(|_, _| true) {
             return Err(LimitReached::All(all));
         }
         let number = state.next;
@@ -98,6 +114,7 @@ impl Limiter {
             Entry {
                 source,
                 idle_since: None,
+                waits: false,
                 evicted: Arc::clone(&evicted),
             },
         );
@@ -105,7 +122,8 @@ impl Limiter {
         Ok(Permit {
             number,
             evicted,
-            max_waiting: all - all / 4,
+            all,
+            max_waiting: self.max_waiting,
             shared: Arc::clone(&self.shared),
         })
     }
@@ -115,9 +133,9 @@ impl Limiter {
         self.shared.released.notified().await;
     }
 
-    /// Number of permits in use.
+    /// Number of permits in use, without those that wait.
     pub fn in_use(&self) -> usize {
-        self.shared.lock().by_number.len()
+        self.shared.lock().in_use()
     }
 }
 
@@ -128,6 +146,39 @@ impl Shared {
 }
 
 impl State {
+    fn in_use(&self) -> usize {
+        self.by_number.len() - self.waiting
+    }
+
+    /// Moves a connection to those that wait; false if there are enough.
+    fn wait(&mut self, number: u64, max: usize) -> bool {
+        let Some(entry) = self.by_number.get_mut(&number) else {
+            return false;
+        };
+        let source = entry.source;
+        let of_source = self.waiting_by_source.entry(source).or_default();
+        if self.waiting >= max || (!is_shared(source) && *of_source >= max.div_ceil(2)) {
+            return false;
+        }
+        entry.waits = true;
+        *of_source += 1;
+        self.waiting += 1;
+        decrement(&mut self.by_source, source);
+        true
+    }
+
+    /// Moves a connection that waited to the others.
+    fn end_wait(&mut self, number: u64) {
+        if let Some(entry) = self.by_number.get_mut(&number)
+            && entry.waits
+        {
+            entry.waits = false;
+            self.waiting -= 1;
+            decrement(&mut self.waiting_by_source, entry.source);
+            *self.by_source.entry(entry.source).or_default() += 1;
+        }
+    }
+
     /// Evicts the longest idle of the eligible connections; false if there is none.
     fn evict(&mut self, is_eligible: impl Fn(&Entry, Instant) -> bool) -> bool {
         let oldest = self
@@ -148,13 +199,22 @@ impl State {
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.by_number.remove(&number)?;
-        if let Some(count) = self.by_source.get_mut(&entry.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&entry.source);
-            }
+        if entry.waits {
+            self.waiting -= 1;
+            decrement(&mut self.waiting_by_source, entry.source);
+        } else {
+            decrement(&mut self.by_source, entry.source);
         }
         Some(entry)
+    }
+}
+
+fn decrement(counts: &mut BTreeMap<IpAddr, usize>, source: IpAddr) {
+    if let Some(count) = counts.get_mut(&source) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&source);
+        }
     }
 }
 
@@ -163,6 +223,7 @@ impl State {
 pub struct Permit {
     number: u64,
     evicted: Arc<Notify>,
+    all: usize,
     max_waiting: usize,
     shared: Arc<Shared>,
 }
@@ -208,28 +269,32 @@ pub struct Busy {
 }
 
 impl Busy {
-    /// Marks a request without an end of its own, such as a watch. False if three quarters of the permits have one:
-    /// the rest is kept for short requests.
+    /// Marks a request without an end of its own, such as a watch: its connection is counted with those that wait, and
+    /// takes no place of others. False if too many wait already.
     pub fn set_waiting(&mut self) -> bool {
-        let mut state = self.permit.shared.lock();
         if self.waits {
             return true;
         }
-        if state.waiting >= self.permit.max_waiting {
-            return false;
+        let permit = &self.permit;
+        self.waits = permit.shared.lock().wait(permit.number, permit.max_waiting);
+        if self.waits {
+            permit.shared.released.notify_one();
         }
-        state.waiting += 1;
-        self.waits = true;
-        true
+        self.waits
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        if self.waits {
-            self.permit.shared.lock().waiting -= 1;
-        }
         self.permit.set_idle(Instant::now());
+        if self.waits {
+            let mut state = self.permit.shared.lock();
+            state.end_wait(self.permit.number);
+            // Its place may be another's by now.
+            if state.in_use() > self.permit.all {
+                state.evict(|_, _| true);
+            }
+        }
     }
 }
 
@@ -338,17 +403,43 @@ mod tests {
     }
 
     #[test]
-    fn waiting_requests_leave_a_quarter_of_the_permits() {
-        let limiter = Limiter::new(LIMITS);
+    fn requests_that_wait_take_no_place_of_others() {
+        let limiter = Limiter::new(LIMITS).with_waiting(3);
         let now = Instant::now();
-        let all =
-            [(); 4].map(|()| Arc::new(limiter.acquire(ip("127.0.0.1"), now).expect("a permit")));
-        let mut busy = all.each_ref().map(Permit::set_busy);
+        let four =
+            || [(); 4].map(|()| Arc::new(limiter.acquire(ip("127.0.0.1"), now).expect("a permit")));
+        let first = four();
+        let mut busy = first.each_ref().map(Permit::set_busy);
         assert!(busy[..3].iter_mut().all(Busy::set_waiting));
         assert!(busy[0].set_waiting(), "it waits already");
         assert!(!busy[3].set_waiting());
-        let [first, .., mut last] = busy;
-        drop(first);
+        assert_eq!(limiter.in_use(), 1);
+        let second = [(); 3].map(|()| limiter.acquire(ip("127.0.0.1"), now).expect("a permit"));
+        let refused = limiter.acquire(ip("127.0.0.1"), now);
+        assert_eq!(refused.expect_err("all busy"), LimitReached::All(4));
+        // Its place was taken, and it is the only one that is idle.
+        let [ended, .., mut last] = busy;
+        drop(ended);
+        assert!(is_evicted(&first[0]));
+        assert_eq!(limiter.in_use(), 4);
         assert!(last.set_waiting());
+        assert_eq!(limiter.in_use(), 3);
+        drop((last, second, first));
+        assert_eq!(limiter.in_use(), 0);
+    }
+
+    #[test]
+    fn waits_of_one_source_are_limited() {
+        let limiter = Limiter::new(LIMITS).with_waiting(4);
+        let now = Instant::now();
+        let waits = |from: &str| {
+            let permit = Arc::new(limiter.acquire(ip(from), now).expect("a permit"));
+            let mut busy = permit.set_busy();
+            busy.set_waiting().then_some(busy)
+        };
+        let two = [waits("10.0.0.1"), waits("10.0.0.1")];
+        assert!(two.iter().all(Option::is_some));
+        assert!(waits("10.0.0.1").is_none());
+        assert!(waits("10.0.0.2").is_some());
     }
 }

@@ -81,6 +81,7 @@ impl Listeners {
         let settings = ListenerConfig {
             allow_hosts: allow_hosts.clone(),
             limits: shares.api,
+            waits: shares.waits,
             ..ListenerConfig::default()
         };
         let routes = api(self.routes.clone(), condition.clone());
@@ -91,6 +92,7 @@ impl Listeners {
         let settings = ListenerConfig {
             allow_hosts,
             limits: shares.metrics,
+            waits: 0,
             header_time: METRICS_HEADERS,
         };
         let routes = metrics::router(self.sources.clone(), condition.clone());

@@ -3,7 +3,7 @@
 //! A whole answer stays in memory until its reader has taken it. Large ones
 //! share a budget, and one that finds no room in time is refused; its memory is
 //! released when the last byte has gone to the kernel. A stream holds little,
-//! but may last for ever: streams leave a share of the connections to others.
+//! but may last for ever: its connection is counted apart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -18,6 +18,7 @@ use super::event;
 use super::node::V2Event;
 use super::path::KeyPath;
 use super::ring::{CAPACITY, EventMatch, Position, Ring};
+use super::waiters::{Waiter, Waiters};
 
 /// Pause before the watch is resumed.
 const RETRY: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -32,17 +33,38 @@ pub(super) struct Feed {
 
 #[derive(Debug)]
 struct Shared {
-    ring: Mutex<Ring>,
+    state: Mutex<State>,
+    /// The ring has changed.
     changed: watch::Sender<()>,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    ring: Ring,
+    waiters: Waiters,
+}
+
 impl Shared {
-    fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().expect("nothing panics while it is held")
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it is held")
     }
 
-    fn change(&self, change: impl FnOnce(&mut Ring)) {
-        change(&mut self.ring());
+    fn extend(&self, events: Vec<V2Event>, seen: i64) {
+        let mut state = self.state();
+        for event in &events {
+            state.waiters.wake(event);
+        }
+        state.ring.extend(events, seen);
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    /// Begins anew: what was between is missed.
+    fn reset(&self, ring: Ring) {
+        let mut state = self.state();
+        state.ring = ring;
+        state.waiters.wake_all();
+        drop(state);
         self.changed.send_replace(());
     }
 }
@@ -52,7 +74,7 @@ impl Feed {
     pub(super) fn new(shutdown: CancellationToken) -> Self {
         Self {
             shared: Arc::new(Shared {
-                ring: Mutex::default(),
+                state: Mutex::default(),
                 changed: watch::Sender::new(()),
             }),
             task: OnceLock::new(),
@@ -64,7 +86,7 @@ impl Feed {
     pub(super) fn start(&self, kv: &Arc<dyn Kv>, revision: i64) {
         self.task.get_or_init(|| {
             let from = (revision + 1 - CAPACITY as i64).max(1);
-            self.shared.change(|ring| *ring = Ring::new(from));
+            self.shared.reset(Ring::new(from));
             let task = run(kv.clone(), self.shared.clone());
             AbortOnDropHandle::new(tokio::spawn(task))
         });
@@ -75,7 +97,7 @@ impl Feed {
     pub(super) async fn reached(&self, revision: i64) {
         let mut changed = self.shared.changed.subscribe();
         let reached = async {
-            while self.shared.ring().seen() < revision {
+            while self.shared.state().ring.seen() < revision {
                 if changed.changed().await.is_err() {
                     break;
                 }
@@ -94,17 +116,19 @@ impl Feed {
             from,
             history,
         } = search;
-        self.shared.ring().find(key, *recursive, *from, *history)
+        let state = self.shared.state();
+        state.ring.find(key, *recursive, *from, *history)
     }
 
     /// Number of waits.
     pub(super) fn waiting(&self) -> usize {
-        self.shared.changed.receiver_count()
+        self.shared.state().waiters.len()
     }
 
     /// The next event; none at shutdown, or if events were missed: the client asks again.
     pub(super) async fn next(&self, search: &mut Search) -> Option<Arc<V2Event>> {
-        let mut changed = self.shared.changed.subscribe();
+        let key = search.key.clone();
+        let registered = Registered::new(&self.shared, &key);
         loop {
             match self.look(search) {
                 EventMatch::Found(event) => {
@@ -116,9 +140,40 @@ impl Feed {
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
-                changed = changed.changed() => changed.ok()?,
+                () = registered.waiter.woken() => {}
+            }
+            // What lies between may be gone from the ring, and was not for this one.
+            let first = registered.waiter.take_first();
+            if first > search.from.index {
+                search.from = Position::at(first);
             }
         }
+    }
+}
+
+/// Among those who are woken, until it is dropped.
+struct Registered<'a> {
+    shared: &'a Shared,
+    key: &'a KeyPath,
+    number: u64,
+    waiter: Arc<Waiter>,
+}
+
+impl<'a> Registered<'a> {
+    fn new(shared: &'a Shared, key: &'a KeyPath) -> Self {
+        let (number, waiter) = shared.state().waiters.add(key);
+        Self {
+            shared,
+            key,
+            number,
+            waiter,
+        }
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.shared.state().waiters.remove(self.key, self.number);
     }
 }
 
@@ -136,7 +191,7 @@ pub(super) struct Search {
 async fn run(kv: Arc<dyn Kv>, shared: Arc<Shared>) {
     let mut retry = RETRY;
     loop {
-        let from = shared.ring().seen() + 1;
+        let from = shared.state().ring.seen() + 1;
         match follow(&*kv, &shared, from).await {
             Ok(events) => {
                 debug!(from, "watch closed; resuming");
@@ -160,7 +215,7 @@ async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError
             WatchReply::Events(events, _) => {
                 any = true;
                 let seen = events.iter().map(event::revision).max().unwrap_or(0);
-                shared.change(|ring| ring.extend(event::map(&events), seen));
+                shared.extend(event::map(&events), seen);
             }
             // Not a revision to resume from: progress may overtake events.
             WatchReply::Progress(_) => {}
@@ -168,7 +223,7 @@ async fn follow(kv: &dyn Kv, shared: &Shared, from: i64) -> Result<bool, KvError
                 // Values before the oldest revision are gone too, so it is skipped.
                 let first = oldest.max(from) + 1;
                 warn!(from, first, "watch compacted; waits may miss events");
-                shared.change(|ring| *ring = Ring::new(first));
+                shared.reset(Ring::new(first));
                 return Ok(true);
             }
             WatchReply::Closed(reason) => {

@@ -31,6 +31,7 @@ mod state;
 mod stats;
 pub mod tree;
 pub mod ttl;
+mod waiters;
 mod write;
 
 use std::sync::Arc;

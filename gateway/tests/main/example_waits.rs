@@ -206,6 +206,41 @@ async fn what_v3_writes_is_an_event_too() {
 }
 
 #[tokio::test]
+async fn a_wait_outlasts_the_history_of_other_keys() {
+    let (server, kv) = TestServer::in_memory().await;
+    let wait = begin(&server, "/quiet/key?wait=true").await;
+    let stream = begin(&server, "/quiet?wait=true&recursive=true&stream=true").await;
+    let streamed = tokio::spawn(async move {
+        let mut body = stream.body;
+        let mut lines = Vec::new();
+        while lines.len() < 2 {
+            let frame = body.frame().await.expect("a line").expect("a line");
+            let line = frame.into_data().expect("data");
+            lines.push(String::from_utf8(line.to_vec()).expect("text"));
+        }
+        lines
+    });
+    let mut written = Vec::new();
+    for value in ["1", "2"] {
+        for n in 0..1_200 {
+            write_with_v3(&kv, vec![Op::put(format!("/busy/{n}"), "1")]).await;
+        }
+        let form = format!("value={value}");
+        written.push(server.client.put("/v2/keys/quiet/key", &form).await.body);
+        // Only the end of a wait shows that the feed is so far.
+        let index = kv.with(|etcd| etcd.revision());
+        let query = format!("/quiet?wait=true&recursive=true&waitIndex={index}");
+        assert_eq!(
+            event(begin(&server, &query).await).await.body,
+            written[written.len() - 1]
+        );
+    }
+    assert_eq!(event(wait).await.body, written[0]);
+    let streamed = tokio::time::timeout(CAP, streamed).await;
+    assert_eq!(streamed.expect("in time").expect("lines"), written);
+}
+
+#[tokio::test]
 async fn hidden_names_do_not_wake_who_waits_above() {
     let (server, _) = TestServer::in_memory().await;
     let above = begin(&server, "/d?wait=true&recursive=true").await;

@@ -185,6 +185,7 @@ fn few(all: usize) -> ListenerConfig {
             all,
             per_source: all,
         },
+        waits: 6,
         ..ListenerConfig::default()
     }
 }
@@ -204,8 +205,8 @@ async fn idle_connections_do_not_keep_others_out() {
 }
 
 #[tokio::test]
-async fn waits_leave_places_for_other_requests() {
-    let server = TestServer::with(Arc::new(MemKv::new()), few(8)).await;
+async fn waits_take_no_places_of_other_requests() {
+    let server = TestServer::with(Arc::new(MemKv::new()), few(2)).await;
     let wait = || Ask::new("GET", "/v2/keys/k?wait=true");
     let mut waits = Vec::new();
     for _ in 0..6 {

@@ -9,15 +9,9 @@ use anyhow::{Context, bail};
 use dokkaa_tests::etcd::Etcd;
 use gateway::listener::{self, ListenerConfig};
 use gateway::v2::{self, V2};
-use listen::{Binder, Limits};
+use listen::Binder;
 use store::etcd::{EtcdKv, EtcdOptions};
 use tokio_util::sync::CancellationToken;
-
-/// An agent serves fewer; three quarters of these may wait.
-const LIMITS: Limits = Limits {
-    all: 8_000,
-    per_source: 8_000,
-};
 
 /// A keys API.
 #[derive(Debug, Clone, Copy)]
@@ -83,10 +77,7 @@ pub(crate) fn serve(words: &[String]) -> anyhow::Result<()> {
         let any: SocketAddr = "127.0.0.1:0".parse()?;
         let listeners = listener::bind(&Binder::default(), &[any]).await?;
         let address = listeners[0].local_addr()?;
-        let config = ListenerConfig {
-            limits: LIMITS,
-            ..ListenerConfig::default()
-        };
+        let config = ListenerConfig::default();
         let served = tokio::spawn(listener::serve(listeners, config, router, stop.clone()));
         crate::say(&address.to_string())?;
         tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
