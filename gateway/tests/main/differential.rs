@@ -1,7 +1,7 @@
 //! One random stream of operations to a real etcd that speaks v2 and to the
 //! API over a real etcd, compared answer by answer.
 //!
-//! `DIFF_OPS` and `DIFF_SEED` choose how many and which. Both stores are
+//! `DIFF_OPS`, `DIFF_ROUNDS` and `DIFF_SEED` choose how many and which. Both stores are
 //! brought to the same index first, so answers are equal to the byte, except
 //! where [`KNOWN_DIFFERENCES`] says.
 
@@ -17,7 +17,7 @@ use store::etcd::EtcdKv;
 
 use crate::client::{Answer, Ask, Begun, Client};
 use crate::harness::TestServer;
-use crate::stream::{Step, Stream};
+use crate::stream::{self, Random, Step, Stream};
 
 /// Where dokkaa differs on purpose, and how the comparison takes that into account.
 const KNOWN_DIFFERENCES: [(&str, &str); 6] = [
@@ -47,8 +47,21 @@ const KNOWN_DIFFERENCES: [(&str, &str); 6] = [
     ),
 ];
 
-/// A few seconds' worth.
-const DEFAULT_OPS: u64 = 5000;
+/// Some twenty seconds' worth.
+const DEFAULT_OPS: u64 = 20_000;
+
+/// In so many, history ends for some waits.
+const MANY_OPS: u64 = 5_000;
+
+/// Rounds of keys that end.
+const DEFAULT_ROUNDS: u64 = 4;
+
+/// Operations of one such round; fewer on a slow machine, where the first keys would end before the last is written.
+const ROUND_OPS: u64 = 100;
+const ROUND_TIME: Duration = Duration::from_secs(1);
+
+/// etcd ends keys each 500 ms, dokkaa at their time.
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// No answer takes longer, unless something is wrong.
 const CAP: Duration = Duration::from_secs(30);
@@ -298,7 +311,7 @@ async fn a_random_stream_is_answered_as_by_etcd() {
     );
     assert!(told.events * 60 > operations, "{told:?} in {operations}");
     // Histories end only after a thousand events.
-    assert!(operations < DEFAULT_OPS || told.cleared > 3, "{told:?}");
+    assert!(operations < MANY_OPS || told.cleared > 3, "{told:?}");
     assert!(KNOWN_DIFFERENCES.iter().all(|(_, why)| !why.is_empty()));
 }
 
@@ -384,6 +397,99 @@ async fn timed_lines_until(mut stream: Begun, last: &str) -> Vec<(String, Instan
         lines.extend(text.lines().map(|line| (line.to_owned(), Instant::now())));
     }
     lines
+}
+
+/// What a stream was told of ends, in order of key: of two that are due at once, either may be first.
+fn ends(lines: &[(String, Instant)]) -> (Vec<(String, Instant)>, Vec<u64>) {
+    let (mut ends, mut indexes) = (Vec::new(), Vec::new());
+    for (line, at) in lines {
+        if line.starts_with(r#"{"action":"expire""#) {
+            let mut json: Value = serde_json::from_str(line).expect("JSON");
+            let index = json["node"]["modifiedIndex"].take();
+            indexes.push(index.as_u64().expect("an index"));
+            ends.push((without_times(&json.to_string()).0, *at));
+        }
+    }
+    ends.sort();
+    (ends, indexes)
+}
+
+/// Random keys and directories with short TTLs. Nothing is written while they end, so that indexes stay the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_keys_end_when_and_as_they_do_in_etcd() {
+    let Both { theirs, ours, .. } = &Both::start(&EtcdOptions::default()).await;
+    level(theirs, ours).await;
+    let seed = number("DIFF_SEED", 1);
+    let mut random = Random::new(seed);
+    let (mut ended, mut late, mut rounds) = (0, 0, 0);
+    for round in 0..number("DIFF_ROUNDS", DEFAULT_ROUNDS) {
+        let dir = format!("/v2/keys/t{round}");
+        let watch = Ask::new(
+            "GET",
+            &format!("{dir}?wait=true&stream=true&recursive=true"),
+        );
+        let mut streams = Vec::new();
+        for client in [theirs, ours] {
+            let begun = client.begin(watch.clone()).await;
+            streams.push(tokio::spawn(timed_lines_until(begun, "\"the last\"")));
+        }
+        let begin = Instant::now();
+        for n in 0..ROUND_OPS {
+            if begin.elapsed() > ROUND_TIME {
+                break;
+            }
+            let what = format!("DIFF_SEED={seed}, round {round}, operation {n}");
+            let ask = stream::short_lived(&mut random, &dir);
+            let (a, b) = tokio::join!(theirs.send(ask.clone()), ours.send(ask.clone()));
+            compare(&what, &ask, &a, &b);
+        }
+        // On a machine that was slower, some may have ended between: each where it was.
+        assert!(begin.elapsed() < CAP, "too slow to compare");
+        let in_time = begin.elapsed() < stream::SHORTEST;
+        let left = Ask::new("GET", &format!("{dir}?recursive=true&sorted=true"));
+        let answers = loop {
+            let (a, b) = tokio::join!(theirs.send(left.clone()), ours.send(left.clone()));
+            if !a.body.contains("expiration") && !b.body.contains("expiration") {
+                break (a, b);
+            }
+            assert!(begin.elapsed() < CAP, "{}\n{}", a.body, b.body);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let put = || Ask::new("PUT", &format!("{dir}/z")).form("value=the last");
+        tokio::join!(theirs.send(put()), ours.send(put()));
+        let told = futures_util::future::join_all(streams).await;
+        let told: Vec<_> = told
+            .into_iter()
+            .map(|lines| ends(&lines.expect("lines")))
+            .collect();
+        if !in_time {
+            level(theirs, ours).await;
+            continue;
+        }
+        rounds += 1;
+        let what = format!("DIFF_SEED={seed}, round {round}");
+        compare(&what, &left, &answers.0, &answers.1);
+        let ((theirs, their_indexes), (ours, our_indexes)) = (&told[0], &told[1]);
+        let texts = |lines: &[(String, Instant)]| -> Vec<String> {
+            lines.iter().map(|(line, _)| line.clone()).collect()
+        };
+        assert_eq!(
+            texts(theirs),
+            texts(ours),
+            "{what}: (left: etcd, right: dokkaa)"
+        );
+        assert_eq!(their_indexes, our_indexes, "{what}");
+        for ((line, theirs), (_, ours)) in theirs.iter().zip(ours) {
+            let apart = theirs.max(ours).duration_since(*theirs.min(ours));
+            ended += 1;
+            late += u32::from(apart > SWEEP);
+            assert!(apart < 3 * SWEEP, "{what}: {apart:?}: {line}");
+        }
+    }
+    assert!(rounds > 0, "too slow to compare");
+    assert!(ended >= 4 * rounds, "{ended} in {rounds} rounds");
+    // The rest is for a machine that is busy at that moment.
+    assert!(late * 10 <= ended, "{late} of {ended} were told too late");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! A random stream of operations on the v2 keys, the same for the same seed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -47,6 +48,37 @@ impl Random {
 
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// No key that [`short_lived`] writes ends sooner.
+pub(crate) const SHORTEST: Duration = Duration::from_millis(1_500);
+
+/// An operation below a directory on keys and directories of which most end after 2 to 5 seconds, directories last.
+pub(crate) fn short_lived(random: &mut Random, dir: &str) -> Ask {
+    let ttl = random.pick(&["2", "3"]);
+    let parent = random.pick(&["", "/d0", "/d1", "/d2"]);
+    let file = format!("{dir}{parent}/f{}", random.below(8));
+    let value = random.pick(&["1", "2", "3"]);
+    let put = |form: &str| Ask::new("PUT", &file).form(form);
+    match random.below(20) {
+        0..7 => put(&format!("value={value}&ttl={ttl}")),
+        7 => put(&format!("value={value}")),
+        8 => put(&format!("value={value}&prevExist=true")),
+        9 => put(&format!("value={value}&prevExist=true&ttl={ttl}")),
+        10 => put(&format!("value={value}&prevExist=false&ttl={ttl}")),
+        11 => put(&format!("value={value}&prevValue=1&ttl={ttl}")),
+        12 => put(&format!("refresh=true&prevExist=true&ttl={ttl}")),
+        13 => put(&format!("refresh=true&ttl={ttl}")),
+        14 => put("prevExist=true&ttl=&value=1"),
+        15 => Ask::new("DELETE", &file),
+        16 => Ask::new("POST", &format!("{dir}{parent}")).form(&format!("value=1&ttl={ttl}")),
+        17 => Ask::new("PUT", &format!("{dir}/e{}", random.below(4))).form("dir=true&ttl=5"),
+        18 => {
+            let parent = random.pick(&["/d0", "/d1", "/d2"]);
+            Ask::new("PUT", &format!("{dir}{parent}")).form("dir=true&prevExist=true&ttl=5")
+        }
+        _ => Ask::new("GET", &format!("{dir}?recursive=true&sorted=true")),
     }
 }
 
