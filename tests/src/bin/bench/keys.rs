@@ -44,7 +44,7 @@ async fn run() -> anyhow::Result<Keys> {
     raise_open_files()?;
     let (below, own) = etcds()?;
     let api = ApiProcess::start(&below)?;
-    let load = load::measure(api.server().address, own.address()).await?;
+    let load = load::measure(api.server().address, &below.url(), own.address()).await?;
     let url = below.url();
     let seen = Box::pin(seen::of_v3(api.server().address, &url)).await?;
     let etcd_seen = seen::of_v2(own.address()).await?;
