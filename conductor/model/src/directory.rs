@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use manifests::manifest::{Protocol, Service};
-use manifests::{AppName, ContainerId, ContainerName, HostName, InstanceId, ServiceName, SlotId};
+use manifests::{AppName, ContainerId, ContainerName, HostName, ServiceName, SlotId};
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
 use crate::records::Phase;
@@ -44,8 +44,6 @@ pub struct Endpoint {
     pub container: ContainerName,
     /// Its slot.
     pub slot: u32,
-    /// Its instance.
-    pub instance: InstanceId,
     /// Its host.
     pub host: HostName,
     /// The host's address for it.
@@ -131,8 +129,15 @@ struct Known {
 struct Standing {
     host: HostName,
     services: Arc<[ServiceId]>,
-    /// Each once, in order.
-    addrs: Arc<[IpAddr]>,
+    addrs: Addrs,
+}
+
+/// Addresses of a slot, each once, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Addrs {
+    /// Without a place of its own in memory, since nearly all slots have one.
+    One(IpAddr),
+    Some(Arc<[IpAddr]>),
 }
 
 impl Directory {
@@ -291,13 +296,17 @@ impl Directory {
 
     /// Puts a slot where it stands now.
     fn place(&mut self, snapshot: &Snapshot, slot: &SlotId) {
-        let new = endpoints_of(snapshot, slot);
+        let slot = &self.shared(slot);
+        let mut new = endpoints_of(snapshot, slot);
+        for (_, endpoint) in &mut new {
+            endpoint.host = self.hosts.shared(&endpoint.host);
+        }
         let at = (slot.container.container.clone(), slot.slot);
         let old = self.slots.get(slot).cloned();
         let stands = new.first().map(|(_, endpoint)| Standing {
             host: endpoint.host.clone(),
-            services: new.iter().map(|(service, _)| service.clone()).collect(),
-            addrs: addresses(&new),
+            services: self.shared_services(slot, new.iter().map(|(service, _)| service)),
+            addrs: Addrs::of(&new),
         });
         for (service, endpoint) in new {
             let known = self.endpoints(&service).and_then(|known| known.get(&at));
@@ -318,16 +327,36 @@ impl Directory {
                     known.endpoints.remove_mut(&at);
                 });
             }
-            self.hosts.remove(slot, &old.host, &old.addrs);
+            self.hosts.remove(slot, &old.host, old.addrs.as_slice());
         }
         match stands {
             Some(stands) => {
-                self.hosts.insert(slot, &stands.host, &stands.addrs);
+                self.hosts
+                    .insert(slot, &stands.host, stands.addrs.as_slice());
                 self.slots.insert_mut(slot.clone(), stands);
             }
             None => {
                 self.slots.remove_mut(slot);
             }
+        }
+    }
+
+    /// The slot with the names that the table has already: each is in memory once, and not once for each slot.
+    fn shared(&self, slot: &SlotId) -> SlotId {
+        let known = self.named.get_key_value(&slot.container);
+        let container = known.map_or(&slot.container, |(container, _)| container);
+        container.slot(slot.slot)
+    }
+
+    /// Services of a slot: mostly those that the manifest names.
+    fn shared_services<'a>(
+        &self,
+        slot: &SlotId,
+        services: impl Iterator<Item = &'a ServiceId> + Clone,
+    ) -> Arc<[ServiceId]> {
+        match self.named.get(&slot.container) {
+            Some(named) if services.clone().eq(named.iter()) => Arc::clone(named),
+            _ => services.cloned().collect(),
         }
     }
 
@@ -377,10 +406,22 @@ fn listed(services: &Services) -> impl Iterator<Item = (&ServiceId, &Endpoints)>
     services.iter().map(|(id, known)| (id, &known.endpoints))
 }
 
-/// The addresses of endpoints, each once.
-fn addresses(endpoints: &[(ServiceId, Endpoint)]) -> Arc<[IpAddr]> {
-    let addrs = endpoints.iter().map(|(_, endpoint)| endpoint.addr);
-    addrs.collect::<BTreeSet<_>>().into_iter().collect()
+impl Addrs {
+    fn of(endpoints: &[(ServiceId, Endpoint)]) -> Self {
+        let addrs = endpoints.iter().map(|(_, endpoint)| endpoint.addr);
+        let addrs: BTreeSet<IpAddr> = addrs.collect();
+        match addrs.first() {
+            Some(addr) if addrs.len() == 1 => Self::One(*addr),
+            _ => Self::Some(addrs.into_iter().collect()),
+        }
+    }
+
+    fn as_slice(&self) -> &[IpAddr] {
+        match self {
+            Self::One(addr) => std::slice::from_ref(addr),
+            Self::Some(addrs) => addrs,
+        }
+    }
 }
 
 fn of_app(id: &ContainerId, service: &ServiceName) -> ServiceId {
@@ -417,7 +458,6 @@ fn endpoints_of(snapshot: &Snapshot, slot: &SlotId) -> Vec<(ServiceId, Endpoint)
         let endpoint = Endpoint {
             container: id.container.clone(),
             slot: slot.slot,
-            instance: claim.instance.clone(),
             host: claim.host.clone(),
             addr: reached_at(named, state.addr),
             port: *port,

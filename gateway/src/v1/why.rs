@@ -180,7 +180,7 @@ fn endpoints(directory: &Directory, service: &ServiceId) -> Vec<WhyEndpoint> {
     };
     all.values()
         .map(|endpoint| {
-            let serves = serving.iter().any(|s| s.instance == endpoint.instance);
+            let serves = serving.iter().any(|s| std::ptr::eq(*s, endpoint));
             let reason = match (endpoint.phase, endpoint.live, serves) {
                 (Phase::Ready, true, _) => None,
                 (Phase::Ready, false, true) => {

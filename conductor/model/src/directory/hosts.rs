@@ -24,6 +24,12 @@ impl Hosts {
         self.hosts.keys()
     }
 
+    /// The name as it is here already.
+    pub(super) fn shared(&self, name: &HostName) -> HostName {
+        let known = self.hosts.get_key_value(name);
+        known.map_or(name, |(name, _)| name).clone()
+    }
+
     pub(super) fn slots_of(&self, host: &HostName) -> RedBlackTreeSetSync<SlotId> {
         let host = self.hosts.get(host);
         host.map(|host| host.slots.clone()).unwrap_or_default()

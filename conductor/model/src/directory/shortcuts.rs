@@ -25,15 +25,11 @@ const BUCKETS: usize = 128;
 #[derive(Debug, Clone)]
 pub(super) struct Shortcuts(Arc<[Option<Arc<Branch>>; BRANCHES]>);
 
-type Branch = [Option<Arc<[Shortcut]>>; BUCKETS];
+type Branch = [Option<Bucket>; BUCKETS];
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shortcut {
-    /// A part of the hash of the name.
-    tag: u32,
-    /// Length of the name, the name, length of an address, the addresses.
-    octets: Arc<[u8]>,
-}
+/// Shortcuts with one part of the hash in common, one behind the other: length of the rest, a part of the hash, length of
+/// the name, the name, length of an address, the addresses.
+type Bucket = Arc<[u8]>;
 
 /// Addresses of one family, as octets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +51,13 @@ impl Shortcuts {
     pub(super) fn get(&self, name: &[u8]) -> Option<Addresses<'_>> {
         let at = Place::of(name);
         let bucket = self.0[at.branch].as_ref()?[at.bucket].as_ref()?;
-        let has_name = |one: &&Shortcut| one.tag == at.tag && one.name() == name;
-        bucket.iter().find(has_name)?.addresses()
+        let (size, octets) = shortcuts(bucket)
+            .find_map(|shortcut| shortcut.strip_prefix(&at.tag(name))?.strip_prefix(name))?
+            .split_first()?;
+        Some(match size {
+            4 => Addresses::V4(octets.as_chunks().0),
+            _ => Addresses::V6(octets.as_chunks().0),
+        })
     }
 
     /// Follows a service.
@@ -70,47 +71,41 @@ impl Shortcuts {
         }
         let name = name(app, service);
         let at = Place::of(&name);
-        let new = addresses(endpoints).map(|addresses| Shortcut {
-            tag: at.tag,
-            octets: [&[name.len() as u8], &name[..], &addresses[..]]
-                .concat()
-                .into(),
-        });
+        let head = [&at.tag(&name), &name[..]].concat();
+        let new = addresses(endpoints).map(|addresses| [head.clone(), addresses].concat());
         let branch = self.0[at.branch].as_ref();
-        let bucket = branch.and_then(|branch| branch[at.bucket].as_ref());
-        let old = bucket.and_then(|bucket| bucket.iter().find(|one| one.name() == name));
-        if old == new.as_ref() {
+        let bucket = branch.and_then(|branch| branch[at.bucket].as_deref());
+        let old = shortcuts(bucket.unwrap_or_default()).find(|one| one.starts_with(&head));
+        if old == new.as_deref() {
             return;
         }
-        let others = bucket.into_iter().flat_map(|bucket| bucket.iter());
-        let others = others.filter(|one| one.name() != name).cloned();
-        let bucket: Arc<[Shortcut]> = others.chain(new).collect();
+        let others = shortcuts(bucket.unwrap_or_default()).filter(|one| !one.starts_with(&head));
+        let mut bucket = Vec::new();
+        for shortcut in others.chain(new.as_deref()) {
+            bucket.extend((shortcut.len() as u16).to_be_bytes());
+            bucket.extend(shortcut);
+        }
         let branches = Arc::make_mut(&mut self.0);
         let branch = branches[at.branch].get_or_insert_with(|| Arc::new([const { None }; BUCKETS]));
-        Arc::make_mut(branch)[at.bucket] = (!bucket.is_empty()).then_some(bucket);
+        Arc::make_mut(branch)[at.bucket] = (!bucket.is_empty()).then(|| bucket.into());
     }
 }
 
-impl Shortcut {
-    fn name(&self) -> &[u8] {
-        let (length, rest) = self.octets.split_first().unwrap_or((&0, &[]));
-        rest.get(..usize::from(*length)).unwrap_or_default()
-    }
-
-    fn addresses(&self) -> Option<Addresses<'_>> {
-        let (size, octets) = self.octets.get(1 + self.name().len()..)?.split_first()?;
-        Some(match size {
-            4 => Addresses::V4(octets.as_chunks().0),
-            _ => Addresses::V6(octets.as_chunks().0),
-        })
-    }
+/// Those of a bucket, each without its length.
+fn shortcuts(mut bucket: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = bucket.split_first_chunk()?;
+        let (shortcut, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        bucket = rest;
+        Some(shortcut)
+    })
 }
 
 /// Where a name is.
 struct Place {
     branch: usize,
     bucket: usize,
-    tag: u32,
+    tag: u8,
 }
 
 impl Place {
@@ -119,8 +114,15 @@ impl Place {
         Self {
             branch: hash as usize % BRANCHES,
             bucket: hash as usize / BRANCHES % BUCKETS,
-            tag: (hash >> 32) as u32,
+            tag: (hash >> 32) as u8,
         }
+    }
+}
+
+impl Place {
+    /// What tells a name from nearly all others of the bucket, and is read first.
+    fn tag(&self, name: &[u8]) -> [u8; 2] {
+        [self.tag, name.len() as u8]
     }
 }
 
@@ -170,7 +172,6 @@ mod tests {
         let endpoint = |(slot, addr): (usize, &IpAddr)| Endpoint {
             container: "web".parse().unwrap(),
             slot: slot as u32,
-            instance: "i".parse().unwrap(),
             host: "h1".parse().unwrap(),
             addr: *addr,
             port: 1,
