@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use conductor::actions::Actions;
 use conductor::allocation::Allocation;
@@ -20,9 +21,9 @@ use conductor::{Published, Setup};
 use engine::memory::{MemEngine, Published as InRegistry};
 use manifests::HostName;
 use manifests::keys::{Key, WATCH_END, WATCH_START};
-use model::Rules;
 use model::observed::Surroundings;
 use model::records::{Capacity, HostRecord, HostState, Versions};
+use model::{Directory, Rules};
 use store::etcd::{EtcdKv, EtcdOptions};
 use store::host::{Clock, Host, HostOptions, HostStatus, StateDir, StateDirError, Stop};
 use store::kv::{
@@ -451,6 +452,12 @@ impl Agent {
             .await
             .with_context(|| format!("{} to see revision {wanted}", self.name))??;
         Ok(())
+    }
+
+    /// What its DNS server answers from, while it runs.
+    pub(crate) fn directory(&self) -> Option<Arc<ArcSwap<Directory>>> {
+        let running = self.running.as_ref()?;
+        Some(Arc::clone(&running.published.directory))
     }
 
     /// Stops the agent as `dokkaa` does at SIGTERM. Containers run on.

@@ -5,6 +5,7 @@
 //! turns. The peers have one thread each, as one listener of dokkaa does.
 
 mod load;
+mod news;
 mod servers;
 mod services;
 
@@ -12,6 +13,7 @@ use std::fmt;
 use std::time::Duration;
 
 use load::{Load, Pace, Questions};
+use news::{CHANGES, News};
 pub(crate) use servers::{DOKKAA, ECHO, echo, serve};
 use servers::{MOVES, Server};
 
@@ -37,6 +39,8 @@ const MAY_TAKE_MS: f64 = 1.0;
 /// How often the time of the echo.
 const MAY_WAIT: f64 = 1.2;
 const MAY_HOLD_MB: f64 = 5.0;
+/// From a change in etcd until all hosts answer with it.
+const MAY_LAST_MS: f64 = 10.0;
 
 pub(crate) struct Names {
     /// Microseconds on a processor for an answer: with few names, with many, of Unbound, Knot and the echo.
@@ -48,6 +52,7 @@ pub(crate) struct Names {
     /// Resident.
     empty_mb: f64,
     filled_mb: f64,
+    news: News,
 }
 
 /// What came of the whole rate.
@@ -82,6 +87,7 @@ pub(crate) fn measure() -> anyhow::Result<Names> {
         p99,
         empty_mb: memory(0, 0, &few)?,
         filled_mb: memory(FEW, INSTANCES, &few)?,
+        news: news::measure()?,
     })
 }
 
@@ -194,12 +200,23 @@ impl fmt::Display for Names {
             verdict(moving < MAY_TAKE_MS),
         )?;
         let (empty, more) = (self.empty_mb, self.filled_mb - self.empty_mb);
-        write!(
+        writeln!(
             f,
             "  resident            {empty:7.1} MB without names\n  \
              with {} instances {more:7.1} MB more, under {MAY_HOLD_MB}: {}",
             FEW * INSTANCES as usize,
             verdict(more < MAY_HOLD_MB),
+        )?;
+        let p99 = |all: &[f64]| all.get(all.len() * 99 / 100).copied().unwrap_or(f64::NAN);
+        let (answered, watched) = (p99(&self.news.answered), p99(&self.news.watched));
+        write!(
+            f,
+            "{CHANGES} changes in etcd until three hosts answer with them:\n  \
+             p50                 {:7.3} ms, of etcd's own watch {:.3} ms\n  \
+             p99                 {answered:7.3} ms, of etcd's own watch {watched:.3} ms, under {MAY_LAST_MS}: {}",
+            median(&self.news.answered),
+            median(&self.news.watched),
+            verdict(answered < MAY_LAST_MS),
         )
     }
 }

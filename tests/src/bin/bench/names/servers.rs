@@ -128,7 +128,7 @@ impl Server {
 }
 
 /// An answer, and this address is among its records.
-fn says(answer: &[u8], address: IpAddr) -> bool {
+pub(super) fn says(answer: &[u8], address: IpAddr) -> bool {
     let IpAddr::V4(address) = address else {
         return false;
     };
@@ -151,19 +151,11 @@ pub(crate) fn serve(words: &[String]) -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         let directory = Arc::new(ArcSwap::from_pointee(all.directory.clone()));
-        let begin = CancellationToken::new();
-        begin.cancel();
-        let config = Config {
-            listen: vec![listen],
-            zone: Zone::new(DOMAIN, [listen.ip()])?,
-            records: Arc::default(),
-            forwarding: Forwarding::default(),
-            bridges: Vec::new(),
-            allowed: Vec::new(),
-            binder: Binder::default(),
-            begin,
-        };
-        let handle = Dns::start(config, Arc::clone(&directory), CancellationToken::new());
+        let handle = Dns::start(
+            config(listen)?,
+            Arc::clone(&directory),
+            CancellationToken::new(),
+        );
         let mut clock = tokio::time::interval(Duration::from_secs(1) / MOVES);
         for turn in 1.. {
             clock.tick().await;
@@ -177,6 +169,22 @@ pub(crate) fn serve(words: &[String]) -> anyhow::Result<()> {
         }
         handle.stopped().await;
         Ok(())
+    })
+}
+
+/// Of a server that answers at once.
+pub(super) fn config(listen: SocketAddr) -> anyhow::Result<Config> {
+    let begin = CancellationToken::new();
+    begin.cancel();
+    Ok(Config {
+        listen: vec![listen],
+        zone: Zone::new(DOMAIN, [listen.ip()])?,
+        records: Arc::default(),
+        forwarding: Forwarding::default(),
+        bridges: Vec::new(),
+        allowed: Vec::new(),
+        binder: Binder::default(),
+        begin,
     })
 }
 

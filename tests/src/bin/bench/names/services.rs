@@ -16,7 +16,7 @@ pub(super) const DOMAIN: &str = "skydns.local";
 /// Services of an app.
 const OF_APP: usize = 100;
 const HOSTS: u16 = 20;
-const PORT: u16 = 20_000;
+pub(super) const PORT: u16 = 20_000;
 
 /// The name of a service, below the domain.
 pub(super) fn name(service: usize) -> String {
