@@ -124,6 +124,13 @@ impl Clients {
         self.is_near(ip) || self.own.borrow().iter().any(|own| own.ip() == ip) || is_local(ip)
     }
 
+    /// A container of this host, in the network that they are made in.
+    pub(crate) fn is_container(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        // The bridge's own address is the host's.
+        has(&self.bridges.load(), ip) && !is_local(ip)
+    }
+
     /// Names outside the zone are answered to it.
     pub(crate) fn is_served_others(&self, ip: IpAddr) -> bool {
         self.is_of_this_host(ip) || has(&self.allowed, ip.to_canonical())
@@ -214,6 +221,26 @@ mod tests {
         clients.set_bridges(networks(&["172.18.0.0/16"]));
         assert_eq!(of("172.18.3.4"), (true, true));
         assert_eq!(of("172.17.3.4"), (false, false));
+    }
+
+    #[test]
+    fn the_network_of_containers_has_the_host_in_it() {
+        let own = watch::Sender::new(Vec::new());
+        let clients = Clients::new(
+            networks(&["127.0.0.0/8", "198.51.100.0/24"]),
+            networks(&["10.0.0.0/8"]),
+            own.subscribe(),
+        );
+        for (addr, is_container) in [
+            ("198.51.100.7", true),
+            ("::ffff:198.51.100.7", true),
+            ("127.0.0.1", false),
+            ("10.0.0.7", false),
+            ("192.0.2.1", false),
+        ] {
+            let addr = addr.parse().expect("address");
+            assert_eq!(clients.is_container(addr), is_container, "{addr}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::response::{self, Response};
 use crate::short::Question;
 use crate::upstreams::Upstreams;
 use crate::wire;
-use crate::zone::{Explanation, Tables, Zone};
+use crate::zone::{self, Explanation, Tables, Zone};
 
 /// Interval between log lines on queries that no resolver answers.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -71,9 +71,18 @@ enum Action<'a> {
     /// Answered at once.
     Answer(Response),
     /// Answered with what another name has, which is forwarded.
-    Follow(Response, Query),
+    Follow(Box<Follow>),
     /// Forwarded.
     Relay(Asked<'a>),
+}
+
+/// An answer whose last alias leads out of the zone.
+struct Follow {
+    response: Response,
+    /// For what it leads to.
+    query: Query,
+    /// The answer if there is no such name, where that is not the answer.
+    missing: Option<Response>,
 }
 
 impl Handler {
@@ -191,7 +200,7 @@ impl Shared {
                 count(&self.counters.answered);
                 Answer::new(response, request)
             }
-            Action::Follow(response, query) => self.follow(request, response, &query).await,
+            Action::Follow(follow) => self.follow(request, *follow).await,
             Action::Relay(asked) => self.relay(request, asked).await,
         };
         if let [query] = request.queries.queries() {
@@ -232,8 +241,14 @@ impl Shared {
             return failure(ResponseCode::Refused);
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let answer = self.with_tables(|zone, tables| zone.answer(tables, query, turn));
-        let Some(mut answer) = answer else {
+        let (answer, found) = self.with_tables(|zone, tables| {
+            let answer = zone.answer(tables, query, turn);
+            let is_missing = answer.as_ref().is_some_and(zone::Answer::is_missing);
+            let searches = is_missing && self.searches(request);
+            let found = searches.then(|| zone.search(tables, query, turn));
+            (answer, found.flatten())
+        });
+        let Some(answer) = answer else {
             if !self.clients.is_served_others(request.src().ip()) {
                 return failure(ResponseCode::Refused);
             }
@@ -242,12 +257,25 @@ impl Shared {
                 None => failure(ResponseCode::FormErr),
             };
         };
+        let (mut answer, missing) = match found {
+            Some(found) => (found, Some(answer)),
+            None => (answer, None),
+        };
         let follow = answer.follow.take();
         let response = Response::authoritative(request, answer);
         match follow {
-            Some(name) => Action::Follow(response, Query::query(name, query.query_type())),
+            Some(name) => Action::Follow(Box::new(Follow {
+                response,
+                query: Query::query(name, query.query_type()),
+                missing: missing.map(|answer| Response::authoritative(request, answer)),
+            })),
             None => Action::Answer(response),
         }
+    }
+
+    /// A container's resolver searches. Who asks not to recurse gets what is there.
+    fn searches(&self, request: &Request) -> bool {
+        request.metadata.recursion_desired && self.clients.is_container(request.src().ip())
     }
 
     fn with_tables<T>(&self, look: impl FnOnce(&Zone, Tables<'_>) -> T) -> T {
@@ -259,19 +287,39 @@ impl Shared {
     }
 
     /// An alias is answered with what it leads to, as its client asks for no more.
-    async fn follow(&self, request: &Request, mut response: Response, query: &Query) -> Answer {
-        if self.clients.is_served_others(request.src().ip()) {
-            match self.ask(query, request.src()).await {
-                Ok(answer) => response.extend(answer),
-                Err(why) => return self.unanswered(request, why),
-            }
+    async fn follow(&self, request: &Request, follow: Follow) -> Answer {
+        let Follow {
+            mut response,
+            query,
+            missing,
+        } = follow;
+        if !self.clients.is_served_others(request.src().ip()) {
+            count(&self.counters.answered);
+            return Answer::new(response, request);
         }
-        count(&self.counters.answered);
-        Answer::new(response, request)
+        let (message, source) = match self.ask(&query, request.src()).await {
+            Ok(answer) => answer,
+            Err(why) => return self.unanswered(request, why),
+        };
+        match missing {
+            Some(missing) if message.metadata.response_code == ResponseCode::NXDomain => {
+                response = missing;
+            }
+            _ => response.extend(message),
+        }
+        count(&self.counters.relayed);
+        Answer {
+            source,
+            ..Answer::new(response, request)
+        }
     }
 
     /// What the resolvers have for a name that no client asked for.
-    async fn ask(&self, query: &Query, client: SocketAddr) -> Result<Message, Unanswered> {
+    async fn ask(
+        &self,
+        query: &Query,
+        client: SocketAddr,
+    ) -> Result<(Message, Source), Unanswered> {
         let mut message = Message::query();
         message.metadata.recursion_desired = true;
         message.add_query(query.clone());
@@ -281,7 +329,8 @@ impl Shared {
         let request = request.map_err(|_| Unanswered::Upstream)?;
         let asked = Asked::new(&request).ok_or(Unanswered::Upstream)?;
         let answer = self.relay.ask(&asked, client).await?;
-        Message::from_vec(&answer.octets).map_err(|_| Unanswered::Upstream)
+        let message = Message::from_vec(&answer.octets).map_err(|_| Unanswered::Upstream)?;
+        Ok((message, answer.source))
     }
 
     async fn relay(&self, request: &Request, asked: Asked<'_>) -> Answer {

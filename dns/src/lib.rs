@@ -16,6 +16,8 @@
 //! - Over UDP each address has as many threads as there are processors, four at
 //!   most, each with a socket of its own; no task is between it and the answer.
 //! - Messages shorter than a header are ignored; a TCP connection stays open.
+//! - The search of a container's resolver is finished for it: a name below its
+//!   app's that does not exist is answered as an alias of the one that does.
 //! - Names of others are forwarded for this host, its containers and who is
 //!   allowed; other clients get REFUSED. Networks other than this host's get 100
 //!   answers a second over UDP; above, they are told to come by TCP.

@@ -26,6 +26,7 @@ mod hosts;
 mod others;
 mod publish;
 mod records;
+mod search;
 mod select;
 
 use std::net::IpAddr;
@@ -123,6 +124,11 @@ impl Answer {
             additional: Vec::new(),
             follow: None,
         }
+    }
+
+    /// The name that was asked for does not exist.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.code == ResponseCode::NXDomain && self.answers.is_empty()
     }
 }
 
@@ -264,6 +270,20 @@ impl Zone {
             answer.authority.push(self.soa(directory));
         }
         answer
+    }
+
+    /// A name of the zone that exists.
+    pub(super) fn exists(&self, tables: &Tables<'_>, name: &Name) -> bool {
+        !matches!(self.node(tables, name), Node::Missing)
+            || !others::find(tables.records, name).is_empty()
+    }
+
+    fn node<'a>(&self, tables: &Tables<'a>, name: &Name) -> Node<'a> {
+        if self.contains(name) {
+            self.find(tables.directory, name, 0)
+        } else {
+            Node::Missing
+        }
     }
 
     fn find<'a>(&self, directory: &'a Directory, name: &Name, turn: usize) -> Node<'a> {

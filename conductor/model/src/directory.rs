@@ -102,10 +102,10 @@ pub type Endpoints = RedBlackTreeMapSync<(ContainerName, u32), Endpoint>;
 pub struct Directory {
     /// The revision of the snapshot that it was made from.
     pub revision: i64,
-    apps: RedBlackTreeMapSync<AppName, Services>,
+    apps: RedBlackTreeMapSync<AppName, App>,
     /// The apps that have a service of a name.
     by_name: RedBlackTreeMapSync<ServiceName, RedBlackTreeSetSync<AppName>>,
-    /// Services of each container, to remove it by.
+    /// Services of each container with a manifest, to remove it by.
     named: RedBlackTreeMapSync<ContainerId, Arc<[ServiceId]>>,
     /// Endpoints of each slot, to remove it by.
     slots: RedBlackTreeMapSync<SlotId, Standing>,
@@ -115,6 +115,14 @@ pub struct Directory {
 
 /// The services of one app.
 type Services = RedBlackTreeMapSync<ServiceId, Known>;
+
+/// Entry of an app.
+#[derive(Debug, Clone, Default)]
+struct App {
+    /// So many of its containers have a manifest.
+    containers: usize,
+    services: Services,
+}
 
 /// Entry of a service.
 #[derive(Debug, Clone, Default)]
@@ -196,12 +204,12 @@ impl Directory {
 
     /// Every service, by name.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Endpoints)> {
-        self.apps.values().flat_map(listed)
+        self.apps.values().flat_map(|app| listed(&app.services))
     }
 
     /// A service with all its endpoints.
     pub fn service(&self, id: &ServiceId) -> Option<(&ServiceId, &Endpoints)> {
-        let (id, known) = self.apps.get(&id.app)?.get_key_value(id)?;
+        let (id, known) = self.apps.get(&id.app)?.services.get_key_value(id)?;
         Some((id, &known.endpoints))
     }
 
@@ -210,7 +218,13 @@ impl Directory {
         &'a self,
         app: &AppName,
     ) -> impl Iterator<Item = (&'a ServiceId, &'a Endpoints)> + use<'a> {
-        self.apps.get(app).into_iter().flat_map(listed)
+        let app = self.apps.get(app).into_iter();
+        app.flat_map(|app| listed(&app.services))
+    }
+
+    /// The app has a container, be it one without a service.
+    pub fn has_app(&self, app: &AppName) -> bool {
+        self.apps.contains_key(app)
     }
 
     /// The services of that name, by app.
@@ -277,20 +291,26 @@ impl Directory {
                 .collect(),
             Some(Desired::Invalid(_)) | None => [].into(),
         };
-        let old = self.named.get(id).cloned().unwrap_or_default();
-        if new == old {
+        let before = self.named.get(id).cloned();
+        let had = before.is_some();
+        let old = before.unwrap_or_default();
+        if (&new, manifest.is_some()) == (&old, had) {
             return;
         }
+        self.change_app(&id.app, |app| {
+            app.containers += usize::from(manifest.is_some());
+            app.containers -= usize::from(had);
+        });
         for service in new.iter() {
             self.change(service, |known| known.named += 1);
         }
         for service in old.iter() {
             self.change(service, |known| known.named -= 1);
         }
-        if new.is_empty() {
-            self.named.remove_mut(id);
-        } else {
+        if manifest.is_some() {
             self.named.insert_mut(id.clone(), new);
+        } else {
+            self.named.remove_mut(id);
         }
     }
 
@@ -363,7 +383,7 @@ impl Directory {
     /// Changes a service; one that nobody offers any more is gone.
     fn change(&mut self, service: &ServiceId, change: impl FnOnce(&mut Known)) {
         let ServiceId { app, service: name } = service;
-        let mut services = self.apps.get(app).cloned().unwrap_or_default();
+        let mut services = self.apps.get(app).cloned().unwrap_or_default().services;
         let mut apps = self.by_name.get(name).cloned().unwrap_or_default();
         let mut known = services.get(service).cloned().unwrap_or_default();
         change(&mut known);
@@ -377,15 +397,22 @@ impl Directory {
             }
             services.insert_mut(service.clone(), known);
         }
-        if services.is_empty() {
-            self.apps.remove_mut(app);
-        } else {
-            self.apps.insert_mut(app.clone(), services);
-        }
+        self.change_app(app, |app| app.services = services);
         if apps.is_empty() {
             self.by_name.remove_mut(name);
         } else {
             self.by_name.insert_mut(name.clone(), apps);
+        }
+    }
+
+    /// Changes an app; one with nothing is gone.
+    fn change_app(&mut self, name: &AppName, change: impl FnOnce(&mut App)) {
+        let mut app = self.apps.get(name).cloned().unwrap_or_default();
+        change(&mut app);
+        if app.containers == 0 && app.services.is_empty() {
+            self.apps.remove_mut(name);
+        } else {
+            self.apps.insert_mut(name.clone(), app);
         }
     }
 }

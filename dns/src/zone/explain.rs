@@ -90,17 +90,11 @@ impl Zone {
             .ok()?
             .append_name(&self.origin)
             .ok()?;
-        let is_there = !matches!(self.node(tables, &below), Node::Missing)
-            || !others::find(tables.records, &below).is_empty();
-        Some(if is_there { below } else { full })
-    }
-
-    fn node<'a>(&self, tables: &Tables<'a>, name: &Name) -> Node<'a> {
-        if self.contains(name) {
-            self.find(tables.directory, name, 0)
+        Some(if self.exists(tables, &below) {
+            below
         } else {
-            Node::Missing
-        }
+            full
+        })
     }
 
     fn meaning(&self, tables: &Tables<'_>, name: &Name, labels: &[&str]) -> String {
@@ -134,6 +128,13 @@ impl Zone {
             let names = services.map(|(id, _)| id.service.to_string());
             (app, names.collect::<Vec<_>>())
         });
+        if let Some(target) = self.searched(tables, name) {
+            let target = target.to_ascii();
+            return format!(
+                "no such name; in containers an alias of {}, for which their resolvers search here first",
+                target.trim_end_matches('.')
+            );
+        }
         match known {
             Some((app, services)) if !services.is_empty() => {
                 format!("no such name; app {app} has {}", services.join(", "))

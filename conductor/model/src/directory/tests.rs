@@ -117,6 +117,37 @@ fn follows_claims_and_states_of_live_hosts_and_nothing_else() {
     assert_eq!(step(&snapshot, touched), (None, vec![]));
 }
 
+#[test]
+fn an_app_is_known_while_one_of_its_containers_has_a_manifest() {
+    let mut snapshot = Snapshot::default();
+    let mut directory = Directory::default();
+    let app = "shop".parse().unwrap();
+    let mut step = |snapshot: &Snapshot, touched: Touched| {
+        directory.update(snapshot, &touched);
+        assert_eq!(
+            directory.has_app(&app),
+            Directory::new(snapshot).has_app(&app)
+        );
+        directory.has_app(&app)
+    };
+    let (job, web) = ("/apps/shop/job/manifest", "/apps/shop/web/manifest");
+    let served = r#"{"image": "web", "services": {"web": 80}}"#;
+    let touched = put(&mut snapshot, "/apps/blog/web/manifest", served);
+    assert!(!step(&snapshot, touched));
+    let touched = put(&mut snapshot, job, r#"{"image": "job"}"#);
+    assert!(step(&snapshot, touched));
+    let touched = put(&mut snapshot, job, r#"{"image": "job", "scale": 2}"#);
+    assert!(step(&snapshot, touched));
+    let touched = put(&mut snapshot, web, served);
+    assert!(step(&snapshot, touched));
+    let touched = delete(&mut snapshot, job);
+    assert!(step(&snapshot, touched));
+    let touched = put(&mut snapshot, web, "{");
+    assert!(step(&snapshot, touched));
+    let touched = delete(&mut snapshot, web);
+    assert!(!step(&snapshot, touched));
+}
+
 /// Hosts and services, as the indexes have them.
 fn places(directory: &Directory) -> Vec<String> {
     let hosts = directory.hosts().map(|host| {

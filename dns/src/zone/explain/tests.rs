@@ -97,6 +97,14 @@ fn each_kind_of_name_is_told() {
         ("bd.shop.skydns.local", "no such name; app shop has web"),
         ("nobody.skydns.local", "no such name"),
         (
+            "example.com.shop.skydns.local",
+            "no such name; in containers an alias of example.com, for which their resolvers search here first",
+        ),
+        (
+            "web.shop.shop.skydns.local",
+            "no such name; in containers an alias of web.shop.skydns.local, for which their resolvers search here first",
+        ),
+        (
             "1.0.0.10.in-addr.arpa",
             "an address that this cluster names; its other records are forwarded",
         ),
