@@ -282,6 +282,8 @@ pub struct CreateSpec {
     pub dns: Option<IpAddr>,
     /// Its DNS search domain.
     pub dns_search: Option<String>,
+    /// Options of its resolver; none leaves the host's.
+    pub dns_options: Vec<String>,
     /// How its output is kept.
     pub log: Log,
     /// Processors that it may use, in thousandths; none sets no limit.

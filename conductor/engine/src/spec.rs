@@ -18,6 +18,10 @@ pub const LABEL_VOLUME: &str = "dokkaa.volume";
 /// The name under which a container finds the ambassador.
 pub const BACKENDS: &str = "backends";
 
+/// Names with fewer than two dots are looked up below the app first: `db`, `db.blog`, `example.com`. The agent's DNS
+/// server answers each of them at once.
+const RESOLVER_OPTIONS: [&str; 1] = ["ndots:2"];
+
 /// What a container is made from.
 #[derive(Debug, Clone)]
 pub struct SpecInput<'a> {
@@ -116,6 +120,10 @@ pub fn spec(input: SpecInput<'_>) -> CreateSpec {
         dns_search: surroundings
             .dns
             .map(|_| format!("{}.{}", slot.container.app, surroundings.domain)),
+        dns_options: match surroundings.dns {
+            Some(_) => RESOLVER_OPTIONS.map(str::to_owned).into(),
+            None => Vec::new(),
+        },
         log: manifest.log.clone(),
         cpu_millis: manifest.cpu_millis,
         memory: manifest.memory,
@@ -310,6 +318,8 @@ mod tests {
         assert_eq!(made.hosts.get(BACKENDS), Some(&gateway));
         assert_eq!(made.dns, Some(gateway));
         assert_eq!(made.dns_search.as_deref(), Some("shop.skydns.local"));
-        assert_eq!(make(false, None).dns_search, None);
+        assert_eq!(made.dns_options, ["ndots:2"]);
+        let alone = make(false, None);
+        assert_eq!((alone.dns_search, alone.dns_options), (None, Vec::new()));
     }
 }

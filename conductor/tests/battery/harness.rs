@@ -157,6 +157,7 @@ impl Lab {
             hosts: BTreeMap::new(),
             dns: None,
             dns_search: None,
+            dns_options: Vec::new(),
             log: Log::default(),
             cpu_millis: None,
             memory: None,

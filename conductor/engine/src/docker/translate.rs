@@ -70,6 +70,7 @@ fn host_config(spec: &CreateSpec, most_files: i64) -> models::HostConfig {
         ),
         dns: spec.dns.map(|ip| vec![ip.to_string()]),
         dns_search: spec.dns_search.clone().map(|domain| vec![domain]),
+        dns_options: (!spec.dns_options.is_empty()).then(|| spec.dns_options.clone()),
         log_config: Some(models::HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(log_options(&spec.log)),

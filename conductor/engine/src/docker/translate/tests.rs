@@ -201,6 +201,7 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
         hosts: [("backends".to_owned(), IpAddr::from([172, 17, 0, 1]))].into(),
         dns: Some(IpAddr::from([172, 17, 0, 1])),
         dns_search: Some("shop.skydns.local".to_owned()),
+        dns_options: vec!["ndots:2".to_owned()],
         log: Log::default(),
         cpu_millis: Some(1_500),
         memory: Some(64 << 20),
@@ -254,6 +255,7 @@ fn what_is_asked_for_is_what_the_engine_is_told() {
         host["ExtraHosts"],
         serde_json::json!(["backends:172.17.0.1"])
     );
+    assert_eq!(host["DnsOptions"], serde_json::json!(["ndots:2"]));
     assert_eq!(host["Mounts"][0]["Type"], "bind");
     // Binds would make Docker create the path.
     assert_eq!(host.get("Binds"), None);
