@@ -31,7 +31,7 @@ BUILD=(cc:gcc make:make git:git protoc:protobuf-compiler curl:curl)
 UP=(etcd:etcd-server etcdctl:etcd-client)
 TEST=(busybox:busybox-static dig:bind9-dnsutils ip:iproute2 iptables:iptables nft:nftables
     nsenter:util-linux setpriv:util-linux openssl:openssl
-    systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
+    musl-gcc:musl-tools systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
     docker-registry:docker-registry cloud-init:cloud-init)
 BENCH=(unbound:unbound knotd:knot)
 FRESH=(debootstrap:debootstrap ip:iproute2 iptables:iptables)

@@ -57,6 +57,13 @@ pub const IMAGES: &[Program] = &[
     program("tar", "tar"),
 ];
 
+/// For programs with either C library.
+pub const C_LIBRARIES: &[Program] = &[
+    program("cc", "gcc"),
+    program("musl-gcc", "musl-tools"),
+    program("docker", "docker.io"),
+];
+
 /// For a registry with passwords.
 pub const REGISTRY: &[Program] = &[
     program("docker-registry", "docker-registry"),

@@ -28,6 +28,7 @@ mod preview;
 mod registry;
 mod restart;
 mod scale;
+mod short_names;
 mod three_hosts;
 mod troubles;
 mod tutorial;
