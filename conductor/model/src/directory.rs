@@ -107,8 +107,8 @@ pub struct Directory {
     by_name: RedBlackTreeMapSync<ServiceName, RedBlackTreeSetSync<AppName>>,
     /// Services of each container with a manifest, to remove it by.
     named: RedBlackTreeMapSync<ContainerId, Arc<[ServiceId]>>,
-    /// Endpoints of each slot, to remove it by.
-    slots: RedBlackTreeMapSync<SlotId, Standing>,
+    /// Services of which each slot has an endpoint, to remove it by.
+    slots: RedBlackTreeMapSync<SlotId, Arc<[ServiceId]>>,
     hosts: Hosts,
     shortcuts: Shortcuts,
 }
@@ -133,19 +133,28 @@ struct Known {
 }
 
 /// Place of a slot in the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Standing {
     host: HostName,
     services: Arc<[ServiceId]>,
-    addrs: Addrs,
+    /// Each once, in order.
+    addrs: Vec<IpAddr>,
 }
 
-/// Addresses of a slot, each once, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Addrs {
-    /// Without a place of its own in memory, since nearly all slots have one.
-    One(IpAddr),
-    Some(Arc<[IpAddr]>),
+impl Standing {
+    /// Of the endpoints of a slot; none without one.
+    fn new<'a>(
+        services: Arc<[ServiceId]>,
+        endpoints: impl Iterator<Item = &'a Endpoint> + Clone,
+    ) -> Option<Self> {
+        let host = endpoints.clone().next()?.host.clone();
+        let addrs: BTreeSet<IpAddr> = endpoints.map(|endpoint| endpoint.addr).collect();
+        Some(Self {
+            host,
+            services,
+            addrs: addrs.into_iter().collect(),
+        })
+    }
 }
 
 impl Directory {
@@ -257,7 +266,7 @@ impl Directory {
         let mut endpoints = Vec::new();
         for slot in &self.hosts.slots_of(host) {
             let at = (slot.container.container.clone(), slot.slot);
-            let services = self.slots.get(slot).map(|stands| stands.services.iter());
+            let services = self.slots.get(slot).map(|services| services.iter());
             for service in services.into_iter().flatten() {
                 let found = self.service(service);
                 endpoints.extend(found.and_then(|(id, known)| Some((id, known.get(&at)?))));
@@ -322,12 +331,9 @@ impl Directory {
             endpoint.host = self.hosts.shared(&endpoint.host);
         }
         let at = (slot.container.container.clone(), slot.slot);
-        let old = self.slots.get(slot).cloned();
-        let stands = new.first().map(|(_, endpoint)| Standing {
-            host: endpoint.host.clone(),
-            services: self.shared_services(slot, new.iter().map(|(service, _)| service)),
-            addrs: Addrs::of(&new),
-        });
+        let old = self.standing(slot);
+        let services = self.shared_services(slot, new.iter().map(|(service, _)| service));
+        let stands = Standing::new(services, new.iter().map(|(_, endpoint)| endpoint));
         for (service, endpoint) in new {
             let known = self.endpoints(&service).and_then(|known| known.get(&at));
             if known != Some(&endpoint) {
@@ -347,18 +353,27 @@ impl Directory {
                     known.endpoints.remove_mut(&at);
                 });
             }
-            self.hosts.remove(slot, &old.host, old.addrs.as_slice());
+            self.hosts.remove(slot, &old.host, &old.addrs);
         }
         match stands {
             Some(stands) => {
-                self.hosts
-                    .insert(slot, &stands.host, stands.addrs.as_slice());
-                self.slots.insert_mut(slot.clone(), stands);
+                self.hosts.insert(slot, &stands.host, &stands.addrs);
+                self.slots.insert_mut(slot.clone(), stands.services);
             }
             None => {
                 self.slots.remove_mut(slot);
             }
         }
+    }
+
+    /// Where a slot stands until now.
+    fn standing(&self, slot: &SlotId) -> Option<Standing> {
+        let at = (slot.container.container.clone(), slot.slot);
+        let services = self.slots.get(slot)?;
+        let endpoints = services
+            .iter()
+            .filter_map(|service| self.endpoints(service)?.get(&at));
+        Standing::new(Arc::clone(services), endpoints)
     }
 
     /// The slot with the names that the table has already: each is in memory once, and not once for each slot.
@@ -431,24 +446,6 @@ pub fn serving(endpoints: &Endpoints) -> Vec<&Endpoint> {
 
 fn listed(services: &Services) -> impl Iterator<Item = (&ServiceId, &Endpoints)> {
     services.iter().map(|(id, known)| (id, &known.endpoints))
-}
-
-impl Addrs {
-    fn of(endpoints: &[(ServiceId, Endpoint)]) -> Self {
-        let addrs = endpoints.iter().map(|(_, endpoint)| endpoint.addr);
-        let addrs: BTreeSet<IpAddr> = addrs.collect();
-        match addrs.first() {
-            Some(addr) if addrs.len() == 1 => Self::One(*addr),
-            _ => Self::Some(addrs.into_iter().collect()),
-        }
-    }
-
-    fn as_slice(&self) -> &[IpAddr] {
-        match self {
-            Self::One(addr) => std::slice::from_ref(addr),
-            Self::Some(addrs) => addrs,
-        }
-    }
 }
 
 fn of_app(id: &ContainerId, service: &ServiceName) -> ServiceId {
