@@ -26,12 +26,17 @@ pub(crate) fn newer_images(inputs: &Inputs<'_>) -> Report {
     let mut report = Report::default();
     let me = &inputs.host.name;
     for (id, container) in inputs.own_containers() {
-        let turn = Turn::among_owners(inputs.snapshot, container, me);
         let policy = container.wanted().and_then(|m| m.image_policy.as_ref());
+        let write = way_back(id, container).or_else(|| decided(id, container));
+        if policy.is_none() && write.is_none() {
+            continue;
+        }
+        // It costs as much as the container has slots.
+        let turn = Turn::among_owners(inputs.snapshot, container, me);
         if policy.is_some() && turn.is_first() {
             report.notes.followed.insert(id.clone());
         }
-        if let Some(write) = way_back(id, container).or_else(|| decided(id, container)) {
+        if let Some(write) = write {
             let scope = Scope::Container(id.clone());
             if inputs.is_my_turn(&mut report.notes, &scope, Some(turn)) {
                 report.writes.push(write);
