@@ -23,7 +23,7 @@ pub use candidates::Candidates;
 use load::{Group, Load};
 pub use load::{VERSIONS, version};
 pub(crate) use ranking::Ranking;
-pub(crate) use rebalance::rebalance;
+pub(crate) use rebalance::{is_uneven, rebalance};
 pub(crate) use returns::returns;
 
 /// Places every unclaimed slot of the snapshot, in order of container and number, each on top of those before.

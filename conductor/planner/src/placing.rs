@@ -121,6 +121,14 @@ pub(crate) fn rebalancing(
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Report {
     let mut report = Report::default();
+    let at = inputs.memory.disruption.may_rebalance_at();
+    if inputs.now < at {
+        // What moves is asked then: that costs more than all else, and slots come and go until then.
+        if placement::is_uneven(inputs.snapshot) {
+            report.notes.requeue(at);
+        }
+        return report;
+    }
     let me = &inputs.host.name;
     let could_not = |id: &ContainerId| {
         let container = inputs.snapshot.containers.get(id);
@@ -130,12 +138,7 @@ pub(crate) fn rebalancing(
             .is_some_and(|(mark, manifest)| mark.is_about(manifest.modified))
     };
     if let Some((slot, turn)) = placement::rebalance(inputs.snapshot, me, could_not) {
-        let at = inputs.memory.disruption.may_rebalance_at();
-        if inputs.now < at {
-            report.notes.requeue(at);
-        } else {
-            begins(inputs, slots, slot, turn, fresh, &mut report);
-        }
+        begins(inputs, slots, slot, turn, fresh, &mut report);
     }
     report
 }

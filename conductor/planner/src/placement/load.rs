@@ -30,6 +30,11 @@ pub fn version(snapshot: &Snapshot) -> u32 {
         .unwrap_or_default()
 }
 
+/// Number of containers of a host: those that others have started there, and the slots that it has or is to have.
+pub(super) fn containers(snapshot: &Snapshot, host: &HostName, record: &HostRecord) -> u32 {
+    record.foreign + snapshot.held_by(host) as u32
+}
+
 /// Load of each live host, from one snapshot. A host is known by its position here.
 pub(super) struct Load<'a> {
     /// The rules by which it is weighed.
@@ -62,7 +67,7 @@ impl<'a> Load<'a> {
                 view,
                 record,
                 labels: view.labels(),
-                containers: record.foreign + snapshot.held_by(name) as u32,
+                containers: containers(snapshot, name, record),
                 cpu_millis: 0,
                 memory: 0,
                 ports: BTreeMap::new(),

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use manifests::update::Rebalance;
 use manifests::{ContainerId, HostName, SlotId};
-use model::records::Phase;
+use model::records::{Availability, HostState, Phase};
 use model::snapshot::{ContainerView, Owner, SlotView, Snapshot};
 
-use super::load::{Group, Load};
+use super::load::{Group, Load, containers};
 use super::ranking::Ranking;
 use super::returns::is_any_returning;
 use crate::rollout::{Target, mark};
@@ -21,6 +21,20 @@ use crate::turn::Turn;
 /// Least difference in containers, and in slots, between the host that a slot leaves and the one that it goes to.
 const DIFFERENCE: u32 = 2;
 
+/// Some host has so many containers more than another one that takes new ones that a slot may move.
+pub(crate) fn is_uneven(snapshot: &Snapshot) -> bool {
+    let (mut least, mut most) = (u32::MAX, 0);
+    for (name, host) in &snapshot.hosts {
+        let Some(record) = &host.record else { continue };
+        let containers = containers(snapshot, name, record);
+        most = most.max(containers);
+        if host.availability() == Availability::Active && record.state == HostState::Up {
+            least = least.min(containers);
+        }
+    }
+    most >= least.saturating_add(DIFFERENCE)
+}
+
 /// The next slot that moves, if there is any, and the turn of this host to take it. What this host `could_not` run does not
 /// come again; the next host in the order takes it then, and this one something else.
 pub(crate) fn rebalance(
@@ -28,18 +42,15 @@ pub(crate) fn rebalance(
     me: &HostName,
     could_not: impl Fn(&ContainerId) -> bool,
 ) -> Option<(SlotId, Option<Turn>)> {
-    if snapshot.is_handing_over() {
-        return None;
-    }
-    let mut load = Load::of(snapshot);
-    let least = load.hosts.iter().map(|host| host.containers).min()?;
-    let most = load.hosts.iter().map(|host| host.containers).max()?;
-    if most < least + DIFFERENCE
+    if snapshot.is_handing_over()
+        || !is_uneven(snapshot)
         || !super::handovers(snapshot).is_empty()
         || is_any_returning(snapshot)
     {
         return None;
     }
+    let mut load = Load::of(snapshot);
+    let least = load.hosts.iter().map(|host| host.containers).min()?;
     let mut full: Vec<usize> = (0..load.hosts.len())
         .filter(|host| load.hosts[*host].containers >= least + DIFFERENCE)
         .collect();
