@@ -83,13 +83,24 @@ pub struct DisruptionGuard {
 impl DisruptionGuard {
     /// Takes a complete snapshot in.
     pub fn observe(&mut self, snapshot: &Snapshot, now: Millis) {
+        self.observe_slots(snapshot, now);
+        self.observe_hosts(snapshot, now);
+    }
+
+    /// Takes a complete snapshot in whose hosts are those of the one before.
+    pub fn observe_slots(&mut self, snapshot: &Snapshot, now: Millis) {
         // A pause that is over stays so, whatever is seen next.
         self.mass_failure = self
             .mass_failure
             .filter(|began| now < self.settled_at(*began));
         self.restored = self.restored.filter(|began| now < self.settled_at(*began));
         self.recovered = self.recovered.filter(|began| now < self.settled_at(*began));
+        if snapshot.is_handing_over() {
+            self.moved = now;
+        }
+    }
 
+    fn observe_hosts(&mut self, snapshot: &Snapshot, now: Millis) {
         if !snapshot.live().map(|(name, _)| name).eq(&self.live) {
             self.live = snapshot.live().map(|(name, _)| name.clone()).collect();
             self.since = now;
@@ -117,9 +128,6 @@ impl DisruptionGuard {
             self.mass_failure.get_or_insert(now);
         }
         self.hold = snapshot.in_hold().cloned();
-        if snapshot.is_handing_over() {
-            self.moved = now;
-        }
     }
 
     /// From when on a slot may move for the sake of balance: the live hosts have settled, and the last handover is over

@@ -209,10 +209,14 @@ impl AgentMemory {
         orphans::keep(&mut self.orphans, before, restored, observed);
     }
 
-    /// Takes a trusted, complete snapshot in.
-    pub fn see(&mut self, snapshot: &Snapshot, now: Millis) {
+    /// Takes a trusted, complete snapshot in; `same_hosts`: as in the one that was taken in before.
+    pub fn see(&mut self, snapshot: &Snapshot, same_hosts: bool, now: Millis) {
         self.has_synced = true;
-        self.disruption.observe(snapshot, now);
+        if same_hosts {
+            self.disruption.observe_slots(snapshot, now);
+        } else {
+            self.disruption.observe(snapshot, now);
+        }
         self.own_writes.viewed(snapshot);
         self.in_flight.viewed(snapshot.revision);
         orphans::see(&mut self.orphans, snapshot);

@@ -30,6 +30,8 @@ pub(super) struct Etcd {
     pub(super) known: bool,
     /// It has changed since what follows from it was said.
     pub(super) changed: bool,
+    /// Its hosts are as they were when it was last taken in.
+    same_hosts: bool,
     /// The log says how it is followed.
     logged: bool,
     directory: Directory,
@@ -58,6 +60,7 @@ impl Default for Etcd {
             distrust: None,
             known: false,
             changed: false,
+            same_hosts: false,
             logged: false,
             directory: Directory::default(),
             is_member: false,
@@ -110,6 +113,7 @@ impl Agent {
         etcd.trust = trust;
         let was_known = std::mem::replace(&mut etcd.known, true);
         etcd.changed = true;
+        etcd.same_hosts &= !update.resync && update.touched.hosts.is_empty();
         let before = std::mem::replace(&mut etcd.snapshot, update.snapshot.clone());
         let touched = &update.touched;
         if is_news || update.accepted.is_some() {
@@ -132,7 +136,8 @@ impl Agent {
         self.effect(Effect::Follow(Box::new(update.clone())));
         if trust == Trust::Full {
             let was_placing = self.memory.in_flight.is_placing();
-            self.memory.see(&update.snapshot, now.mono);
+            let same_hosts = std::mem::replace(&mut self.etcd.same_hosts, true);
+            self.memory.see(&update.snapshot, same_hosts, now.mono);
             self.placed(was_placing);
         }
         for id in &update.touched.containers {

@@ -344,7 +344,7 @@ proptest! {
                 let after = (guard.may_place(at(now)).is_ok(), guard.may_take_over(at(now)).is_ok());
                 prop_assert!(before == after || foretold == Some(at(now)), "{}", now);
                 if now.is_multiple_of(looks) {
-                    guard.observe(&snapshot, at(now));
+                    guard.observe_slots(&snapshot, at(now));
                 }
             }
             if accepted {

@@ -234,7 +234,7 @@ fn this_host() -> anyhow::Result<Host> {
 /// How long a whole plan takes, each in milliseconds.
 fn plans(snapshot: &Snapshot, host: &Host) -> anyhow::Result<Vec<f64>> {
     let (mut memory, now) = (AgentMemory::default(), Millis(60_000));
-    memory.see(snapshot, now);
+    memory.see(snapshot, false, now);
     let observed = Observed::new(Vec::new(), 0);
     let name: InstanceId = Uuid::new_v4().to_string().parse()?;
     let mut took = Vec::new();

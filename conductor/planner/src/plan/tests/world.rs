@@ -861,7 +861,7 @@ impl World {
         for (name, agent) in self.hosts.iter_mut().filter(|(_, agent)| !agent.cut) {
             agent.memory.observe(&agent.observed, now);
             if agent.trust == Trust::Full {
-                agent.memory.see(&snapshot, now);
+                agent.memory.see(&snapshot, false, now);
             }
             let mut fresh = || -> InstanceId {
                 *minted += 1;
