@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Endpoints, ServiceId};
 use crate::skydns::WILDCARDS;
 
-/// Services with more addresses have no shortcut.
+/// Services with more endpoints have no shortcut: a change of one of them reads all of them.
 const MOST: usize = 32;
 /// Children of the root, and of each of these.
 const BRANCHES: usize = 64;
@@ -135,12 +135,12 @@ fn name(app: &AppName, service: &ServiceName) -> Vec<u8> {
 
 /// Length of an address, and the addresses in order; none where there is none, or many, or both families.
 fn addresses(endpoints: &Endpoints) -> Option<Vec<u8>> {
+    if endpoints.size() > MOST {
+        return None;
+    }
     let serving = super::serving(endpoints);
     let first = serving.first()?;
     let size = if first.addr.is_ipv4() { 4 } else { 16 };
-    if serving.len() > MOST {
-        return None;
-    }
     let mut octets = vec![size];
     for endpoint in &serving {
         match endpoint.addr {
