@@ -39,6 +39,9 @@ prop_compose! {
         started: bool,
         bind in option::of(any::<std::net::IpAddr>()),
     ) -> Service {
+        // On every address no port of the agent's.
+        let is_agents = port == 53 || (10_000..=10_255).contains(&port);
+        let bind = bind.filter(|bind| !(is_agents && bind.is_unspecified()));
         Service {
             port,
             protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
