@@ -1,7 +1,7 @@
 //! Answering a request: from the zone, or from an upstream resolver.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ struct Shared {
     relay: Relay,
     clients: Arc<Clients>,
     rate: Mutex<RateLimit>,
-    turn: AtomicUsize,
+    turns: AtomicU64,
     counters: Arc<Counters>,
     log: Mutex<LogThrottle>,
 }
@@ -101,7 +101,7 @@ impl Handler {
             relay: Relay::new(upstreams, Arc::clone(&counters)),
             clients,
             rate: Mutex::new(RateLimit::new(Instant::now())),
-            turn: AtomicUsize::new(0),
+            turns: AtomicU64::new(0),
             counters,
             log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
         }))
@@ -133,7 +133,7 @@ impl Handler {
         let Some(question) = Question::read(message) else {
             return false;
         };
-        let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = shared.turn();
         if !shared.with_tables(|zone, tables| zone.short(tables, &question, turn, answer)) {
             return false;
         }
@@ -174,6 +174,16 @@ impl Handler {
 }
 
 impl Shared {
+    /// A number that looks like chance: a counter's remainders would be the same ones again and again for clients that ask
+    /// in a rhythm, as for A and AAAA together. The mix is that of SplitMix64.
+    fn turn(&self) -> usize {
+        let count = self.turns.fetch_add(1, Ordering::Relaxed);
+        let mixed = count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) as usize
+    }
+
     fn verdict(&self, client: IpAddr) -> Verdict {
         if self.clients.is_near(client) {
             return Verdict::Answer;
@@ -240,7 +250,7 @@ impl Shared {
         if !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
             return failure(ResponseCode::Refused);
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = self.turn();
         let (answer, found) = self.with_tables(|zone, tables| {
             let answer = zone.answer(tables, query, turn);
             let is_missing = answer.as_ref().is_some_and(zone::Answer::is_missing);
