@@ -7,7 +7,9 @@
 //! answer is an alias (CNAME) of the name that exists.
 //!
 //! Never a name that somebody may have written in full: with one label in front
-//! of the app, or below a name of the app that exists.
+//! of the app, or below a name of the app that exists. Others are not asked for
+//! what an instance of the app would be called, either: its service may not be
+//! there yet, and have the name of a top-level domain.
 
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::CNAME;
@@ -16,6 +18,7 @@ use model::skydns::WILDCARDS;
 
 use super::hosts::HOSTS;
 use super::records::record;
+use super::select::Pattern;
 use super::{Answer, Tables, Zone};
 
 /// Fewest labels of a name that is searched for: those with one are services of the app.
@@ -76,10 +79,12 @@ impl Zone {
         if is_below_one_of_ours {
             return None;
         }
+        let text: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let is_one_of_the_app = Pattern::parse(&text).is_some();
         let short = Name::from_labels(name.iter().take(short.len())).ok()?;
         let below = short.clone().append_name(&self.origin).ok();
         let below = below.filter(|below| self.exists(tables, below));
-        Some(below.unwrap_or(short))
+        below.or_else(|| (!is_one_of_the_app).then_some(short))
     }
 }
 

@@ -22,6 +22,7 @@ fn records() -> Records {
     for (name, value) in [
         ("shop/own", r#"{"host":"192.0.2.9"}"#),
         ("com/site", r#"{"host":"192.0.2.10"}"#),
+        ("com/163", r#"{"host":"192.0.2.11"}"#),
         ("com/alias", r#"{"host":"www.example.net"}"#),
         ("com/lost", r#"{"host":"none.skydns.local"}"#),
         ("com/round", r#"{"host":"round.com.shop.skydns.local"}"#),
@@ -57,9 +58,14 @@ fn a_search_comes_to_a_name_of_the_zone_or_leads_out_of_it() {
         ("h1.hosts.shop.skydns.local.", "h1.hosts.skydns.local."),
         // Records of others.
         ("site.com.shop.skydns.local.", "site.com.skydns.local."),
+        ("163.com.shop.skydns.local.", "163.com.skydns.local."),
         // All else is outside, or in the zone in full.
         ("example.com.shop.skydns.local.", "example.com."),
         ("www.example.com.blog.skydns.local.", "www.example.com."),
+        ("7.example.com.blog.skydns.local.", "7.example.com."),
+        ("a.all.com.shop.skydns.local.", "a.all.com."),
+        ("all.com.au.shop.skydns.local.", "all.com.au."),
+        ("web-01.com.shop.skydns.local.", "web-01.com."),
         ("none.blog.shop.skydns.local.", "none.blog."),
         (
             "web.shop.skydns.local.blog.skydns.local.",
@@ -89,6 +95,13 @@ fn what_may_have_been_written_in_full_is_no_search() {
         "a.b.web.shop.skydns.local.",
         "example.net.shop.skydns.local.",
         "a.own.shop.skydns.local.",
+        // An instance of a service that the app has not yet, and whose name is a top-level domain.
+        "0.app.shop.skydns.local.",
+        "All.App.shop.skydns.local.",
+        "front-end-0.dev.shop.skydns.local.",
+        "0.all.cloud.shop.skydns.local.",
+        "front-end-0.all.cloud.shop.skydns.local.",
+        "164.com.shop.skydns.local.",
         // Of no app.
         "example.com.none.skydns.local.",
         "example.com.hosts.skydns.local.",
