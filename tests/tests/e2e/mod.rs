@@ -74,11 +74,14 @@ impl Cluster {
         let mut labs = LAB_IS_FREE
             .wait_while(labs, |(free, all)| free.is_empty() && *all >= most)
             .unwrap_or_else(PoisonError::into_inner);
-        let lab = labs.0.pop().unwrap_or_else(|| {
+        let lab = if let Some(lab) = labs.0.pop() {
+            lab
+        } else {
+            let lab = Lab::start(&LabOptions::default()).expect("a lab");
             labs.1 += 1;
             // Not dropped at the end of the process, but it ends with it all the same.
-            Box::leak(Box::new(Lab::start(&LabOptions::default()).expect("a lab")))
-        });
+            Box::leak(Box::new(lab))
+        };
         Self { lab }
     }
 
