@@ -109,7 +109,12 @@ impl Client {
 
     /// GET.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CommandError> {
-        Ok(self.send(Method::GET, path, &[], Bytes::new()).await?)
+        Ok(self.try_get(path).await?)
+    }
+
+    /// GET; a 404 is a `Refusal::NotFound`.
+    pub(crate) async fn try_get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
+        self.send(Method::GET, path, &[], Bytes::new()).await
     }
 
     /// DELETE.

@@ -11,7 +11,7 @@ use manifests::HostName;
 use model::records::{Availability, Labels};
 use tokio::time::{Instant, sleep};
 
-use super::client::{Client, LOOK};
+use super::client::{Client, LOOK, Refusal};
 use super::error::CommandError;
 use super::{ask, output};
 use crate::args::{
@@ -375,12 +375,17 @@ async fn follow(
         };
         if row.availability != leaving {
             // The list is the agent's view, which may be older than what was just written.
-            let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
-            let now = detail.row.availability;
-            if now != leaving {
-                return Err(CommandError::NotConverged(format!(
-                    "{host} does not leave any more: somebody has set it to {now}"
-                )));
+            match client.try_get::<HostDetail>(&format!("hosts/{host}")).await {
+                Ok(detail) if detail.row.availability != leaving => {
+                    return Err(CommandError::NotConverged(format!(
+                        "{host} does not leave any more: somebody has set it to {}",
+                        detail.row.availability
+                    )));
+                }
+                // It has left meanwhile, which the list is to say, too.
+                Ok(_) | Err(Refusal::NotFound(_)) => {}
+                Err(Refusal::Other(CommandError::Unreached { .. })) if own => continue,
+                Err(error) => return Err(error.into()),
             }
         }
         if left.replace(row.slots) != Some(row.slots) {

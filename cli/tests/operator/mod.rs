@@ -4,6 +4,7 @@ use manifests::SlotId;
 use manifests::keys::Key;
 use model::records::Cluster;
 use std::os::unix::fs::PermissionsExt;
+use store::kv::Range;
 
 use super::*;
 
@@ -107,6 +108,25 @@ fn leave_tells_what_goes_and_follows_until_the_host_has_gone() {
     let ended = running.end().with(0);
     assert_eq!(ended.out, "h1 leaves\nh1 has left\n");
     api.run(&["leave", "h1", "--yes"]).with(1);
+}
+
+#[test]
+fn a_host_that_has_left_may_be_in_the_list_for_a_while() {
+    let api = TestApi::open();
+    api.agent.put_host("h2", None);
+    api.agent
+        .set_seen(Some(api.agent.view().unwrap().snapshot.revision));
+    let leave = ["leave", "h2", "--yes", "--timeout", "2s"];
+    let running = Running::start(api.command(&leave));
+    let key = Key::Availability("h2".parse().unwrap());
+    wait_for("the wish", || {
+        let read = Range::key(&key);
+        let reply = api.agent.mem_kv().with(|etcd| etcd.range(&read)).unwrap();
+        (!reply.kvs.is_empty()).then_some(())
+    });
+    api.agent.delete(&key);
+    api.agent.delete(&Key::HostRecord("h2".parse().unwrap()));
+    running.end().with(5);
 }
 
 #[test]
