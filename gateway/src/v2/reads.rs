@@ -9,11 +9,15 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures_util::future::join_all;
 use store::kv::{Kv, KvError, Op, Txn, TxnReply};
 use tokio::sync::oneshot;
 
 /// etcd takes 128; those of a very deep key are nested, and three more.
 const MAX_OPS: usize = 120;
+
+/// Of keys in one request: etcd refuses one above 2 MiB.
+const MAX_KEY_BYTES: usize = 512 << 10;
 
 /// Reads of an etcd. Clones share its requests.
 #[derive(Clone)]
@@ -61,10 +65,11 @@ impl Reads {
     fn next(&self) -> Option<Vec<Read>> {
         let mut queue = self.queue();
         let mut batch: Vec<Read> = Vec::new();
-        let mut ops = 0;
+        let (mut ops, mut bytes) = (0, 0);
         while let Some(read) = queue.waiting.front() {
             ops += read.ops.len();
-            if ops > MAX_OPS && !batch.is_empty() {
+            bytes += key_bytes(&read.ops);
+            if (ops > MAX_OPS || bytes > MAX_KEY_BYTES) && !batch.is_empty() {
                 break;
             }
             batch.extend(queue.waiting.pop_front());
@@ -74,6 +79,16 @@ impl Reads {
             return None;
         }
         Some(batch)
+    }
+
+    async fn send(&self, ops: Vec<Op>) -> Result<TxnReply, KvError> {
+        self.kv.txn(Txn::new(Vec::new(), ops)).await
+    }
+
+    /// By a request of its own.
+    async fn alone(&self, read: Read) {
+        let answer = self.send(read.ops).await;
+        read.answer.send(answer).ok();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -95,9 +110,12 @@ impl Sender {
             tokio::task::yield_now().await;
             let Some(batch) = reads.next() else { return };
             let ops = batch.iter().flat_map(|read| read.ops.iter().cloned());
-            let txn = Txn::new(Vec::new(), ops.collect());
-            match reads.kv.txn(txn).await {
+            match reads.send(ops.collect()).await {
                 Ok(reply) => tell(batch, reply),
+                // Because of one of them, which the others must not suffer for.
+                Err(error) if !matches!(error, KvError::Unavailable(_)) && batch.len() > 1 => {
+                    join_all(batch.into_iter().map(|read| reads.alone(read))).await;
+                }
                 Err(error) => {
                     // All endpoints were tried: who has waited meanwhile would wait as long again.
                     let waiting = std::mem::take(&mut reads.queue().waiting);
@@ -119,6 +137,17 @@ impl Drop for Sender {
     }
 }
 
+fn key_bytes(ops: &[Op]) -> usize {
+    let of_op = |op: &Op| match op {
+        Op::Get(keys) | Op::First(keys) | Op::Delete(keys) => {
+            keys.start.len() + keys.end.as_ref().map_or(0, Vec::len)
+        }
+        Op::Put { key, value, .. } => key.len() + value.len(),
+        Op::Txn(txn) => key_bytes(&txn.then),
+    };
+    ops.iter().map(of_op).sum()
+}
+
 /// Each read's part of the answer.
 fn tell(batch: Vec<Read>, reply: TxnReply) {
     let mut replies = reply.replies.into_iter();
@@ -129,5 +158,126 @@ fn tell(batch: Vec<Read>, reply: TxnReply) {
             replies: replies.by_ref().take(read.ops.len()).collect(),
         };
         read.answer.send(Ok(own)).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use store::kv::{KeyRange, OpReply, Range, RangeReply, Status, Watch};
+
+    use super::*;
+
+    type Answers = dyn Fn(&[Op]) -> Result<(), KvError> + Send + Sync;
+
+    /// An etcd that answers transactions as the test says.
+    struct Scripted {
+        answers: Box<Answers>,
+        /// How many operations each had.
+        sent: Mutex<Vec<usize>>,
+    }
+
+    #[async_trait]
+    impl Kv for Scripted {
+        async fn txn(&self, txn: Txn) -> Result<TxnReply, KvError> {
+            self.sent.lock().expect("a list").push(txn.then.len());
+            (self.answers)(&txn.then)?;
+            Ok(TxnReply {
+                succeeded: true,
+                revision: 1,
+                replies: vec![OpReply::Get(Vec::new()); txn.then.len()],
+            })
+        }
+
+        async fn range(&self, _: Range) -> Result<RangeReply, KvError> {
+            Err(unavailable())
+        }
+
+        async fn watch(&self, _: KeyRange, _: i64, _: bool) -> Result<Watch, KvError> {
+            Err(unavailable())
+        }
+
+        async fn status(&self) -> Result<Status, KvError> {
+            Err(unavailable())
+        }
+
+        async fn lease_grant(&self, _: Duration) -> Result<(i64, Duration), KvError> {
+            Err(unavailable())
+        }
+
+        async fn lease_keep_alive(&self, _: i64) -> Result<(Duration, i64), KvError> {
+            Err(unavailable())
+        }
+
+        async fn lease_revoke(&self, _: i64) -> Result<(), KvError> {
+            Err(unavailable())
+        }
+    }
+
+    fn unavailable() -> KvError {
+        KvError::Unavailable(Arc::new(std::io::Error::other("by the test")))
+    }
+
+    fn scripted(
+        answers: impl Fn(&[Op]) -> Result<(), KvError> + Send + Sync + 'static,
+    ) -> (Reads, Arc<Scripted>) {
+        let kv = Arc::new(Scripted {
+            answers: Box::new(answers),
+            sent: Mutex::default(),
+        });
+        (Reads::new(kv.clone()), kv)
+    }
+
+    fn get(key: &str) -> Op {
+        Op::Get(KeyRange::key(key))
+    }
+
+    /// Reads all at the same time: how many replies each had.
+    async fn read_all(reads: &Reads, asked: Vec<Vec<Op>>) -> Vec<Result<usize, KvError>> {
+        let asked = asked.into_iter().map(|ops| reads.read(ops));
+        let answers = join_all(asked).await.into_iter();
+        answers
+            .map(|answer| answer.map(|reply| reply.replies.len()))
+            .collect()
+    }
+
+    impl Scripted {
+        fn sent(&self) -> Vec<usize> {
+            self.sent.lock().expect("a list").clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_etcd_refuses_fails_alone() {
+        let (reads, kv) = scripted(|ops| {
+            if ops.contains(&get("/bad")) {
+                return Err(KvError::Refused("permission denied".to_owned()));
+            }
+            Ok(())
+        });
+        let asked = vec![
+            vec![get("/a"), get("/b")],
+            vec![get("/bad")],
+            vec![get("/c")],
+        ];
+        let answers = read_all(&reads, asked).await;
+        assert!(
+            matches!(answers[..], [Ok(2), Err(KvError::Refused(_)), Ok(1)]),
+            "{answers:?}"
+        );
+        assert_eq!(kv.sent(), [4, 2, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_for_one_request_goes_in_several() {
+        let (reads, kv) = scripted(|_| Ok(()));
+        let long = "a".repeat(MAX_KEY_BYTES / 2 + 1);
+        let keys = ["/a", "/b", &long, &long, "/c"];
+        let asked = keys.map(|key| vec![get(key)]).into();
+        let answers = read_all(&reads, asked).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Ok(1))));
+        assert_eq!(kv.sent(), [3, 2]);
     }
 }

@@ -1,6 +1,7 @@
 //! What only a real etcd shows: too many operations, too large a request, what it writes to its log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
@@ -112,6 +113,34 @@ async fn the_deepest_key_and_the_largest_value_fit() {
     let left = etcd.list("/").expect("a list");
     let keys: Vec<&str> = left.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(keys, ["/v2meta//op"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_is_too_large_for_etcd_fails_no_other() {
+    let (server, _etcd) = server().await;
+    let client = &server.client;
+    assert_eq!(client.put("/v2/keys/d/a", "value=1").await.status, 201);
+    let missing = [
+        ("a".repeat(600) + "/").repeat(100),
+        ("a".repeat(1500) + "/").repeat(40),
+    ];
+    let goes_on = AtomicBool::new(true);
+    let too_large = async {
+        for path in missing.iter().cycle().take(20) {
+            let get = client.get(&format!("/v2/keys/{path}")).await;
+            assert_eq!(get.error().1, 300, "{}", get.body);
+        }
+        goes_on.store(false, Ordering::Relaxed);
+    };
+    let good = async {
+        while goes_on.load(Ordering::Relaxed) {
+            let gets = (0..4).map(|_| client.get("/v2/keys/d/a"));
+            for get in futures_util::future::join_all(gets).await {
+                assert_eq!(get.status, 200, "{}", get.body);
+            }
+        }
+    };
+    tokio::join!(too_large, good);
 }
 
 #[tokio::test(flavor = "multi_thread")]
