@@ -122,7 +122,7 @@ impl Limiter {
         Ok(Permit {
             number,
             evicted,
-            all,
+            limits: self.limits,
             max_waiting: self.max_waiting,
             shared: Arc::clone(&self.shared),
         })
@@ -156,26 +156,43 @@ impl State {
             return false;
         };
         let source = entry.source;
-        let of_source = self.waiting_by_source.entry(source).or_default();
-        if self.waiting >= max || (!is_shared(source) && *of_source >= max.div_ceil(2)) {
+        let of_source = self.waiting_by_source.get(&source).copied();
+        let has_share = of_source.unwrap_or_default() >= max.div_ceil(2);
+        if self.waiting >= max || (!is_shared(source) && has_share) {
             return false;
         }
         entry.waits = true;
-        *of_source += 1;
+        *self.waiting_by_source.entry(source).or_default() += 1;
         self.waiting += 1;
         decrement(&mut self.by_source, source);
         true
     }
 
-    /// Moves a connection that waited to the others.
-    fn end_wait(&mut self, number: u64) {
-        if let Some(entry) = self.by_number.get_mut(&number)
-            && entry.waits
-        {
-            entry.waits = false;
-            self.waiting -= 1;
-            decrement(&mut self.waiting_by_source, entry.source);
-            *self.by_source.entry(entry.source).or_default() += 1;
+    /// Moves a connection that waited to the others. Its place may be another's by now: then an idle one is evicted.
+    fn end_wait(&mut self, number: u64, limits: Limits) {
+        let Some(entry) = self.by_number.get_mut(&number) else {
+            return;
+        };
+        if !entry.waits {
+            return;
+        }
+        entry.waits = false;
+        let source = entry.source;
+        self.waiting -= 1;
+        decrement(&mut self.waiting_by_source, source);
+        let of_source = self.by_source.entry(source).or_default();
+        *of_source += 1;
+        if !is_shared(source) && *of_source > limits.per_source {
+            self.evict(|entry, _| entry.source == source);
+        }
+        if self.in_use() > limits.all {
+            self.evict(|_, _| true);
+        }
+    }
+
+    fn set_idle(&mut self, number: u64, now: Instant) {
+        if let Some(entry) = self.by_number.get_mut(&number) {
+            entry.idle_since = Some(now);
         }
     }
 
@@ -223,7 +240,7 @@ fn decrement(counts: &mut BTreeMap<IpAddr, usize>, source: IpAddr) {
 pub struct Permit {
     number: u64,
     evicted: Arc<Notify>,
-    all: usize,
+    limits: Limits,
     max_waiting: usize,
     shared: Arc<Shared>,
 }
@@ -231,9 +248,7 @@ pub struct Permit {
 impl Permit {
     /// Marks the connection idle: it may be evicted.
     pub fn set_idle(&self, now: Instant) {
-        if let Some(entry) = self.shared.lock().by_number.get_mut(&self.number) {
-            entry.idle_since = Some(now);
-        }
+        self.shared.lock().set_idle(self.number, now);
         self.shared.released.notify_one();
     }
 
@@ -286,15 +301,19 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.permit.set_idle(Instant::now());
+        let Permit {
+            number,
+            limits,
+            shared,
+            ..
+        } = &*self.permit;
+        let mut state = shared.lock();
+        state.set_idle(*number, Instant::now());
         if self.waits {
-            let mut state = self.permit.shared.lock();
-            state.end_wait(self.permit.number);
-            // Its place may be another's by now.
-            if state.in_use() > self.permit.all {
-                state.evict(|_, _| true);
-            }
+            state.end_wait(*number, *limits);
         }
+        drop(state);
+        shared.released.notify_one();
     }
 }
 
@@ -441,5 +460,36 @@ mod tests {
         assert!(two.iter().all(Option::is_some));
         assert!(waits("10.0.0.1").is_none());
         assert!(waits("10.0.0.2").is_some());
+    }
+
+    #[test]
+    fn waits_that_end_give_a_source_no_more_than_its_share() {
+        let limiter = Limiter::new(LIMITS).with_waiting(8);
+        let now = Instant::now();
+        let wait = || {
+            let permit = Arc::new(limiter.acquire(ip("10.0.0.1"), now).expect("a permit"));
+            let mut busy = permit.set_busy();
+            assert!(busy.set_waiting());
+            (permit, busy)
+        };
+        let four = [(); 4].map(|()| wait());
+        let again = four.map(|(permit, busy)| {
+            drop(busy);
+            permit.set_busy()
+        });
+        assert_eq!(limiter.in_use(), LIMITS.per_source);
+        let refused = limiter.acquire(ip("10.0.0.1"), now);
+        assert_eq!(refused.expect_err("its share"), LimitReached::Source(2));
+        let _other = limiter.acquire(ip("10.0.0.2"), now).expect("a permit");
+        drop(again);
+    }
+
+    #[test]
+    fn a_wait_that_is_refused_leaves_nothing() {
+        let limiter = Limiter::new(LIMITS);
+        let permit = limiter.acquire(ip("10.0.0.1"), Instant::now());
+        let mut busy = Arc::new(permit.expect("a permit")).set_busy();
+        assert!(!busy.set_waiting());
+        assert!(limiter.shared.lock().waiting_by_source.is_empty());
     }
 }
