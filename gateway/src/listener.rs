@@ -47,7 +47,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// Connections that wait for events or follow logs, besides; half of them may be of one source. A wait of a v2 client
-/// holds one, and 20 kB.
+/// holds one, and 20 kB beside the text of the event, which all that are told of it share.
 const WAITS: usize = 6_144;
 
 /// Request line and headers; a v2 client may put a short value into the query.

@@ -50,7 +50,8 @@ impl StallGuard {
         if written.is_ready() {
             return written;
         }
-        // A stream's client may pause: it holds no more memory than the socket's buffer.
+        // A stream's client may pause: beside the socket's buffer it holds one event, whose text
+        // it shares with others, or one line of a log.
         if self.connection.streams.load(Ordering::Relaxed) {
             self.deadline = None;
             return Poll::Pending;

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::event;
 use super::node::V2Event;
 use super::path::KeyPath;
-use super::ring::{CAPACITY, EventMatch, Position, Ring};
+use super::ring::{CAPACITY, EventMatch, Position, Ring, RingEvent};
 use super::waiters::{Waiter, Waiters};
 
 /// Pause before the watch is resumed.
@@ -126,14 +126,14 @@ impl Feed {
     }
 
     /// The next event; none at shutdown, or if events were missed: the client asks again.
-    pub(super) async fn next(&self, search: &mut Search) -> Option<Arc<V2Event>> {
+    pub(super) async fn next(&self, search: &mut Search) -> Option<Arc<RingEvent>> {
         let key = search.key.clone();
         let registered = Registered::new(&self.shared, &key);
         loop {
             match self.look(search) {
-                EventMatch::Found(event) => {
-                    search.from = search.from.after(&event);
-                    return Some(event);
+                EventMatch::Found(found) => {
+                    search.from = search.from.after(&found.event);
+                    return Some(found);
                 }
                 EventMatch::Cleared(_) => return None,
                 EventMatch::NotYet(from) => search.from = from,

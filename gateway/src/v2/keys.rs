@@ -276,7 +276,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     // An event is taken from the feed when the client has read the one before.
     let told = stream::unfold((v2.clone(), search), async |(v2, mut search)| {
         let event = v2.feed.next(&mut search).await?;
-        let line = Ok::<_, Infallible>(Bytes::from(event.body()));
+        let line = Ok::<_, Infallible>(event.body());
         Some((line, (v2, search)))
     });
     let body = told.take(if wait.stream { usize::MAX } else { 1 });

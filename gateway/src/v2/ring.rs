@@ -3,7 +3,9 @@
 //! Pure. Invariant: it has every event from `first` on, up to `seen`.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 
 use super::node::V2Event;
 use super::path::KeyPath;
@@ -11,13 +13,36 @@ use super::path::KeyPath;
 /// As in etcd.
 pub const CAPACITY: usize = 1000;
 
-/// Limit for events with large values.
+/// Limit for events with large values; the text of those that were told is as much again.
 pub const MAX_BYTES: usize = 8 << 20;
+
+/// An event, with its text once a wait was told of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RingEvent {
+    /// The event.
+    pub event: V2Event,
+    text: OnceLock<Bytes>,
+}
+
+impl RingEvent {
+    fn new(event: V2Event) -> Self {
+        Self {
+            event,
+            text: OnceLock::new(),
+        }
+    }
+
+    /// The answer's body, shared by all waits: thousands may be told of one event.
+    pub fn body(&self) -> Bytes {
+        let encode = || Bytes::from(self.event.body());
+        self.text.get_or_init(encode).clone()
+    }
+}
 
 /// The ring.
 #[derive(Debug, Default)]
 pub struct Ring {
-    events: VecDeque<Arc<V2Event>>,
+    events: VecDeque<Arc<RingEvent>>,
     bytes: usize,
     first: i64,
     seen: i64,
@@ -27,7 +52,7 @@ pub struct Ring {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventMatch {
     /// This event.
-    Found(Arc<V2Event>),
+    Found(Arc<RingEvent>),
     /// Not yet; nothing before this needs to be looked at again.
     NotYet(Position),
     /// The index is too old; the oldest available one.
@@ -53,19 +78,19 @@ impl Ring {
     pub fn extend(&mut self, events: Vec<V2Event>, seen: i64) {
         for event in events {
             self.bytes += event.size();
-            self.events.push_back(Arc::new(event));
+            self.events.push_back(Arc::new(RingEvent::new(event)));
         }
         self.seen = self.seen.max(seen);
         while self.events.len() > CAPACITY || self.bytes > MAX_BYTES {
-            let Some(event) = self.events.pop_front() else {
+            let Some(oldest) = self.events.pop_front() else {
                 break;
             };
-            self.bytes -= event.size();
+            self.bytes -= oldest.event.size();
             // As etcd has it: the oldest kept, not the first that would be complete.
             self.first = self
                 .events
                 .front()
-                .map_or(event.index() + 1, |event| event.index());
+                .map_or(oldest.event.index() + 1, |oldest| oldest.event.index());
         }
     }
 
@@ -77,20 +102,21 @@ impl Ring {
         }
         let start = self
             .events
-            .partition_point(|event| event.index() < from.index);
-        let own = |event: &&Arc<V2Event>| {
+            .partition_point(|at| at.event.index() < from.index);
+        let own = |RingEvent { event, .. }: &RingEvent| {
             !event.silent
                 && matches_key(event, key, recursive)
                 && (event.index() <= history || !hidden_from(event, key))
         };
         let mut told = from.told;
-        let found = self.events.iter().skip(start).filter(own).find(|event| {
-            let new = event.index() > from.index || told == 0;
+        let events = self.events.iter().skip(start);
+        let found = events.filter(|event| own(event)).find(|found| {
+            let new = found.event.index() > from.index || told == 0;
             told = told.saturating_sub(1);
             new
         });
         match found {
-            Some(event) => EventMatch::Found(event.clone()),
+            Some(found) => EventMatch::Found(found.clone()),
             None if self.seen < from.index => EventMatch::NotYet(from),
             None => EventMatch::NotYet(Position::at(self.seen + 1)),
         }
@@ -172,7 +198,7 @@ mod tests {
 
     fn found(look: &EventMatch) -> Option<i64> {
         match look {
-            EventMatch::Found(event) => Some(event.index()),
+            EventMatch::Found(found) => Some(found.event.index()),
             _ => None,
         }
     }
@@ -215,15 +241,28 @@ mod tests {
         let mut told = Vec::new();
         let after = loop {
             match ring.find(&key("/a"), true, position, 0) {
-                EventMatch::Found(event) => {
-                    position = position.after(&event);
-                    told.push(event.key().to_owned());
+                EventMatch::Found(found) => {
+                    position = position.after(&found.event);
+                    told.push(found.event.key().to_owned());
                 }
                 other => break other,
             }
         };
         assert_eq!(told, ["/a/x", "/a/y", "/a/z"]);
         assert_eq!(after, EventMatch::NotYet(Position::at(4)));
+    }
+
+    #[test]
+    fn all_waits_share_the_text_of_an_event() {
+        let mut ring = Ring::new(1);
+        ring.extend(vec![event(Action::Set, "/a/b", 2, false)], 2);
+        let body = |text: &str| match ring.find(&key(text), true, Position::at(1), 0) {
+            EventMatch::Found(found) => found.body(),
+            other => panic!("{other:?}"),
+        };
+        let [one, other] = ["/a", "/a/b"].map(body);
+        assert!(one.starts_with(br#"{"action":"set""#));
+        assert_eq!(one.as_ptr(), other.as_ptr());
     }
 
     #[test]
