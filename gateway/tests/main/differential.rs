@@ -434,6 +434,7 @@ async fn random_keys_end_when_and_as_they_do_in_etcd() {
             streams.push(tokio::spawn(timed_lines_until(begun, "\"the last\"")));
         }
         let begin = Instant::now();
+        let mut answered = Vec::new();
         for n in 0..ROUND_OPS {
             if begin.elapsed() > ROUND_TIME {
                 break;
@@ -441,7 +442,7 @@ async fn random_keys_end_when_and_as_they_do_in_etcd() {
             let what = format!("DIFF_SEED={seed}, round {round}, operation {n}");
             let ask = stream::short_lived(&mut random, &dir);
             let (a, b) = tokio::join!(theirs.send(ask.clone()), ours.send(ask.clone()));
-            compare(&what, &ask, &a, &b);
+            answered.push((what, ask, a, b));
         }
         // On a machine that was slower, some may have ended between: each where it was.
         assert!(begin.elapsed() < CAP, "too slow to compare");
@@ -467,6 +468,9 @@ async fn random_keys_end_when_and_as_they_do_in_etcd() {
             continue;
         }
         rounds += 1;
+        for (what, ask, a, b) in &answered {
+            compare(what, ask, a, b);
+        }
         let what = format!("DIFF_SEED={seed}, round {round}");
         compare(&what, &left, &answers.0, &answers.1);
         let ((theirs, their_indexes), (ours, our_indexes)) = (&told[0], &told[1]);
@@ -482,7 +486,8 @@ async fn random_keys_end_when_and_as_they_do_in_etcd() {
         for ((line, theirs), (_, ours)) in theirs.iter().zip(ours) {
             let apart = theirs.max(ours).duration_since(*theirs.min(ours));
             ended += 1;
-            late += u32::from(apart > SWEEP);
+            // etcd's own lateness is anything up to a sweep; the rest is for both to tell.
+            late += u32::from(apart > SWEEP + SWEEP / 2);
             assert!(apart < 3 * SWEEP, "{what}: {apart:?}: {line}");
         }
     }
