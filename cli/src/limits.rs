@@ -91,10 +91,7 @@ mod tests {
             let (dns, strangers) = (256, 64);
             let listeners = api.all + waits + peers.all + metrics.all + 2 * links.all;
             let all = listeners + dns + strangers;
-            assert!(
-                all as u64 * 5 <= open_files * 4,
-                "{all} of {open_files}"
-            );
+            assert!(all as u64 * 5 <= open_files * 4, "{all} of {open_files}");
             for limits in [api, peers, metrics, links] {
                 assert!(limits.per_source > 0 && limits.per_source < limits.all);
             }

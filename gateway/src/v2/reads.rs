@@ -19,6 +19,9 @@ const MAX_OPS: usize = 120;
 /// Of keys in one request: etcd refuses one above 2 MiB.
 const MAX_KEY_BYTES: usize = 512 << 10;
 
+/// With more that wait, those whose client has gone are looked for: while etcd hangs, nothing is sent.
+const MANY: usize = 512;
+
 /// Reads of an etcd. Clones share its requests.
 #[derive(Clone)]
 pub(super) struct Reads {
@@ -50,12 +53,15 @@ impl Reads {
         let (answer, told) = oneshot::channel();
         let begins = {
             let mut queue = self.queue();
+            if queue.waiting.len() > MANY {
+                queue.waiting.retain(|read| !read.answer.is_closed());
+            }
             queue.waiting.push_back(Read { ops, answer });
             !std::mem::replace(&mut queue.under_way, true)
         };
         if begins {
             // Not by this request, whose client may go.
-            tokio::spawn(Sender(self.clone()).run());
+            tokio::spawn(Batches(self.clone()).run());
         }
         told.await
             .unwrap_or_else(|gone| Err(KvError::Unavailable(Arc::new(gone))))
@@ -67,6 +73,10 @@ impl Reads {
         let mut batch: Vec<Read> = Vec::new();
         let (mut ops, mut bytes) = (0, 0);
         while let Some(read) = queue.waiting.front() {
+            if read.answer.is_closed() {
+                queue.waiting.pop_front();
+                continue;
+            }
             ops += read.ops.len();
             bytes += key_bytes(&read.ops);
             if (ops > MAX_OPS || bytes > MAX_KEY_BYTES) && !batch.is_empty() {
@@ -96,13 +106,14 @@ impl Reads {
     }
 }
 
-/// The task that sends requests, one after the other.
-struct Sender(Reads);
+/// The task that sends batches, one after the other.
+struct Batches(Reads);
 
-impl Sender {
+impl Batches {
     /// Sends what waits, until nothing does.
     async fn run(self) {
         let Self(reads) = &self;
+        let mut failed = false;
         loop {
             // Those whose answer has just been told, and those that have just come, ask before this goes on: with
             // sixteen clients, twice as many share a request.
@@ -110,16 +121,22 @@ impl Sender {
             tokio::task::yield_now().await;
             let Some(batch) = reads.next() else { return };
             let ops = batch.iter().flat_map(|read| read.ops.iter().cloned());
-            match reads.send(ops.collect()).await {
+            let answer = reads.send(ops.collect()).await;
+            let failed_before =
+                std::mem::replace(&mut failed, matches!(answer, Err(KvError::Unavailable(_))));
+            match answer {
                 Ok(reply) => tell(batch, reply),
                 // Because of one of them, which the others must not suffer for.
-                Err(error) if !matches!(error, KvError::Unavailable(_)) && batch.len() > 1 => {
+                Err(_) if !failed && batch.len() > 1 => {
                     join_all(batch.into_iter().map(|read| reads.alone(read))).await;
                 }
                 Err(error) => {
-                    // All endpoints were tried: who has waited meanwhile would wait as long again.
-                    let waiting = std::mem::take(&mut reads.queue().waiting);
-                    for read in batch.into_iter().chain(waiting) {
+                    let mut untold = VecDeque::from(batch);
+                    // All endpoints were tried, twice: who has waited meanwhile would wait as long again.
+                    if failed && failed_before {
+                        untold.append(&mut reads.queue().waiting);
+                    }
+                    for read in untold {
                         read.answer.send(Err(error.clone())).ok();
                     }
                 }
@@ -128,7 +145,7 @@ impl Sender {
     }
 }
 
-impl Drop for Sender {
+impl Drop for Batches {
     fn drop(&mut self) {
         // Reads to come must not wait for it for ever.
         if std::thread::panicking() {
@@ -163,9 +180,11 @@ fn tell(batch: Vec<Read>, reply: TxnReply) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use async_trait::async_trait;
+    use futures_util::FutureExt;
     use store::kv::{KeyRange, OpReply, Range, RangeReply, Status, Watch};
 
     use super::*;
@@ -268,6 +287,48 @@ mod tests {
             "{answers:?}"
         );
         assert_eq!(kv.sent(), [4, 2, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn reads_whose_client_has_gone_are_not_sent() {
+        let (reads, kv) = scripted(|_| Ok(()));
+        for _ in 0..4 * MANY {
+            assert!(reads.read(vec![get("/gone")]).now_or_never().is_none());
+        }
+        assert!(reads.queue().waiting.len() <= MANY + 1);
+        let answers = read_all(&reads, vec![vec![get("/a")]]).await;
+        assert!(matches!(answers[..], [Ok(1)]), "{answers:?}");
+        assert_eq!(kv.sent(), [1]);
+    }
+
+    /// Reads that no two of share a request.
+    fn large(count: usize) -> Vec<Vec<Op>> {
+        vec![vec![get("/a"); MAX_OPS]; count]
+    }
+
+    #[tokio::test]
+    async fn one_failure_of_etcd_fails_one_request() {
+        let first = AtomicBool::new(true);
+        let (reads, kv) = scripted(move |_| {
+            if first.swap(false, Ordering::Relaxed) {
+                return Err(unavailable());
+            }
+            Ok(())
+        });
+        let answers = read_all(&reads, large(3)).await;
+        assert!(
+            matches!(answers[..], [Err(KvError::Unavailable(_)), Ok(_), Ok(_)]),
+            "{answers:?}"
+        );
+        assert_eq!(kv.sent().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn an_etcd_that_fails_twice_is_asked_no_third_time() {
+        let (reads, kv) = scripted(|_| Err(unavailable()));
+        let answers = read_all(&reads, large(5)).await;
+        assert!(answers.iter().all(Result::is_err), "{answers:?}");
+        assert_eq!(kv.sent().len(), 2);
     }
 
     #[tokio::test]
