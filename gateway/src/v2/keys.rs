@@ -188,18 +188,17 @@ fn manifest(value: &[u8], asked: &KeysRequest<'_>) -> Result<(), V2Error> {
 
 /// Reads are linearized, so `quorum=true` is always kept.
 async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
-    let reply = ask(v2, lookup::read_alone(&get.key)).await?;
-    let mut seen = match Lookup::alone(&get.key, reply) {
-        Some(seen) => seen,
-        None => look(v2, &get.key).await?,
+    let alone = if get.key.is_root() {
+        None
+    } else {
+        Some(look(v2, &get.key).await?).filter(|seen| !seen.is_dir())
     };
-    let listing = if seen.is_dir() {
+    let (seen, listing) = if let Some(seen) = alone {
+        (seen, None)
+    } else {
         // All keys below it are in memory until it is encoded.
         let turn = v2.listings.acquire().await.ok();
-        seen = list(v2, &get.key).await?;
-        turn
-    } else {
-        None
+        (list(v2, &get.key).await?, turn)
     };
     if access::hidden(get.key.as_str()) {
         return Err(seen.error(ErrorCode::KeyNotFound, get.key.as_str()));
@@ -218,7 +217,12 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
     Ok(response)
 }
 
+/// Without what is below it.
 async fn look(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
+    let reply = ask(v2, lookup::read_alone(key)).await?;
+    if let Some(seen) = Lookup::alone(key, reply) {
+        return Ok(seen);
+    }
     let reply = ask(v2, lookup::read(key, false)).await?;
     Ok(Lookup::new(key, reply))
 }
