@@ -18,7 +18,7 @@ use manifests::{AppName, ContainerId, ContainerName, Manifest};
 use model::links;
 use model::links::LinkWarning;
 use store::kv::{KeyRange, KeyValue, Range, RangeReply, Relation, Target};
-use store::settle::{self, Mark, Tried};
+use store::settle::{self, Deletions, Mark, Tried};
 use store::{Compare, Op, OpReply, Txn, TxnReply};
 use tokio::time::Instant;
 
@@ -133,6 +133,7 @@ async fn put(
             key,
             value: body,
             after: seen.revision,
+            deletions: Deletions::Untold,
         };
         let reply = settle::settle(kv.as_ref(), &txn, mark, until).await;
         let reply = reply.map_err(|error| ApiFailure::etcd_write(&error))?;

@@ -4,8 +4,8 @@
 //! is unchanged; else the write is planned again.
 
 mod dirs;
+mod plain;
 mod remove;
-mod unseen;
 
 use jiff::Timestamp;
 use model::ModRev;
@@ -19,7 +19,7 @@ use super::node::{Action, V2Event};
 use super::path::{KeyPath, MAX_PARTS};
 use super::request::{Condition, Content, Write, WriteKind};
 use super::ttl::{self, Ttl};
-pub use unseen::{Unseen, unseen};
+pub use plain::{PlainPut, plain_put};
 
 /// A transaction and its event.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::Timestamp;
 use store::kv::{KeyValue, KvError, Op, OpReply, Range, Txn, TxnReply};
-use store::settle::{self, Mark};
+use store::settle::{self, Deletions, Mark};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -17,6 +17,7 @@ use super::event::OP_KEY;
 use super::lookup::{self, Lookup};
 use super::node::V2Event;
 use super::path::KeyPath;
+use super::plan::PlainPut;
 use super::request::Write;
 use super::state::V2;
 use super::{expiry, plan};
@@ -67,10 +68,13 @@ async fn write_once(
 ) -> Result<(V2Event, i64), V2Error> {
     let (begun, now) = (Instant::now(), Timestamp::now());
     let until = begun + PATIENCE;
-    if let Some(written) = write_unseen(v2, write, until).await? {
-        return Ok(written);
-    }
-    let told = ask(v2, lookup::read_key(&write.key), until).await?;
+    let told = match plan::plain_put(write, v2.revision()) {
+        Some(put) => match put_plain(v2, &write.key, &put, until).await? {
+            Plain::Written(event, revision) => return Ok((*event, revision)),
+            Plain::Failed(found) => found,
+        },
+        None => ask(v2, lookup::read_key(&write.key), until).await?,
+    };
     let mut seen = match Lookup::of_key(&write.key, told) {
         Some(seen) => seen,
         None => look(v2, &write.key, false, until).await?,
@@ -95,6 +99,7 @@ async fn write_once(
             key: OP_KEY,
             value: &record,
             after: seen.revision,
+            deletions: Deletions::Never,
         };
         let reply = settle::settle(&*v2.kv, &txn, mark, until).await;
         let reply = reply.map_err(unsettled)?;
@@ -121,36 +126,40 @@ async fn write_once(
     }
 }
 
-/// A plain `set` in one request; none if it needs a look at what is there.
-async fn write_unseen(
-    v2: &V2,
-    write: &Write,
-    until: Instant,
-) -> Result<Option<(V2Event, i64)>, V2Error> {
-    let Some(set) = plan::unseen(write, v2.revision()) else {
-        return Ok(None);
-    };
-    let reply = settle::settle(&*v2.kv, &set.txn, set.mark(), until).await;
-    let TxnReply {
-        succeeded,
-        revision,
-        replies,
-    } = reply.map_err(unsettled)?;
-    if !succeeded {
-        v2.note(revision);
-        return Ok(None);
-    }
-    v2.note_write(revision);
-    v2.expiry.stays(&write.key, revision);
-    let before = match replies.into_iter().next() {
-        Some(OpReply::Get(mut found)) => found.pop(),
-        _ => before(v2, &write.key, revision).await?,
-    };
-    Ok(Some((set.event(revision, before.as_ref()), revision)))
+/// What became of a plain PUT.
+enum Plain {
+    /// Its event and revision.
+    Written(Box<V2Event>, i64),
+    /// It needs a look at what is there, which [`lookup::read_key`] has found.
+    Failed(TxnReply),
 }
 
-/// The file before a `set` of which only its history tells. The same value may be another client's: that is as good as
-/// long as it is there.
+/// A plain PUT in one request.
+async fn put_plain(
+    v2: &V2,
+    key: &KeyPath,
+    put: &PlainPut,
+    until: Instant,
+) -> Result<Plain, V2Error> {
+    let settled = settle::settle(&*v2.kv, &put.txn, put.mark(), until).await;
+    let reply = settled.map_err(unsettled)?;
+    let revision = reply.revision;
+    if !reply.succeeded {
+        v2.note(revision);
+        return Ok(Plain::Failed(reply));
+    }
+    v2.note_write(revision);
+    v2.expiry.stays(key, revision);
+    let before = match reply.replies.into_iter().next() {
+        Some(OpReply::Get(mut found)) => found.pop(),
+        _ => before(v2, key, revision).await?,
+    };
+    let event = put.event(revision, before.as_ref());
+    Ok(Plain::Written(Box::new(event), revision))
+}
+
+/// The file before a plain PUT that an earlier try has carried out: its replies are lost, so the file is read at the
+/// revision before. If the key has changed again, nobody can tell whose PUT it was.
 async fn before(v2: &V2, key: &KeyPath, revision: i64) -> Result<Option<KeyValue>, V2Error> {
     let at = async |revision| {
         let read = v2.kv.range(Range {

@@ -7,7 +7,7 @@ use serde_json::json;
 use store::kv::{Kv, Op, Range, Txn};
 use store::memory::MemKv;
 
-use crate::client::Ask;
+use crate::client::{Answer, Ask};
 use crate::harness::TestServer;
 
 async fn write_with_v3(kv: &MemKv, ops: Vec<Op>) {
@@ -515,36 +515,105 @@ async fn a_write_whose_answer_is_lost_is_carried_out_once() {
     }
 }
 
-#[tokio::test]
-async fn a_lost_answer_is_not_made_up_once_others_have_written() {
-    let (server, kv) = TestServer::in_memory().await;
-    let put = async |value: &str| {
-        let form = format!("value={value}");
-        server.client.put("/v2/keys/a", &form).await
+/// A PUT of 3 whose answer is lost, and what others do between its being carried out and its being sent again.
+async fn put_and_lose<T>(
+    (server, kv): &(TestServer, MemKv),
+    (key, form): (&str, &str),
+    others: impl Future<Output = T>,
+) -> (Answer, T) {
+    let written = || {
+        let range = kv.with(|etcd| etcd.range(&Range::key(key)).expect("a read"));
+        range.kvs.first().is_some_and(|kv| kv.value == b"3")
     };
-    put("1").await;
-    put("2").await;
     kv.lose_next_answer();
-    let overwritten = async {
+    let others = async {
         // The next try waits a little.
-        while kv.with(|etcd| {
-            etcd.range(&Range::key("/a")).expect("a read").kvs[0]
-                .value
-                .clone()
-        }) != b"3"
-        {
+        while !written() {
             tokio::task::yield_now().await;
         }
-        let other = Op::put("/a", "other");
-        kv.txn(Txn::new(Vec::new(), vec![other])).await
+        others.await
     };
-    let (put, overwritten) = tokio::join!(put("3"), overwritten);
-    overwritten.expect("written");
+    let path = format!("/v2/keys{key}");
+    tokio::join!(server.client.put(&path, form), others)
+}
+
+fn assert_unknown(put: &Answer) {
     let (status, code, cause) = put.error();
     assert_eq!((status, code), (500, 300), "{cause}");
     assert!(cause.contains("look before you send it again"), "{cause}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_not_made_up_once_others_have_written() {
+    let both = TestServer::in_memory().await;
+    let (server, kv) = &both;
+    server.client.put("/v2/keys/a", "value=1").await;
+    server.client.put("/v2/keys/a", "value=2").await;
+    let other = write_with_v3(kv, vec![Op::put("/a", "other")]);
+    let (put, ()) = put_and_lose(&both, ("/a", "value=3"), other).await;
+    assert_unknown(&put);
     let get = server.client.get("/v2/keys/a").await;
     assert_eq!(get.json()["node"]["value"], "other");
+}
+
+#[tokio::test]
+async fn what_others_have_deleted_does_not_come_back_where_an_answer_was_lost() {
+    let both = TestServer::in_memory().await;
+    let (server, kv) = &both;
+    server.client.put("/v2/keys/a", "value=1").await;
+    let other = write_with_v3(kv, vec![Op::delete("/a")]);
+    let (put, ()) = put_and_lose(&both, ("/a", "value=3"), other).await;
+    assert_unknown(&put);
+    assert_eq!(server.client.get("/v2/keys/a").await.status, 404);
+}
+
+#[tokio::test]
+async fn what_others_have_made_anew_stays_where_an_answer_was_lost() {
+    let both = TestServer::in_memory().await;
+    let (server, kv) = &both;
+    server.client.put("/v2/keys/a", "value=1").await;
+    let others = async {
+        write_with_v3(kv, vec![Op::delete("/a")]).await;
+        write_with_v3(kv, vec![Op::put("/a", "9")]).await;
+    };
+    let (put, ()) = put_and_lose(&both, ("/a", "value=3"), others).await;
+    assert_unknown(&put);
+    let get = server.client.get("/v2/keys/a").await;
+    assert_eq!(get.json()["node"]["value"], "9");
+}
+
+#[tokio::test]
+async fn a_new_key_that_was_taken_at_once_does_not_come_back_where_an_answer_was_lost() {
+    let both = TestServer::in_memory().await;
+    let (server, _) = &both;
+    server.client.put("/v2/keys/q/first", "value=1").await;
+    for (key, form) in [("/q/a", "value=3"), ("/q/b", "value=3&prevExist=false")] {
+        let path = format!("/v2/keys{key}");
+        let taken = async {
+            let delete = server.client.delete(&path).await;
+            assert_eq!(delete.status, 200, "{}", delete.body);
+        };
+        let (put, ()) = put_and_lose(&both, (key, form), taken).await;
+        assert!([201, 500].contains(&put.status), "{}", put.body);
+        assert_eq!(server.client.get(&path).await.status, 404, "{form}");
+    }
+}
+
+#[tokio::test]
+async fn an_unanswered_put_that_was_not_carried_out_is_carried_out_in_the_end() {
+    let (server, kv) = TestServer::in_memory().await;
+    server.client.put("/v2/keys/d/a", "value=1").await;
+    // The host knows of none of these.
+    write_with_v3(&kv, vec![Op::put("/d/b", "1")]).await;
+    write_with_v3(&kv, vec![Op::put("/d/b", "2")]).await;
+    for (key, status) in [("/d/b", 200), ("/d/c", 201), ("/e/f/g", 201)] {
+        kv.lose_next_answer();
+        let put = server
+            .client
+            .put(&format!("/v2/keys{key}"), "value=3")
+            .await;
+        assert_eq!(put.status, status, "{key}: {}", put.body);
+    }
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 //! guards or does what it would have done if it had been planned just then.
 
 use gateway::v2::event::OP_KEY;
-use gateway::v2::lookup::{Lookup, read};
+use gateway::v2::lookup::{Lookup, read, read_key};
 use gateway::v2::path::KeyPath;
-use gateway::v2::plan::{Planned, expire, needs_below, plan, unseen};
+use gateway::v2::plan::{Planned, expire, needs_below, plain_put, plan};
 use gateway::v2::request::{Condition, Content, Write, WriteKind};
 use jiff::Timestamp;
 use store::kv::{KeyRange, Kv, Op, OpReply, Range, Txn};
@@ -146,7 +146,7 @@ async fn a_stale_plan_fails_or_does_no_harm() {
 }
 
 #[tokio::test]
-async fn what_is_put_without_a_look_is_what_would_have_been_planned() {
+async fn a_plain_put_is_what_would_have_been_planned() {
     let kv = MemKv::new();
     let mut random = Random::new(3);
     let (mut held, mut failed) = (0_u64, 0_u64);
@@ -174,11 +174,14 @@ async fn what_is_put_without_a_look_is_what_would_have_been_planned() {
         let what = format!("round {round}: {other:?}, then {set:?}");
         // What this host knows is a little older now and then.
         let known = kv.with(|etcd| etcd.revision()) - i64::from(random.one_in(4));
-        let blind = unseen(&set, known).expect("it can be tried");
+        let plain = plain_put(&set, known).expect("it can be tried");
         let planned = plan(&set, &look(&kv, &set).await, NOW);
         let mut twin = kv.with(|etcd| etcd.clone());
-        let reply = kv.txn(blind.txn.clone()).await.expect("an answer");
+        let reply = kv.txn(plain.txn.clone()).await.expect("an answer");
         if !reply.succeeded {
+            let told = kv.txn(Txn::new(Vec::new(), read_key(&set.key)));
+            let told = told.await.expect("a read");
+            assert_eq!(reply.replies, told.replies, "{what}: no look");
             failed += 1;
             continue;
         }
@@ -188,9 +191,9 @@ async fn what_is_put_without_a_look_is_what_would_have_been_planned() {
             OpReply::Get(found) => found.first(),
             other => panic!("{what}: {other:?}"),
         };
-        let event = blind.event(reply.revision, before);
+        let event = plain.event(reply.revision, before);
         assert_eq!(event, planned.event(reply.revision), "{what}");
-        let again = kv.txn(blind.txn).await.expect("an answer");
+        let again = kv.txn(plain.txn).await.expect("an answer");
         assert!(!again.succeeded, "{what}: carried out twice");
         twin.txn(&planned.request(Uuid::nil(), 0).0)
             .expect("a write");

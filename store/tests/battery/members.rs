@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use store::kv::{KeyRange, Kv, KvError, Range, Watch, WatchReply};
-use store::settle::{Mark, settle};
+use store::settle::{Deletions, Mark, settle};
 use store::view::{SavedView, ViewOptions, ViewUpdate};
 use store::{Compare, Op, Txn};
 use tokio::task::{JoinHandle, JoinSet};
@@ -243,6 +243,7 @@ async fn put_each_once(
                 key: &key,
                 value: b"1",
                 after: 1,
+                deletions: Deletions::Never,
             };
             settle(&*kv, &put, mark, Instant::now() + 6 * TTL).await
         } else {
