@@ -230,18 +230,21 @@ async fn look(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
 /// By a request of its own, which may take long.
 async fn list(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
     let txn = Txn::new(Vec::new(), lookup::read(key, true));
+    let before = v2.revision();
     let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
-    v2.note(reply.revision);
+    v2.note(before, reply.revision);
     Ok(Lookup::new(key, reply))
 }
 
 async fn ask(v2: &V2, reads: Vec<Op>) -> Result<TxnReply, V2Error> {
+    let before = v2.revision();
     let reply = v2.reads.read(reads).await.map_err(unanswered)?;
-    v2.note(reply.revision);
+    v2.note(before, reply.revision);
     Ok(reply)
 }
 
 async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
+    let before = v2.revision();
     let revision = v2
         .kv
         .range(Range {
@@ -251,7 +254,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
         .await
         .map_err(unanswered)?
         .revision;
-    v2.note(revision);
+    v2.note(before, revision);
     if access::hidden(wait.key.as_str()) {
         return Err(V2Error::at(
             ErrorCode::KeyNotFound,

@@ -19,9 +19,6 @@ const STATUS_AGE: Duration = Duration::from_secs(1);
 /// Concurrent listings: each has its keys in memory, more than once.
 const LISTINGS: usize = 4;
 
-/// So far below what is known, a revision is of an etcd that was restored.
-const RESTORED: i64 = 10_000;
-
 /// State of the v2 API.
 pub struct V2 {
     pub(super) kv: Arc<dyn Kv>,
@@ -81,22 +78,47 @@ impl V2 {
             .clone()
     }
 
-    pub(super) fn note_write(&self, revision: i64) {
+    pub(super) fn note_write(&self, before: i64, revision: i64) {
         self.written.fetch_max(revision, Ordering::Relaxed);
-        self.note(revision);
+        self.note(before, revision);
     }
 
-    /// etcd has answered at this revision.
-    pub(super) fn note(&self, revision: i64) {
-        let known = self.revision();
-        // Answers overtake each other by a little; a restored etcd begins anew far below.
-        if revision > known || revision < known - RESTORED {
+    /// etcd has answered at this revision; `before` was known when it was asked.
+    pub(super) fn note(&self, before: i64, revision: i64) {
+        if revision < before {
+            // Linearized, it would not lie below: etcd was restored.
             self.revision.store(revision, Ordering::Relaxed);
+        } else {
+            // Answers overtake each other.
+            self.revision.fetch_max(revision, Ordering::Relaxed);
         }
     }
 
     /// The newest revision of etcd that was answered; most often the present one, or a little older.
     pub(super) fn revision(&self) -> i64 {
         self.revision.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::memory::MemKv;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_restored_etcd_takes_the_revision_back() {
+        let v2 = V2::new(Arc::new(MemKv::new()), "h1", CancellationToken::new());
+        for (before, revision, known) in [
+            (0, 100, 100),
+            // Asked before the first was told.
+            (0, 90, 100),
+            (100, 100, 100),
+            (100, 99, 99),
+            (99, 101, 101),
+        ] {
+            v2.note(before, revision);
+            assert_eq!(v2.revision(), known, "{before} {revision}");
+        }
     }
 }

@@ -101,11 +101,12 @@ async fn write_once(
             after: seen.revision,
             deletions: Deletions::Never,
         };
+        let before = v2.revision();
         let reply = settle::settle(&*v2.kv, &txn, mark, until).await;
         let reply = reply.map_err(unsettled)?;
         if reply.succeeded {
             let revision = reply.revision;
-            v2.note_write(revision);
+            v2.note_write(before, revision);
             match ttl {
                 Some(ttl) => {
                     let ends = begun + Duration::from_secs(ttl);
@@ -141,14 +142,15 @@ async fn put_plain(
     put: &PlainPut,
     until: Instant,
 ) -> Result<Plain, V2Error> {
+    let known = put.mark().after;
     let settled = settle::settle(&*v2.kv, &put.txn, put.mark(), until).await;
     let reply = settled.map_err(unsettled)?;
     let revision = reply.revision;
     if !reply.succeeded {
-        v2.note(revision);
+        v2.note(known, revision);
         return Ok(Plain::Failed(reply));
     }
-    v2.note_write(revision);
+    v2.note_write(known, revision);
     v2.expiry.stays(key, revision);
     let before = match reply.replies.into_iter().next() {
         Some(OpReply::Get(mut found)) => found.pop(),
@@ -183,9 +185,10 @@ async fn look(v2: &V2, key: &KeyPath, below: bool, until: Instant) -> Result<Loo
 
 async fn ask(v2: &V2, reads: Vec<Op>, until: Instant) -> Result<TxnReply, V2Error> {
     let txn = Txn::new(Vec::new(), reads);
+    let before = v2.revision();
     let asked = settle::try_until(&*v2.kv, &txn, until).await;
     let reply = asked.map_err(unanswered)?.reply;
-    v2.note(reply.revision);
+    v2.note(before, reply.revision);
     Ok(reply)
 }
 

@@ -617,6 +617,28 @@ async fn an_unanswered_put_that_was_not_carried_out_is_carried_out_in_the_end() 
 }
 
 #[tokio::test]
+async fn a_write_whose_answer_is_lost_is_carried_out_once_after_a_restore() {
+    let (server, kv) = TestServer::in_memory().await;
+    let client = &server.client;
+    client.put("/v2/keys/d/a", "value=1").await;
+    let saved = kv.with(|etcd| etcd.clone());
+    for _ in 0..4 {
+        client.put("/v2/keys/d/a", "value=2").await;
+    }
+    kv.with(|etcd| *etcd = saved);
+    assert_eq!(
+        client.get("/v2/keys/d/a").await.json()["node"]["value"],
+        "1"
+    );
+    let before = kv.with(|etcd| etcd.revision());
+    kv.lose_next_answer();
+    let put = client.put("/v2/keys/d/a", "value=3").await;
+    assert_eq!(put.status, 200, "{}", put.body);
+    assert_eq!(put.json()["node"]["modifiedIndex"], before + 1);
+    assert_eq!(kv.with(|etcd| etcd.revision()), before + 1);
+}
+
+#[tokio::test]
 async fn of_many_that_create_the_same_and_lose_answers_one_succeeds() {
     let (server, kv) = TestServer::in_memory().await;
     for round in 0..20 {
