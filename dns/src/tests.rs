@@ -7,7 +7,7 @@ mod limits;
 mod packets;
 mod protocol;
 mod relaying;
-mod searching;
+pub(crate) mod searching;
 mod short;
 mod strangers;
 mod threads;

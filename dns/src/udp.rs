@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hickory_server::net::xfer::Protocol;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::{SendFlags, sendto};
@@ -27,7 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, dispatcher};
+use tracing::{debug, dispatcher, warn};
 
 use crate::handler::Handler;
 use crate::message::MAX_QUESTION;
@@ -35,8 +36,14 @@ use crate::wire::SMALLEST;
 
 /// How long a thread waits in `recvfrom`.
 const MOMENT: Duration = Duration::from_millis(20);
+/// Packets that a thread answers after the stop, at most.
+const DRAINED: usize = 1_000;
 
-/// Serves until the shutdown, or until a socket fails; then all threads have ended.
+/// An answer that takes a resolver.
+type Later = BoxFuture<'static, Option<Vec<u8>>>;
+
+/// Serves until the shutdown, or until a socket fails; then all threads have ended and, but for a kept copy of the first,
+/// all sockets are closed.
 pub(crate) async fn serve(
     sockets: Vec<UdpSocket>,
     handler: Handler,
@@ -44,26 +51,15 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let stop = Stop(Arc::new(Stopping::new()?));
     let (failed, mut ended) = mpsc::channel(sockets.len().max(1));
-    for socket in sockets {
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(MOMENT))?;
-        let thread = Thread {
-            socket: Arc::new(socket),
-            handler: handler.clone(),
-            stopping: Arc::clone(&stop.0),
-            runtime: Handle::current(),
-        };
-        let failed = failed.clone();
-        // The log is that of who started the server.
-        let log = dispatcher::get_default(Clone::clone);
-        thread::Builder::new().name("dns".into()).spawn(move || {
-            let run = AssertUnwindSafe(|| thread.run());
-            let ended = dispatcher::with_default(&log, || catch_unwind(run));
-            let ended = ended.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
-            if let Err(error) = ended {
-                let _ = failed.blocking_send(error);
-            }
-        })?;
+    for (index, socket) in sockets.into_iter().enumerate() {
+        let is_first = index == 0;
+        let thread = Thread::new(socket, is_first, handler.clone(), Arc::clone(&stop.0));
+        match thread.and_then(|thread| start(thread, failed.clone())) {
+            Ok(()) => {}
+            // Its clients would wait for ever: its kept copy goes on to receive.
+            Err(error) if is_first => return Err(error),
+            Err(error) => warn!(%error, "a thread of DNS is left out"),
+        }
     }
     drop(failed);
     let failure = tokio::select! {
@@ -73,6 +69,22 @@ pub(crate) async fn serve(
     drop(stop);
     while ended.recv().await.is_some() {}
     failure.flatten().map_or(Ok(()), Err)
+}
+
+/// Starts a thread, which says why it has ended if it was not stopped.
+fn start(thread: Thread, failed: mpsc::Sender<io::Error>) -> io::Result<()> {
+    // The log is that of who started the server.
+    let log = dispatcher::get_default(Clone::clone);
+    let builder = thread::Builder::new().name("dns".into());
+    builder.spawn(move || {
+        let run = AssertUnwindSafe(|| thread.run());
+        let ended = dispatcher::with_default(&log, || catch_unwind(run));
+        let ended = ended.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+        if let Err(error) = ended {
+            let _ = failed.blocking_send(error);
+        }
+    })?;
+    Ok(())
 }
 
 /// Ends the threads when it is dropped.
@@ -107,12 +119,31 @@ impl Stopping {
 
 struct Thread {
     socket: Arc<UdpSocket>,
+    /// Another process may take it over, and the packets that wait in it.
+    is_first: bool,
     handler: Handler,
     stopping: Arc<Stopping>,
     runtime: Handle,
 }
 
 impl Thread {
+    fn new(
+        socket: UdpSocket,
+        is_first: bool,
+        handler: Handler,
+        stopping: Arc<Stopping>,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(MOMENT))?;
+        Ok(Self {
+            socket: Arc::new(socket),
+            is_first,
+            handler,
+            stopping,
+            runtime: Handle::current(),
+        })
+    }
+
     /// Answers until it is stopped.
     fn run(self) -> io::Result<()> {
         let _entered = self.runtime.enter();
@@ -131,21 +162,60 @@ impl Thread {
                 Err(error) => return Err(error),
             };
             let message = packet.get(..length).unwrap_or_default();
-            if self.handler.short(message, client, &mut short) {
-                send(&self.socket, client, Some(&short));
-                continue;
+            if let Some(later) = self.answer(message, client, &mut short) {
+                let socket = Arc::downgrade(&self.socket);
+                waiting.spawn(async move {
+                    let answer = later.await;
+                    // A thread that has ended closes it.
+                    if let Some(socket) = socket.upgrade() {
+                        send(&socket, client, answer.as_deref());
+                    }
+                });
             }
-            let (message, handler) = (message.to_vec(), self.handler.clone());
-            let mut answer =
-                async move { handler.answer(message, client, Protocol::Udp).await }.boxed();
-            if let Some(answer) = answer.as_mut().now_or_never() {
-                send(&self.socket, client, answer.as_deref());
-            } else {
-                let socket = Arc::clone(&self.socket);
-                waiting.spawn(async move { send(&socket, client, answer.await.as_deref()) });
+        }
+        if !self.is_first {
+            self.drain(&mut packet, &mut short)?;
+        }
+        Ok(())
+    }
+
+    /// Answers what waits in the socket, and would be lost with it. There is no time for resolvers.
+    fn drain(&self, packet: &mut [u8], short: &mut Vec<u8>) -> io::Result<()> {
+        self.socket.set_nonblocking(true)?;
+        for _ in 0..DRAINED {
+            match self.socket.recv_from(packet) {
+                Ok((length, client)) => {
+                    let message = packet.get(..length).unwrap_or_default();
+                    self.answer(message, client, short);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
             }
         }
         Ok(())
+    }
+
+    /// Answers a packet at once, or returns what is to be waited for. One that makes it panic costs nobody else an answer.
+    fn answer(&self, message: &[u8], client: SocketAddr, short: &mut Vec<u8>) -> Option<Later> {
+        let answer = AssertUnwindSafe(|| self.try_answer(message, client, short));
+        catch_unwind(answer).unwrap_or_else(|_| {
+            warn!(%client, "a packet made its thread panic; it is not answered");
+            None
+        })
+    }
+
+    fn try_answer(&self, message: &[u8], client: SocketAddr, short: &mut Vec<u8>) -> Option<Later> {
+        if self.handler.short(message, client, short) {
+            send(&self.socket, client, Some(short));
+            return None;
+        }
+        let (message, handler) = (message.to_vec(), self.handler.clone());
+        let mut later = async move { handler.answer(message, client, Protocol::Udp).await }.boxed();
+        let Some(answer) = later.as_mut().now_or_never() else {
+            return Some(later);
+        };
+        send(&self.socket, client, answer.as_deref());
+        None
     }
 
     /// Waits for a packet, or the stop.
@@ -168,3 +238,6 @@ fn send(socket: &UdpSocket, client: SocketAddr, answer: Option<&[u8]>) {
         debug!(%client, %error, "answer not sent");
     }
 }
+
+#[cfg(test)]
+mod tests;

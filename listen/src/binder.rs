@@ -65,18 +65,23 @@ impl Binder {
             .map_err(|error| Problem::new(addr, Protocol::Tcp, &error))
     }
 
-    /// The kept UDP socket of an address, or a new one, and others beside it until there are so many. Only the first is
-    /// kept: packets for the address all go there while it is alone.
+    /// The kept UDP socket of an address, or a new one, and others beside it, so many in all or as many as can be had. Only
+    /// the first is kept: packets for the address all go there while it is alone.
     pub async fn udp(&self, addr: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, Problem> {
         let first = self.socket(addr, Protocol::Udp).await?;
-        let all = || {
-            let bound = first.local_addr()?.as_socket().unwrap_or(addr);
-            let others: io::Result<Vec<Socket>> =
-                (1..count).map(|_| bind::beside(&first, bound)).collect();
-            Ok([vec![first], others?])
-        };
-        let all = all().map_err(|error| Problem::new(addr, Protocol::Udp, &error))?;
-        Ok(all.into_iter().flatten().map(UdpSocket::from).collect())
+        let bound = first.local_addr().ok().and_then(|addr| addr.as_socket());
+        let bound = bound.unwrap_or(addr);
+        let mut sockets = vec![first];
+        while sockets.len() < count {
+            match bind::beside(&sockets[0], bound) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    warn!(addr = %bound, %error, sockets = sockets.len(), wanted = count, "fewer UDP sockets");
+                    break;
+                }
+            }
+        }
+        Ok(sockets.into_iter().map(UdpSocket::from).collect())
     }
 
     /// Closes a socket for good, once those who got it have dropped it.
@@ -194,6 +199,7 @@ fn check(socket: &Socket, addr: SocketAddr, protocol: Protocol) -> io::Result<bo
 mod tests {
     use std::net::Ipv4Addr;
 
+    use socket2::Domain;
     use tokio::net::TcpStream;
 
     use super::*;
@@ -248,6 +254,23 @@ mod tests {
         }
         let problem = Binder::default().udp(addr, 3).await.expect_err("taken");
         assert!(matches!(problem.reason, Reason::Taken(_)), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_can_not_be_had_costs_no_address() {
+        let shared = |addr: SocketAddr| {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+            socket.set_reuse_address(true).expect("set");
+            socket.bind(&addr.into()).expect("shared");
+            let addr = socket.local_addr().expect("bound").as_socket();
+            (addr.expect("an address"), socket)
+        };
+        let (addr, first) = shared((Ipv4Addr::LOCALHOST, 0).into());
+        // It shares the address with the first one, and with no other.
+        let _beside = shared(addr);
+        let binder = binder(addr, Protocol::Udp, first);
+        let sockets = binder.udp(addr, 3).await.expect("the first");
+        assert_eq!(sockets.len(), 1);
     }
 
     #[tokio::test]

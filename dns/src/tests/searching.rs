@@ -25,7 +25,7 @@ const OTHER: &str = "example.com.shop.skydns.local.";
 const OURS: &str = "web.shop.shop.skydns.local.";
 
 /// The host of the containers in 198.51.100.0/24, with the service `web.shop`.
-fn handler(resolver: SocketAddr) -> Result<Handler> {
+pub(crate) fn handler(resolver: SocketAddr) -> Result<Handler> {
     let own = watch::Sender::new(Vec::new());
     let forwarding = Forwarding {
         upstreams: vec![resolver],
