@@ -16,7 +16,7 @@ use model::directory::Directory;
 use model::skydns::Records;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{self, JoinHandle, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -143,6 +143,7 @@ impl Dns {
                     addresses,
                     problems,
                     serving: JoinSet::new(),
+                    bound: Vec::new(),
                     open: BTreeMap::new(),
                     shutdown,
                 }
@@ -159,11 +160,19 @@ struct Listeners {
     connections: Limiter,
     addresses: watch::Sender<Vec<SocketAddr>>,
     problems: watch::Sender<Vec<Problem>>,
-    /// A task per address; it returns its address.
-    serving: JoinSet<SocketAddr>,
-    /// Bound address and stop token of each wanted address.
-    open: BTreeMap<SocketAddr, (SocketAddr, CancellationToken)>,
+    /// A task per listener.
+    serving: JoinSet<()>,
+    /// What each task listens on: also where it is not wanted any more, and has not ended.
+    bound: Vec<(task::Id, SocketAddr)>,
+    /// The listener of each wanted address.
+    open: BTreeMap<SocketAddr, Listener>,
     shutdown: CancellationToken,
+}
+
+struct Listener {
+    task: task::Id,
+    addr: SocketAddr,
+    end: CancellationToken,
 }
 
 impl Listeners {
@@ -190,15 +199,9 @@ impl Listeners {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => break,
-                Some(Ok(ended)) = self.serving.join_next() => {
-                    self.addresses.send_modify(|bound| bound.retain(|addr| *addr != ended));
-                    let again = self.open.iter().find(|(_, (at, _))| *at == ended);
-                    if let Some(from) = again.map(|(from, _)| *from) {
-                        // Its sockets have failed: they are bound anew.
-                        release(&self.binder, ended).await;
-                        self.open.remove(&from);
-                        missing.push(from);
-                    }
+                Some(ended) = self.serving.join_next_with_id() => {
+                    let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
+                    missing.extend(self.ended(task).await);
                 }
                 Ok(()) = wanted.changed() => {
                     retry.reset();
@@ -211,14 +214,31 @@ impl Listeners {
         while self.serving.join_next().await.is_some() {}
     }
 
+    /// Takes notice of the end of a task; returns the address to bind anew if it was not told to end. Another one may listen
+    /// at the same address by now.
+    async fn ended(&mut self, task: task::Id) -> Option<SocketAddr> {
+        self.bound.retain(|(of, _)| *of != task);
+        self.show();
+        let mut open = self.open.iter();
+        let wanted = *open.find(|(_, listener)| listener.task == task)?.0;
+        let Listener { addr, .. } = self.open.remove(&wanted)?;
+        release(&self.binder, addr).await;
+        Some(wanted)
+    }
+
+    fn show(&self) {
+        let bound = self.bound.iter().map(|(_, addr)| *addr);
+        self.addresses.send_replace(bound.collect());
+    }
+
     /// Stops the listeners that are not wanted; returns the addresses to bind.
     async fn move_to(&mut self, wanted: &[SocketAddr]) -> Vec<SocketAddr> {
         let mut ended = Vec::new();
-        self.open.retain(|from, (addr, end)| {
+        self.open.retain(|from, listener| {
             let stays = wanted.contains(from);
             if !stays {
-                end.cancel();
-                ended.push(*addr);
+                listener.end.cancel();
+                ended.push(listener.addr);
             }
             stays
         });
@@ -234,19 +254,21 @@ impl Listeners {
     fn serve(&mut self, wanted: SocketAddr, sockets: Sockets) {
         let addr = sockets.addr;
         let end = self.shutdown.child_token();
-        self.open.insert(wanted, (addr, end.clone()));
-        info!(%addr, "DNS listener started");
-        self.addresses.send_modify(|bound| bound.push(addr));
+        let until = end.clone();
         let (handler, connections) = (self.handler.clone(), self.connections.clone());
         let begin = self.begin.clone();
-        self.serving.spawn(async move {
+        let serving = self.serving.spawn(async move {
             tokio::select! {
                 () = begin.cancelled() => {}
-                () = end.cancelled() => return addr,
+                () = until.cancelled() => return,
             }
-            serve(sockets, connections, handler, &end).await;
-            addr
+            serve(sockets, connections, handler, &until).await;
         });
+        let task = serving.id();
+        self.open.insert(wanted, Listener { task, addr, end });
+        self.bound.push((task, addr));
+        info!(%addr, "DNS listener started");
+        self.show();
     }
 }
 

@@ -138,7 +138,8 @@ impl Bench {
         let config = Config {
             listen: vec![listen],
             zone: Zone::new("skydns.local", [listen.ip()])?,
-            binder: listen::Binder::default(),
+            // As the agent's: it keeps sockets until they are released.
+            binder: listen::Binder::new(None, Vec::new()),
             records: Arc::clone(&records),
             begin,
             forwarding: Forwarding {
