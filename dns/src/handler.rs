@@ -254,9 +254,10 @@ impl Shared {
         let (answer, found) = self.with_tables(|zone, tables| {
             let answer = zone.answer(tables, query, turn);
             let is_missing = answer.as_ref().is_some_and(zone::Answer::is_missing);
-            let searches = is_missing && self.searches(request);
-            let found = searches.then(|| zone.search(tables, query, turn));
-            (answer, found.flatten())
+            let found = is_missing.then(|| zone.search(tables, query, turn));
+            // The kernel is asked who the client is, so only where it makes a difference.
+            let found = found.flatten().filter(|_| self.searches(request));
+            (answer, found)
         });
         let Some(answer) = answer else {
             if !self.clients.is_served_others(request.src().ip()) {

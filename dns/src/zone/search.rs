@@ -71,12 +71,9 @@ impl Zone {
         if !tables.directory.has_app(&app.parse().ok()?) {
             return None;
         }
-        let skip = |count| Name::from_labels(name.iter().skip(count)).ok();
-        let is_below_one_of_ours = (1..short.len()).any(|count| {
-            let above = skip(count);
-            above.is_some_and(|above| self.exists(tables, &above))
-        });
-        if is_below_one_of_ours {
+        // Where a name below it exists, the service does.
+        let service = Name::from_labels(name.iter().skip(short.len() - 1)).ok()?;
+        if self.exists(tables, &service) {
             return None;
         }
         let text: Vec<&str> = labels.iter().map(String::as_str).collect();
