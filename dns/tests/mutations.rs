@@ -1,6 +1,7 @@
 //! A process of its own, whose memory is looked at: what a client sends is forgotten.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use arc_swap::ArcSwap;
@@ -9,6 +10,7 @@ use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use model::directory::Directory;
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const PACKETS: u32 = 20_000;
@@ -18,6 +20,8 @@ const AT_ONCE: u32 = 20;
 const WARM: u32 = 5_000;
 /// Growth that is no leak, in KiB; 200 octets a packet would be more.
 const NOISE: u64 = 2 * 1024;
+/// Time for an answer: what is lost on the way fails the test.
+const CAP: Duration = Duration::from_secs(30);
 
 /// A pseudo-random sequence (xorshift), the same each time.
 struct Random(u64);
@@ -119,7 +123,7 @@ async fn mutated_packets_neither_stop_the_server_nor_cost_memory() -> Result<()>
         // What was sent before it has been received.
         socket.send(&good).await?;
         let code = loop {
-            let length = socket.recv(&mut answer).await?;
+            let length = timeout(CAP, socket.recv(&mut answer)).await??;
             let message = Message::from_vec(&answer[..length])?;
             if message.metadata.id == 4711 && !message.answers.is_empty() {
                 break message.metadata.response_code;

@@ -35,6 +35,8 @@ int main(int count, char **words) {
 const C_LIBRARIES: [(&str, &str); 2] = [("cc", "/bin/glibc"), ("musl-gcc", "/bin/musl")];
 /// Docker's own network with a name, where it puts its resolver in between.
 const NAMED: &str = "named";
+/// How often a cost is taken.
+const TRIES: usize = 3;
 
 /// Addresses of services of the app `asking` and of another.
 struct Found {
@@ -107,8 +109,16 @@ impl<'a> Client<'a> {
         self.app.exec("client", 0, words)
     }
 
-    /// What this costs in queries for addresses, by type and code.
-    fn cost(&self, work: impl FnOnce()) -> BTreeMap<String, i64> {
+    /// What this costs in queries for addresses, by type and code: the least of some tries, since a query that is sent again
+    /// only adds.
+    fn cost(&self, mut work: impl FnMut()) -> BTreeMap<String, i64> {
+        let costs = (0..TRIES).map(|_| self.cost_once(&mut work));
+        costs
+            .min_by_key(|cost| cost.values().sum::<i64>())
+            .unwrap_or_default()
+    }
+
+    fn cost_once(&self, work: impl FnOnce()) -> BTreeMap<String, i64> {
         let before = queries(self.host);
         work();
         let mut after = queries(self.host);
