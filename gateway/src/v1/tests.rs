@@ -571,6 +571,30 @@ async fn a_manifest_whose_answer_is_lost_is_written_and_deleted_once() {
     assert_eq!(code, StatusCode::NOT_FOUND);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_others_have_made_anew_stays_where_an_answer_was_lost() {
+    let api = alone();
+    let kv = api.agent.mem_kv();
+    let put = |text: &'static str| api.send("PUT", "/manifests/shop/web", text);
+    let (code, created) = put(r#"{"image": "a"}"#).await;
+    assert_eq!(code, StatusCode::CREATED);
+    kv.lose_next_answer();
+    let others = async {
+        // The next try waits a little.
+        while kv.with(|etcd| json!(etcd.revision())) == created["revision"] {
+            tokio::task::yield_now().await;
+        }
+        for (method, body) in [("DELETE", ""), ("PUT", r#"{"image": "c"}"#)] {
+            let (code, body) = api.send(method, "/manifests/shop/web", body).await;
+            assert!(code.is_success(), "{body}");
+        }
+    };
+    let ((code, body), ()) = tokio::join!(put(r#"{"image": "b"}"#), others);
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    let manifest = api.get("/manifests/shop/web").await;
+    assert_eq!(manifest["manifest"], r#"{"image": "c"}"#);
+}
+
 #[tokio::test]
 async fn a_hold_is_not_a_silent_etcd_and_lists_say_how_old_they_are() {
     let api = alone();
