@@ -200,7 +200,13 @@ impl Listeners {
                 biased;
                 () = self.shutdown.cancelled() => break,
                 Some(ended) = self.serving.join_next_with_id() => {
-                    let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
+                    let task = ended.map_or_else(
+                        |error| {
+                            warn!(%error, "DNS listener failed; restarting");
+                            error.id()
+                        },
+                        |(task, ())| task,
+                    );
                     missing.extend(self.ended(task).await);
                 }
                 Ok(()) = wanted.changed() => {
