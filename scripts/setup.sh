@@ -32,7 +32,7 @@ UP=(etcd:etcd-server etcdctl:etcd-client)
 TEST=(busybox:busybox-static dig:bind9-dnsutils ip:iproute2 iptables:iptables nft:nftables
     nsenter:util-linux setpriv:util-linux openssl:openssl
     musl-gcc:musl-tools systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
-    docker-registry:docker-registry cloud-init:cloud-init)
+    docker-registry:docker-registry cloud-init:cloud-init promtool:prometheus)
 BENCH=(unbound:unbound knotd:knot)
 FRESH=(debootstrap:debootstrap ip:iproute2 iptables:iptables)
 VM=(qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mkfs.ext4:e2fsprogs
@@ -47,10 +47,10 @@ TEST_PACKAGES=(debian-archive-keyring)
 declare -A ROOTS=([test]=sid [matrix]=trixie)
 # A client that tests drive, where the distribution still has it.
 CLIENT=python3-etcd
-# Only unpacked, into target/tools: installed, it would change how a machine
-# boots.
-UNPACKED=" cloud-init "
-# What the unpacked programs load at run time; harmless to install.
+# Only unpacked, into target/tools: installed, one would change how a machine
+# boots, the other would start a server.
+UNPACKED=" cloud-init prometheus "
+# What cloud-init loads at run time; harmless to install.
 UNPACKED_NEED=(python3-configobj python3-jinja2 python3-jsonpatch
     python3-jsonschema python3-netifaces python3-oauthlib python3-requests
     python3-yaml)
@@ -123,7 +123,7 @@ look() {
             installed "$package" || packages+=("$package")
         done
         if ! installed $CLIENT && available $CLIENT; then packages+=($CLIENT); fi
-        [ ${#unpacked[@]} -eq 0 ] || for package in "${UNPACKED_NEED[@]}"; do
+        [[ " ${unpacked[*]} " != *" cloud-init "* ]] || for package in "${UNPACKED_NEED[@]}"; do
             installed "$package" || packages+=("$package")
         done
     fi

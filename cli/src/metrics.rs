@@ -336,7 +336,7 @@ mod tests {
         }
     }
 
-    /// What Prometheus wants of its text format, and `promtool check metrics` of names.
+    /// What Prometheus wants of its text format. An end-to-end test has `promtool check metrics` read it.
     #[test]
     fn the_text_format_is_as_prometheus_reads_it() {
         let sources = sources();

@@ -177,6 +177,12 @@ impl Host {
         self.ask(Agent::API, method, path, headers, body)
     }
 
+    /// What its agent has counted, in Prometheus' text format.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        let answer = self.ask(Agent::METRICS, "GET", "/metrics", &[], "")?;
+        Ok(answer.ok()?.body)
+    }
+
     /// One request from the host to any address.
     pub fn ask(
         &self,

@@ -64,6 +64,9 @@ pub const C_LIBRARIES: &[Program] = &[
     program("docker", "docker.io"),
 ];
 
+/// For metrics as Prometheus wants them.
+pub const METRICS: &[Program] = &[program("promtool", "prometheus")];
+
 /// For a registry with passwords.
 pub const REGISTRY: &[Program] = &[
     program("docker-registry", "docker-registry"),

@@ -21,6 +21,7 @@ mod hands;
 mod image_policy;
 mod images;
 mod links;
+mod metrics;
 mod names;
 mod network;
 mod operator;

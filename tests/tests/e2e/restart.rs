@@ -171,21 +171,12 @@ fn without_etcd_containers_and_names_stay() {
         .expect("one on h3");
     host.unplug().expect("unplug");
     let ready = |wanted: &str| {
-        let metrics = host
-            .ask(
-                dokkaa_tests::agent::Agent::METRICS,
-                "GET",
-                "/metrics",
-                &[],
-                "",
-            )
-            .map_err(|error| error.to_string())?;
+        let metrics = host.metrics().map_err(|error| error.to_string())?;
         metrics
-            .body
             .lines()
             .any(|line| line.contains("etcd_up") && line.ends_with(wanted))
             .then_some(())
-            .ok_or(metrics.body)
+            .ok_or(metrics)
     };
     wait_for("h3 to see that etcd is away", CAP, || ready(" 0"));
     // Names are still answered, and what crashes is started again.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use dokkaa_tests::agent::{Agent, AgentOptions};
+use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::engine::Container;
 use dokkaa_tests::host::Host;
 use dokkaa_tests::process::Ran;
@@ -188,10 +188,8 @@ fn counts(code: &str, count: i64) -> BTreeMap<String, i64> {
 
 /// Queries for addresses that the agent of a host has answered, by type and code.
 fn queries(host: &Host) -> BTreeMap<String, i64> {
-    let metrics = host
-        .ask(Agent::METRICS, "GET", "/metrics", &[], "")
-        .expect("metrics");
-    let counted = metrics.body.lines().filter_map(|line| {
+    let metrics = host.metrics().expect("metrics");
+    let counted = metrics.lines().filter_map(|line| {
         let counted = line.strip_prefix("dokkaa_dns_queries_total{")?;
         let (labels, count) = counted.split_once("} ")?;
         Some((labels.to_owned(), count.parse().ok()?))
