@@ -2,6 +2,8 @@
 //!
 //! They are read and answered as octets, and the answers are those of the long
 //! way through the library. Where that has more to do, there is no short way.
+//! That a name has no address of a type is such an answer, too: most resolvers
+//! ask for both types, and most services have one.
 
 use hickory_proto::rr::RecordType;
 
@@ -18,6 +20,12 @@ const MOST: u8 = 32;
 const NAME: usize = 255;
 /// Offset of the low octet of the number of answers.
 const ANSWERS: usize = 7;
+/// The same for those of the section that says whose zone it is.
+const AUTHORITIES: usize = 9;
+/// The first two bits of an offset in the place of a name.
+const POINTER: u16 = 0xc000;
+/// Type SOA, class IN.
+const SOA: [u8; 4] = [0, 6, 0, 1];
 /// Octets of a record before an address.
 const RECORD: usize = 12;
 /// In the place of a name: that of the question.
@@ -88,27 +96,20 @@ impl<'a> Question<'a> {
             .then_some(Labels { octets, length })
     }
 
-    /// Appends the answer with these addresses, which are of the type that is asked for; false if it is long, or there are
-    /// none.
+    /// Writes the answer with these addresses, which are of the type that is asked for, and returns their number; none if
+    /// it is long. Without one it is not an answer.
     pub(crate) fn answer<const N: usize>(
         &self,
         addrs: impl IntoIterator<Item = [u8; N]>,
         ttl: u32,
         answer: &mut Vec<u8>,
-    ) -> bool {
-        let [high, low] = self.flags;
-        answer.clear();
-        answer.extend(self.id);
-        answer.push(RESPONSE | AUTHORITATIVE | high);
-        answer.push(RECURSION_AVAILABLE | (low & CHECKING_DISABLED));
-        answer.extend([0, 1, 0, 0, 0, 0, 0, self.edns.is_some().into()]);
-        answer.extend(self.name);
-        answer.extend(self.kind_and_class);
+    ) -> Option<u8> {
+        self.begin(answer);
         let (records, record) = (answer.len(), RECORD + N);
         let mut count = 0;
         for addr in addrs {
             if count == MOST {
-                return false;
+                return None;
             }
             let before = answer[records..].chunks_exact(record);
             // Each once.
@@ -123,13 +124,66 @@ impl<'a> Question<'a> {
             answer.extend(addr);
         }
         wire::patch(answer, ANSWERS, &[count]);
+        self.end(answer);
+        (answer.len() <= SMALLEST.into()).then_some(count)
+    }
+
+    /// Writes the answer that the name has no record of the type, with the SOA of the domain (RFC 2308, 2.2).
+    pub(crate) fn no_data(&self, soa: &Soa<'_>, answer: &mut Vec<u8>) {
+        self.begin(answer);
+        wire::patch(answer, AUTHORITIES, &[1]);
+        let labels = self.name.len().saturating_sub(soa.domain.len());
+        let domain = (POINTER | (HEADER + labels) as u16).to_be_bytes();
+        answer.extend(domain);
+        answer.extend(SOA);
+        answer.extend(soa.ttl.to_be_bytes());
+        let length = answer.len();
+        answer.extend([0, 0]);
+        for label in [soa.name_server, soa.contact] {
+            answer.push(label.len() as u8);
+            answer.extend(label.as_bytes());
+            answer.extend(domain);
+        }
+        for number in soa.numbers {
+            answer.extend(number.to_be_bytes());
+        }
+        let octets = answer.len() - length - 2;
+        wire::patch(answer, length, &(octets as u16).to_be_bytes());
+        self.end(answer);
+    }
+
+    /// All before the records.
+    fn begin(&self, answer: &mut Vec<u8>) {
+        let [high, low] = self.flags;
+        answer.clear();
+        answer.extend(self.id);
+        answer.push(RESPONSE | AUTHORITATIVE | high);
+        answer.push(RECURSION_AVAILABLE | (low & CHECKING_DISABLED));
+        answer.extend([0, 1, 0, 0, 0, 0, 0, self.edns.is_some().into()]);
+        answer.extend(self.name);
+        answer.extend(self.kind_and_class);
+    }
+
+    fn end(&self, answer: &mut Vec<u8>) {
         if let Some(edns) = &self.edns {
             answer.extend([0, 0, 41]);
             answer.extend(edns.payload.min(DATAGRAM).to_be_bytes());
             answer.extend([0, 0, edns.flags, 0, 0, 0]);
         }
-        count > 0 && answer.len() <= SMALLEST.into()
     }
+}
+
+/// The record of a domain in which the question's name is.
+#[derive(Debug)]
+pub(crate) struct Soa<'a> {
+    /// As octets.
+    pub(crate) domain: &'a [u8],
+    pub(crate) ttl: u32,
+    /// Labels below the domain.
+    pub(crate) name_server: &'a str,
+    pub(crate) contact: &'a str,
+    /// Serial, refresh, retry, expire, minimum.
+    pub(crate) numbers: [u32; 5],
 }
 
 /// Labels in lower case, each behind its length.

@@ -38,7 +38,7 @@ use hickory_proto::serialize::binary::BinEncodable as _;
 use model::directory::{Addresses, Directory, ServiceId};
 use model::skydns::Records;
 
-use crate::short::Question;
+use crate::short::{Question, Soa};
 pub use explain::Explanation;
 use hosts::{HOSTS, Host};
 use records::{address, addresses, record};
@@ -51,6 +51,10 @@ const MAX_DOMAIN: usize = 100;
 const TTL: u32 = 1;
 /// Label of the agent's own address.
 const NAME_SERVER: &str = "ns";
+/// Label of the address of who keeps the zone.
+const CONTACT: &str = "hostmaster";
+/// Seconds, for servers that copy a zone; none copies this one.
+const COPIES: u32 = 3600;
 /// As in SkyDNS.
 const SRV_PRIORITY: u16 = 10;
 /// Of endpoints on missing hosts.
@@ -153,7 +157,7 @@ impl Zone {
         Ok(Self {
             octets: origin.to_bytes().map_err(|_| not())?,
             name_server: below(NAME_SERVER)?,
-            contact: below("hostmaster")?,
+            contact: below(CONTACT)?,
             hosts: below(HOSTS)?,
             addrs: addrs
                 .into_iter()
@@ -207,14 +211,14 @@ impl Zone {
         let Some(labels) = question.labels_below(&self.octets) else {
             return false;
         };
-        match (tables.directory.addresses(labels.octets()), question.kind) {
+        let count = match (tables.directory.addresses(labels.octets()), question.kind) {
             (Some(Addresses::V4(addrs)), RecordType::A) => {
                 question.answer(turned(addrs, turn), TTL, answer)
             }
             (Some(Addresses::V6(addrs)), RecordType::AAAA) => {
                 question.answer(turned(addrs, turn), TTL, answer)
             }
-            (Some(_), _) => false,
+            (Some(_), _) => Some(0),
             (None, kind) => {
                 let find = |labels: &[&str]| instances(tables.directory, labels, turn);
                 let Some((selected, _)) = labels.split(find) else {
@@ -227,7 +231,18 @@ impl Zone {
                     question.answer(addrs.filter_map(octets_v6), TTL, answer)
                 }
             }
+        };
+        if count == Some(0) {
+            let soa = Soa {
+                domain: &self.octets,
+                ttl: TTL,
+                name_server: NAME_SERVER,
+                contact: CONTACT,
+                numbers: [serial(tables.directory), COPIES, COPIES, COPIES, TTL],
+            };
+            question.no_data(&soa, answer);
         }
+        count.is_some()
     }
 
     fn own(&self, tables: &Tables<'_>, query: &Query, turn: usize) -> Answer {
@@ -352,19 +367,22 @@ impl Zone {
     }
 
     fn soa(&self, directory: &Directory) -> Record {
-        let hour = 3600;
         let data = SOA::new(
             self.name_server.clone(),
             self.contact.clone(),
-            // Serial numbers wrap around by design (RFC 1982).
-            directory.revision as u32,
-            hour,
-            hour,
-            hour,
+            serial(directory),
+            COPIES as i32,
+            COPIES as i32,
+            COPIES as i32,
             TTL,
         );
         record(&self.origin, RData::SOA(data))
     }
+}
+
+/// Serial numbers wrap around by design (RFC 1982).
+fn serial(directory: &Directory) -> u32 {
+    directory.revision as u32
 }
 
 /// Addresses, from another one on each time.
