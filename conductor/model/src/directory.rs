@@ -105,10 +105,7 @@ pub struct Directory {
     apps: RedBlackTreeMapSync<AppName, App>,
     /// The apps that have a service of a name.
     by_name: RedBlackTreeMapSync<ServiceName, RedBlackTreeSetSync<AppName>>,
-    /// Services of each container with a manifest, to remove it by.
-    named: RedBlackTreeMapSync<ContainerId, Arc<[ServiceId]>>,
-    /// Services of which each slot has an endpoint, to remove it by.
-    slots: RedBlackTreeMapSync<SlotId, Arc<[ServiceId]>>,
+    containers: RedBlackTreeMapSync<ContainerId, Container>,
     hosts: Hosts,
     shortcuts: Shortcuts,
 }
@@ -132,26 +129,65 @@ struct Known {
     endpoints: Endpoints,
 }
 
+/// Entry of a container, to remove it and its slots by.
+#[derive(Debug, Clone, Default)]
+struct Container {
+    /// Services that its manifest names; none without a manifest.
+    named: Option<Arc<[ServiceId]>>,
+    /// Services that its slots offer, in order. All slots mostly offer the same ones: which of them a slot does is told from
+    /// the endpoints, and not noted for each.
+    offered: Arc<[Offered]>,
+}
+
+/// A service, and how many slots of a container have an endpoint of it.
+#[derive(Debug, Clone)]
+struct Offered {
+    service: ServiceId,
+    slots: usize,
+}
+
+impl Container {
+    /// A slot that offered some services offers others.
+    fn offer(&mut self, had: &[ServiceId], has: &[ServiceId]) {
+        let offered = self.offered.iter();
+        let mut slots: BTreeMap<ServiceId, usize> = offered
+            .map(|one| (one.service.clone(), one.slots))
+            .collect();
+        for service in has {
+            *slots.entry(service.clone()).or_default() += 1;
+        }
+        for service in had {
+            if let Some(slots) = slots.get_mut(service) {
+                *slots -= 1;
+            }
+        }
+        let left = slots.into_iter().filter(|(_, slots)| *slots > 0);
+        self.offered = left
+            .map(|(service, slots)| Offered { service, slots })
+            .collect();
+    }
+}
+
 /// Place of a slot in the table.
 #[derive(Debug, PartialEq, Eq)]
 struct Standing {
     host: HostName,
-    services: Arc<[ServiceId]>,
+    /// In order.
+    services: Vec<ServiceId>,
     /// Each once, in order.
     addrs: Vec<IpAddr>,
 }
 
 impl Standing {
-    /// Of the endpoints of a slot; none without one.
+    /// Of the endpoints of a slot, by service; none without one.
     fn new<'a>(
-        services: Arc<[ServiceId]>,
-        endpoints: impl Iterator<Item = &'a Endpoint> + Clone,
+        endpoints: impl Iterator<Item = (&'a ServiceId, &'a Endpoint)> + Clone,
     ) -> Option<Self> {
-        let host = endpoints.clone().next()?.host.clone();
-        let addrs: BTreeSet<IpAddr> = endpoints.map(|endpoint| endpoint.addr).collect();
+        let (_, first) = endpoints.clone().next()?;
+        let addrs: BTreeSet<IpAddr> = endpoints.clone().map(|(_, one)| one.addr).collect();
         Some(Self {
-            host,
-            services,
+            host: first.host.clone(),
+            services: endpoints.map(|(service, _)| service.clone()).collect(),
             addrs: addrs.into_iter().collect(),
         })
     }
@@ -265,12 +301,7 @@ impl Directory {
     pub fn endpoints_on(&self, host: &HostName) -> Vec<(&ServiceId, &Endpoint)> {
         let mut endpoints = Vec::new();
         for slot in &self.hosts.slots_of(host) {
-            let at = (slot.container.container.clone(), slot.slot);
-            let services = self.slots.get(slot).map(|services| services.iter());
-            for service in services.into_iter().flatten() {
-                let found = self.service(service);
-                endpoints.extend(found.and_then(|(id, known)| Some((id, known.get(&at)?))));
-            }
+            endpoints.extend(self.of_slot(slot));
         }
         endpoints
     }
@@ -280,60 +311,75 @@ impl Directory {
         self.hosts.names()
     }
 
+    /// The slots of a container that have endpoints.
     fn slots_of(&self, id: &ContainerId) -> Vec<SlotId> {
-        let all = id.slot(0)..=id.slot(u32::MAX);
-        self.slots
-            .range(all)
-            .map(|(slot, _)| slot.clone())
+        let all = (id.container.clone(), 0)..=(id.container.clone(), u32::MAX);
+        let known = self.offered(id).iter();
+        let known = known.filter_map(|offered| self.endpoints(&offered.service));
+        let slots = known.flat_map(|known| known.range(all.clone()));
+        let slots: BTreeSet<u32> = slots.map(|((_, slot), _)| *slot).collect();
+        slots.into_iter().map(|slot| id.slot(slot)).collect()
+    }
+
+    /// The endpoints of a slot, by service.
+    fn of_slot(&self, slot: &SlotId) -> Vec<(&ServiceId, &Endpoint)> {
+        let at = (slot.container.container.clone(), slot.slot);
+        let known = self.offered(&slot.container).iter();
+        let known = known.filter_map(|offered| self.service(&offered.service));
+        known
+            .filter_map(|(id, known)| Some((id, known.get(&at)?)))
             .collect()
+    }
+
+    fn offered(&self, id: &ContainerId) -> &[Offered] {
+        let container = self.containers.get(id);
+        container.map_or(&[], |container| &container.offered)
     }
 
     /// Services that the manifest of a container names.
     fn name(&mut self, snapshot: &Snapshot, id: &ContainerId) {
         let container = snapshot.containers.get(id);
         let manifest = container.and_then(|container| container.manifest.as_ref());
-        let new: Arc<[ServiceId]> = match manifest.map(|manifest| &manifest.value) {
-            Some(Desired::Valid { manifest, .. }) => manifest
-                .services
-                .keys()
-                .map(|service| of_app(id, service))
-                .collect(),
-            Some(Desired::Invalid(_)) | None => [].into(),
-        };
-        let before = self.named.get(id).cloned();
-        let had = before.is_some();
-        let old = before.unwrap_or_default();
-        if (&new, manifest.is_some()) == (&old, had) {
+        let new = manifest.map(|manifest| match &manifest.value {
+            Desired::Valid { manifest, .. } => {
+                let services = manifest.services.keys();
+                services.map(|service| of_app(id, service)).collect()
+            }
+            Desired::Invalid(_) => Arc::default(),
+        });
+        let old = self
+            .containers
+            .get(id)
+            .and_then(|known| known.named.clone());
+        if new == old {
             return;
         }
         self.change_app(&id.app, |app| {
-            app.containers += usize::from(manifest.is_some());
-            app.containers -= usize::from(had);
+            app.containers += usize::from(new.is_some());
+            app.containers -= usize::from(old.is_some());
         });
-        for service in new.iter() {
+        for service in new.iter().flat_map(|new| new.iter()) {
             self.change(service, |known| known.named += 1);
         }
-        for service in old.iter() {
+        for service in old.iter().flat_map(|old| old.iter()) {
             self.change(service, |known| known.named -= 1);
         }
-        if manifest.is_some() {
-            self.named.insert_mut(id.clone(), new);
-        } else {
-            self.named.remove_mut(id);
-        }
+        self.change_container(id, |container| container.named = new);
     }
 
     /// Puts a slot where it stands now.
     fn place(&mut self, snapshot: &Snapshot, slot: &SlotId) {
         let slot = &self.shared(slot);
         let mut new = endpoints_of(snapshot, slot);
-        for (_, endpoint) in &mut new {
+        for (service, endpoint) in &mut new {
+            if let Some((known, _)) = self.service(service) {
+                *service = known.clone();
+            }
             endpoint.host = self.hosts.shared(&endpoint.host);
         }
         let at = (slot.container.container.clone(), slot.slot);
-        let old = self.standing(slot);
-        let services = self.shared_services(slot, new.iter().map(|(service, _)| service));
-        let stands = Standing::new(services, new.iter().map(|(_, endpoint)| endpoint));
+        let old = Standing::new(self.of_slot(slot).into_iter());
+        let stands = Standing::new(new.iter().map(|(service, endpoint)| (service, endpoint)));
         for (service, endpoint) in new {
             let known = self.endpoints(&service).and_then(|known| known.get(&at));
             if known != Some(&endpoint) {
@@ -345,74 +391,59 @@ impl Directory {
         if old == stands {
             return;
         }
-        let services = stands.iter().flat_map(|stands| stands.services.iter());
-        let services: Vec<&ServiceId> = services.collect();
+        let services = |stands: &Option<Standing>| match stands {
+            Some(stands) => stands.services.clone(),
+            None => Vec::new(),
+        };
+        let (had, has) = (services(&old), services(&stands));
+        for service in had.iter().filter(|service| !has.contains(service)) {
+            self.change(service, |known| {
+                known.endpoints.remove_mut(&at);
+            });
+        }
+        if had != has {
+            self.change_container(&slot.container, |container| container.offer(&had, &has));
+        }
         if let Some(old) = &old {
-            for service in old.services.iter().filter(|old| !services.contains(old)) {
-                self.change(service, |known| {
-                    known.endpoints.remove_mut(&at);
-                });
-            }
             self.hosts.remove(slot, &old.host, &old.addrs);
         }
-        match stands {
-            Some(stands) => {
-                self.hosts.insert(slot, &stands.host, &stands.addrs);
-                self.slots.insert_mut(slot.clone(), stands.services);
-            }
-            None => {
-                self.slots.remove_mut(slot);
-            }
+        if let Some(stands) = &stands {
+            self.hosts.insert(slot, &stands.host, &stands.addrs);
         }
-    }
-
-    /// Where a slot stands until now.
-    fn standing(&self, slot: &SlotId) -> Option<Standing> {
-        let at = (slot.container.container.clone(), slot.slot);
-        let services = self.slots.get(slot)?;
-        let endpoints = services
-            .iter()
-            .filter_map(|service| self.endpoints(service)?.get(&at));
-        Standing::new(Arc::clone(services), endpoints)
     }
 
     /// The slot with the names that the table has already: each is in memory once, and not once for each slot.
     fn shared(&self, slot: &SlotId) -> SlotId {
-        let known = self.named.get_key_value(&slot.container);
+        let known = self.containers.get_key_value(&slot.container);
         let container = known.map_or(&slot.container, |(container, _)| container);
         container.slot(slot.slot)
-    }
-
-    /// Services of a slot: mostly those that the manifest names.
-    fn shared_services<'a>(
-        &self,
-        slot: &SlotId,
-        services: impl Iterator<Item = &'a ServiceId> + Clone,
-    ) -> Arc<[ServiceId]> {
-        match self.named.get(&slot.container) {
-            Some(named) if services.clone().eq(named.iter()) => Arc::clone(named),
-            _ => services.cloned().collect(),
-        }
     }
 
     /// Changes a service; one that nobody offers any more is gone.
     fn change(&mut self, service: &ServiceId, change: impl FnOnce(&mut Known)) {
         let ServiceId { app, service: name } = service;
         let mut services = self.apps.get(app).cloned().unwrap_or_default().services;
-        let mut apps = self.by_name.get(name).cloned().unwrap_or_default();
-        let mut known = services.get(service).cloned().unwrap_or_default();
+        let before = services.get(service).cloned();
+        let was_there = before.is_some();
+        let mut known = before.unwrap_or_default();
         change(&mut known);
         self.shortcuts.set(service, &known.endpoints);
-        if known.named == 0 && known.endpoints.is_empty() {
-            services.remove_mut(service);
-            apps.remove_mut(app);
-        } else {
-            if !services.contains_key(service) {
-                apps.insert_mut(app.clone());
-            }
+        let is_there = known.named > 0 || !known.endpoints.is_empty();
+        if is_there {
             services.insert_mut(service.clone(), known);
+        } else {
+            services.remove_mut(service);
         }
         self.change_app(app, |app| app.services = services);
+        if is_there == was_there {
+            return;
+        }
+        let mut apps = self.by_name.get(name).cloned().unwrap_or_default();
+        if is_there {
+            apps.insert_mut(app.clone());
+        } else {
+            apps.remove_mut(app);
+        }
         if apps.is_empty() {
             self.by_name.remove_mut(name);
         } else {
@@ -428,6 +459,17 @@ impl Directory {
             self.apps.remove_mut(name);
         } else {
             self.apps.insert_mut(name.clone(), app);
+        }
+    }
+
+    /// Changes a container; one without a manifest whose slots offer nothing is gone.
+    fn change_container(&mut self, id: &ContainerId, change: impl FnOnce(&mut Container)) {
+        let mut container = self.containers.get(id).cloned().unwrap_or_default();
+        change(&mut container);
+        if container.named.is_none() && container.offered.is_empty() {
+            self.containers.remove_mut(id);
+        } else {
+            self.containers.insert_mut(id.clone(), container);
         }
     }
 }
