@@ -1,9 +1,10 @@
 //! A shortcut to what DNS is asked for most: the addresses of a service that new connections may go to.
 //!
-//! By the octets of the service's name in a question, and each in one piece, so
-//! that a look-up reads few places in memory, however many services there are.
-//! Immutable to readers as the table is: a change copies one path from the root,
-//! three arrays. The table's own maps are trees of two children a node, and with
+//! By the octets of the service's name in a question. Those with a part of the
+//! hash in common are one piece of memory, a hash table and its entries, so that
+//! a look-up reads few cache lines and few pages, however many services there
+//! are. Immutable to readers as the table is: a change copies two small arrays
+//! and one piece. The table's own maps are trees of two children a node, and with
 //! 100,000 services each of the 17 steps down is some misses of the cache.
 
 use std::net::IpAddr;
@@ -17,19 +18,18 @@ use crate::skydns::WILDCARDS;
 
 /// Services with more endpoints have no shortcut: a change of one of them reads all of them.
 const MOST: usize = 32;
-/// Children of the root, and of each of these.
-const BRANCHES: usize = 64;
-const BUCKETS: usize = 128;
+/// Children of the root, and of each of these; a change counts a reference to each of both.
+const CHILDREN: usize = 32;
+/// Octets of a place in a piece's table.
+const PLACE: usize = 4;
+/// Of these, the lower three are an offset.
+const OFFSET: u32 = 0x00ff_ffff;
 
 /// Shortcuts by name.
 #[derive(Debug, Clone)]
-pub(super) struct Shortcuts(Arc<[Option<Arc<Branch>>; BRANCHES]>);
+pub(super) struct Shortcuts(Arc<[Option<Arc<Branch>>; CHILDREN]>);
 
-type Branch = [Option<Bucket>; BUCKETS];
-
-/// Shortcuts with one part of the hash in common, one behind the other: length of the rest, a part of the hash, length of
-/// the name, the name, length of an address, the addresses.
-type Bucket = Arc<[u8]>;
+type Branch = [Option<Piece>; CHILDREN];
 
 /// Addresses of one family, as octets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,20 +40,30 @@ pub enum Addresses<'a> {
     V6(&'a [[u8; 16]]),
 }
 
+/// Shortcuts with two parts of the hash in common.
+///
+/// A table of places, by another part of the hash: 0 if it is free, else a part of the hash and an offset. There is a
+/// shortcut: length of the name, the name, length of an address, number of addresses, the addresses.
+#[derive(Debug, Clone)]
+struct Piece {
+    octets: Arc<[u8]>,
+    /// Places in the table, a power of two.
+    places: usize,
+}
+
 impl Default for Shortcuts {
     fn default() -> Self {
-        Self(Arc::new([const { None }; BRANCHES]))
+        Self(Arc::new([const { None }; CHILDREN]))
     }
 }
 
 impl Shortcuts {
     /// By labels in lower case, each behind its length.
     pub(super) fn get(&self, name: &[u8]) -> Option<Addresses<'_>> {
-        let at = Place::of(name);
-        let bucket = self.0[at.branch].as_ref()?[at.bucket].as_ref()?;
-        let (size, octets) = shortcuts(bucket)
-            .find_map(|shortcut| shortcut.strip_prefix(&at.tag(name))?.strip_prefix(name))?
-            .split_first()?;
+        let hash = Hash::of(name);
+        let piece = self.0[hash.branch()].as_ref()?[hash.piece()].as_ref()?;
+        let (_, shortcut) = piece.find(hash, name)?;
+        let ([size, _], octets) = shortcut.addresses.split_first_chunk()?;
         Some(match size {
             4 => Addresses::V4(octets.as_chunks().0),
             _ => Addresses::V6(octets.as_chunks().0),
@@ -70,59 +80,145 @@ impl Shortcuts {
             return;
         }
         let name = name(app, service);
-        let at = Place::of(&name);
-        let head = [&at.tag(&name), &name[..]].concat();
-        let new = addresses(endpoints).map(|addresses| [head.clone(), addresses].concat());
-        let branch = self.0[at.branch].as_ref();
-        let bucket = branch.and_then(|branch| branch[at.bucket].as_deref());
-        let old = shortcuts(bucket.unwrap_or_default()).find(|one| one.starts_with(&head));
-        if old == new.as_deref() {
+        let hash = Hash::of(&name);
+        let addresses = addresses(endpoints);
+        let new = addresses.as_deref();
+        let branch = self.0[hash.branch()].as_ref();
+        let piece = branch.and_then(|branch| branch[hash.piece()].as_ref());
+        let old = piece.and_then(|piece| piece.find(hash, &name));
+        let (at, old) = old.map_or((0, None), |(at, old)| (at, Some(old.addresses)));
+        if old == new {
             return;
         }
-        let others = shortcuts(bucket.unwrap_or_default()).filter(|one| !one.starts_with(&head));
-        let mut bucket = Vec::new();
-        for shortcut in others.chain(new.as_deref()) {
-            bucket.extend((shortcut.len() as u16).to_be_bytes());
-            bucket.extend(shortcut);
+        let is_as_long = old.map(<[u8]>::len) == new.map(<[u8]>::len);
+        let replacement = (!is_as_long).then(|| {
+            let all = piece.into_iter().flat_map(Piece::shortcuts);
+            let others = all.filter(|other| other.name != name);
+            let new = new.map(|addresses| Shortcut {
+                name: &name,
+                addresses,
+            });
+            Piece::new(&others.chain(new).collect::<Vec<_>>())
+        });
+        let branch = Arc::make_mut(&mut self.0)[hash.branch()]
+            .get_or_insert_with(|| Arc::new([const { None }; CHILDREN]));
+        let piece = &mut Arc::make_mut(branch)[hash.piece()];
+        match (replacement, new) {
+            (Some(replacement), _) => *piece = replacement,
+            // Where it is, as in most changes: a service has as many addresses as before.
+            (None, Some(new)) => {
+                if let Some(piece) = piece {
+                    let octets = &mut Arc::make_mut(&mut piece.octets)[at..];
+                    octets[1 + name.len()..][..new.len()].copy_from_slice(new);
+                }
+            }
+            (None, None) => {}
         }
-        let branches = Arc::make_mut(&mut self.0);
-        let branch = branches[at.branch].get_or_insert_with(|| Arc::new([const { None }; BUCKETS]));
-        Arc::make_mut(branch)[at.bucket] = (!bucket.is_empty()).then(|| bucket.into());
     }
 }
 
-/// Those of a bucket, each without its length.
-fn shortcuts(mut bucket: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (length, rest) = bucket.split_first_chunk()?;
-        let (shortcut, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
-        bucket = rest;
-        Some(shortcut)
-    })
+impl Piece {
+    fn new(shortcuts: &[Shortcut<'_>]) -> Option<Self> {
+        if shortcuts.is_empty() {
+            return None;
+        }
+        let places = (2 * shortcuts.len()).next_power_of_two();
+        let mut octets = vec![0; places * PLACE];
+        for Shortcut { name, addresses } in shortcuts {
+            let hash = Hash::of(name);
+            let at = octets.len() as u32;
+            if at > OFFSET {
+                // A shortcut is only the quicker way.
+                break;
+            }
+            let free = hash.places(places).find(|place| {
+                let octets = octets[place * PLACE..].first_chunk();
+                octets == Some(&[0; PLACE])
+            });
+            let place = (u32::from(hash.tag()) << 24 | at).to_le_bytes();
+            octets[free? * PLACE..][..PLACE].copy_from_slice(&place);
+            octets.push(name.len() as u8);
+            octets.extend_from_slice(name);
+            octets.extend_from_slice(addresses);
+        }
+        let octets = octets.into();
+        Some(Self { octets, places })
+    }
+
+    /// A shortcut, and its offset.
+    fn find(&self, hash: Hash, name: &[u8]) -> Option<(usize, Shortcut<'_>)> {
+        for place in hash.places(self.places) {
+            let place = u32::from_le_bytes(*self.octets.get(place * PLACE..)?.first_chunk()?);
+            if place == 0 {
+                return None;
+            }
+            // The tag tells it from nearly all others, which are not read.
+            if (place >> 24) as u8 != hash.tag() {
+                continue;
+            }
+            let at = (place & OFFSET) as usize;
+            let (shortcut, _) = Shortcut::read(self.octets.get(at..)?)?;
+            if shortcut.name == name {
+                return Some((at, shortcut));
+            }
+        }
+        None
+    }
+
+    fn shortcuts(&self) -> impl Iterator<Item = Shortcut<'_>> {
+        let mut rest = self.octets.get(self.places * PLACE..).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (shortcut, more) = Shortcut::read(rest)?;
+            rest = more;
+            Some(shortcut)
+        })
+    }
 }
 
-/// Where a name is.
-struct Place {
-    branch: usize,
-    bucket: usize,
-    tag: u8,
+#[derive(Debug, Clone, Copy)]
+struct Shortcut<'a> {
+    name: &'a [u8],
+    /// Behind their length and number.
+    addresses: &'a [u8],
 }
 
-impl Place {
+impl<'a> Shortcut<'a> {
+    /// The first one, and what is behind it.
+    fn read(octets: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (length, rest) = octets.split_first()?;
+        let (name, rest) = rest.split_at_checked((*length).into())?;
+        let [size, count] = *rest.first_chunk()?;
+        let length = 2 + usize::from(size) * usize::from(count);
+        let (addresses, rest) = rest.split_at_checked(length)?;
+        Some((Self { name, addresses }, rest))
+    }
+}
+
+/// Hash of a name: the parts say where its shortcut is.
+#[derive(Debug, Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
     fn of(name: &[u8]) -> Self {
-        let hash = xxh3_64(name);
-        Self {
-            branch: hash as usize % BRANCHES,
-            bucket: hash as usize / BRANCHES % BUCKETS,
-            tag: (hash >> 32) as u8,
-        }
+        Self(xxh3_64(name))
     }
-}
 
-impl Place {
-    /// What tells a name from nearly all others of the bucket, and is read first.
-    fn tag(&self, name: &[u8]) -> [u8; 2] {
-        [self.tag, name.len() as u8]
+    fn branch(self) -> usize {
+        self.0 as usize % CHILDREN
+    }
+
+    fn piece(self) -> usize {
+        self.0 as usize / CHILDREN % CHILDREN
+    }
+
+    fn tag(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+
+    /// All places of a table, beginning with its own.
+    fn places(self, places: usize) -> impl Iterator<Item = usize> {
+        let first = self.0 as usize / CHILDREN / CHILDREN;
+        (0..places).map(move |next| (first + next) & (places - 1))
     }
 }
 
@@ -133,7 +229,7 @@ fn name(app: &AppName, service: &ServiceName) -> Vec<u8> {
     labels.map(octets).concat()
 }
 
-/// Length of an address, and the addresses in order; none where there is none, or many, or both families.
+/// Length of an address, their number, and the addresses in order; none where there is none, or many, or both families.
 fn addresses(endpoints: &Endpoints) -> Option<Vec<u8>> {
     if endpoints.size() > MOST {
         return None;
@@ -141,14 +237,14 @@ fn addresses(endpoints: &Endpoints) -> Option<Vec<u8>> {
     let serving = super::serving(endpoints);
     let first = serving.first()?;
     let size = if first.addr.is_ipv4() { 4 } else { 16 };
-    let mut octets = vec![size];
+    let mut octets = vec![size, serving.len() as u8];
     for endpoint in &serving {
         match endpoint.addr {
             IpAddr::V4(addr) => octets.extend(addr.octets()),
             IpAddr::V6(addr) => octets.extend(addr.octets()),
         }
     }
-    (octets.len() == 1 + usize::from(size) * serving.len()).then_some(octets)
+    (octets.len() == 2 + usize::from(size) * serving.len()).then_some(octets)
 }
 
 #[cfg(test)]
@@ -197,7 +293,7 @@ mod tests {
         let mut expected = BTreeMap::new();
         let mut before = (shortcuts.clone(), expected.clone());
         for step in 0..20_000 {
-            // More than there are buckets, so that some have several.
+            // More than there are pieces, so that each has several.
             let number = next(16_000);
             let name = format!("s{}", number % 100);
             let service = service(&format!("a{}", number / 100), &name);
