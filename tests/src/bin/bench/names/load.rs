@@ -15,7 +15,11 @@ const LOST: Duration = Duration::from_secs(1);
 const BUFFER: usize = 8 << 20;
 const HEADER: usize = 12;
 
-/// Packets that ask for the address of each service.
+/// Types of records.
+pub(super) const A: u8 = 1;
+pub(super) const AAAA: u8 = 28;
+
+/// Packets that ask each service for a type of records.
 pub(super) struct Questions(Vec<Vec<u8>>);
 
 /// When the next question is asked.
@@ -33,23 +37,24 @@ pub(super) struct Load {
     /// Seconds from the first to the last of them.
     pub(super) sent_in: f64,
     /// Milliseconds of each answer, from when its question was due; sorted.
-    took: Vec<f32>,
+    pub(super) took: Vec<f32>,
 }
 
 impl Load {
     pub(super) fn answered(&self) -> u64 {
         self.took.len() as u64
     }
+}
 
-    /// Slower than 99 of 100 answers.
-    pub(super) fn p99(&self) -> f64 {
-        let slow = self.took.get(self.took.len() * 99 / 100);
-        slow.map_or(f64::NAN, |slow| f64::from(*slow))
-    }
+/// Slower than 99 of 100, of sorted ones.
+pub(super) fn p99(took: &[f32]) -> f64 {
+    let slow = took.get(took.len() * 99 / 100);
+    slow.map_or(f64::NAN, |slow| f64::from(*slow))
 }
 
 impl Questions {
-    pub(super) fn new(services: usize) -> Self {
+    pub(super) fn new(services: usize, kind: u8) -> Self {
+        let question = |service| question(service, kind);
         Self((0..services).map(question).collect())
     }
 
@@ -132,7 +137,7 @@ pub(super) fn ask_once(server: SocketAddr, service: usize) -> Result<Vec<u8>, St
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        socket.send(&question(service))?;
+        socket.send(&question(service, A))?;
         let mut answer = vec![0; 4096];
         let length = socket.recv(&mut answer)?;
         answer.truncate(length);
@@ -141,13 +146,13 @@ pub(super) fn ask_once(server: SocketAddr, service: usize) -> Result<Vec<u8>, St
     ask().map_err(|error: std::io::Error| error.to_string())
 }
 
-/// The question for the IPv4 addresses of a service.
-fn question(service: usize) -> Vec<u8> {
+/// The question for records of a service.
+fn question(service: usize, kind: u8) -> Vec<u8> {
     let mut packet = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name(service).split('.').chain(DOMAIN.split('.')) {
         packet.push(label.len() as u8);
         packet.extend_from_slice(label.as_bytes());
     }
-    packet.extend_from_slice(&[0, 0, 1, 0, 1]);
+    packet.extend_from_slice(&[0, 0, kind, 0, 1]);
     packet
 }
