@@ -18,6 +18,7 @@ use tracing::{Level, debug, enabled, warn};
 use listen::LogThrottle;
 
 use crate::clients::Clients;
+use crate::cookies::{self, Cookie, Cookies, Malformed, Shown};
 use crate::counters::{Counters, Source, code_name, count};
 use crate::message::MAX_QUESTIONS;
 use crate::rate::{RateLimit, Verdict};
@@ -43,6 +44,7 @@ struct Shared {
     relay: Relay,
     clients: Arc<Clients>,
     rate: Mutex<RateLimit>,
+    cookies: Cookies,
     turns: AtomicU64,
     counters: Arc<Counters>,
     log: Mutex<LogThrottle>,
@@ -57,10 +59,10 @@ struct Answer {
 
 impl Answer {
     /// Of the zone, or a failure.
-    fn new(response: Response, request: &Request) -> Self {
+    fn new(response: Response, request: &Request, cookie: Option<Cookie>) -> Self {
         Self {
             code: response.code(),
-            octets: response.encode(request),
+            octets: response.encode(request, cookie),
             source: Source::Zone,
         }
     }
@@ -101,6 +103,7 @@ impl Handler {
             relay: Relay::new(upstreams, Arc::clone(&counters)),
             clients,
             rate: Mutex::new(RateLimit::new(Instant::now())),
+            cookies: Cookies::new(),
             turns: AtomicU64::new(0),
             counters,
             log: Mutex::new(LogThrottle::new(LOG_INTERVAL)),
@@ -155,11 +158,16 @@ impl Handler {
         if header.metadata.message_type == MessageType::Response {
             return None;
         }
-        if by == Protocol::Udp {
-            match self.0.verdict(client.ip()) {
-                Verdict::Answer => {}
-                Verdict::Truncate => return wire::truncated(&message),
-                Verdict::Drop => return None,
+        let shown = self.0.shown(&message, client.ip());
+        let cookie = shown.and_then(Result::ok);
+        // Who has one of ours is no victim of somebody who sends with its address.
+        let is_proven = cookie.is_some_and(|cookie| cookie.is_proof());
+        if by == Protocol::Udp && !is_proven {
+            match (self.0.verdict(client.ip()), cookie) {
+                (Verdict::Answer, _) => {}
+                (Verdict::Truncate, Some(cookie)) => return cookie.refusal(&message),
+                (Verdict::Truncate, None) => return wire::truncated(&message),
+                (Verdict::Drop, _) => return None,
             }
         }
         // The library allocates for as many questions as are announced.
@@ -168,7 +176,7 @@ impl Handler {
             .flatten();
         match request {
             None => response::bare(&header, ResponseCode::FormErr),
-            Some(request) => self.0.respond(&request).await,
+            Some(request) => self.0.respond(&request, shown).await,
         }
     }
 }
@@ -199,18 +207,25 @@ impl Shared {
         verdict
     }
 
-    async fn respond(&self, request: &Request) -> Option<Vec<u8>> {
+    /// What the client shows of its cookies.
+    fn shown(&self, message: &[u8], client: IpAddr) -> Shown {
+        let option = cookies::option(message)?;
+        Some(self.cookies.look(option, client, cookies::now()))
+    }
+
+    async fn respond(&self, request: &Request, shown: Shown) -> Option<Vec<u8>> {
         let begin = Instant::now();
+        let cookie = shown.and_then(Result::ok);
         count(match request.protocol() {
             Protocol::Udp => &self.counters.udp,
             _ => &self.counters.tcp,
         });
-        let answer = match self.action(request) {
+        let answer = match self.action(request, shown) {
             Action::Answer(response) => {
                 count(&self.counters.answered);
-                Answer::new(response, request)
+                Answer::new(response, request, cookie)
             }
-            Action::Follow(follow) => self.follow(request, *follow).await,
+            Action::Follow(follow) => self.follow(request, cookie, *follow).await,
             Action::Relay(asked) => self.relay(request, asked).await,
         };
         if let [query] = request.queries.queries() {
@@ -230,13 +245,20 @@ impl Shared {
         answer.octets
     }
 
-    fn action<'a>(&self, request: &'a Request) -> Action<'a> {
+    fn action<'a>(&self, request: &'a Request, shown: Shown) -> Action<'a> {
         let failure = |code| Action::Answer(Response::failure(request, code));
         if request.metadata.op_code != OpCode::Query {
             return failure(ResponseCode::NotImp);
         }
-        let [query] = request.queries.queries() else {
-            return failure(ResponseCode::FormErr);
+        let cookie = match shown.transpose() {
+            Ok(cookie) => cookie,
+            Err(Malformed) => return failure(ResponseCode::FormErr),
+        };
+        let query = match (request.queries.queries(), cookie) {
+            ([query], _) => query,
+            // It asks for the cookie.
+            ([], Some(cookie)) => return failure(cookie.code()),
+            _ => return failure(ResponseCode::FormErr),
         };
         let query = query.original();
         // Zone transfers are neither served nor forwarded.
@@ -263,7 +285,7 @@ impl Shared {
             if !self.clients.is_served_others(request.src().ip()) {
                 return failure(ResponseCode::Refused);
             }
-            return match Asked::new(request) {
+            return match Asked::new(request, cookie) {
                 Some(asked) => Action::Relay(asked),
                 None => failure(ResponseCode::FormErr),
             };
@@ -298,7 +320,7 @@ impl Shared {
     }
 
     /// An alias is answered with what it leads to, as its client asks for no more.
-    async fn follow(&self, request: &Request, follow: Follow) -> Answer {
+    async fn follow(&self, request: &Request, cookie: Option<Cookie>, follow: Follow) -> Answer {
         let Follow {
             mut response,
             query,
@@ -306,11 +328,11 @@ impl Shared {
         } = follow;
         if !self.clients.is_served_others(request.src().ip()) {
             count(&self.counters.answered);
-            return Answer::new(response, request);
+            return Answer::new(response, request, cookie);
         }
         let (message, source) = match self.ask(&query, request.src()).await {
             Ok(answer) => answer,
-            Err(why) => return self.unanswered(request, why),
+            Err(why) => return self.unanswered(request, cookie, why),
         };
         match missing {
             Some(missing) if message.metadata.response_code == ResponseCode::NXDomain => {
@@ -321,7 +343,7 @@ impl Shared {
         count(&self.counters.relayed);
         Answer {
             source,
-            ..Answer::new(response, request)
+            ..Answer::new(response, request, cookie)
         }
     }
 
@@ -338,7 +360,7 @@ impl Shared {
         // Of any length, as over TCP.
         let request = Request::from_bytes(packet, client, Protocol::Tcp);
         let request = request.map_err(|_| Unanswered::Upstream)?;
-        let asked = Asked::new(&request).ok_or(Unanswered::Upstream)?;
+        let asked = Asked::new(&request, None).ok_or(Unanswered::Upstream)?;
         let answer = self.relay.ask(&asked, client).await?;
         let message = Message::from_vec(&answer.octets).map_err(|_| Unanswered::Upstream)?;
         Ok((message, answer.source))
@@ -358,16 +380,17 @@ impl Shared {
                     source,
                 }
             }
-            Err(why) => self.unanswered(request, why),
+            Err(why) => self.unanswered(request, asked.cookie, why),
         }
     }
 
-    fn unanswered(&self, request: &Request, why: Unanswered) -> Answer {
+    fn unanswered(&self, request: &Request, cookie: Option<Cookie>, why: Unanswered) -> Answer {
         count(&self.counters.failed);
         self.warn(why);
+        let failure = Response::failure(request, ResponseCode::ServFail);
         Answer {
             source: Source::Upstream,
-            ..Answer::new(Response::failure(request, ResponseCode::ServFail), request)
+            ..Answer::new(failure, request, cookie)
         }
     }
 

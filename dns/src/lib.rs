@@ -20,7 +20,8 @@
 //!   app's that does not exist is answered as an alias of the one that does.
 //! - Names of others are forwarded for this host, its containers and who is
 //!   allowed; other clients get REFUSED. Networks other than this host's get 100
-//!   answers a second over UDP; above, they are told to come by TCP.
+//!   answers a second over UDP; above, they are told to come by TCP. Who shows a
+//!   cookie of ours (RFC 7873) is spared.
 //! - At most 512 forwarded queries at once, 64 of one client; those above get
 //!   SERVFAIL. Equal queries at the same time are forwarded once.
 //! - At most 256 TCP connections at once, 32 of one address. The idle time-out
@@ -32,6 +33,7 @@
 //! and retried.
 
 mod clients;
+mod cookies;
 mod counters;
 mod handler;
 mod message;

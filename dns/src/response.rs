@@ -8,13 +8,15 @@ use std::slice;
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Header, Message, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::serialize::binary::{BinDecoder, BinEncodable as _, BinEncoder};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder, Queries};
 use tracing::debug;
 
-use crate::wire::{DATAGRAM, SMALLEST};
+use crate::cookies::Cookie;
+use crate::wire::{COOKIE, DATAGRAM, SMALLEST};
 use crate::zone::Answer;
 
 type Records<'a> = slice::Iter<'a, Record>;
@@ -73,8 +75,12 @@ impl Response {
         self.metadata.response_code
     }
 
-    /// The response as octets, truncated if needed.
-    pub(crate) fn encode(self, request: &Request) -> Option<Vec<u8>> {
+    /// The response as octets, with the cookie of its client, truncated if needed.
+    pub(crate) fn encode(mut self, request: &Request, cookie: Option<Cookie>) -> Option<Vec<u8>> {
+        if let (Some(edns), Some(cookie)) = (&mut self.edns, cookie) {
+            let option = EdnsOption::Unknown(COOKIE, cookie.octets().to_vec());
+            edns.options_mut().insert(option);
+        }
         let none = instead_of_many(request);
         let queries = none.as_ref().unwrap_or(&request.queries);
         let response = self.fitting(request, queries);
@@ -86,7 +92,10 @@ impl Response {
             Ok(()) => self,
             Err(error) => {
                 debug!(%error, "answer not encoded");
-                Self::failure(request, ResponseCode::ServFail)
+                Self {
+                    edns: self.edns,
+                    ..Self::failure(request, ResponseCode::ServFail)
+                }
             }
         }
     }

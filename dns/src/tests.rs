@@ -1,6 +1,7 @@
 //! The server on loopback, asked by `dig` and by hand.
 
 mod asking;
+mod cookies;
 pub(crate) mod fixture;
 mod keeping;
 mod limits;

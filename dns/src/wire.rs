@@ -21,6 +21,10 @@ pub(crate) const CHECKING_DISABLED: u8 = 0x10;
 
 /// Type of the EDNS pseudo record.
 pub(crate) const OPT: u16 = 41;
+/// The cookies of a client and a server (RFC 7873), in an EDNS record.
+pub(crate) const COOKIE: u16 = 10;
+/// Code and length of an option of EDNS.
+const OPTION: usize = 4;
 /// Most octets of a name.
 const NAME: usize = 255;
 /// Type, class, TTL and length of the data, behind the name of a record.
@@ -98,6 +102,54 @@ pub(crate) fn record(packet: &[u8], start: usize) -> Option<Record> {
         data: data..end,
         start,
     })
+}
+
+/// The EDNS record of a message; none if what is before it is not whole.
+pub(crate) fn edns(packet: &[u8]) -> Option<Record> {
+    let mut at = HEADER;
+    for _ in 0..half(packet, 4)? {
+        at = name(packet, at)? + 4;
+    }
+    let before = usize::from(half(packet, 6)?) + usize::from(half(packet, 8)?);
+    for _ in 0..before {
+        at = record(packet, at)?.data.end;
+    }
+    for _ in 0..half(packet, 10)? {
+        let record = record(packet, at)?;
+        if record.kind == OPT {
+            return Some(record);
+        }
+        at = record.data.end;
+    }
+    None
+}
+
+/// The first of the options in the data of an EDNS record: its code, its data, and the options behind it.
+pub(crate) fn split_option(options: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = half(options, 2)?;
+    let (data, rest) = options.get(OPTION..)?.split_at_checked(length.into())?;
+    Some((half(options, 0)?, data, rest))
+}
+
+/// Appends an option to the EDNS record that is the last one, whose data begins there.
+pub(crate) fn push_option(packet: &mut Vec<u8>, data_at: usize, code: u16, data: &[u8]) {
+    packet.extend(code.to_be_bytes());
+    packet.extend((data.len() as u16).to_be_bytes());
+    packet.extend(data);
+    set_length(packet, data_at);
+}
+
+/// Sets the length of the last record, whose data begins there. What is longer is no message.
+pub(crate) fn set_length(packet: &mut [u8], data_at: usize) {
+    let length = packet.len().saturating_sub(data_at) as u16;
+    patch(packet, data_at.saturating_sub(2), &length.to_be_bytes());
+}
+
+/// An EDNS record without options.
+pub(crate) fn opt(payload: u16, code_high: u8, dnssec_ok: bool) -> [u8; 11] {
+    let [high, low] = payload.to_be_bytes();
+    let dnssec_ok = u8::from(dnssec_ok) << 7;
+    [0, 0, OPT as u8, high, low, code_high, 0, dnssec_ok, 0, 0, 0]
 }
 
 /// An answer without records that says that there are more by TCP.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use super::asked::{self, Asked};
+use super::asked::Asked;
 use crate::message::invalid;
 use crate::wire::{
     self, AUTHENTIC, AUTHORITATIVE, CHECKING_DISABLED, DATAGRAM, HEADER, OPT, Question,
@@ -30,6 +30,8 @@ const FAILURE: u32 = 5;
 const COUNTS: Range<usize> = 6..HEADER;
 const ADDITIONALS: usize = 10;
 const OPCODE: u8 = 0x78;
+/// Octets of an EDNS record without options.
+const EMPTY_OPT: usize = 11;
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +183,9 @@ impl Answer {
         }
         reply
     }
+            if let Some(cookie) = to.cookie.filter(|_| !self.opt_is_inside) {
+                cookie.push(&mut reply, opt.start + EMPTY_OPT);
+            }
 
     /// Puts the client's question, flags and EDNS in the place of those that were sent upstream.
     fn speak_to(&self, to: &Asked<'_>, reply: &mut Vec<u8>) {
@@ -205,14 +210,18 @@ impl Answer {
             kept = additionals.saturating_sub(1);
         }
         if to.edns.is_some() {
-            reply.extend_from_slice(&self.opt_for(to));
+            self.push_opt(reply, to);
             kept = kept.saturating_add(1);
         }
         wire::patch(reply, ADDITIONALS, &kept.to_be_bytes());
     }
 
-    fn opt_for(&self, to: &Asked<'_>) -> [u8; 11] {
-        asked::opt(DATAGRAM, self.code.high(), to.dnssec_ok())
+    fn push_opt(&self, reply: &mut Vec<u8>, to: &Asked<'_>) {
+        reply.extend(wire::opt(DATAGRAM, self.code.high(), to.dnssec_ok()));
+        if let Some(cookie) = to.cookie {
+            let options = reply.len();
+            cookie.push(reply, options);
+        }
     }
 
     /// Leaves all records out but EDNS.
@@ -221,7 +230,7 @@ impl Answer {
         reply[2] |= TRUNCATED;
         reply[COUNTS].fill(0);
         if to.edns.is_some() {
-            reply.extend_from_slice(&self.opt_for(to));
+            self.push_opt(reply, to);
             reply[HEADER - 1] = 1;
         }
     }

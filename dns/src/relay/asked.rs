@@ -1,18 +1,20 @@
 //! A client's query that is to be forwarded, and the octets that are sent for it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hickory_proto::rr::LowerName;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 
+use crate::cookies::{self, Cookie};
 use crate::wire::{
-    self, AUTHENTIC, CHECKING_DISABLED, DATAGRAM, HEADER, OPT, Question, RECURSION_DESIRED,
+    self, AUTHENTIC, CHECKING_DISABLED, COOKIE, DATAGRAM, HEADER, OPT, Question, RECURSION_DESIRED,
     SMALLEST,
 };
 
 /// EDNS options between two hops, which say nothing of the answer: cookie, keepalive, padding.
-const PER_HOP: [u16; 3] = [10, 11, 12];
+const PER_HOP: [u16; 3] = [COOKIE, 11, 12];
 
 /// What the client said with EDNS.
 #[derive(Debug, Clone, Copy)]
@@ -24,18 +26,21 @@ pub(super) struct Edns {
 /// A query as a client sent it.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
-    pub(super) packet: &'a [u8],
+    /// Without cookies.
+    pub(super) packet: Cow<'a, [u8]>,
     pub(super) name: &'a LowerName,
     pub(super) question: Question,
     pub(super) edns: Option<Edns>,
     pub(super) by_udp: bool,
     /// It says nothing but what the key of the cache says, and is sent upstream in words of our own.
     pub(super) is_plain: bool,
+    /// What it gets for its cookie.
+    pub(crate) cookie: Option<Cookie>,
 }
 
 impl<'a> Asked<'a> {
     /// None if it has no question, or one whose name is compressed.
-    pub(crate) fn new(request: &'a Request) -> Option<Self> {
+    pub(crate) fn new(request: &'a Request, cookie: Option<Cookie>) -> Option<Self> {
         let name = request.queries.queries().first()?.name();
         let packet = request.as_slice();
         let question = Question::read(packet.get(HEADER..)?)?;
@@ -47,13 +52,16 @@ impl<'a> Asked<'a> {
         let is_plain = is_recursive(packet)
             && question.octets().ends_with(&[0, 1])
             && ends_plainly(packet, end);
+        let without = cookie.filter(|_| !is_plain);
+        let without = without.and_then(|_| cookies::without(packet));
         Some(Self {
-            packet,
+            packet: without.map_or(Cow::Borrowed(packet), Cow::Owned),
             name,
             question,
             edns,
             by_udp: request.protocol() == Protocol::Udp,
             is_plain,
+            cookie,
         })
     }
 
@@ -71,22 +79,18 @@ impl<'a> Asked<'a> {
 
     /// The query that is sent upstream, with this id and question.
     pub(super) fn upstream(&self, id: u16, question: Question) -> Sent {
-        let mut packet;
         if self.is_plain {
-            let flags = AUTHENTIC | (self.flags() & CHECKING_DISABLED);
-            packet = vec![0, 0, RECURSION_DESIRED, flags, 0, 1, 0, 0, 0, 0, 0, 1];
-            packet.extend_from_slice(question.octets());
-            packet.extend_from_slice(&opt(DATAGRAM, 0, self.dnssec_ok()));
-        } else {
-            packet = self.packet.to_vec();
+            let checking = self.flags() & CHECKING_DISABLED;
+            return Sent::plain(id, question, checking, self.dnssec_ok());
         }
+        let mut packet = self.packet.to_vec();
         wire::patch(&mut packet, 0, &id.to_be_bytes());
         Sent {
             id,
             question,
             packet,
-            by_udp: self.is_plain || self.by_udp,
-            has_own_edns: self.is_plain,
+            by_udp: self.by_udp,
+            has_own_edns: false,
         }
     }
 
@@ -122,6 +126,22 @@ pub(super) struct Sent {
 }
 
 impl Sent {
+    /// In words of our own.
+    pub(super) fn plain(id: u16, question: Question, checking: u8, dnssec_ok: bool) -> Self {
+        let flags = AUTHENTIC | checking;
+        let mut packet = vec![0, 0, RECURSION_DESIRED, flags, 0, 1, 0, 0, 0, 0, 0, 1];
+        packet.extend_from_slice(question.octets());
+        packet.extend_from_slice(&wire::opt(DATAGRAM, 0, dnssec_ok));
+        wire::patch(&mut packet, 0, &id.to_be_bytes());
+        Self {
+            id,
+            question,
+            packet,
+            by_udp: true,
+            has_own_edns: true,
+        }
+    }
+
     /// For servers that know no EDNS.
     pub(super) fn without_edns(&self) -> Vec<u8> {
         let end = HEADER + self.question.octets().len();
@@ -129,13 +149,6 @@ impl Sent {
         wire::patch(&mut packet, HEADER - 1, &[0]);
         packet
     }
-}
-
-/// An EDNS record without options.
-pub(super) fn opt(payload: u16, code_high: u8, dnssec_ok: bool) -> [u8; 11] {
-    let [high, low] = payload.to_be_bytes();
-    let dnssec_ok = u8::from(dnssec_ok) << 7;
-    [0, 0, OPT as u8, high, low, code_high, 0, dnssec_ok, 0, 0, 0]
 }
 
 fn is_recursive(packet: &[u8]) -> bool {
@@ -157,12 +170,11 @@ fn ends_plainly(packet: &[u8], end: usize) -> bool {
 }
 
 fn are_per_hop(mut options: &[u8]) -> bool {
-    while let (Some(code), Some(length)) = (wire::half(options, 0), wire::half(options, 2)) {
-        let next = options.get(4 + usize::from(length)..);
-        match next.filter(|_| PER_HOP.contains(&code)) {
-            Some(next) => options = next,
-            None => return false,
+    while let Some((code, _, rest)) = wire::split_option(options) {
+        if !PER_HOP.contains(&code) {
+            return false;
         }
+        options = rest;
     }
     options.is_empty()
 }

@@ -24,7 +24,7 @@ const OURS: &str = "skydns.local.";
 const ALIAS: &str = "alias.skydns.local.";
 const OTHER: &str = "example.com.";
 
-fn handler(resolver: SocketAddr) -> Result<Handler> {
+pub(super) fn handler(resolver: SocketAddr) -> Result<Handler> {
     let own = watch::Sender::new(Vec::new());
     let forwarding = Forwarding {
         upstreams: vec![resolver],

@@ -89,7 +89,7 @@ fn request(message: &Message, by: Protocol) -> Request {
 
 fn reply(answer: &Answer, to: &Message, by: Protocol, age: Age) -> Message {
     let request = request(to, by);
-    let asked = Asked::new(&request).expect("a question");
+    let asked = Asked::new(&request, None).expect("a question");
     let reply = answer.reply(&asked, age);
     assert!(reply.len() <= asked.limit());
     Message::from_vec(&reply).expect("well-formed")
