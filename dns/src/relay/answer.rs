@@ -96,7 +96,7 @@ impl Answer {
         }
     }
 
-    fn walk(packet: Vec<u8>, question_end: usize, question: &Question) -> Option<Self> {
+    fn walk(mut packet: Vec<u8>, question_end: usize, question: &Question) -> Option<Self> {
         let mut sections: [Vec<Record>; 3] = Default::default();
         let mut at = question_end;
         let mut additional = at;
@@ -108,8 +108,14 @@ impl Answer {
                 section.push(record);
             }
         }
+        // What is behind the records is none of them, and would be before one that is appended.
+        packet.truncate(at);
         let is_opt = |record: &&Record| record.kind == OPT;
         let opt = sections[2].iter().find(is_opt);
+        // Its name is the root (RFC 6891, 6.1.2).
+        if opt.is_some_and(|opt| packet.get(opt.start) != Some(&0)) {
+            return None;
+        }
         let code = ResponseCode::from(
             opt.map_or(0, |opt| (opt.ttl >> 24) as u8),
             packet.get(3)? & 0x0f,
@@ -177,15 +183,15 @@ impl Answer {
             // The payload size is of one hop.
             let payload = to.edns.map_or(DATAGRAM, |edns| edns.payload);
             wire::patch(&mut reply, opt.start + 3, &payload.to_be_bytes());
+            if let Some(cookie) = to.cookie.filter(|_| !self.opt_is_inside) {
+                cookie.push(&mut reply, opt.start + EMPTY_OPT);
+            }
         }
         if reply.len() > to.limit() {
             self.truncate(&mut reply, to);
         }
         reply
     }
-            if let Some(cookie) = to.cookie.filter(|_| !self.opt_is_inside) {
-                cookie.push(&mut reply, opt.start + EMPTY_OPT);
-            }
 
     /// Puts the client's question, flags and EDNS in the place of those that were sent upstream.
     fn speak_to(&self, to: &Asked<'_>, reply: &mut Vec<u8>) {

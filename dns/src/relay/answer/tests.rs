@@ -270,6 +270,29 @@ fn records_behind_edns_are_left_out() {
 }
 
 #[test]
+fn what_is_behind_the_records_is_left_out() {
+    let mut packet = octets(&message(&[60]));
+    packet.extend(b"garbage");
+    let answer = Answer::read(&packet, ID, &question("example.com."));
+    let answer = answer.expect("well-formed").expect("the answer");
+    for edns in [None, Some((1232, false))] {
+        let reply = reply(&answer, &query("example.com.", edns), Protocol::Udp, NEW);
+        assert_eq!(
+            (reply.answers.len(), reply.edns.is_some()),
+            (1, edns.is_some())
+        );
+    }
+}
+
+#[test]
+fn an_edns_record_has_the_name_of_the_root() {
+    let mut packet = octets(&message(&[60]));
+    packet[11] += 1;
+    packet.extend([0xc0, 12, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    assert!(Answer::read(&packet, ID, &question("example.com.")).is_err());
+}
+
+#[test]
 fn what_is_too_long_for_a_datagram_is_truncated() {
     let answer = read(&message(&[60; 50]));
     for (edns, is_cut) in [
