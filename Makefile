@@ -1,7 +1,7 @@
 # The commands of this repository; each one's work is in scripts/.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down test check matrix bench lab dist sim faults test-fresh test-vm
+.PHONY: help up down test check matrix bench lab dist sim faults fuzz test-fresh test-vm
 
 # release, or dev for a build that is quicker and larger.
 PROFILE ?= release
@@ -41,6 +41,9 @@ bench: ## measure against the floors and print both
 
 sim: ## play whole clusters with faults by seed: SEEDS=10000, or SEED=17 with its story
 	@scripts/sim.sh
+
+fuzz: ## packets to DNS from both sides, guided by coverage: TARGET=answers TIME=3600; MERGE=1
+	@scripts/fuzz.sh
 
 faults: ## random faults on three real hosts by seed: SEED=7 FAULTS=200
 	@scripts/faults.sh

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what is missing, and says so first: setup.sh up|test|bench|matrix|fresh|vm …
+# Installs what is missing, and says so first: setup.sh up|test|bench|matrix|fresh|fuzz|vm …
 #
 #   up       what `make up` needs: Docker Engine, etcd, protobuf compiler, Rust
 #   test     besides, what the tests use, with the newest Docker and etcd of Debian
 #   bench    besides, the name servers that `make bench` compares with
 #   matrix   besides, with Docker between that and the machine's own
 #   fresh    besides, what `make test-fresh` uses
+#   fuzz     besides, what `make fuzz` uses
 #   vm       besides, what `make test-vm` uses, and its virtual machine
 #   --plan only says what it would do
 #
@@ -19,8 +20,8 @@ goals=()
 for word in "$@"; do
     case $word in
     --plan) plan_only=1 ;;
-    up | test | bench | matrix | fresh | vm) goals+=("$word") ;;
-    *) die "unknown goal $word (up, test, bench, matrix, fresh, vm, --plan)" ;;
+    up | test | bench | matrix | fresh | fuzz | vm) goals+=("$word") ;;
+    *) die "unknown goal $word (up, test, bench, matrix, fresh, fuzz, vm, --plan)" ;;
     esac
 done
 [ ${#goals[@]} -gt 0 ] || goals=(up)
@@ -34,6 +35,7 @@ TEST=(busybox:busybox-static dig:bind9-dnsutils ip:iproute2 iptables:iptables nf
     musl-gcc:musl-tools systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
     docker-registry:docker-registry cloud-init:cloud-init promtool:prometheus)
 BENCH=(unbound:unbound knotd:knot)
+FUZZ=(g++:g++)
 FRESH=(debootstrap:debootstrap ip:iproute2 iptables:iptables)
 VM=(qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mkfs.ext4:e2fsprogs
     genisoimage:genisoimage ssh:openssh-client ss:iproute2 setpriv:util-linux
@@ -135,6 +137,7 @@ look() {
         fi
     done
     if has_goal fresh; then need "${FRESH[@]}"; fi
+    if has_goal fuzz; then need "${FUZZ[@]}"; fi
     if has_goal vm; then need "${VM[@]}"; fi
 
     if ! engine_answers; then

@@ -35,6 +35,9 @@
 mod clients;
 mod cookies;
 mod counters;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod message;
 mod rate;

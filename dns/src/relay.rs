@@ -12,6 +12,9 @@ mod asked;
 mod cache;
 mod exchange;
 mod flights;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+mod loops;
 mod race;
 
 use std::collections::hash_map::RandomState;

@@ -3,6 +3,7 @@
 mod asking;
 mod cookies;
 pub(crate) mod fixture;
+mod fuzzing;
 mod keeping;
 mod limits;
 mod packets;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Which of our crates a crate may use.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("manifests", &[]),
     ("model", &["manifests"]),
     ("planner", &["manifests", "model"]),
@@ -21,6 +21,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
         &["manifests", "model", "planner", "store", "listen"],
     ),
     ("dns", &["manifests", "model", "listen"]),
+    ("dns-fuzz", &["dns"]),
     ("ambassador", &["manifests", "model", "listen"]),
     ("cloud-config", &[]),
     ("listen", &["manifests"]),
