@@ -1,10 +1,12 @@
 //! Follows what others write under `/skydns`: a list, then a watch.
 //!
 //! Nothing is decided from it, so it needs none of the view's proofs: a list an
-//! hour heals what a watch has lost. While etcd is away the last records hold.
+//! hour heals what a watch has lost. While etcd is away the last records hold,
+//! also those of the agent before: `saved` has them on disk.
 //! `publish` keeps a host's own there.
 
 pub mod publish;
+pub mod saved;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +14,12 @@ use std::time::Duration;
 use manifests::keys::SKYDNS;
 use model::backoff::Exponential;
 use model::skydns::Records;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::saved::Saved;
 use crate::kv::{Event, KeyRange, Kv, KvError, Range, Watch, WatchReply};
 
 /// SkyDNS's own settings are no record.
@@ -27,11 +31,20 @@ const LIST_EVERY: Duration = Duration::from_secs(3600);
 /// Waits after failures, the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Gives the records to `says` at each change, until `stop`.
-pub async fn follow(kv: Arc<dyn Kv>, says: impl Fn(Records), stop: CancellationToken) {
+/// Gives the records to `says` at each change, until `stop`, and keeps them on disk.
+pub async fn follow(
+    kv: Arc<dyn Kv>,
+    saved: Saved,
+    says: impl Fn(Records),
+    stop: CancellationToken,
+) {
+    let (now, to_save) = watch::channel(Records::default());
     let mut follower = Follower {
         kv,
-        says,
+        says: |records: Records| {
+            now.send_replace(records.clone());
+            says(records);
+        },
         records: Records::default(),
         listed: false,
     };
@@ -53,7 +66,8 @@ pub async fn follow(kv: Arc<dyn Kv>, says: impl Fn(Records), stop: CancellationT
             }
         }
     };
-    stop.run_until_cancelled(follows).await;
+    let saves = saved.keep(to_save, stop.clone());
+    tokio::join!(stop.run_until_cancelled(follows), saves);
 }
 
 struct Follower<S> {
@@ -171,8 +185,12 @@ mod tests {
         write(&kv, vec![put("wrong", "{}"), Op::put("/apps/x", host)]).await;
         let (says, mut said) = watch::channel(Records::default());
         let stop = CancellationToken::new();
+        let folder = tempfile::TempDir::new().unwrap();
+        let saved = Saved::new(folder.path().join("skydns"), uuid::Uuid::from_u128(1));
+        assert!(saved.load().is_empty());
         let follows = tokio::spawn(follow(
             Arc::new(kv.clone()),
+            saved.clone(),
             move |records| {
                 says.send_replace(records);
             },
@@ -198,5 +216,9 @@ mod tests {
         assert!(reaches(2_499).await);
         stop.cancel();
         follows.await.unwrap();
+        // The next agent has them, etcd or no etcd.
+        let again = saved.load();
+        assert!(again.is_saved());
+        assert_eq!(again.len(), 2_499);
     }
 }

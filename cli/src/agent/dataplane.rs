@@ -9,8 +9,7 @@ use conductor::firewall;
 use conductor::reachability::watch::Probe;
 use engine::{Bridge, EngineFacts, EngineInfo};
 use model::observed::Surroundings;
-use model::skydns::Records;
-use store::skydns;
+use store::skydns::{self, saved::Saved};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -56,9 +55,11 @@ pub(super) async fn start(
         published,
         ..
     } = parts;
-    let records = Arc::<ArcSwap<Records>>::default();
+    let saved = Saved::new(parts.dir.skydns_file(), parts.cluster);
+    let records = Arc::new(ArcSwap::from_pointee(saved.load()));
     let (kv, to) = (parts.kv.clone(), Arc::clone(&records));
-    tasks.spawn(|stop| skydns::follow(kv, move |records| to.store(Arc::new(records)), stop));
+    let says = move |records| to.store(Arc::new(records));
+    tasks.spawn(|stop| skydns::follow(kv, saved, says, stop));
     let dns = dns_addresses(config, bridge.gateway);
     let names = dns::Dns::start(
         dns::Config {

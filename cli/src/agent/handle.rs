@@ -120,6 +120,7 @@ impl AgentHandle for RunningAgent {
             records: name.records,
             left_out: left_out.collect(),
             hidden: name.hidden,
+            stale: name.unconfirmed,
             ..NameReport::default()
         })
     }

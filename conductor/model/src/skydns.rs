@@ -5,6 +5,7 @@
 //! that what is below a name is one range.
 
 mod parse;
+mod saved;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -21,7 +22,10 @@ pub const WILDCARDS: [&str; 2] = ["*", "any"];
 
 /// The table: records by path.
 #[derive(Debug, Clone, Default)]
-pub struct Records(RedBlackTreeMapSync<Path, Arc<Record>>);
+pub struct Records {
+    table: RedBlackTreeMapSync<Path, Arc<Record>>,
+    is_saved: bool,
+}
 
 /// Labels from the root down, each with a `/` behind it: `local/skydns/shop/`.
 type Path = Arc<str>;
@@ -35,34 +39,39 @@ impl Records {
         let path = path(key).ok_or(RecordError::NotAName)?;
         let parsed = parse::parse(value);
         if let Ok(Some(record)) = parsed {
-            self.0.insert_mut(path, Arc::new(record));
+            self.table.insert_mut(path, Arc::new(record));
             return Ok(());
         }
-        self.0.remove_mut(&path);
+        self.table.remove_mut(&path);
         parsed.map(drop)
     }
 
     /// A key was deleted.
     pub fn delete(&mut self, key: &str) {
         if let Some(path) = path(key) {
-            self.0.remove_mut(&path);
+            self.table.remove_mut(&path);
         }
+    }
+
+    /// They were read from disk, and etcd has not confirmed them.
+    pub fn is_saved(&self) -> bool {
+        self.is_saved
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.size()
+        self.table.size()
     }
 
     /// There is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.table.is_empty()
     }
 
     /// The record at a name, given by its labels from the root down.
     pub fn at(&self, labels: &[&str]) -> Option<&Record> {
         let path = labels.iter().flat_map(|label| [*label, "/"]);
-        let record = self.0.get(path.collect::<String>().as_str());
+        let record = self.table.get(path.collect::<String>().as_str());
         record.map(Arc::as_ref)
     }
 
@@ -116,7 +125,7 @@ impl Records {
     }
 
     fn from(&self, start: Bound<&str>) -> impl Iterator<Item = (&Path, &Record)> {
-        let range = self.0.range::<str, _>((start, Bound::Unbounded));
+        let range = self.table.range::<str, _>((start, Bound::Unbounded));
         range.map(|(path, record)| (path, record.as_ref()))
     }
 }

@@ -33,6 +33,8 @@ pub struct Explanation {
     pub left_out: Vec<LeftOut>,
     /// So many records of others have the name, and are not answered.
     pub hidden: usize,
+    /// Of records that were there when an agent ended, and that etcd has not confirmed since.
+    pub unconfirmed: bool,
 }
 
 impl Zone {
@@ -75,6 +77,9 @@ impl Zone {
             } else {
                 0
             },
+            unconfirmed: !is_ours
+                && tables.records.is_saved()
+                && !others::find(tables.records, &name).is_empty(),
             name: name.to_ascii(),
             records,
         })
@@ -117,7 +122,12 @@ impl Zone {
             };
         }
         if !others::find(tables.records, name).is_empty() {
-            return format!("records under {}", manifests::keys::SKYDNS);
+            let unconfirmed = if tables.records.is_saved() {
+                ", as last known: etcd has not confirmed them since the agent has started"
+            } else {
+                ""
+            };
+            return format!("records under {}{unconfirmed}", manifests::keys::SKYDNS);
         }
         let known = match labels {
             [NAME_SERVER] | [] => None,

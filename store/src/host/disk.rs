@@ -115,6 +115,11 @@ impl StateDir {
         self.path.join("view")
     }
 
+    /// Where the records under `/skydns` are saved.
+    pub fn skydns_file(&self) -> PathBuf {
+        self.path.join("skydns")
+    }
+
     /// Which machine this is.
     pub fn machine(&self) -> Uuid {
         self.disk().id

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::host::Host;
+use dokkaa_tests::process::Ran;
 use dokkaa_tests::wait_for;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{App, CAP, Cluster, web, with};
+use super::{App, CAP, Cluster, resolved, web, with};
 
 /// Id and start of everything that runs, by slot.
 fn running(app: &App) -> Vec<(String, String)> {
@@ -169,6 +170,11 @@ fn without_etcd_containers_and_names_stay() {
         .into_iter()
         .find(|(host, _)| host.name() == "h3")
         .expect("one on h3");
+    let (outside, others) = ("outside.skydns.local", "192.0.2.9".to_owned());
+    let etcd = cluster.lab.etcd();
+    let key = "/skydns/local/skydns/outside";
+    etcd.put(key, r#"{"host":"192.0.2.9"}"#).expect("put");
+    resolved(cluster.lab, outside, "A", std::slice::from_ref(&others));
     host.unplug().expect("unplug");
     let ready = |wanted: &str| {
         let metrics = host.metrics().map_err(|error| error.to_string())?;
@@ -212,8 +218,19 @@ fn without_etcd_containers_and_names_stay() {
         }
     };
     wait_for("names to be answered again", CAP, names);
+    assert_eq!(host.dig(&[&at, outside, "A"]).expect("dig"), [others]);
+    let said = || host.dokkaa(&["dns", outside]).and_then(Ran::ok);
+    let explained = said().expect("explained");
+    assert!(explained.contains("etcd has not confirmed"), "{explained}");
     host.plug().expect("plug");
     wait_for("h3 to see etcd again", CAP, || ready(" 1"));
+    wait_for("its records to be confirmed", CAP, || {
+        let explained = said().map_err(|error| format!("{error:#}"))?;
+        let is_confirmed = explained.ends_with("192.0.2.9\n") && !explained.contains("confirmed");
+        is_confirmed.then_some(()).ok_or(explained)
+    });
+    etcd.delete(key).expect("deleted");
+    resolved(cluster.lab, outside, "A", &[]);
     app.ready("web", 3);
     for id in &before {
         assert!(

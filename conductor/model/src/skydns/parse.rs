@@ -91,6 +91,11 @@ pub(super) fn parse(value: &[u8]) -> Result<Option<Record>, RecordError> {
     if fields.contains_key(MARK) {
         return Ok(None);
     }
+    record(fields).map(Some)
+}
+
+/// The record that fields make.
+pub(super) fn record(fields: Map<String, Value>) -> Result<Record, RecordError> {
     let fields = Fields(
         fields
             .into_iter()
@@ -112,7 +117,26 @@ pub(super) fn parse(value: &[u8]) -> Result<Option<Record>, RecordError> {
     if record.host.is_none() && record.text.is_empty() {
         return Err(RecordError::Nothing);
     }
-    Ok(Some(record))
+    Ok(record)
+}
+
+/// The fields that make a record.
+pub(super) fn fields(record: &Record) -> Value {
+    let host = record.host.as_ref().map(|host| match host {
+        Target::Addr(addr) => addr.to_string(),
+        Target::Name(name) => name.clone(),
+    });
+    serde_json::json!({
+        "host": host,
+        "port": record.port,
+        "priority": record.priority,
+        "weight": record.weight,
+        "text": record.text,
+        "ttl": record.ttl,
+        "group": record.group,
+        "targetstrip": record.target_strip,
+        "mail": record.mail,
+    })
 }
 
 /// Fields by name in lower case.

@@ -1,5 +1,7 @@
 //! Keys and values as others write them.
 
+use uuid::Uuid;
+
 use super::*;
 
 fn table(records: &[(&str, &str)]) -> Records {
@@ -51,6 +53,80 @@ fn a_record_is_parsed_as_others_write_it() {
     let six = parsed(r#"{"host":"fd00::1"}"#).expect("record");
     assert!(matches!(six.host, Some(Target::Addr(addr)) if addr.is_ipv6()));
     assert_eq!(parsed(r#"{"text":"only"}"#).expect("record").host, None);
+}
+
+fn written(records: &Records, cluster: Uuid, most: usize) -> (Vec<u8>, usize) {
+    let mut file = Vec::new();
+    let left_out = records.write(cluster, most, &mut file).expect("written");
+    (file, left_out)
+}
+
+fn names(records: &Records) -> Vec<String> {
+    below(records, "")
+}
+
+#[test]
+fn what_is_saved_reads_back_as_it_was() {
+    let text = "t\u{e4}xt \"".repeat(400);
+    let text = serde_json::json!({ "text": text }).to_string();
+    let table = table(&[
+        (
+            "a/b",
+            r#"{"host":"Db.Example.COM.","port":"80","ttl":60,"group":"g","mail":true}"#,
+        ),
+        (
+            "a/c",
+            r#"{"host":"fd00::1","priority":7,"weight":3,"targetstrip":2}"#,
+        ),
+        ("x~y", r#"{"host":"10.0.0.9"}"#),
+        // The longest value there is gets longer.
+        ("z", &text[..]),
+    ]);
+    assert!(!table.is_saved());
+    let cluster = Uuid::from_u128(1);
+    let (file, left_out) = written(&table, cluster, usize::MAX);
+    assert_eq!(left_out, 0);
+    let read = |cluster, file: &[u8]| Records::read(cluster, &mut &*file);
+    let again = read(cluster, &file).expect("reads").expect("whole");
+    assert!(again.is_saved());
+    assert_eq!(again.table, table.table);
+    let of_another = read(Uuid::from_u128(2), &file).expect("reads");
+    assert!(of_another.is_none());
+    for length in 0..file.len() - 1 {
+        let torn = read(cluster, &file[..length]);
+        assert!(
+            torn.is_err() || torn.is_ok_and(|read| read.is_none()),
+            "{length}"
+        );
+    }
+}
+
+#[test]
+fn so_many_octets_are_saved_and_no_more() {
+    let value = r#"{"host":"10.0.0.9"}"#;
+    let table = table(&[("a", value), ("b", value), ("c", value)]);
+    let cluster = Uuid::from_u128(1);
+    let whole = written(&table, cluster, usize::MAX).0;
+    let head = whole
+        .iter()
+        .position(|octet| *octet == b'\n')
+        .expect("a line")
+        + 1;
+    let line = (whole.len() - head) / 3;
+    for (most, kept) in [
+        (0, 0),
+        (line - 1, 0),
+        (line, 1),
+        (3 * line - 1, 2),
+        (3 * line, 3),
+    ] {
+        let (file, left_out) = written(&table, cluster, most);
+        let read = Records::read(cluster, &mut &*file)
+            .expect("reads")
+            .expect("whole");
+        assert_eq!((read.len(), left_out), (kept, 3 - kept), "{most}");
+        assert_eq!(names(&read), names(&table)[..kept]);
+    }
 }
 
 #[test]
