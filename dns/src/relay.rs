@@ -25,18 +25,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::{join_all, pending};
 use hickory_proto::op::ResponseCode;
 use listen::{Limiter, Limits};
-use tokio::time::{Instant, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use crate::counters::{Counters, Source, count};
 use crate::upstreams::Upstreams;
+use crate::wire::Question;
 use answer::{Age, Answer};
 use asked::Sent;
 use cache::{Bounds, Cache, Found};
 use exchange::Exchange;
 use flights::{Flight, Flights, Loop};
+use loops::Loops;
 use race::{Outcome, Ranking, first_good};
 
 pub(crate) use asked::Asked;
@@ -56,6 +60,9 @@ const KEPT: Bounds = Bounds {
 /// Time before an answer out of date is given while resolvers are still asked (RFC 8767).
 const PATIENCE: Duration = Duration::from_millis(1800);
 
+/// Time after which an exchange that was joined may be one that came back in other letters.
+const SUSPICIOUS: Duration = Duration::from_millis(500);
+
 /// Forwarder to the upstream resolvers.
 #[derive(Debug)]
 pub(crate) struct Relay(Arc<Shared>);
@@ -65,6 +72,7 @@ struct Shared {
     upstreams: Upstreams,
     limiter: Limiter,
     flights: Flights,
+    loops: Loops,
     exchange: Arc<Exchange>,
     ranking: Ranking,
     cache: Mutex<Cache>,
@@ -112,6 +120,7 @@ impl Relay {
             upstreams,
             limiter: Limiter::new(OUTSTANDING),
             flights: Flights::default(),
+            loops: Loops::default(),
             exchange: Arc::default(),
             ranking: Ranking::default(),
             cache: Mutex::new(Cache::new(KEPT)),
@@ -127,6 +136,9 @@ impl Relay {
         asked: &Asked<'_>,
         client: SocketAddr,
     ) -> Result<Relayed, Unanswered> {
+        if self.0.loops.is_back(&asked.question) {
+            return Err(Unanswered::Loop);
+        }
         let key = asked.key();
         let upstreams = self.0.upstreams.of(asked.name);
         if upstreams.is_new {
@@ -182,7 +194,7 @@ impl Shared {
         upstreams: Arc<[SocketAddr]>,
     ) -> Result<Flight, Loop> {
         let to_keep = asked.is_plain.then(|| Arc::clone(&key));
-        self.flights.join(key, &asked.question, || {
+        self.flights.join(key, &asked.question, |joined| {
             let folded = asked.question.folded();
             // A case that somebody chose is kept: a forwarder's, which knows its query by it.
             let is_ours = asked.is_plain && asked.question == folded;
@@ -196,7 +208,17 @@ impl Shared {
             let mark = mark.cloned();
             let sent = asked.upstream(self.random() as u16, question);
             let all = Arc::clone(self);
-            (mark, all.fly(to_keep, sent, upstreams).boxed())
+            let looks_back = all
+                .clone()
+                .looks_back(folded, Arc::clone(&upstreams), joined);
+            let flies = all.fly(to_keep, sent, upstreams);
+            let ends = async {
+                tokio::select! {
+                    answer = flies => answer,
+                    () = looks_back => None,
+                }
+            };
+            (mark, ends.boxed())
         })
     }
 
@@ -218,6 +240,31 @@ impl Shared {
             self.keep(&key, answer.as_ref());
         }
         answer
+    }
+
+    /// Until it is known that the resolvers of a query forward to this server.
+    async fn looks_back(
+        self: Arc<Self>,
+        question: Question,
+        upstreams: Arc<[SocketAddr]>,
+        joined: Arc<Notify>,
+    ) {
+        joined.notified().await;
+        sleep(SUSPICIOUS).await;
+        let Some(mut probe) = self.loops.probe(&question, self.random()) else {
+            return pending().await;
+        };
+        let sent = Sent::plain(self.random() as u16, probe.question.clone(), 0, false);
+        let sent = Arc::new(sent);
+        // What they answer is of no interest.
+        let asks = join_all(upstreams.iter().map(|to| {
+            let exchange = Arc::clone(&self.exchange);
+            exchange.ask(*to, Arc::clone(&sent))
+        }));
+        tokio::select! {
+            () = probe.is_back() => {}
+            () = asks.then(|_| pending()) => {}
+        }
     }
 
     fn keep(&self, key: &Arc<[u8]>, answer: Option<&Arc<Answer>>) {

@@ -181,6 +181,19 @@ impl Question {
         half(&self.0, self.name_length()).unwrap_or_default()
     }
 
+    /// Without its length; none of the root.
+    pub(crate) fn first_label(&self) -> Option<&[u8]> {
+        let (length, rest) = self.0.split_first()?;
+        rest.get(..usize::from(*length))
+            .filter(|label| !label.is_empty())
+    }
+
+    /// The same for the name below with this label; none if that is too long.
+    pub(crate) fn below(&self, label: &[u8]) -> Option<Self> {
+        let length = u8::try_from(label.len()).ok()?;
+        Self::read(&[&[length], label, &self.0].concat())
+    }
+
     fn name_length(&self) -> usize {
         self.0.len().saturating_sub(4)
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::Notify;
 
 use super::answer::Answer as Upstream;
 use crate::wire::Question;
@@ -36,6 +37,8 @@ struct Open {
 /// An exchange under way.
 struct Under {
     number: u64,
+    /// Told when an equal query joins.
+    joined: Arc<Notify>,
     /// As it was sent, if the case of its letters is one that nobody else uses.
     mark: Option<Question>,
     flight: WeakShared<BoxFuture<'static, Answer>>,
@@ -48,19 +51,20 @@ impl fmt::Debug for Flights {
 }
 
 impl Flights {
-    /// The exchange of this query that is under way, or a new one.
+    /// The exchange of this query that is under way, or a new one, which is told of others that join.
     pub(super) fn join(
         &self,
         key: Key,
         question: &Question,
-        start: impl FnOnce() -> (Option<Question>, BoxFuture<'static, Answer>),
+        start: impl FnOnce(Arc<Notify>) -> (Option<Question>, BoxFuture<'static, Answer>),
     ) -> Result<Flight, Loop> {
         let mut open = self.lock();
         let under_way = open.by_key.get(&key).and_then(|under| {
             let is_back = under.mark.as_ref() == Some(question);
-            Some((under.flight.upgrade()?, is_back))
+            Some((under.flight.upgrade()?, is_back, Arc::clone(&under.joined)))
         });
-        if let Some((flight, is_back)) = under_way {
+        if let Some((flight, is_back, joined)) = under_way {
+            joined.notify_one();
             // The last waiter's end takes the lock.
             drop(open);
             return if is_back { Err(Loop) } else { Ok(flight) };
@@ -72,7 +76,8 @@ impl Flights {
             key: Arc::clone(&key),
             number,
         };
-        let (mark, exchange) = start();
+        let joined = Arc::new(Notify::new());
+        let (mark, exchange) = start(Arc::clone(&joined));
         let flight = async move {
             let answer = exchange.await;
             drop(entry);
@@ -83,6 +88,7 @@ impl Flights {
         if let Some(flight) = flight.downgrade() {
             let under = Under {
                 number,
+                joined,
                 mark,
                 flight,
             };
@@ -139,8 +145,10 @@ mod tests {
 
     type Told = oneshot::Receiver<Answer>;
 
-    fn until(told: Told) -> impl FnOnce() -> (Option<Question>, BoxFuture<'static, Answer>) {
-        || (Some(sent()), told.map(Result::unwrap_or_default).boxed())
+    fn until(
+        told: Told,
+    ) -> impl FnOnce(Arc<Notify>) -> (Option<Question>, BoxFuture<'static, Answer>) {
+        |_| (Some(sent()), told.map(Result::unwrap_or_default).boxed())
     }
 
     #[tokio::test]
@@ -148,12 +156,12 @@ mod tests {
         let flights = Flights::default();
         let (tell, told) = oneshot::channel();
         let first = flights.join(key(), &asked(), until(told)).expect("no loop");
-        let second = flights.join(key(), &asked(), || panic!("it is under way"));
+        let second = flights.join(key(), &asked(), |_| panic!("it is under way"));
         let second = second.expect("no loop");
         tell.send(None).expect("somebody waits");
         assert_eq!(tokio::join!(first, second), (None, None));
         assert!(flights.lock().by_key.is_empty());
-        let start = || (None, async { None }.boxed());
+        let start = |_| (None, async { None }.boxed());
         let third = flights.join(key(), &sent(), start).expect("no loop");
         assert_eq!(third.await, None);
     }
@@ -163,9 +171,25 @@ mod tests {
         let flights = Flights::default();
         let (_tell, told) = oneshot::channel();
         let flight = flights.join(key(), &asked(), until(told)).expect("no loop");
-        let back = flights.join(key(), &sent(), || panic!("it is under way"));
+        let back = flights.join(key(), &sent(), |_| panic!("it is under way"));
         assert_eq!(back.err(), Some(Loop));
         drop(flight);
+    }
+
+    #[tokio::test]
+    async fn an_exchange_is_told_that_it_was_joined() {
+        let flights = Flights::default();
+        let start = |joined: Arc<Notify>| {
+            let joined = async move {
+                joined.notified().await;
+                None
+            };
+            (None, joined.boxed())
+        };
+        let mut first = flights.join(key(), &asked(), start).expect("no loop");
+        assert_eq!((&mut first).now_or_never(), None);
+        let second = flights.join(key(), &asked(), |_| panic!("it is under way"));
+        assert_eq!(second.expect("no loop").now_or_never(), Some(None));
     }
 
     #[tokio::test]

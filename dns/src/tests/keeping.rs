@@ -1,6 +1,7 @@
 //! Answers of resolvers that are kept, and the ways to get one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
@@ -9,6 +10,8 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::directory::Directory;
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fixture::{Bench, packet};
 use super::relaying::{Resolver, code, response};
@@ -147,6 +150,72 @@ async fn a_query_that_comes_back_ends_at_once() -> Result<()> {
     assert_eq!(code(&answer), ResponseCode::ServFail);
     assert!(begin.elapsed() < crate::relay::DEADLINE, "no time-out");
     assert_eq!(one.handle.counters.udp.load(Ordering::Relaxed), 2);
+    Ok(())
+}
+
+/// Passes on what it is asked, in lower case, and what it gets.
+async fn forwarder(to: SocketAddr) -> Result<(SocketAddr, AbortOnDropHandle<()>)> {
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await?);
+    let addr = socket.local_addr()?;
+    let mut forwarding = JoinSet::new();
+    let serves = async move {
+        let mut query = vec![0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut query).await {
+            let mut query = query[..length].to_vec();
+            query[12..].make_ascii_lowercase();
+            let back = Arc::clone(&socket);
+            forwarding.spawn(async move {
+                let onwards = UdpSocket::bind("127.0.0.1:0").await.expect("bound");
+                onwards.send_to(&query, to).await.expect("sent");
+                let mut answer = vec![0; 512];
+                let length = onwards.recv(&mut answer).await.expect("received");
+                let _ = back.send_to(&answer[..length], from).await;
+            });
+        }
+    };
+    Ok((addr, AbortOnDropHandle::new(tokio::spawn(serves))))
+}
+
+#[tokio::test]
+async fn a_query_that_comes_back_in_other_letters_ends_soon() -> Result<()> {
+    let bench = Bench::start(Directory::default(), &[]).await?;
+    let (first, _first) = forwarder(bench.addr).await?;
+    let (second, _second) = forwarder(first).await?;
+    bench.set_resolvers(&[second])?;
+    let begin = std::time::Instant::now();
+    let answer = bench.udp(&packet(1, "example.com.", RecordType::A)).await?;
+    assert_eq!(code(&answer), ResponseCode::ServFail);
+    assert!(begin.elapsed() < crate::relay::DEADLINE, "no time-out");
+    Ok(())
+}
+
+/// Two that ask for the same name of a resolver that is slow are not taken for a loop.
+#[tokio::test]
+async fn a_slow_resolver_is_no_loop() -> Result<()> {
+    let silent = UdpSocket::bind("127.0.0.1:0").await?;
+    let bench = Bench::start(Directory::default(), &[silent.local_addr()?]).await?;
+    let question = packet(1, "example.com.", RecordType::A);
+    let answers = async {
+        let mut query = vec![0; 512];
+        let (length, from) = silent.recv_from(&mut query).await?;
+        let first = query[..length].to_vec();
+        // The name that may come back.
+        let (length, _) = silent.recv_from(&mut query).await?;
+        let probe = Message::from_vec(&query[..length])?;
+        let name = probe.queries[0].name().to_ascii().to_lowercase();
+        assert!(name.ends_with(".example.com."), "{name}");
+        assert_eq!(name.len(), "0123456789abcdef.example.com.".len());
+        silent
+            .send_to(&response(&first, ResponseCode::NXDomain), from)
+            .await?;
+        Ok(())
+    };
+    let (one, other, answers) = tokio::join!(bench.udp(&question), bench.udp(&question), answers);
+    let answers: Result<()> = answers;
+    answers?;
+    for answer in [one?, other?] {
+        assert_eq!(code(&answer), ResponseCode::NXDomain);
+    }
     Ok(())
 }
 
