@@ -82,6 +82,12 @@ pub(crate) async fn follow(
                     // Whether it is more than a lost connection, a list shows.
                     Some(Inspection::List)
                 }
+                // With a list, what depends on the engine's networks is read again.
+                Some(EngineEvent::Networks) => {
+                    let at = Instant::now() + NETWORK_AFTER;
+                    count_at = Some(count_at.map_or(at, |before: Instant| before.min(at)));
+                    None
+                }
                 Some(EngineEvent::Container { docker_id, owner, change }) => {
                     let ours = owner.is_some_and(|(of, _)| of == cluster);
                     if change == Change::Network {

@@ -84,11 +84,19 @@ impl FromStr for Network {
     }
 }
 
+/// Networks of this host's containers.
+#[derive(Debug)]
+struct Bridges {
+    /// Those that the cluster's are made in: what their resolvers search for is found there.
+    ours: Vec<Network>,
+    others: Vec<Network>,
+}
+
 /// The clients of a server.
 #[derive(Debug)]
 pub(crate) struct Clients {
     /// Networks of this host's containers.
-    bridges: ArcSwap<Vec<Network>>,
+    bridges: ArcSwap<Bridges>,
     /// Others that may ask for names outside the zone.
     allowed: Vec<Network>,
     /// Addresses of this server.
@@ -102,20 +110,24 @@ impl Clients {
         own: watch::Receiver<Vec<SocketAddr>>,
     ) -> Self {
         Self {
-            bridges: ArcSwap::from_pointee(bridges),
+            bridges: ArcSwap::from_pointee(Bridges {
+                ours: bridges,
+                others: Vec::new(),
+            }),
             allowed,
             own,
         }
     }
 
-    pub(crate) fn set_bridges(&self, bridges: Vec<Network>) {
-        self.bridges.store(bridges.into());
+    pub(crate) fn set_bridges(&self, ours: Vec<Network>, others: Vec<Network>) {
+        self.bridges.store(Bridges { ours, others }.into());
     }
 
     /// A process or a container of this host, as its address alone tells: most of them.
     pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        ip.is_loopback() || has(&self.bridges.load(), ip)
+        let bridges = self.bridges.load();
+        ip.is_loopback() || has(&bridges.ours, ip) || has(&bridges.others, ip)
     }
 
     /// A process or a container of this host.
@@ -128,7 +140,7 @@ impl Clients {
     pub(crate) fn is_container(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         // The bridge's own address is the host's.
-        has(&self.bridges.load(), ip) && !is_local(ip)
+        has(&self.bridges.load().ours, ip) && !is_local(ip)
     }
 
     /// Names outside the zone are answered to it.
@@ -218,9 +230,17 @@ mod tests {
         ] {
             assert_eq!(of(other), (false, false), "{other}");
         }
-        clients.set_bridges(networks(&["172.18.0.0/16"]));
-        assert_eq!(of("172.18.3.4"), (true, true));
+        clients.set_bridges(
+            networks(&["172.18.0.0/16"]),
+            networks(&["172.19.0.0/16", "fd00:19::/64"]),
+        );
+        for near in ["172.18.3.4", "172.19.3.4", "fd00:19::2"] {
+            assert_eq!(of(near), (true, true), "{near}");
+        }
         assert_eq!(of("172.17.3.4"), (false, false));
+        // Only in a network of ours a resolver searches.
+        let is_container = |text: &str| clients.is_container(text.parse().expect("address"));
+        assert!(is_container("172.18.3.4") && !is_container("172.19.3.4"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Config {
     pub records: Arc<ArcSwap<Records>>,
     /// Where other names are asked for.
     pub forwarding: Forwarding,
-    /// Networks of this host's containers.
+    /// Networks that this host's containers are made in.
     pub bridges: Vec<Network>,
     /// Other networks whose names outside the zone are forwarded.
     pub allowed: Vec<Network>,
@@ -95,9 +95,9 @@ impl Handle {
         });
     }
 
-    /// Replaces the networks of this host's containers.
-    pub fn set_bridges(&self, bridges: Vec<Network>) {
-        self.clients.set_bridges(bridges);
+    /// Replaces the networks of this host's containers: those that the cluster's are made in, and the engine's others.
+    pub fn set_bridges(&self, ours: Vec<Network>, others: Vec<Network>) {
+        self.clients.set_bridges(ours, others);
     }
 
     /// Waits for the end, after the shutdown was cancelled.

@@ -168,7 +168,7 @@ impl Engine {
             .into_iter()
             .filter_map(|event| match event {
                 EngineEvent::Container { docker_id, .. } => Some(docker_id),
-                EngineEvent::Connected | EngineEvent::Lost(_) => None,
+                EngineEvent::Connected | EngineEvent::Networks | EngineEvent::Lost(_) => None,
             })
             .collect()
     }

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::error::Misconfigured;
 use super::inheritance::Inheritance;
 use super::network::{
-    NetworkFollower, dns_addresses, dns_bound, dns_clients, forwarding, surroundings,
+    NetworkFollower, dns_addresses, dns_bound, dns_clients, forwarding, other_dns_clients,
+    surroundings,
 };
 use super::parts::{Parts, Tasks};
 use super::problems::{Problems, follow_held_links};
@@ -103,7 +104,14 @@ pub(super) async fn start(
     });
 
     let (surround, surroundings) = watch::channel(surroundings(config, &bridge));
-    let facts = watch::Sender::new(EngineFacts { info, bridge });
+    // The first list of the engine brings them otherwise.
+    let subnets = parts.engine.subnets().await.unwrap_or_default();
+    names.set_bridges(dns_clients(&bridge), other_dns_clients(&subnets));
+    let facts = watch::Sender::new(EngineFacts {
+        info,
+        bridge,
+        subnets,
+    });
     let engine_facts = facts.subscribe();
     let (engine, engine_problem) = watch::channel(None);
     let (docker, lists) = (parts.engine.clone(), published.lists.subscribe());

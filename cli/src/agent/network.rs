@@ -1,5 +1,6 @@
 //! Addresses that depend on the engine's network, and the parts that follow when they change.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,10 +67,15 @@ impl NetworkFollower {
                 () = stop.cancelled() => return,
                 changed = facts.changed() => if changed.is_err() { return },
             }
-            let EngineFacts { info, bridge } = facts.borrow_and_update().clone();
+            let EngineFacts {
+                info,
+                bridge,
+                subnets,
+            } = facts.borrow_and_update().clone();
             self.names
                 .listen_at(dns_addresses(&self.config, bridge.gateway));
-            self.names.set_bridges(dns_clients(&bridge));
+            self.names
+                .set_bridges(dns_clients(&bridge), other_dns_clients(&subnets));
             self.links.listen_at(bridge.gateway);
             let now = surroundings(&self.config, &bridge);
             self.host.update_record(|record| {
@@ -82,13 +88,19 @@ impl NetworkFollower {
     }
 }
 
-/// Networks of this host's containers, whose names outside the zone are forwarded.
+/// The network that this host's containers are made in.
 pub(super) fn dns_clients(bridge: &Bridge) -> Vec<dns::Network> {
     let subnet = bridge.subnet.as_deref();
     subnet
         .and_then(|subnet| subnet.parse().ok())
         .into_iter()
         .collect()
+}
+
+/// Networks of the engine's other containers, for which names outside the zone are forwarded, too.
+pub(super) fn other_dns_clients(subnets: &BTreeSet<String>) -> Vec<dns::Network> {
+    let parsed = subnets.iter().filter_map(|subnet| subnet.parse().ok());
+    parsed.collect()
 }
 
 /// What DNS does with names outside the zone.

@@ -1,5 +1,6 @@
 //! What an agent takes from its engine, and must follow: a restart of the engine may change all of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -15,6 +16,8 @@ pub struct EngineFacts {
     pub info: EngineInfo,
     /// Its network for our containers.
     pub bridge: Bridge,
+    /// Subnets of all networks of this machine's own, as [`Engine::subnets`] says.
+    pub subnets: BTreeSet<String>,
 }
 
 impl EngineFacts {
@@ -23,6 +26,7 @@ impl EngineFacts {
         Ok(Self {
             info: engine.info().await?,
             bridge: engine.bridge(network).await?,
+            subnets: engine.subnets().await?,
         })
     }
 }
@@ -52,7 +56,8 @@ pub async fn follow(
                         docker, data_root, ..
                     } = &now.info;
                     let (engine, store) = (&docker.version, &docker.store);
-                    info!(network, interface, %gateway, data_root, engine, %store, firewall = docker.firewall, "the Docker Engine has changed");
+                    let networks = now.subnets.len();
+                    info!(network, interface, %gateway, networks, data_root, engine, %store, firewall = docker.firewall, "the Docker Engine has changed");
                 }
                 facts.send_replace(now);
                 None

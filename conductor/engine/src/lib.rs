@@ -93,6 +93,8 @@ pub struct Routed {
 pub enum EngineEvent {
     /// The events flow (again) and what was missed could not be had: list everything.
     Connected,
+    /// A network was made or removed.
+    Networks,
     /// The events flow no more; why. They are reconnected without being asked.
     Lost(String),
     /// A container changed.
@@ -371,6 +373,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// A network of it, with the machine's address in it.
     async fn bridge(&self, network: &str) -> Result<Bridge, EngineError>;
+
+    /// Subnets, as Docker writes them, of the networks whose containers nobody but this machine stands for: bridges of this
+    /// machine that are not `--internal` and have no port to a network beyond it. As of now; ports may be added later.
+    async fn subnets(&self) -> Result<BTreeSet<String>, EngineError>;
 
     /// All containers, running or not; those of `cluster` in full.
     async fn list(&self, cluster: Option<Uuid>) -> Result<Listing, EngineError>;

@@ -319,6 +319,7 @@ fn facts() -> watch::Sender<EngineFacts> {
             operating_system: "Debian".to_owned(),
             insecure_registries: Vec::new(),
         },
+        subnets: BTreeSet::new(),
         bridge: Bridge {
             network: "bridge".to_owned(),
             interface: "docker0".to_owned(),

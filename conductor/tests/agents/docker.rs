@@ -222,6 +222,10 @@ impl Engine for Docker {
         self.engine.bridge(network).await
     }
 
+    async fn subnets(&self) -> Result<BTreeSet<String>, EngineError> {
+        self.engine.subnets().await
+    }
+
     async fn list(&self, cluster: Option<Uuid>) -> Result<Listing, EngineError> {
         self.engine.list(cluster).await
     }

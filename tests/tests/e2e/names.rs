@@ -1,7 +1,7 @@
 //! Names in DNS besides those of services.
 
 use dokkaa_tests::agent::AgentOptions;
-use dokkaa_tests::{resolver, wait_for};
+use dokkaa_tests::{images, resolver, wait_for};
 
 use super::{CAP, Cluster, resolved, web};
 
@@ -49,6 +49,60 @@ fn an_app_a_host_and_records_of_others_have_names_on_every_host() {
         lab.etcd().delete(&key).expect("deleted");
     }
     resolved(lab, "outside.skydns.local", "A", &[]);
+}
+
+/// Its resolver is the agent, whatever Docker has in between.
+#[test]
+fn a_container_of_any_bridge_network_is_answered_and_not_of_an_internal_one() {
+    let cluster = Cluster::take();
+    let host = cluster.lab.host(1);
+    let at = format!("@{}", host.gateway().expect("a gateway"));
+    let networks = [("another", ""), ("kept", "--internal")];
+    let mut pids = Vec::new();
+    for (network, option) in networks {
+        let create = ["network", "create", option, network];
+        let create: Vec<&str> = create.into_iter().filter(|word| !word.is_empty()).collect();
+        host.docker(&create).expect("created");
+        let run = ["run", "-d", "--name", network, "--network", network];
+        let words = [&run[..], &[images::BUSYBOX, "sleep", "3600"]].concat();
+        host.docker(&words).expect("run");
+        let seen = host.engine().inspect(network).expect("inspect");
+        pids.push(seen["State"]["Pid"].to_string());
+    }
+    let status = |pid: &str, name: &str| {
+        let dig = format!("nsenter -t {pid} -n dig +time=2 +tries=2 {at} {name} A");
+        let said = host.sh(&dig).map_err(|error| format!("{error:#}"))?;
+        let status = said
+            .split_once("status: ")
+            .and_then(|(_, rest)| rest.split_once(','));
+        Ok::<_, String>(status.ok_or(said.clone())?.0.to_owned())
+    };
+    let is = |pid: &str, name: &str, wanted: &str| {
+        let status = status(pid, name)?;
+        (status == wanted).then_some(()).ok_or(status)
+    };
+    let [another, kept] = &pids[..] else {
+        panic!("{pids:?}");
+    };
+    // The engine tells of a new network; a question before that is refused.
+    wait_for("names of others to be answered", CAP, || {
+        is(another, "site.example", "NOERROR")
+    });
+    for pid in [another, kept] {
+        is(pid, "ns.skydns.local", "NOERROR").expect("the zone");
+    }
+    is(kept, "site.example", "REFUSED").expect("nothing outside");
+    let asked = status(another, "site.example.nosuch.skydns.local");
+    assert_eq!(
+        asked.as_deref(),
+        Ok("NXDOMAIN"),
+        "nothing is searched for it"
+    );
+
+    for (network, _) in networks {
+        host.docker(&["rm", "-f", network]).expect("removed");
+        host.docker(&["network", "rm", network]).expect("removed");
+    }
 }
 
 #[test]

@@ -150,6 +150,14 @@ impl Engine for DockerEngine {
         network::bridge(network, &shown)
     }
 
+    async fn subnets(&self) -> Result<BTreeSet<String>, EngineError> {
+        let docker = self.docker().await?;
+        let list = docker.list_networks(None::<query::ListNetworksOptions>);
+        let networks = self.read(list).await?;
+        let networks = networks.iter().filter(|shown| network::is_own(shown));
+        Ok(networks.flat_map(network::subnets).collect())
+    }
+
     async fn list(&self, cluster: Option<Uuid>) -> Result<Listing, EngineError> {
         let mut listing = Listing::default();
         let mut ours = Vec::new();

@@ -1,15 +1,19 @@
 //! Where containers reach this machine: the address of the interface that a network names.
 
-use std::io;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::{fs, io};
 
-use bollard::models::NetworkInspect;
+use bollard::models::{Network, NetworkInspect};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{Bridge, EngineError, HostFault, Routed};
 
 /// The option by which a network names its interface.
 const INTERFACE: &str = "com.docker.network.bridge.name";
+/// Where the kernel shows interfaces.
+const NET: &str = "/sys/class/net";
 /// The options by which it says how others reach its containers.
 const GATEWAY_MODES: [&str; 2] = [
     "com.docker.network.bridge.gateway_mode_ipv4",
@@ -24,7 +28,7 @@ pub(super) fn bridge(name: &str, shown: &NetworkInspect) -> Result<Bridge, Engin
             shown.driver.as_deref().unwrap_or_default()
         )));
     }
-    let interface = interface(shown).ok_or_else(|| {
+    let interface = interface(shown.options.as_ref(), shown.id.as_deref()).ok_or_else(|| {
         fault(format!(
             "network `{name}` does not say which interface is its own"
         ))
@@ -62,6 +66,41 @@ pub(super) fn bridge(name: &str, shown: &NetworkInspect) -> Result<Bridge, Engin
     })
 }
 
+/// The networks whose containers this machine alone reaches. What one of its containers may ask for, the machine may;
+/// not so where a port of the bridge leads to others, or where the operator keeps the containers to themselves.
+pub(super) fn is_own(shown: &Network) -> bool {
+    let is_bridge = shown.driver.as_deref() == Some("bridge");
+    let is_local = shown.scope.as_deref() == Some("local");
+    let is_open = shown.internal != Some(true) && shown.config_only != Some(true);
+    is_bridge
+        && is_local
+        && is_open
+        && interface(shown.options.as_ref(), shown.id.as_deref())
+            .is_some_and(|interface| !leads_elsewhere(Path::new(NET), &interface))
+}
+
+pub(super) fn subnets(shown: &Network) -> impl Iterator<Item = String> {
+    let configs = shown.ipam.as_ref().and_then(|ipam| ipam.config.as_ref());
+    let configs = configs.into_iter().flatten();
+    configs.filter_map(|config| config.subnet.clone())
+}
+
+/// Some port of the bridge is more than an end of a container's interface: a device, a VLAN, a bond, a tunnel, a tap of a
+/// virtual machine.
+fn leads_elsewhere(net: &Path, bridge: &str) -> bool {
+    let Ok(ports) = fs::read_dir(net.join(bridge).join("brif")) else {
+        // Without containers there may be no interface; nobody asks from there.
+        return false;
+    };
+    ports.flatten().any(|port| {
+        let port = net.join(port.file_name());
+        let uevent = fs::read_to_string(port.join("uevent")).unwrap_or_default();
+        port.join("device").exists()
+            || port.join("tun_flags").exists()
+            || uevent.lines().any(|line| line.starts_with("DEVTYPE="))
+    })
+}
+
 fn routed(shown: &NetworkInspect) -> Routed {
     let [v4, v6] = GATEWAY_MODES.map(|option| {
         let mode = shown.options.as_ref().and_then(|all| all.get(option));
@@ -70,15 +109,11 @@ fn routed(shown: &NetworkInspect) -> Routed {
     Routed { v4, v6 }
 }
 
-fn interface(shown: &NetworkInspect) -> Option<String> {
-    let named = shown
-        .options
-        .as_ref()
-        .and_then(|options| options.get(INTERFACE));
-    match named {
+fn interface(options: Option<&HashMap<String, String>>, id: Option<&str>) -> Option<String> {
+    match options.and_then(|options| options.get(INTERFACE)) {
         Some(name) => Some(name.clone()),
         // Docker's own choice for networks made without a name for it.
-        None => Some(format!("br-{}", shown.id.as_deref()?.get(..12)?)),
+        None => Some(format!("br-{}", id?.get(..12)?)),
     }
 }
 
@@ -109,9 +144,76 @@ mod tests {
             id: Some("0123456789abcdef".to_owned()),
             ..NetworkInspect::default()
         };
-        assert_eq!(interface(&shown).as_deref(), Some("br-0123456789ab"));
+        let interface = |shown: &NetworkInspect| {
+            interface(shown.options.as_ref(), shown.id.as_deref()).expect("an interface")
+        };
+        assert_eq!(interface(&shown), "br-0123456789ab");
         shown.options = Some([(INTERFACE.to_owned(), "docker0".to_owned())].into());
-        assert_eq!(interface(&shown).as_deref(), Some("docker0"));
+        assert_eq!(interface(&shown), "docker0");
+    }
+
+    fn network(change: impl FnOnce(&mut Network)) -> Network {
+        let mut network = Network {
+            id: Some("0123456789abcdef".to_owned()),
+            driver: Some("bridge".to_owned()),
+            scope: Some("local".to_owned()),
+            ..Network::default()
+        };
+        change(&mut network);
+        network
+    }
+
+    #[test]
+    fn a_network_is_this_machines_own_unless_others_are_in_it() {
+        assert!(is_own(&network(|_| {})));
+        for driver in ["macvlan", "ipvlan", "overlay", "host"] {
+            let other = network(|network| network.driver = Some(driver.to_owned()));
+            assert!(!is_own(&other), "{driver}");
+        }
+        assert!(!is_own(&network(
+            |network| network.scope = Some("swarm".to_owned())
+        )));
+        assert!(!is_own(&network(|network| network.internal = Some(true))));
+        assert!(!is_own(
+            &network(|network| network.config_only = Some(true))
+        ));
+        let subnets_of = |subnets: &[&str]| {
+            let config = |subnet: &&str| bollard::models::IpamConfig {
+                subnet: Some((*subnet).to_owned()),
+                ..bollard::models::IpamConfig::default()
+            };
+            let ipam = bollard::models::Ipam {
+                config: Some(subnets.iter().map(config).collect()),
+                ..bollard::models::Ipam::default()
+            };
+            super::subnets(&network(|network| network.ipam = Some(ipam))).collect::<Vec<_>>()
+        };
+        let both = ["172.18.0.0/16", "fd00:1::/64"];
+        assert_eq!(subnets_of(&both), both);
+    }
+
+    /// A folder as the kernel's: a bridge whose ports have these files.
+    #[test]
+    fn a_bridge_with_a_port_to_others_leads_elsewhere() {
+        for (files, elsewhere) in [
+            (&[("uevent", "INTERFACE=veth1\nIFINDEX=9\n")][..], false),
+            (&[("uevent", "DEVTYPE=vlan\nINTERFACE=eth0.7\n")], true),
+            (&[("uevent", "INTERFACE=eth0\n"), ("device", "")], true),
+            (
+                &[("uevent", "INTERFACE=tap0\n"), ("tun_flags", "0x1002")],
+                true,
+            ),
+        ] {
+            let net = tempfile::tempdir().expect("a folder");
+            for folder in ["br/brif/veth0", "veth0", "br/brif/other", "other"] {
+                fs::create_dir_all(net.path().join(folder)).expect("made");
+            }
+            for (file, text) in files {
+                fs::write(net.path().join("other").join(file), text).expect("written");
+            }
+            assert_eq!(leads_elsewhere(net.path(), "br"), elsewhere, "{files:?}");
+            assert!(!leads_elsewhere(net.path(), "none"));
+        }
     }
 
     #[test]

@@ -94,6 +94,7 @@ async fn each_request_names_the_agreed_version_once() {
     let _ = docker.ping().await;
     let _ = docker.info().await;
     let _ = docker.bridge("n").await;
+    let _ = docker.subnets().await;
     let _ = docker.list(None).await;
     let _ = docker.inspect("c").await;
     let _ = docker.pull("i:1", None, &|_| {}).await;
@@ -138,6 +139,7 @@ async fn each_request_names_the_agreed_version_once() {
             "GET /v1.44/images/i/json",
             "GET /v1.44/images/json",
             "GET /v1.44/info",
+            "GET /v1.44/networks",
             "GET /v1.44/networks/n",
             "GET /v1.44/volumes",
             "GET /v1.44/volumes/x",

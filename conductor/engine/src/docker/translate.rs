@@ -398,6 +398,11 @@ pub(super) fn local_image(shown: models::ImageSummary, used: &BTreeSet<String>) 
 
 /// An event, if it is one about a container that matters.
 pub(super) fn event(message: models::EventMessage) -> Option<EngineEvent> {
+    if message.typ == Some(models::EventMessageTypeEnum::NETWORK)
+        && matches!(message.action.as_deref(), Some("create" | "destroy"))
+    {
+        return Some(EngineEvent::Networks);
+    }
     let actor = message.actor?;
     let attributes = actor.attributes.unwrap_or_default();
     let text = |name: &str| attributes.get(name);

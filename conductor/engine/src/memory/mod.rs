@@ -190,6 +190,11 @@ impl Engine for MemEngine {
         })
     }
 
+    async fn subnets(&self) -> Result<BTreeSet<String>, EngineError> {
+        self.ping().await?;
+        Ok(["172.17.0.0/16".to_owned()].into())
+    }
+
     async fn list(&self, cluster: Option<Uuid>) -> Result<Listing, EngineError> {
         self.world(|world, _| world.list(cluster))
     }
