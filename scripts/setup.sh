@@ -30,7 +30,7 @@ has_goal() { [[ " ${goals[*]} " == *" $1 "* ]]; }
 # Programs by the package that brings them, `program:package`, for every goal.
 BUILD=(cc:gcc make:make git:git protoc:protobuf-compiler curl:curl)
 UP=(etcd:etcd-server etcdctl:etcd-client)
-TEST=(busybox:busybox-static dig:bind9-dnsutils ip:iproute2 iptables:iptables nft:nftables
+TEST=(busybox:busybox-static dig:bind9-dnsutils kdig:knot-dnsutils ip:iproute2 iptables:iptables nft:nftables
     nsenter:util-linux setpriv:util-linux openssl:openssl
     musl-gcc:musl-tools systemd-analyze:systemd htpasswd:apache2-utils nginx:nginx-light
     docker-registry:docker-registry cloud-init:cloud-init promtool:prometheus)

@@ -177,15 +177,24 @@ impl Bench {
 
     /// What `dig` prints with these arguments.
     pub(crate) async fn dig(&self, arguments: &str) -> Result<String> {
-        let output = tokio::process::Command::new("dig")
+        let run = self.client("dig", format!("+tries=1 +timeout=10 {arguments}"));
+        run.await.context("dig; it is in Debian's bind9-dnsutils")
+    }
+
+    /// What `kdig` prints with these arguments.
+    pub(crate) async fn kdig(&self, arguments: &str) -> Result<String> {
+        let run = self.client("kdig", format!("+retry=0 +timeout=10 {arguments}"));
+        run.await.context("kdig; it is in Debian's knot-dnsutils")
+    }
+
+    async fn client(&self, program: &str, arguments: String) -> Result<String> {
+        let output = tokio::process::Command::new(program)
             .arg("@127.0.0.1")
             .args(["-p", &self.addr.port().to_string()])
-            .args(["+tries=1", "+timeout=10"])
             .args(arguments.split(' '))
             .kill_on_drop(true)
             .output()
-            .await
-            .context("dig; it is in Debian's dnsutils")?;
+            .await?;
         let text = String::from_utf8(output.stdout)?;
         ensure!(output.status.success(), "{text}");
         Ok(text)

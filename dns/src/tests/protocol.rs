@@ -136,6 +136,40 @@ async fn options_of_edns_are_passed_over() -> Result<()> {
     Ok(())
 }
 
+/// Another client, with words of its own. It warns of what it does not expect.
+#[tokio::test]
+async fn kdig_finds_nothing_wrong() -> Result<()> {
+    let alone = Alone::start().await?;
+    for (options, expected) in [
+        ("+noedns", "NOERROR"),
+        ("+tcp", "NOERROR"),
+        ("+edns=0", "NOERROR"),
+        ("+edns=1", "BADVERS"),
+        ("+cookie", "NOERROR"),
+        ("+tcp +cookie", "NOERROR"),
+        ("+cookie +padding=64", "NOERROR"),
+        ("+padding=468 +bufsize=512", "NOERROR"),
+        ("+alignment=128 +tcp", "NOERROR"),
+        ("+nsid +dnssec", "NOERROR"),
+        ("+subnet=192.0.2.0/24", "NOERROR"),
+        ("+ednsopt=65001:00 +cookie", "NOERROR"),
+        ("+cdflag +adflag +norec", "NOERROR"),
+    ] {
+        let text = alone.bench.kdig(&format!("{options} {NAME} A")).await?;
+        ensure!(text.contains(&format!("status: {expected};")), "{text}");
+        ensure!(
+            !text.contains("WARNING") && !text.contains("ERROR:"),
+            "{text}"
+        );
+        let has_address = text.contains("\tA\t10.0.1.0");
+        ensure!(has_address == (expected == "NOERROR"), "{text}");
+        let has_cookie = text.contains("COOKIE: ");
+        ensure!(has_cookie == options.contains("cookie"), "{text}");
+    }
+    assert_eq!(alone.resolver.asked(), 0, "forwarded");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_later_version_of_edns_is_refused_for_every_name() -> Result<()> {
     let alone = Alone::start().await?;
