@@ -131,6 +131,14 @@ pub(crate) fn split_option(options: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((half(options, 0)?, data, rest))
 }
 
+/// The data of an EDNS record is whole options.
+pub(crate) fn are_options(mut data: &[u8]) -> bool {
+    while let Some((_, _, rest)) = split_option(data) {
+        data = rest;
+    }
+    data.is_empty()
+}
+
 /// Appends an option to the EDNS record that is the last one, whose data begins there.
 pub(crate) fn push_option(packet: &mut Vec<u8>, data_at: usize, code: u16, data: &[u8]) {
     packet.extend(code.to_be_bytes());

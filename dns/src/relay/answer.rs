@@ -183,8 +183,12 @@ impl Answer {
             // The payload size is of one hop.
             let payload = to.edns.map_or(DATAGRAM, |edns| edns.payload);
             wire::patch(&mut reply, opt.start + 3, &payload.to_be_bytes());
-            if let Some(cookie) = to.cookie.filter(|_| !self.opt_is_inside) {
-                cookie.push(&mut reply, opt.start + EMPTY_OPT);
+            let options = opt.start + EMPTY_OPT;
+            // Behind one that says that it is longer a cookie would be taken for its end.
+            let is_last =
+                !self.opt_is_inside && reply.get(options..).is_some_and(wire::are_options);
+            if let Some(cookie) = to.cookie.filter(|_| is_last) {
+                cookie.push(&mut reply, options);
             }
         }
         if reply.len() > to.limit() {
