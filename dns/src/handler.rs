@@ -26,7 +26,7 @@ use crate::relay::{Asked, Relay, Relayed, Unanswered};
 use crate::response::{self, Response};
 use crate::short::Question;
 use crate::upstreams::Upstreams;
-use crate::wire;
+use crate::wire::{self, HEADER};
 use crate::zone::{self, Explanation, Tables, Zone};
 
 /// Interval between log lines on queries that no resolver answers.
@@ -170,8 +170,10 @@ impl Handler {
                 (Verdict::Drop, _) => return None,
             }
         }
+        // A pointer in the only name leads into the header, which is another one in the answer.
+        let is_plain = header.counts.queries != 1 || wire::plain_name(&message, HEADER).is_some();
         // The library allocates for as many questions as are announced.
-        let request = (header.counts.queries <= MAX_QUESTIONS)
+        let request = (header.counts.queries <= MAX_QUESTIONS && is_plain)
             .then(|| Request::from_bytes(message, client, by).ok())
             .flatten();
         match request {

@@ -197,6 +197,9 @@ async fn malformed_messages_are_format_errors() -> Result<()> {
     two_edns.extend_from_slice(&opt);
     let mut loops = good[..12].to_vec();
     loops.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+    // Into the header, where the root's name is until the answer's flags are there.
+    let mut header = good[..12].to_vec();
+    header.extend_from_slice(&[0xc0, 6, 0, 1, 0, 1]);
     let mut ahead = good[..12].to_vec();
     ahead.extend_from_slice(&[0xc0, 0xff, 0, 1, 0, 1]);
     let mut long = good[..12].to_vec();
@@ -209,7 +212,7 @@ async fn malformed_messages_are_format_errors() -> Result<()> {
     label[12] = 0x80;
     let mut announced = good.clone();
     announced[7] = 1;
-    for packet in [two_edns, loops, ahead, long, label, announced] {
+    for packet in [two_edns, loops, header, ahead, long, label, announced] {
         let answer = alone.ask(&packet).await?;
         let code = answer.metadata.response_code;
         assert_eq!(code, ResponseCode::FormErr, "{packet:02x?}");
