@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent::{Input, Probe, ProbeResult};
 use futures_util::StreamExt;
 use manifests::InstanceId;
-use model::observed::ObservedContainer;
+use model::observed::{ObservedContainer, Readiness};
 use store::host::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -22,6 +23,8 @@ use model::error::chain;
 const LAST_LINES: u32 = 10;
 /// Longest of those lines, in characters.
 const LINE: usize = 400;
+/// The engine itself says that a process has ended, and how. After so long without a word of it, it is known all the same.
+const WORD: Duration = Duration::from_secs(2);
 
 /// The probes under way.
 pub(crate) struct Probes {
@@ -73,14 +76,26 @@ impl Probes {
             return;
         }
         let watch = Watch::new(criterion.clone(), process, self.clock.now());
+        let ended = Ended {
+            instance: instance.clone(),
+            started_at,
+            pid: process.pid,
+        };
         let (sender, receiver) = watch::channel((container, criterion));
-        let task = tokio::spawn(follow_one(
+        let looks = follow_one(
             self.engine.clone(),
             self.clock,
             watch,
             receiver,
             self.inputs.clone(),
-        ));
+        );
+        let (engine, inputs) = (self.engine.clone(), self.inputs.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = looks => {}
+                () = ended.seen(engine.as_ref(), &inputs) => {}
+            }
+        });
         let running = Running {
             started_at,
             looked_at: sender,
@@ -92,6 +107,33 @@ impl Probes {
     /// Its process has ended.
     pub(crate) fn end(&mut self, instance: &InstanceId) {
         self.running.remove(instance);
+    }
+}
+
+/// A process, the end of which the kernel tells: an engine that is away says nothing, and what it ran may be gone.
+struct Ended {
+    instance: InstanceId,
+    started_at: i64,
+    pid: u32,
+}
+
+impl Ended {
+    /// Waits until the process has ended without a word from the engine, and says that it takes no traffic.
+    async fn seen(self, engine: &dyn Engine, inputs: &mpsc::Sender<Input>) {
+        if let Err(error) = engine.process_ended(self.pid).await {
+            tracing::debug!(instance = %self.instance, error = %chain(&error), "its end is known from the engine alone");
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(WORD).await;
+        let why = "its process has ended, and the Docker Engine has not said how".to_owned();
+        let said = ProbeResult {
+            instance: self.instance,
+            started_at: self.started_at,
+            readiness: Readiness::Unready(why.clone()),
+            reason: Some(why),
+        };
+        // Without a loop there is nobody to tell.
+        let _ = inputs.send(Input::Probed(said)).await;
     }
 }
 

@@ -467,6 +467,9 @@ pub trait Engine: Send + Sync + 'static {
     /// this id.
     async fn connections(&self, pid: u32, ports: &BTreeSet<u16>) -> Result<u32, EngineError>;
 
+    /// Waits until the process has ended. The kernel tells, so it is known whether or not the engine answers.
+    async fn process_ended(&self, pid: u32) -> Result<(), EngineError>;
+
     /// Its log.
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError>;
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use manifests::{InstanceId, SlotId};
 use model::backoff::Backoff;
-use model::observed::{ContainerState, EngineState, ObservedContainer};
+use model::observed::{ContainerState, EngineState, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState, Status};
 use model::{Action, Scope, Write};
 
@@ -68,7 +68,7 @@ pub(crate) fn own_slots(
             .find(|c| c.owner.instance == own.claim.instance && !c.is_going());
         let decision = match &inputs.observed.engine {
             EngineState::Up => Some(next(&ctx, current, &mut report.notes, fresh)),
-            EngineState::Unresponsive(why) => without_engine(&ctx, why, &mut report.notes),
+            EngineState::Unresponsive(why) => without_engine(&ctx, current, why, &mut report.notes),
         };
         if let Some(decision) = decision {
             let current = current.filter(|_| inputs.has_engine());
@@ -100,10 +100,22 @@ fn next(
     }
 }
 
-/// While the engine does not answer, what never ran here goes to another host in the end.
-fn without_engine(ctx: &Ctx<'_>, why: &str, notes: &mut Notes) -> Option<Decision> {
+/// While the engine does not answer, what is seen to take no traffic gets none, and what never ran here goes to another
+/// host in the end.
+fn without_engine(
+    ctx: &Ctx<'_>,
+    current: Option<&ObservedContainer>,
+    why: &str,
+    notes: &mut Notes,
+) -> Option<Decision> {
     let wanted = ctx.inputs.is_trusted() && ctx.container.is_wanted(ctx.slot.slot);
     let since = ctx.inputs.memory.engine_down_since.filter(|_| wanted)?;
+    let readiness = current.map(|c| (c, ctx.inputs.observed.readiness(&c.owner.instance)));
+    if let Some((container, Readiness::Unready(why))) = readiness {
+        let reason = Waiting::NotReady(why.clone());
+        let decision = Decision::new(Progress::Unready, Some(reason));
+        return Some(ctx.with_state(container, Phase::Unready, decision));
+    }
     ctx.release_stalled(since, Stalled::Engine(why.to_owned()), notes)
 }
 

@@ -363,6 +363,10 @@ impl Engine for Docker {
         self.engine.connections(pid, ports).await
     }
 
+    async fn process_ended(&self, pid: u32) -> Result<(), EngineError> {
+        self.engine.process_ended(pid).await
+    }
+
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {
         self.engine.logs(docker_id, options).await
     }

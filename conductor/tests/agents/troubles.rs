@@ -61,6 +61,32 @@ async fn an_engine_that_hangs_moves_nothing_and_is_taken_up_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ends_while_its_engine_hangs_takes_no_traffic() {
+    let cluster = Cluster::of(2).await;
+    cluster.put("shop/web", &manifest("app:1", 2));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    let docker = &cluster.agent("a").docker;
+    docker.world(|world, _| world.hangs = true);
+    let ended = docker.containers()[0].owner.slot.clone();
+    docker.crash(&ended);
+    let is_told = |cluster: &Cluster| {
+        let snapshot = cluster.snapshot();
+        let state = snapshot.slot(&ended).and_then(|view| view.state.clone());
+        let state = state.ok_or("no state")?;
+        (state.value.state == Phase::Unready)
+            .then_some(())
+            .ok_or_else(|| format!("{state:?}"))
+    };
+    let begin = tokio::time::Instant::now();
+    cluster.wait("its state says so", is_told).await;
+    assert!(begin.elapsed() < Duration::from_secs(4));
+    docker.world(|world, _| world.hangs = false);
+    cluster.wait_as_wanted("shop/web").await;
+    assert_eq!(cluster.journal.count("create"), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn lost_events_are_healed_by_a_list() {
     let cluster = Cluster::of(1).await;
     cluster.put("shop/web", &manifest("app:1", 2));

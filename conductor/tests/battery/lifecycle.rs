@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bollard::query_parameters as query;
 use engine::{Change, EngineError, EngineEvent, HostFault, Mount, MountSource, Named};
+use futures_util::FutureExt as _;
 use manifests::manifest::{Healthcheck, HealthcheckChoice, Protocol, Ulimit, UlimitName};
 use model::observed::{
     ContainerPort, ContainerState, Health, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_SLOT, Limits,
@@ -25,6 +26,7 @@ everywhere!(
     a_healthcheck_is_seen_and_its_verdict_too,
     a_listening_port_is_seen_from_outside,
     open_connections_are_counted,
+    the_end_of_a_process_is_seen,
     volumes_outlive_their_container,
     an_engine_says_what_it_is,
     a_container_gets_its_part_of_the_host_and_no_more,
@@ -294,6 +296,20 @@ async fn open_connections_are_counted(lab: Lab) {
     }
     lab.engine.remove(&id, true).await.expect("removed");
     assert!(matches!(count(80).await, Err(EngineError::NotFound(_))));
+}
+
+async fn the_end_of_a_process_is_seen(lab: Lab) {
+    let id = lab.run(&lab.spec("web", Does::Runs)).await;
+    let pid = lab.look(&id).await.running().expect("it runs").pid;
+    let mut ended = lab.engine.process_ended(pid);
+    assert!((&mut ended).now_or_never().is_none());
+    lab.engine.remove(&id, true).await.expect("removed");
+    tokio::time::timeout(Duration::from_secs(60), ended)
+        .await
+        .expect("it is seen")
+        .expect("it can be seen");
+    // One that has ended before.
+    lab.engine.process_ended(pid).await.expect("it has ended");
 }
 
 async fn volumes_outlive_their_container(lab: Lab) {

@@ -195,8 +195,19 @@ fn a_frozen_engine_is_shown_and_given_nothing_until_it_answers() {
     app.ready("web", 3);
     let before = lives(&app, "web");
     let (asked, host) = (cluster.lab.host(1), cluster.lab.host(3));
+    let running = app.running("web");
+    let here = running.iter().find(|(on, _)| on.name() == "h3");
+    let (_, here) = here.expect("one on h3");
+    let inspected = host.engine().inspect(&here.id).expect("inspect");
+    let pid = &inspected["State"]["Pid"];
     host.engine().signal(Signal::STOP).expect("freeze");
     shown(asked, "h3", "unresponsive", |row| row["engine"] == false);
+    // What ends meanwhile is known to take no traffic, though Docker says nothing.
+    host.sh(&format!("kill -KILL {pid}")).expect("kill");
+    let ended = app.row("web", "known to have ended", |row| {
+        row.status == "unready" && row.reason.contains("its process has ended")
+    });
+    assert_eq!(ended.host, "h3");
     app.put("more", &with(web("x"), "scale", json!(3)));
     wait_for("three slots on the other two", CAP, || {
         let rows = app.rows("more")?;
@@ -210,7 +221,12 @@ fn a_frozen_engine_is_shown_and_given_nothing_until_it_answers() {
     host.engine().signal(Signal::CONT).expect("go on");
     shown(asked, "h3", "answering", |row| row["engine"] == true);
     app.ready("web", 3);
-    assert_eq!(lives(&app, "web"), before);
+    // The same containers, of which one was started again.
+    let after = lives(&app, "web");
+    let same = |(a, b): (&(String, String), &(String, String))| a.0 == b.0;
+    assert!(after.iter().zip(&before).all(same), "{after:?}");
+    let anew = after.iter().zip(&before).filter(|(a, b)| a != b);
+    assert_eq!(anew.map(|(a, _)| &a.0).collect::<Vec<_>>(), [&here.id]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::client::{DockerEngine, WRITE, absent, failure};
-use super::{archive, disk, events, exec, log, network, pull, translate};
+use super::{archive, disk, events, exec, log, network, processes, pull, translate};
 use crate::{
     Archive, Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo,
     ExecOutput, Holder, HostFault, Image, Listening, Listing, LogOptions, LogStream, MountSource,
@@ -412,6 +412,13 @@ impl Engine for DockerEngine {
 
     async fn connections(&self, pid: u32, ports: &BTreeSet<u16>) -> Result<u32, EngineError> {
         self.namespaces().connections(pid, ports).await
+    }
+
+    async fn process_ended(&self, pid: u32) -> Result<(), EngineError> {
+        let ended = processes::ended(pid).await;
+        ended.map_err(|error| {
+            EngineError::Engine(format!("the end of process {pid} can't be seen: {error}"))
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod exec;
 mod import;
 mod log;
 mod network;
+mod processes;
 mod pull;
 mod sockets;
 mod translate;

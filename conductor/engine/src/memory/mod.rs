@@ -343,6 +343,13 @@ impl Engine for MemEngine {
         self.world(|world, _| world.connections(pid, ports))
     }
 
+    async fn process_ended(&self, pid: u32) -> Result<(), EngineError> {
+        while self.world(|world, _| world.is_alive(pid)) {
+            self.look_again().await;
+        }
+        Ok(())
+    }
+
     async fn logs(&self, docker_id: &str, options: LogOptions) -> Result<LogStream, EngineError> {
         let first = self.world(|world, _| world.log(docker_id, &options, None))?;
         let reader = LogReader {

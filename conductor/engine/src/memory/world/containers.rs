@@ -301,6 +301,11 @@ impl World {
         }
     }
 
+    /// A process of a container that has not ended.
+    pub fn is_alive(&self, pid: u32) -> bool {
+        self.of_process(pid).is_ok()
+    }
+
     fn of_process(&self, pid: u32) -> Result<(&Cell, &Running), EngineError> {
         let mut cells = self.containers.values();
         let found = cells.find_map(|cell| match &cell.state {
