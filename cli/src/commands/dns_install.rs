@@ -44,7 +44,15 @@ pub(super) async fn install(
         output::note(&warning);
     }
     if args.print || resolver != Resolver::Resolved {
-        return output::print(&format!("{}\n{lines}", resolver.how()));
+        output::print(&format!("{}\n{lines}", resolver.how()))?;
+        if !args.print {
+            return Err(CommandError::Failed(
+                "nothing was changed: this host's resolver is not systemd-resolved, and its \
+                 configuration is yours to edit, as above"
+                    .to_owned(),
+            ));
+        }
+        return Ok(());
     }
     let path = root.join(DROP_IN);
     if std::fs::read_to_string(&path).is_ok_and(|present| present == lines) {

@@ -40,7 +40,8 @@ pub struct Explanation {
 impl Zone {
     /// Explains a name, in full or without the domain; none if it is no domain name.
     pub(crate) fn explain(&self, tables: Tables<'_>, name: &str) -> Option<Explanation> {
-        let name = self.meant(&tables, name)?;
+        let given = name;
+        let name = self.meant(&tables, given)?;
         let mut records = Vec::new();
         for wanted in TYPES {
             let query = Query::query(name.clone(), wanted);
@@ -62,10 +63,7 @@ impl Zone {
         let meaning = if self.contains(&name) {
             self.meaning(&tables, &name, &labels)
         } else if records.is_empty() {
-            format!(
-                "not in {}: forwarded to the host's resolvers",
-                self.origin.to_ascii().trim_end_matches('.')
-            )
+            self.meaning_elsewhere(&tables, given)
         } else {
             "an address that this cluster names; its other records are forwarded".to_owned()
         };
@@ -102,6 +100,17 @@ impl Zone {
         })
     }
 
+    /// Of a name outside the zone, as it was given: it may be one of the zone that is misspelt.
+    fn meaning_elsewhere(&self, tables: &Tables<'_>, given: &str) -> String {
+        let zone = self.origin.to_ascii();
+        let zone = zone.trim_end_matches('.');
+        let forwarded = format!("not in {zone}: forwarded to the host's resolvers");
+        match given.rsplit('.').next().and_then(|app| offers(tables, app)) {
+            Some(offers) => format!("{forwarded}; there is no {given}.{zone}: {offers}"),
+            None => forwarded,
+        }
+    }
+
     fn meaning(&self, tables: &Tables<'_>, name: &Name, labels: &[&str]) -> String {
         match self.node(tables, name) {
             Node::Apex => return "the cluster's zone".to_owned(),
@@ -129,15 +138,6 @@ impl Zone {
             };
             return format!("records under {}{unconfirmed}", manifests::keys::SKYDNS);
         }
-        let known = match labels {
-            [NAME_SERVER] | [] => None,
-            [.., app] => app.parse().ok(),
-        };
-        let known = known.map(|app| {
-            let services = tables.directory.services_of(&app);
-            let names = services.map(|(id, _)| id.service.to_string());
-            (app, names.collect::<Vec<_>>())
-        });
         if let Some(target) = self.searched(tables, name) {
             let target = target.to_ascii();
             return format!(
@@ -145,13 +145,20 @@ impl Zone {
                 target.trim_end_matches('.')
             );
         }
-        match known {
-            Some((app, services)) if !services.is_empty() => {
-                format!("no such name; app {app} has {}", services.join(", "))
-            }
-            _ => "no such name".to_owned(),
+        let known = labels.last().filter(|app| **app != NAME_SERVER);
+        match known.and_then(|app| offers(tables, app)) {
+            Some(offers) => format!("no such name; {offers}"),
+            None => "no such name".to_owned(),
         }
     }
+}
+
+/// What the app of this name has; none if there is no such app, or it has no service.
+fn offers(tables: &Tables<'_>, app: &str) -> Option<String> {
+    let app = app.parse().ok()?;
+    let services = tables.directory.services_of(&app);
+    let services: Vec<String> = services.map(|(id, _)| id.service.to_string()).collect();
+    (!services.is_empty()).then(|| format!("app {app} has {}", services.join(", ")))
 }
 
 #[cfg(test)]

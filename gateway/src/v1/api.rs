@@ -107,8 +107,18 @@ impl Api {
     }
 
     pub(super) async fn txn(&self, txn: Txn) -> Result<TxnReply, ApiFailure> {
+        let is_read = txn
+            .then
+            .iter()
+            .all(|op| matches!(op, Op::Get(_) | Op::First(_)));
         let reply = self.agent.kv().txn(txn).await;
-        reply.map_err(|error| ApiFailure::etcd_write(&error))
+        reply.map_err(|error| {
+            if is_read {
+                ApiFailure::etcd_read(&error)
+            } else {
+                ApiFailure::etcd_write(&error)
+            }
+        })
     }
 
     /// Writes, unless a guard does not hold; false then.

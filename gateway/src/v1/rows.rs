@@ -272,7 +272,7 @@ fn outlived(inputs: RowInputs<'_>, view: &ContainerView, claim: &Claim) -> Optio
     }
     let constraint = placement::outlived(inputs.snapshot, view, &claim.host)?;
     Some(format!(
-        "runs on {} though `{constraint}` no longer holds there; it moves when its container is removed",
+        "runs on {} though `{constraint}` does not hold there; it moves when its container is removed",
         claim.host
     ))
 }

@@ -113,6 +113,10 @@ fn each_kind_of_name_is_told() {
             "not in skydns.local: forwarded to the host's resolvers",
         ),
         (
+            "wbe.shop",
+            "not in skydns.local: forwarded to the host's resolvers; there is no wbe.shop.skydns.local: app shop has web",
+        ),
+        (
             "shop.",
             "not in skydns.local: forwarded to the host's resolvers",
         ),

@@ -38,8 +38,9 @@ pub(super) fn problems(view: &ClusterView, tries: &[Tried]) -> Vec<CheckProblem>
             problems.push(CheckProblem {
                 from: Vec::new(),
                 to: host.clone(),
-                problem: "its agent does not run, so it was not tried".to_owned(),
-                help: Some(format!("on {host}: systemctl status dokkaa")),
+                problem: "no sign of it, so it was not tried: its agent is down, or it does not reach etcd"
+                    .to_owned(),
+                help: Some(format!("on {host}: systemctl status dokkaa; dokkaa status")),
             });
         }
     }

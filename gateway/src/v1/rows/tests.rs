@@ -226,7 +226,7 @@ fn a_slot_that_outlives_a_constraint_says_so() {
     assert_eq!(
         lines(&snapshot(&keys), &[], &[]),
         [
-            "0 h1 ready runs on h1 though `disk==ssd` no longer holds there; it moves when its container is removed"
+            "0 h1 ready runs on h1 though `disk==ssd` does not hold there; it moves when its container is removed"
         ]
     );
 }
