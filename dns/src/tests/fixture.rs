@@ -196,7 +196,8 @@ impl Bench {
             .output()
             .await?;
         let text = String::from_utf8(output.stdout)?;
-        ensure!(output.status.success(), "{text}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{arguments}: {text}{errors}");
         Ok(text)
     }
 
