@@ -5,9 +5,11 @@
 //! of a Docker container's name. A host may have a longer, dotted name.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Longest name of an app, a container or a service, in characters.
 pub const MAX_NAME: usize = 40;
@@ -51,11 +53,26 @@ fn check_label(text: &str, max: usize) -> Result<(), NameError> {
     Ok(())
 }
 
+/// Reads a name where it stands in the text, without a copy of it before it is checked.
+struct Text<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = NameError>> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(into = "String")]
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
@@ -72,6 +89,12 @@ macro_rules! name {
                 let check: fn(&str) -> Result<(), NameError> = $check;
                 check(text)?;
                 Ok(Self(text.into()))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(PhantomData))
             }
         }
 
