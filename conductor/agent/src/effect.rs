@@ -53,7 +53,7 @@ pub enum Effect {
     },
     /// A file of the state directory is to say this: answered by `Input::Saved`.
     Save(Saving),
-    /// The host's record follows the view: what it is judged by.
+    /// The host's record follows the view: what it is judged by. What was touched is left out.
     Follow(Box<ViewUpdate>),
     /// What the host's record says of the engine.
     Report {

@@ -209,7 +209,7 @@ impl Directory {
 
     /// Follows a snapshot in what was touched.
     pub fn update(&mut self, snapshot: &Snapshot, touched: &Touched) {
-        for id in &touched.containers {
+        for id in &touched.manifests {
             self.name(snapshot, id);
         }
         for slot in &touched.slots {
@@ -422,33 +422,38 @@ impl Directory {
     /// Changes a service; one that nobody offers any more is gone.
     fn change(&mut self, service: &ServiceId, change: impl FnOnce(&mut Known)) {
         let ServiceId { app, service: name } = service;
-        let mut services = self.apps.get(app).cloned().unwrap_or_default().services;
-        let before = services.get(service).cloned();
-        let was_there = before.is_some();
-        let mut known = before.unwrap_or_default();
-        change(&mut known);
-        self.shortcuts.set(service, &known.endpoints);
-        let is_there = known.named > 0 || !known.endpoints.is_empty();
-        if is_there {
-            services.insert_mut(service.clone(), known);
-        } else {
-            services.remove_mut(service);
-        }
-        self.change_app(app, |app| app.services = services);
-        if is_there == was_there {
+        // Mostly it stays: what is not shared with a reader is changed where it is.
+        if let Some(of_app) = self.apps.get_mut(app)
+            && let Some(known) = of_app.services.get_mut(service)
+        {
+            change(known);
+            self.shortcuts.set(service, &known.endpoints);
+            if known.named > 0 || !known.endpoints.is_empty() {
+                return;
+            }
+            of_app.services.remove_mut(service);
+            self.change_app(app, |_| {});
+            let mut apps = self.by_name.get(name).cloned().unwrap_or_default();
+            apps.remove_mut(app);
+            if apps.is_empty() {
+                self.by_name.remove_mut(name);
+            } else {
+                self.by_name.insert_mut(name.clone(), apps);
+            }
             return;
         }
+        let mut known = Known::default();
+        change(&mut known);
+        if known.named == 0 && known.endpoints.is_empty() {
+            return;
+        }
+        self.shortcuts.set(service, &known.endpoints);
+        self.change_app(app, |app| {
+            app.services.insert_mut(service.clone(), known);
+        });
         let mut apps = self.by_name.get(name).cloned().unwrap_or_default();
-        if is_there {
-            apps.insert_mut(app.clone());
-        } else {
-            apps.remove_mut(app);
-        }
-        if apps.is_empty() {
-            self.by_name.remove_mut(name);
-        } else {
-            self.by_name.insert_mut(name.clone(), apps);
-        }
+        apps.insert_mut(app.clone());
+        self.by_name.insert_mut(name.clone(), apps);
     }
 
     /// Changes an app; one with nothing is gone.

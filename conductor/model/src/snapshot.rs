@@ -77,11 +77,38 @@ pub enum Change {
     },
 }
 
+/// A key of ours with its value now; none if it is gone.
+pub type KeyChange<V> = (Key, Option<Rev<V>>);
+
+impl Change {
+    /// With its key read; none if that is not one of ours.
+    fn read(self) -> Option<KeyChange<Vec<u8>>> {
+        match self {
+            Self::Put {
+                key,
+                value,
+                modified,
+                created,
+            } => {
+                let put = Rev {
+                    value,
+                    modified: ModRev(modified),
+                    created: ModRev(created),
+                };
+                Some((Key::parse(&key)?, Some(put)))
+            }
+            Self::Delete { key, .. } => Some((Key::parse(&key)?, None)),
+        }
+    }
+}
+
 /// Keys that changes have touched, by subject: the tables made from a snapshot follow only those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Containers (manifest, claims, states, versions …).
     pub containers: BTreeSet<ContainerId>,
+    /// Of these, those of which the manifest was.
+    pub manifests: BTreeSet<ContainerId>,
     /// Of these, the slots (claim, state …).
     pub slots: BTreeSet<SlotId>,
     /// Of these, those of which a version was.
@@ -96,6 +123,7 @@ impl Touched {
     /// Adds what `other` touched.
     pub fn extend(&mut self, other: Self) {
         self.containers.extend(other.containers);
+        self.manifests.extend(other.manifests);
         self.slots.extend(other.slots);
         self.versions.extend(other.versions);
         self.hosts.extend(other.hosts);
@@ -549,9 +577,19 @@ impl Snapshot {
 
     /// Applies changes of one or more revisions in order; `revision` is where the snapshot stands afterwards.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, revision: i64) -> Touched {
+        let ours = changes.into_iter().filter_map(Change::read);
+        self.apply_read(ours, revision)
+    }
+
+    /// As `apply`, of keys that are read already.
+    pub fn apply_read<V: AsRef<[u8]>>(
+        &mut self,
+        changes: impl IntoIterator<Item = KeyChange<V>>,
+        revision: i64,
+    ) -> Touched {
         let mut touched = Touched::default();
-        for change in changes {
-            self.apply_one(change, &mut touched);
+        for (key, put) in changes {
+            self.apply_one(key, put, &mut touched);
         }
         for id in &touched.containers {
             self.place(id);
@@ -565,26 +603,10 @@ impl Snapshot {
         touched
     }
 
-    fn apply_one(&mut self, change: Change, touched: &mut Touched) {
-        let (key, put) = match change {
-            Change::Put {
-                key,
-                value,
-                modified,
-                created,
-            } => (
-                key,
-                Some(Rev {
-                    value,
-                    modified: ModRev(modified),
-                    created: ModRev(created),
-                }),
-            ),
-            Change::Delete { key, .. } => (key, None),
-        };
-        let Some(key) = Key::parse(&key) else { return };
+    fn apply_one<V: AsRef<[u8]>>(&mut self, key: Key, put: Option<Rev<V>>, touched: &mut Touched) {
         match key {
             Key::Manifest(id) => {
+                touched.manifests.insert(id.clone());
                 self.container(id.clone(), touched, |c| c.set_manifest(put.map(desired)));
                 self.index_container(&id);
             }
@@ -597,7 +619,7 @@ impl Snapshot {
                 touched.versions.insert(id.clone());
                 self.container(id, touched, |c| {
                     let desired = c.manifest.as_ref().map(|manifest| &manifest.value);
-                    let version = put.and_then(json::<Version>);
+                    let version: Option<Rev<Version>> = put.and_then(json);
                     match version.map(|version| parse_version(version, desired)) {
                         Some(version) => c.versions.insert_mut(version_id, version),
                         None => {
@@ -678,13 +700,15 @@ impl Snapshot {
     fn slot_of(&mut self, slot: SlotId, touched: &mut Touched, change: impl FnOnce(&mut SlotView)) {
         let before = Named::by(self.slot(&slot));
         self.container(slot.container.clone(), touched, |container| {
-            let known = container.slots.get(&slot.slot);
-            let mut view = known.cloned().unwrap_or_default();
-            change(&mut view);
+            if !container.slots.contains_key(&slot.slot) {
+                container.slots.insert_mut(slot.slot, SlotView::default());
+            }
+            let Some(view) = container.slots.get_mut(&slot.slot) else {
+                return;
+            };
+            change(view);
             if view.is_empty() {
                 container.slots.remove_mut(&slot.slot);
-            } else {
-                container.slots.insert_mut(slot.slot, view);
             }
         });
         self.index_slot(&slot, &before);
@@ -706,16 +730,16 @@ impl Snapshot {
 }
 
 /// A record that this agent can't read counts as absent.
-fn json<T: DeserializeOwned>(put: Rev<Vec<u8>>) -> Option<Rev<T>> {
+fn json<T: DeserializeOwned, V: AsRef<[u8]>>(put: Rev<V>) -> Option<Rev<T>> {
     Some(Rev {
-        value: serde_json::from_slice(&put.value).ok()?,
+        value: serde_json::from_slice(put.value.as_ref()).ok()?,
         modified: put.modified,
         created: put.created,
     })
 }
 
-fn desired(put: Rev<Vec<u8>>) -> Rev<Desired> {
-    let value = match manifests::parse::lenient(&put.value) {
+fn desired<V: AsRef<[u8]>>(put: Rev<V>) -> Rev<Desired> {
+    let value = match manifests::parse::lenient(put.value.as_ref()) {
         Ok(parsed) => Desired::Valid {
             manifest: Arc::new(parsed.manifest),
             text: parsed.json.into(),

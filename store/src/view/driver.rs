@@ -18,6 +18,8 @@ use crate::kv::{Kv, KvError, Range, Watch, WatchReply};
 
 /// How often the view looks at the time while something is under way in it.
 const TICK: Duration = Duration::from_millis(500);
+/// Most replies of a stream that are taken in before the reader hears of them.
+const AT_ONCE: usize = 64;
 /// How often a changed view is saved.
 const SAVE: Duration = Duration::from_secs(3);
 
@@ -78,10 +80,18 @@ pub async fn run_view(
                 () = stop.cancelled() => break,
                 reply = stream.replies.recv() => {
                     let reply = reply.unwrap_or_else(|| WatchReply::Closed("the watch ended".into()));
-                    if let WatchReply::Closed(reason) = &reply {
-                        debug!(reason, "watch closed");
+                    let (mut next, mut taken) = (Some(reply), 0);
+                    // What waits behind it is taken in with it: one update costs less than one for each.
+                    while let Some(reply) = next.take() {
+                        if let WatchReply::Closed(reason) = &reply {
+                            debug!(reason, "watch closed");
+                        }
+                        driver.view.answer(Answer::Reply(reply), now());
+                        taken += 1;
+                        if taken < AT_ONCE && driver.view.step() == Step::Follow {
+                            next = stream.replies.try_recv().ok();
+                        }
                     }
-                    driver.view.answer(Answer::Reply(reply), now());
                 }
                 Ok(()) = inputs.seen.changed() => {
                     let seen = *inputs.seen.borrow_and_update();

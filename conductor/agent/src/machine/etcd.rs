@@ -101,7 +101,8 @@ impl Agent {
         self.ask_for_statuses();
     }
 
-    pub(super) fn view(&mut self, update: ViewUpdate, now: Now) {
+    pub(super) fn view(&mut self, mut update: ViewUpdate, now: Now) {
+        let touched = std::mem::take(&mut update.touched);
         let trust = update.allows(self.rules);
         let distrust = match &update.trust {
             view::Trust::Trusted => None,
@@ -113,9 +114,8 @@ impl Agent {
         etcd.trust = trust;
         let was_known = std::mem::replace(&mut etcd.known, true);
         etcd.changed = true;
-        etcd.same_hosts &= !update.resync && update.touched.hosts.is_empty();
+        etcd.same_hosts &= !update.resync && touched.hosts.is_empty();
         let before = std::mem::replace(&mut etcd.snapshot, update.snapshot.clone());
-        let touched = &update.touched;
         if is_news || update.accepted.is_some() {
             self.schedule.press(Extent::Whole);
         } else if touched.is_empty() {
@@ -140,14 +140,14 @@ impl Agent {
             self.memory.see(&update.snapshot, same_hosts, now.mono);
             self.placed(was_placing);
         }
-        for id in &update.touched.containers {
+        for id in &touched.manifests {
             self.log_manifest(id);
         }
         let etcd = &mut self.etcd;
         if update.resync {
             etcd.directory = Directory::new(&update.snapshot);
         } else {
-            etcd.directory.update(&update.snapshot, &update.touched);
+            etcd.directory.update(&update.snapshot, &touched);
         }
         let directory = etcd.directory.clone();
         let distrusted = std::mem::replace(&mut etcd.distrust, distrust.clone());

@@ -23,10 +23,10 @@ use model::rules::{Rule, Rules};
 use model::snapshot::{Snapshot, Touched};
 use rpds::RedBlackTreeMapSync;
 
-use self::output::put;
+use self::output::{Unsaid, put};
 use self::state::{CatchUp, Certain, Connect, Flags, Freshness, Phase, Proof};
 use super::saved::{Raw, SavedView};
-use super::{FirstRead, Known, Reason, Trust, ViewOptions, ViewUpdate, accepted, check};
+use super::{FirstRead, Known, Reason, Trust, ViewOptions, accepted, check};
 
 /// Behind for so long → a progress request; unanswered for so long → another stream. Not following for so long → stale.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -120,7 +120,7 @@ pub struct View {
     retry: Exponential,
     said: Flags,
     said_revision: i64,
-    outbox: Option<ViewUpdate>,
+    outbox: Option<Unsaid>,
 }
 
 impl View {
@@ -178,8 +178,8 @@ impl View {
         view.plan_heal(now);
         if let Some(saved) = saved {
             view.raw = saved.raw.clone();
-            let puts = saved.raw.iter().map(|(key, raw)| put(key, raw));
-            let touched = view.snapshot.apply(puts, saved.revision);
+            let puts = saved.raw.iter().filter_map(|(key, raw)| put(key, raw));
+            let touched = view.snapshot.apply_read(puts, saved.revision);
             view.based = true;
             view.emit(touched, true);
         }
@@ -243,11 +243,6 @@ impl View {
     /// The stream is to be asked for its progress.
     pub fn take_progress_request(&mut self) -> bool {
         std::mem::take(&mut self.ask)
-    }
-
-    /// What there is to publish.
-    pub fn take_update(&mut self) -> Option<ViewUpdate> {
-        self.outbox.take()
     }
 
     /// The view as it is now, to be saved; costs nothing.

@@ -9,7 +9,9 @@ use manifests::keys::Key;
 use model::records::Cluster;
 use rpds::RedBlackTreeMapSync;
 
+use model::ModRev;
 use model::kv::KeyValue;
+use model::snapshot::Rev;
 
 const MAGIC: &[u8; 8] = b"dokkaav1";
 const END: &[u8; 8] = b"dokkaa.\n";
@@ -26,17 +28,30 @@ pub(super) struct Raw {
 
 impl Raw {
     pub(super) fn of(kv: &KeyValue) -> Self {
-        Self::new(&kv.key, &kv.value, kv.created, kv.modified)
+        Self::under(Key::parse(&kv.key).as_ref(), kv)
+    }
+
+    /// Of a key that is read already; none is not ours.
+    pub(super) fn under(key: Option<&Key>, kv: &KeyValue) -> Self {
+        Self::new(key, &kv.value, kv.created, kv.modified)
     }
 
     /// Of a user's own key in the watched range only the revisions are kept: history is proven by all keys of the range,
     /// and what they hold may be large and is nobody's business here.
-    fn new(key: &str, value: &[u8], created: i64, modified: i64) -> Self {
-        let is_ours = Key::parse(key).is_some();
+    fn new(key: Option<&Key>, value: &[u8], created: i64, modified: i64) -> Self {
         Self {
-            value: if is_ours { value } else { &[] }.into(),
+            value: key.map_or(&[][..], |_| value).into(),
             created,
             modified,
+        }
+    }
+
+    /// For a snapshot: the text is shared.
+    pub(super) fn rev(&self) -> Rev<Arc<[u8]>> {
+        Rev {
+            value: Arc::clone(&self.value),
+            modified: ModRev(self.modified),
+            created: ModRev(self.created),
         }
     }
 }
@@ -104,7 +119,7 @@ impl SavedView {
             let Some(value) = take(from)? else {
                 return Ok(None);
             };
-            let kept = Raw::new(&key, &value, created, modified);
+            let kept = Raw::new(Key::parse(&key).as_ref(), &value, created, modified);
             raw.insert_mut(key, kept);
         }
         let whole = &array::<8>(from)? == END;

@@ -45,7 +45,12 @@ impl Hosts {
     }
 
     pub(super) fn insert(&mut self, slot: &SlotId, name: &HostName, addrs: &[IpAddr]) {
-        let mut host = self.hosts.get(name).cloned().unwrap_or_default();
+        if !self.hosts.contains_key(name) {
+            self.hosts.insert_mut(name.clone(), Host::default());
+        }
+        let Some(host) = self.hosts.get_mut(name) else {
+            return;
+        };
         host.slots.insert_mut(slot.clone());
         for addr in addrs {
             let count = host.addrs.get(addr).copied().unwrap_or_default();
@@ -56,7 +61,6 @@ impl Hosts {
                 self.by_addr.insert_mut(*addr, hosts);
             }
         }
-        self.hosts.insert_mut(name.clone(), host);
     }
 
     pub(super) fn remove(&mut self, slot: &SlotId, name: &HostName, addrs: &[IpAddr]) {

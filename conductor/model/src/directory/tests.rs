@@ -215,3 +215,111 @@ fn hosts_and_services_are_found_by_address_and_by_name() {
     assert_eq!(says("blog/web/slots/0", None), " | h1 | shop");
     assert_eq!(says("shop/web/slots/0", None), " |  | ");
 }
+
+/// All that readers may ask.
+fn said(directory: &Directory, apps: &[&str], services: &[&str]) -> Vec<String> {
+    let listed = |endpoints: &Endpoints| endpoints.values().cloned().collect::<Vec<_>>();
+    let mut said = places(directory);
+    for app in apps {
+        said.push(format!(
+            "{app} {}",
+            directory.has_app(&app.parse().unwrap())
+        ));
+        for service in services {
+            let id = ServiceId {
+                app: app.parse().unwrap(),
+                service: service.parse().unwrap(),
+            };
+            let label = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+            let labels = [label(service), label(app)].concat();
+            let addresses = directory.addresses(&labels);
+            let endpoints = directory.endpoints(&id).map(listed);
+            said.push(format!("{id} {endpoints:?} {addresses:?}"));
+        }
+    }
+    for service in services {
+        let named = directory.services_named(&service.parse().unwrap());
+        let named = named.map(|(id, endpoints)| (id, listed(endpoints)));
+        said.push(format!("{service} {:?}", named.collect::<Vec<_>>()));
+    }
+    for host in directory.hosts() {
+        said.push(format!("{host} {:?}", directory.endpoints_on(host)));
+    }
+    said
+}
+
+#[test]
+fn followed_through_any_history_it_is_as_made_anew_and_readers_keep_theirs() {
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let (apps, services) = (["shop", "blog"], ["web", "api"]);
+    let mut snapshot = Snapshot::default();
+    let mut directory = Directory::default();
+    let mut kept: Option<(Directory, Vec<String>)> = None;
+    let mut served = 0;
+    for step in 0..4_000 {
+        let mut touched = Touched::default();
+        for _ in 0..=next(3) {
+            let id = format!("{}/c{}", apps[next(2) as usize], next(2));
+            let (slot, host, instance) = (next(3), next(3), next(2));
+            let service = services[next(2) as usize];
+            let (key, value) = match next(8) {
+                0 => (format!("/hosts/h{host}/record"), RECORD.to_owned()),
+                1 => {
+                    let both = r#""web": 80, "api": {"port": 81, "protocol": "udp"}"#;
+                    let one = format!(r#""{service}": 80"#);
+                    let named = [both, &one, ""][next(3) as usize];
+                    let manifest = format!(r#"{{"image": "web", "services": {{{named}}}}}"#);
+                    let odd = next(6) == 0;
+                    let text = if odd { "{".to_owned() } else { manifest };
+                    (format!("/apps/{id}/manifest"), text)
+                }
+                2 => {
+                    let manifest = format!(
+                        r#"{{"image": "web", "services": {{"{service}": {{"port": 80, "protocol": "udp"}}}}}}"#
+                    );
+                    let version = format!(r#"{{"manifest": {manifest}, "image": "sha256:1"}}"#);
+                    (format!("/claims/{id}/versions/1"), version)
+                }
+                3 | 4 => {
+                    let claim =
+                        format!(r#"{{"host":"h{host}","instance":"i{instance}","version":1}}"#);
+                    (format!("/claims/{id}/slots/{slot}"), claim)
+                }
+                _ => {
+                    let phase = ["ready", "unready"][next(2) as usize];
+                    let ports = [r#""web":1"#, r#""web":1,"api":2"#, ""][next(3) as usize];
+                    let state = format!(
+                        r#"{{"instance":"i{instance}","state":"{phase}","addr":"10.0.0.{host}","ports":{{{ports}}}}}"#
+                    );
+                    (format!("/claims/{id}/slots/{slot}.state"), state)
+                }
+            };
+            touched.extend(if next(4) == 0 {
+                delete(&mut snapshot, &key)
+            } else {
+                put(&mut snapshot, &key, &value)
+            });
+        }
+        directory.update(&snapshot, &touched);
+        let now = said(&directory, &apps, &services);
+        assert_eq!(
+            now,
+            said(&Directory::new(&snapshot), &apps, &services),
+            "{step}"
+        );
+        served += directory.services().filter(|(_, e)| e.size() > 1).count();
+        if let Some((directory, before)) = &kept {
+            assert_eq!(&said(directory, &apps, &services), before, "{step}");
+        }
+        if next(5) == 0 {
+            kept = Some((directory.clone(), now));
+        }
+    }
+    assert!(served > 1_000, "{served}");
+}

@@ -171,9 +171,11 @@ impl Snapshot {
             before.next.as_ref(),
             now.next.as_ref(),
         );
-        let hosts = [&before.claim, &before.next, &now.claim, &now.next];
-        for host in hosts.into_iter().flatten() {
-            self.index_host(host);
+        for host in [&before.claim, &before.next, &now.claim, &now.next] {
+            // Of one that is live it makes no difference whether anything names it.
+            if let Some(host) = host.as_ref().filter(|host| !self.is_live(host)) {
+                self.index_host(host);
+            }
         }
         let (had, has) = (before.claim.is_some(), now.claim.is_some());
         if had == has {

@@ -1,7 +1,11 @@
 //! Updates for the reader of the view.
 
+use std::sync::Arc;
+
+use manifests::keys::Key;
+use model::records::Cluster;
 use model::rules::Rule;
-use model::snapshot::{Change, Touched};
+use model::snapshot::{KeyChange, Touched};
 
 use super::View;
 use super::state::Flags;
@@ -22,29 +26,48 @@ impl View {
         if !moved && touched.is_empty() && !resync && flags == self.said {
             return;
         }
-        self.said = flags.clone();
+        self.said = flags;
         self.said_revision = self.snapshot.revision;
-        let update = ViewUpdate {
+        let unsaid = self.outbox.get_or_insert_default();
+        unsaid.touched.extend(touched);
+        unsaid.resync |= resync;
+        unsaid.accepted = self.accepted.take().or(unsaid.accepted.take());
+    }
+
+    /// What there is to publish. The snapshot is shared only from here on: what is applied between two updates copies no
+    /// part of it twice.
+    pub fn take_update(&mut self) -> Option<ViewUpdate> {
+        let Unsaid {
+            touched,
+            resync,
+            accepted,
+        } = self.outbox.take()?;
+        let Flags {
+            complete,
+            stale,
+            trust,
+        } = self.said.clone();
+        Some(ViewUpdate {
             snapshot: self.snapshot.clone(),
             touched,
             resync,
-            complete: flags.complete,
-            stale: flags.stale,
-            trust: flags.trust,
-            accepted: self.accepted.take(),
-        };
-        self.outbox = Some(match self.outbox.take() {
-            Some(before) => update.after(before),
-            None => update,
-        });
+            complete,
+            stale,
+            trust,
+            accepted,
+        })
     }
 }
 
-pub(super) fn put(key: &str, raw: &Raw) -> Change {
-    Change::Put {
-        key: key.to_owned(),
-        value: raw.value.to_vec(),
-        modified: raw.modified,
-        created: raw.created,
-    }
+/// What is to be said with the next update.
+#[derive(Debug, Default)]
+pub(super) struct Unsaid {
+    touched: Touched,
+    resync: bool,
+    accepted: Option<Cluster>,
+}
+
+/// A value for the snapshot; none if the key is not ours.
+pub(super) fn put(key: &str, raw: &Raw) -> Option<KeyChange<Arc<[u8]>>> {
+    Some((Key::parse(key)?, Some(raw.rev())))
 }

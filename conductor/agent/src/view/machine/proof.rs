@@ -7,7 +7,6 @@ use model::Millis;
 use model::kv::RangeReply;
 use model::records::Cluster;
 use model::rules::Rule;
-use model::snapshot::Change;
 use rpds::RedBlackTreeMapSync;
 
 use super::output::put;
@@ -134,16 +133,13 @@ impl View {
             .keys
             .iter()
             .filter(|(key, raw)| self.raw.get(*key) != Some(raw))
-            .map(|(key, raw)| put(key, raw));
+            .filter_map(|(key, raw)| put(key, raw));
         let gone = self
             .raw
             .keys()
             .filter(|key| !list.keys.contains_key(*key))
-            .map(|key| Change::Delete {
-                key: key.clone(),
-                modified: list.at,
-            });
-        let touched = self.snapshot.apply(puts.chain(gone), list.at);
+            .filter_map(|key| Some((Key::parse(key)?, None)));
+        let touched = self.snapshot.apply_read(puts.chain(gone), list.at);
         self.raw = list.keys;
         self.based = true;
         self.must_list = false;

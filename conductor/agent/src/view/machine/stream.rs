@@ -5,10 +5,8 @@ use model::Millis;
 use model::kv::{Event, WatchReply};
 use model::records::Cluster;
 use model::rules::Rule;
-use model::snapshot::Change;
 
 use super::View;
-use super::output::put;
 use crate::view::saved::Raw;
 use crate::view::{FirstRead, Known, Reason, Trust, accepted, check};
 
@@ -83,17 +81,18 @@ impl View {
                     {
                         catch_up.changed.remove(&kv.key);
                     }
-                    let raw = Raw::of(&kv);
-                    changes.push(put(&kv.key, &raw));
+                    let key = Key::parse(&kv.key);
+                    let raw = Raw::under(key.as_ref(), &kv);
+                    changes.extend(key.map(|key| (key, Some(raw.rev()))));
                     self.raw.insert_mut(kv.key, raw);
                 }
                 Event::Delete { key, .. } => {
                     self.raw.remove_mut(&key);
-                    changes.push(Change::Delete { key, modified });
+                    changes.extend(Key::parse(&key).map(|key| (key, None)));
                 }
             }
         }
-        let touched = self.snapshot.apply(changes, revision);
+        let touched = self.snapshot.apply_read(changes, revision);
         self.catch_up_reached();
         self.emit(touched, false);
     }

@@ -1080,3 +1080,27 @@ fn a_healing_list_comes_after_a_comparison() {
     view.answer(read(11), now);
     assert!(is_list(&view));
 }
+
+#[test]
+fn what_is_taken_in_between_two_updates_is_said_at_once() {
+    let mut view = following();
+    let before = view.saved();
+    view.answer(events(vec![put("c", 11)]), Millis(SECOND));
+    view.answer(events(vec![gone("a", 12)]), Millis(SECOND));
+    // As it is by then, with all that was touched.
+    view.answer(events(vec![put("d", 13), gone("c", 14)]), Millis(SECOND));
+    let update = view.take_update().expect("an update");
+    assert_eq!(update.snapshot.revision, 14);
+    let touched = update.touched.manifests.iter();
+    let touched: Vec<&str> = touched.map(|id| id.container.as_str()).collect();
+    assert_eq!(touched, ["a", "c", "d"]);
+    assert_eq!(update.touched.containers, update.touched.manifests);
+    assert_eq!(names(&view), ["b", "d"]);
+    assert!(!update.resync && update.complete);
+    assert!(view.take_update().is_none(), "it is said once");
+    assert_eq!((before.len(), view.saved().len()), (3, 3));
+    assert!(before.keys().any(|(key, _)| key == manifest("a")));
+    // What was said stays as it was.
+    view.answer(events(vec![gone("b", 15)]), Millis(SECOND));
+    assert_eq!(update.snapshot.containers.size(), 2);
+}
