@@ -78,20 +78,34 @@ impl Inputs<'_> {
         own.is_ahead_of(scope, self.snapshot, self.now, self.rules)
     }
 
+    /// Since when turns for it are counted; none if it is not noted yet.
+    pub(crate) fn noted(&self, scope: &Scope) -> Option<Millis> {
+        self.memory.turns.get(scope).copied()
+    }
+
     /// Nobody but the host that comes first had the time to act yet.
-    pub(crate) fn is_first_turn(&self, scope: &Scope) -> bool {
-        let since = self.memory.turns.get(scope).copied().unwrap_or(self.now);
-        self.now < Turn::in_placement(1).comes(since)
+    pub(crate) fn is_first_turn(&self, noted: Option<Millis>) -> bool {
+        self.now < Turn::in_placement(1).comes(noted.unwrap_or(self.now))
     }
 
     /// This host's turn has come, if it has one. Turns are counted from the first note of it.
     pub(crate) fn is_my_turn(&self, notes: &mut Notes, scope: &Scope, turn: Option<Turn>) -> bool {
-        notes.turns.push(scope.clone());
+        self.is_turn(notes, scope.clone(), turn, self.noted(scope))
+    }
+
+    /// As `is_my_turn`, of what was noted then.
+    pub(crate) fn is_turn(
+        &self,
+        notes: &mut Notes,
+        scope: Scope,
+        turn: Option<Turn>,
+        noted: Option<Millis>,
+    ) -> bool {
+        notes.turns.push(scope);
         let Some(turn) = turn else {
             return false;
         };
-        let since = self.memory.turns.get(scope).copied();
-        let comes = turn.comes(since.unwrap_or(self.now));
+        let comes = turn.comes(noted.unwrap_or(self.now));
         if self.now < comes {
             notes.requeue(comes);
         }

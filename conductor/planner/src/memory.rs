@@ -266,9 +266,13 @@ impl AgentMemory {
                 self.turns.entry(scope.clone()).or_insert(now);
             }
         } else {
+            // Both are in order.
+            let mut known = std::mem::take(&mut self.turns).into_iter().peekable();
             let turn = |scope: &Scope| {
-                let since = self.turns.get(scope);
-                (scope.clone(), since.copied().unwrap_or(now))
+                while known.next_if(|(one, _)| one < scope).is_some() {}
+                known
+                    .next_if(|(one, _)| one == scope)
+                    .unwrap_or_else(|| (scope.clone(), now))
             };
             self.turns = plan.turns.iter().map(turn).collect();
         }

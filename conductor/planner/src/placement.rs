@@ -50,8 +50,7 @@ pub(crate) fn each_unclaimed(snapshot: &Snapshot, mut visit: impl FnMut(&Ranking
             visit(&placed);
             if let Some(host) = placed.first() {
                 let slot = placed.slot;
-                load.add(host, &slot, group.wanted);
-                group.same[host] += 1;
+                group.place(load, host, &slot);
             }
         }
     }
@@ -118,8 +117,7 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
             let placed = Ranking::of(&load, group, number);
             let Some(host) = placed.first() else { continue };
             let placed = placed.candidates();
-            load.add(host, &placed.slot, group.wanted);
-            group.same[host] += 1;
+            group.place(&mut load, host, &placed.slot);
             *under_way += counts;
             found.push(placed);
         }

@@ -54,9 +54,10 @@ pub(crate) fn claims(
             return;
         }
         let scope = Scope::Slot(placed.slot.clone());
-        let turn = placed.turn(&inputs.host.name, inputs.is_first_turn(&scope));
+        let noted = inputs.noted(&scope);
+        let turn = placed.turn(&inputs.host.name, inputs.is_first_turn(noted));
         let is_placing = inputs.memory.in_flight.is_placing();
-        if !inputs.is_my_turn(&mut report.notes, &scope, turn) || is_placing {
+        if !inputs.is_turn(&mut report.notes, scope, turn, noted) || is_placing {
             return;
         }
         let (Some(manifest), Some(target)) = (&container.manifest, placed_anew(container)) else {

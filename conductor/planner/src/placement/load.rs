@@ -8,6 +8,7 @@ use manifests::{ContainerId, HostName, Manifest, SlotId};
 use model::records::{Availability, Data, HostRecord, HostState};
 use model::snapshot::{ContainerView, HostView, Snapshot, unmet};
 
+use super::ranking::Eligible;
 use crate::refusal::Refusal;
 
 /// The placement rules that this code knows. All agents use the highest that every live host knows.
@@ -41,6 +42,8 @@ pub(super) struct Load<'a> {
     pub(super) version: u32,
     /// By name.
     pub(super) hosts: Vec<HostLoad<'a>>,
+    /// So many slots have been added to it.
+    added: usize,
     snapshot: &'a Snapshot,
     /// What slots take of their hosts is in it, beside their number.
     is_weighed: bool,
@@ -76,6 +79,7 @@ impl<'a> Load<'a> {
         Self {
             version: version(snapshot),
             hosts: snapshot.hosts.iter().filter_map(live).collect(),
+            added: 0,
             snapshot,
             is_weighed: false,
         }
@@ -120,7 +124,8 @@ impl<'a> Load<'a> {
         machine.is_some_and(|host| host.view.availability() == Availability::DrainVolumes)
     }
 
-    pub(super) fn add(&mut self, host: usize, slot: &SlotId, manifest: Option<&Manifest>) {
+    fn add(&mut self, host: usize, slot: &SlotId, manifest: Option<&Manifest>) {
+        self.added += 1;
         let host = &mut self.hosts[host];
         host.containers += 1;
         host.takes(slot, manifest);
@@ -153,6 +158,10 @@ pub(super) struct Group<'a> {
     pub(super) refused: Vec<Option<Refusal>>,
     /// Number of its slots on each host.
     pub(super) same: Vec<u32>,
+    /// The hosts that are not refused, and how they stand with this load, if it is not spread.
+    stands: Vec<Eligible>,
+    /// So many slots had been added to the load then.
+    as_of: usize,
 }
 
 impl<'a> Group<'a> {
@@ -182,7 +191,7 @@ impl<'a> Group<'a> {
             load.weigh();
         }
         let counts = |wanted: &Manifest| wanted.placement.max_per_host.is_some();
-        Self {
+        let mut group = Self {
             id,
             container,
             wanted,
@@ -190,6 +199,41 @@ impl<'a> Group<'a> {
             ports,
             refused: load.hosts.iter().map(refused).collect(),
             same,
+            stands: Vec::new(),
+            as_of: load.added,
+        };
+        let hosts = (0..load.hosts.len()).filter(|host| group.refused[*host].is_none());
+        group.stands = hosts.map(|host| group.stand(load, host)).collect();
+        group
+    }
+
+    /// How a host stands, but for the spread.
+    pub(super) fn stand(&self, load: &Load<'_>, host: usize) -> Eligible {
+        Eligible {
+            group: 0,
+            all: load.hosts[host].containers,
+            same: self.same[host],
+            host,
+        }
+    }
+
+    /// How the hosts stand that are not refused, but for the spread; none if the load has changed for other containers
+    /// since.
+    pub(super) fn stands(&self, load: &Load<'_>) -> Option<&[Eligible]> {
+        (self.as_of == load.added).then_some(&self.stands[..])
+    }
+
+    /// A host gets one more of its slots.
+    pub(super) fn place(&mut self, load: &mut Load<'_>, host: usize, slot: &SlotId) {
+        let is_current = self.as_of == load.added;
+        load.add(host, slot, self.wanted);
+        self.same[host] += 1;
+        if !is_current {
+            return;
+        }
+        self.as_of = load.added;
+        if let Ok(at) = self.stands.binary_search_by_key(&host, |one| one.host) {
+            self.stands[at] = self.stand(load, host);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The hosts that may take a slot, in order.
 
+use std::borrow::Cow;
 use std::cmp::{Ordering, Reverse};
 
 use manifests::{HostName, SlotId};
@@ -23,18 +24,18 @@ pub(crate) struct Ranking<'p> {
     /// For the hash.
     key: String,
     /// In order of the hosts' names.
-    eligible: Vec<Eligible>,
+    eligible: Cow<'p, [Eligible]>,
     first: Option<usize>,
 }
 
 /// Rank of a host for a slot, before the hash: the least is the best.
 #[derive(Clone, Copy)]
-struct Eligible {
+pub(super) struct Eligible {
     /// Of the container, where the host is, if it is to be spread.
-    group: u32,
-    all: u32,
-    same: u32,
-    host: usize,
+    pub(super) group: u32,
+    pub(super) all: u32,
+    pub(super) same: u32,
+    pub(super) host: usize,
 }
 
 impl Eligible {
@@ -57,7 +58,7 @@ impl<'p> Ranking<'p> {
                 .map(|data| &data.value)
                 .filter(|data| !load.leaves_behind(data)),
             only: group.container.host_of(number),
-            eligible: Vec::with_capacity(load.hosts.len()),
+            eligible: Cow::Borrowed(&[]),
             first: None,
         };
         let spread = group
@@ -65,20 +66,24 @@ impl<'p> Ranking<'p> {
             .and_then(|manifest| manifest.placement.spread.as_deref())
             .filter(|_| load.version >= 2)
             .map(|label| group.spread(load, label));
-        for (host, of_host) in load.hosts.iter().enumerate() {
-            let depends = group.is_choosy || placed.data.is_some();
-            if placed.is_for(host)
-                && group.refused[host].is_none()
-                && !(depends && placed.refusal(host).is_some())
-            {
-                placed.eligible.push(Eligible {
-                    group: spread.as_ref().map_or(0, |spread| spread[host]),
-                    all: of_host.containers,
-                    same: group.same[host],
-                    host,
-                });
+        let depends = group.is_choosy || placed.data.is_some();
+        placed.eligible = match group.stands(load) {
+            Some(all) if !depends && spread.is_none() && !group.container.is_global() => {
+                Cow::Borrowed(all)
             }
-        }
+            _ => {
+                let may = |host: &usize| {
+                    placed.is_for(*host)
+                        && group.refused[*host].is_none()
+                        && !(depends && placed.refusal(*host).is_some())
+                };
+                let stand = |host| Eligible {
+                    group: spread.as_ref().map_or(0, |spread| spread[host]),
+                    ..group.stand(load, host)
+                };
+                (0..load.hosts.len()).filter(may).map(stand).collect()
+            }
+        };
         placed.first = placed.best();
         placed
     }
@@ -149,7 +154,7 @@ impl<'p> Ranking<'p> {
 
     /// All candidates, with the reasons of the others.
     pub(super) fn candidates(&self) -> Candidates {
-        let mut order = self.eligible.clone();
+        let mut order = self.eligible.to_vec();
         order.sort_by_cached_key(|one| (one.rank(), Reverse(self.hash(one.host)), one.host));
         let name = |host: usize| self.load.hosts[host].name.clone();
         let refused = |host: usize| {
@@ -222,8 +227,8 @@ impl<'p> Ranking<'p> {
 
 /// XXH3-64 of `<app>/<container>/<slot>\0<host>`: the highest wins.
 pub(super) fn rendezvous(slot: &str, host: &str) -> u64 {
-    // No slot and no host is longer; one that were would only cost an allocation.
-    let mut text = [0; 512];
+    // Mostly both are shorter; longer ones only cost an allocation.
+    let mut text = [0; 128];
     let (slot, host) = (slot.as_bytes(), host.as_bytes());
     let length = slot.len() + 1 + host.len();
     match text.get_mut(..length) {
