@@ -19,6 +19,7 @@ use manifests::{InstanceId, SlotId};
 use model::backoff::Backoff;
 use model::observed::{ContainerState, EngineState, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState, Status};
+use model::snapshot::Rev;
 use model::{Action, Scope, Write};
 
 use crate::handover::stops_first;
@@ -111,7 +112,11 @@ fn without_engine(
     let wanted = ctx.inputs.is_trusted() && ctx.container.is_wanted(ctx.slot.slot);
     let since = ctx.inputs.memory.engine_down_since.filter(|_| wanted)?;
     let readiness = current.map(|c| (c, ctx.inputs.observed.readiness(&c.owner.instance)));
-    if let Some((container, Readiness::Unready(why))) = readiness {
+    // What is leaving stays so.
+    let is_ready = |state: &Rev<SlotState>| state.state == Phase::Ready;
+    if let Some((container, Readiness::Unready(why))) = readiness
+        && ctx.view.current_state().is_some_and(is_ready)
+    {
         let reason = Waiting::NotReady(why.clone());
         let decision = Decision::new(Progress::Unready, Some(reason));
         return Some(ctx.with_state(container, Phase::Unready, decision));
