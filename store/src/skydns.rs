@@ -58,6 +58,7 @@ pub async fn follow(
                     // Said once, however long it lasts. What hides etcd is said by others.
                     if matches!(error, KvError::Refused(_)) && retry.failures() == 0 {
                         warn!(%error, source, "records under {SKYDNS} can't be read, and are not in DNS");
+                        follower.forget();
                     } else {
                         debug!(%error, source, "records under {SKYDNS} can't be followed");
                     }
@@ -145,6 +146,12 @@ impl<S: Fn(Records)> Follower<S> {
         result
     }
 
+    /// Those of the agent before, too.
+    fn forget(&mut self) {
+        self.records = Records::default();
+        (self.says)(Records::default());
+    }
+
     fn put(&mut self, key: &str, value: &[u8], is_new: bool) {
         if key == SETTINGS {
             return;
@@ -220,5 +227,40 @@ mod tests {
         let again = saved.load();
         assert!(again.is_saved());
         assert_eq!(again.len(), 2_499);
+    }
+
+    #[tokio::test]
+    async fn the_file_is_written_when_something_has_changed() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("skydns");
+        let saved = Saved::new(path.clone(), uuid::Uuid::from_u128(1));
+        let mut table = Records::default();
+        let key = format!("{SKYDNS}local/skydns/db");
+        table.put(&key, br#"{"host":"10.0.0.9"}"#).unwrap();
+        let (says, said) = watch::channel(Records::default());
+        let stop = CancellationToken::new();
+        let keeps = tokio::spawn(saved.clone().keep(said, stop.clone()));
+        let is_there = async |wanted| {
+            while path.exists() != wanted {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        says.send_replace(table.clone());
+        is_there(true).await;
+        // What is put again as it is costs nothing: the file would be there again.
+        std::fs::remove_file(&path).unwrap();
+        says.send_replace(table.clone());
+        stop.cancel();
+        keeps.await.unwrap();
+        assert!(!path.exists());
+        // Nothing is left of records that are gone, or that must not be read any more.
+        let (says, said) = watch::channel(table);
+        let stop = CancellationToken::new();
+        let keeps = tokio::spawn(saved.keep(said, stop.clone()));
+        std::fs::write(&path, "what was there").unwrap();
+        says.send_replace(Records::default());
+        is_there(false).await;
+        stop.cancel();
+        keeps.await.unwrap();
     }
 }

@@ -21,7 +21,7 @@ const MAX_PATH: usize = 254;
 pub const WILDCARDS: [&str; 2] = ["*", "any"];
 
 /// The table: records by path.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Records {
     table: RedBlackTreeMapSync<Path, Arc<Record>>,
     is_saved: bool,

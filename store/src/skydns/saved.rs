@@ -55,6 +55,8 @@ impl Saved {
     /// Writes the records a while after each change, and at the end.
     pub(super) async fn keep(self, mut records: watch::Receiver<Records>, stop: CancellationToken) {
         let mut is_cut = false;
+        // As it is on disk. Registrars put the same values again every few seconds.
+        let mut before = None;
         // What has changed when it is to stop is written, too.
         while matches!(
             stop.run_until_cancelled(records.changed()).await,
@@ -63,6 +65,10 @@ impl Saved {
         {
             stop.run_until_cancelled(sleep(EVERY)).await;
             let now = records.borrow_and_update().clone();
+            if before.as_ref() == Some(&now) {
+                continue;
+            }
+            before = Some(now.clone());
             let (path, cluster) = (self.path.clone(), self.cluster);
             let written = spawn_blocking(move || write(&path, cluster, &now)).await;
             let left_out = match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
@@ -70,6 +76,7 @@ impl Saved {
                 Err(error) => {
                     let path = self.path.display();
                     warn!(%path, %error, "the records under /skydns are not saved");
+                    before = None;
                     continue;
                 }
             };

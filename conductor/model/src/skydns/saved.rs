@@ -39,30 +39,33 @@ impl Records {
         Ok(self.len() - records)
     }
 
-    /// Reads what was written for this cluster; none if that is not it. They are as good as confirmed by nobody.
+    /// Reads what was written for this cluster; none if that is another one's. They are as good as confirmed by nobody.
+    /// A torn file is an error, and one of another release whose records are none here.
     pub fn read(cluster: Uuid, from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut lines = from.lines();
         let head = lines.next().transpose()?.unwrap_or_default();
-        let Ok(head) = serde_json::from_str::<Head>(&head) else {
+        let head: Head = serde_json::from_str(&head)?;
+        if head.cluster != cluster {
             return Ok(None);
-        };
+        }
         let mut records = Self {
             is_saved: true,
             ..Self::default()
         };
         for line in lines {
-            let line = serde_json::from_str::<(String, Map<String, Value>)>(&line?);
-            let Ok((path, fields)) = line else {
-                return Ok(None);
-            };
+            let (path, fields): (String, Map<String, Value>) = serde_json::from_str(&line?)?;
             let path = super::path(&format!("{}{path}", manifests::keys::SKYDNS));
-            let record = parse::record(fields);
-            let (Some(path), Ok(record)) = (path, record) else {
-                return Ok(None);
-            };
+            let path = path.ok_or_else(|| invalid("a path that is none"))?;
+            let record = parse::record(fields).map_err(invalid)?;
             records.table.insert_mut(path, record.into());
         }
-        let is_whole = records.len() == head.records && head.cluster == cluster;
-        Ok(is_whole.then_some(records))
+        if records.len() != head.records {
+            return Err(invalid("it does not have as many records as it says"));
+        }
+        Ok(Some(records))
     }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
