@@ -85,20 +85,38 @@ pub(super) fn subnets(shown: &Network) -> impl Iterator<Item = String> {
     configs.filter_map(|config| config.subnet.clone())
 }
 
-/// Some port of the bridge is more than an end of a container's interface: a device, a VLAN, a bond, a tunnel, a tap of a
-/// virtual machine.
+/// Some port of the bridge is anything but an end of a container's interface, which is known by its other end: a device, a
+/// VLAN, a bond, a tunnel, a tap of a virtual machine.
 fn leads_elsewhere(net: &Path, bridge: &str) -> bool {
     let Ok(ports) = fs::read_dir(net.join(bridge).join("brif")) else {
         // Without containers there may be no interface; nobody asks from there.
         return false;
     };
-    ports.flatten().any(|port| {
-        let port = net.join(port.file_name());
-        let uevent = fs::read_to_string(port.join("uevent")).unwrap_or_default();
-        port.join("device").exists()
-            || port.join("tun_flags").exists()
-            || uevent.lines().any(|line| line.starts_with("DEVTYPE="))
-    })
+    ports
+        .flatten()
+        .any(|port| !is_pair(&net.join(port.file_name())))
+}
+
+/// One end of a pair of virtual interfaces. What lies upon another interface has one in `iflink`, too, but links to it.
+fn is_pair(port: &Path) -> bool {
+    let read = |file: &str| fs::read_to_string(port.join(file)).unwrap_or_default();
+    let (link, own) = (read("iflink"), read("ifindex"));
+    let has_other_end = !["", "0", own.trim()].contains(&link.trim());
+    let is_upon = || {
+        let entries = fs::read_dir(port).into_iter().flatten().flatten();
+        let mut names = entries.map(|entry| entry.file_name());
+        names.any(|name| name.to_string_lossy().starts_with("lower_"))
+    };
+    let is_typed = || {
+        read("uevent")
+            .lines()
+            .any(|line| line.starts_with("DEVTYPE="))
+    };
+    has_other_end
+        && !port.join("device").exists()
+        && !port.join("tun_flags").exists()
+        && !is_typed()
+        && !is_upon()
 }
 
 fn routed(shown: &NetworkInspect) -> Routed {
@@ -195,22 +213,28 @@ mod tests {
     /// A folder as the kernel's: a bridge whose ports have these files.
     #[test]
     fn a_bridge_with_a_port_to_others_leads_elsewhere() {
+        let pair = [("ifindex", "9\n"), ("iflink", "4\n")];
         for (files, elsewhere) in [
             (&[("uevent", "INTERFACE=veth1\nIFINDEX=9\n")][..], false),
             (&[("uevent", "DEVTYPE=vlan\nINTERFACE=eth0.7\n")], true),
-            (&[("uevent", "INTERFACE=eth0\n"), ("device", "")], true),
-            (
-                &[("uevent", "INTERFACE=tap0\n"), ("tun_flags", "0x1002")],
-                true,
-            ),
+            (&[("device", "")], true),
+            (&[("tun_flags", "0x1002")], true),
+            // A device, a bond, a tunnel.
+            (&[("iflink", "9\n")], true),
+            (&[("iflink", "0\n")], true),
+            (&[("iflink", "")], true),
+            (&[("lower_eth0", "")], true),
         ] {
             let net = tempfile::tempdir().expect("a folder");
-            for folder in ["br/brif/veth0", "veth0", "br/brif/other", "other"] {
-                fs::create_dir_all(net.path().join(folder)).expect("made");
+            let write = |port: &str, (file, text): &(&str, &str)| {
+                fs::write(net.path().join(port).join(file), text).expect("written");
+            };
+            for port in ["veth0", "other"] {
+                fs::create_dir_all(net.path().join("br/brif").join(port)).expect("made");
+                fs::create_dir_all(net.path().join(port)).expect("made");
+                pair.iter().for_each(|file| write(port, file));
             }
-            for (file, text) in files {
-                fs::write(net.path().join("other").join(file), text).expect("written");
-            }
+            files.iter().for_each(|file| write("other", file));
             assert_eq!(leads_elsewhere(net.path(), "br"), elsewhere, "{files:?}");
             assert!(!leads_elsewhere(net.path(), "none"));
         }
