@@ -10,6 +10,9 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
+[ $# -eq 0 ] || [[ ${TARGET:-} =~ ^(queries|answers)$ ]] ||
+    die "whose file is it? TARGET=queries or TARGET=answers"
+
 scripts/setup.sh up fuzz
 triple=$(rustc -vV | sed -n 's/^host: //p')
 # `--target` leaves build scripts and macros without instruments.

@@ -242,7 +242,7 @@ impl Shared {
         answer
     }
 
-    /// Until it is known that the resolvers of a query forward to this server.
+    /// Until it is known that all resolvers of a query forward to this server: one that does not may yet answer.
     async fn looks_back(
         self: Arc<Self>,
         question: Question,
@@ -251,19 +251,20 @@ impl Shared {
     ) {
         joined.notified().await;
         sleep(SUSPICIOUS).await;
-        let Some(mut probe) = self.loops.probe(&question, self.random()) else {
+        join_all(upstreams.iter().map(|to| self.is_back(&question, *to))).await;
+    }
+
+    /// Until a name that this resolver is asked for is asked for here.
+    async fn is_back(&self, question: &Question, resolver: SocketAddr) {
+        let Some(mut probe) = self.loops.probe(question, self.random()) else {
             return pending().await;
         };
         let sent = Sent::plain(self.random() as u16, probe.question.clone(), 0, false);
-        let sent = Arc::new(sent);
-        // What they answer is of no interest.
-        let asks = join_all(upstreams.iter().map(|to| {
-            let exchange = Arc::clone(&self.exchange);
-            exchange.ask(*to, Arc::clone(&sent))
-        }));
+        let ask = Arc::clone(&self.exchange).ask(resolver, Arc::new(sent));
         tokio::select! {
             () = probe.is_back() => {}
-            () = asks.then(|_| pending()) => {}
+            // What it answers is of no interest.
+            () = ask.then(|_| pending()) => {}
         }
     }
 

@@ -52,8 +52,11 @@ impl<'a> Asked<'a> {
         let is_plain = is_recursive(packet)
             && question.octets().ends_with(&[0, 1])
             && ends_plainly(packet, end);
-        let without = cookie.filter(|_| !is_plain);
-        let without = without.and_then(|_| cookies::without(packet));
+        let taken_out = cookie.filter(|_| !is_plain);
+        let taken_out = taken_out.map(|_| cookies::without(packet));
+        // What is signed stays as it is, and its cookie is the resolver's.
+        let cookie = cookie.filter(|_| !matches!(taken_out, Some(None)));
+        let without = taken_out.flatten();
         Some(Self {
             packet: without.map_or(Cow::Borrowed(packet), Cow::Owned),
             name,

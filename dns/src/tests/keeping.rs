@@ -189,6 +189,38 @@ async fn a_query_that_comes_back_in_other_letters_ends_soon() -> Result<()> {
     Ok(())
 }
 
+/// One of two resolvers forwards to this server, the other one takes its time.
+#[tokio::test]
+async fn a_resolver_that_does_not_loop_is_waited_for() -> Result<()> {
+    let slow = UdpSocket::bind("127.0.0.1:0").await?;
+    let bench = Bench::start(Directory::default(), &[]).await?;
+    let (first, _first) = forwarder(bench.addr).await?;
+    let (second, _second) = forwarder(first).await?;
+    bench.set_resolvers(&[slow.local_addr()?, second])?;
+    let question = packet(1, "example.com.", RecordType::A);
+    let answers = async {
+        let mut query = vec![0; 512];
+        let (length, from) = slow.recv_from(&mut query).await?;
+        let first = query[..length].to_vec();
+        // It is asked for the name that may come back when the other one has been, too.
+        loop {
+            let (length, _) = slow.recv_from(&mut query).await?;
+            let other = Message::from_vec(&query[..length])?;
+            if other.queries[0].name().to_ascii().len() > "example.com.".len() {
+                break;
+            }
+        }
+        slow.send_to(&response(&first, ResponseCode::NXDomain), from)
+            .await?;
+        Ok(())
+    };
+    let (answer, answers) = tokio::join!(bench.udp(&question), answers);
+    let answers: Result<()> = answers;
+    answers?;
+    assert_eq!(code(&answer?), ResponseCode::NXDomain);
+    Ok(())
+}
+
 /// Two that ask for the same name of a resolver that is slow are not taken for a loop.
 #[tokio::test]
 async fn a_slow_resolver_is_no_loop() -> Result<()> {
