@@ -303,7 +303,13 @@ impl World {
 
     /// A process of a container that has not ended.
     pub fn is_alive(&self, pid: u32) -> bool {
-        self.of_process(pid).is_ok()
+        let mut states = self.containers.values().map(|cell| &cell.state);
+        states.any(|state| match state {
+            ContainerState::Running(running) | ContainerState::Paused(running) => {
+                running.pid == pid
+            }
+            _ => false,
+        })
     }
 
     fn of_process(&self, pid: u32) -> Result<(&Cell, &Running), EngineError> {
