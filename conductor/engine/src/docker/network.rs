@@ -232,9 +232,13 @@ mod tests {
             for port in ["veth0", "other"] {
                 fs::create_dir_all(net.path().join("br/brif").join(port)).expect("made");
                 fs::create_dir_all(net.path().join(port)).expect("made");
-                pair.iter().for_each(|file| write(port, file));
+                for file in &pair {
+                    write(port, file);
+                }
             }
-            files.iter().for_each(|file| write("other", file));
+            for file in files {
+                write("other", file);
+            }
             assert_eq!(leads_elsewhere(net.path(), "br"), elsewhere, "{files:?}");
             assert!(!leads_elsewhere(net.path(), "none"));
         }
