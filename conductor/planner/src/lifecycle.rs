@@ -113,9 +113,9 @@ fn without_engine(
     let since = ctx.inputs.memory.engine_down_since.filter(|_| wanted)?;
     let readiness = current.map(|c| (c, ctx.inputs.observed.readiness(&c.owner.instance)));
     // What is leaving stays so.
-    let is_ready = |state: &Rev<SlotState>| state.state == Phase::Ready;
+    let stays = |state: &Rev<SlotState>| matches!(state.state, Phase::Ready | Phase::Unready);
     if let Some((container, Readiness::Unready(why))) = readiness
-        && ctx.view.current_state().is_some_and(is_ready)
+        && ctx.view.current_state().is_some_and(stays)
     {
         let reason = Waiting::NotReady(why.clone());
         let decision = Decision::new(Progress::Unready, Some(reason));
