@@ -8,7 +8,6 @@ use manifests::{ContainerId, HostName, Manifest, SlotId};
 use model::records::{Availability, Data, HostRecord, HostState};
 use model::snapshot::{ContainerView, HostView, Snapshot, unmet};
 
-use super::ranking::Eligible;
 use crate::refusal::Refusal;
 
 /// The placement rules that this code knows. All agents use the highest that every live host knows.
@@ -142,6 +141,22 @@ impl HostLoad<'_> {
                 self.ports.insert((port, service.protocol), slot.clone());
             }
         }
+    }
+}
+
+/// Rank of a host for a slot, before the hash: the least is the best.
+#[derive(Clone, Copy)]
+pub(super) struct Eligible {
+    /// Of the container, where the host is, if it is to be spread.
+    pub(super) group: u32,
+    pub(super) all: u32,
+    pub(super) same: u32,
+    pub(super) host: usize,
+}
+
+impl Eligible {
+    pub(super) fn rank(self) -> (u32, u32, u32) {
+        (self.group, self.all, self.same)
     }
 }
 

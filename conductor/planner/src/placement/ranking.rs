@@ -8,7 +8,7 @@ use model::records::Data;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::candidates::Candidates;
-use super::load::{Group, Load};
+use super::load::{Eligible, Group, Load};
 use crate::refusal::{Cpus, Refusal};
 use crate::turn::Turn;
 use crate::waiting::Waiting;
@@ -26,22 +26,6 @@ pub(crate) struct Ranking<'p> {
     /// In order of the hosts' names.
     eligible: Cow<'p, [Eligible]>,
     first: Option<usize>,
-}
-
-/// Rank of a host for a slot, before the hash: the least is the best.
-#[derive(Clone, Copy)]
-pub(super) struct Eligible {
-    /// Of the container, where the host is, if it is to be spread.
-    pub(super) group: u32,
-    pub(super) all: u32,
-    pub(super) same: u32,
-    pub(super) host: usize,
-}
-
-impl Eligible {
-    fn rank(self) -> (u32, u32, u32) {
-        (self.group, self.all, self.same)
-    }
 }
 
 impl<'p> Ranking<'p> {
