@@ -255,6 +255,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::directory::tests::random;
     use crate::directory::{Endpoint, Phase, Protocol};
 
     fn service(app: &str, name: &str) -> ServiceId {
@@ -282,13 +283,7 @@ mod tests {
 
     #[test]
     fn services_are_found_as_they_were_set_last() {
-        let mut random = 88_172_645_463_325_252_u64;
-        let mut next = |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % below
-        };
+        let mut next = random();
         let mut shortcuts = Shortcuts::default();
         let mut expected = BTreeMap::new();
         let mut before = (shortcuts.clone(), expected.clone());

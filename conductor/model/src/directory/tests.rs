@@ -5,6 +5,17 @@
 use super::*;
 use crate::snapshot::Change;
 
+/// Numbers below what is asked for, the same ones each time (xorshift).
+pub(super) fn random() -> impl FnMut(u64) -> u64 {
+    let mut random = 88_172_645_463_325_252_u64;
+    move |below| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    }
+}
+
 fn put(snapshot: &mut Snapshot, key: &str, value: &str) -> Touched {
     let revision = snapshot.revision + 1;
     let change = Change::Put {
@@ -250,13 +261,7 @@ fn said(directory: &Directory, apps: &[&str], services: &[&str]) -> Vec<String> 
 
 #[test]
 fn followed_through_any_history_it_is_as_made_anew_and_readers_keep_theirs() {
-    let mut random = 88_172_645_463_325_252_u64;
-    let mut next = |below: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % below
-    };
+    let mut next = random();
     let (apps, services) = (["shop", "blog"], ["web", "api"]);
     let mut snapshot = Snapshot::default();
     let mut directory = Directory::default();
