@@ -56,9 +56,13 @@ pub async fn follow(
                 Err(error) => {
                     let source = std::error::Error::source(&error).map(ToString::to_string);
                     // Said once, however long it lasts. What hides etcd is said by others.
-                    if matches!(error, KvError::Refused(_)) && retry.failures() == 0 {
+                    let is_refused = matches!(error, KvError::Refused(_)) && retry.failures() == 0;
+                    if is_refused && follower.listed {
+                        warn!(%error, source, "records under {SKYDNS} can't be read any more, and stay in DNS as they were");
+                    } else if is_refused {
                         warn!(%error, source, "records under {SKYDNS} can't be read, and are not in DNS");
-                        follower.forget();
+                        // Those of the agent before, too.
+                        (follower.says)(Records::default());
                     } else {
                         debug!(%error, source, "records under {SKYDNS} can't be followed");
                     }
@@ -146,12 +150,6 @@ impl<S: Fn(Records)> Follower<S> {
         result
     }
 
-    /// Those of the agent before, too.
-    fn forget(&mut self) {
-        self.records = Records::default();
-        (self.says)(Records::default());
-    }
-
     fn put(&mut self, key: &str, value: &[u8], is_new: bool) {
         if key == SETTINGS {
             return;
@@ -167,10 +165,12 @@ impl<S: Fn(Records)> Follower<S> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use async_trait::async_trait;
     use model::kv::{Op, Txn};
     use tokio::sync::watch;
 
     use super::*;
+    use crate::kv::{RangeReply, Status, TxnReply};
     use crate::memory::MemKv;
 
     async fn write(kv: &MemKv, ops: Vec<Op>) {
@@ -262,5 +262,58 @@ mod tests {
         is_there(false).await;
         stop.cancel();
         keeps.await.unwrap();
+    }
+
+    /// An etcd that lets nobody read.
+    struct Closed;
+
+    fn refused<T>() -> Result<T, KvError> {
+        Err(KvError::Refused("permission denied".to_owned()))
+    }
+
+    #[async_trait]
+    impl Kv for Closed {
+        async fn txn(&self, _: Txn) -> Result<TxnReply, KvError> {
+            refused()
+        }
+
+        async fn range(&self, _: Range) -> Result<RangeReply, KvError> {
+            refused()
+        }
+
+        async fn watch(&self, _: KeyRange, _: i64, _: bool) -> Result<Watch, KvError> {
+            refused()
+        }
+
+        async fn status(&self) -> Result<Status, KvError> {
+            refused()
+        }
+
+        async fn lease_grant(&self, _: Duration) -> Result<(i64, Duration), KvError> {
+            refused()
+        }
+
+        async fn lease_keep_alive(&self, _: i64) -> Result<(Duration, i64), KvError> {
+            refused()
+        }
+
+        async fn lease_revoke(&self, _: i64) -> Result<(), KvError> {
+            refused()
+        }
+    }
+
+    #[tokio::test]
+    async fn saved_records_that_must_not_be_read_any_more_are_forgotten() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let saved = Saved::new(folder.path().join("skydns"), uuid::Uuid::from_u128(1));
+        let (says, mut said) = watch::channel(Some(saved.load()));
+        let stop = CancellationToken::new();
+        let says = move |records: Records| {
+            says.send_replace(Some(records).filter(|records| !records.is_empty()));
+        };
+        let follows = tokio::spawn(follow(Arc::new(Closed), saved, says, stop.clone()));
+        assert!(said.wait_for(Option::is_none).await.is_ok());
+        stop.cancel();
+        follows.await.unwrap();
     }
 }
