@@ -188,12 +188,12 @@ pub(crate) fn option(message: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// A message without cookies, which are for one hop; none where that would change more, for EDNS is not its last record, as
-/// in one that is signed.
+/// A message without cookies, which are for one hop; none where that would change more: EDNS is not its last record, as in
+/// one that is signed, or its options are not whole.
 pub(crate) fn without(message: &[u8]) -> Option<Vec<u8>> {
     let data = wire::edns(message)?.data;
     let (before, mut options) = message.split_at_checked(data.start)?;
-    if data.end != message.len() {
+    if data.end != message.len() || !wire::are_options(options) {
         return None;
     }
     let mut without = before.to_vec();
@@ -203,8 +203,6 @@ pub(crate) fn without(message: &[u8]) -> Option<Vec<u8>> {
         }
         options = rest;
     }
-    // What is left is no option.
-    without.extend(options);
     wire::set_length(&mut without, data.start);
     Some(without)
 }
