@@ -119,7 +119,8 @@ pub fn of_write(write: &Write) -> Option<Happened> {
             Some(about(kind, what).instance(&job.instance))
         }
         // That it is ready or stopped, the engine shows.
-        WriteKind::Data
+        WriteKind::Adopt
+        | WriteKind::Data
         | WriteKind::Good
         | WriteKind::Permit
         | WriteKind::Prune

@@ -65,6 +65,7 @@ pub enum WriteKind {
     DeleteUnwanted,
     NewInstance,
     Replace,
+    Adopt,
     Release,
     ReleaseUnfit,
     State,

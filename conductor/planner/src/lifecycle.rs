@@ -25,7 +25,7 @@ use model::{Action, Scope, Write};
 use crate::handover::stops_first;
 use crate::inputs::Inputs;
 use crate::output::{Notes, Report};
-use crate::retire::{draining, retire_all};
+use crate::retire::{draining, retire, retire_all, stop_timeout};
 use crate::rollout;
 use crate::rollout::Target;
 use crate::slots::OwnSlot;
@@ -93,6 +93,11 @@ fn next(
         orphan(ctx, current, notes)
     } else if !ctx.container.is_wanted(ctx.slot.slot) || ctx.is_last_here() {
         unwanted(ctx, notes)
+    } else if let Some(constraint) = ctx.was_written_elsewhere() {
+        Decision {
+            reason: Some(Waiting::NotHere(constraint)),
+            ..unwanted(ctx, notes)
+        }
     } else if let Some(decision) = yields(ctx, current, notes) {
         decision
     } else {
@@ -145,18 +150,10 @@ fn restart_only(ctx: &Ctx<'_>, current: Option<&ObservedContainer>) -> Decision 
 
 fn unwanted(ctx: &Ctx<'_>, notes: &mut Notes) -> Decision {
     let containers = ctx.containers;
-    let mut decision = Decision::new(Progress::Leaving, None);
     let runs = containers
         .iter()
         .any(|c| c.owner.instance == ctx.claim.instance && c.running().is_some());
-    if let (true, Some(state)) = (runs, ctx.view.current_state())
-        && state.state == Phase::Ready
-    {
-        decision = decision.write(ctx.state_write(SlotState {
-            state: Phase::Leaving,
-            ..state.value.clone()
-        }));
-    }
+    let mut decision = leaving(ctx, runs);
     decision.action = retire_all(
         &ctx.inputs,
         ctx.slot,
@@ -167,6 +164,30 @@ fn unwanted(ctx: &Ctx<'_>, notes: &mut Notes) -> Decision {
     if containers.iter().all(|c| c.is_going()) {
         decision = decision.write(ctx.release());
     }
+    decision
+}
+
+/// What runs takes no new connections any more.
+fn leaving(ctx: &Ctx<'_>, runs: bool) -> Decision {
+    let decision = Decision::new(Progress::Leaving, None);
+    match ctx.view.current_state() {
+        Some(state) if runs && state.state == Phase::Ready => {
+            decision.write(ctx.state_write(SlotState {
+                state: Phase::Leaving,
+                ..state.value.clone()
+            }))
+        }
+        _ => decision,
+    }
+}
+
+/// It was asked to stop before it was wanted again, and a process that was asked to stop can't be asked to stay: whatever
+/// a probe says of it, it serves no more, and is started again when it has ended.
+fn ending(ctx: &Ctx<'_>, current: &ObservedContainer, notes: &mut Notes) -> Decision {
+    let mut decision = leaving(ctx, true);
+    let timeout = stop_timeout(current, Some(ctx.container));
+    decision.reason = Some(Waiting::Ending(timeout));
+    decision.action = retire(&ctx.inputs, ctx.slot, current, Some(ctx.container), notes);
     decision
 }
 
@@ -218,7 +239,10 @@ fn wanted(
     let Some(current) = current else {
         return absent(ctx, &target, !others.is_empty(), notes, fresh);
     };
-    notes.staying.push(current.owner.instance.clone());
+    let is_ending = ctx.is_ending(current);
+    if !is_ending {
+        notes.staying.push(current.owner.instance.clone());
+    }
     if let Some(reserve) = reserve
         && let Some(decision) = take_back(ctx, current, reserve, &target)
     {
@@ -259,7 +283,11 @@ fn wanted(
             first_start(ctx, current, error, &others, notes)
         }
         ContainerState::Running(_) | ContainerState::Paused(_) => {
-            let mut decision = running(ctx, current, &target, notes);
+            let mut decision = if is_ending {
+                ending(ctx, current, notes)
+            } else {
+                running(ctx, current, &target, notes)
+            };
             if let Some(replace) = replacement(ctx, current, &target, made, outdated, notes, fresh)
             {
                 decision = merge(decision, replace);
@@ -312,7 +340,13 @@ fn note(
     mut decision: Decision,
     report: &mut Report,
 ) {
-    if let None | Some(Waiting::FormerContainer(_) | Waiting::HandedOver) = decision.reason
+    if let None
+    | Some(
+        Waiting::FormerContainer(_)
+        | Waiting::Ending(_)
+        | Waiting::NotHere(_)
+        | Waiting::HandedOver,
+    ) = decision.reason
         && let Some(waits) = draining(&ctx.inputs, ctx.containers, &report.notes)
     {
         decision.reason = Some(waits);

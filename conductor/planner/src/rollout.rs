@@ -15,7 +15,7 @@ use manifests::manifest::Pull;
 use manifests::update::{Before, OnFailure, Update};
 use manifests::{ContainerId, Manifest, canonical};
 use model::manifest_text::ManifestText;
-use model::records::{FoundImage, LOCAL, Rollout, SkippedImage, Version};
+use model::records::{Claim, FoundImage, LOCAL, Rollout, SkippedImage, Version};
 use model::snapshot::{ContainerView, Desired, ParsedVersion, Rev, mod_rev};
 use model::{ModRev, VersionId, Write};
 
@@ -319,6 +319,12 @@ pub(crate) fn decided_again(
         ..before.clone()
     };
     Some(decided_write(id, container, (*rev, version), *found))
+}
+
+/// The manifest that it was claimed for was deleted, and another was written since. Its owner has not adopted it.
+pub fn precedes(container: &ContainerView, claim: &Rev<Claim>) -> bool {
+    let manifest = container.manifest.as_ref();
+    manifest.is_some_and(|manifest| claim.modified < manifest.created)
 }
 
 /// As `decided_again`, by what slots still run from before the manifest was deleted and written again.

@@ -46,6 +46,10 @@ pub enum Waiting {
     Attempt(String),
     /// The container that it replaces has so long to end.
     FormerContainer(Duration),
+    /// It was asked to stop before it was wanted again, and has so long to end.
+    Ending(Duration),
+    /// It ran when its manifest was deleted; the new one has a constraint that does not hold on its host.
+    NotHere(String),
     /// So many connections to what leaves are open.
     Draining(u32),
     /// Its instance failed.
@@ -142,6 +146,15 @@ impl fmt::Display for Waiting {
                 f,
                 "stopping the former container, up to {} s",
                 timeout.as_secs()
+            ),
+            Self::Ending(timeout) => write!(
+                f,
+                "it was asked to stop before it was wanted again; started again when it has ended, up to {} s",
+                timeout.as_secs()
+            ),
+            Self::NotHere(constraint) => write!(
+                f,
+                "`{constraint}` of its new manifest does not hold on this host"
             ),
             Self::Draining(1) => f.write_str("draining: 1 connection"),
             Self::Draining(open) => write!(f, "draining: {open} connections"),

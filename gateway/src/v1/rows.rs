@@ -155,7 +155,9 @@ fn claimed_row(
     let manifest = view.manifest_of(claim.version);
     row.image = manifest.map(|manifest| manifest.image.clone());
     row.surplus = !view.is_wanted(number);
-    let is_updated = Target::of(view).is_some_and(|target| target.outdates(view, claim.version));
+    let is_updated = Target::of(view).is_some_and(|target| {
+        target.outdates(view, claim.version) || rollout::precedes(view, claim)
+    });
     row.outdated = !row.surplus && (is_updated || update::is_restarting(view, number));
 
     let state = slot.current_state();
@@ -303,6 +305,12 @@ fn ready_reason(view: &ContainerView, row: &SlotRow) -> Option<String> {
         return None;
     }
     let target = Target::of(view)?;
+    if !target.outdates(view, VersionId(row.version?)) && !update::is_restarting(view, row.slot?) {
+        return Some(
+            "it ran when its manifest was deleted; its host has not adopted it for the new one"
+                .to_owned(),
+        );
+    }
     let rollout = update::rollout(view);
     let is_begun = |rollout: &Rollout| {
         row.slot

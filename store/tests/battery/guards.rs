@@ -116,6 +116,7 @@ fn rows(seen: &Seen) -> Vec<Write> {
         Write::take_over(slot(), claim(), (own, host("h3")), manifest, void.clone()),
         Write::new_instance(slot(), claim(), own).with_data(pin()),
         Write::replace(slot(), claim(), own, state()).with_data(pin()),
+        Write::adopt(slot(), claim(), own, manifest),
         Write::release(slot(), own),
         Write::release_unfit(slot(), own, host("h1"), unfit()),
         Write::status(

@@ -70,6 +70,15 @@ impl Write {
             .gives_ready(&slot, claim, state)
     }
 
+    /// The instance of an own slot counts for a manifest that was deleted and written again meanwhile: MOD(claim),
+    /// MOD(manifest).
+    pub fn adopt(slot: SlotId, claim: Claim, claim_rev: ModRev, manifest_rev: ModRev) -> Self {
+        Self::of_slot(&slot, WriteKind::Adopt)
+            .owned(&slot, claim_rev)
+            .wanted(&slot.container, manifest_rev)
+            .op(WriteOp::Claim(slot, claim))
+    }
+
     /// Give an own slot up, with its state and status: MOD(claim).
     pub fn release(slot: SlotId, claim_rev: ModRev) -> Self {
         Self::of_slot(&slot, WriteKind::Release)

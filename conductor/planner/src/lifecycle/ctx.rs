@@ -9,6 +9,7 @@ use manifests::{InstanceId, SlotId};
 use crate::inputs::Inputs;
 use crate::memory::{InstanceMemory, SlotMemory, Trouble};
 use crate::output::Notes;
+use crate::placement;
 use crate::rollout;
 use crate::rollout::Target;
 use crate::slot_state;
@@ -89,6 +90,11 @@ impl Decision {
 impl<'a> Ctx<'a> {
     pub(super) fn instance(&self, container: &ObservedContainer) -> Option<&'a InstanceMemory> {
         self.inputs.memory.instances.get(&container.owner.instance)
+    }
+
+    /// It runs, and this process has asked it to stop.
+    pub(super) fn is_ending(&self, container: &ObservedContainer) -> bool {
+        container.running().is_some() && self.instance(container).is_some_and(|m| m.stop_requested)
     }
 
     /// Its address or port is taken: only another instance gets another one.
@@ -193,6 +199,15 @@ impl<'a> Ctx<'a> {
                 .hosts
                 .get(&self.inputs.host.name)
                 .is_some_and(|host| host.unmet(target.manifest()).is_some())
+    }
+
+    /// It was claimed for a manifest that was deleted, and the one that was written since has a constraint that does not
+    /// hold here.
+    pub(super) fn was_written_elsewhere(&self) -> Option<String> {
+        if !rollout::precedes(self.container, self.claim) || self.has_data_here() {
+            return None;
+        }
+        placement::outlived(self.inputs.snapshot, self.container, &self.inputs.host.name)
     }
 
     /// This host gives away what it has.

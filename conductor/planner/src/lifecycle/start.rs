@@ -11,9 +11,9 @@ use crate::rollout;
 use crate::rollout::Target;
 use crate::waiting::{Failure, KILLED, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
-use model::records::{Phase, Progress, SlotState};
+use model::records::{Claim, Phase, Progress, SlotState};
 use model::volumes;
-use model::{Action, Fault, Scope, Trust, VersionId};
+use model::{Action, Fault, Scope, Trust, VersionId, Write};
 
 /// Hosts that are waited for to decide an image, at most: a pull may take minutes, and all need it.
 const PULL_ALONE: u32 = 3;
@@ -55,6 +55,42 @@ pub(super) fn absent(
         Target::Decided { .. } => before(ctx, target, notes, fresh)
             .unwrap_or_else(|| prepare(ctx, target, &ctx.claim.instance, temporary_name, notes)),
     }
+}
+
+/// What runs is what the manifest wants that was written since its own was deleted: the version is that of what runs, and
+/// the claim says that it stays.
+fn adopt(
+    ctx: &Ctx<'_>,
+    target: &Target<'_>,
+    mut decision: Decision,
+    notes: &mut Notes,
+) -> Decision {
+    let id = &ctx.slot.container;
+    if let Some(write) = rollout::decided_as_it_runs(id, ctx.container, target) {
+        let scope = Scope::Container(id.clone());
+        if ctx.inputs.is_my_turn(notes, &scope, Some(ctx.turn())) {
+            decision.shared = Some(write);
+        }
+        return decision;
+    }
+    let version = match target {
+        Target::Decided { rev, .. } => *rev,
+        // An image that was found for the former manifest too.
+        Target::Undecided { .. } => ctx.claim.version,
+    };
+    let Some(manifest) = &ctx.container.manifest else {
+        return decision;
+    };
+    let claim = Claim {
+        version,
+        ..ctx.claim.value.clone()
+    };
+    decision.write(Write::adopt(
+        ctx.slot.clone(),
+        claim,
+        ctx.claim.modified,
+        manifest.modified,
+    ))
 }
 
 /// Decides the image of a version, once for all slots of the container.
@@ -247,7 +283,12 @@ pub(super) fn running(
     }
     if phase == Some(Phase::Ready) {
         let outdated = ctx.is_outdated(target);
-        decision.shared = ctx.settled(current, outdated, notes);
+        if !outdated && rollout::precedes(ctx.container, ctx.claim) {
+            decision = adopt(ctx, target, decision, notes);
+        }
+        decision.shared = decision
+            .shared
+            .or_else(|| ctx.settled(current, outdated, notes));
         let manifest = ctx.container.manifest_of(ctx.claim.version);
         decision.reason = manifest
             .and_then(|m| current.limits.drift(m))

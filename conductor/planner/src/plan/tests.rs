@@ -159,6 +159,11 @@ fn what_is_deleted_leaves_in_order() {
 }
 
 #[test]
+fn what_is_deleted_and_put_again_stays_or_ends_first() {
+    notebook("put-again");
+}
+
+#[test]
 fn a_manifest_that_cannot_be_read_changes_nothing() {
     notebook("garbage");
 }

@@ -232,6 +232,25 @@ fn a_slot_that_outlives_a_constraint_says_so() {
 }
 
 #[test]
+fn what_ran_before_its_manifest_was_written_again_is_outdated_until_it_is_adopted() {
+    let mut keys = vec![
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/versions/1", version(&manifest(1))),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+        ("/apps/shop/web/manifest", manifest(1)),
+    ];
+    let outdated = rows(&snapshot(&keys), &[], &[]).remove(0);
+    assert!(outdated.outdated);
+    let why = "it ran when its manifest was deleted; its host has not adopted it for the new one";
+    assert_eq!(outdated.reason.as_deref(), Some(why));
+    keys.push(("/claims/shop/web/versions/5", version(&manifest(1))));
+    keys.push(("/claims/shop/web/slots/0", claim("h1", 5)));
+    let adopted = rows(&snapshot(&keys), &[], &[]).remove(0);
+    assert!(!adopted.outdated, "{adopted:?}");
+}
+
+#[test]
 fn what_is_said_of_a_ready_slot_is_shown_and_what_was_said_before_is_not() {
     let asks = json!({"image": "a"});
     let snapshot = snapshot(&[

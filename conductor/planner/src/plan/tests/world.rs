@@ -65,6 +65,8 @@ pub(super) struct World {
     pub(super) crashing: BTreeSet<String>,
     /// Images whose pull and create never end.
     pub(super) stuck: BTreeSet<String>,
+    /// Images whose process outlives a request to stop until `stopped`.
+    pub(super) stubborn: BTreeSet<String>,
     /// Images that never get ready.
     pub(super) slow: BTreeSet<String>,
     /// Open connections of a slot's instances; none if it is not here.
@@ -132,6 +134,10 @@ impl World {
             "stuck" => {
                 self.stuck.insert(rest.to_owned());
             }
+            "stubborn" => {
+                self.stubborn.insert(rest.to_owned());
+            }
+            "stopped" => self.stopped(words[0], &slot(words[1])),
             "slow" => {
                 self.slow.insert(rest.to_owned());
             }
@@ -434,8 +440,33 @@ impl World {
             Action::Resolve { manifest, .. } | Action::Prepare(Prepare { manifest, .. }) => {
                 self.stuck.contains(&manifest.image)
             }
+            Action::Stop { instance, .. } => {
+                let image = self.images.get(instance.as_str());
+                image.is_some_and(|image| self.stubborn.contains(image))
+            }
             _ => false,
         }
+    }
+
+    /// What was asked to stop has ended at last.
+    fn stopped(&mut self, name: &str, slot: &SlotId) {
+        let asked = self
+            .agent(name)
+            .observed
+            .of_slot(slot)
+            .find(|c| c.running().is_some());
+        let asked = asked.expect("it runs").clone();
+        let (outcome, _) = self.step(
+            name,
+            Action::Stop {
+                slot: slot.clone(),
+                instance: asked.owner.instance,
+                docker_id: asked.docker_id,
+                timeout: Duration::ZERO,
+            },
+        );
+        let now = self.now;
+        self.agent(name).memory.record(&outcome, now);
     }
 
     /// What a name means in its registry now.
@@ -1060,7 +1091,8 @@ fn describe(write: &Write) -> String {
         | WriteKind::Retake
         | WriteKind::Next
         | WriteKind::NewInstance
-        | WriteKind::Replace => {
+        | WriteKind::Replace
+        | WriteKind::Adopt => {
             format!(" {} v{}", instance(), write.claimed().unwrap().version)
         }
         WriteKind::Promote => {
