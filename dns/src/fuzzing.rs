@@ -44,12 +44,14 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     built.expect("a runtime")
 });
 static HANDLER: LazyLock<Handler> = LazyLock::new(handler);
-static TABLES: LazyLock<(Arc<ArcSwap<Directory>>, Arc<ArcSwap<Records>>)> = LazyLock::new(|| {
+static TABLES: LazyLock<(Shared<Directory>, Shared<Records>)> = LazyLock::new(|| {
     let directory = Directory::new(&snapshot());
     (shared(directory), shared(records()))
 });
 
-fn shared<T>(table: T) -> Arc<ArcSwap<T>> {
+type Shared<T> = Arc<ArcSwap<T>>;
+
+fn shared<T>(table: T) -> Shared<T> {
     Arc::new(ArcSwap::from_pointee(table))
 }
 
