@@ -58,7 +58,7 @@ use crate::cloud_config::CloudConfigArgs;
 Each command has --help with examples.
 
 Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 invalid manifest;
-4 --wait failed; 5 --wait timed out; 6 no agent reached; 10 `plan` has changes."
+4 rollout failed; 5 --wait timed out; 6 no agent reached; 10 `plan` has changes."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -90,7 +90,9 @@ const STATUS_EXAMPLES: &str = "Examples:
 UPDATE is `done` for a slot that runs the version and has stayed ready for
 `monitor` of the manifest's `update`, `watched` until then, `updating` while its
 new instance is made, `waiting` until its turn comes, `paused`; `failed`, and
-`kept` for those that an update which was halted left as they are; `went back`.";
+`kept` for those that an update which was halted left as they are; `went back`.
+
+Exits with 4 when the update has failed, as --wait does, and else with 0.";
 
 const PAUSE_EXAMPLES: &str = "Examples:
   dokkaa rollout pause shop/web

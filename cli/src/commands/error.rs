@@ -23,6 +23,9 @@ pub(crate) enum CommandError {
     /// `--wait`: it failed.
     #[error("{0}")]
     NotConverged(String),
+    /// `rollout status`: it has failed; how, is printed.
+    #[error("the rollout has failed")]
+    RolloutFailed,
     /// `--wait`: timed out.
     #[error("{0}")]
     TimedOut(String),
@@ -55,7 +58,7 @@ impl CommandError {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::Invalid(_) => 3,
-            Self::NotConverged(_) => 4,
+            Self::NotConverged(_) | Self::RolloutFailed => 4,
             Self::TimedOut(_) => 5,
             Self::Unreached { .. } => 6,
             Self::Changes => 10,
@@ -64,6 +67,6 @@ impl CommandError {
 
     /// The command has said all there is to say.
     pub(crate) fn is_said(&self) -> bool {
-        matches!(self, Self::Closed | Self::Changes)
+        matches!(self, Self::Closed | Self::Changes | Self::RolloutFailed)
     }
 }

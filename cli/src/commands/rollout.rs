@@ -6,7 +6,7 @@ use manifests::ContainerId;
 
 use super::client::Client;
 use super::error::CommandError;
-use super::stage::{found_lines, headline, stage};
+use super::stage::{failed, found_lines, headline, stage};
 use super::table::{Column, Shown, table};
 use super::{lists, output, wait};
 use crate::args::{Format, GlobalArgs, RolloutAction, RolloutArgs, RolloutOf, Selection};
@@ -59,21 +59,26 @@ async fn status(
     let of = Selection::Container(id.clone());
     let slots = client.slots(Some(&of)).await?;
     let container = find(&slots, id)?;
-    if global.output == Format::Json {
-        return output::json(&slots);
-    }
-    lists::note_age(slots.stale, &slots.notices);
     let rows: Vec<&SlotRow> = slots
         .slots
         .iter()
         .filter(|row| row.slot.is_some())
         .collect();
+    let ended = match failed(container, &rows) {
+        Some(_) => Err(CommandError::RolloutFailed),
+        None => Ok(()),
+    };
+    if global.output == Format::Json {
+        output::json(&slots)?;
+        return ended;
+    }
+    lists::note_age(slots.stale, &slots.notices);
     output::print(&format!("{}\n", headline(container, &rows)))?;
     for line in found_lines(container) {
         output::print(&format!("  {line}\n"))?;
     }
     if rows.is_empty() {
-        return Ok(());
+        return ended;
     }
     let cells = rows.iter().map(|row| {
         vec![
@@ -86,7 +91,8 @@ async fn status(
             row.reason.clone().unwrap_or_default(),
         ]
     });
-    output::print(&table(SLOTS, global.output, cells))
+    output::print(&table(SLOTS, global.output, cells))?;
+    ended
 }
 
 async fn watch(client: &Client, id: &ContainerId, global: &GlobalArgs) -> Result<(), CommandError> {

@@ -1,5 +1,7 @@
 //! How far an update is, in words: of a container, and of each of its slots.
 
+use std::fmt;
+
 use gateway::v1::types::{ContainerRow, SlotRow, SlotStatus, UpdateRow};
 
 use super::output::{one_line, short_digests};
@@ -27,13 +29,58 @@ pub(super) fn headline(container: &ContainerRow, rows: &[&SlotRow]) -> String {
             0 => "done".to_owned(),
             away => format!("done, but for {away} on missing hosts"),
         },
-        Some(update) if update.paused => {
-            format!("paused; `dokkaa rollout resume {id}` goes on")
-        }
         Some(update) if update.halted => halted(update),
-        _ => "under way".to_owned(),
+        _ => match (failed(container, rows), update) {
+            (Some(failed), _) => format!("failed, {failed}; it is tried on"),
+            (None, Some(update)) if update.paused => {
+                format!("paused; `dokkaa rollout resume {id}` goes on")
+            }
+            (None, _) => "under way".to_owned(),
+        },
     };
     format!("{id}: version {version} ({image}), {done} of {scale} slots: {how}")
+}
+
+/// A rollout that has failed: at a slot, or where there is none by its `before`.
+pub(super) struct Failed<'a> {
+    slot: Option<u32>,
+    reason: &'a str,
+    /// The row of that slot, with the last lines of its log.
+    pub(super) row: Option<&'a SlotRow>,
+}
+
+impl fmt::Display for Failed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.slot {
+            Some(slot) => write!(f, "slot {slot}: {}", self.reason),
+            None => write!(f, "`before` failed: {}", self.reason),
+        }
+    }
+}
+
+/// Whether the rollout has failed, for `--wait` and `rollout status` alike. While an older version serves, an attempt at
+/// the newer one is no failure of the update before its owner says so: another may do better.
+pub(super) fn failed<'a>(container: &'a ContainerRow, rows: &[&'a SlotRow]) -> Option<Failed<'a>> {
+    let mut rows = rows.iter().copied();
+    if let Some(gave_up) = &container.gave_up {
+        return Some(Failed {
+            slot: gave_up.slot,
+            reason: &gave_up.reason,
+            row: rows.find(|row| row.slot.is_some() && row.slot == gave_up.slot),
+        });
+    }
+    let is_noted = |row: &SlotRow| {
+        let update = container.update.as_ref();
+        update.is_some_and(|update| row.slot.is_some_and(|slot| update.failures.contains(&slot)))
+    };
+    let is_tried =
+        |row: &SlotRow| row.status == SlotStatus::Ready && row.outdated && !is_noted(row);
+    let row = rows.find(|row| row.failed && !is_tried(row))?;
+    Some(Failed {
+        slot: row.slot,
+        reason: row.reason.as_deref().unwrap_or_default(),
+        row: Some(row),
+    })
 }
 
 /// Why an update was halted, and what follows.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::client::Client;
 use super::error::CommandError;
 use super::progress::Progress;
-use super::stage::{headline, stage};
+use super::stage::{Failed, failed, headline, stage};
 use super::{lists, output};
 use crate::args::{GlobalArgs, Selection};
 
@@ -177,26 +177,9 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     }
     let rows: Vec<&SlotRow> = slots.slots.iter().filter(|row| row.id() == *id).collect();
     let update = container.update.as_ref();
-    if let Some(gave_up) = &container.gave_up {
-        let at = gave_up.slot;
-        let row = rows.iter().find(|row| at.is_some() && row.slot == at);
+    if let Some(failed) = failed(container, &rows) {
         let back = update.and_then(|update| update.back_to);
-        let reason = match back {
-            Some(version) => format!("{}; all slots go back to version {version}", gave_up.reason),
-            None => gave_up.reason.clone(),
-        };
-        let reason = match at {
-            Some(_) => reason,
-            None => format!("`before` failed: {reason}"),
-        };
-        return failure(at, &reason, row.copied());
-    }
-    if let Some(row) = rows.iter().find(|row| row.failed) {
-        return failure(
-            row.slot,
-            row.reason.as_deref().unwrap_or_default(),
-            Some(row),
-        );
+        return failure(&failed, back.filter(|_| container.gave_up.is_some()));
     }
     // What a missing host has of a global container waits for that host, and nobody waits for it here.
     let is_away =
@@ -205,12 +188,17 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
     let wanted = container.scale.unwrap_or_default() - away as u32;
     let is_there = |row: &SlotRow| row.status == SlotStatus::Ready && !row.outdated && !row.surplus;
     let there = rows.iter().filter(|row| is_there(row)).count();
+    let ready = if rows.iter().any(|row| row.outdated) {
+        "updated and ready"
+    } else {
+        "ready"
+    };
     let how = match away {
         0 if container.global && wanted == 0 && !container.stopped => {
             format!("no host may have it: `dokkaa why {id}`")
         }
-        0 => format!("{there} of {wanted} slots ready"),
-        away => format!("{there} of {wanted} slots ready, {away} on missing hosts"),
+        0 => format!("{there} of {wanted} slots {ready}"),
+        away => format!("{there} of {wanted} slots {ready}, {away} on missing hosts"),
     };
     let missing = || {
         rows.iter()
@@ -309,12 +297,12 @@ fn lacks_lines(slots: &Slots, id: &ContainerId) -> bool {
         .any(|row| row.id() == *id && row.slot == Some(slot) && !row.log.is_empty())
 }
 
-fn failure(slot: Option<u32>, reason: &str, row: Option<&SlotRow>) -> Verdict {
-    let mut text = match slot {
-        Some(slot) => format!("slot {slot}: {reason}"),
-        None => reason.to_owned(),
-    };
-    for line in row.map(|row| row.log.as_slice()).unwrap_or_default() {
+fn failure(failed: &Failed<'_>, back_to: Option<i64>) -> Verdict {
+    let mut text = failed.to_string();
+    if let Some(version) = back_to {
+        text = format!("{text}; all slots go back to version {version}");
+    }
+    for line in failed.row.map(|row| row.log.as_slice()).unwrap_or_default() {
         text.push_str("\n  | ");
         text.push_str(&output::one_line(line));
     }

@@ -75,7 +75,10 @@ fn it_runs_once_for_a_version_and_its_failure_touches_nothing() {
 
     app.put("web", &shop("two", "echo broken; exit 3"));
     fails(&app, "`before` failed: exited with code 3");
-    let status = dokkaa(&app, &["rollout", "status", id]).to_string();
+    let status = app.lab.host(1).dokkaa(&["rollout", "status", id]);
+    let status = status.expect("run");
+    assert_eq!(status.code(), 4, "{status}");
+    let status = status.to_string();
     assert!(status.contains("halted, `before` failed"), "{status}");
     assert_eq!(app.ids("web"), old);
     assert_eq!(started(&app, since).len(), 2);

@@ -37,7 +37,7 @@ fn it_converges_when_every_slot_is_ready_on_the_manifest() {
     let old = row(1, "ready", json!({"outdated": true, "reason": "older"}));
     assert_eq!(
         say(json!({}), vec![ready(0), old]),
-        Verdict::Pending("1 of 2 slots ready; slot 1 ready: older".to_owned())
+        Verdict::Pending("1 of 2 slots updated and ready; slot 1 ready: older".to_owned())
     );
     let waiting = row(1, "waiting", json!({"reason": "no host is live"}));
     assert!(is_pending(&say(json!({}), vec![ready(0), waiting])));
@@ -108,6 +108,67 @@ fn it_fails_with_the_slot_its_reason_and_its_last_lines() {
         say(json!({"errors": ["1:1 manifest: broken"]}), vec![]),
         Verdict::Failed(_)
     ));
+}
+
+/// What `rollout status` says of it.
+fn status(container: Value, slots: Vec<Value>) -> String {
+    let mut whole = json!({"app": "shop", "container": "web", "revision": 7, "scale": 2});
+    let more = container.as_object().unwrap().clone();
+    whole.as_object_mut().unwrap().extend(more);
+    let container: ContainerRow = serde_json::from_value(whole).unwrap();
+    let slots: Vec<SlotRow> = serde_json::from_value(json!(slots)).unwrap();
+    headline(&container, &slots.iter().collect::<Vec<_>>())
+}
+
+#[test]
+fn an_attempt_beside_what_serves_is_no_failure_of_the_update_before_it_is_noted() {
+    let why = "keeps the older version: the new one failed: no such image";
+    let tried = || {
+        let more = json!({"failed": true, "outdated": true, "reason": why});
+        row(0, "ready", more)
+    };
+    let old = || row(1, "ready", json!({"outdated": true, "reason": "its turn"}));
+    let update = |update: Value| json!({"update": update});
+    let under_way = || update(json!({"version": 7, "updating": [0]}));
+    assert_eq!(
+        say(under_way(), vec![tried(), old()]),
+        Verdict::Pending(format!(
+            "0 of 2 slots updated and ready; slot 0 ready: {why}"
+        ))
+    );
+    let said = status(under_way(), vec![tried(), old()]);
+    assert!(said.ends_with("0 of 2 slots: under way"), "{said}");
+    // One may fail, and has.
+    let noted = || update(json!({"version": 7, "failures": [0]}));
+    let failed = Verdict::Failed(format!("slot 0: {why}"));
+    assert_eq!(say(noted(), vec![tried(), old()]), failed);
+    let said = status(noted(), vec![tried(), old()]);
+    assert!(
+        said.ends_with(&format!("failed, slot 0: {why}; it is tried on")),
+        "{said}"
+    );
+    let mut halted = update(
+        json!({"version": 7, "failures": [0], "halted": true, "slot": 0,
+        "reason": "no such image"}),
+    );
+    halted["gave_up"] = json!({"slot": 0, "reason": "no such image"});
+    let failed = Verdict::Failed("slot 0: no such image".to_owned());
+    assert_eq!(say(halted.clone(), vec![tried(), old()]), failed);
+    let said = status(halted, vec![tried(), old()]);
+    assert!(
+        said.ends_with("halted, slot 0 failed: no such image"),
+        "{said}"
+    );
+    // Nothing older serves.
+    let more = json!({"failed": true, "reason": "no such image"});
+    let first = || vec![row(0, "failed", more.clone())];
+    let failed = Verdict::Failed("slot 0: no such image".to_owned());
+    assert_eq!(say(json!({}), first()), failed);
+    let said = status(json!({}), first());
+    assert!(
+        said.ends_with("failed, slot 0: no such image; it is tried on"),
+        "{said}"
+    );
 }
 
 #[test]
