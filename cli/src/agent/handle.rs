@@ -1,5 +1,6 @@
 //! The agent as its API sees it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use gateway::v1::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRe
 use gateway::v1::types::{
     CheckPort, DnsServer, LeftOut, LinkFailure, LogOptions, NameReport, Reasons,
 };
-use manifests::{HostName, SlotId};
+use manifests::{HostName, InstanceId, SlotId};
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
 use model::records::Cluster;
@@ -179,17 +180,15 @@ impl AgentHandle for RunningAgent {
                 .jobs
                 .values()
                 .filter(|job| options.before && job.owner.slot.container == slot.container);
-            let mut ours: Vec<&ObservedContainer> = of_slot
-                .chain(jobs)
-                .filter(|c| !matches!(c.state, ContainerState::Created { .. }))
-                .collect();
-            // The newest is the present one; what ended before it was replaced by it.
-            ours.sort_by_key(|c| std::cmp::Reverse((c.running().is_some(), c.created_at)));
-            let which = usize::from(options.previous);
-            ours.get(which)
-                .ok_or(HostError::NotFound)?
-                .docker_id
-                .clone()
+            let seen = self.published.seen.load();
+            let view = seen
+                .as_ref()
+                .as_ref()
+                .and_then(|seen| seen.snapshot.slot(slot));
+            let claim = view.and_then(|view| view.claim.as_ref());
+            let claimed = claim.map(|claim| &claim.instance);
+            let read = to_read(of_slot.chain(jobs), claimed, options.previous);
+            read.ok_or(HostError::NotFound)?.docker_id.clone()
         };
         let logs = self
             .engine
@@ -212,6 +211,22 @@ impl AgentHandle for RunningAgent {
     }
 }
 
+/// The container whose output is read: that of the claimed instance, else the newest, those that run first. `previous` is
+/// the next one in this order: what the claimed one has replaced, or what was to replace it.
+fn to_read<'a>(
+    containers: impl Iterator<Item = &'a ObservedContainer>,
+    claimed: Option<&InstanceId>,
+    previous: bool,
+) -> Option<&'a ObservedContainer> {
+    let is_started = |c: &&ObservedContainer| !matches!(c.state, ContainerState::Created { .. });
+    let mut ours: Vec<&ObservedContainer> = containers.filter(is_started).collect();
+    ours.sort_by_key(|c| {
+        let is_claimed = claimed == Some(&c.owner.instance);
+        Reverse((is_claimed, c.running().is_some(), c.created_at))
+    });
+    ours.get(usize::from(previous)).copied()
+}
+
 fn record(chunk: &LogChunk) -> LogRecord {
     let text = String::from_utf8_lossy(&chunk.bytes);
     LogRecord {
@@ -220,3 +235,6 @@ fn record(chunk: &LogChunk) -> LogRecord {
         line: text.trim_end_matches(['\n', '\r']).to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

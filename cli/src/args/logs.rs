@@ -11,7 +11,8 @@ use super::values::{LogsOf, Selection, logs_of, selection, since};
   dokkaa logs shop/web                  all slots of a container
   dokkaa logs -f --tail 20 shop/web     follow, after 20 lines of each slot
   dokkaa logs -t --since 10m shop/web/2 one slot, with timestamps
-  dokkaa logs --previous shop/web/0     the instance before this one
+  dokkaa logs --previous shop/web/0     the instance before this one, or the
+                                        one of an update that has failed
   dokkaa logs --before shop/web         what ran before the newest version
 
 On a terminal, control characters other than colors are removed; --raw prints
@@ -33,7 +34,7 @@ pub(crate) struct LogsArgs {
     /// Print the time of each line
     #[arg(short, long)]
     pub(crate) timestamps: bool,
-    /// Print the output of the previous instance
+    /// Print the output of the other instance: the one before, or an update's
     #[arg(short, long, conflicts_with = "follow")]
     pub(crate) previous: bool,
     /// Print the output of the last run of `before` instead

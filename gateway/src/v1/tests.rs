@@ -939,6 +939,28 @@ async fn the_previous_instance_is_found_on_whichever_host_keeps_it() {
 }
 
 #[tokio::test]
+async fn it_is_said_that_an_older_version_is_read() {
+    let api = alone();
+    let slot = web().slot(0);
+    two_slots(&api.agent);
+    api.agent.log(&slot, [record(0, "serving")]);
+    let new = api
+        .agent
+        .put_manifest(&web(), r#"{"image": "a", "command": ["b"], "scale": 2}"#);
+    assert_eq!(api.lines("/logs/shop/web/0").await, ["h1/0 serving"]);
+    let failed =
+        json!({"version": new, "failures": [0], "slot": 0, "reason": "exited with code 3"});
+    api.agent
+        .put(&Key::Rollout(web()), failed.to_string().as_bytes());
+    let lines = api.lines("/logs/shop/web/0").await;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let says = format!("version {new} failed (exited with code 3): --previous shows");
+    assert!(lines.iter().any(|line| line.contains(&says)), "{lines:?}");
+    let lines = api.lines("/logs/shop/web/0?previous=true").await;
+    assert_eq!(lines, ["(shop/web/0: no ended instance is kept)"]);
+}
+
+#[tokio::test]
 async fn raw_lines_are_for_people() {
     let api = alone();
     two_slots(&api.agent);

@@ -6,6 +6,9 @@
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use manifests::{HostName, InstanceId, SlotId};
+use model::snapshot::ContainerView;
+use planner::rollout::Target;
+use planner::update;
 
 use crate::v1::agent::{HostError, LogStream};
 use crate::v1::api::Api;
@@ -35,6 +38,9 @@ enum ReadEnd {
 
 impl SlotLogReader {
     pub(super) async fn run(mut self) {
+        if let Some(other) = self.other_instance() {
+            self.out.notice(other).await;
+        }
         if self.options.previous {
             self.read_previous().await;
         } else if self.options.follow {
@@ -146,6 +152,16 @@ impl SlotLogReader {
         }
     }
 
+    /// What is read is the instance that serves, and an update has another one.
+    fn other_instance(&self) -> Option<String> {
+        if self.options.previous || self.options.before {
+            return None;
+        }
+        let view = self.api.agent.view()?;
+        let container = view.snapshot.containers.get(&self.slot.container)?;
+        beside(container, &self.slot)
+    }
+
     fn place(&self) -> Option<SlotLocation> {
         let view = self.api.agent.view()?;
         if self.options.before {
@@ -217,4 +233,26 @@ impl SlotLogReader {
         };
         self.out.notice(text).await;
     }
+}
+
+/// That the claimed instance of a slot is of an older version, beside which a newer one is tried or has failed.
+fn beside(container: &ContainerView, slot: &SlotId) -> Option<String> {
+    let claim = container.claim(slot.slot)?;
+    let target = Target::of(container)?;
+    if !target.outdates(container, claim.version) {
+        return None;
+    }
+    let rollout = update::rollout(container)?;
+    let (older, newer) = (claim.version, rollout.version);
+    let how = if rollout.failures.contains(&slot.slot) {
+        format!("failed ({})", rollout.reason)
+    } else if rollout.updating.contains(&slot.slot) {
+        "is under way".to_owned()
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{slot}: this is version {older}, which serves; the update to version {newer} {how}: --previous shows the output of \
+         its instance"
+    ))
 }

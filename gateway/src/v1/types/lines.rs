@@ -44,7 +44,7 @@ pub struct LogOptions {
     /// Only lines after this time, exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<jiff::Timestamp>,
-    /// Of the instance that ended last.
+    /// Of the other instance that is kept: the one that ended last, or one of an update that the present one outlives.
     #[serde(default)]
     pub previous: bool,
     /// Of the last run before a version instead.
