@@ -110,9 +110,23 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
         }
     }
     let witness = &machine.witness;
-    let ended = |step| unfounded_end(truth, view, name, step, &|id| witness.lacks(id, now));
+    let ended = |step: &Action| {
+        let again =
+            matches!(step, Action::Stop { instance, .. } if witness.ending.contains(instance));
+        (!again)
+            .then(|| unfounded_end(truth, view, name, step, &|id| witness.lacks(id, now)))
+            .flatten()
+    };
     if let Some(harm) = plan.actions.iter().find_map(ended) {
         return Some(harm);
+    }
+    for step in &plan.actions {
+        let ending = &mut machine.witness.ending;
+        match step {
+            Action::Stop { instance, .. } => ending.insert(instance.clone()),
+            Action::Start { instance, .. } => ending.remove(instance),
+            _ => continue,
+        };
     }
     let held = view.in_hold();
     for write in &plan.writes {

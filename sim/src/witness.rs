@@ -27,6 +27,8 @@ pub struct Witness {
     pub copied: bool,
     /// Running containers that are nobody's as its agent sees, and since when.
     pub(crate) illegitimate: BTreeMap<InstanceId, Millis>,
+    /// What its agent had leave to stop, and has asked to: that can't be taken back, and may be asked once more.
+    pub(crate) ending: BTreeSet<InstanceId>,
     /// Of which containers its agent's stream has lost events, and when.
     lost: BTreeMap<ContainerId, Millis>,
     live: Vec<HostName>,
@@ -40,6 +42,7 @@ impl Witness {
     /// Its agent remembers nothing.
     pub fn restarted(&mut self) {
         self.illegitimate.clear();
+        self.ending.clear();
         self.lost.clear();
         self.live.clear();
         self.missing.clear();
