@@ -24,7 +24,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::{Extension, Router};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -222,6 +222,8 @@ async fn admit(
             let error = BodyError::TooLarge;
             refuse(&path, error.status(), &error.to_string())
         }
+        // Nothing is to come.
+        Ok(()) if request.body().is_end_stream() => next.run(request).await,
         Ok(()) => {
             next.run(request.map(|body| Body::new(body::LimitedBody::new(body))))
                 .await

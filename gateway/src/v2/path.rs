@@ -89,6 +89,9 @@ impl fmt::Display for KeyPath {
 
 /// Lexically the shortest path that means the same, always from `/`; no slash at its end.
 pub fn clean(path: &str) -> String {
+    if is_clean(path) {
+        return path.to_owned();
+    }
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -100,6 +103,11 @@ pub fn clean(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+fn is_clean(path: &str) -> bool {
+    let parts = path.strip_prefix('/').map(|parts| parts.split('/'));
+    parts.is_some_and(|mut parts| parts.all(|part| !matches!(part, "" | "." | "..")))
 }
 
 /// The bytes that `%xx` stand for; as text, if they are. `Err` holds the bad escape.
