@@ -6,7 +6,6 @@ use axum::response::Response;
 use store::kv::Status;
 
 use super::error::{ErrorCode, V2Error};
-use super::node::V2Event;
 use super::state::V2;
 
 pub(super) fn text(status: StatusCode, body: impl Into<Body>) -> Response {
@@ -48,10 +47,10 @@ pub(super) fn answer(
 }
 
 /// Of a read or a write, at this revision.
-pub(super) async fn success(v2: &V2, event: &V2Event, revision: i64) -> Response {
-    let mut response = answer(StatusCode::OK, "application/json", event.body());
+pub(super) async fn success(v2: &V2, body: impl Into<Body>, revision: i64) -> Response {
+    let mut response = answer(StatusCode::OK, "application/json", body);
     let status = v2.status().await;
-    put_headers(response.headers_mut(), status.as_ref(), revision, true);
+    put_headers(response.headers_mut(), status.as_deref(), revision, true);
     response
 }
 
@@ -65,7 +64,12 @@ pub(super) async fn failure(v2: &V2, error: &V2Error) -> Response {
         }
         _ => v2.status().await,
     };
-    put_headers(response.headers_mut(), status.as_ref(), error.index, false);
+    put_headers(
+        response.headers_mut(),
+        status.as_deref(),
+        error.index,
+        false,
+    );
     response
 }
 

@@ -15,17 +15,18 @@ use axum::response::Response;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use store::kv::{KeyRange, Op, Range, Txn, TxnReply};
+use store::kv::{KeyRange, Range, Txn};
 use tracing::{info, warn};
 
 use super::answer::{answer, failure, not_allowed, put_headers, success};
 use super::error::{ErrorCode, V2Error, unanswered};
 use super::event::OP_KEY;
-use super::feed::Search;
+use super::feed::{Place, Search};
 use super::form::{self, Form};
 use super::lookup::{self, Lookup};
-use super::node::{Action, V2Event};
+use super::node::V2Event;
 use super::path::{KeyPath, MAX_PARTS};
+use super::reads::Found;
 use super::request::{Get, Operation, Wait, Write, WriteKind};
 use super::ring::{EventMatch, Position};
 use super::state::V2;
@@ -121,10 +122,11 @@ async fn carry_out(
 ) -> Result<Response, V2Error> {
     match operation {
         Operation::Get(get) => read(v2, &get).await,
-        Operation::Wait(wait) => self::wait(v2, wait).await,
+        // Boxed, for each GET has room for the largest of them.
+        Operation::Wait(wait) => Box::pin(self::wait(v2, wait)).await,
         Operation::Write(write) => {
             allow(&write, asked)?;
-            write::write(v2, write).await
+            Box::pin(write::write(v2, write)).await
         }
     }
 }
@@ -188,17 +190,17 @@ fn manifest(value: &[u8], asked: &KeysRequest<'_>) -> Result<(), V2Error> {
 
 /// Reads are linearized, so `quorum=true` is always kept.
 async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
-    let alone = if get.key.is_root() {
-        None
-    } else {
-        Some(look(v2, &get.key).await?).filter(|seen| !seen.is_dir())
+    let (alone, place) = match look(v2, &get.key).await? {
+        Looked::Kept(body, revision) => return Ok(success(v2, body, revision).await),
+        Looked::File(seen, place) => (Some(seen), place),
+        Looked::Other => (None, None),
     };
     let (seen, listing) = if let Some(seen) = alone {
         (seen, None)
     } else {
         // All keys below it are in memory until it is encoded.
         let turn = v2.listings.acquire().await.ok();
-        (list(v2, &get.key).await?, turn)
+        (Box::pin(list(v2, &get.key)).await?, turn)
     };
     if access::hidden(get.key.as_str()) {
         return Err(seen.error(ErrorCode::KeyNotFound, get.key.as_str()));
@@ -206,24 +208,56 @@ async fn read(v2: &V2, get: &Get) -> Result<Response, V2Error> {
     seen.walk()?;
     let node = tree::node(&get.key, &seen, get.recursive, Timestamp::now())
         .ok_or_else(|| seen.error(ErrorCode::KeyNotFound, get.key.as_str()))?;
-    let event = V2Event {
-        action: Action::Get,
-        node: Some(node),
-        prev: None,
-        silent: false,
-    };
-    let response = success(v2, &event, seen.revision).await;
+    let is_plain = !node.dir && node.ttl.is_none();
+    let body = V2Event::get(node).body();
+    if is_plain {
+        v2.feed.keep(place, &get.key, &body, seen.revision);
+    }
+    let response = success(v2, body, seen.revision).await;
     drop(listing);
     Ok(response)
 }
 
+/// What a look at a key has found.
+enum Looked {
+    /// An answer that was kept, and the revision that it is of.
+    Kept(Bytes, i64),
+    /// A file, and where the answer may be kept; or that it is not there.
+    File(Lookup, Option<Place>),
+    /// A directory.
+    Other,
+}
+
 /// Without what is below it.
-async fn look(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
-    let reply = ask(v2, lookup::read_alone(key)).await?;
-    if let Some(seen) = Lookup::alone(key, reply) {
-        return Ok(seen);
+async fn look(v2: &V2, key: &KeyPath) -> Result<Looked, V2Error> {
+    if key.is_root() {
+        return Ok(Looked::Other);
     }
-    let reply = ask(v2, lookup::read(key, false)).await?;
+    let before = v2.revision();
+    let (reply, place) = match v2.reads.get(key).await.map_err(unanswered)? {
+        Found::Kept(body, revision) => {
+            v2.note(before, revision);
+            return Ok(Looked::Kept(body, revision));
+        }
+        Found::Read(reply, place) => (reply, place),
+    };
+    v2.note(before, reply.revision);
+    let (seen, place) = match Lookup::alone(key, reply) {
+        Some(seen) => (seen, place),
+        None => (Box::pin(read_all(v2, key)).await?, None),
+    };
+    Ok(if seen.is_dir() {
+        Looked::Other
+    } else {
+        Looked::File(seen, place)
+    })
+}
+
+async fn read_all(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
+    let before = v2.revision();
+    let reads = lookup::read(key, false);
+    let reply = v2.reads.read(reads).await.map_err(unanswered)?;
+    v2.note(before, reply.revision);
     Ok(Lookup::new(key, reply))
 }
 
@@ -234,13 +268,6 @@ async fn list(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
     let reply = v2.kv.txn(txn).await.map_err(unanswered)?;
     v2.note(before, reply.revision);
     Ok(Lookup::new(key, reply))
-}
-
-async fn ask(v2: &V2, reads: Vec<Op>) -> Result<TxnReply, V2Error> {
-    let before = v2.revision();
-    let reply = v2.reads.read(reads).await.map_err(unanswered)?;
-    v2.note(before, reply.revision);
-    Ok(reply)
 }
 
 async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
@@ -262,7 +289,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
             revision,
         ));
     }
-    v2.feed.start(&v2.kv, revision);
+    v2.feed.start(revision);
     let (since, history) = match wait.index {
         0 => (revision + 1, 0),
         index => (i64::try_from(index).unwrap_or(i64::MAX), revision),
@@ -289,6 +316,6 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
     let body = told.take(if wait.stream { usize::MAX } else { 1 });
     let mut response = answer(StatusCode::OK, "application/json", Body::from_stream(body));
     let status = v2.status().await;
-    put_headers(response.headers_mut(), status.as_ref(), revision, true);
+    put_headers(response.headers_mut(), status.as_deref(), revision, true);
     Ok(response)
 }

@@ -2,7 +2,8 @@
 //!
 //! A request becomes an operation (`request`, pure); a write becomes a
 //! guarded transaction over a lookup (`lookup`, `plan`, pure); watch events of
-//! v3 become v2's (`event`, `ring`, pure). `keys` and `write` carry them out,
+//! v3 become v2's (`event`, `ring`, pure), and keep up the answers to GETs that
+//! come often (`cache`, pure). `keys` and `write` carry them out,
 //! `expiry` ends what has a TTL, `info` answers requests about the cluster.
 //!
 //! A v3 value is the raw v2 value, so `etcdctl put` and a v2 PUT write the same
@@ -10,6 +11,8 @@
 //! under `/v2meta`, which are not readable.
 
 mod answer;
+mod cache;
+mod demand;
 pub mod error;
 pub mod event;
 mod expiry;
@@ -60,6 +63,6 @@ async fn dispatch(State(v2): State<Arc<V2>>, request: Request) -> Response {
     let path = path::clean(&path);
     match path.strip_prefix("/v2/keys") {
         Some(key) if key.is_empty() || key.starts_with('/') => keys::handle(v2, key, request).await,
-        _ => info::handle(&v2, &path, request).await,
+        _ => Box::pin(info::handle(&v2, &path, request)).await,
     }
 }

@@ -93,6 +93,16 @@ pub struct V2Event {
 }
 
 impl V2Event {
+    /// The answer to a read.
+    pub fn get(node: V2Node) -> Self {
+        Self {
+            action: Action::Get,
+            node: Some(node),
+            prev: None,
+            silent: false,
+        }
+    }
+
     /// Its index.
     pub fn index(&self) -> i64 {
         self.node.as_ref().map_or(0, |node| node.modified)

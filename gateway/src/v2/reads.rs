@@ -1,17 +1,29 @@
 //! Reads of etcd: what is asked for at the same time goes in one request.
 //!
 //! A request costs etcd and this process about as much as fifty keys that are
-//! read with it. While one is under way, reads wait for the next.
+//! read with it. While one is under way, reads wait for the next. A GET whose
+//! answer is kept adds nothing to it: it takes the revision from it, and its
+//! answer from the cache.
 //!
 //! Invariant: a read is sent after it was asked for, so it sees all that was
-//! written before.
+//! written before. So is the revision of an answer that is kept: that revision
+//! is at least the one of every write before, and the answer is given only if
+//! all events up to it have been seen. It is then what etcd has had at a
+//! revision between the asking and the answering.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
-use store::kv::{Kv, KvError, Op, Txn, TxnReply};
+use store::kv::{KeyRange, Kv, KvError, Op, Range, Txn, TxnReply};
 use tokio::sync::oneshot;
+
+use super::cache::Cache;
+use super::event::OP_KEY;
+use super::feed::{Feed, Place};
+use super::lookup;
+use super::path::KeyPath;
 
 /// Forty keys' worth; etcd takes 128.
 const MAX_OPS: usize = 120;
@@ -26,6 +38,7 @@ const MANY: usize = 512;
 #[derive(Clone)]
 pub(super) struct Reads {
     kv: Arc<dyn Kv>,
+    feed: Arc<Feed>,
     queue: Arc<Mutex<Queue>>,
 }
 
@@ -36,14 +49,41 @@ struct Queue {
 }
 
 struct Read {
+    asked: Asked,
+    answer: oneshot::Sender<Result<Found, KvError>>,
+}
+
+enum Asked {
+    Ops(Vec<Op>),
+    /// The answer to a GET of this key, or [`lookup::read_alone`] of it.
+    Get(KeyPath),
+    /// The same, where what is kept was too old, or is gone.
+    GetAnew(KeyPath),
+}
+
+/// What a read has found.
+pub(super) enum Found {
+    /// An answer that was kept, and the revision that it is of.
+    Kept(Bytes, i64),
+    /// What etcd has answered, and where an answer that is made of it may be kept.
+    Read(TxnReply, Option<Place>),
+}
+
+/// What goes in one request.
+struct Batch {
+    /// How many of the operations are of each; none if its answer is kept.
+    reads: Vec<(Read, usize)>,
     ops: Vec<Op>,
-    answer: oneshot::Sender<Result<TxnReply, KvError>>,
+    place: Option<Place>,
+    /// etcd is not before this revision, unless it was restored.
+    known: i64,
 }
 
 impl Reads {
-    pub(super) fn new(kv: Arc<dyn Kv>) -> Self {
+    pub(super) fn new(kv: Arc<dyn Kv>, feed: Arc<Feed>) -> Self {
         Self {
             kv,
+            feed,
             queue: Arc::default(),
         }
     }
@@ -54,13 +94,25 @@ impl Reads {
         if ops.iter().any(|op| matches!(op, Op::Txn(_))) {
             return self.send(ops).await;
         }
+        match self.ask(Asked::Ops(ops)).await? {
+            Found::Read(reply, _) => Ok(reply),
+            Found::Kept(..) => unreachable!("that is for GETs alone"),
+        }
+    }
+
+    /// The answer to a GET of this key, or what it is made of, at the newest revision or one that came since.
+    pub(super) async fn get(&self, key: &KeyPath) -> Result<Found, KvError> {
+        self.ask(Asked::Get(key.clone())).await
+    }
+
+    async fn ask(&self, asked: Asked) -> Result<Found, KvError> {
         let (answer, told) = oneshot::channel();
         let begins = {
             let mut queue = self.queue();
             if queue.waiting.len() > MANY {
                 queue.waiting.retain(|read| !read.answer.is_closed());
             }
-            queue.waiting.push_back(Read { ops, answer });
+            queue.waiting.push_back(Read { asked, answer });
             !std::mem::replace(&mut queue.under_way, true)
         };
         if begins {
@@ -72,41 +124,154 @@ impl Reads {
     }
 
     /// What goes in the next request; if nothing, none is under way.
-    fn next(&self) -> Option<Vec<Read>> {
+    fn next(&self) -> Option<Batch> {
+        let place = self.feed.place();
+        let mut batch = Batch {
+            reads: Vec::new(),
+            ops: Vec::new(),
+            place,
+            known: 0,
+        };
         let mut queue = self.queue();
-        let mut batch: Vec<Read> = Vec::new();
-        let (mut ops, mut bytes) = (0, 0);
-        while let Some(read) = queue.waiting.front() {
-            if read.answer.is_closed() {
-                queue.waiting.pop_front();
-                continue;
-            }
-            ops += read.ops.len();
-            bytes += key_bytes(&read.ops);
-            if (ops > MAX_OPS || bytes > MAX_KEY_BYTES) && !batch.is_empty() {
-                break;
-            }
-            batch.extend(queue.waiting.pop_front());
+        let kept = self
+            .feed
+            .with_cache(|cache| batch.fill(&mut queue.waiting, Some(cache)));
+        if kept.is_none() {
+            batch.fill(&mut queue.waiting, None);
         }
-        if batch.is_empty() {
+        if batch.reads.is_empty() {
             queue.under_way = false;
             return None;
         }
         Some(batch)
     }
 
+    /// The reply to these reads at one revision; if there are none, the revision.
     async fn send(&self, ops: Vec<Op>) -> Result<TxnReply, KvError> {
-        self.kv.txn(Txn::new(Vec::new(), ops)).await
+        if !ops.is_empty() {
+            return self.kv.txn(Txn::new(Vec::new(), ops)).await;
+        }
+        let count = Range {
+            count_only: true,
+            ..Range::new(KeyRange::key(OP_KEY))
+        };
+        Ok(TxnReply {
+            succeeded: true,
+            revision: self.kv.range(count).await?.revision,
+            replies: Vec::new(),
+        })
+    }
+
+    /// Tells each read its part of the reply. Those whose answer was kept and is not for this revision read next.
+    fn tell(&self, batch: Batch, reply: TxnReply) {
+        let revision = reply.revision;
+        if revision < batch.known {
+            // Its past is another one now.
+            self.feed.end_keeping();
+        }
+        let mut replies = reply.replies.into_iter();
+        let (mut kept, mut again) = (0, Vec::new());
+        for (read, ops) in batch.reads {
+            let found = match &read.asked {
+                Asked::Get(key) if ops == 0 => {
+                    let answer = |cache: &mut Cache| cache.answer(key.as_str(), revision);
+                    let Some((body, at)) = self.feed.with_cache(answer).flatten() else {
+                        again.push(read);
+                        continue;
+                    };
+                    kept += 1;
+                    Found::Kept(body, at)
+                }
+                _ => {
+                    let own = TxnReply {
+                        succeeded: true,
+                        revision,
+                        replies: replies.by_ref().take(ops).collect(),
+                    };
+                    Found::Read(own, batch.place)
+                }
+            };
+            read.answer.send(Ok(found)).ok();
+        }
+        self.feed.count_kept(kept, revision);
+        self.read_next(again);
+    }
+
+    fn read_next(&self, reads: Vec<Read>) {
+        let mut queue = self.queue();
+        for read in reads.into_iter().rev() {
+            queue.waiting.push_front(read.anew());
+        }
+    }
+
+    /// After etcd has refused a batch: because of one of them, which the others must not suffer for.
+    async fn part(&self, batch: Batch, error: KvError) {
+        let (kept, mut read): (Vec<_>, Vec<_>) =
+            batch.reads.into_iter().partition(|(_, ops)| *ops == 0);
+        self.read_next(kept.into_iter().map(|(read, _)| read).collect());
+        if read.len() == 1
+            && let Some((read, _)) = read.pop()
+        {
+            read.answer.send(Err(error)).ok();
+        }
+        join_all(
+            read.into_iter()
+                .map(|(read, _)| self.alone(read, batch.place)),
+        )
+        .await;
     }
 
     /// By a request of its own.
-    async fn alone(&self, read: Read) {
-        let answer = self.send(read.ops).await;
-        read.answer.send(answer).ok();
+    async fn alone(&self, read: Read, place: Option<Place>) {
+        let answer = self.send(read.ops()).await;
+        let found = answer.map(|reply| Found::Read(reply, place));
+        read.answer.send(found).ok();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("nothing panics while it is held")
+    }
+}
+
+impl Read {
+    fn ops(&self) -> Vec<Op> {
+        match &self.asked {
+            Asked::Ops(ops) => ops.clone(),
+            Asked::Get(key) | Asked::GetAnew(key) => lookup::read_alone(key),
+        }
+    }
+
+    /// By etcd, whatever is kept.
+    fn anew(mut self) -> Self {
+        if let Asked::Get(key) = self.asked {
+            self.asked = Asked::GetAnew(key);
+        }
+        self
+    }
+}
+
+impl Batch {
+    /// Takes of what waits as much as goes in one request.
+    fn fill(&mut self, waiting: &mut VecDeque<Read>, cache: Option<&mut Cache>) {
+        self.known = cache.as_ref().map_or(0, |cache| cache.newest());
+        let mut bytes = 0;
+        while let Some(read) = waiting.pop_front() {
+            if read.answer.is_closed() {
+                continue;
+            }
+            let ops = match (&read.asked, &cache) {
+                (Asked::Get(key), Some(cache)) if cache.has(key.as_str()) => Vec::new(),
+                _ => read.ops(),
+            };
+            bytes += key_bytes(&ops);
+            let is_full = self.ops.len() + ops.len() > MAX_OPS || bytes > MAX_KEY_BYTES;
+            if is_full && !self.ops.is_empty() {
+                waiting.push_front(read);
+                break;
+            }
+            self.reads.push((read, ops.len()));
+            self.ops.extend(ops);
+        }
     }
 }
 
@@ -123,19 +288,18 @@ impl Batches {
             // sixteen clients, twice as many share a request.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
-            let Some(batch) = reads.next() else { return };
-            let ops = batch.iter().flat_map(|read| read.ops.iter().cloned());
-            let answer = reads.send(ops.collect()).await;
+            let Some(mut batch) = reads.next() else {
+                return;
+            };
+            let answer = reads.send(std::mem::take(&mut batch.ops)).await;
             let failed_before =
                 std::mem::replace(&mut failed, matches!(answer, Err(KvError::Unavailable(_))));
             match answer {
-                Ok(reply) => tell(batch, reply),
-                // Because of one of them, which the others must not suffer for.
-                Err(_) if !failed && batch.len() > 1 => {
-                    join_all(batch.into_iter().map(|read| reads.alone(read))).await;
-                }
+                Ok(reply) => reads.tell(batch, reply),
+                Err(error) if !failed => reads.part(batch, error).await,
                 Err(error) => {
-                    let mut untold = VecDeque::from(batch);
+                    let read = |(read, _)| read;
+                    let mut untold: VecDeque<Read> = batch.reads.into_iter().map(read).collect();
                     // All endpoints were tried, twice: who has waited meanwhile would wait as long again.
                     if failed && failed_before {
                         untold.append(&mut reads.queue().waiting);
@@ -148,7 +312,6 @@ impl Batches {
         }
     }
 }
-
 impl Drop for Batches {
     fn drop(&mut self) {
         // Reads to come must not wait for it for ever.
@@ -169,19 +332,6 @@ fn key_bytes(ops: &[Op]) -> usize {
     ops.iter().map(of_op).sum()
 }
 
-/// Each read's part of the answer.
-fn tell(batch: Vec<Read>, reply: TxnReply) {
-    let mut replies = reply.replies.into_iter();
-    for read in batch {
-        let own = TxnReply {
-            succeeded: true,
-            revision: reply.revision,
-            replies: replies.by_ref().take(read.ops.len()).collect(),
-        };
-        read.answer.send(Ok(own)).ok();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -189,7 +339,8 @@ mod tests {
 
     use async_trait::async_trait;
     use futures_util::FutureExt;
-    use store::kv::{KeyRange, OpReply, Range, RangeReply, Status, Watch};
+    use store::kv::{OpReply, RangeReply, Status, Watch};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -250,7 +401,8 @@ mod tests {
             answers: Box::new(answers),
             sent: Mutex::default(),
         });
-        (Reads::new(kv.clone()), kv)
+        let feed = Arc::new(Feed::new(kv.clone(), CancellationToken::new()));
+        (Reads::new(kv.clone(), feed), kv)
     }
 
     fn get(key: &str) -> Op {

@@ -24,10 +24,10 @@ pub struct V2 {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) reads: Reads,
     pub(super) name: String,
-    pub(super) feed: Feed,
+    pub(super) feed: Arc<Feed>,
     pub(super) expiry: Expiry,
     pub(super) stats: Arc<Stats>,
-    status: Mutex<Option<(Instant, Status)>>,
+    status: Mutex<Option<(Instant, Arc<Status>)>>,
     pub(super) listings: Semaphore,
     /// Revision of the last write here: later waits must not miss it.
     pub(super) written: AtomicI64,
@@ -39,12 +39,13 @@ impl V2 {
     /// The API over `kv`, as the member `name`; waits end with `shutdown`. Needs a tokio runtime.
     pub fn new(kv: Arc<dyn Kv>, name: impl Into<String>, shutdown: CancellationToken) -> Arc<Self> {
         let stats = Arc::new(Stats::new());
+        let feed = Arc::new(Feed::new(kv.clone(), shutdown));
         Arc::new(Self {
             expiry: Expiry::new(&kv, &stats),
-            reads: Reads::new(kv.clone()),
+            reads: Reads::new(kv.clone(), feed.clone()),
             kv,
             name: name.into(),
-            feed: Feed::new(shutdown),
+            feed,
             stats,
             status: Mutex::default(),
             listings: Semaphore::new(LISTINGS),
@@ -54,7 +55,7 @@ impl V2 {
     }
 
     /// Status of etcd; the last known one if it does not answer.
-    pub(super) async fn status(&self) -> Option<Status> {
+    pub(super) async fn status(&self) -> Option<Arc<Status>> {
         let known = self.known_status();
         if let Some((at, status)) = &known
             && at.elapsed() < STATUS_AGE
@@ -63,6 +64,7 @@ impl V2 {
         }
         match self.kv.status().await {
             Ok(status) => {
+                let status = Arc::new(status);
                 *self.status.lock().expect("nothing panics while it is held") =
                     Some((Instant::now(), status.clone()));
                 Some(status)
@@ -71,7 +73,7 @@ impl V2 {
         }
     }
 
-    pub(super) fn known_status(&self) -> Option<(Instant, Status)> {
+    pub(super) fn known_status(&self) -> Option<(Instant, Arc<Status>)> {
         self.status
             .lock()
             .expect("nothing panics while it is held")

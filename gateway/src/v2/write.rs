@@ -42,7 +42,7 @@ pub(super) async fn write(v2: &Arc<V2>, write: Write) -> Result<Response, V2Erro
         event.node = None;
         event.prev = None;
     }
-    let mut response = success(v2, &event, revision).await;
+    let mut response = success(v2, event.body(), revision).await;
     if created {
         *response.status_mut() = StatusCode::CREATED;
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderMap;
 use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use dokkaa_tests::release::EtcdRelease;
+use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use store::etcd::EtcdKv;
@@ -265,6 +266,13 @@ impl Both {
     }
 }
 
+/// Reads what was asked for, and more, so often that answers are kept and the next GETs are given them.
+async fn read_often(ours: &Client, asked: &Ask) {
+    let key = asked.path.split('?').next().unwrap_or_default();
+    let gets = [key, "/v2/keys/barrier", "/v2/keys/barrier", key].map(|path| ours.get(path));
+    join_all(gets).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_random_stream_is_answered_as_by_etcd() {
     let Both { theirs, ours, .. } = &Both::start(&EtcdOptions::default()).await;
@@ -285,6 +293,7 @@ async fn a_random_stream_is_answered_as_by_etcd() {
                 stream.learn(&a);
                 writes += u64::from(stream.index > before);
                 errors += u64::from(a.status >= 400);
+                read_often(ours, &ask).await;
             }
             Step::Wait(ask, key) => {
                 let (a, b) = tokio::join!(theirs.begin(ask.clone()), ours.begin(ask.clone()));

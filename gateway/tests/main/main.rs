@@ -9,6 +9,7 @@ mod example_keys;
 mod example_ttl;
 mod example_waits;
 mod harness;
+mod kept;
 mod listener;
 mod members;
 mod misrouted;
