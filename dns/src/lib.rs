@@ -57,7 +57,7 @@ pub use counters::{Counters, Histogram, Source};
 pub use resolv_conf::Files;
 pub use server::{Config, Dns, Handle, Names};
 pub use upstreams::{Forwarding, Stub};
-pub use zone::{DomainError, Explanation, LeftOut, Zone};
+pub use zone::{DomainError, Explanation, LeftOut, Slots, Zone};
 
 /// Start of an agent's log filter: the library logs packets, and no client may fill the log.
 pub const LOG_FILTER: &str = "hickory_server=error,hickory_net=error,hickory_proto=error";

@@ -42,8 +42,8 @@ use crate::short::{Question, Soa};
 pub use explain::Explanation;
 use hosts::{HOSTS, Host};
 use records::{address, addresses, record};
-pub use select::LeftOut;
 use select::{ALL, Instance, Pattern, Selected};
+pub use select::{LeftOut, Slots};
 
 /// Longest domain; labels of instances take the rest of the 255 octets.
 const MAX_DOMAIN: usize = 100;

@@ -17,9 +17,12 @@ use gateway::v1::types::{
     CheckPort, DnsServer, LeftOut, LinkFailure, LogOptions, NameReport, Reasons,
 };
 use manifests::{HostName, InstanceId, SlotId};
+use model::Snapshot;
+use model::directory::ServiceId;
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
 use model::records::Cluster;
+use model::snapshot::Owner;
 use tokio::sync::watch;
 
 use super::condition::Condition;
@@ -115,11 +118,17 @@ impl AgentHandle for RunningAgent {
             host: one.host,
             reason: one.reason.to_owned(),
         });
+        let mut left_out: Vec<LeftOut> = left_out.collect();
+        if let (Some(slots), Some(seen)) = (&name.slots, self.published.seen.load().as_ref()) {
+            left_out.extend(starting(&seen.snapshot, |service, slot| {
+                slots.has(service, slot)
+            }));
+        }
         Some(NameReport {
             name: name.name,
             meaning: name.meaning,
             records: name.records,
-            left_out: left_out.collect(),
+            left_out,
             hidden: name.hidden,
             stale: name.unconfirmed,
             ..NameReport::default()
@@ -209,6 +218,40 @@ impl AgentHandle for RunningAgent {
             Err(error) => Err(HostError::Engine(error.to_string())),
         })))
     }
+}
+
+/// Slots that a name means and that have no instance to serve yet, in order.
+fn starting(snapshot: &Snapshot, is_meant: impl Fn(&ServiceId, &SlotId) -> bool) -> Vec<LeftOut> {
+    let mut found = Vec::new();
+    for (id, container) in &snapshot.containers {
+        for (number, view) in &container.slots {
+            let Owner::Live(claim) = snapshot.owner(view) else {
+                continue;
+            };
+            let manifest = container
+                .manifest_of(claim.version)
+                .map(|manifest| &**manifest);
+            let Some(manifest) = manifest.or_else(|| container.wanted()) else {
+                continue;
+            };
+            let slot = id.slot(*number);
+            let is_meant = manifest.services.keys().any(|service| {
+                let service = ServiceId {
+                    app: id.app.clone(),
+                    service: service.clone(),
+                };
+                is_meant(&service, &slot)
+            });
+            if is_meant && view.current_state().is_none() && container.is_wanted(*number) {
+                found.push(LeftOut {
+                    slot,
+                    host: claim.host.clone(),
+                    reason: "it is starting, and not served yet".to_owned(),
+                });
+            }
+        }
+    }
+    found
 }
 
 /// The container whose output is read: that of the claimed instance, else the newest, those that run first. `previous` is

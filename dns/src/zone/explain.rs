@@ -4,7 +4,7 @@ use hickory_proto::op::Query;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::hosts::{self, HOSTS, Host};
-use super::select::{LeftOut, Pattern};
+use super::select::{LeftOut, Pattern, Slots};
 use super::{NAME_SERVER, Node, Tables, Zone, others};
 
 /// Types that are in answers.
@@ -31,6 +31,8 @@ pub struct Explanation {
     pub records: Vec<String>,
     /// Instances that it means and that are in no answer.
     pub left_out: Vec<LeftOut>,
+    /// The slots that it means, or would mean below the domain.
+    pub slots: Option<Slots>,
     /// So many records of others have the name, and are not answered.
     pub hidden: usize,
     /// Of records that were there when an agent ended, and that etcd has not confirmed since.
@@ -67,8 +69,15 @@ impl Zone {
         } else {
             "an address that this cluster names; its other records are forwarded".to_owned()
         };
+        let slots = if self.contains(&name) {
+            Slots::of(&labels)
+        } else {
+            let given = given.to_ascii_lowercase();
+            Slots::of(&given.split('.').collect::<Vec<_>>())
+        };
         Some(Explanation {
             meaning,
+            slots,
             left_out: pattern.map_or_else(Vec::new, |one| one.left_out(tables.directory)),
             hidden: if is_ours {
                 others::find(tables.records, &name).len()

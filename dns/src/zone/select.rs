@@ -67,6 +67,27 @@ pub struct LeftOut {
     pub reason: &'static str,
 }
 
+/// The slots that a name means, be it one that has no records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slots {
+    labels: Vec<String>,
+}
+
+impl Slots {
+    /// Those of the labels below the domain, if that is what they mean.
+    pub(super) fn of(labels: &[&str]) -> Option<Self> {
+        Pattern::parse(labels)?;
+        let labels = labels.iter().map(ToString::to_string).collect();
+        Some(Self { labels })
+    }
+
+    /// This slot is one of them, as an instance of that service.
+    pub fn has(&self, service: &ServiceId, slot: &SlotId) -> bool {
+        let labels: Vec<&str> = self.labels.iter().map(String::as_str).collect();
+        Pattern::parse(&labels).is_some_and(|pattern| pattern.has(service, slot))
+    }
+}
+
 type Offered<'a> = (&'a ServiceId, &'a Endpoints);
 
 impl<'a> Pattern<'a> {
@@ -148,6 +169,13 @@ impl<'a> Pattern<'a> {
         left_out
     }
 
+    /// The name means this slot, whether anything of it can be served or not.
+    fn has(&self, service: &ServiceId, slot: &SlotId) -> bool {
+        self.app.is(service.app.as_str())
+            && self.service.is(service.service.as_str())
+            && self.one.names(slot.container.container.as_str(), slot.slot)
+    }
+
     /// The services that the name means. A wildcard takes those that are looked up by the other label.
     fn services<'d>(
         &self,
@@ -206,6 +234,13 @@ impl<'a> Label<'a> {
             Self::Is(label)
         }
     }
+
+    fn is(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Is(label) => *label == name,
+        }
+    }
 }
 
 impl<'a> One<'a> {
@@ -220,12 +255,14 @@ impl<'a> One<'a> {
     }
 
     fn is(&self, endpoint: &Endpoint) -> bool {
+        self.names(endpoint.container.as_str(), endpoint.slot)
+    }
+
+    fn names(&self, container: &str, slot: u32) -> bool {
         match self {
             Self::Any => true,
-            Self::Slot(slot) => *slot == endpoint.slot,
-            Self::Of(container, slot) => {
-                *slot == endpoint.slot && *container == endpoint.container.as_str()
-            }
+            Self::Slot(number) => *number == slot,
+            Self::Of(name, number) => *number == slot && *name == container,
         }
     }
 

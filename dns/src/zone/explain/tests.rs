@@ -60,6 +60,22 @@ fn a_service_is_explained_with_all_its_instances() {
         ]
     );
     assert_eq!(service.hidden, 1);
+    let means = |name: &str, slot: &str| {
+        let (container, number) = slot.rsplit_once('/').expect("a slot");
+        let container: manifests::ContainerId = container.parse().expect("a container");
+        let service = model::directory::ServiceId {
+            app: container.app.clone(),
+            service: "db".parse().expect("a service"),
+        };
+        let slot = container.slot(number.parse().expect("a number"));
+        let slots = explain(name).slots;
+        slots.is_some_and(|slots| slots.has(&service, &slot))
+    };
+    // Nothing of it is there yet.
+    assert!(means("db.shop", "shop/sql/7") && means("DB.shop.skydns.local", "shop/sql/7"));
+    assert!(means("sql-7.db.shop", "shop/sql/7") && means("shop.skydns.local", "shop/sql/7"));
+    assert!(!means("sql-6.db.shop", "shop/sql/7") && !means("db.blog", "shop/sql/7"));
+    assert!(!means("web.shop", "shop/sql/7"));
     assert_eq!(explain("1.all.web.shop").left_out, []);
 }
 
