@@ -71,9 +71,10 @@ impl Condition {
         self.failing.get()?.borrow().clone()
     }
 
+    /// What does not work, where and why, and what to look at.
     fn with_reason(&self, what: &str) -> String {
         match self.failing() {
-            Some(why) => format!("{what}: {why}"),
+            Some(why) => format!("{what}: {why}{}", look_at(&why)),
             None => what.to_owned(),
         }
     }
@@ -121,10 +122,10 @@ impl Condition {
         };
         let mut problems = self.troubles(published);
         if seen.stale && seen.distrust.is_none() {
-            problems.extend(
-                self.failing()
-                    .map(|why| format!("etcd can't be followed: {why}")),
-            );
+            let what = self
+                .failing()
+                .map(|_| self.with_reason("etcd can't be followed"));
+            problems.extend(what);
         }
         problems
     }
@@ -137,16 +138,36 @@ impl Condition {
         {
             return None;
         }
-        Some(format!(
-            "etcd at {}: {}",
-            self.etcd,
-            self.lacks().join("; ")
-        ))
+        let lacks = self.lacks().join("; ");
+        Some(if self.names_etcd(&lacks) {
+            lacks
+        } else {
+            format!("etcd at {}: {lacks}", self.etcd)
+        })
+    }
+
+    /// It says already where etcd was asked.
+    fn names_etcd(&self, text: &str) -> bool {
+        self.etcd
+            .split(", ")
+            .any(|endpoint| text.contains(endpoint))
     }
 
     fn troubles(&self, published: &Published) -> Vec<String> {
         let alarm = published.alarm.borrow().map(|it| alarm(it, self.own_etcd));
-        alarm.into_iter().chain(self.membership()).collect()
+        // That etcd is away is said of the view.
+        let is_said = self.failing().is_some() && self.waits_for_etcd();
+        let membership = self.membership().filter(|_| !is_said);
+        alarm.into_iter().chain(membership).collect()
+    }
+
+    /// The host has not joined, since etcd does not answer.
+    fn waits_for_etcd(&self) -> bool {
+        let status = self.status.get().map(|status| status.borrow().clone());
+        matches!(
+            status,
+            Some(HostStatus::Joining(Waiting::Begun | Waiting::Etcd(_)))
+        )
     }
 
     /// Why the host is no live member.
@@ -156,6 +177,9 @@ impl Condition {
             // That it is in hold the view says.
             HostStatus::Live(_) | HostStatus::Held(_) => return None,
             HostStatus::Joining(Waiting::Begun) => format!("etcd at {etcd} has not answered yet"),
+            HostStatus::Joining(Waiting::Etcd(error)) if self.names_etcd(error) => {
+                format!("{error}{}", look_at(error))
+            }
             HostStatus::Joining(Waiting::Etcd(error)) => {
                 format!("etcd at {etcd} can't be used: {error}")
             }
@@ -166,6 +190,24 @@ impl Condition {
             HostStatus::Distrusted => "etcd holds another cluster".to_owned(),
             HostStatus::Foreign(_) => "this host's identity runs twice: another process writes its record, and this one writes nothing any more".to_owned(),
         })
+    }
+}
+
+/// What to look at where etcd is not reached.
+fn look_at(why: &str) -> &'static str {
+    let says = |what: &[&str]| what.iter().any(|what| why.contains(what));
+    if says(&["Connection refused"]) {
+        "; does etcd run there?"
+    } else if says(&[
+        "no answer in time",
+        "timed out",
+        "deadline",
+        "unreachable",
+        "No route",
+    ]) {
+        "; is that host up, and the network between open?"
+    } else {
+        ""
     }
 }
 
@@ -252,6 +294,15 @@ mod tests {
         let (failing, follows) = watch::channel(None);
         condition.follows(follows);
         assert!(lacks("followed"));
+        let refused = "http://10.0.0.1:2379: Connection refused (os error 111)";
+        failing.send_replace(Some(refused.to_owned()));
+        let waits = Waiting::Etcd(format!("etcd does not answer: {refused}"));
+        sender.send(HostStatus::Joining(waits)).unwrap();
+        let says = format!("etcd can't be followed at the moment: {refused}; does etcd run there?");
+        assert_eq!(condition.lacks(), std::slice::from_ref(&says));
+        assert_eq!(condition.without_etcd(), Some(says));
+        let other = Waiting::NameTaken([10, 0, 0, 9].into());
+        sender.send(HostStatus::Joining(other)).unwrap();
         failing.send_replace(Some("permission denied".to_owned()));
         assert!(lacks("followed at the moment: permission denied"));
         let follow = "etcd can't be followed: permission denied".to_owned();

@@ -24,8 +24,11 @@ use crate::config::AgentConfig;
 use crate::limits::Shares;
 use crate::metrics::{self, Sources};
 
-/// How long a request may wait for an etcd that is known to be away.
+/// How long a read may wait for an etcd that is known to be away, …
 const WITHOUT_ETCD: Duration = Duration::from_millis(900);
+
+/// … and a write, which is sent again for as long: one that was given up here would go on all the same.
+const WRITE_WITHOUT_ETCD: Duration = Duration::from_secs(10);
 /// A client of metrics asks at once, and again after a while.
 const METRICS_HEADERS: Duration = Duration::from_secs(10);
 
@@ -140,7 +143,12 @@ async fn answer(routes: Router, condition: &Condition, request: Request) -> Resp
     let Some(why) = condition.without_etcd().filter(|_| needs_etcd(&path)) else {
         return answer.await;
     };
-    match tokio::time::timeout(WITHOUT_ETCD, answer).await {
+    let patience = if reads {
+        WITHOUT_ETCD
+    } else {
+        WRITE_WITHOUT_ETCD
+    };
+    match tokio::time::timeout(patience, answer).await {
         Ok(answer) => answer,
         Err(_) if reads => unavailable(&path, &why),
         Err(_) => unavailable(&path, &format!("{why}; {OUTCOME_UNKNOWN}")),
@@ -161,6 +169,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use axum::body::{Body, to_bytes};
+    use axum::routing::put;
     use conductor::Published;
     use store::host::{HostStatus, Waiting};
     use tokio::sync::watch;
@@ -199,14 +208,16 @@ mod tests {
         condition.engine(None);
         condition.joins(receiver);
         condition.works(Arc::new(Published::default()));
-        // All of it waits for etcd.
-        routes
-            .set(Router::new().fallback(async || std::future::pending::<()>().await))
-            .unwrap();
+        // All of it waits for etcd, and one write until that is back.
+        let waits = Router::new().fallback(async || std::future::pending::<()>().await);
+        let back = async || tokio::time::sleep(Duration::from_secs(9)).await;
+        routes.set(waits.route("/v2/keys/back", put(back))).unwrap();
+        let request = Request::put("/v2/keys/back").body(Body::empty()).unwrap();
+        assert_eq!(api.clone().oneshot(request).await.unwrap().status(), 200);
         let (status, error) = ask(&api, "GET", "/v2/keys/apps").await;
         assert_eq!(status, 503);
         let cause = error["cause"].as_str().unwrap();
-        assert!(cause.starts_with("etcd at http://e:1: "), "{cause}");
+        assert_eq!(cause.matches("http://e:1").count(), 1, "{cause}");
         assert!(cause.contains("refused"), "{cause}");
         let (_, error) = ask(&api, "PUT", "/dokkaa/v1/manifests/shop/web").await;
         let text = error["error"].as_str().unwrap();

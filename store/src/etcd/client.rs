@@ -137,13 +137,14 @@ impl Clients {
         }
     }
 
+    /// The endpoint that was in use then: each that was given up was followed by the next one.
     fn name(&self, generation: u64) -> String {
         let state = self.state();
-        if state.generation == generation {
-            self.targets[state.index].0.clone()
-        } else {
-            "etcd".to_owned()
-        }
+        let count = self.targets.len();
+        let since = (state.generation.saturating_sub(generation) % count as u64) as usize;
+        self.targets[(state.index + count - since) % count]
+            .0
+            .clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -195,20 +196,42 @@ fn map(error: Error, endpoint: &str, own: Option<&OwnCertificate>) -> KvError {
             if why.contains("no leader") {
                 why.push_str(": too few members of etcd run, or they are electing one");
             }
-            let mut source = std::error::Error::source(&status);
-            while let Some(error) = source {
-                why = format!("{why}: {error}");
-                source = error.source();
-            }
-            unavailable(why)
+            unavailable(causes(why, std::error::Error::source(&status)))
         }
         _ => access::refused(message),
     }
 }
 
+/// A message and its causes, each said once: the layers of the client repeat each other.
+fn causes(message: String, mut source: Option<&(dyn std::error::Error + 'static)>) -> String {
+    let mut said = vec![message];
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if cause != "transport error" && !said.iter().any(|known| known.contains(&cause)) {
+            said.push(cause);
+        }
+        source = error.source();
+    }
+    said.join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Layer(&'static str, #[source] Option<Box<Layer>>);
+        let mut chain = None;
+        for text in ["Connection refused", "tcp connect error", "transport error"] {
+            chain = Some(Box::new(Layer(text, chain)));
+        }
+        let chain = chain.expect("three layers");
+        let why = causes("tcp connect error".to_owned(), Some(&*chain));
+        assert_eq!(why, "tcp connect error: Connection refused");
+    }
 
     #[test]
     fn a_member_that_is_behind_is_not_a_refusal() {
