@@ -40,9 +40,7 @@ pub enum Refusal {
     #[error("{0} is read-only: only agents write it")]
     ReadOnly(String),
     /// Not the key of a manifest.
-    #[error(
-        "{0} is not a manifest; under /apps only /apps/<app>/<container>/manifest can be written"
-    )]
+    #[error("{0} is not a manifest, and nothing else is written under /apps: {key}", key = right_key(.0))]
     NotAManifest(String),
     /// A manifest is a file.
     #[error("{0} is the key of a manifest: it cannot be a directory")]
@@ -124,6 +122,16 @@ pub fn keeps_dirs(key: &str) -> bool {
     tree(key) != Some(Tree::Manifests) || parts(key).len() == 1
 }
 
+/// The key that was meant, as far as that can be told.
+fn right_key(key: &str) -> String {
+    match parts(key).as_slice() {
+        [_, app, container, ..] if container_id(key, app, container).is_ok() => {
+            format!("the manifest of {app}/{container} is /apps/{app}/{container}/manifest")
+        }
+        _ => "it is /apps/<app>/<container>/manifest".to_owned(),
+    }
+}
+
 fn tree(key: &str) -> Option<Tree> {
     let first = parts(key).first().copied()?;
     TABLE
@@ -170,6 +178,14 @@ mod tests {
         ] {
             assert_eq!(put(key), Err(Refusal::NotAManifest(key.to_owned())));
         }
+        let says = |key: &str| put(key).expect_err("no manifest").to_string();
+        for key in ["/apps/dummy/nginx", "/apps/dummy/nginx/other"] {
+            assert!(
+                says(key).ends_with("is /apps/dummy/nginx/manifest"),
+                "{key}"
+            );
+        }
+        assert!(says("/apps/dummy").ends_with("it is /apps/<app>/<container>/manifest"));
         for (key, text) in [
             ("/apps/Dummy/nginx/manifest", "the app `Dummy` is not"),
             (

@@ -43,13 +43,10 @@ impl Api {
     pub(super) fn notices(&self, view: &ClusterView) -> Vec<String> {
         let mut notices = self.agent.problems();
         if view.stale {
-            let age = view
-                .known_at
-                .map(|at| jiff::Timestamp::now().duration_since(at));
             notices.push(overview::last_known(
                 &self.agent.host(),
                 view.hold.as_deref(),
-                age.and_then(|age| age.as_secs().try_into().ok()),
+                age(view),
             ));
         }
         notices
@@ -255,6 +252,13 @@ pub(super) fn row_inputs<'a>(
         answers,
         now: jiff::Timestamp::now().as_second(),
     }
+}
+
+/// Age of a stale view in seconds.
+pub(super) fn age(view: &ClusterView) -> Option<u64> {
+    let at = view.known_at.filter(|_| view.stale)?;
+    let age = jiff::Timestamp::now().duration_since(at);
+    age.as_secs().try_into().ok()
 }
 
 /// When a stale view was etcd's present state.

@@ -5,7 +5,7 @@ use axum::extract::State;
 use manifests::{AppName, ContainerId, ContainerName};
 use serde::Deserialize;
 
-use super::api::{Api, known_at, row_inputs};
+use super::api::{Api, age, known_at, row_inputs};
 use super::inputs::Filter;
 use super::reply::{ApiFailure, ApiResult, FilterParams, PathParams, QueryParams};
 use super::rows;
@@ -56,6 +56,7 @@ pub(super) async fn status(State(api): State<Api>) -> ApiResult<ClusterStatus> {
         } else {
             notices.is_empty()
         },
+        age: age(&view),
         problems: api.agent.problems(),
     };
     let status = overview::status(&view, &slots, &containers, answering);

@@ -2,12 +2,14 @@
 
 use model::VersionId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use manifests::HostName;
 use model::records::{HostRecord, HostState};
 use model::snapshot::{HostView, Snapshot};
 
 use super::agent::ClusterView;
+use super::api::known_at;
 use super::types::{
     AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus,
 };
@@ -40,7 +42,7 @@ pub(super) fn host(
         host: name.clone(),
         state: state.unwrap_or_else(|| "missing".to_owned()),
         availability: view.availability().to_string(),
-        addr: record.map(|record| record.addr),
+        addr: record.map_or_else(|| last_addr(snapshot, name), |record| Some(record.addr)),
         slots: slots.unwrap_or_default(),
         foreign: record.map_or(0, |record| record.foreign),
         cpu_millis: record.map_or(0, |record| record.capacity.cpu_millis),
@@ -52,6 +54,12 @@ pub(super) fn host(
         labels: labels(view),
         problems: host_problems(snapshot, view),
     }
+}
+
+/// Where a missing host was: what its instances said goes on with its claims.
+fn last_addr(snapshot: &Snapshot, name: &HostName) -> Option<IpAddr> {
+    let mut slots = snapshot.known(snapshot.claimed_by(name));
+    slots.find_map(|(_, _, slot)| Some(slot.current_state()?.addr))
 }
 
 fn host_problems(snapshot: &Snapshot, view: &HostView) -> Vec<String> {
@@ -118,20 +126,21 @@ pub(super) fn labels(view: &HostView) -> BTreeMap<String, String> {
 
 /// Notice of a stale view.
 pub fn last_known(host: &HostName, hold: Option<&str>, seconds: Option<u64>) -> String {
-    let age = seconds.map(|seconds| {
-        let (number, unit) = match seconds {
-            0..120 => (seconds, "s"),
-            120..7_200 => (seconds / 60, "min"),
-            7_200..172_800 => (seconds / 3_600, "h"),
-            172_800.. => (seconds / 86_400, "days"),
-        };
-        format!(", from {number} {unit} ago")
-    });
-    let age = age.unwrap_or_default();
+    let age = seconds.map(ago).unwrap_or_default();
     match hold {
         Some(why) => format!("this is the last known state{age}: {host} is in hold: {why}"),
         None => format!("this is the last known state{age}: {host} can't follow etcd"),
     }
+}
+
+fn ago(seconds: u64) -> String {
+    let (number, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7_200 => (seconds / 60, "min"),
+        7_200..172_800 => (seconds / 3_600, "h"),
+        172_800.. => (seconds / 86_400, "days"),
+    };
+    format!(", from {number} {unit} ago")
 }
 
 /// The agent that answers `status`, beside its view.
@@ -141,6 +150,8 @@ pub struct AnsweringAgent {
     pub host: HostName,
     /// etcd answers it.
     pub etcd: bool,
+    /// Age of a stale view in seconds.
+    pub age: Option<u64>,
     /// Problems, beside a hold.
     pub problems: Vec<String>,
 }
@@ -156,12 +167,15 @@ pub fn status(
     let hosts = hosts(snapshot);
     let mut problems = answering.problems;
     if !answering.etcd {
-        problems
-            .push("etcd does not answer this agent; running containers keep running".to_owned());
+        let age = answering.age.map(ago).unwrap_or_default();
+        problems.push(format!(
+            "etcd does not answer this agent; running containers keep running; this is the last known state{age}"
+        ));
     } else if view.stale && view.hold.is_none() && problems.is_empty() {
         problems.push(format!(
-            "{} does not follow etcd at the moment: what is shown may be old",
-            answering.host
+            "{} does not follow etcd at the moment: this is the last known state{}",
+            answering.host,
+            answering.age.map(ago).unwrap_or_default()
         ));
     }
     if let Some(why) = &view.hold {
@@ -190,6 +204,7 @@ pub fn status(
         hold: view.hold.clone(),
         revision: snapshot.revision,
         stale: view.stale,
+        known_at: known_at(view),
         hosts: count(hosts.iter().map(|row| row.state.clone())),
         slots: count(
             slots

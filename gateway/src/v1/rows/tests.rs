@@ -294,6 +294,7 @@ fn who_is_not_ready_for_too_long_is_a_problem_and_who_restarts_is_not() {
         let shown = rows(&snapshot, &statuses, &[]);
         assert_eq!(shown[1].status, SlotStatus::Starting);
         let answering = overview::AnsweringAgent {
+            age: Some(66),
             host: "h1".parse().unwrap(),
             etcd: true,
             problems: Vec::new(),
@@ -689,6 +690,7 @@ fn hosts_and_status_name_what_needs_attention() {
         ),
         ("/hosts/h4/availability", json!("\"drain\"")),
         ("/claims/shop/web/slots/0", claim("h3", 1)),
+        ("/claims/shop/web/slots/0.state", state("h3", "ready")),
     ]);
     let hosts = overview::hosts(&snapshot);
     let states: Vec<String> = hosts
@@ -698,6 +700,8 @@ fn hosts_and_status_name_what_needs_attention() {
     assert_eq!(states, ["h1 up 0", "h2 hold 0", "h3 missing 1"]);
     assert_eq!(hosts[0].problems, ["unfit for shop/web: port 80 is taken"]);
     assert_eq!(hosts[1].problems.len(), 2);
+    // Of a missing host what its instances said is left.
+    assert_eq!(hosts[2].addr, Some([10, 0, 0, 1].into()));
 
     let (slots, containers) = merge(
         RowInputs {
@@ -710,10 +714,23 @@ fn hosts_and_status_name_what_needs_attention() {
         &Filter::default(),
     );
     let answering = overview::AnsweringAgent {
+        age: Some(66),
         host: "h1".parse().unwrap(),
         etcd: true,
         problems: Vec::new(),
     };
+    let cut_off = overview::AnsweringAgent {
+        etcd: false,
+        ..answering.clone()
+    };
+    let stale = ClusterView {
+        stale: true,
+        known_at: Some(jiff::Timestamp::UNIX_EPOCH),
+        ..view(&snapshot)
+    };
+    let status = overview::status(&stale, &slots, &containers, cut_off);
+    assert!(status.problems[0].ends_with("this is the last known state, from 66 s ago"));
+    assert_eq!(status.known_at.as_deref(), Some("1970-01-01T00:00:00Z"));
     let status = overview::status(&view(&snapshot), &slots, &containers, answering);
     assert_eq!(status.hosts["missing"], 1);
     assert_eq!((status.slots["lost"], status.slots["waiting"]), (1, 1));

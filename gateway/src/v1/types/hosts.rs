@@ -88,6 +88,9 @@ pub struct ClusterStatus {
     /// The last known state.
     #[serde(default)]
     pub stale: bool,
+    /// Time of a stale state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_at: Option<String>,
     /// Hosts by state.
     pub hosts: BTreeMap<String, u32>,
     /// Slots by status.
