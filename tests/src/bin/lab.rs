@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use dokkaa_tests::agent::AgentOptions;
+use dokkaa_tests::lab::SWITCH;
 use dokkaa_tests::{Lab, LabOptions, release};
 
 const USAGE: &str = "\
@@ -128,6 +129,14 @@ fn guide(lab: &Lab, agents: bool) -> String {
         }
     }
     line(format!("  {folder}/on-h2 docker ps"));
+    if lab.hosts().len() > 1 {
+        line("\nCut h2 off from etcd and the other hosts, and connect it again:\n".to_owned());
+        let h2 = format!("{folder}/on-h2");
+        line(format!("  {h2} ip link set eth0 down"));
+        line(format!(
+            "  {h2} sh -c 'ip link set eth0 up && ip route add default via {SWITCH}'"
+        ));
+    }
     line("\nctrl-C ends all of it.".to_owned());
     text
 }
