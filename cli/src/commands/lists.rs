@@ -347,7 +347,7 @@ pub(super) async fn status(global: &GlobalArgs) -> Result<(), CommandError> {
     if global.output == Format::Json {
         return output::json(&status);
     }
-    output::print(&status_text(&status))
+    output::print_lines(&status_text(&status))
 }
 
 fn status_text(status: &ClusterStatus) -> String {

@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::error::CommandError;
+use super::table::wrapped;
 
 /// Of a terminal that says 0, as those of `docker exec` and serial lines do.
 pub(crate) const USUAL_COLUMNS: usize = 80;
@@ -59,6 +60,36 @@ pub(crate) fn columns() -> Option<usize> {
         0 => USUAL_COLUMNS,
         columns => columns,
     })
+}
+
+/// Text for people on standard output: on a terminal no line is wider than it, cut between words, and what follows is set
+/// below the first word of its line.
+pub(super) fn print_lines(text: &str) -> Result<(), CommandError> {
+    match columns() {
+        Some(columns) => print(&folded(text, columns)),
+        None => print(text),
+    }
+}
+
+fn folded(text: &str, columns: usize) -> String {
+    let mut folded = String::with_capacity(text.len());
+    for line in text.lines() {
+        let words = line.trim_start_matches(' ');
+        let indent = line.len() - words.len();
+        let below = indent + 2;
+        // One that fits is left as it is.
+        let room = if line.chars().count() <= columns {
+            usize::MAX
+        } else {
+            columns.saturating_sub(below)
+        };
+        for (at, part) in wrapped(words, room).into_iter().enumerate() {
+            folded.push_str(&" ".repeat(if at == 0 { indent } else { below }));
+            folded.push_str(&part);
+            folded.push('\n');
+        }
+    }
+    folded
 }
 
 /// Columns and rows of the terminal of standard error, as usual where it does not know them.
@@ -149,6 +180,15 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_go_on_below_their_first_word() {
+        let text = "agent  1 on h1\nproblems\n  h1: its engine does not answer\n\nend\n";
+        let expected =
+            "agent  1 on h1\nproblems\n  h1: its\n    engine does\n    not answer\n\nend\n";
+        assert_eq!(folded(text, 15), expected);
+        assert_eq!(folded(text, 80), text);
+    }
 
     #[test]
     fn digests_are_short() {

@@ -23,7 +23,7 @@ pub(super) async fn run(args: &WhyArgs, global: &GlobalArgs) -> Result<(), Comma
         return output::json(&why);
     }
     lists::note_age(why.stale, &why.notices);
-    output::print(&text(&why))
+    output::print_lines(&text(&why))
 }
 
 fn text(why: &Why) -> String {
