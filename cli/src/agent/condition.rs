@@ -155,8 +155,13 @@ impl Condition {
 
     fn troubles(&self, published: &Published) -> Vec<String> {
         let alarm = published.alarm.borrow().map(|it| alarm(it, self.own_etcd));
-        // That etcd is away is said of the view.
-        let is_said = self.failing().is_some() && self.waits_for_etcd();
+        // That etcd is away is said of the view, unless there is worse to be said of that.
+        let seen = published.seen.load();
+        let is_said_of_view = seen
+            .as_ref()
+            .as_ref()
+            .is_none_or(|seen| seen.distrust.is_none());
+        let is_said = is_said_of_view && self.failing().is_some() && self.waits_for_etcd();
         let membership = self.membership().filter(|_| !is_said);
         alarm.into_iter().chain(membership).collect()
     }

@@ -71,11 +71,16 @@ pub(super) fn failed<'a>(container: &'a ContainerRow, rows: &[&'a SlotRow]) -> O
     }
     let is_noted = |row: &SlotRow| {
         let update = container.update.as_ref();
-        update.is_some_and(|update| row.slot.is_some_and(|slot| update.failures.contains(&slot)))
+        // The failure of a restart is noted by its row alone.
+        let is_in = |update: &UpdateRow, slot| {
+            update.failures.contains(&slot) || update.restart.contains(&slot)
+        };
+        update.is_some_and(|update| row.slot.is_some_and(|slot| is_in(update, slot)))
     };
     let is_tried =
         |row: &SlotRow| row.status == SlotStatus::Ready && row.outdated && !is_noted(row);
-    let row = rows.find(|row| row.failed && !is_tried(row))?;
+    let is_failed = |row: &&SlotRow| row.failed && row.status != SlotStatus::Lost && !is_tried(row);
+    let row = rows.find(is_failed)?;
     Some(Failed {
         slot: row.slot,
         reason: row.reason.as_deref().unwrap_or_default(),

@@ -42,6 +42,11 @@ impl VersionId {
         Self(-self.0.abs())
     }
 
+    /// A restore has left it without a manifest, or not even that was known of what ran.
+    pub const fn is_orphaned(self) -> bool {
+        self.0 <= 0
+    }
+
     /// Revision of the manifest that first meant it.
     pub const fn manifest_rev(self) -> ModRev {
         ModRev(self.0)

@@ -12,6 +12,7 @@ use manifests::keys::V2_META;
 use store::kv::{Event, KeyValue};
 
 use super::node::V2Event;
+use super::path::MAX_PARTS;
 use super::tree;
 
 /// Of both generations together.
@@ -120,8 +121,8 @@ impl Cache {
     /// Unless the key's value alone is another one.
     fn forget_what_changes(&mut self, event: &Event) {
         let (key, revision) = (event.key(), event.modified());
-        // Above it are directories now, or they were until now.
-        for (end, _) in key.match_indices('/') {
+        // Above it are directories now, or they were until now; deeper than what v2 can name nothing is kept.
+        for (end, _) in key.match_indices('/').take(MAX_PARTS + 1) {
             self.forget(&key[..end], revision);
         }
         if let Some(key) = key.strip_prefix(V2_META) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Notify;
 
 use super::node::V2Event;
-use super::path::KeyPath;
+use super::path::{KeyPath, MAX_PARTS};
 
 /// All who wait at present, by key.
 #[derive(Debug, Default)]
@@ -95,9 +95,13 @@ impl Waiters {
     }
 }
 
-/// The key and all above it, up to the root.
+/// The key and all above it, up to the root, as far as v2 can name them.
 fn above(key: &str) -> impl Iterator<Item = &str> {
-    let ends = key.char_indices().skip(1).filter(|(_, c)| *c == '/');
+    let ends = key
+        .char_indices()
+        .skip(1)
+        .filter(|(_, c)| *c == '/')
+        .take(MAX_PARTS);
     let dirs = ends.map(|(at, _)| &key[..at]);
     std::iter::once("/")
         .chain(dirs)

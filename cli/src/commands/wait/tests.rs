@@ -147,6 +147,9 @@ fn an_attempt_beside_what_serves_is_no_failure_of_the_update_before_it_is_noted(
         said.ends_with(&format!("failed, slot 0: {why}; it is tried on")),
         "{said}"
     );
+    // A slot that is only restarted fails without being counted.
+    let restart = update(json!({"version": 7, "updating": [0], "restart": [0]}));
+    assert_eq!(say(restart, vec![tried(), old()]), failed);
     let mut halted = update(
         json!({"version": 7, "failures": [0], "halted": true, "slot": 0,
         "reason": "no such image"}),

@@ -253,6 +253,6 @@ fn beside(container: &ContainerView, slot: &SlotId) -> Option<String> {
     };
     Some(format!(
         "{slot}: this is version {older}, which serves; the update to version {newer} {how}: --previous shows the output of \
-         its instance"
+         its instance, if one was started"
     ))
 }
