@@ -27,9 +27,8 @@ use crate::metrics::{self, Sources};
 /// How long a read may wait for an etcd that is known to be away, …
 const WITHOUT_ETCD: Duration = Duration::from_millis(900);
 
-/// … and a write, which is sent again for ten seconds, and says best itself how it has ended: one that was given up here
-/// would go on all the same.
-const WRITE_WITHOUT_ETCD: Duration = Duration::from_secs(12);
+/// … and a write, which is sent again for as long: one that was given up here would go on all the same.
+const WRITE_WITHOUT_ETCD: Duration = Duration::from_secs(10);
 /// A client of metrics asks at once, and again after a while.
 const METRICS_HEADERS: Duration = Duration::from_secs(10);
 
