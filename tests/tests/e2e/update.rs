@@ -174,7 +174,7 @@ fn a_container_is_taken_back_restarted_stopped_and_started() {
     app.put("web", &crashing);
     let ran = said(&["rollout", "watch", "verbs/web"], 4);
     assert!(ran.stderr.contains("code 7"), "{ran}");
-    let ran = said(&["rollout", "status", "verbs/web"], 0);
+    let ran = said(&["rollout", "status", "verbs/web"], 4);
     assert!(ran.stdout.contains("halted, slot 0 failed: "), "{ran}");
     let ran = said(&["rollback", "verbs/web", "--wait"], 0);
     assert!(
