@@ -33,6 +33,21 @@ pub struct ClusterView {
     pub known_at: Option<jiff::Timestamp>,
 }
 
+impl ClusterView {
+    /// When a stale view was etcd's present state.
+    pub(super) fn stale_since(&self) -> Option<String> {
+        let at = self.known_at.filter(|_| self.stale)?;
+        Some(at.to_string())
+    }
+
+    /// Age of a stale view in seconds.
+    pub(super) fn age(&self) -> Option<u64> {
+        let at = self.known_at.filter(|_| self.stale)?;
+        let age = jiff::Timestamp::now().duration_since(at);
+        age.as_secs().try_into().ok()
+    }
+}
+
 /// A line of a container's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRecord {

@@ -46,7 +46,7 @@ impl Api {
             notices.push(overview::last_known(
                 &self.agent.host(),
                 view.hold.as_deref(),
-                age(view),
+                view.age(),
             ));
         }
         notices
@@ -76,7 +76,7 @@ impl Api {
             containers,
             revision: view.snapshot.revision,
             stale: view.stale,
-            known_at: known_at(view),
+            known_at: view.stale_since(),
             notices,
         }
     }
@@ -252,17 +252,4 @@ pub(super) fn row_inputs<'a>(
         answers,
         now: jiff::Timestamp::now().as_second(),
     }
-}
-
-/// Age of a stale view in seconds.
-pub(super) fn age(view: &ClusterView) -> Option<u64> {
-    let at = view.known_at.filter(|_| view.stale)?;
-    let age = jiff::Timestamp::now().duration_since(at);
-    age.as_secs().try_into().ok()
-}
-
-/// When a stale view was etcd's present state.
-pub(super) fn known_at(view: &ClusterView) -> Option<String> {
-    let at = view.known_at.filter(|_| view.stale)?;
-    Some(at.to_string())
 }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use manifests::{AppName, ContainerId, ContainerName};
 use serde::Deserialize;
 
-use super::api::{Api, age, known_at, row_inputs};
+use super::api::{Api, row_inputs};
 use super::inputs::Filter;
 use super::reply::{ApiFailure, ApiResult, FilterParams, PathParams, QueryParams};
 use super::rows;
@@ -36,7 +36,7 @@ pub(super) async fn hosts(State(api): State<Api>) -> ApiResult<Hosts> {
         hosts: overview::hosts(&view.snapshot),
         revision: view.snapshot.revision,
         stale: view.stale,
-        known_at: known_at(&view),
+        known_at: view.stale_since(),
         notices: api.notices(&view),
     }))
 }
@@ -56,7 +56,7 @@ pub(super) async fn status(State(api): State<Api>) -> ApiResult<ClusterStatus> {
         } else {
             notices.is_empty()
         },
-        age: age(&view),
+        age: view.age(),
         problems: api.agent.problems(),
     };
     let status = overview::status(&view, &slots, &containers, answering);

@@ -9,7 +9,6 @@ use model::records::{HostRecord, HostState};
 use model::snapshot::{HostView, Snapshot};
 
 use super::agent::ClusterView;
-use super::api::known_at;
 use super::types::{
     AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus,
 };
@@ -204,7 +203,7 @@ pub fn status(
         hold: view.hold.clone(),
         revision: snapshot.revision,
         stale: view.stale,
-        known_at: known_at(view),
+        known_at: view.stale_since(),
         hosts: count(hosts.iter().map(|row| row.state.clone())),
         slots: count(
             slots
