@@ -112,7 +112,8 @@ fn end(error: &anyhow::Error) -> ExitCode {
         None => 1,
     };
     if code != 0 && !of_command.is_some_and(CommandError::is_said) {
-        let _ = writeln!(io::stderr(), "{}", chain(error.as_ref()));
+        let text = commands::error_text(chain(error.as_ref()));
+        let _ = writeln!(io::stderr(), "{text}");
     }
     ExitCode::from(code)
 }

@@ -10,8 +10,7 @@ use manifests::HostName;
 
 use super::client::Client;
 use super::error::CommandError;
-use super::output;
-use super::table::wrapped;
+use super::output::{self, wrapped};
 use crate::args::{Format, GlobalArgs};
 
 const LEGEND: &str = "peer port/instance port in ms; t timed out, r refused, u unreachable, \

@@ -37,7 +37,7 @@ mod why;
 
 pub(crate) use complete::answer as answer_completion;
 pub(crate) use error::CommandError;
-pub(crate) use output::{columns, print};
+pub(crate) use output::{columns, error_text, print};
 
 use crate::args::{GlobalArgs, HostsAction, UserCommand};
 

@@ -11,7 +11,6 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::error::CommandError;
-use super::table::wrapped;
 
 /// Of a terminal that says 0, as those of `docker exec` and serial lines do.
 pub(crate) const USUAL_COLUMNS: usize = 80;
@@ -71,6 +70,15 @@ pub(super) fn print_lines(text: &str) -> Result<(), CommandError> {
     }
 }
 
+/// An error as standard error shows it: on a terminal in lines that fit.
+pub(crate) fn error_text(text: String) -> String {
+    if io::stderr().is_terminal() {
+        folded(&text, screen().0).trim_end().to_owned()
+    } else {
+        text
+    }
+}
+
 fn folded(text: &str, columns: usize) -> String {
     let mut folded = String::with_capacity(text.len());
     for line in text.lines() {
@@ -90,6 +98,22 @@ fn folded(text: &str, columns: usize) -> String {
         }
     }
     folded
+}
+
+/// In lines of at most so many characters, cut between words only.
+pub(super) fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Columns and rows of the terminal of standard error, as usual where it does not know them.

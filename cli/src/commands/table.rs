@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use super::output::{self, one_line};
+use super::output::{self, one_line, wrapped};
 use crate::args::Format;
 
 /// Between two columns.
@@ -191,22 +191,6 @@ fn stacked(row: &[String], places: &[Place]) -> Vec<String> {
             line.collect()
         })
         .collect()
-}
-
-/// In lines of at most so many characters, cut between words only.
-pub(super) fn wrapped(text: &str, room: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if length(line) + 1 + length(word) <= room => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 /// A reason may quote several lines; in a table it is one.
