@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use manifests::{ContainerId, InstanceId};
+use manifests::{ContainerId, HostName, InstanceId};
 use model::events::{Happened, Kind};
 use model::images::ImageAnswer;
 use model::observed::{
     ContainerState, EngineState, Exit, Observed, ObservedContainer, Readiness, Running,
 };
 use model::records::{JobState, Phase};
-use model::snapshot::{ContainerView, SlotView};
+use model::snapshot::{ContainerView, SlotView, Snapshot};
 use model::write::Over;
 use model::{ActionResult, Scope, Write, WriteKind};
 use planner::AgentMemory;
@@ -294,6 +294,42 @@ pub fn of_epoch(before: u64, now: u64) -> Option<Happened> {
             format!("a restore was accepted: epoch {now}"),
         )
     })
+}
+
+/// Which other hosts of the cluster have become missing, and which are back. One host tells it for all: the first of
+/// those that are live. A host that has left is not missed.
+pub fn of_hosts(
+    before: &Snapshot,
+    now: &Snapshot,
+    touched: &BTreeSet<HostName>,
+    me: &HostName,
+) -> Vec<Happened> {
+    if now.live().next().is_none_or(|(first, _)| first != me) {
+        return Vec::new();
+    }
+    let is_member = |snapshot: &Snapshot, host: &HostName| {
+        let view = snapshot.hosts.get(host);
+        view.is_some_and(|view| view.member.is_some())
+    };
+    let of_host = |host: &HostName| {
+        if host == me || !(is_member(before, host) && is_member(now, host)) {
+            return None;
+        }
+        match (before.is_live(host), now.is_live(host)) {
+            (true, false) => Some(Happened::of_host(
+                host,
+                Kind::HostMissing,
+                "its record has ended: it is down, or cut off from etcd",
+            )),
+            (false, true) => Some(Happened::of_host(
+                host,
+                Kind::HostBack,
+                "its record is in etcd again",
+            )),
+            _ => None,
+        }
+    };
+    touched.iter().filter_map(of_host).collect()
 }
 
 #[cfg(test)]

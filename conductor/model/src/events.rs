@@ -1,7 +1,8 @@
 //! What happened, as values: told from what the loop sees and does anyway.
 //!
-//! Each host tells its own deeds and what it sees of itself; nobody tells of
-//! another. An event is for people: nothing is decided by it.
+//! Each host tells its own deeds and what it sees of itself. Of another one is
+//! only told that it is missing, which that one can't tell, and that it is back.
+//! An event is for people: nothing is decided by it.
 
 mod repeats;
 
@@ -190,6 +191,9 @@ pub struct Happened {
     /// The host that had the slot before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_host: Option<HostName>,
+    /// The other host that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_host: Option<HostName>,
 }
 
 impl Happened {
@@ -209,6 +213,15 @@ impl Happened {
             instance: None,
             message,
             from_host: None,
+            of_host: None,
+        }
+    }
+
+    /// About another host.
+    pub fn of_host(host: &HostName, kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            of_host: Some(host.clone()),
+            ..Self::here(kind, message)
         }
     }
 
@@ -247,8 +260,11 @@ impl Happened {
         }
     }
 
-    /// Its subject, as people spell it; empty if that is the host.
+    /// Its subject, as people spell it; empty if that is the host that tells it.
     pub fn subject(&self) -> String {
+        if let Some(host) = &self.of_host {
+            return host.to_string();
+        }
         let slot = self.slot.map(|slot| slot.to_string());
         let parts = [
             self.app.as_ref().map(AppName::as_str),

@@ -154,7 +154,11 @@ impl Images {
             content: Some(offer.content),
             ..any
         };
-        self.copied(&wanted).await
+        // It may be here already, under other names.
+        match self.shared.find(&wanted).await? {
+            Some((image, _)) => Ok(Some(image)),
+            None => self.copied(&wanted).await,
+        }
     }
 
     /// Fetches an image from another host, once for all who wait for it; none if no host has it.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use dokkaa_tests::agent::AgentOptions;
 use dokkaa_tests::engine::Container;
 use dokkaa_tests::host::Host;
+use dokkaa_tests::process::Ran;
 use dokkaa_tests::{Lab, wait_for};
 use serde_json::{Value, json};
 
@@ -181,11 +182,38 @@ fn a_host_whose_agent_stays_away_is_replaced_while_its_containers_run() {
     taken_over(&app, "asker", 3, lost);
     assert_eq!(lost.containers(&app.name).expect("containers"), before);
     announced(&app, &[cluster.lab.host(1), cluster.lab.host(3)]);
+    others_tell(cluster.lab.host(3), lost, "host-missing");
 
     lost.start_agent(&AgentOptions::default()).expect("start");
     app.ready("web", 6);
     app.ready("asker", 3);
     nothing_left(&app, lost);
+    others_tell(cluster.lab.host(3), lost, "host-back");
+}
+
+/// Waits until an event of another host says this of a host; only one of them tells it.
+#[track_caller]
+fn others_tell(asked: &Host, about: &Host, kind: &str) {
+    let told = wait_for(&format!("{kind} of {}", about.name()), CAP, || {
+        let events = asked
+            .dokkaa(&["events", "--since", "5m", "-o", "json"])
+            .and_then(Ran::ok)
+            .map_err(|error| format!("{error:#}"))?;
+        let lines = events.lines().map(serde_json::from_str::<Value>);
+        let all: Vec<Value> = lines
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("{error}: {events}"))?;
+        let of_host = |event: &&Value| event["kind"] == kind && event["of_host"] == about.name();
+        let tellers = all.iter().rev().filter(of_host);
+        let tellers: Vec<String> = tellers.map(|event| event["host"].to_string()).collect();
+        if tellers.is_empty() {
+            Err(format!("{all:#?}"))
+        } else {
+            Ok(tellers)
+        }
+    });
+    let hosts: BTreeSet<&String> = told.iter().collect();
+    assert_eq!(hosts.len(), 1, "{told:?}");
 }
 
 #[test]

@@ -3,12 +3,14 @@
 use model::{ModRev, VersionId};
 use std::net::IpAddr;
 
+use manifests::keys::Key;
 use manifests::{ContainerId, InstanceId, SlotId};
 use uuid::Uuid;
 
 use super::*;
 use model::observed::{Ownership, PublishedPorts};
 use model::records::{Claim, SlotState, Unfit};
+use model::snapshot::Change;
 use planner::Plan;
 
 fn slot() -> SlotId {
@@ -170,6 +172,50 @@ fn an_engine_and_a_hold_have_a_begin_and_an_end() {
     assert_eq!(kind(Some("rewound"), None), Some(Kind::HoldEnded));
     assert_eq!(of_epoch(2, 2), None);
     assert_eq!(of_epoch(2, 3).map(|one| one.kind), Some(Kind::Restored));
+}
+
+#[test]
+fn the_first_live_host_tells_that_another_is_missing_and_that_it_is_back() {
+    let host = |name: &str| -> HostName { name.parse().expect("a host") };
+    // Which of the hosts is a member, and which has a record.
+    let cluster = |hosts: &[(&str, bool, bool)]| {
+        let mut snapshot = Snapshot::default();
+        let id = Uuid::from_u128(1);
+        let record = format!(
+            r#"{{"id":"{id}","session":"{id}","epoch":0,"state":"up","addr":"10.0.0.1","versions":{{"agent":"","placement":[]}}}}"#
+        );
+        let put = |key: Key, value: String| Change::Put {
+            key: key.to_string(),
+            value: value.into_bytes(),
+            modified: 1,
+            created: 1,
+        };
+        for (name, is_member, is_live) in hosts {
+            let member = format!(r#"{{"id":"{id}"}}"#);
+            let member = is_member.then(|| put(Key::Member(host(name)), member));
+            let record = is_live.then(|| put(Key::HostRecord(host(name)), record.clone()));
+            snapshot.apply(member.into_iter().chain(record), 1);
+        }
+        snapshot
+    };
+    let told = |before: &Snapshot, now: &Snapshot, me: &str| -> Vec<String> {
+        let touched = ["h1", "h2", "h3"].map(host).into();
+        let told = of_hosts(before, now, &touched, &host(me));
+        let told = told.iter();
+        told.map(|one| format!("{} {}", one.kind, one.subject()))
+            .collect()
+    };
+    let all = cluster(&[("h1", true, true), ("h2", true, true), ("h3", true, true)]);
+    let without_h1 = cluster(&[("h1", true, false), ("h2", true, true), ("h3", true, true)]);
+    assert_eq!(told(&all, &without_h1, "h2"), ["host-missing h1"]);
+    assert_eq!(told(&all, &without_h1, "h3"), [""; 0]);
+    assert_eq!(told(&without_h1, &all, "h1"), [""; 0], "it tells it itself");
+    let without_h3 = cluster(&[("h1", true, true), ("h2", true, true), ("h3", true, false)]);
+    assert_eq!(told(&all, &without_h3, "h1"), ["host-missing h3"]);
+    assert_eq!(told(&without_h3, &all, "h1"), ["host-back h3"]);
+    let h3_left = cluster(&[("h1", true, true), ("h2", true, true), ("h3", false, false)]);
+    assert_eq!(told(&all, &h3_left, "h1"), [""; 0]);
+    assert_eq!(told(&h3_left, &all, "h1"), [""; 0], "it joins");
 }
 
 #[test]

@@ -126,6 +126,12 @@ impl Agent {
             let extent = touched.concerns(&self.host.name, &before, &update.snapshot);
             extent.inspect(|extent| self.schedule.press(*extent));
         }
+        let hosts = if was_known && trust == Trust::Full {
+            let (now, me) = (&update.snapshot, &self.host.name);
+            events::of_hosts(&before, now, &touched.hosts, me)
+        } else {
+            Vec::new()
+        };
         let epoch = |snapshot: &Snapshot| snapshot.cluster.as_ref().map(|c| c.value.epoch);
         let epochs = epoch(&before).zip(epoch(&update.snapshot));
         if let Some(cluster) = &update.accepted {
@@ -152,6 +158,7 @@ impl Agent {
         let directory = etcd.directory.clone();
         let distrusted = std::mem::replace(&mut etcd.distrust, distrust.clone());
         self.effect(Effect::Publish(Table::Directory(directory)));
+        self.record(hosts);
         self.record(events::of_hold(distrusted.as_deref(), distrust.as_deref()));
         if was_known {
             self.record(epochs.and_then(|(before, now)| events::of_epoch(before, now)));

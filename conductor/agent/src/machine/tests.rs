@@ -118,6 +118,15 @@ impl Lab {
         ModRev(modified).version()
     }
 
+    fn delete(&mut self, key: &Key) {
+        let modified = self.snapshot.revision + 1;
+        let key = key.to_string();
+        let touched = self
+            .snapshot
+            .apply([Change::Delete { key, modified }], modified);
+        self.touched.extend(touched);
+    }
+
     fn put_record(&mut self, name: &str, id: u128) {
         let record = serde_json::json!({
             "id": Uuid::from_u128(id), "session": Uuid::nil(), "epoch": 0, "state": "up",
@@ -843,15 +852,33 @@ fn what_happens_on_the_engine_is_recorded_once() {
     lab.effects();
     let at = lab.now.wall + 1;
     lab.list(vec![crashed(&own, at)]);
-    let recorded = |effects: Vec<Effect>| {
-        let of = |effect| match effect {
-            Effect::Record(happened) => happened,
-            _ => Vec::new(),
-        };
-        let kinds = effects.into_iter().flat_map(of).map(|what| what.kind);
-        kinds.collect::<Vec<_>>()
-    };
     assert_eq!(recorded(lab.effects()), [Kind::Exited]);
     lab.list(vec![crashed(&own, at)]);
     assert_eq!(recorded(lab.effects()), []);
+}
+
+#[test]
+fn that_another_host_is_missing_is_recorded_from_a_trusted_view_alone() {
+    let mut lab = Lab::at_work();
+    let member = serde_json::json!({"id": Uuid::from_u128(2)}).to_string();
+    lab.put(&Key::Member(host("b")), member.as_bytes());
+    lab.put_record("b", 2);
+    lab.view();
+    assert_eq!(recorded(lab.effects()), [], "it has joined");
+    lab.delete(&Key::HostRecord(host("b")));
+    lab.view();
+    assert_eq!(recorded(lab.effects()), [Kind::HostMissing]);
+    lab.put_record("b", 2);
+    lab.view_is(|update| update.stale = true);
+    assert_eq!(recorded(lab.effects()), []);
+}
+
+/// The kinds of what these effects record.
+fn recorded(effects: Vec<Effect>) -> Vec<Kind> {
+    let of = |effect| match effect {
+        Effect::Record(happened) => happened,
+        _ => Vec::new(),
+    };
+    let kinds = effects.into_iter().flat_map(of).map(|what| what.kind);
+    kinds.collect()
 }

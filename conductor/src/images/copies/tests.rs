@@ -264,6 +264,19 @@ async fn an_image_of_one_host_comes_once_to_another_for_all_who_wait_and_gets_it
 }
 
 #[tokio::test]
+async fn an_image_that_is_here_under_another_name_is_not_copied_and_is_used_by_its_id() {
+    let hosts = Hosts::new(&["h1", "h2"]);
+    hosts.build("h1", "app:2", "sha256:own");
+    hosts.build("h2", "app:1", "sha256:own");
+    let decided = hosts.decide("h2", "app:2").await;
+    assert_eq!(decided.image, "local:sha256:own");
+    let source = hosts.ensure("h2", "app:2", &decided).await.unwrap();
+    assert_eq!(source.reference, "sha256:own");
+    assert!(source.note.unwrap().contains("`app:2`"));
+    assert_eq!((hosts.loads("h2"), hosts.pulls()), (0, 0));
+}
+
+#[tokio::test]
 async fn stores_that_give_other_ids_have_the_same_image() {
     let hosts = Hosts::new(&["h1", "h2", "h3"]);
     hosts.use_containerd("h2");
