@@ -450,11 +450,18 @@ impl Inner {
         if let Some(image) = named.filter(is_it) {
             return Ok(Some((image, true)));
         }
+        let by_id = self.find_by_id(wanted).await?;
+        Ok(by_id.map(|image| (image, false)))
+    }
+
+    /// As `find`, whatever names it has here.
+    async fn find_by_id(&self, wanted: &WantedImage) -> Result<Option<Image>, EngineError> {
+        let is_it = |image: &Image| wanted.is(&image.id, &image.content);
         let content = wanted.content.as_deref();
         let copied = content.and_then(|content| self.record.copied(content));
         for id in wanted.id.iter().chain(&copied) {
             if let Some(image) = self.engine.image(id).await?.filter(is_it) {
-                return Ok(Some((image, false)));
+                return Ok(Some(image));
             }
         }
         Ok(None)

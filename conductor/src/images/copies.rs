@@ -155,8 +155,8 @@ impl Images {
             ..any
         };
         // It may be here already, under other names.
-        match self.shared.find(&wanted).await? {
-            Some((image, _)) => Ok(Some(image)),
+        match self.shared.find_by_id(&wanted).await? {
+            Some(image) => Ok(Some(image)),
             None => self.copied(&wanted).await,
         }
     }
