@@ -5,6 +5,7 @@ use manifests::InstanceId;
 use super::before::before;
 use super::ctx::{Ctx, Decision};
 use super::prepare::prepare;
+use crate::memory::InstanceMemory;
 use crate::output::Notes;
 use crate::retire::{retire, stop_timeout};
 use crate::rollout;
@@ -303,10 +304,15 @@ pub(super) fn running(
         } else {
             notes.late.insert(current.owner.instance.clone());
             let failure = Failure::NotReady(manifest.start_timeout);
-            decision.reason = Some(match why {
-                Some(why) => Waiting::Late(manifest.start_timeout, why),
-                None => Waiting::Failed(failure.clone()),
-            });
+            // What was ready once is late for nothing. Of what an earlier process has seen that is not known.
+            let is_late = |memory: &InstanceMemory| !(memory.was_ready || memory.adopted);
+            if ctx.instance(current).is_some_and(is_late) {
+                decision.progress = Progress::Failed;
+                decision.reason = Some(match why {
+                    Some(why) => Waiting::Late(manifest.start_timeout, why),
+                    None => Waiting::Failed(failure.clone()),
+                });
+            }
             decision.shared = ctx.failed(current, ctx.claim.version, target, failure);
         }
     }
