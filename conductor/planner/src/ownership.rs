@@ -160,6 +160,11 @@ impl Returned<'_> {
     /// A live host has the slot. It is taken back if it is not ready there and is here.
     fn beside(&self, claim: &Rev<Claim>, notes: &mut Notes) -> Verdict {
         let (inputs, runs) = (self.inputs, self.runs);
+        let memory = inputs.memory.instances.get(&runs.owner.instance);
+        // Clients would be sent to what ends in a moment. Where the engine gave its stop up, it is asked again.
+        if memory.is_some_and(|memory| memory.stop_requested) {
+            return Verdict::Goes;
+        }
         let may_retake = match self.view.current_state() {
             None => true,
             Some(state) => state.state != Phase::Ready && inputs.rules.has(Rule::RetakeUnready),
@@ -175,7 +180,6 @@ impl Returned<'_> {
             Readiness::Ready => {}
             Readiness::Unready(_) => return Verdict::Goes,
             Readiness::Starting => {
-                let memory = inputs.memory.instances.get(&runs.owner.instance);
                 let probed_by = memory.map_or(inputs.now, |m| m.first_seen) + ADOPT;
                 if inputs.now >= probed_by {
                     return Verdict::Goes;
