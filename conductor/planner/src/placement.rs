@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::handover::stops_first;
 use crate::refusal::Refusal;
-use crate::rollout::handed_over;
+use crate::rollout::{handed_over, precedes};
 use manifests::{ContainerId, HostName, SlotId};
-use model::snapshot::{ContainerView, Snapshot, Successor};
+use model::snapshot::{ContainerView, SlotView, Snapshot, Successor};
 
 pub use candidates::Candidates;
 use load::{Group, Load};
@@ -151,6 +151,26 @@ pub fn without_slot(snapshot: &Snapshot, id: &ContainerId) -> Vec<(HostName, Ref
 pub fn outlived(snapshot: &Snapshot, container: &ContainerView, host: &HostName) -> Option<String> {
     let unmet = snapshot.hosts.get(host)?.unmet(container.wanted()?);
     unmet.map(ToString::to_string)
+}
+
+/// As `outlived`, of a slot that goes for it: it was claimed for a manifest that was deleted, and the one that was written
+/// since never allowed its host. Of what a restore kept nobody has deleted the manifest, and labels may have been lost with
+/// it; and which labels a host has is not known while it is missing.
+pub(crate) fn was_written_elsewhere(
+    snapshot: &Snapshot,
+    container: &ContainerView,
+    slot: &SlotView,
+) -> Option<String> {
+    let claim = slot.claim.as_ref()?;
+    if !precedes(container, claim) || claim.version.is_orphaned() {
+        return None;
+    }
+    let machine = snapshot.hosts.get(&claim.host)?.record.as_ref()?.id;
+    let data = slot.data.as_ref();
+    if data.is_some_and(|data| data.host_id == machine) {
+        return None;
+    }
+    outlived(snapshot, container, &claim.host)
 }
 
 #[cfg(test)]

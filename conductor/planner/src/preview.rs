@@ -90,7 +90,7 @@ pub enum Stays {
 }
 
 /// Why a slot leaves its host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::Display)]
 pub enum Leaves {
     /// Its host is not live.
     #[strum(to_string = "its host is missing")]
@@ -101,6 +101,9 @@ pub enum Leaves {
     /// A handover is under way.
     #[strum(to_string = "its handover is under way")]
     Handed,
+    /// It ran when its manifest was deleted; the new one has a constraint that does not hold on its host.
+    #[strum(to_string = "`{0}` of its new manifest does not hold there")]
+    NotHere(String),
 }
 
 /// How the slots of a container are replaced.
@@ -124,7 +127,7 @@ pub fn preview(
 ) -> BTreeMap<ContainerId, Preview> {
     let placing = Placing::of(after, containers);
     let mut found = BTreeMap::new();
-    let mut blocked = Vec::new();
+    let mut late = Vec::new();
     for id in containers {
         let Some(container) = after.containers.get(id) else {
             continue;
@@ -145,24 +148,30 @@ pub fn preview(
             let Some(fate) = of_slot.fate(&placing, &mut replaced) else {
                 continue;
             };
-            if let Fate::Waiting {
-                host: None,
-                why: Waiting::Unplaceable(_),
-            } = fate
-            {
-                blocked.push(slot);
+            let is_blocked = matches!(
+                fate,
+                Fate::Waiting {
+                    host: None,
+                    why: Waiting::Unplaceable(_),
+                }
+            );
+            if is_blocked || fate.is_begun_elsewhere() {
+                late.push(slot);
             }
             preview.slots.insert(number, fate);
         }
-        let mut fates = preview.slots.values();
-        if fates.any(|fate| matches!(fate, Fate::Created { .. } | Fate::Replaced { .. })) {
+        let begins = |fate: &Fate| {
+            matches!(fate, Fate::Created { .. } | Fate::Replaced { .. })
+                || fate.is_begun_elsewhere()
+        };
+        if preview.slots.values().any(begins) {
             preview.before = rollout::to_run_before(container).cloned();
         }
         preview.update = replaced.in_order(container);
         found.insert(id.clone(), preview);
     }
-    if !blocked.is_empty() {
-        unblock(after, containers, &blocked, &mut found);
+    if !late.is_empty() {
+        place_late(after, containers, &late, &mut found);
     }
     found
 }
@@ -202,19 +211,21 @@ fn unclaimed(
     found
 }
 
-/// What waits for a host only as long as others are there that are removed.
-fn unblock(
+/// What is placed when others are gone: what waits for a host only as long as those are there that are removed, and what
+/// itself has to go first.
+fn place_late(
     after: &Snapshot,
     containers: &BTreeSet<ContainerId>,
-    blocked: &[SlotId],
+    late: &[SlotId],
     found: &mut BTreeMap<ContainerId, Preview>,
 ) {
     let mut settled = after.clone();
     let revision = settled.revision;
     let gone = found.iter().flat_map(|(id, preview)| {
+        let goes = |fate: &Fate| matches!(fate, Fate::Removed { .. }) || fate.is_begun_elsewhere();
         let slots = preview.slots.iter();
-        let removed = slots.filter(|(_, fate)| matches!(fate, Fate::Removed { .. }));
-        removed.map(|(number, _)| Change::Delete {
+        let gone = slots.filter(move |(_, fate)| goes(fate));
+        gone.map(|(number, _)| Change::Delete {
             key: Key::Claim(id.slot(*number)).to_string(),
             modified: revision,
         })
@@ -225,15 +236,36 @@ fn unblock(
     }
     settled.apply(gone, revision);
     let mut placed = unclaimed(&settled, containers);
-    for slot in blocked {
+    for slot in late {
         let fates = found.get_mut(&slot.container).map(|one| &mut one.slots);
         let fate = fates.and_then(|fates| fates.get_mut(&slot.slot));
-        if let (Some(fate), Some(Ok(host))) = (fate, placed.remove(slot))
-            && let Fate::Waiting { why, .. } = fate
-        {
-            let first = Some(why.clone());
-            *fate = Fate::Created { host, first };
+        match (fate, placed.remove(slot)) {
+            (Some(Fate::Moved { to, .. }), Some(Ok(host))) => *to = Some(host),
+            // It goes all the same, and then nobody has it.
+            (Some(fate @ Fate::Moved { .. }), Some(Err(why))) => {
+                *fate = Fate::Waiting { host: None, why };
+            }
+            (Some(fate), Some(Ok(host))) => {
+                if let Fate::Waiting { why, .. } = fate {
+                    let first = Some(why.clone());
+                    *fate = Fate::Created { host, first };
+                }
+            }
+            _ => {}
         }
+    }
+}
+
+impl Fate {
+    /// It is stopped, and then begun where its manifest allows it.
+    fn is_begun_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            Self::Moved {
+                why: Leaves::NotHere(_),
+                ..
+            }
+        )
     }
 }
 
@@ -305,6 +337,14 @@ impl One<'_> {
             }
             (Owner::Nobody | Owner::Lost(_), _) => return None,
         };
+        if let Some(constraint) = placement::was_written_elsewhere(self.after, self.container, view)
+        {
+            return Some(Fate::Moved {
+                from: claim.host.clone(),
+                to: None,
+                why: Leaves::NotHere(constraint),
+            });
+        }
         if self.gives(&claim.host) {
             return Some(Fate::Moved {
                 from: claim.host.clone(),

@@ -202,16 +202,9 @@ impl<'a> Ctx<'a> {
     }
 
     /// It was claimed for a manifest that was deleted, and the one that was written since has a constraint that does not
-    /// hold here. Of what a restore kept nobody has deleted the manifest, and labels may have been lost with it.
+    /// hold here.
     pub(super) fn was_written_elsewhere(&self) -> Option<String> {
-        let claim = self.claim;
-        if !rollout::precedes(self.container, claim)
-            || claim.version.is_orphaned()
-            || self.has_data_here()
-        {
-            return None;
-        }
-        placement::outlived(self.inputs.snapshot, self.container, &self.inputs.host.name)
+        placement::was_written_elsewhere(self.inputs.snapshot, self.container, self.view)
     }
 
     /// This host gives away what it has.

@@ -284,3 +284,79 @@ fn what_runs_before_is_said_where_it_will_run() {
     assert_eq!(runs(&snapshot, &restarted), None, "a restart");
     assert_eq!(runs(&snapshot, r#"{"image": "a:2"}"#), None);
 }
+
+#[test]
+fn what_is_deleted_and_written_again_for_another_host_goes_there() {
+    let with = |constraint: &str| {
+        format!(
+            r#"{{"image": "a:1", "scale": 2, "placement": {{"constraints": ["{constraint}"]}}, "before": {{"command": ["migrate"]}}}}"#
+        )
+    };
+    let label = |snapshot: &mut Snapshot, name: &str, disk: &str| {
+        let key = Key::Labels(name.parse().unwrap()).to_string();
+        put(snapshot, &key, &format!(r#"{{"disk": "{disk}"}}"#));
+    };
+    let mut before = Snapshot::default();
+    for (name, disk) in [("h1", "hdd"), ("h2", "ssd")] {
+        host(&mut before, name);
+        label(&mut before, name, disk);
+    }
+    let hdd = with("disk==hdd");
+    let rev = manifest(&mut before, &hdd);
+    decided(&mut before, &hdd, rev);
+    slot(&mut before, 0, rev, "ready");
+    slot(&mut before, 1, rev, "ready");
+    // Data stay where they are, and the slot with them.
+    put(
+        &mut before,
+        &Key::Data(id().slot(1)).to_string(),
+        r#"{"host": "h1", "host_id": "00000000-0000-4000-8000-000000000001", "volumes": ["db"]}"#,
+    );
+    let ssd = with("disk==ssd");
+
+    // Changed while it is there, it outlives the constraint.
+    let mut after = before.clone();
+    manifest(&mut after, &ssd);
+    let kept = |constraint: &str| Fate::Kept {
+        host: "h1".parse().unwrap(),
+        why: Some(Stays::Outlived(constraint.to_owned())),
+    };
+    assert_eq!(of(&before, &after).slots[&0], kept("disk==ssd"));
+
+    let gone = Change::Delete {
+        key: Key::Manifest(id()).to_string(),
+        modified: before.revision + 1,
+    };
+    before.apply([gone], before.revision + 1);
+    let mut after = before.clone();
+    manifest(&mut after, &ssd);
+    let planned = of(&before, &after);
+    let moved = Fate::Moved {
+        from: "h1".parse().unwrap(),
+        to: Some("h2".parse().unwrap()),
+        why: Leaves::NotHere("disk==ssd".to_owned()),
+    };
+    assert_eq!(planned.slots[&0], moved);
+    assert_eq!(planned.slots[&1], kept("disk==ssd"));
+    assert!(planned.before.is_some(), "it is begun there");
+
+    // Its host does not keep it where no other can have it.
+    let mut after = before.clone();
+    manifest(&mut after, &with("disk==nvme"));
+    let fate = &of(&before, &after).slots[&0];
+    let is_unplaceable = matches!(
+        fate,
+        Fate::Waiting {
+            host: None,
+            why: Waiting::Unplaceable(_)
+        }
+    );
+    assert!(is_unplaceable, "{fate:?}");
+
+    // The same manifest again: all stays.
+    let mut after = before.clone();
+    manifest(&mut after, &hdd);
+    let planned = of(&before, &after);
+    let all_stay = |fate: &Fate| matches!(fate, Fate::Kept { why: None, .. });
+    assert!(planned.slots.values().all(all_stay), "{planned:?}");
+}
