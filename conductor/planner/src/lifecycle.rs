@@ -5,6 +5,7 @@
 
 mod before;
 mod ctx;
+mod paused;
 mod prepare;
 mod replace;
 mod reserve;
@@ -19,7 +20,7 @@ use manifests::{InstanceId, SlotId};
 use model::backoff::Backoff;
 use model::observed::{ContainerState, EngineState, ObservedContainer, Readiness};
 use model::records::{Phase, Progress, SlotState, Status};
-use model::snapshot::Rev;
+use model::snapshot::{Owner, Rev};
 use model::{Action, Scope, Write};
 
 use crate::handover::stops_first;
@@ -32,6 +33,7 @@ use crate::slots::OwnSlot;
 use crate::waiting::{Stalled, Waiting};
 use before::before;
 use ctx::{Ctx, Decision};
+use paused::serves_on;
 use replace::{made, replacement};
 use reserve::{reserve, take_back};
 use start::{absent, first_start, resolve, restart, running, why_ended};
@@ -87,19 +89,23 @@ fn next(
     fresh: &mut dyn FnMut() -> InstanceId,
 ) -> Decision {
     let orphans = &ctx.inputs.memory.orphans;
+    let elsewhere = ctx.was_written_elsewhere();
+    let elsewhere = elsewhere.map(|constraint| (constraint, ctx.inputs.may_place(Owner::Nobody)));
     if !ctx.inputs.is_trusted() {
         restart_only(ctx, current)
     } else if ctx.container.manifest.is_none() && orphans.contains_key(&ctx.claim.instance) {
         orphan(ctx, current, notes)
     } else if !ctx.container.is_wanted(ctx.slot.slot) || ctx.is_last_here() {
         unwanted(ctx, notes)
-    } else if let Some(constraint) = ctx.was_written_elsewhere() {
+    } else if let Some((constraint, Ok(()))) = &elsewhere {
         Decision {
-            reason: Some(Waiting::NotHere(constraint)),
+            reason: Some(Waiting::NotHere(constraint.clone())),
             ..unwanted(ctx, notes)
         }
     } else if let Some(decision) = yields(ctx, current, notes) {
         decision
+    } else if let Some((_, Err(pause))) = elsewhere {
+        ctx.without_void_next(serves_on(ctx, current, pause, notes))
     } else {
         let decision = wanted(ctx, current, notes, fresh);
         ctx.with_volumes(current, ctx.without_void_next(decision))

@@ -284,7 +284,9 @@ pub(super) fn running(
     }
     if phase == Some(Phase::Ready) {
         let outdated = ctx.is_outdated(target);
-        if !outdated && rollout::precedes(ctx.container, ctx.claim) {
+        // What serves on only until it may go is not kept.
+        let is_adopted = !outdated && ctx.was_written_elsewhere().is_none();
+        if is_adopted && rollout::precedes(ctx.container, ctx.claim) {
             decision = adopt(ctx, target, decision, notes);
         }
         decision.shared = decision

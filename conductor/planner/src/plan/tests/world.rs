@@ -25,7 +25,7 @@ use model::observed::{
     ContainerPort, ContainerState, EngineState, Exit, LABEL_CLUSTER, Observed, ObservedContainer,
     Ownership, Readiness, Running, Surroundings, job_name,
 };
-use model::records::{HostRecord, HostState, Status, Versions};
+use model::records::{Hold, HostRecord, HostState, Status, Versions};
 use model::rules::Rules;
 use model::snapshot::{Change, Desired, Snapshot};
 use model::time::Millis;
@@ -247,6 +247,7 @@ impl World {
             }
             "reimage" => self.reimage(rest),
             "restart-agent" => self.restart_agent(rest),
+            "hold" => self.hold(words[0], words.get(1) != Some(&"off")),
             "trust" => {
                 self.agent(words[0]).trust = match words[1] {
                     "full" => Trust::Full,
@@ -375,6 +376,23 @@ impl World {
         let key = Key::HostRecord(agent.host.name.clone()).to_string();
         let mut record: HostRecord = serde_json::from_slice(&self.keys[&key].0).unwrap();
         record.id = id;
+        self.put(&key, serde_json::to_vec(&record).unwrap());
+    }
+
+    /// It distrusts its etcd in a way that may concern all, and says so; or does no more.
+    fn hold(&mut self, name: &str, holds: bool) {
+        let agent = self.agent(name);
+        agent.trust = if holds {
+            Trust::RestartsOnly
+        } else {
+            Trust::Full
+        };
+        let key = Key::HostRecord(agent.host.name.clone()).to_string();
+        let mut record: HostRecord = serde_json::from_slice(&self.keys[&key].0).unwrap();
+        record.hold = holds.then(|| Hold {
+            reason: "it may be an old etcd".to_owned(),
+            shared: true,
+        });
         self.put(&key, serde_json::to_vec(&record).unwrap());
     }
 
