@@ -344,15 +344,22 @@ pub(crate) fn decided_as_it_runs(
     };
     let is_it = |version: &ParsedVersion| {
         let own = version.own.as_ref();
+        // What was found in the registry is what this manifest wants, too, if it wants to have newer ones.
+        let is_wanted = version.version.found.is_none() || manifest.image_policy.is_some();
         manifest.pull != Pull::Always
-            && version.version.found.is_none()
+            && is_wanted
             && own.is_some_and(|own| own.pull == manifest.pull && is_same(own, manifest))
     };
     let claims = container.slots.values().filter_map(|s| s.claim.as_ref());
-    let mut runs = claims.filter_map(|claim| container.versions.get(&claim.version));
+    let runs = claims.filter_map(|claim| {
+        let version = container.versions.get(&claim.version)?;
+        is_it(version).then_some((claim.version, &version.version))
+    });
+    // An update may have been under way, to an image that has not proven itself.
+    let (_, runs) = runs.max_by_key(|(rev, version)| (version.good, *rev))?;
     let version = Version {
         manifest: (*text).clone(),
-        ..runs.find(|version| is_it(version))?.version.clone()
+        ..runs.clone()
     };
     Some(decided_write(id, container, (*rev, version), None))
 }

@@ -131,6 +131,7 @@ fn a_put_without_a_change_redeploys_what_is_always_pulled() {
 fn a_newer_image_is_rolled_out_and_one_that_fails_is_gone_back_from() {
     notebook("newer-image");
     notebook("newer-tag");
+    notebook("newer-image-again");
 }
 
 #[test]
