@@ -11,13 +11,13 @@ mod own_writes;
 mod slots;
 mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::{ContainerId, InstanceId, SlotId};
 use model::images::ImageAnswer;
 use model::observed::{EngineState, Observed};
 use model::records::{Phase, Status};
-use model::snapshot::Snapshot;
+use model::snapshot::{SlotView, Snapshot};
 use model::time::Millis;
 use model::write::WriteOp;
 use model::{Action, ActionResult, Fault, Scope, Write, WriteKind};
@@ -56,6 +56,9 @@ pub struct AgentMemory {
     pub engine_down_since: Option<Millis>,
     /// This process has seen a trusted, complete snapshot.
     pub has_synced: bool,
+    /// Instances that were leaving when this process saw its first such snapshot: an earlier one may have asked them to
+    /// stop.
+    pub left_before: BTreeSet<InstanceId>,
     /// When slots may be placed and taken over.
     pub disruption: DisruptionGuard,
     /// Instances that were kept without a manifest when a restore was accepted.
@@ -211,7 +214,9 @@ impl AgentMemory {
 
     /// Takes a trusted, complete snapshot in; `same_hosts`: as in the one that was taken in before.
     pub fn see(&mut self, snapshot: &Snapshot, same_hosts: bool, now: Millis) {
-        self.has_synced = true;
+        if !std::mem::replace(&mut self.has_synced, true) {
+            self.left_before = leaving(snapshot);
+        }
         if same_hosts {
             self.disruption.observe_slots(snapshot, now);
         } else {
@@ -423,4 +428,14 @@ impl AgentMemory {
         }
         self.in_flight.end_write(&write.scope);
     }
+}
+
+/// Instances that take no new connections, as their hosts have written.
+fn leaving(snapshot: &Snapshot) -> BTreeSet<InstanceId> {
+    let slots = snapshot.containers.values().flat_map(|c| c.slots.values());
+    let states = slots.filter_map(SlotView::current_state);
+    states
+        .filter(|state| state.state == Phase::Leaving)
+        .map(|state| state.instance.clone())
+        .collect()
 }

@@ -92,9 +92,15 @@ impl<'a> Ctx<'a> {
         self.inputs.memory.instances.get(&container.owner.instance)
     }
 
-    /// It runs, and this process has asked it to stop.
+    /// It runs, and was asked to stop. What was leaving already when this process began may have been, by an earlier one:
+    /// nothing else says so, neither etcd nor the engine.
     pub(super) fn is_ending(&self, container: &ObservedContainer) -> bool {
-        container.running().is_some() && self.instance(container).is_some_and(|m| m.stop_requested)
+        let left_before = &self.inputs.memory.left_before;
+        let is_asked = |memory: &InstanceMemory| {
+            memory.stop_requested
+                || (memory.adopted && left_before.contains(&container.owner.instance))
+        };
+        container.running().is_some() && self.instance(container).is_some_and(is_asked)
     }
 
     /// Its address or port is taken: only another instance gets another one.
