@@ -927,6 +927,23 @@ fn dns_explains_a_name() {
     );
     let json = api.run(&["dns", "web.shop", "-o", "json"]).with(0).json();
     assert_eq!(json["left_out"][0]["reason"], "it is not ready");
+    let wrong = ["db", "db/1"].map(|name| {
+        let key = format!("/skydns/local/skydns/{name}");
+        (key, "it is not a JSON object".to_owned())
+    });
+    api.agent.set_name(NameReport {
+        name: "db".to_owned(),
+        meaning: "no such name".to_owned(),
+        unreadable: wrong.into_iter().collect(),
+        ..NameReport::default()
+    });
+    let ended = api.run(&["dns", "db"]).with(0);
+    assert_eq!(
+        ended.out,
+        "db: no such name\n\n\
+         the record at /skydns/local/skydns/db is not in DNS: it is not a JSON object\n\
+         the record at /skydns/local/skydns/db/1 is not in DNS: it is not a JSON object\n"
+    );
     api.run(&["dns", "no-name"]).with(1);
     api.run(&["dns", "a/b"]).with(2);
 }

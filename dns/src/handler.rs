@@ -12,7 +12,7 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use model::directory::Directory;
-use model::skydns::Records;
+use model::skydns::{RecordError, Records};
 use tracing::{Level, debug, enabled, warn};
 
 use listen::LogThrottle;
@@ -119,6 +119,13 @@ impl Handler {
     pub(crate) fn explain(&self, name: &str) -> Option<Explanation> {
         self.0
             .with_tables(|zone, tables| zone.explain(tables, name))
+    }
+
+    pub(crate) fn unreadable(&self) -> Vec<(String, RecordError)> {
+        let records = self.0.records.load();
+        let keys = records.unreadable(&[]);
+        keys.map(|(key, error)| (key.to_owned(), error.clone()))
+            .collect()
     }
 
     pub(crate) fn counters(&self) -> Arc<Counters> {

@@ -13,7 +13,7 @@ use listen::{BIND_RETRY, Binder, Limiter, Problem};
 use manifests::manifest::Protocol;
 use model::backoff::Exponential;
 use model::directory::Directory;
-use model::skydns::Records;
+use model::skydns::{RecordError, Records};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{self, JoinHandle, JoinSet};
@@ -82,6 +82,11 @@ impl Names {
     /// Explains a name, in full or without the domain; none if it is no domain name.
     pub fn explain(&self, name: &str) -> Option<Explanation> {
         self.0.explain(name)
+    }
+
+    /// Keys under `/skydns` that are no records, and why.
+    pub fn unreadable(&self) -> Vec<(String, RecordError)> {
+        self.0.unreadable()
     }
 }
 

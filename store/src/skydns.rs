@@ -191,6 +191,7 @@ mod tests {
         }
         write(&kv, vec![put("wrong", "{}"), Op::put("/apps/x", host)]).await;
         let (says, mut said) = watch::channel(Records::default());
+        let now = said.clone();
         let stop = CancellationToken::new();
         let folder = tempfile::TempDir::new().unwrap();
         let saved = Saved::new(folder.path().join("skydns"), uuid::Uuid::from_u128(1));
@@ -205,10 +206,17 @@ mod tests {
         ));
         let mut reaches = async |count| said.wait_for(|table| table.len() == count).await.is_ok();
         assert!(reaches(2_500).await);
+        let wrong = |records: &Records| {
+            let wrong = records.unreadable(&[]);
+            wrong.map(|(key, _)| key.to_owned()).collect::<Vec<_>>()
+        };
+        let key = format!("{SKYDNS}local/skydns/wrong");
+        assert_eq!(wrong(&now.borrow()), [key]);
         write(&kv, vec![put("db", host)]).await;
         assert!(reaches(2_501).await);
         write(&kv, vec![put("wrong", host)]).await;
         assert!(reaches(2_502).await);
+        assert!(wrong(&now.borrow()).is_empty());
         let key = format!("{SKYDNS}local/skydns/db");
         write(&kv, vec![Op::delete(key), put("many/0", "nothing")]).await;
         assert!(reaches(2_500).await);

@@ -14,7 +14,7 @@ use engine::{Engine, EngineError, LogChunk, LogOptions as EngineLogs};
 use futures_util::StreamExt;
 use gateway::v1::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
 use gateway::v1::types::{
-    CheckPort, DnsServer, LeftOut, LinkFailure, LogOptions, NameReport, Reasons,
+    CheckPort, DnsServer, LeftOut, LinkFailure, LogOptions, NameReport, Reasons, Unreadable,
 };
 use manifests::{HostName, InstanceId, SlotId};
 use model::Snapshot;
@@ -22,6 +22,7 @@ use model::directory::ServiceId;
 use model::events::Wanted;
 use model::observed::{ContainerState, Observed, ObservedContainer};
 use model::records::Cluster;
+use model::skydns::RecordError;
 use model::snapshot::Owner;
 use tokio::sync::watch;
 
@@ -108,6 +109,7 @@ impl AgentHandle for RunningAgent {
         DnsServer {
             domain: self.domain.clone(),
             listen: self.dns.borrow().clone(),
+            unreadable: unreadable(self.names.unreadable()),
         }
     }
 
@@ -130,6 +132,7 @@ impl AgentHandle for RunningAgent {
             records: name.records,
             left_out,
             hidden: name.hidden,
+            unreadable: unreadable(name.unreadable),
             stale: name.unconfirmed,
             ..NameReport::default()
         })
@@ -218,6 +221,11 @@ impl AgentHandle for RunningAgent {
             Err(error) => Err(HostError::Engine(error.to_string())),
         })))
     }
+}
+
+fn unreadable(keys: Vec<(String, RecordError)>) -> Unreadable {
+    let keys = keys.into_iter();
+    keys.map(|(key, error)| (key, error.to_string())).collect()
 }
 
 /// Slots that a name means and that have no instance to serve yet, in order.

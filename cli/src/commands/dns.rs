@@ -22,7 +22,7 @@ async fn explain(name: &str, global: &GlobalArgs) -> Result<(), CommandError> {
         return output::json(&name);
     }
     lists::note_age(name.stale, &name.notices);
-    output::print(&text(&name))
+    output::print_lines(&text(&name))
 }
 
 fn text(name: &NameReport) -> String {
@@ -44,6 +44,10 @@ fn text(name: &NameReport) -> String {
             "not answered either: {} under /skydns, since the cluster has this name",
             output::count(name.hidden, "key")
         ));
+    }
+    if !name.unreadable.is_empty() {
+        lines.push(String::new());
+        lines.extend(name.unreadable.sentences(usize::MAX));
     }
     lines.join("\n") + "\n"
 }

@@ -251,6 +251,7 @@ mod tests {
                 .iter()
                 .map(|addr| addr.parse().expect("addr"))
                 .collect(),
+            ..DnsServer::default()
         }
     }
 

@@ -17,6 +17,10 @@ use rpds::RedBlackTreeMapSync;
 const MAX_LABEL: usize = 63;
 /// Longest path: a name of 253 octets.
 const MAX_PATH: usize = 254;
+/// Keys that are no records, of which is known why; those beyond are in the log alone.
+pub const MAX_UNREADABLE: usize = 1_000;
+/// Characters of such a key: more than any name has.
+const MAX_KEY: usize = 512;
 /// Labels that stand for any one label.
 pub const WILDCARDS: [&str; 2] = ["*", "any"];
 
@@ -24,6 +28,8 @@ pub const WILDCARDS: [&str; 2] = ["*", "any"];
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Records {
     table: RedBlackTreeMapSync<Path, Arc<Record>>,
+    /// What is no record, by key.
+    unreadable: RedBlackTreeMapSync<Arc<str>, RecordError>,
     is_saved: bool,
 }
 
@@ -36,6 +42,22 @@ pub type Found<'a> = (Vec<&'a str>, &'a Record);
 impl Records {
     /// A key was put. What is no record takes away the one that was there.
     pub fn put(&mut self, key: &str, value: &[u8]) -> Result<(), RecordError> {
+        let result = self.insert(key, value);
+        let key = cut(key);
+        match &result {
+            Ok(()) => {
+                self.unreadable.remove_mut(key);
+            }
+            Err(error) => {
+                if self.unreadable.size() < MAX_UNREADABLE || self.unreadable.contains_key(key) {
+                    self.unreadable.insert_mut(key.into(), error.clone());
+                }
+            }
+        }
+        result
+    }
+
+    fn insert(&mut self, key: &str, value: &[u8]) -> Result<(), RecordError> {
         let path = path(key).ok_or(RecordError::NotAName)?;
         let parsed = parse::parse(value);
         if let Ok(Some(record)) = parsed {
@@ -48,6 +70,7 @@ impl Records {
 
     /// A key was deleted.
     pub fn delete(&mut self, key: &str) {
+        self.unreadable.remove_mut(cut(key));
         if let Some(path) = path(key) {
             self.table.remove_mut(&path);
         }
@@ -56,6 +79,13 @@ impl Records {
     /// They were read from disk, and etcd has not confirmed them.
     pub fn is_saved(&self) -> bool {
         self.is_saved
+    }
+
+    /// Keys at a name and below it that are no records, and why. The labels may be wildcards; without any it is all keys.
+    pub fn unreadable(&self, labels: &[&str]) -> impl Iterator<Item = (&str, &RecordError)> {
+        let keys = self.unreadable.iter();
+        keys.filter(|(key, _)| is_below(key, labels))
+            .map(|(key, error)| (key.as_ref(), error))
     }
 
     /// How many there are.
@@ -128,6 +158,22 @@ impl Records {
         let range = self.table.range::<str, _>((start, Bound::Unbounded));
         range.map(|(path, record)| (path, record.as_ref()))
     }
+}
+
+/// A key, as it is known where it is no record's.
+fn cut(key: &str) -> &str {
+    let end = key.char_indices().nth(MAX_KEY);
+    end.map_or(key, |(end, _)| &key[..end])
+}
+
+/// Begins with these labels; it may be no name's.
+fn is_below(key: &str, labels: &[&str]) -> bool {
+    let key = key.strip_prefix(manifests::keys::SKYDNS).unwrap_or(key);
+    let mut parts = key.split('/');
+    labels.iter().all(|label| {
+        let part = parts.next();
+        part.is_some_and(|part| WILDCARDS.contains(label) || part.eq_ignore_ascii_case(label))
+    })
 }
 
 /// The path of a key; none if it is not that of a name.

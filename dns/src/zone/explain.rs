@@ -2,6 +2,7 @@
 
 use hickory_proto::op::Query;
 use hickory_proto::rr::{Name, RecordType};
+use model::skydns::RecordError;
 
 use super::hosts::{self, HOSTS, Host};
 use super::select::{LeftOut, Pattern, Slots};
@@ -35,6 +36,8 @@ pub struct Explanation {
     pub slots: Option<Slots>,
     /// So many records of others have the name, and are not answered.
     pub hidden: usize,
+    /// Keys of the name and below it that are no records, and why.
+    pub unreadable: Vec<(String, RecordError)>,
     /// Of records that were there when an agent ended, and that etcd has not confirmed since.
     pub unconfirmed: bool,
 }
@@ -84,6 +87,7 @@ impl Zone {
             } else {
                 0
             },
+            unreadable: others::unreadable(tables.records, &name),
             unconfirmed: !is_ours
                 && tables.records.is_saved()
                 && !others::find(tables.records, &name).is_empty(),
@@ -102,7 +106,8 @@ impl Zone {
             .ok()?
             .append_name(&self.origin)
             .ok()?;
-        Some(if self.exists(tables, &below) {
+        let is_tried = || !others::unreadable(tables.records, &below).is_empty();
+        Some(if self.exists(tables, &below) || is_tried() {
             below
         } else {
             full

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use hickory_proto::op::Query;
 use hickory_proto::rr::rdata::{CNAME, MX, SRV, TXT};
 use hickory_proto::rr::{Name, RData, RecordType};
-use model::skydns::{Record, Records, Target};
+use model::skydns::{Record, RecordError, Records, Target};
 
 use super::records::{address_with_ttl, is_of, with_ttl};
 use super::select::MOST;
@@ -79,6 +79,17 @@ pub(super) fn find<'a>(records: &'a Records, name: &Name) -> Vec<Found<'a>> {
     };
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     grouped(records.below(&labels, MOST))
+}
+
+/// Keys of the name and below it that are no records, and why.
+pub(super) fn unreadable(records: &Records, name: &Name) -> Vec<(String, RecordError)> {
+    let Some(labels) = labels(name) else {
+        return Vec::new();
+    };
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let keys = records.unreadable(&labels);
+    keys.map(|(key, error)| (key.to_owned(), error.clone()))
+        .collect()
 }
 
 /// Labels in lower case, from the root down; none if a key can't spell them.

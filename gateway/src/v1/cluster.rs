@@ -58,6 +58,7 @@ pub(super) async fn status(State(api): State<Api>) -> ApiResult<ClusterStatus> {
         },
         age: view.age(),
         problems: api.agent.problems(),
+        unreadable: api.agent.dns().unreadable,
     };
     let status = overview::status(&view, &slots, &containers, answering);
     Ok(Json(status))

@@ -22,7 +22,7 @@ use store::memory::MemKv;
 use tokio::sync::watch;
 
 use super::agent::{AgentHandle, ClusterView, EventStream, HostError, LogRecord, LogStream};
-use super::types::{CheckPort, DnsServer, LogOptions, NameReport, Reasons};
+use super::types::{CheckPort, DnsServer, LogOptions, NameReport, Reasons, Unreadable};
 
 /// An agent with an in-memory etcd and no containers.
 #[derive(Debug, Clone)]
@@ -47,6 +47,7 @@ struct AgentState {
     problems: Vec<String>,
     reasons: Reasons,
     names: BTreeMap<String, NameReport>,
+    unreadable: Unreadable,
     cluster: Option<Cluster>,
     observed: Observed,
     volumes: BTreeSet<String>,
@@ -116,6 +117,11 @@ impl MemAgent {
     /// A name in its DNS.
     pub fn set_name(&self, report: NameReport) {
         self.state().names.insert(report.name.clone(), report);
+    }
+
+    /// Keys that are no records for its DNS.
+    pub fn set_unreadable(&self, unreadable: Unreadable) {
+        self.state().unreadable = unreadable;
     }
 
     /// Its cluster.
@@ -394,6 +400,7 @@ impl AgentHandle for MemAgent {
         DnsServer {
             domain: "skydns.local".to_owned(),
             listen: vec![([172, 17, 0, 1], 53).into()],
+            unreadable: self.state().unreadable.clone(),
         }
     }
 

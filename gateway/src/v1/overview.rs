@@ -10,8 +10,11 @@ use model::snapshot::{HostView, Snapshot};
 
 use super::agent::ClusterView;
 use super::types::{
-    AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus,
+    AppContainer, AppRow, ClusterStatus, ContainerRow, HostRow, SlotRow, SlotStatus, Unreadable,
 };
+
+/// Keys that are no records, and are each a line of `status`.
+const MOST_UNREADABLE: usize = 3;
 
 /// Live hosts and members, by name.
 pub fn hosts(snapshot: &Snapshot) -> Vec<HostRow> {
@@ -153,6 +156,8 @@ pub struct AnsweringAgent {
     pub age: Option<u64>,
     /// Problems, beside a hold.
     pub problems: Vec<String>,
+    /// Keys that are no records for its DNS.
+    pub unreadable: Unreadable,
 }
 
 /// The cluster in a few lines.
@@ -195,6 +200,7 @@ pub fn status(
     for row in containers {
         problems.extend(row.warnings.iter().map(|w| format!("{}: {w}", row.id())));
     }
+    problems.extend(answering.unreadable.sentences(MOST_UNREADABLE));
     ClusterStatus {
         cluster: snapshot.cluster.as_ref().map(|c| c.id.to_string()),
         host: answering.host,

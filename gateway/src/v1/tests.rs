@@ -28,7 +28,7 @@ use tower::ServiceExt;
 use super::memory::MemAgent;
 use super::types::{
     CheckPort, CheckedPort, EventLine, HoldReport, HostsCheck, LogEvent, LogOptions, NameReport,
-    Reach, Reasons, Tried,
+    Reach, Reasons, Tried, Unreadable,
 };
 use super::{AgentHandle, Api, EventStream, HostError, LogRecord, LogStream, Peers, router};
 use crate::ndjson;
@@ -819,6 +819,33 @@ async fn a_name_in_dns_is_explained() {
     let (status, body) = api.send("GET", "/dns/no-name", "").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(body["error"], "`no-name` is not a domain name");
+}
+
+#[tokio::test]
+async fn what_is_no_record_in_dns_is_a_problem_of_the_cluster() {
+    let api = alone();
+    api.agent.put_host("h1", None);
+    assert_eq!(api.get("/dns").await["unreadable"], json!(null));
+    let wrong = |n| (format!("/skydns/local/{n:02}"), "it is wrong".to_owned());
+    let unreadable = |count| (0..count).map(wrong).collect::<Unreadable>();
+    api.agent.set_unreadable(unreadable(3));
+    let said = |n| format!("the record at /skydns/local/{n:02} is not in DNS: it is wrong");
+    let problems = api.get("/status").await["problems"].clone();
+    assert_eq!(problems, json!([said(0), said(1), said(2)]));
+    api.agent.set_unreadable(unreadable(30));
+    let problems = api.get("/status").await["problems"].clone();
+    assert_eq!(problems.as_array().map(Vec::len), Some(4));
+    assert_eq!(problems[2], said(2));
+    let more =
+        "27 more under /skydns can't be read either; `dokkaa dns NAME` shows those of a name";
+    assert_eq!(problems[3], more);
+    let listed = api.get("/dns").await["unreadable"].clone();
+    assert_eq!(listed["count"], 30);
+    assert_eq!(listed["first"].as_array().map(Vec::len), Some(20));
+    assert_eq!(
+        listed["first"][19],
+        json!({"key": "/skydns/local/19", "error": "it is wrong"})
+    );
 }
 
 #[tokio::test]

@@ -57,16 +57,16 @@ pub enum RecordError {
     )]
     NotAName,
     /// The value is too long.
-    #[error("has {0} octets; expected at most {MAX_VALUE}")]
+    #[error("it has {0} octets; expected at most {MAX_VALUE}")]
     TooLong(usize),
     /// The value is not a JSON object.
-    #[error("is not a JSON object such as `{{\"host\": \"10.0.0.9\"}}`")]
+    #[error("it is not a JSON object such as `{{\"host\": \"10.0.0.9\"}}`")]
     NotAnObject,
     /// A field has a wrong value.
     #[error("`{0}` is not {1}")]
     Field(&'static str, &'static str),
     /// It says nothing.
-    #[error("has neither `host` nor `text`")]
+    #[error("it has neither `host` nor `text`, and needs one of them")]
     Nothing,
 }
 

@@ -128,10 +128,10 @@ fn so_many_octets_are_saved_and_no_more() {
 #[test]
 fn what_is_no_record_says_why() {
     for (value, why) in [
-        ("", "is not a JSON object"),
-        ("[1]", "is not a JSON object"),
-        ("{}", "has neither `host` nor `text`"),
-        (r#"{"port":80}"#, "has neither `host` nor `text`"),
+        ("", "it is not a JSON object"),
+        ("[1]", "it is not a JSON object"),
+        ("{}", "it has neither `host` nor `text`"),
+        (r#"{"port":80}"#, "it has neither `host` nor `text`"),
         (
             r#"{"host":"a b"}"#,
             "`host` is not an address or a domain name",
@@ -176,6 +176,55 @@ fn what_is_no_record_says_why() {
         assert_eq!(error, Err(RecordError::NotAName), "{key}");
     }
     assert!(table.is_empty());
+}
+
+#[test]
+fn what_is_no_record_is_known_until_it_is_one_or_is_gone() {
+    let mut table = table(&[("db/1", r#"{"host":"10.0.0.9"}"#)]);
+    let key = |name: &str| format!("/skydns/local/skydns/{name}");
+    for name in ["db/1", "DB/2", "db/a b", "dbx", "other/3"] {
+        assert!(table.put(&key(name), b"{}").is_err(), "{name}");
+    }
+    let at = |table: &Records, labels: &[&str]| {
+        let found = table.unreadable(labels);
+        found
+            .map(|(key, _)| key["/skydns/local/skydns/".len()..].to_owned())
+            .collect::<Vec<_>>()
+    };
+    let db = ["DB/2", "db/1", "db/a b"];
+    assert_eq!(at(&table, &["local", "skydns", "db"]), db);
+    assert_eq!(at(&table, &["local", "skydns", "*", "3"]), ["other/3"]);
+    assert_eq!(at(&table, &[]).len(), 5);
+    let why = table.unreadable(&["local", "skydns", "db", "1"]).next();
+    assert_eq!(why.expect("known").1, &RecordError::Nothing);
+
+    // The present reason counts.
+    table.put(&key("db/1"), b"[]").expect_err("no record");
+    let why = table.unreadable(&["local", "skydns", "db", "1"]).next();
+    assert_eq!(why.expect("known").1, &RecordError::NotAnObject);
+    table
+        .put(&key("db/1"), br#"{"host":"10.0.0.9"}"#)
+        .expect("record");
+    table
+        .put(&key("DB/2"), br#"{"dokkaa":"h1"}"#)
+        .expect("an agent's");
+    table.delete(&key("db/a b"));
+    assert_eq!(at(&table, &[]), ["dbx", "other/3"]);
+}
+
+#[test]
+fn what_is_known_of_keys_that_are_no_records_is_bounded() {
+    let mut table = Records::default();
+    let key = |n: usize| format!("/skydns/{n}/{}", "é".repeat(5_000));
+    for n in 0..=MAX_UNREADABLE {
+        assert!(table.put(&key(n), b"").is_err());
+    }
+    let known = |table: &Records| table.unreadable(&[]).count();
+    assert_eq!(known(&table), MAX_UNREADABLE);
+    let longest = table.unreadable(&[]).map(|(key, _)| key.chars().count());
+    assert_eq!(longest.max(), Some(MAX_KEY));
+    table.delete(&key(0));
+    assert_eq!(known(&table), MAX_UNREADABLE - 1);
 }
 
 #[test]

@@ -19,6 +19,10 @@ fn explain(name: &str) -> Explanation {
             .put(&key, br#"{"host":"192.0.2.9"}"#)
             .expect("record");
     }
+    for name in ["wrong", "shop/web/b"] {
+        let key = format!("/skydns/local/skydns/{name}");
+        records.put(&key, b"{}").expect_err("no record");
+    }
     let tables = Tables {
         directory: &cluster.directory(),
         records: &records,
@@ -86,6 +90,25 @@ impl Explanation {
         self.records.clone_from(&like.records);
         self
     }
+}
+
+#[test]
+fn a_key_that_is_no_record_is_told_with_its_name() {
+    let unreadable = |name: &str| {
+        let unreadable = explain(name).unreadable.into_iter();
+        unreadable
+            .map(|(key, error)| format!("{key}: {error}"))
+            .collect::<Vec<_>>()
+    };
+    let wrong =
+        "/skydns/local/skydns/wrong: it has neither `host` nor `text`, and needs one of them";
+    assert_eq!(unreadable("wrong.skydns.local"), [wrong]);
+    // It is meant by the name below the domain, too.
+    assert_eq!(unreadable("Wrong"), [wrong]);
+    assert_eq!(explain("wrong").meaning, "no such name");
+    assert_eq!(unreadable("web.shop").len(), 1);
+    assert_eq!(unreadable("skydns.local").len(), 2);
+    assert_eq!(unreadable("db.shop"), [""; 0]);
 }
 
 #[test]

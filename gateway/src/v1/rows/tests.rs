@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::v1::ClusterView;
-use crate::v1::types::{LinkFailure, Reasons};
+use crate::v1::types::{LinkFailure, Reasons, Unreadable};
 use crate::v1::{overview, why};
 
 /// A snapshot from keys and values, each at a revision of its own, from 1.
@@ -298,6 +298,7 @@ fn who_is_not_ready_for_too_long_is_a_problem_and_who_restarts_is_not() {
             host: "h1".parse().unwrap(),
             etcd: true,
             problems: Vec::new(),
+            unreadable: Unreadable::default(),
         };
         overview::status(&view(&snapshot), &shown, &[], answering).problems
     };
@@ -718,6 +719,7 @@ fn hosts_and_status_name_what_needs_attention() {
         host: "h1".parse().unwrap(),
         etcd: true,
         problems: Vec::new(),
+        unreadable: Unreadable::default(),
     };
     let cut_off = overview::AnsweringAgent {
         etcd: false,
