@@ -15,6 +15,7 @@ use gateway::OUTCOME_UNKNOWN;
 use gateway::listener::{self, ListenerConfig};
 use listen::Binder;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::condition::Condition;
@@ -29,6 +30,10 @@ const WITHOUT_ETCD: Duration = Duration::from_millis(900);
 
 /// … and a write, which is sent again for as long: one that was given up here would go on all the same.
 const WRITE_WITHOUT_ETCD: Duration = Duration::from_secs(10);
+
+/// One of so many connections may be held by a write that waits so: the others stay free for what is answered at once.
+const WRITES_SHARE: usize = 4;
+
 /// A client of metrics asks at once, and again after a while.
 const METRICS_HEADERS: Duration = Duration::from_secs(10);
 
@@ -87,7 +92,8 @@ impl Listeners {
             waits: shares.waits,
             ..ListenerConfig::default()
         };
-        let routes = api(self.routes.clone(), condition.clone());
+        let writes = (shares.api.all / WRITES_SHARE).max(1);
+        let routes = api(self.routes.clone(), condition.clone(), writes);
         self.tasks
             .spawn(|stop| listener::serve(keys, settings, routes, stop));
         // A scrape names the host that it asks.
@@ -123,17 +129,24 @@ pub(super) fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
 }
 
 /// The API from the first moment on: what is missing until there is something to ask, and in time while etcd is away.
-fn api(routes: Arc<OnceLock<Router>>, condition: Arc<Condition>) -> Router {
+/// `writes` of them at most wait for it.
+fn api(routes: Arc<OnceLock<Router>>, condition: Arc<Condition>, writes: usize) -> Router {
+    let writes = Arc::new(Semaphore::new(writes));
     Router::new().fallback(async move |request: Request| {
         let Some(routes) = routes.get() else {
             let lacks = condition.lacks().join("; ");
             return unavailable(request.uri().path(), &format!("not ready yet: {lacks}"));
         };
-        answer(routes.clone(), &condition, request).await
+        answer(routes.clone(), &condition, &writes, request).await
     })
 }
 
-async fn answer(routes: Router, condition: &Condition, request: Request) -> Response {
+async fn answer(
+    routes: Router,
+    condition: &Condition,
+    writes: &Semaphore,
+    request: Request,
+) -> Response {
     let path = request.uri().path().to_owned();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let answer = async {
@@ -143,16 +156,19 @@ async fn answer(routes: Router, condition: &Condition, request: Request) -> Resp
     let Some(why) = condition.without_etcd().filter(|_| needs_etcd(&path)) else {
         return answer.await;
     };
-    let patience = if reads {
-        WITHOUT_ETCD
-    } else {
-        WRITE_WITHOUT_ETCD
-    };
-    match tokio::time::timeout(patience, answer).await {
-        Ok(answer) => answer,
-        Err(_) if reads => unavailable(&path, &why),
-        Err(_) => unavailable(&path, &format!("{why}; {OUTCOME_UNKNOWN}")),
+    if reads {
+        let answer = tokio::time::timeout(WITHOUT_ETCD, answer).await;
+        return answer.unwrap_or_else(|_| unavailable(&path, &why));
     }
+    // Before the request goes on: it is certain that nothing is written.
+    let Ok(_place) = writes.try_acquire() else {
+        let why = format!(
+            "{why}; nothing was written, since too many writes wait for etcd already: send it again when etcd answers"
+        );
+        return unavailable(&path, &why);
+    };
+    let answer = tokio::time::timeout(WRITE_WITHOUT_ETCD, answer).await;
+    answer.unwrap_or_else(|_| unavailable(&path, &format!("{why}; {OUTCOME_UNKNOWN}")))
 }
 
 /// The rest of dokkaa's own API shows what is known, or asks other hosts.
@@ -168,11 +184,14 @@ fn unavailable(path: &str, why: &str) -> Response {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use axum::body::{Body, to_bytes};
-    use axum::routing::put;
+    use axum::routing::{any, put};
     use conductor::Published;
     use store::host::{HostStatus, Waiting};
     use tokio::sync::watch;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -190,7 +209,7 @@ mod tests {
         let waits = "/d.sock has not answered yet".to_owned();
         let condition = Arc::new(Condition::waiting("http://e:1".to_owned(), false, waits));
         let routes: Arc<OnceLock<Router>> = Arc::default();
-        let api = api(routes.clone(), condition.clone());
+        let api = api(routes.clone(), condition.clone(), 1);
         let (status, error) = ask(&api, "GET", "/v2/keys/apps").await;
         assert_eq!((status.as_u16(), &error["errorCode"]), (503, &300.into()));
         assert!(error["cause"].as_str().unwrap().contains("/d.sock"));
@@ -222,5 +241,72 @@ mod tests {
         let (_, error) = ask(&api, "PUT", "/dokkaa/v1/manifests/shop/web").await;
         let text = error["error"].as_str().unwrap();
         assert!(text.ends_with("look before you send it again"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_wait_for_etcd_leave_room_for_others() {
+        let condition = Arc::new(Condition::waiting(
+            "http://e:1".to_owned(),
+            false,
+            String::new(),
+        ));
+        condition.works(Arc::new(Published::default()));
+        let routes: Arc<OnceLock<Router>> = Arc::default();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let asks = asked.clone();
+        let waits = async move || {
+            asks.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        };
+        let known = Router::new().route("/dokkaa/v1/slots", any(async || "{}"));
+        routes.set(known.fallback(waits)).unwrap();
+        let api = api(routes, condition, 3);
+        let mut waiting = JoinSet::new();
+        for _ in 0..3 {
+            let api = api.clone();
+            waiting.spawn(async move { ask(&api, "PUT", "/v2/keys/a").await });
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+
+        let begin = tokio::time::Instant::now();
+        for (path, field) in [
+            ("/v2/keys/a", "cause"),
+            ("/dokkaa/v1/manifests/shop/web", "error"),
+        ] {
+            let (status, error) = ask(&api, "PUT", path).await;
+            assert_eq!(status, 503);
+            let why = error[field].as_str().unwrap();
+            assert!(
+                why.contains("http://e:1") && why.contains("nothing was written"),
+                "{why}"
+            );
+        }
+        // What needs no etcd, and is no wait.
+        assert_eq!(ask(&api, "GET", "/dokkaa/v1/slots").await.0, 200);
+        assert_eq!(ask(&api, "PUT", "/dokkaa/v1/slots").await.0, 200);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        assert_eq!(
+            asked.load(Ordering::Relaxed),
+            3,
+            "refused before it was sent"
+        );
+        let (status, error) = ask(&api, "GET", "/v2/keys/a").await;
+        assert_eq!((status.as_u16(), begin.elapsed()), (503, WITHOUT_ETCD));
+        assert!(
+            !error["cause"].as_str().unwrap().contains("written"),
+            "{error}"
+        );
+
+        // The others have waited long enough, and others may.
+        while let Some(answer) = waiting.join_next().await {
+            let (status, error) = answer.unwrap();
+            assert_eq!(status, 503);
+            let why = error["cause"].as_str().unwrap();
+            assert!(why.ends_with("look before you send it again"), "{why}");
+        }
+        let (_, error) = ask(&api, "PUT", "/v2/keys/a").await;
+        let why = error["cause"].as_str().unwrap();
+        assert!(why.ends_with("look before you send it again"), "{why}");
     }
 }
