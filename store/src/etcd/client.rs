@@ -41,7 +41,7 @@ impl std::fmt::Debug for State {
 #[derive(Clone)]
 pub(super) struct Attempt {
     pub(super) client: Client,
-    generation: u64,
+    pub(super) generation: u64,
 }
 
 impl Clients {
@@ -104,9 +104,8 @@ impl Clients {
         error
     }
 
-    /// No answer in time.
-    pub(super) fn late(&self, attempt: Option<&Attempt>) -> KvError {
-        let generation = attempt.map_or_else(|| self.state().generation, |a| a.generation);
+    /// No answer in time from the endpoint that was in use then. Another may be by now, which is not to blame.
+    pub(super) fn late(&self, generation: u64) -> KvError {
         let why = Failure(format!("{}: no answer in time", self.name(generation)));
         self.give_up_generation(generation);
         KvError::Unavailable(Arc::new(why))
@@ -128,7 +127,8 @@ impl Clients {
         self.state().generation
     }
 
-    fn give_up_generation(&self, generation: u64) {
+    /// The endpoint that was in use then is to be left, if it has not been.
+    pub(super) fn give_up_generation(&self, generation: u64) {
         let mut state = self.state();
         if state.generation == generation {
             state.generation += 1;

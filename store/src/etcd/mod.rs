@@ -95,16 +95,16 @@ impl EtcdKv {
         deadline: Instant,
         call: impl FnOnce(Attempt) -> F,
     ) -> Result<T, KvError> {
-        let mut used = None;
+        let mut used = clients.generation();
         let result = tokio::time::timeout_at(deadline, async {
             let attempt = clients.attempt().await?;
-            used = Some(attempt.clone());
+            used = attempt.generation;
             call(attempt.clone())
                 .await
                 .map_err(|error| clients.failed(&attempt, error))
         })
         .await;
-        result.unwrap_or_else(|_| Err(clients.late(used.as_ref())))
+        result.unwrap_or_else(|_| Err(clients.late(used)))
     }
 
     /// A call that may be made twice: at each endpoint in turn, until the deadline.
@@ -159,7 +159,7 @@ impl EtcdKv {
                 Ok((Duration::from_secs(answer.0.ttl as u64), revision))
             }
             Ok(Some(_)) => Err(KvError::LeaseNotFound),
-            Ok(None) => Err(self.streams.late(Some(&renewals.attempt))),
+            Ok(None) => Err(self.streams.late(renewals.attempt.generation)),
             Err(error) => Err(self.streams.failed(&renewals.attempt, error)),
         }
     }
@@ -181,13 +181,13 @@ fn get(attempt: Attempt, range: &Range) -> impl Answer<GetResponse> + use<> {
     }
 }
 
-/// Gives the streams' endpoint up unless it is told that all went well: also when the call is dropped halfway.
-struct OrGiveUp<'a>(Option<&'a Clients>);
+/// Gives the endpoint up that was in use then unless it is told that all went well: also when the call is dropped halfway.
+struct OrGiveUp<'a>(Option<(&'a Clients, u64)>);
 
 impl Drop for OrGiveUp<'_> {
     fn drop(&mut self) {
-        if let Some(clients) = self.0 {
-            clients.give_up_present();
+        if let Some((clients, generation)) = self.0 {
+            clients.give_up_generation(generation);
         }
     }
 }
@@ -230,12 +230,13 @@ impl Kv for EtcdKv {
     }
 
     async fn watch(&self, keys: KeyRange, from: i64, previous: bool) -> Result<Watch, KvError> {
+        let used = self.streams.generation();
         let opened = tokio::time::timeout(
             self.call_timeout,
             watch::open(&self.streams, keys, from, previous),
         )
         .await;
-        let opened = opened.unwrap_or_else(|_| Err(self.streams.late(None)))?;
+        let opened = opened.unwrap_or_else(|_| Err(self.streams.late(used)))?;
         let ours = self.cluster_id.load(Ordering::Relaxed);
         if ours != 0 && opened.cluster_id != ours {
             self.streams.give_up(&opened.attempt);
@@ -275,7 +276,11 @@ impl Kv for EtcdKv {
     async fn lease_keep_alive(&self, lease: i64) -> Result<(Duration, i64), KvError> {
         let mut kept = self.renewals.lock().await;
         let usable = kept.take().filter(|renewals| renewals.lease == lease);
-        let mut or_give_up = OrGiveUp(Some(&*self.streams));
+        let used = usable.as_ref().map_or_else(
+            || self.streams.generation(),
+            |renewals| renewals.attempt.generation,
+        );
+        let mut or_give_up = OrGiveUp(Some((&*self.streams, used)));
         let renewed = tokio::time::timeout(self.call_timeout, async {
             let mut renewals = match usable {
                 Some(renewals) => renewals,
@@ -292,7 +297,7 @@ impl Kv for EtcdKv {
                 or_give_up.0 = None;
                 return Err(error);
             }
-            Err(_) => return Err(self.streams.late(None)),
+            Err(_) => return Err(self.streams.late(used)),
         };
         or_give_up.0 = None;
         *kept = Some(renewals);
@@ -311,5 +316,49 @@ impl Kv for EtcdKv {
 
     fn stream_endpoint(&self) -> u64 {
         self.streams.generation()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_call_that_hangs_gives_up_the_endpoint_that_it_used_and_no_other() {
+        // Connections are taken by the kernel, and nobody answers.
+        let silent = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = silent.each_ref().map(|one| one.local_addr().unwrap());
+        let kv = EtcdKv::new(&EtcdOptions {
+            call_timeout: Duration::from_secs(1),
+            ..EtcdOptions::new(addresses.map(|address| address.to_string()))
+        })
+        .unwrap();
+        let keys = || KeyRange::prefix("/w/");
+        let meanwhile = async || {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            kv.avoid_stream_endpoint();
+        };
+
+        assert!(kv.watch(keys(), 0, false).await.is_err());
+        assert_eq!(kv.stream_endpoint(), 1);
+        // Somebody else gives that one up while it hangs.
+        let (opened, ()) = tokio::join!(kv.watch(keys(), 0, false), meanwhile());
+        assert!(opened.is_err());
+        assert_eq!(kv.stream_endpoint(), 2);
+
+        assert!(kv.lease_keep_alive(1).await.is_err());
+        assert_eq!(kv.stream_endpoint(), 3);
+        let (renewed, ()) = tokio::join!(kv.lease_keep_alive(1), meanwhile());
+        assert!(renewed.is_err());
+        assert_eq!(kv.stream_endpoint(), 4);
+        let dropped = tokio::time::timeout(Duration::from_millis(500), async {
+            tokio::join!(kv.lease_keep_alive(1), meanwhile())
+        });
+        assert!(dropped.await.is_err());
+        assert_eq!(kv.stream_endpoint(), 5);
     }
 }

@@ -48,7 +48,7 @@ pub(super) async fn open(
     let first = answers.message().await;
     let first = first
         .map_err(|error| streams.failed(&attempt, error))?
-        .ok_or_else(|| streams.late(Some(&attempt)))?;
+        .ok_or_else(|| streams.late(attempt.generation))?;
     if first.canceled() {
         return Err(access::refused(first.cancel_reason()));
     }
