@@ -15,8 +15,13 @@ use model::{ActionResult, Scope, Write, WriteKind};
 use planner::AgentMemory;
 use planner::rollout::Target;
 
-/// What a write means, once its guards held; none where nothing happens by it that people would look for.
-pub fn of_write(write: &Write) -> Option<Happened> {
+/// Deleted, or its TTL is over: a watch does not tell which.
+const GONE: &str = "its manifest is gone";
+
+/// What a write means, once its guards held; none where nothing happens by it that people would look for. `container` is
+/// what it is about, as far as that is known: why something ends here.
+pub fn of_write(write: &Write, container: Option<&ContainerView>) -> Option<Happened> {
+    let is_gone = container.is_some_and(|container| container.manifest.is_none());
     let about = |kind: Kind, message: String| match &write.scope {
         Scope::Slot(slot) => Happened::of_slot(slot, kind, message),
         Scope::Container(container) => Happened::of(container, kind, message),
@@ -63,7 +68,10 @@ pub fn of_write(write: &Write) -> Option<Happened> {
             let why = format!("given up, since this host can't run it: {reason}");
             Some(about(Kind::Unfit, why))
         }
-        WriteKind::Release => Some(about(Kind::Released, String::new())),
+        WriteKind::Release => {
+            let why = if is_gone { GONE } else { "" };
+            Some(about(Kind::Released, why.to_owned()))
+        }
         WriteKind::DeleteUnwanted => match &write.over {
             Over::Lost(host) => {
                 let why = format!("not wanted any more, and {host}, which had it, is missing");
@@ -77,7 +85,10 @@ pub fn of_write(write: &Write) -> Option<Happened> {
         )),
         WriteKind::State => {
             let leaves = write.says().filter(|state| state.state == Phase::Leaving)?;
-            let what = "takes no new connections".to_owned();
+            let mut what = "takes no new connections".to_owned();
+            if is_gone {
+                what = format!("{GONE}: {what}");
+            }
             Some(about(Kind::Leaving, what).instance(&leaves.instance))
         }
         WriteKind::Version => {

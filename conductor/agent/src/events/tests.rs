@@ -226,7 +226,7 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
         version: VersionId(7),
     };
     let write = Write::new_instance(slot(), claim, ModRev(3));
-    let one = of_write(&write).expect("an event");
+    let one = of_write(&write, None).expect("an event");
     assert_eq!(
         (one.kind, one.message.as_str()),
         (Kind::Replacing, "to run revision 7")
@@ -242,7 +242,7 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
         Write::state(slot(), state, ModRev(3), ModRev(4))
     };
     assert_eq!(
-        of_write(&state(Phase::Leaving)).map(|one| one.kind),
+        of_write(&state(Phase::Leaving), None).map(|one| one.kind),
         Some(Kind::Leaving)
     );
     let claim = Claim {
@@ -252,7 +252,7 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
     };
     let lost = "h3".parse().expect("a host");
     let taken = Write::take_over(slot(), claim, (ModRev(3), lost), ModRev(7), None);
-    let one = of_write(&taken).expect("an event");
+    let one = of_write(&taken, None).expect("an event");
     assert_eq!(one.kind, Kind::TakenOver);
     assert_eq!(one.message, "h3 is missing; to run revision 7");
     assert_eq!(one.from_host, Some("h3".parse().expect("a host")));
@@ -261,11 +261,22 @@ fn writes_and_steps_say_what_the_engine_does_not_show() {
         reason: "port 80 is taken".to_owned(),
     };
     let unfit = Write::release_unfit(slot(), ModRev(3), "h1".parse().expect("a host"), unfit);
-    let one = of_write(&unfit).expect("an event");
+    let one = of_write(&unfit, None).expect("an event");
     assert_eq!(one.kind, Kind::Unfit);
     assert!(one.message.ends_with("port 80 is taken"), "{one:?}");
+    // A watch does not tell whether by its TTL.
+    let gone = ContainerView::default();
+    let of_gone = |write: &Write| of_write(write, Some(&gone)).expect("an event").message;
+    assert_eq!(
+        of_gone(&state(Phase::Leaving)),
+        "its manifest is gone: takes no new connections"
+    );
+    let release = Write::release(slot(), ModRev(3));
+    assert_eq!(of_gone(&release), "its manifest is gone");
+    let one = of_write(&release, None).expect("an event");
+    assert_eq!((one.kind, one.message.as_str()), (Kind::Released, ""));
     // That it is ready, the engine shows.
-    assert_eq!(of_write(&state(Phase::Ready)), None);
+    assert_eq!(of_write(&state(Phase::Ready), None), None);
     let failed = ActionResult::Failed {
         slot: slot(),
         reason: "x".repeat(5_000),
@@ -281,7 +292,7 @@ fn a_newer_image_is_told_with_its_digest_and_the_way_back_with_its_reason() {
     let found = |value: serde_json::Value| serde_json::from_value(value).expect("an image");
     let image = serde_json::json!({"of": "1:a", "image": "web:2", "digest": "sha256:b"});
     let write = Write::found(id.clone(), found(image), ModRev(3), ModRev::ABSENT);
-    let told = of_write(&write).expect("an event");
+    let told = of_write(&write, None).expect("an event");
     assert_eq!(told.kind, Kind::ImageFound);
     assert_eq!(told.message, "the registry has web:2 (sha256:b)");
     let back = serde_json::json!({
@@ -289,7 +300,7 @@ fn a_newer_image_is_told_with_its_digest_and_the_way_back_with_its_reason() {
         "skipped": [{"image": "web:2", "digest": "sha256:b", "why": "slot 0: exited with code 7"}],
     });
     let write = Write::went_back(id, found(back), ModRev(3), ModRev(5));
-    let told = of_write(&write).expect("an event");
+    let told = of_write(&write, None).expect("an event");
     assert_eq!(told.kind, Kind::ImageBack);
     assert_eq!(
         told.message,

@@ -1,13 +1,14 @@
 //! What comes from etcd: the view, how the host stands in it, answers to writes, and what an earlier agent said.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use manifests::ContainerId;
 use manifests::keys::{self, Key};
+use manifests::{ContainerId, SlotId};
 use model::events::Happened;
 use model::kv::{KeyRange, Range, RangeReply};
 use model::records::Status;
-use model::snapshot::Desired;
+use model::snapshot::{ContainerView, Desired};
 use model::{Directory, Extent, ModRev, Scope, Snapshot, Trust, Write};
 use planner::memory::RETRY_REJECTED;
 
@@ -265,6 +266,12 @@ impl Agent {
         self.schedule.press(Extent::Whole);
     }
 
+    /// What a write is about, as it is seen now.
+    fn container_of(&self, write: &Write) -> Option<&ContainerView> {
+        let (Scope::Slot(SlotId { container: id, .. }) | Scope::Container(id)) = &write.scope;
+        self.etcd.snapshot.containers.get(id).map(Arc::as_ref)
+    }
+
     /// The last slot of an update to a newer image has proven itself by this write.
     fn rolled(&self, write: &Write) -> Option<Happened> {
         let Scope::Container(id) = &write.scope else {
@@ -289,7 +296,7 @@ impl Agent {
             };
             self.memory.wrote(&write, held, revision, seen, now.mono);
             if held {
-                self.record(events::of_write(&write));
+                self.record(events::of_write(&write, self.container_of(&write)));
                 self.record(self.rolled(&write));
             } else {
                 self.counts.writes_lost += 1;

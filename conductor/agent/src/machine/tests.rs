@@ -10,7 +10,7 @@ use model::observed::{
     ContainerPort, ContainerState, Exit, Listing, ObservedContainer, Ownership, PublishedPorts,
     Readiness, Running, Surroundings,
 };
-use model::records::{Claim, Cluster};
+use model::records::{Claim, Cluster, Phase, SlotState};
 use model::snapshot::{Change, Touched};
 use model::{Action, ActionReport, ActionResult, ModRev, VersionId, Write};
 use uuid::Uuid;
@@ -715,6 +715,39 @@ fn what_affects_no_container_is_probed_as_the_manifest_says_it_now() {
     let service = probe.manifest.services.values().next().unwrap();
     assert_eq!(service.ready, manifests::manifest::Ready::Started);
     assert!(probes.next().is_none());
+}
+
+#[test]
+fn the_end_of_a_manifest_is_told_with_what_it_ends() {
+    let mut lab = Lab::at_work();
+    lab.has_one(MANIFEST);
+    lab.view();
+    lab.effects();
+    let leaves = |lab: &mut Lab| {
+        let state = SlotState {
+            instance: "one".parse().unwrap(),
+            state: Phase::Leaving,
+            addr: [10, 0, 0, 1].into(),
+            ports: BTreeMap::new(),
+        };
+        let write = Write::state(web().slot(0), state, ModRev(3), ModRev::ABSENT);
+        lab.answer(vec![write], Some(true));
+        let told = lab.effects().into_iter().filter_map(|effect| match effect {
+            Effect::Record(happened) => Some(happened),
+            _ => None,
+        });
+        told.flatten().map(|one| one.message).collect::<Vec<_>>()
+    };
+    assert_eq!(leaves(&mut lab), ["takes no new connections"]);
+    let modified = lab.snapshot.revision + 1;
+    let key = Key::Manifest(web()).to_string();
+    let deleted = Change::Delete { key, modified };
+    let touched = lab.snapshot.apply([deleted], modified);
+    lab.touched.extend(touched);
+    lab.view();
+    lab.effects();
+    let gone = "its manifest is gone: takes no new connections";
+    assert_eq!(leaves(&mut lab), [gone]);
 }
 
 #[test]
