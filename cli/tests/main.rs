@@ -205,7 +205,15 @@ fn validate_needs_no_agent_and_names_every_mistake() {
     api.file("good.json", WEB);
     api.file("bad.json", "{\n \"imag\": \"a\",\n \"scale\": -1\n}");
     let ended = api.run(&["validate", "good.json"]).with(0);
-    assert_eq!(ended.out, "good.json: valid\n");
+    assert_eq!(
+        (ended.out.as_str(), ended.err.as_str()),
+        ("good.json: valid\n", "")
+    );
+    let odd = r#"{"image": "a", "env": {"SERVICE_DB_ADDR": "x"}}"#;
+    api.file("odd.json", odd);
+    let ended = api.run(&["validate", "odd.json"]).with(0);
+    assert_eq!(ended.out, "odd.json: valid\n");
+    assert!(ended.err.contains("env.SERVICE_DB_ADDR"), "{}", ended.err);
     let ended = api.run(&["validate", "bad.json", "good.json"]).with(3);
     let quiet = api
         .run(&["validate", "-q", "bad.json", "good.json"])

@@ -7,6 +7,7 @@ mod node;
 mod reader;
 mod rules;
 
+use std::fmt::Write as _;
 use std::ops::Range;
 
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
@@ -213,14 +214,19 @@ fn line_bytes(text: &str, line: usize) -> Range<usize> {
     start..end
 }
 
-/// The first problems, in the order of the text.
+/// The first problems, in the order of the text; the last of them says how many follow.
 fn in_order(text: &str, mut drafts: Vec<Draft>) -> Vec<Problem> {
     drafts.sort_by_key(|draft| draft.offset);
+    let follow = drafts.len().saturating_sub(MAX_PROBLEMS);
     drafts.truncate(MAX_PROBLEMS);
-    drafts
+    let mut problems: Vec<Problem> = drafts
         .into_iter()
         .map(|draft| at(text, draft.offset, draft.field, draft.what))
-        .collect()
+        .collect();
+    if let Some(last) = problems.last_mut().filter(|_| follow > 0) {
+        let _ = write!(last.what, "; and {follow} more");
+    }
+    problems
 }
 
 fn at(text: &str, offset: usize, field: String, what: String) -> Problem {

@@ -30,7 +30,7 @@ pub(super) async fn apply(args: &ApplyArgs, global: &GlobalArgs) -> Result<(), C
     }
     let manifests = read(&args.target, args.file.as_deref())?;
     // All are validated before the first is written.
-    files::check_all(manifests.iter().map(|(_, source)| source), |_| Ok(()))?;
+    files::check_all(manifests.iter().map(|(_, source)| source), |_, _| Ok(()))?;
     let client = Client::new(global)?;
     let superfluous = if args.prune {
         prune::superfluous(&client, &manifests, args.yes).await?

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use manifests::parse::Problem;
 use manifests::{AppName, ContainerId};
 
 use super::error::CommandError;
@@ -32,10 +33,10 @@ pub(crate) fn read(path: &Path) -> Result<Source, CommandError> {
     }
 }
 
-/// Validates a manifest as the API does.
-pub(crate) fn check(source: &Source) -> Result<(), CommandError> {
+/// Validates a manifest as the API does; what is odd about it.
+pub(crate) fn check(source: &Source) -> Result<Vec<Problem>, CommandError> {
     match manifests::parse::strict(&source.text) {
-        Ok(_) => Ok(()),
+        Ok(parsed) => Ok(parsed.warnings),
         Err(problems) => Err(CommandError::invalid(&source.name, problems)),
     }
 }
@@ -43,12 +44,12 @@ pub(crate) fn check(source: &Source) -> Result<(), CommandError> {
 /// Validates several manifests; the error has the problems of all.
 pub(crate) fn check_all<'a>(
     sources: impl IntoIterator<Item = &'a Source>,
-    valid: impl Fn(&Source) -> Result<(), CommandError>,
+    valid: impl Fn(&Source, Vec<Problem>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let mut all = Vec::new();
     for source in sources {
         match check(source) {
-            Ok(()) => valid(source)?,
+            Ok(warnings) => valid(source, warnings)?,
             Err(CommandError::Invalid(problems)) => all.extend(problems),
             Err(error) => return Err(error),
         }

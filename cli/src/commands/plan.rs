@@ -98,7 +98,7 @@ async fn read(client: &Client, of: &ManifestsOf, prune: bool) -> Result<Sources,
         };
         Sources::from([(id, source)])
     };
-    files::check_all(sources.values(), |_| Ok(()))?;
+    files::check_all(sources.values(), |_, _| Ok(()))?;
     Ok(sources)
 }
 

@@ -15,7 +15,12 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), CommandError> {
             sources.push(files::read(path)?);
         }
     }
-    files::check_all(&sources, |source| {
-        output::print(&format!("{}: valid\n", source.name))
+    files::check_all(&sources, |source, warnings| {
+        output::print(&format!("{}: valid\n", source.name))?;
+        for warning in warnings {
+            let warning = output::one_line(&warning.to_string());
+            output::note(&format!("{}:{warning} (warning)", source.name));
+        }
+        Ok(())
     })
 }

@@ -86,13 +86,19 @@ pub(super) async fn write(
         return Err(ApiFailure::invalid(refused));
     }
     let (before, revision) = put(&api, &key, &body, &required).await?;
-    let warnings = links.iter().map(ToString::to_string).collect();
+    let own = parsed.warnings.iter().map(ToString::to_string);
+    let warnings = own.chain(links.iter().map(ToString::to_string)).collect();
+    // Spaces and the order of fields change nothing.
+    let is_same = |kv: &KeyValue| {
+        let value = serde_json::from_slice::<serde_json::Value>(&kv.value);
+        value.is_ok_and(|value| value == parsed.json)
+    };
     let written = Written {
         app: id.app,
         container: id.container,
         revision,
         created: before.is_none(),
-        changed: before.is_none_or(|kv| kv.value != body),
+        changed: before.is_none_or(|kv| !is_same(&kv)),
         warnings,
     };
     let status = if written.created {

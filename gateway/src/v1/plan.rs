@@ -52,7 +52,13 @@ pub fn plan(view: &ClusterView, request: &PlanRequest) -> Result<Plan, Vec<Strin
         let of_links = links::warnings(&after, &view.directory, id, manifest);
         let errors = of_links.iter().filter(|link| link.is_error());
         refused.extend(errors.map(|link| format!("{id}:1:1 links: {link}")));
-        let texts: Vec<String> = of_links.iter().map(ToString::to_string).collect();
+        let of_manifest = after.containers.get(id).and_then(|c| c.manifest.as_ref());
+        let of_manifest = match of_manifest.map(|manifest| &manifest.value) {
+            Some(Desired::Valid { warnings, .. }) => warnings.clone(),
+            _ => Vec::new(),
+        };
+        let of_links = of_links.iter().map(ToString::to_string);
+        let texts: Vec<String> = of_manifest.into_iter().chain(of_links).collect();
         warnings.insert(id, texts);
     }
     if !refused.is_empty() {

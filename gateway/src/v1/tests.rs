@@ -677,6 +677,13 @@ async fn a_manifest_is_written_read_and_removed() {
         (&again["created"], &again["changed"]),
         (&json!(false), &json!(false))
     );
+    let (_, spaced) = api.send("PUT", path, "{ \"image\":\"a\" }").await;
+    assert_eq!(spaced["changed"], false, "in its meaning");
+    let overriding = r#"{"image": "a", "env": {"SERVICE_DB_ADDR": "x"}}"#;
+    let (_, odd) = api.send("PUT", path, overriding).await;
+    assert_eq!(odd["changed"], true);
+    let warning = odd["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("env.SERVICE_DB_ADDR"), "{warning}");
     let (status, gone) = api.send("DELETE", path, "").await;
     assert_eq!(
         (status, &gone["containers"][0]["container"]),

@@ -41,10 +41,11 @@ fn all_problems_at_once_in_the_order_of_the_text() {
 #[test]
 fn at_most_twenty() {
     let many: Vec<String> = (0..50).map(|n| format!("\"x{n}\": 1")).collect();
-    assert_eq!(
-        problems(&format!("{{{}}}", many.join(","))).len(),
-        MAX_PROBLEMS
-    );
+    let found = problems(&format!("{{{}}}", many.join(",")));
+    assert_eq!(found.len(), MAX_PROBLEMS);
+    // The image is missing, too.
+    assert!(found[MAX_PROBLEMS - 1].ends_with("; and 31 more"));
+    assert!(!found[MAX_PROBLEMS - 2].contains("more"));
 }
 
 #[test]

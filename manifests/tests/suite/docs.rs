@@ -174,7 +174,7 @@ A duration is a string such as `\"30s\"`, `\"1m30s\"` or `\"500ms\"` (units `d`,
 A size is a string such as `\"512m\"`, `\"512Mi\"` or `\"10k\"` (units `b`, `k`, `m`, `g` in either case, also as `KB`
 or `KiB`: all the same, each 1024 times the one before).
 
-`dokkaa validate FILE` lists all errors of a manifest, each with its line and column; the API refuses it with
+`dokkaa validate FILE` lists the errors of a manifest, 20 at most, each with its line and column; the API refuses it with
 the same text. Unknown fields are errors there. An invalid manifest that was written straight into etcd stops
 nothing: the last valid version keeps running.
 
