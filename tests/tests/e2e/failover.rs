@@ -338,6 +338,13 @@ fn a_restart_within_the_grace_costs_two_writes() {
     host.stop_agent().expect("stop");
     host.start_agent(&AgentOptions::default()).expect("start");
     app.ready("web", 6);
+    // Its slots are ready all the while, also before its record is back.
+    wait_for("its record to be back", CAP, || {
+        let writes = revision() - before;
+        (writes >= 2)
+            .then_some(())
+            .ok_or(format!("{writes} writes"))
+    });
     assert_eq!(revision(), before + 2);
 
     // Longer than any lease lives: what counts is that it said goodbye.
