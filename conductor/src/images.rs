@@ -174,21 +174,16 @@ impl Images {
         let here = self.shared.engine.image(name).await?;
         let mut note = None;
         let mut pulled = false;
-        let mut is_named = true;
         let image = match (pull, here) {
             (Pull::Never | Pull::Missing, Some(image)) => image,
-            (Pull::Never, None) => {
-                is_named = false;
-                self.of_other_host(name, true).await?.ok_or_else(|| {
-                    EngineError::NotFound(format!(
-                        "no image `{name}` on this host or another one, and `pull` is `never`"
-                    ))
-                })?
-            }
+            (Pull::Never, None) => self.of_other_host(name, true).await?.ok_or_else(|| {
+                EngineError::NotFound(format!(
+                    "no image `{name}` on this host or another one, and `pull` is `never`"
+                ))
+            })?,
             (Pull::Missing, None) => {
                 let copied = self.of_other_host(name, false).await?;
                 pulled = copied.is_none();
-                is_named = pulled;
                 match copied {
                     Some(image) => image,
                     None => self.pulled(name).await?,
@@ -208,7 +203,6 @@ impl Images {
                 (Err(error), Some(_)) => return Err(error),
                 (Err(error), None) => match self.of_other_host(name, true).await? {
                     Some(image) => {
-                        is_named = false;
                         note = Some(format!(
                             "`{name}` was not pulled ({error}); the image of another host is used"
                         ));
@@ -224,7 +218,7 @@ impl Images {
             Pull::Missing | Pull::Always => self.shared.pin(&image, &parsed, pulled).await,
         };
         // One that came from another host may have been here under other names only.
-        if is_named {
+        if image.names.contains(&parsed.familiar()) {
             self.shared.decided_on(name, &image);
         }
         Ok(Decided {

@@ -178,10 +178,8 @@ fn a_frozen_member_of_three_is_left_for_another() {
     let ids = |all: &[(&Host, Container)]| -> Vec<String> {
         all.iter().map(|(_, one)| one.id.clone()).collect()
     };
-    assert_eq!(
-        ids(&lab.containers("frozen").expect("containers")),
-        ids(&all)
-    );
+    let now = lab.containers("frozen").expect("containers");
+    assert_eq!(ids(&now), ids(&all), "{now:#?}");
     gone.iter().try_for_each(Etcd::start_again).expect("again");
     status("status as before", &["etcd     answers", "problems none"]);
     ready(5);
