@@ -209,11 +209,14 @@ fn validate_needs_no_agent_and_names_every_mistake() {
         (ended.out.as_str(), ended.err.as_str()),
         ("good.json: valid\n", "")
     );
-    let odd = r#"{"image": "a", "env": {"SERVICE_DB_ADDR": "x"}}"#;
+    let odd = r#"{"scale": 1, "image": "a", "env": {"SERVICE_DB_ADDR": "x"}}"#;
     api.file("odd.json", odd);
     let ended = api.run(&["validate", "odd.json"]).with(0);
     assert_eq!(ended.out, "odd.json: valid\n");
-    assert!(ended.err.contains("env.SERVICE_DB_ADDR"), "{}", ended.err);
+    let warning = "1:36 env.SERVICE_DB_ADDR";
+    assert!(ended.err.contains(warning), "{}", ended.err);
+    let planned = api.run(&["plan", "shop/web", "odd.json"]).with(10);
+    assert!(planned.out.contains(warning), "{}", planned.out);
     let ended = api.run(&["validate", "bad.json", "good.json"]).with(3);
     let quiet = api
         .run(&["validate", "-q", "bad.json", "good.json"])

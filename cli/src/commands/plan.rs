@@ -66,9 +66,10 @@ pub(super) async fn ask(
 ) -> Result<Plan, CommandError> {
     let mut manifests = BTreeMap::new();
     for (id, source) in sources {
-        let value = serde_json::from_slice(&source.text);
-        let value = value.map_err(|error| CommandError::Failed(format!("{id}: {error}")))?;
-        manifests.insert(id.to_string(), value);
+        // As text: its warnings have their positions in it.
+        let text = str::from_utf8(&source.text);
+        let text = text.map_err(|error| CommandError::Failed(format!("{id}: {error}")))?;
+        manifests.insert(id.to_string(), text.into());
     }
     let request = PlanRequest { manifests, prune };
     let body =
