@@ -13,6 +13,16 @@ pub enum Scope {
     Container(ContainerId),
 }
 
+impl Scope {
+    /// The container that it is about.
+    pub fn container(&self) -> &ContainerId {
+        match self {
+            Self::Slot(slot) => &slot.container,
+            Self::Container(container) => container,
+        }
+    }
+}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

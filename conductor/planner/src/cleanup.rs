@@ -121,6 +121,10 @@ pub(crate) fn marks(inputs: &Inputs<'_>) -> Report {
             .get(id)
             .and_then(|c| c.manifest.as_ref())
             .map(|m| m.modified);
+        // The write that made it may be there before its answer, which says how long it stands.
+        if inputs.memory.in_flight.is_writing_of(id) {
+            continue;
+        }
         // A mark of an earlier process is deleted at once: its reason may be gone.
         let mark = inputs.memory.unfit.get(id);
         let until = mark
@@ -141,4 +145,82 @@ pub(crate) fn marks(inputs: &Inputs<'_>) -> Report {
         ));
     }
     report
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use manifests::ContainerId;
+    use manifests::keys::Key;
+    use model::observed::{Observed, Surroundings};
+    use model::records::Unfit;
+    use model::rules::Rules;
+    use model::snapshot::Change;
+    use model::time::Millis;
+    use model::{Extent, Host, ModRev, Snapshot, Trust, Write};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::memory::AgentMemory;
+
+    #[test]
+    fn a_mark_that_is_seen_before_its_answer_stands() {
+        let id: ContainerId = "shop/web".parse().unwrap();
+        let host = Host {
+            name: "h1".parse().unwrap(),
+            id: Uuid::from_u128(1),
+            surroundings: Surroundings {
+                host_ip: IpAddr::from([10, 0, 0, 1]),
+                gateway: IpAddr::from([172, 17, 0, 1]),
+                dns: None,
+                domain: "skydns.local".to_owned(),
+                network: "bridge".to_owned(),
+            },
+        };
+        let unfit = Unfit {
+            manifest_rev: ModRev(3),
+            reason: "no such image".to_owned(),
+        };
+        let put = |key: Key, value: String, modified| Change::Put {
+            key: key.to_string(),
+            value: value.into_bytes(),
+            modified,
+            created: modified,
+        };
+        let mark = serde_json::to_string(&unfit).unwrap();
+        let mut snapshot = Snapshot::default();
+        let changes = [
+            put(Key::Manifest(id.clone()), r#"{"image":"a"}"#.to_owned(), 3),
+            put(Key::Unfit(host.name.clone(), id.clone()), mark, 5),
+        ];
+        snapshot.apply(changes, 5);
+        let observed = Observed::default();
+        let fits = |memory: &AgentMemory, now| {
+            let inputs = Inputs {
+                snapshot: &snapshot,
+                observed: &observed,
+                memory,
+                host: &host,
+                trust: Trust::Full,
+                rules: Rules::default(),
+                extent: Extent::Whole,
+                now,
+            };
+            !marks(&inputs).writes.is_empty()
+        };
+        let write = Write::release_unfit(id.slot(0), ModRev(4), host.name.clone(), unfit);
+        let mut memory = AgentMemory::default();
+        let at = Millis(1_000);
+        assert!(fits(&memory, at), "of an earlier process");
+        memory.begin_write(&write);
+        assert!(!fits(&memory, at));
+        memory.wrote(&write, true, 5, 4, at);
+        assert!(!fits(&memory, at));
+        assert!(!fits(&memory, at + Duration::from_secs(9)));
+        assert!(fits(&memory, at + Duration::from_secs(10)));
+    }
 }

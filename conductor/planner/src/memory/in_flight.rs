@@ -51,13 +51,8 @@ impl InFlight {
 
     /// An action for this container has made no progress for too long.
     pub(crate) fn is_stalled(&self, container: &ContainerId, now: Millis) -> bool {
-        self.actions.iter().any(|(scope, since)| {
-            let of = match scope {
-                Scope::Slot(slot) => &slot.container,
-                Scope::Container(id) => id,
-            };
-            of == container && now >= *since + STALLED
-        })
+        let mut actions = self.actions.iter();
+        actions.any(|(scope, since)| scope.container() == container && now >= *since + STALLED)
     }
 
     pub(super) fn begin_write(&mut self, scope: Scope) {
@@ -71,6 +66,12 @@ impl InFlight {
     /// A write is under way.
     pub(crate) fn is_writing(&self, scope: &Scope) -> bool {
         self.writes.contains(scope)
+    }
+
+    /// A write on this container or a slot of it is under way.
+    pub(crate) fn is_writing_of(&self, container: &ContainerId) -> bool {
+        let mut writes = self.writes.iter();
+        writes.any(|scope| scope.container() == container)
     }
 
     pub(super) fn begin_placement(&mut self, slot: &SlotId) {
