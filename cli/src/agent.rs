@@ -200,8 +200,13 @@ impl Running {
             .fresh_at
             .store(saved_at.unwrap_or_default(), Ordering::Relaxed);
         condition.works(published.clone());
-        let status = host.status();
-        tasks.spawn(|stop| events::keep(journal, writer, status, stop));
+        let (sender, view) = updates();
+        condition.follows(view.failing());
+        let signs = events::Signs {
+            host: host.status(),
+            etcd: view.failing(),
+        };
+        tasks.spawn(|stop| events::keep(journal, writer, signs, stop));
 
         let (kv, own_etcd) = (parts.kv.clone(), parts.config.own_etcd);
         let alarms = published.clone();
@@ -215,8 +220,6 @@ impl Running {
             stop.run_until_cancelled(first_view(revision, waiting))
                 .await;
         });
-        let (sender, view) = updates();
-        condition.follows(view.failing());
         let options = ViewOptions {
             held: dir.hold().is_some(),
             ..ViewOptions::new(cluster, join.saved, Some(dir.view_file()))

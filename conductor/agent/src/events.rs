@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use manifests::{ContainerId, HostName, InstanceId};
+use manifests::{ContainerId, HostName, InstanceId, changes};
 use model::events::{Happened, Kind};
 use model::images::ImageAnswer;
 use model::observed::{
     ContainerState, EngineState, Exit, Observed, ObservedContainer, Readiness, Running,
 };
 use model::records::{JobState, Phase};
-use model::snapshot::{ContainerView, SlotView, Snapshot};
+use model::snapshot::{ContainerView, Desired, Rev, SlotView, Snapshot, Touched};
 use model::write::Over;
 use model::{ActionResult, Scope, Write, WriteKind};
 use planner::AgentMemory;
@@ -263,7 +263,8 @@ pub fn of_observed(
             (Readiness::Unready(_), Readiness::Ready) => {
                 happened.push(about(is, Kind::Ready, "again"));
             }
-            (Readiness::Ready, Readiness::Unready(why)) => {
+            // An end is told as such.
+            (Readiness::Ready, Readiness::Unready(why)) if is.running().is_some() && !asked => {
                 happened.push(about(is, Kind::Unready, why));
             }
             _ => {}
@@ -307,6 +308,76 @@ pub fn of_epoch(before: u64, now: u64) -> Option<Happened> {
     })
 }
 
+/// Of what no host does, the first of those that are live tells.
+fn tells_for_all(now: &Snapshot, me: &HostName) -> bool {
+    now.live().next().is_some_and(|(first, _)| first == me)
+}
+
+/// What somebody has asked for: manifests that were written or removed, hosts that are to be drained. One host tells it
+/// for all.
+pub fn of_wishes(
+    before: &Snapshot,
+    now: &Snapshot,
+    touched: &Touched,
+    me: &HostName,
+) -> Vec<Happened> {
+    if !tells_for_all(now, me) {
+        return Vec::new();
+    }
+    let of_host = |host: &HostName| {
+        let (was, is) = (before.availability(host), now.availability(host));
+        let is_known = now
+            .hosts
+            .get(host)
+            .is_some_and(|host| host.member.is_some());
+        (was != is && is_known).then(|| {
+            let what = format!("{is}, it was {was}");
+            Happened::of_host(host, Kind::Availability, what)
+        })
+    };
+    let of_manifest = |id: &ContainerId| {
+        let manifest = |snapshot: &Snapshot| snapshot.containers.get(id)?.manifest.clone();
+        let what = of_manifest(manifest(before), manifest(now))?;
+        Some(Happened::of(id, Kind::Manifest, what))
+    };
+    let manifests = touched.manifests.iter().filter_map(of_manifest);
+    let hosts = touched.hosts.iter().filter_map(of_host);
+    manifests.chain(hosts).collect()
+}
+
+/// What has become of a manifest; none if nothing has.
+fn of_manifest(before: Option<Rev<Desired>>, now: Option<Rev<Desired>>) -> Option<String> {
+    let Some(now) = now else {
+        return before.map(|_| "removed, or its TTL is over".to_owned());
+    };
+    let revision = now.modified;
+    if before
+        .as_ref()
+        .is_some_and(|before| before.modified == revision)
+    {
+        return None;
+    }
+    Some(match (before.map(|before| before.value), now.value) {
+        (_, Desired::Invalid(errors)) => {
+            let error = errors.first().map_or("", String::as_str);
+            format!("revision {revision} is not valid: {error}")
+        }
+        (None, Desired::Valid { .. }) => format!("created, revision {revision}"),
+        (Some(Desired::Invalid(_)), Desired::Valid { .. }) => {
+            format!("revision {revision} is valid again")
+        }
+        (Some(Desired::Valid { manifest: was, .. }), Desired::Valid { manifest, .. }) => {
+            let fields = changes::changes(&was, &manifest).into_iter();
+            let fields: Vec<String> = fields.map(|change| change.field).collect();
+            if fields.is_empty() {
+                format!("revision {revision}, as it was")
+            } else {
+                format!("revision {revision} changes {}", fields.join(", "))
+            }
+        }
+    })
+}
+
 /// Which other hosts of the cluster have become missing, and which are back. One host tells it for all: the first of
 /// those that are live. A host that has left is not missed.
 pub fn of_hosts(
@@ -315,7 +386,7 @@ pub fn of_hosts(
     touched: &BTreeSet<HostName>,
     me: &HostName,
 ) -> Vec<Happened> {
-    if now.live().next().is_none_or(|(first, _)| first != me) {
+    if !tells_for_all(now, me) {
         return Vec::new();
     }
     let is_member = |snapshot: &Snapshot, host: &HostName| {

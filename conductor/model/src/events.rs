@@ -18,6 +18,10 @@ const LONGEST: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Kind {
+    /// A manifest was written or removed.
+    Manifest,
+    /// An operator has paused, drained or activated a host.
+    Availability,
     /// A slot that nobody had is this host's.
     Claimed,
     /// The slot of a host that is missing is this host's.
@@ -78,6 +82,10 @@ pub enum Kind {
     EngineUnresponsive,
     /// It does again.
     EngineBack,
+    /// etcd can't be followed.
+    EtcdUnreachable,
+    /// It can be again.
+    EtcdBack,
     /// This host distrusts its etcd, and changes nothing.
     Hold,
     /// It trusts it again.
@@ -88,7 +96,7 @@ pub enum Kind {
     HostUp,
     /// The agent ends; containers run on.
     HostRestarting,
-    /// The host's record has ended, or etcd does not answer.
+    /// The host's record has ended.
     HostMissing,
     /// It is in etcd again.
     HostBack,
@@ -98,7 +106,9 @@ pub enum Kind {
     Other(String),
 }
 
-const KINDS: [(Kind, &str); 38] = [
+const KINDS: [(Kind, &str); 42] = [
+    (Kind::Manifest, "manifest"),
+    (Kind::Availability, "availability"),
     (Kind::Claimed, "claimed"),
     (Kind::TakenOver, "taken-over"),
     (Kind::Retaken, "retaken"),
@@ -129,6 +139,8 @@ const KINDS: [(Kind, &str); 38] = [
     (Kind::Failed, "failed"),
     (Kind::EngineUnresponsive, "engine-unresponsive"),
     (Kind::EngineBack, "engine-back"),
+    (Kind::EtcdUnreachable, "etcd-unreachable"),
+    (Kind::EtcdBack, "etcd-back"),
     (Kind::Hold, "hold"),
     (Kind::HoldEnded, "hold-ended"),
     (Kind::Restored, "restored"),

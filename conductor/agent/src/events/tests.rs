@@ -219,6 +219,74 @@ fn the_first_live_host_tells_that_another_is_missing_and_that_it_is_back() {
 }
 
 #[test]
+fn one_host_tells_what_was_asked_for() {
+    let host = |name: &str| name.parse::<HostName>().expect("a host");
+    let id: ContainerId = "shop/web".parse().expect("a container");
+    let put = |key: Key, value: &str, revision| Change::Put {
+        key: key.to_string(),
+        value: value.as_bytes().to_vec(),
+        modified: revision,
+        created: 1,
+    };
+    let record = r#"{"id":"00000000-0000-0000-0000-000000000001",
+        "session":"00000000-0000-0000-0000-000000000002","epoch":1,"state":"up",
+        "addr":"10.0.0.1","versions":{"agent":"1.0.0","placement":[1]}}"#;
+    let member = r#"{"id":"00000000-0000-0000-0000-000000000001"}"#;
+    let mut snapshot = Snapshot::default();
+    let both = ["h1", "h2"].into_iter().flat_map(|name| {
+        [
+            put(Key::Member(host(name)), member, 1),
+            put(Key::HostRecord(host(name)), record, 1),
+        ]
+    });
+    snapshot.apply(both, 1);
+    let mut told_of = |change: Change, revision: i64| {
+        let before = snapshot.clone();
+        let touched = snapshot.apply([change], revision);
+        let silent = of_wishes(&before, &snapshot, &touched, &host("h2"));
+        assert_eq!(silent, [], "the first of the live hosts tells it");
+        let told = of_wishes(&before, &snapshot, &touched, &host("h1"));
+        let told = told.iter();
+        told.map(|one| format!("{} {} {}", one.subject(), one.kind, one.message))
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    let manifest = || Key::Manifest(id.clone());
+    for (revision, text, said) in [
+        (2, r#"{"image":"a"}"#, "created, revision 2"),
+        (3, r#"{ "image": "a" }"#, "revision 3, as it was"),
+        (
+            4,
+            r#"{"image":"b","scale":2}"#,
+            "revision 4 changes image, scale",
+        ),
+        (6, r#"{"image":"b"}"#, "revision 6 changes scale"),
+    ] {
+        let told = told_of(put(manifest(), text, revision), revision);
+        assert_eq!(told, format!("shop/web manifest {said}"));
+    }
+    let wrong = told_of(put(manifest(), "{}", 7), 7);
+    assert!(wrong.starts_with("shop/web manifest revision 7 is not valid: "));
+    assert_eq!(
+        told_of(put(manifest(), r#"{"image":"b"}"#, 8), 8),
+        "shop/web manifest revision 8 is valid again"
+    );
+    let gone = Change::Delete {
+        key: manifest().to_string(),
+        modified: 9,
+    };
+    assert_eq!(
+        told_of(gone, 9),
+        "shop/web manifest removed, or its TTL is over"
+    );
+    let availability = Key::Availability(host("h2"));
+    assert_eq!(
+        told_of(put(availability, r#""drain""#, 10), 10),
+        "h2 availability drain, it was active"
+    );
+}
+
+#[test]
 fn writes_and_steps_say_what_the_engine_does_not_show() {
     let claim = Claim {
         host: "h1".parse().expect("a host"),

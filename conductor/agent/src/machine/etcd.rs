@@ -127,9 +127,11 @@ impl Agent {
             let extent = touched.concerns(&self.host.name, &before, &update.snapshot);
             extent.inspect(|extent| self.schedule.press(*extent));
         }
-        let hosts = if was_known && trust == Trust::Full {
+        let told = if was_known && trust == Trust::Full {
             let (now, me) = (&update.snapshot, &self.host.name);
-            events::of_hosts(&before, now, &touched.hosts, me)
+            let mut told = events::of_wishes(&before, now, &touched, me);
+            told.extend(events::of_hosts(&before, now, &touched.hosts, me));
+            told
         } else {
             Vec::new()
         };
@@ -159,7 +161,7 @@ impl Agent {
         let directory = etcd.directory.clone();
         let distrusted = std::mem::replace(&mut etcd.distrust, distrust.clone());
         self.effect(Effect::Publish(Table::Directory(directory)));
-        self.record(hosts);
+        self.record(told);
         self.record(events::of_hold(distrusted.as_deref(), distrust.as_deref()));
         if was_known {
             self.record(epochs.and_then(|(before, now)| events::of_epoch(before, now)));
