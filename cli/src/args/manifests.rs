@@ -32,11 +32,11 @@ pub(crate) struct ValidateArgs {
                                         asks before, unless --yes is given
   dokkaa plan manifests/ --prune        says what that would do
 
---wait exits with 0 when every slot is ready on this manifest, and after an
-update has stayed ready for `update.monitor`; with 4 when it failed (the slot,
-its reason and its last log lines are printed), or when no host can take a slot
-for 10 s (unless --timeout is given); with 5 after --timeout. Ctrl-C only ends
-the waiting.")]
+--wait exits with 0 when every slot is ready on this manifest and what was
+started for it has run for `update.monitor` (5 s); with 4 when it failed (the
+slot, its reason and its last log lines are printed), or when no host could take
+a slot for 10 s in all (unless --timeout is given); with 5 after --timeout.
+Ctrl-C only ends the waiting.")]
 pub(crate) struct ApplyArgs {
     /// `app/container` with a FILE, or a directory with files `<app>/<container>.json`
     #[arg(value_name = "APP/CONTAINER|DIR")]

@@ -19,7 +19,8 @@ use crate::args::{GlobalArgs, Selection};
 const LOOK: Duration = Duration::from_millis(250);
 /// The last lines of the log are written shortly after the rollout failed.
 const LINES_LATE: Duration = Duration::from_secs(2);
-/// Wait for a slot that no host may take, without --timeout: a host may be about to come back.
+/// Wait for a slot that no host may take, without --timeout: a host may be about to come back. Attempts of hosts that give
+/// up do not count, and begin nothing anew.
 const UNPLACEABLE: Duration = Duration::from_secs(10);
 
 /// State of a container's rollout.
@@ -29,10 +30,36 @@ enum Verdict {
     Converged(String),
     /// In progress; how far.
     Pending(String),
-    /// No host may take the slots that are missing; how far, and why.
-    Stuck(String, String),
+    /// No host may take the slots that are missing.
+    Stuck {
+        /// How far.
+        how: String,
+        /// Why.
+        why: String,
+        /// Slots that are ready.
+        ready: usize,
+    },
     /// Failed; why, and the last lines of the log.
     Failed(String),
+}
+
+/// For how long in all no host might take a slot, since so many were ready.
+#[derive(Debug, Default)]
+struct StuckFor {
+    ready: usize,
+    time: Duration,
+}
+
+impl StuckFor {
+    /// At a look, this long after the one before.
+    fn stuck(&mut self, ready: usize, since_last: Duration) -> Duration {
+        if ready > self.ready {
+            *self = Self::default();
+        }
+        self.ready = ready;
+        self.time += since_last;
+        self.time
+    }
 }
 
 /// Waits for all of them.
@@ -44,7 +71,8 @@ pub(super) async fn converged(
     let within = global.converged_within();
     let start = Instant::now();
     let end = start + within;
-    let mut stuck: BTreeMap<&ContainerId, Instant> = BTreeMap::new();
+    let mut stuck: BTreeMap<&ContainerId, StuckFor> = BTreeMap::new();
+    let mut last_look = start;
     let mut is_noted = false;
     let mut waiting: Vec<(&ContainerId, i64, String)> = written
         .iter()
@@ -57,6 +85,8 @@ pub(super) async fn converged(
     loop {
         let mut pending = Vec::new();
         let mut shown = Vec::new();
+        let since_last = last_look.elapsed();
+        last_look = Instant::now();
         for (id, revision, before) in waiting {
             let selection = Selection::Container(id.clone());
             let mut row = None;
@@ -90,18 +120,15 @@ pub(super) async fn converged(
                 Err(error) => return Err(error),
             };
             let verdict = match verdict {
-                Verdict::Stuck(how, why) => {
-                    let since = *stuck.entry(id).or_insert_with(Instant::now);
-                    if global.timeout.is_none() && since.elapsed() >= UNPLACEABLE {
+                Verdict::Stuck { how, why, ready } => {
+                    let time = stuck.entry(id).or_default().stuck(ready, since_last);
+                    if global.timeout.is_none() && time >= UNPLACEABLE {
                         Verdict::Failed(why)
                     } else {
                         Verdict::Pending(how)
                     }
                 }
-                other => {
-                    stuck.remove(id);
-                    other
-                }
+                other => other,
             };
             if !is_noted && matches!(verdict, Verdict::Pending(_)) {
                 is_noted = true;
@@ -119,7 +146,7 @@ pub(super) async fn converged(
                     }
                 }
                 Verdict::Failed(why) => failed.push(format!("{id} failed: {why}")),
-                Verdict::Pending(how) | Verdict::Stuck(how, _) => {
+                Verdict::Pending(how) | Verdict::Stuck { how, .. } => {
                     if how != before && !progress.is_on() {
                         output::note(&format!("{id}: {how}"));
                     }
@@ -206,7 +233,10 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
             .filter(|row| !is_there(row) && !is_away(row))
     };
     let stuck = missing().all(|row| row.unplaceable);
-    let unproven = update.and_then(|update| update.updating.first());
+    let is_unproven = |row: &&&SlotRow| is_there(row) && row.unproven;
+    let unproven = update
+        .and_then(|update| update.updating.first().copied())
+        .or_else(|| rows.iter().find(is_unproven)?.slot);
     let first = missing().next();
     // Which slot is behind may change at each look; that it is paused does not.
     if let (Some(_), Some(true)) = (first, update.map(|update| update.paused)) {
@@ -227,7 +257,11 @@ fn verdict(slots: &Slots, id: &ContainerId, revision: i64) -> Verdict {
             let slot = row.slot.unwrap_or_default();
             let how = format!("{how}; slot {slot} {}: {reason}", row.status);
             if stuck {
-                Verdict::Stuck(how, format!("slot {slot}: {reason}"))
+                Verdict::Stuck {
+                    how,
+                    why: format!("slot {slot}: {reason}"),
+                    ready: there,
+                }
             } else {
                 Verdict::Pending(how)
             }

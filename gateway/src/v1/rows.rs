@@ -79,6 +79,7 @@ fn empty_row(id: &ContainerId, slot: Option<u32>, status: SlotStatus) -> SlotRow
         surplus: false,
         failed: false,
         unplaceable: false,
+        unproven: false,
         restarts: 0,
         container_id: None,
         log: Vec::new(),
@@ -219,6 +220,12 @@ fn claimed_row(
         ));
         return Some(row);
     }
+    let started = own.and_then(|own| own.started_at);
+    row.unproven = row.status == SlotStatus::Ready
+        && manifest.zip(started).is_some_and(|(manifest, started)| {
+            // By the clocks of two hosts: what starts far in the future says nothing.
+            inputs.now.abs_diff(started) < manifest.update.monitor.as_secs()
+        });
     row.reason = match row.status {
         SlotStatus::Ready => ready_reason(view, &row)
             // A reason from before it was ready is outdated.
@@ -241,7 +248,9 @@ fn claimed_row(
             Some(_) => "scaled down".to_owned(),
             None => "its manifest was removed".to_owned(),
         };
-        row.reason = Some(match row.reason {
+        // What is not started again has no trouble with its restart.
+        let more = row.reason.filter(|_| progress != Some(SlotStatus::Failed));
+        row.reason = Some(match more {
             Some(more) => format!("{why}: {more}"),
             None => format!("stopping ({why})"),
         });

@@ -47,11 +47,13 @@ fn it_converges_when_every_slot_is_ready_on_the_manifest() {
     };
     assert_eq!(
         say(json!({}), vec![ready(0), unplaceable(1)]),
-        Verdict::Stuck(
-            "1 of 2 slots ready; slot 1 waiting: no host can run it: h1: disk==ssd is asked for"
-                .to_owned(),
-            "slot 1: no host can run it: h1: disk==ssd is asked for".to_owned()
-        )
+        Verdict::Stuck {
+            how:
+                "1 of 2 slots ready; slot 1 waiting: no host can run it: h1: disk==ssd is asked for"
+                    .to_owned(),
+            why: "slot 1: no host can run it: h1: disk==ssd is asked for".to_owned(),
+            ready: 1,
+        }
     );
     // What another one does may yet make room.
     let pulling = row(0, "pulling", json!({"reason": "pulling its image"}));
@@ -69,6 +71,32 @@ fn it_converges_when_every_slot_is_ready_on_the_manifest() {
         say(json!({"scale": 0}), vec![]),
         Verdict::Converged("0 of 0 slots ready".to_owned())
     );
+}
+
+#[test]
+fn what_has_just_started_has_to_prove_itself() {
+    let ready = |slot, unproven: bool| row(slot, "ready", json!({"unproven": unproven}));
+    assert_eq!(
+        say(json!({}), vec![ready(0, false), ready(1, true)]),
+        Verdict::Pending(
+            "2 of 2 slots ready; slot 1 has to stay ready for `update.monitor`".to_owned()
+        )
+    );
+    assert_eq!(
+        say(json!({}), vec![ready(0, false), ready(1, false)]),
+        Verdict::Converged("2 of 2 slots ready".to_owned())
+    );
+}
+
+#[test]
+fn attempts_of_hosts_that_give_up_do_not_begin_the_wait_anew() {
+    let second = Duration::from_secs(1);
+    let mut stuck = StuckFor::default();
+    // Between these looks a host tried in vain.
+    assert_eq!(stuck.stuck(0, second), second);
+    assert_eq!(stuck.stuck(0, second), second * 2);
+    assert_eq!(stuck.stuck(1, second), second);
+    assert_eq!(stuck.stuck(0, second), second * 2);
 }
 
 #[test]

@@ -180,6 +180,25 @@ fn a_slot_is_what_its_state_and_status_say() {
 }
 
 #[test]
+fn what_has_just_started_is_ready_and_unproven() {
+    let snapshot = snapshot(&[
+        ("/apps/shop/web/manifest", manifest(1)),
+        ("/claims/shop/web/versions/1", version(&manifest(1))),
+        ("/hosts/h1/record", record()),
+        ("/claims/shop/web/slots/0", claim("h1", 1)),
+        ("/claims/shop/web/slots/0.state", state("h1", "ready")),
+    ]);
+    // The time is 1,000; the host's clock may be another.
+    let is_unproven = |started_at: i64| {
+        let statuses = [(0, status("h1", "ready", json!({"started_at": started_at})))];
+        rows(&snapshot, &statuses, &[])[0].unproven
+    };
+    assert!(is_unproven(996) && is_unproven(1_000) && is_unproven(1_004));
+    assert!(!is_unproven(995) && !is_unproven(1_005));
+    assert!(!rows(&snapshot, &[], &[])[0].unproven);
+}
+
+#[test]
 fn a_service_is_where_it_is_bound() {
     let at = |bind: Option<&str>| {
         let mut service = json!({"port": 80, "host_port": 8080});

@@ -74,6 +74,9 @@ pub struct SlotRow {
     /// Unclaimed, and no host is eligible.
     #[serde(default)]
     pub unplaceable: bool,
+    /// It is ready, and its process has not run for `update.monitor` yet.
+    #[serde(default)]
+    pub unproven: bool,
     /// Restarts after a crash.
     #[serde(default)]
     pub restarts: u32,
