@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 pub struct Watch {
     /// What it says.
     pub replies: mpsc::Receiver<WatchReply>,
-    /// Asks for a `Progress`.
+    /// Asks for a `Progress`. While it is there, the watch asks at a steady pace by itself, too.
     pub progress: mpsc::Sender<()>,
 }
 

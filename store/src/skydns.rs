@@ -89,10 +89,11 @@ impl<S: Fn(Records)> Follower<S> {
         let revision = self.list().await?;
         let next_list = Instant::now() + LIST_EVERY;
         let keys = KeyRange::prefix(SKYDNS);
-        let mut watch: Watch = self.kv.watch(keys, revision + 1, false).await?;
+        // How far it is says nothing here.
+        let Watch { mut replies, .. } = self.kv.watch(keys, revision + 1, false).await?;
         loop {
             let reply = tokio::select! {
-                reply = watch.replies.recv() => reply,
+                reply = replies.recv() => reply,
                 () = sleep_until(next_list) => return Ok(()),
             };
             match reply {

@@ -1,10 +1,11 @@
 //! One watch on one stream, from its creation to its end.
 //!
-//! It asks for its progress at a steady pace. That shows how fresh it is, and
-//! keeps the connection: etcd without TLS ends one on which HTTP/2 pings come
-//! more often than every 5 s and nothing else is said. While the revision from
-//! which it watches is still to come, etcd from 3.5.22 on does not answer that
-//! (etcd#20245); a read on the same connection is asked instead.
+//! It asks for its progress at a steady pace, while somebody wants to know it.
+//! That shows how fresh it is, and keeps the connection for all that use it:
+//! etcd without TLS ends one on which HTTP/2 pings come more often than every
+//! 5 s and nothing else is said. While the revision from which it watches is
+//! still to come, etcd from 3.5.22 on does not answer that (etcd#20245); a read
+//! on the same connection is asked instead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +104,7 @@ impl Opened {
             let answer = tokio::select! {
                 () = sender.closed() => return,
                 Some(()) = asked.recv() => None,
-                _ = tick.tick() => None,
+                _ = tick.tick(), if !asked.is_closed() => None,
                 answer = self.answers.message() => Some(answer),
             };
             let Some(answer) = answer else {
