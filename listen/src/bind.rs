@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use manifests::manifest::Protocol;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
@@ -15,6 +16,8 @@ use crate::sockets::{Process, holder};
 
 /// Connections that the kernel queues for a busy listener.
 const BACKLOG: i32 = 1024;
+/// Octets of packets that wait in a UDP socket, with the kernel's own of each.
+const RECEIVED: usize = 1 << 20;
 /// First and longest delay between attempts to bind.
 pub const BIND_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
@@ -140,6 +143,12 @@ fn unbound(addr: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
         // Kernels before 5.7 want a capability for it; the acceptor checks again.
         let _ = socket.bind_device(Some(b"lo"));
     }
+    if protocol == Protocol::Udp {
+        // The default holds some 270 packets, 5 ms of a busy service: a pause that is longer would lose some. Above the
+        // system's limit only root may go.
+        let _ = set_socket_recv_buffer_size_force(&socket, RECEIVED)
+            .or_else(|_| set_socket_recv_buffer_size(&socket, RECEIVED));
+    }
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -184,6 +193,21 @@ mod tests {
         let problem = bind(addr, Protocol::Udp).expect_err("taken");
         assert_eq!(problem.reason, Reason::Taken(Some(me())));
         assert!(problem.to_string().contains("/udp is taken by "));
+    }
+
+    #[test]
+    fn packets_wait_in_a_socket_while_nobody_reads_it() {
+        let socket: std::net::UdpSocket = bind(any(), Protocol::Udp).expect("free port").into();
+        let addr = socket.local_addr().expect("bound");
+        let client = std::net::UdpSocket::bind(any()).expect("a client");
+        let sent = 1_000;
+        for _ in 0..sent {
+            client.send_to(&[0; 100], addr).expect("sent");
+        }
+        let received = || socket.recv_from(&mut [0; 100]).is_ok();
+        let waiting = std::iter::repeat_with(received).take_while(|it| *it);
+        let root = rustix::process::geteuid().is_root();
+        assert!(waiting.count() == sent || !root);
     }
 
     #[test]
