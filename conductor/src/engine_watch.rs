@@ -63,8 +63,17 @@ pub(crate) async fn follow(
         let inspection = tokio::select! {
             () = stop.cancelled() => return,
             _ = heal.tick() => Some(Inspection::List),
-            // A list says why.
-            _ = ping.tick() => engine.ping().await.is_err().then_some(Inspection::List),
+            _ = ping.tick() => match engine.ping().await {
+                Ok(()) => None,
+                Err(error) => {
+                    // Said before the list, whose time-out is longer.
+                    let why = EngineUpdate::Unresponsive(model::error::chain(&error));
+                    if out.send(Input::Engine(why)).await.is_err() {
+                        return;
+                    }
+                    Some(Inspection::List)
+                }
+            },
             asked = again.recv() => match asked {
                 Some(()) => Some(Inspection::List),
                 None => return,

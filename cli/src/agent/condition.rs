@@ -202,7 +202,7 @@ impl Condition {
 fn look_at(why: &str) -> &'static str {
     let says = |what: &[&str]| what.iter().any(|what| why.contains(what));
     if says(&["Connection refused"]) {
-        "; does etcd run there?"
+        "; check that etcd runs there"
     } else if says(&[
         "no answer in time",
         "timed out",
@@ -210,7 +210,7 @@ fn look_at(why: &str) -> &'static str {
         "unreachable",
         "No route",
     ]) {
-        "; is that host up, and the network between open?"
+        "; check that the host is up and that no firewall is between"
     } else {
         ""
     }
@@ -303,7 +303,8 @@ mod tests {
         failing.send_replace(Some(refused.to_owned()));
         let waits = Waiting::Etcd(format!("etcd does not answer: {refused}"));
         sender.send(HostStatus::Joining(waits)).unwrap();
-        let says = format!("etcd can't be followed at the moment: {refused}; does etcd run there?");
+        let says =
+            format!("etcd can't be followed at the moment: {refused}; check that etcd runs there");
         assert_eq!(condition.lacks(), std::slice::from_ref(&says));
         assert_eq!(condition.without_etcd(), Some(says));
         let other = Waiting::NameTaken([10, 0, 0, 9].into());

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use conductor::published::Published;
@@ -25,8 +26,12 @@ use model::records::Cluster;
 use model::skydns::RecordError;
 use model::snapshot::Owner;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::condition::Condition;
+
+/// How long the engine may take to open an output: a peer that asks for it waits for 5 s.
+const OPEN_LOGS: Duration = Duration::from_secs(4);
 
 /// Parts of the agent that the API reads.
 pub(crate) struct RunningAgent {
@@ -202,20 +207,17 @@ impl AgentHandle for RunningAgent {
             let read = to_read(of_slot.chain(jobs), claimed, options.previous);
             read.ok_or(HostError::NotFound)?.docker_id.clone()
         };
-        let logs = self
-            .engine
-            .logs(
-                &docker_id,
-                EngineLogs {
-                    follow: options.follow,
-                    tail: options.tail,
-                    since: options
-                        .since
-                        .and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
-                },
-            )
-            .await
-            .map_err(|error| HostError::Engine(error.to_string()))?;
+        let wanted = EngineLogs {
+            follow: options.follow,
+            tail: options.tail,
+            since: options
+                .since
+                .and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
+        };
+        let logs = timeout(OPEN_LOGS, self.engine.logs(&docker_id, wanted)).await;
+        let logs =
+            logs.map_err(|_| HostError::Engine(format!("no answer in {} s", OPEN_LOGS.as_secs())))?;
+        let logs = logs.map_err(|error| HostError::Engine(error.to_string()))?;
         Ok(Box::pin(logs.map(|chunk| match chunk {
             Ok(chunk) => Ok(record(&chunk)),
             Err(error) => Err(HostError::Engine(error.to_string())),

@@ -75,7 +75,7 @@ pub enum HostError {
     #[error("{0}")]
     InUse(String),
     /// The engine failed or did not answer.
-    #[error("the engine: {0}")]
+    #[error("the Docker Engine: {0}")]
     Engine(String),
     /// The host could not be reached, or the connection was lost.
     #[error("unreachable: {0}")]
