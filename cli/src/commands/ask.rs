@@ -5,7 +5,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use super::error::CommandError;
 use super::output;
 
-/// Fails early where a confirmation is needed and there is no terminal.
+/// Fails where a confirmation is needed and there is no terminal. `confirm` does so, too, once what is asked about has
+/// been found and shown.
 pub(super) fn possible(yes: bool) -> Result<(), CommandError> {
     if yes || io::stdin().is_terminal() {
         return Ok(());
@@ -20,6 +21,7 @@ pub(super) fn confirm(yes: bool, question: &str, otherwise: &str) -> Result<(), 
     if yes {
         return Ok(());
     }
+    possible(false)?;
     let mut terminal = io::stderr().lock();
     let asked =
         write!(terminal, "{} [y/N] ", output::one_line(question)).and_then(|()| terminal.flush());

@@ -44,9 +44,6 @@ async fn from_file(
     global: &GlobalArgs,
     file: &Path,
 ) -> Result<(), CommandError> {
-    if !args.dry_run {
-        ask::possible(args.yes)?;
-    }
     let client = Client::new(global)?;
     let source = files::read(file)?;
     let backup: Backup = serde_json::from_slice(&source.text)
@@ -210,7 +207,6 @@ fn show(reports: &Reports) {
 }
 
 async fn accept(args: &RestoreArgs, global: &GlobalArgs) -> Result<(), CommandError> {
-    ask::possible(args.yes)?;
     let client = Client::new(global)?;
     let looked: Acceptance = client.get("accept").await?;
     lists::note_age(false, &looked.notices);

@@ -134,7 +134,6 @@ fn confirm_without_data(args: &DrainArgs, detail: &HostDetail) -> Result<(), Com
     if left.is_empty() {
         return Ok(());
     }
-    ask::possible(args.yes)?;
     output::note(&format!(
         "these slots begin with empty volumes elsewhere; their data stays on {host}:"
     ));
@@ -227,7 +226,6 @@ pub(super) async fn label(args: &LabelArgs, global: &GlobalArgs) -> Result<(), C
 }
 
 pub(super) async fn remove(args: &HostsRmArgs, global: &GlobalArgs) -> Result<(), CommandError> {
-    ask::possible(args.yes)?;
     let client = Client::new(global)?;
     let host = &args.host;
     let detail: HostDetail = client.get(&format!("hosts/{host}")).await?;
@@ -271,7 +269,6 @@ fn slots(names: impl Iterator<Item = String>) -> String {
 }
 
 pub(super) async fn leave(args: &LeaveArgs, global: &GlobalArgs) -> Result<(), CommandError> {
-    ask::possible(args.yes)?;
     let client = Client::new(global)?;
     let own = client.get::<ClusterStatus>("status").await?.host;
     let host = args.host.as_ref().unwrap_or(&own);

@@ -220,7 +220,7 @@ fn container_notes(row: &ContainerRow, now: Timestamp) -> Vec<String> {
     ends.chain(row.warnings.clone()).collect()
 }
 
-fn ending(expires: Option<Timestamp>, now: Timestamp) -> impl Iterator<Item = String> {
+pub(super) fn ending(expires: Option<Timestamp>, now: Timestamp) -> impl Iterator<Item = String> {
     let ends = expires.map(|expires| {
         let left = expires.duration_since(now).as_secs().max(0);
         format!("ends in {}", output::age(left.unsigned_abs()))
@@ -362,6 +362,10 @@ fn status_text(status: &ClusterStatus) -> String {
             parts.join(", ")
         }
     };
+    let set = match counts(&status.availability).as_str() {
+        "none" => String::new(),
+        set => format!(" ({set})"),
+    };
     let etcd = match (status.etcd, status.hold.is_some()) {
         (true, false) => format!("answers (revision {})", status.revision),
         (true, true) => "answers, but is not trusted (in hold)".to_owned(),
@@ -374,7 +378,7 @@ fn status_text(status: &ClusterStatus) -> String {
         ),
         format!("agent    {} on {}", status.agent, status.host),
         format!("etcd     {etcd}"),
-        format!("hosts    {}", counts(&status.hosts)),
+        format!("hosts    {}{set}", counts(&status.hosts)),
         format!("slots    {}", counts(&status.slots)),
         format!(
             "apps     {}, {}",

@@ -1,6 +1,6 @@
 //! `plan` and `diff`: what writing manifests would do, before anything is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -297,8 +297,7 @@ fn grouped<'a>(slots: &[&'a PlanSlot]) -> Vec<(String, &'a PlanSlot)> {
 }
 
 fn hosts(first: &PlanSlot, group: &[&PlanSlot]) -> String {
-    let mut names: Vec<&HostName> = group.iter().filter_map(|slot| slot.host.as_ref()).collect();
-    names.dedup();
+    let names: BTreeSet<&HostName> = group.iter().filter_map(|slot| slot.host.as_ref()).collect();
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let to = names.join(", ");
     match (first.action, &first.from) {

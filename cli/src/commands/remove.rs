@@ -8,7 +8,6 @@ use super::{ask, output, volumes};
 use crate::args::{GlobalArgs, RmArgs, Selection};
 
 pub(super) async fn run(args: &RmArgs, global: &GlobalArgs) -> Result<(), CommandError> {
-    ask::possible(args.yes)?;
     let client = Client::new(global)?;
     let data = if args.volumes {
         volumes::by_slot(&client, &args.of).await?.len()

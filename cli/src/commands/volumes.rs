@@ -76,7 +76,6 @@ fn cells(row: &VolumeRow) -> Vec<String> {
 }
 
 async fn adopt(args: &AdoptArgs, global: &GlobalArgs) -> Result<(), CommandError> {
-    ask::possible(args.pin.yes)?;
     let client = Client::new(global)?;
     let slot = &args.pin.slot;
     ask::confirm(
@@ -95,7 +94,6 @@ async fn adopt(args: &AdoptArgs, global: &GlobalArgs) -> Result<(), CommandError
 }
 
 async fn release(args: &PinArgs, global: &GlobalArgs) -> Result<(), CommandError> {
-    ask::possible(args.yes)?;
     let client = Client::new(global)?;
     let slot = &args.slot;
     for row in rows_of(&client, slot).await? {
@@ -114,7 +112,6 @@ async fn release(args: &PinArgs, global: &GlobalArgs) -> Result<(), CommandError
 }
 
 async fn remove(args: &PinArgs, global: &GlobalArgs) -> Result<(), CommandError> {
-    ask::possible(args.yes)?;
     let client = Client::new(global)?;
     let slot = &args.slot;
     let rows = rows_of(&client, slot).await?;

@@ -48,6 +48,7 @@ fn text(why: &Why) -> String {
             container.id()
         ),
     });
+    lines.extend(lists::ending(container.expires, Timestamp::now()));
     lines.extend(
         container
             .errors
@@ -90,11 +91,15 @@ fn text(why: &Why) -> String {
 
 fn add_slot(lines: &mut Vec<String>, slot: &WhySlot) {
     let row = &slot.row;
-    let reason = row
-        .reason
-        .as_ref()
-        .map(|reason| format!(": {}", output::one_line(reason)))
-        .unwrap_or_default();
+    let mut reason = row.reason.as_deref().unwrap_or_default();
+    if row.unplaceable && !slot.hosts.is_empty() {
+        // Each host says its own below.
+        reason = reason.split(':').next().unwrap_or_default();
+    }
+    let reason = match reason {
+        "" => String::new(),
+        reason => format!(": {}", output::one_line(reason)),
+    };
     let host = row
         .host
         .as_ref()

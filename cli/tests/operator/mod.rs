@@ -176,7 +176,8 @@ fn drain_waits_for_what_can_move_and_names_what_stays() {
     // Without its data, after a question.
     let ended = api.run(&["drain", "h1", "--force-volumes"]).with(2);
     let says = "their data stays on h1:\n  shop/db/0: data\n";
-    assert!(!ended.err.contains(says), "{}", ended.err);
+    assert!(ended.err.contains(says), "{}", ended.err);
+    assert!(ended.err.contains("use --yes"), "{}", ended.err);
     assert_eq!(availability(&api, "h1"), "Some(Drain)");
     let ended = api
         .run(&["drain", "h1", "--force-volumes", "--yes"])

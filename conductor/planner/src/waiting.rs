@@ -64,6 +64,9 @@ pub enum Waiting {
     LimitsChanged(String),
 }
 
+/// Hosts that are named of those that refuse for the same reason.
+const NAMED: usize = 8;
+
 /// Exit code of a process that SIGKILL has ended.
 pub const KILLED: i64 = 137;
 
@@ -105,11 +108,7 @@ impl fmt::Display for Waiting {
             Self::NoHost => f.write_str("no host is live"),
             Self::Unplaceable(refusals) => {
                 f.write_str("no host can run it: ")?;
-                for (at, (host, refusal)) in refusals.iter().enumerate() {
-                    let separator = if at == 0 { "" } else { "; " };
-                    write!(f, "{separator}{host}: {refusal}")?;
-                }
-                Ok(())
+                write_by_reason(f, refusals)
             }
             Self::Paused(pause) => pause.fmt(f),
             Self::InvalidManifest => {
@@ -167,6 +166,30 @@ impl fmt::Display for Waiting {
     }
 }
 
+/// Hosts that refuse for the same reason are named together.
+fn write_by_reason(f: &mut fmt::Formatter<'_>, refusals: &[(HostName, Refusal)]) -> fmt::Result {
+    let mut reasons: Vec<(String, Vec<&HostName>)> = Vec::new();
+    for (host, refusal) in refusals {
+        let reason = refusal.to_string();
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, hosts)) => hosts.push(host),
+            None => reasons.push((reason, vec![host])),
+        }
+    }
+    for (at, (reason, hosts)) in reasons.iter().enumerate() {
+        let separator = if at == 0 { "" } else { "; " };
+        let named = hosts.iter().take(NAMED).map(ToString::to_string);
+        let named = named.collect::<Vec<_>>().join(", ");
+        write!(f, "{separator}{named}")?;
+        match hosts.len().saturating_sub(NAMED) {
+            0 => {}
+            more => write!(f, " and {more} more")?,
+        }
+        write!(f, ": {reason}")?;
+    }
+    Ok(())
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -186,5 +209,32 @@ impl fmt::Display for Failure {
                 write!(f, "not ready within {} s of its start", timeout.as_secs())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn hosts_that_refuse_for_the_same_reason_are_named_together() {
+        let host = |number: u32| format!("h{number}").parse::<HostName>().unwrap();
+        let unfit = || Refusal::Unfit("no such image".to_owned());
+        let some = vec![
+            (host(1), unfit()),
+            (host(2), Refusal::Drained),
+            (host(3), unfit()),
+        ];
+        assert_eq!(
+            Waiting::Unplaceable(some).to_string(),
+            "no host can run it: h1, h3: unfit: no such image; h2: it is drained"
+        );
+        let many = (1..=200).map(|number| (host(number), unfit())).collect();
+        assert_eq!(
+            Waiting::Unplaceable(many).to_string(),
+            "no host can run it: h1, h2, h3, h4, h5, h6, h7, h8 and 192 more: unfit: no such image"
+        );
     }
 }

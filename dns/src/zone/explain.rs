@@ -118,10 +118,11 @@ impl Zone {
     fn meaning_elsewhere(&self, tables: &Tables<'_>, given: &str) -> String {
         let zone = self.origin.to_ascii();
         let zone = zone.trim_end_matches('.');
-        let forwarded = format!("not in {zone}: forwarded to the host's resolvers");
         match given.rsplit('.').next().and_then(|app| offers(tables, app)) {
-            Some(offers) => format!("{forwarded}; there is no {given}.{zone}: {offers}"),
-            None => forwarded,
+            Some(offers) => format!(
+                "there is no {given}.{zone}: {offers}; the name as it is, is forwarded to the host's resolvers"
+            ),
+            None => format!("not in {zone}: forwarded to the host's resolvers"),
         }
     }
 

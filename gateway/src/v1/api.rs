@@ -18,7 +18,7 @@ use super::list::{List, read_pages};
 use super::overview;
 use super::reply::ApiFailure;
 use super::rows;
-use super::types::{Reasons, Slots};
+use super::types::{ContainerRow, Reasons, Slots};
 use crate::v2::lookup::SideKey;
 
 /// How long a check of etcd may take.
@@ -59,18 +59,30 @@ impl Api {
         matches!(tokio::time::timeout(PATIENCE, read).await, Ok(Ok(_)))
     }
 
-    pub(super) async fn slots(&self, view: &ClusterView, filter: &Filter) -> Slots {
-        let mut notices = self.notices(view);
-        let statuses = self.statuses(view, filter, &mut notices).await;
-        let answers = self.own_reasons();
-        let (slots, mut containers) = rows::merge(row_inputs(view, &statuses, &answers), filter);
-        let expiries = self.expiries(view, filter, &mut notices).await;
-        for row in &mut containers {
+    /// Notes when these containers end by themselves.
+    pub(super) async fn expire(
+        &self,
+        view: &ClusterView,
+        filter: &Filter,
+        containers: &mut [ContainerRow],
+        notices: &mut Vec<String>,
+    ) {
+        let expiries = self.expiries(view, filter, notices).await;
+        for row in containers {
             let expiry = expiries.get(&row.id());
             row.expires = expiry
                 .filter(|(revision, _)| row.revision == Some(*revision))
                 .map(|(_, expires)| *expires);
         }
+    }
+
+    pub(super) async fn slots(&self, view: &ClusterView, filter: &Filter) -> Slots {
+        let mut notices = self.notices(view);
+        let statuses = self.statuses(view, filter, &mut notices).await;
+        let answers = self.own_reasons();
+        let (slots, mut containers) = rows::merge(row_inputs(view, &statuses, &answers), filter);
+        self.expire(view, filter, &mut containers, &mut notices)
+            .await;
         Slots {
             slots,
             containers,

@@ -83,6 +83,8 @@ pub(super) async fn explain(
     let answers = api.all_reasons(&view, &mut notices).await;
     let mut why = why::why(row_inputs(&view, &statuses, &answers), &id)
         .ok_or_else(|| ApiFailure::no_container(&id))?;
+    let container = std::slice::from_mut(&mut why.container);
+    api.expire(&view, &filter, container, &mut notices).await;
     if let Some(number) = slot {
         why.slots.retain(|slot| slot.row.slot == Some(number));
         why.without.clear();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use manifests::HostName;
-use model::records::{HostRecord, HostState};
+use model::records::{Availability, HostRecord, HostState};
 use model::snapshot::{HostView, Snapshot};
 
 use super::agent::ClusterView;
@@ -211,6 +211,12 @@ pub fn status(
         stale: view.stale,
         known_at: view.stale_since(),
         hosts: count(hosts.iter().map(|row| row.state.clone())),
+        availability: count(
+            hosts
+                .iter()
+                .map(|row| row.availability.clone())
+                .filter(|availability| *availability != Availability::Active.to_string()),
+        ),
         slots: count(
             slots
                 .iter()

@@ -338,6 +338,8 @@ async fn a_manifest_that_ends_by_itself_says_when() {
     assert_eq!(slots().await["expires"], expires);
     let apps = api.get("/apps").await;
     assert_eq!(apps["apps"][0]["containers"][0]["expires"], expires);
+    let why = api.get("/why/shop/web").await;
+    assert_eq!(why["container"]["expires"], expires);
     // Written by whoever gives it no TTL, it stays.
     api.agent.put_manifest(&web(), r#"{"image": "b"}"#);
     assert_eq!(slots().await["expires"], Value::Null);
@@ -381,6 +383,14 @@ async fn versions_are_read_from_etcd_newest_first() {
     let body = api.get("/versions/shop/web").await;
     assert_eq!(body["versions"][0]["slots"], json!([0, 1]));
     assert_eq!(body["versions"][1].get("slots"), None);
+    // Another one, and back before any slot ran it: nobody has to decide anything.
+    api.agent.put_manifest(&web(), r#"{"image": "b"}"#);
+    let back = r#"{"image": "a", "scale": 2}"#;
+    let (_, back) = api.send("PUT", "/manifests/shop/web", back).await;
+    let body = api.get("/versions/shop/web").await;
+    assert_eq!(body["versions"][0]["version"], back["revision"]);
+    assert_eq!(body["versions"][0]["digest"], "sha256:1");
+    assert_eq!(body["versions"][0]["slots"], json!([0, 1]));
     // What can't be read wants nothing.
     api.agent.put(&Key::Manifest(web()), b"{");
     let body = api.get("/versions/shop/web").await;

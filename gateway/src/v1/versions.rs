@@ -282,11 +282,17 @@ fn of(id: &ContainerId, read: &Read) -> Option<History> {
         found,
     }) = &target
     {
+        // What means the same container is run on as it is, and nothing is decided.
+        let same = target.as_ref().and_then(|target| {
+            let mut counting = rollout::counting(view);
+            let same = counting.rfind(|(old, ..)| !target.outdates(view, *old));
+            same.map(|(_, version, _)| &version.version)
+        });
         versions.push(VersionRow {
             version: rev.0,
             image: found.map_or(&manifest.image, |found| &found.image).clone(),
-            digest: None,
-            good: false,
+            digest: same.map(|same| same.image.clone()),
+            good: same.is_some_and(|same| same.good),
             slots: runs(*rev),
             manifest: text.value(),
         });

@@ -20,7 +20,20 @@ usage: lab [OPTIONS] [-- AGENT ARGUMENTS]
   --without-agents     engines and etcd only
   --run COMMAND        run a command on h1, then end with its exit code";
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    let mut given = std::env::args().skip(1);
+    if given.any(|argument| argument == "--help" || argument == "-h") {
+        writeln!(std::io::stdout(), "{USAGE}").ok();
+        return ExitCode::SUCCESS;
+    }
+    carry_out().unwrap_or_else(|error| {
+        // Without a backtrace, which the environment may ask for.
+        writeln!(std::io::stderr(), "{error:#}").ok();
+        ExitCode::FAILURE
+    })
+}
+
+fn carry_out() -> anyhow::Result<ExitCode> {
     let (options, command) = arguments(std::env::args().skip(1))?;
     if let Some(command) = command {
         return run(&options, &command);

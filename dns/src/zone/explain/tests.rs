@@ -153,7 +153,7 @@ fn each_kind_of_name_is_told() {
         ),
         (
             "wbe.shop",
-            "not in skydns.local: forwarded to the host's resolvers; there is no wbe.shop.skydns.local: app shop has web",
+            "there is no wbe.shop.skydns.local: app shop has web; the name as it is, is forwarded to the host's resolvers",
         ),
         (
             "shop.",

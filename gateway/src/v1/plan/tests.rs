@@ -175,8 +175,7 @@ async fn a_slot_that_nobody_can_run_waits_for_each_hosts_reason() {
         said(&agent, &[("shop/db", new)], false),
         [
             "shop/db created",
-            "  0 waiting -: no host can run it: h1: disk==ssd is asked for, and disk is not set; \
-             h2: disk==ssd is asked for, and disk is not set",
+            "  0 waiting -: no host can run it: h1, h2: disk==ssd is asked for, and disk is not set",
         ]
     );
     runs(&agent, "shop/db", r#"{"image": "db"}"#, 1);

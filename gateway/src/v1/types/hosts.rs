@@ -93,6 +93,9 @@ pub struct ClusterStatus {
     pub known_at: Option<String>,
     /// Hosts by state.
     pub hosts: BTreeMap<String, u32>,
+    /// Of these, those that operators have set to something else than `active`, by availability.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub availability: BTreeMap<String, u32>,
     /// Slots by status.
     pub slots: BTreeMap<String, u32>,
     /// Apps.
