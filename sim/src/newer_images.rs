@@ -137,9 +137,13 @@ pub fn found(before: &Snapshot, now: &Snapshot, told: &[Told]) -> Option<String>
         let Some(Key::FoundImage(id)) = Key::parse(event.key()) else {
             return None;
         };
-        let is = now.containers.get(&id)?.last_found.as_ref()?;
+        let container = now.containers.get(&id)?;
+        let is = container.last_found.as_ref()?;
         let was = before.containers.get(&id)?.last_found.as_ref()?;
-        (is.of == was.of)
+        // Who deletes a manifest and writes it again begins anew.
+        let manifest = container.manifest.as_ref();
+        let counts = manifest.is_some_and(|manifest| was.modified > manifest.created);
+        (counts && is.of == was.of)
             .then(|| harm(was, is))?
             .map(|harm| format!("{id}: {harm}"))
     })

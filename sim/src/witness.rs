@@ -6,6 +6,7 @@ use std::time::Duration;
 use manifests::keys::Key;
 use manifests::{ContainerId, HostName, InstanceId, SlotId};
 use model::Millis;
+use model::records::Phase;
 use model::snapshot::Snapshot;
 use store::kv::Event;
 use uuid::Uuid;
@@ -27,7 +28,8 @@ pub struct Witness {
     pub copied: bool,
     /// Running containers that are nobody's as its agent sees, and since when.
     pub(crate) illegitimate: BTreeMap<InstanceId, Millis>,
-    /// What its agent had leave to stop, and has asked to: that can't be taken back, and may be asked once more.
+    /// What its agent had leave to stop, and has asked to: that can't be taken back, and may be asked once more. What was
+    /// leaving when the agent began may have been asked to by the one before.
     pub(crate) ending: BTreeSet<InstanceId>,
     /// Of which containers its agent's stream has lost events, and when.
     lost: BTreeMap<ContainerId, Millis>,
@@ -86,6 +88,13 @@ impl Witness {
             .collect();
         // Whoever has just begun to look does not know how many went at once.
         let first = !std::mem::replace(&mut self.has_looked, true);
+        if first {
+            let slots = snapshot.containers.values().flat_map(|c| c.slots.values());
+            let states = slots.filter_map(|slot| slot.state.as_ref());
+            let leaving = states.filter(|state| state.state == Phase::Leaving);
+            self.ending
+                .extend(leaving.map(|state| state.instance.clone()));
+        }
         let too_many = missing.len() > (members().count() / 4).max(1);
         if missing.is_empty() {
             self.missing_since = None;
