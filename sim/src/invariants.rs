@@ -102,18 +102,16 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
             ));
         }
     }
+    let witness = &machine.witness;
+    let is_again = |step: &Action| matches!(step, Action::Stop { instance, .. } if witness.ending.contains(instance));
     for step in &plan.actions {
-        if let Some(why) = starts_what_has_stopped(view, name, step)
-            .or_else(|| ends_what_is_better(view, agent, name, step))
-        {
+        let ends = || ends_what_is_better(view, agent, name, step).filter(|_| !is_again(step));
+        if let Some(why) = starts_what_has_stopped(view, name, step).or_else(ends) {
             return Some(format!("{name} does {}, {why}", step_text(step)));
         }
     }
-    let witness = &machine.witness;
     let ended = |step: &Action| {
-        let again =
-            matches!(step, Action::Stop { instance, .. } if witness.ending.contains(instance));
-        (!again)
+        (!is_again(step))
             .then(|| unfounded_end(truth, view, name, step, &|id| witness.lacks(id, now)))
             .flatten()
     };

@@ -5,7 +5,7 @@
 //! again.
 
 use manifests::InstanceId;
-use model::Extent;
+use model::{Extent, WriteKind};
 
 use crate::cleanup;
 use crate::gate::admit;
@@ -60,8 +60,13 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         // Placement: this host's share of what nobody has, and of what hosts give away; what it gets back.
         let (claims, is_placing) = placing::claims(inputs, &slots, fresh);
         admit(inputs, claims, &mut plan);
-        admit(inputs, placing::handovers(inputs, &slots, fresh), &mut plan);
-        admit(inputs, placing::returning(inputs, &slots, fresh), &mut plan);
+        // Each knows what the snapshot shows, not what is taken just now: a host port, say. It is shown soon.
+        if !takes_a_slot(&plan) {
+            admit(inputs, placing::handovers(inputs, &slots, fresh), &mut plan);
+        }
+        if !takes_a_slot(&plan) {
+            admit(inputs, placing::returning(inputs, &slots, fresh), &mut plan);
+        }
         if !is_placing {
             let moves = placing::rebalancing(inputs, &slots, fresh);
             admit(inputs, moves, &mut plan);
@@ -80,6 +85,17 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     }
     plan.requeue_whole_at = std::mem::replace(&mut plan.requeue_at, of_here);
     plan
+}
+
+/// A slot comes to this host by it.
+fn takes_a_slot(plan: &Plan) -> bool {
+    let mut kinds = plan.writes.iter().map(|write| write.kind);
+    kinds.any(|kind| {
+        matches!(
+            kind,
+            WriteKind::Claim | WriteKind::TakeOver | WriteKind::Next
+        )
+    })
 }
 
 #[cfg(test)]

@@ -216,6 +216,11 @@ fn a_host_that_cannot_run_it_gives_it_up() {
 }
 
 #[test]
+fn a_host_takes_no_two_slots_that_need_the_same_port() {
+    notebook("host-port");
+}
+
+#[test]
 fn a_slot_waits_for_what_becomes_of_its_volumes() {
     notebook("volumes");
 }
