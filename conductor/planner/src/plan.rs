@@ -58,9 +58,12 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
     let of_here = plan.requeue_at.take();
     if is_able {
         // Placement: this host's share of what nobody has, and of what hosts give away; what it gets back.
-        let (claims, is_placing) = placing::claims(inputs, &slots, fresh);
-        admit(inputs, claims, &mut plan);
         // Each knows what the snapshot shows, not what is taken just now: a host port, say. It is shown soon.
+        let (mut claims, is_placing) = placing::claims(inputs, &slots, fresh);
+        if takes_a_slot(&plan) {
+            claims.writes.clear();
+        }
+        admit(inputs, claims, &mut plan);
         if !takes_a_slot(&plan) {
             admit(inputs, placing::handovers(inputs, &slots, fresh), &mut plan);
         }

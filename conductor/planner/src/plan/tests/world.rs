@@ -120,6 +120,7 @@ impl World {
                 self.put(&format!("/apps/{id}/manifest"), value.as_bytes().to_vec());
             }
             "delete" => self.delete(&format!("/apps/{rest}/manifest")),
+            "delete-key" => self.delete(rest),
             "push" => *self.pushed.entry(rest.to_owned()).or_default() += 1,
             "image-back" => self.image_back(words[0], words[1].parse().unwrap()),
             "missing" => {
