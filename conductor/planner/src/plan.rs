@@ -70,7 +70,7 @@ pub fn plan(inputs: Inputs<'_>, fresh: &mut dyn FnMut() -> InstanceId) -> Plan {
         if !takes_a_slot(&plan) {
             admit(inputs, placing::returning(inputs, &slots, fresh), &mut plan);
         }
-        if !is_placing {
+        if !is_placing && !takes_a_slot(&plan) {
             let moves = placing::rebalancing(inputs, &slots, fresh);
             admit(inputs, moves, &mut plan);
         }
