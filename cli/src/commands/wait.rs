@@ -23,6 +23,9 @@ const LINES_LATE: Duration = Duration::from_secs(2);
 /// up do not count, and begin nothing anew.
 const UNPLACEABLE: Duration = Duration::from_secs(10);
 
+/// The longest time that a look says something of.
+const SAID_OF: Duration = Duration::from_secs(1);
+
 /// State of a container's rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
@@ -54,10 +57,13 @@ impl StuckFor {
     /// At a look, this long after the one before.
     fn stuck(&mut self, ready: usize, since_last: Duration) -> Duration {
         if ready > self.ready {
-            *self = Self::default();
+            *self = Self {
+                ready,
+                ..Self::default()
+            };
         }
-        self.ready = ready;
-        self.time += since_last;
+        // An agent that was silent meanwhile has said nothing of that time.
+        self.time += since_last.min(SAID_OF);
         self.time
     }
 }

@@ -97,6 +97,9 @@ fn attempts_of_hosts_that_give_up_do_not_begin_the_wait_anew() {
     assert_eq!(stuck.stuck(0, second), second * 2);
     assert_eq!(stuck.stuck(1, second), second);
     assert_eq!(stuck.stuck(0, second), second * 2);
+    assert_eq!(stuck.stuck(1, second), second * 3);
+    // The agent was silent for half a minute.
+    assert_eq!(stuck.stuck(1, second * 30), second * 4);
 }
 
 #[test]
