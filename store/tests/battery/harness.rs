@@ -348,6 +348,16 @@ impl Backend {
         }
     }
 
+    /// When it is down: starts it with the data that it has.
+    pub(crate) fn come_up(&mut self) {
+        if let Some(memory) = &self.memory {
+            memory.set_unavailable(false);
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.restart();
+        }
+    }
+
     /// When it is down: starts it with the data of a backup, or without any.
     pub(crate) fn come_up_with(&mut self, backup: Option<&Backup>) {
         if let Some(memory) = &self.memory {
