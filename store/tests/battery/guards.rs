@@ -115,6 +115,7 @@ fn rows(seen: &Seen) -> Vec<Write> {
         Write::keep(slot(), claim(), None, cluster()),
         Write::take_over(slot(), claim(), (own, host("h3")), manifest, void.clone()),
         Write::new_instance(slot(), claim(), own).with_data(pin()),
+        Write::new_instance_in_turn(slot(), claim(), own, rev(Key::Rollout(web()))),
         Write::replace(slot(), claim(), own, state()).with_data(pin()),
         Write::adopt(slot(), claim(), own, manifest),
         Write::release(slot(), own),

@@ -63,6 +63,17 @@ impl Write {
             .gives(&slot, claim)
     }
 
+    /// As another instance, of one that serves and whose turn it is in an update: MOD(claim), MOD(rollout).
+    pub fn new_instance_in_turn(
+        slot: SlotId,
+        claim: Claim,
+        claim_rev: ModRev,
+        rollout_rev: ModRev,
+    ) -> Self {
+        let rollout = Key::Rollout(slot.container.clone());
+        Self::new_instance(slot, claim, claim_rev).seen(rollout, rollout_rev)
+    }
+
     /// Another instance for an own slot, that is ready: MOD(claim).
     pub fn replace(slot: SlotId, claim: Claim, claim_rev: ModRev, state: SlotState) -> Self {
         Self::of_slot(&slot, WriteKind::Replace)

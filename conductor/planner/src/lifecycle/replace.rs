@@ -23,6 +23,7 @@ use model::backoff::Backoff;
 use model::observed::{ContainerState, ObservedContainer, Readiness};
 use model::records::{Claim, Phase, Progress};
 use model::rules::Rule;
+use model::snapshot::mod_rev;
 use model::volumes;
 
 /// Time for which a new instance must stay ready before it takes the place of one that serves, if `monitor` is not shorter.
@@ -149,6 +150,10 @@ pub(super) fn replacement(
     let write = if is_ready {
         let state = ctx.state_of(rev, made, Phase::Ready);
         Write::replace(slot, claim, ctx.claim.modified, state)
+    } else if serves && outdated {
+        // Of a host that was missing meanwhile another slot may have taken the place in the mark.
+        let mark = mod_rev(ctx.container.rollout.as_ref());
+        Write::new_instance_in_turn(slot, claim, ctx.claim.modified, mark)
     } else {
         Write::new_instance(slot, claim, ctx.claim.modified)
     };

@@ -30,8 +30,7 @@ use model::rules::Rules;
 use model::snapshot::{Change, Desired, Snapshot};
 use model::time::Millis;
 use model::volumes;
-use model::write::Over;
-use model::write::{Keys, WriteOp};
+use model::write::{Guard, Keys, Over, WriteOp};
 use model::{Action, ActionResult, Extent, Fault, Host, ModRev, Prepare, Trust, Write, WriteKind};
 
 impl Keys for World {
@@ -1112,7 +1111,11 @@ fn describe(write: &Write) -> String {
         | WriteKind::NewInstance
         | WriteKind::Replace
         | WriteKind::Adopt => {
-            format!(" {} v{}", instance(), write.claimed().unwrap().version)
+            let is_rollout = |guard: &Guard| matches!(guard, Guard::Seen(Key::Rollout(_), _));
+            let in_turn = write.guards.iter().any(is_rollout);
+            let turn = if in_turn { " in turn" } else { "" };
+            let version = write.claimed().unwrap().version;
+            format!(" {} v{version}{turn}", instance())
         }
         WriteKind::Promote => {
             let over = match write.over {
