@@ -101,7 +101,7 @@ impl World {
         Joined {
             view: View::new(&options, now.mono),
             agent: Agent::new(agent, now),
-            first_read: 0,
+            first_read: (0, 0),
             answered: BTreeMap::new(),
             failed: BTreeSet::new(),
             host: None,
@@ -337,7 +337,7 @@ impl World {
         let ended = agent.stream.as_ref().is_some_and(|s| !lives(s.of));
         let elsewhere = at.member != agent.endpoint;
         if let (ViewStep::Read { .. }, Ok(Reply::Range(reply))) = (agent.view.step(), &answer) {
-            agent.first_read = reply.revision;
+            agent.first_read = (reply.revision, self.truth.former.len());
         }
         let answer = match answer {
             Ok(_) if elsewhere => Answer::Failed,

@@ -21,8 +21,8 @@ use crate::world::{Machine, World};
 const LONGEST: u64 = 900_000;
 /// The operator looks after holds this often.
 const OPERATOR: u64 = 180_000;
-/// It has to be so for this long …
-const STILL: u64 = 8_000;
+/// It has to be so for this long, in which the hosts settle and what waits for that is begun …
+const STILL: u64 = 35_000;
 /// … and then nothing is written for this long.
 const QUIET: u64 = 20_000;
 
@@ -414,7 +414,8 @@ fn slot_lacks(
         return able.then(|| format!("{slot} is nobody's, and some host could take it"));
     };
     if !truth.is_live(&claim.host) {
-        return able.then(|| {
+        // What runs a slot may have it, also where nothing new is placed.
+        return (able || !here.is_empty()).then(|| {
             format!(
                 "{slot} is {}'s, which is not live, and some host could take it",
                 claim.host

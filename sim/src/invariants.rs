@@ -76,7 +76,10 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
             "{name} changes something, though it distrusts etcd: {plan}"
         ));
     }
-    let read = truth.history.range(..=joined.first_read).next_back();
+    let (first_read, restores) = joined.first_read;
+    let read = truth.history.range(..=first_read).next_back();
+    // A revision of a former history says nothing about this one.
+    let read = read.filter(|_| restores == truth.former.len());
     // A restore may have a higher revision and the same content.
     let behind = read.is_some_and(|(revision, then)| {
         view.revision < *revision
@@ -84,8 +87,8 @@ pub fn planned(truth: &Truth, machine: &mut Machine, plan: &Plan, now: Millis) -
     });
     if !plan.is_idle() && behind {
         return Some(format!(
-            "{name} plans {plan} from a view at {}, and its first read was at {}",
-            view.revision, joined.first_read
+            "{name} plans {plan} from a view at {}, and its first read was at {first_read}",
+            view.revision
         ));
     }
     let works = plan

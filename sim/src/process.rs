@@ -32,8 +32,8 @@ pub struct Joined {
     pub view: View,
     /// The agent.
     pub agent: Agent,
-    /// The revision of the first read of this connect.
-    pub first_read: i64,
+    /// The revision of the first read of this connect, and after how many restores it was.
+    pub first_read: (i64, usize),
     /// Own writes that were answered, by what they were about: their revision.
     pub answered: BTreeMap<Scope, i64>,
     /// Containers of which an image could not be had, or a container not made or started.
