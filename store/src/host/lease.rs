@@ -94,11 +94,14 @@ impl KeepAlive {
                 std::thread::Builder::new()
                     .name("lease".into())
                     .spawn(move || {
-                        runtime.block_on(async {
+                        // In a task, for to wake the future of `block_on` takes a system call each time.
+                        let kept = runtime.spawn(async move {
                             // Made here, so that its connections live on this thread's runtime.
                             let kv = factory();
                             keep(kv, keeping).await;
                         });
+                        // A panic has been told already, and ends the thread.
+                        runtime.block_on(kept).ok();
                     })?;
             }
         }
