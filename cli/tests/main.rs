@@ -217,6 +217,11 @@ fn validate_needs_no_agent_and_names_every_mistake() {
     assert!(ended.err.contains(warning), "{}", ended.err);
     let planned = api.run(&["plan", "shop/web", "odd.json"]).with(10);
     assert!(planned.out.contains(warning), "{}", planned.out);
+    // Once it is written, nobody need have that text.
+    api.run(&["apply", "shop/web", "odd.json"]).with(0);
+    let ps = api.run(&["ps", "shop/web"]).with(0).out;
+    assert!(ps.contains("env.SERVICE_DB_ADDR: "), "{ps}");
+    assert!(!ps.contains(warning), "{ps}");
     let ended = api.run(&["validate", "bad.json", "good.json"]).with(3);
     let quiet = api
         .run(&["validate", "-q", "bad.json", "good.json"])

@@ -44,6 +44,13 @@ pub struct Problem {
     pub what: String,
 }
 
+impl Problem {
+    /// `field: wrong; expected …`, for who does not have the text.
+    pub fn without_place(&self) -> String {
+        format!("{}: {}", self.field, self.what)
+    }
+}
+
 /// Treatment of unknown fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unknown {

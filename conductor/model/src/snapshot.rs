@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use manifests::keys::Key;
 use manifests::manifest::Scale;
+use manifests::parse::Problem;
 use manifests::{ContainerId, HostName, SlotId};
 use rpds::RedBlackTreeMapSync;
 use serde::de::DeserializeOwned;
@@ -196,8 +197,8 @@ pub enum Desired {
         manifest: Arc<manifests::Manifest>,
         /// As it was written.
         text: ManifestText,
-        /// Warnings (unknown fields).
-        warnings: Vec<String>,
+        /// Warnings (unknown fields), with their places in the text.
+        warnings: Vec<Problem>,
     },
     /// It can't; all errors, for people.
     Invalid(Vec<String>),
@@ -743,7 +744,7 @@ fn desired<V: AsRef<[u8]>>(put: Rev<V>) -> Rev<Desired> {
         Ok(parsed) => Desired::Valid {
             manifest: Arc::new(parsed.manifest),
             text: parsed.json.into(),
-            warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
+            warnings: parsed.warnings,
         },
         Err(errors) => Desired::Invalid(errors.iter().map(ToString::to_string).collect()),
     };

@@ -2,6 +2,7 @@
 
 use manifests::ContainerId;
 use manifests::manifest::Scale;
+use manifests::parse::Problem;
 use model::records::{FoundImage, Rollout};
 use model::snapshot::{ContainerView, Desired};
 use model::{links, volumes};
@@ -23,7 +24,9 @@ pub(super) fn container_row(
         }) => {
             let links = links::warnings(inputs.snapshot, inputs.directory, id, manifest);
             let links = links.iter().map(ToString::to_string);
-            let warnings = warnings.iter().cloned().chain(links).collect();
+            // Who reads this may have written the manifest in another form, or not at all: no line and column.
+            let own = warnings.iter().map(Problem::without_place);
+            let warnings = own.chain(links).collect();
             (Some(manifest), Vec::new(), warnings)
         }
         Some(Desired::Invalid(errors)) if errors.is_empty() => {

@@ -54,7 +54,9 @@ pub fn plan(view: &ClusterView, request: &PlanRequest) -> Result<Plan, Vec<Strin
         refused.extend(errors.map(|link| format!("{id}:1:1 links: {link}")));
         let of_manifest = after.containers.get(id).and_then(|c| c.manifest.as_ref());
         let of_manifest = match of_manifest.map(|manifest| &manifest.value) {
-            Some(Desired::Valid { warnings, .. }) => warnings.clone(),
+            Some(Desired::Valid { warnings, .. }) => {
+                warnings.iter().map(ToString::to_string).collect()
+            }
             _ => Vec::new(),
         };
         let of_links = of_links.iter().map(ToString::to_string);

@@ -237,7 +237,8 @@ impl Agent {
             Desired::Valid { warnings, .. } if warnings.is_empty() => return,
             _ if etcd.told.insert(id.clone(), rev) == Some(rev) => return,
             Desired::Valid { warnings, .. } => {
-                AgentLog::ManifestWarnings(id.clone(), rev, warnings.clone())
+                let warnings = warnings.iter().map(ToString::to_string).collect();
+                AgentLog::ManifestWarnings(id.clone(), rev, warnings)
             }
             Desired::Invalid(errors) => AgentLog::ManifestInvalid(id.clone(), rev, errors.clone()),
         };
