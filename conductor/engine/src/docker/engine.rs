@@ -38,6 +38,26 @@ impl DockerEngine {
         absent(self.read(show).await)
     }
 
+    /// An image as the engine lists it, which is less than what it shows of one alone.
+    async fn listed(&self, name: &str) -> Result<Option<Image>, EngineError> {
+        let docker = self.docker().await?;
+        let list = docker.list_images(None::<query::ListImagesOptions>);
+        let listed = self.call(Operation::Other, WRITE, list).await?;
+        let same = |tag: &String| match (parse_reference(tag), parse_reference(name)) {
+            (Ok(tag), Ok(name)) => {
+                (tag.repository(), tag.version()) == (name.repository(), name.version())
+            }
+            _ => false,
+        };
+        let is_it = |image: &models::ImageSummary| {
+            image.id == name
+                || image.repo_digests.iter().any(|digest| digest == name)
+                || image.repo_tags.iter().any(same)
+        };
+        let found = listed.into_iter().find(is_it);
+        Ok(found.map(translate::listed_image))
+    }
+
     async fn all(&self) -> Result<Vec<models::ContainerSummary>, EngineError> {
         let docker = self.docker().await?;
         let options = query::ListContainersOptions {
@@ -249,8 +269,20 @@ impl Engine for DockerEngine {
 
     async fn image(&self, name: &str) -> Result<Option<Image>, EngineError> {
         let docker = self.docker().await?;
-        let shown = self.read(docker.inspect_image(name)).await;
-        Ok(absent(shown)?.map(translate::image))
+        let shown = async {
+            match docker.inspect_image(name).await {
+                Ok(shown) => Ok(Some(shown)),
+                // Docker 28 runs an image whose layers containerd has unpacked from another one already, and shows
+                // `"RootFS": {}` and nothing else of it.
+                Err(bollard::errors::Error::JsonDataError { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        match absent(self.read(shown).await)? {
+            Some(Some(shown)) => Ok(Some(translate::image(shown))),
+            Some(None) => self.listed(name).await,
+            None => Ok(None),
+        }
     }
 
     async fn images(&self) -> Result<Vec<LocalImage>, EngineError> {

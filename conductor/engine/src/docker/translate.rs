@@ -353,6 +353,23 @@ pub(super) fn image(shown: models::ImageInspect) -> Image {
     }
 }
 
+/// An image of which the engine shows no configuration and no layers: it is like none but itself.
+pub(super) fn listed_image(shown: models::ImageSummary) -> Image {
+    Image {
+        content: shown.id.clone(),
+        id: shown.id,
+        names: shown.repo_tags,
+        repo_digests: shown.repo_digests,
+        pulled_from: Vec::new(),
+        created: shown.created,
+        bytes: shown.size.try_into().unwrap_or(0),
+        healthcheck: false,
+        exposed: Vec::new(),
+        volumes: Vec::new(),
+        labels: shown.labels.into_keys().collect(),
+    }
+}
+
 /// A hash of an image's layers, and of its configuration as far as a container takes it over: what every engine shows of
 /// an image, whatever store it keeps it in. What is empty and what is left out is the same.
 fn content(shown: &models::ImageInspect) -> String {

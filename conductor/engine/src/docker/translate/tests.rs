@@ -363,3 +363,20 @@ fn a_line_of_a_log_begins_with_its_time() {
     assert_eq!(stamped(b"hello"), None);
     assert_eq!(millis("0001-01-01T00:00:00Z"), 0);
 }
+
+#[test]
+fn an_image_of_which_only_the_list_tells_is_like_none_but_itself() {
+    // As Docker 28 shows one whose layers containerd has from another.
+    let bare = serde_json::json!({"Id": "sha256:a", "RootFS": {}, "Config": {"Cmd": null}});
+    assert!(serde_json::from_value::<models::ImageInspect>(bare).is_err());
+    let listed = |id: &str| {
+        listed_image(models::ImageSummary {
+            id: id.to_owned(),
+            repo_digests: vec![format!("shop/web@{id}")],
+            ..models::ImageSummary::default()
+        })
+    };
+    let (one, other) = (listed("sha256:a"), listed("sha256:b"));
+    assert_ne!(one.content, other.content);
+    assert_eq!(one.repo_digests, ["shop/web@sha256:a"]);
+}
