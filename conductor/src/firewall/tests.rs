@@ -513,10 +513,17 @@ async fn the_rules_hold_where_docker_changes_to_nftables_and_back() {
     assert_eq!(site.reach(STRANGER).await, [false, false, true]);
     assert_eq!(site.reach(PEER).await, [true; 3]);
 
-    site.host.sh(
-        "iptables -F FORWARD; iptables -F DOCKER-USER; iptables -X DOCKER-USER
-         iptables -F INPUT; iptables -F DOKKAA; iptables -X DOKKAA",
-    );
+    // At once: the agent may be looking after its rules still.
+    site.host.sh("iptables-restore --noflush <<END
+*filter
+-F FORWARD
+-F DOCKER-USER
+-X DOCKER-USER
+-F INPUT
+-F DOKKAA
+-X DOKKAA
+COMMIT
+END");
     engine.send_modify(|_| {});
     site.host
         .shows("the rules are in FORWARD", |table| {
