@@ -20,12 +20,18 @@ const SETTLED: Duration = Duration::from_secs(30);
 const BETWEEN_MOVES: Duration = Duration::from_secs(10);
 /// … and no pause is longer than this.
 const LONGEST: Duration = Duration::from_secs(300);
+/// A member that went missing has so long to put its record again: an etcd member that thought too long that it leads
+/// ends the leases of hosts that live (etcd#15247), and each of those is back within some round trips.
+const BRIEFLY: Duration = Duration::from_millis(500);
 /// A member that has been missing for so long is not waited for any more.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 /// Reason for which no slot is placed or taken over for now.
 #[derive(Debug, Clone, PartialEq, Eq, strum::Display)]
 pub enum Pause {
+    /// This host went missing only just now.
+    #[strum(to_string = "{0} went missing just now, and may be back at once")]
+    JustMissing(HostName),
     /// Many hosts are missing at once.
     #[strum(
         to_string = "{missing} of {members} hosts are missing: nothing is taken over until the others have settled"
@@ -157,8 +163,8 @@ impl DisruptionGuard {
         self.is_unsettled(self.restored, now)
     }
 
-    /// A slot of a lost host may be taken over now, or the reason why not.
-    pub fn may_take_over(&self, now: Millis) -> Result<(), Pause> {
+    /// A slot of this lost host may be taken over now, or the reason why not.
+    pub fn may_take_over(&self, lost: &HostName, now: Millis) -> Result<(), Pause> {
         self.may_place(now)?;
         let (missing, members) = self.counted(now);
         if missing == 0 {
@@ -170,6 +176,13 @@ impl DisruptionGuard {
         }
         if self.is_unsettled(self.recovered, now) {
             return Err(Pause::WritesRefused { missing, members });
+        }
+        if self
+            .missing
+            .get(lost)
+            .is_some_and(|since| now < *since + BRIEFLY)
+        {
+            return Err(Pause::JustMissing(lost.clone()));
         }
         Ok(())
     }
@@ -196,7 +209,10 @@ impl DisruptionGuard {
             .map(|began| self.settled_at(began));
         let forgotten = self.missing.values().map(|since| *since + FORGOTTEN);
         let forgotten = forgotten.filter(|_| self.is_unsettled(self.mass_failure, now));
-        settled.chain(forgotten).filter(|at| *at > now).min()
+        let briefly = self.missing.values().map(|since| *since + BRIEFLY);
+        let next = settled.chain(forgotten).filter(|at| *at > now).min();
+        // In a longer pause nobody asks who has just gone missing.
+        next.or_else(|| briefly.filter(|at| *at > now).min())
     }
 
     /// End of a pause that began then, if the live hosts stay the same.

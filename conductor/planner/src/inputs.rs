@@ -59,8 +59,10 @@ impl Inputs<'_> {
     /// A slot of this owner may be given to a host now.
     pub(crate) fn may_place(&self, owner: Owner<'_>) -> Result<(), Pause> {
         match owner {
-            Owner::Lost(_) if self.rules.has(Rule::MassFailure) => {
-                self.memory.disruption.may_take_over(self.now)?;
+            Owner::Lost(claim) if self.rules.has(Rule::MassFailure) => {
+                self.memory
+                    .disruption
+                    .may_take_over(&claim.host, self.now)?;
             }
             Owner::Lost(_) | Owner::Nobody | Owner::Live(_) => {}
         }

@@ -14,6 +14,7 @@ use model::snapshot::{ContainerView, Owner, SlotView, Snapshot, mod_rev};
 use model::time::Millis;
 use model::{VersionId, Write};
 
+use crate::disruption::Pause;
 use crate::memory::InstanceMemory;
 use crate::output::Notes;
 use crate::rollout::{Target, mark, of_slot, policy};
@@ -164,8 +165,14 @@ pub(crate) fn turn(
     if rollout.paused {
         return Turn::Waits(Waiting::UpdatePaused);
     }
-    if !container.slots.get(&number).is_some_and(is_ready) {
+    let view = container.slots.get(&number);
+    let Some(view) = view.filter(|view| is_ready(view)) else {
         return Turn::Now;
+    };
+    if let Owner::Lost(claim) = snapshot.owner(view) {
+        // Others count a slot without a live host neither as serving nor as one that is updated.
+        let missing = Pause::JustMissing(claim.host.clone());
+        return Turn::Waits(Waiting::Paused(missing));
     }
     let others = || {
         let all = container.slots.iter();

@@ -66,6 +66,37 @@ fn an_etcd_that_is_killed_and_comes_back_stops_nothing() {
     assert_eq!(lives(&app, "web")[..3], before);
 }
 
+/// As by a member that was frozen while it led, and took all leases for ended when it went on (etcd#15247).
+#[test]
+fn a_lease_that_etcd_ends_too_early_moves_nothing() {
+    let cluster = Cluster::take();
+    let app = cluster.app("early");
+    app.put("web", &with(web("x"), "scale", json!(3)));
+    app.ready("web", 3);
+    let etcd = cluster.lab.etcd();
+    let read = |words: &[&str]| {
+        let found = etcd.etcdctl(&[&["get", "--write-out=json"], words].concat());
+        let mut found: Value = serde_json::from_str(&found.expect("keys")).expect("JSON");
+        found["kvs"].take()
+    };
+    let slots = format!("/claims/{}/web/slots/", app.name);
+    let claims = || read(&[&slots, "--prefix"]);
+    let lease = |host: &str| read(&[&format!("/hosts/{host}/record")])[0]["lease"].as_i64();
+    let (before, ran) = (claims(), lives(&app, "web"));
+    for host in ["h1", "h2", "h3"] {
+        let ended = lease(host).expect("a lease");
+        etcd.etcdctl(&["lease", "revoke", &format!("{ended:x}")])
+            .expect("revoked");
+        wait_for("a record on another lease", CAP, || match lease(host) {
+            Some(lease) if lease != ended => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    // With their revisions: nobody wrote them, not even to take a slot and give it back.
+    assert_eq!(claims(), before);
+    assert_eq!(lives(&app, "web"), ran);
+}
+
 /// What was deleted while a host could not see it is deleted there, although
 /// its history is gone.
 #[test]

@@ -65,6 +65,12 @@ fn up(hosts: impl IntoIterator<Item = usize>) -> Vec<(usize, Says)> {
     hosts.into_iter().map(|host| (host, Says::Up)).collect()
 }
 
+/// A slot of a host that has been lost for a while may be taken over now.
+fn taken_over(guard: &DisruptionGuard, now: Millis) -> Result<(), Pause> {
+    let lost = "long-lost".parse().expect("a name");
+    guard.may_take_over(&lost, now)
+}
+
 /// A reader that has seen all of so many hosts for a long time.
 fn healthy(members: usize) -> DisruptionGuard {
     let mut guard = DisruptionGuard::default();
@@ -77,9 +83,34 @@ fn one_lost_host_never_pauses_takeovers_however_few_there_are() {
     for members in 1..10 {
         let mut guard = healthy(members);
         guard.observe(&hosts(members, &up(1..members)), at(1_000));
-        assert_eq!(guard.may_take_over(at(1_000)), Ok(()), "of {members}");
-        assert_eq!(guard.next_change(at(1_000)), None);
+        assert_eq!(taken_over(&guard, at(1_000)), Ok(()), "of {members}");
+        assert_eq!(guard.next_change(at(1_000) + BRIEFLY), None);
     }
+}
+
+#[test]
+fn a_host_that_went_missing_just_now_may_be_back_at_once() {
+    let h0: HostName = "h0".parse().expect("a name");
+    let mut guard = healthy(3);
+    guard.observe(&hosts(3, &up(1..3)), at(1_000));
+    let just = Err(Pause::JustMissing(h0.clone()));
+    let over = at(1_000) + BRIEFLY;
+    assert_eq!(guard.may_take_over(&h0, Millis(over.0 - 1)), just);
+    assert_eq!(guard.next_change(at(1_000)), Some(over));
+    // However often it is looked at.
+    guard.observe(&hosts(3, &up(1..3)), Millis(over.0 - 1));
+    assert_eq!(guard.may_take_over(&h0, over), Ok(()));
+    // Others are lost one by one, as one etcd member ends one lease after the other: by then they are too many.
+    let mut guard = healthy(3);
+    guard.observe(&hosts(3, &up(1..3)), at(1_000));
+    guard.observe(&hosts(3, &up(2..3)), Millis(over.0 - 1));
+    let why = guard.may_take_over(&h0, over).expect_err("paused");
+    assert!(why.to_string().starts_with("2 of 3 hosts"), "{why}");
+    // Of a host that has left nothing is waited for.
+    let mut guard = healthy(3);
+    guard.observe(&hosts(2, &up(1..2)), at(1_000));
+    let left = "h2".parse().expect("a name");
+    assert_eq!(guard.may_take_over(&left, at(1_000)), Ok(()));
 }
 
 #[test]
@@ -96,7 +127,7 @@ fn more_than_a_quarter_missing_pauses_takeovers_and_no_fewer() {
     ] {
         let mut guard = healthy(members);
         guard.observe(&hosts(members, &up(lost..members)), at(1_000));
-        let answer = guard.may_take_over(at(1_000));
+        let answer = taken_over(&guard, at(1_000));
         assert_eq!(answer.is_err(), paused, "{lost} of {members}");
         assert_eq!(guard.may_place(at(1_000)), Ok(()), "new slots are placed");
     }
@@ -106,7 +137,7 @@ fn more_than_a_quarter_missing_pauses_takeovers_and_no_fewer() {
 fn a_pause_ends_when_the_live_hosts_have_been_the_same_for_thirty_seconds() {
     let mut guard = healthy(8);
     guard.observe(&hosts(8, &up([0])), at(1_000));
-    let why = guard.may_take_over(at(1_029)).expect_err("paused");
+    let why = taken_over(&guard, at(1_029)).expect_err("paused");
     assert!(
         why.to_string().starts_with("7 of 8 hosts are missing:"),
         "{why}"
@@ -114,17 +145,17 @@ fn a_pause_ends_when_the_live_hosts_have_been_the_same_for_thirty_seconds() {
     assert_eq!(guard.next_change(at(1_000)), Some(at(1_030)));
     // They come back one by one.
     guard.observe(&hosts(8, &up(0..2)), at(1_029));
-    assert!(guard.may_take_over(at(1_058)).is_err());
+    assert!(taken_over(&guard, at(1_058)).is_err());
     assert_eq!(guard.next_change(at(1_058)), Some(at(1_059)));
-    assert_eq!(guard.may_take_over(at(1_059)), Ok(()));
+    assert_eq!(taken_over(&guard, at(1_059)), Ok(()));
     // It is over, and those who come back now change nothing.
     guard.observe(&hosts(8, &up(0..3)), at(1_060));
-    assert_eq!(guard.may_take_over(at(1_060)), Ok(()));
+    assert_eq!(taken_over(&guard, at(1_060)), Ok(()));
     assert_eq!(guard.next_change(at(1_060)), None);
     // Another one that is lost does.
     guard.observe(&hosts(8, &up(0..2)), at(1_070));
-    assert!(guard.may_take_over(at(1_099)).is_err());
-    assert_eq!(guard.may_take_over(at(1_100)), Ok(()));
+    assert!(taken_over(&guard, at(1_099)).is_err());
+    assert_eq!(taken_over(&guard, at(1_100)), Ok(()));
 }
 
 #[test]
@@ -134,43 +165,43 @@ fn no_pause_is_longer_than_five_minutes() {
         // One of them comes and goes all the time.
         let live = 1 + (second as usize / 10) % 2;
         guard.observe(&hosts(8, &up(0..live)), at(second));
-        assert!(guard.may_take_over(at(second)).is_err(), "{second}");
+        assert!(taken_over(&guard, at(second)).is_err(), "{second}");
         assert!(guard.next_change(at(second)) <= Some(at(1_300)));
     }
-    assert_eq!(guard.may_take_over(at(1_300)), Ok(()));
+    assert_eq!(taken_over(&guard, at(1_300)), Ok(()));
 }
 
 #[test]
 fn a_pause_ends_when_all_are_back() {
     let mut guard = healthy(8);
     guard.observe(&hosts(8, &up(3..8)), at(1_000));
-    assert!(guard.may_take_over(at(1_001)).is_err());
+    assert!(taken_over(&guard, at(1_001)).is_err());
     // The last one is waited for too.
     guard.observe(&hosts(8, &up(1..8)), at(1_001));
-    assert!(guard.may_take_over(at(1_001)).is_err());
+    assert!(taken_over(&guard, at(1_001)).is_err());
     guard.observe(&hosts(8, &up(0..8)), at(1_002));
-    assert_eq!(guard.may_take_over(at(1_002)), Ok(()));
+    assert_eq!(taken_over(&guard, at(1_002)), Ok(()));
     // Who is lost after that is lost alone.
     guard.observe(&hosts(8, &up(1..8)), at(1_003));
-    assert_eq!(guard.may_take_over(at(1_003)), Ok(()));
+    assert_eq!(taken_over(&guard, at(1_003)), Ok(()));
 }
 
 #[test]
 fn an_agent_that_starts_pauses_for_any_member_it_finds_missing() {
     let mut guard = DisruptionGuard::default();
     guard.observe(&hosts(8, &up([0])), at(5));
-    assert!(guard.may_take_over(at(34)).is_err());
-    assert_eq!(guard.may_take_over(at(35)), Ok(()));
+    assert!(taken_over(&guard, at(34)).is_err());
+    assert_eq!(taken_over(&guard, at(35)), Ok(()));
     // It may be the one that comes back before the last.
     let mut guard = DisruptionGuard::default();
     guard.observe(&hosts(3, &up(0..2)), at(5));
-    assert!(guard.may_take_over(at(34)).is_err());
-    assert_eq!(guard.may_take_over(at(35)), Ok(()));
+    assert!(taken_over(&guard, at(34)).is_err());
+    assert_eq!(taken_over(&guard, at(35)), Ok(()));
     // Also where nobody at all is live.
     let mut guard = DisruptionGuard::default();
     guard.observe(&hosts(8, &[]), at(500));
-    assert!(guard.may_take_over(at(529)).is_err());
-    assert_eq!(guard.may_take_over(at(530)), Ok(()));
+    assert!(taken_over(&guard, at(529)).is_err());
+    assert_eq!(taken_over(&guard, at(530)), Ok(()));
 }
 
 #[test]
@@ -179,18 +210,18 @@ fn who_was_missing_for_an_hour_counts_no_more() {
     guard.observe(&hosts(8, &up(0..5)), at(0));
     // Three are forgotten; one of the five that are left is lost.
     guard.observe(&hosts(8, &up(1..5)), at(3_600));
-    assert_eq!(guard.may_take_over(at(3_600)), Ok(()));
+    assert_eq!(taken_over(&guard, at(3_600)), Ok(()));
     // Two of five are too many.
     guard.observe(&hosts(8, &up(2..5)), at(3_601));
-    let why = guard.may_take_over(at(3_601)).expect_err("paused");
+    let why = taken_over(&guard, at(3_601)).expect_err("paused");
     assert!(why.to_string().starts_with("2 of 5 hosts"), "{why}");
     // Nobody waits for those who are forgotten.
     let mut guard = healthy(8);
     guard.observe(&hosts(8, &up(2..8)), at(0));
     guard.observe(&hosts(8, &up(3..8)), at(3_590));
-    assert!(guard.may_take_over(at(3_599)).is_err());
+    assert!(taken_over(&guard, at(3_599)).is_err());
     guard.observe(&hosts(8, &up(2..8)), at(3_600));
-    assert_eq!(guard.may_take_over(at(3_600)), Ok(()));
+    assert_eq!(taken_over(&guard, at(3_600)), Ok(()));
 }
 
 #[test]
@@ -199,10 +230,10 @@ fn a_host_that_restarts_is_live_and_one_that_is_no_member_is_not_missing() {
     let mut live = up(0..2);
     live.extend([(2, Says::Restarting), (3, Says::Restarting)]);
     guard.observe(&hosts(4, &live), at(1_000));
-    assert_eq!(guard.may_take_over(at(1_000)), Ok(()));
+    assert_eq!(taken_over(&guard, at(1_000)), Ok(()));
     // Two leave for good.
     guard.observe(&hosts(2, &up(0..2)), at(1_001));
-    assert_eq!(guard.may_take_over(at(1_001)), Ok(()));
+    assert_eq!(taken_over(&guard, at(1_001)), Ok(()));
 }
 
 #[test]
@@ -210,7 +241,7 @@ fn after_an_accepted_restore_nothing_is_placed_until_the_hosts_are_back() {
     let mut guard = healthy(3);
     guard.restore_accepted(at(1_000));
     assert!(guard.may_place(at(1_029)).is_err());
-    assert!(guard.may_take_over(at(1_029)).is_err(), "nor taken over");
+    assert!(taken_over(&guard, at(1_029)).is_err(), "nor taken over");
     assert_eq!(guard.next_change(at(1_000)), Some(at(1_030)));
     guard.observe(&hosts(3, &up(0..2)), at(1_010));
     assert!(guard.may_place(at(1_039)).is_err());
@@ -234,13 +265,13 @@ fn a_hold_that_may_concern_all_stops_all() {
         hosts(3, &live)
     };
     guard.observe(&with(Says::Hold { shared: true }), at(1));
-    for answer in [guard.may_place(at(9_999)), guard.may_take_over(at(9_999))] {
+    for answer in [guard.may_place(at(9_999)), taken_over(&guard, at(9_999))] {
         let why = answer.expect_err("a host is in hold");
         assert!(why.to_string().starts_with("h2 is in hold"), "{why}");
     }
     guard.observe(&with(Says::Hold { shared: false }), at(2));
     assert_eq!(guard.may_place(at(2)), Ok(()));
-    assert_eq!(guard.may_take_over(at(2)), Ok(()));
+    assert_eq!(taken_over(&guard, at(2)), Ok(()));
 }
 
 /// The same rules, told second by second.
@@ -335,13 +366,13 @@ proptest! {
         rules.live(&(0..MEMBERS).collect());
         for (gap, live, accepted) in happenings {
             for _ in 0..gap {
-                let before = (guard.may_place(at(now)).is_ok(), guard.may_take_over(at(now)).is_ok());
+                let before = (guard.may_place(at(now)).is_ok(), taken_over(&guard, at(now)).is_ok());
                 prop_assert_eq!(before, (rules.may_place(), rules.may_take_over()), "{}", now);
                 let foretold = guard.next_change(at(now));
                 prop_assert!(foretold.is_none_or(|change| change > at(now)));
                 now += 1;
                 rules.second();
-                let after = (guard.may_place(at(now)).is_ok(), guard.may_take_over(at(now)).is_ok());
+                let after = (guard.may_place(at(now)).is_ok(), taken_over(&guard, at(now)).is_ok());
                 prop_assert!(before == after || foretold == Some(at(now)), "{}", now);
                 if now.is_multiple_of(looks) {
                     guard.observe_slots(&snapshot, at(now));
@@ -366,7 +397,7 @@ proptest! {
         for (gap, lost) in lost {
             now += gap;
             guard.observe(&hosts(MEMBERS, &up((0..MEMBERS).filter(|host| *host != lost))), at(now));
-            prop_assert_eq!(guard.may_take_over(at(now)), Ok(()));
+            prop_assert_eq!(taken_over(&guard, at(now)), Ok(()));
         }
     }
 }
@@ -383,23 +414,23 @@ fn while_etcd_refuses_writes_nothing_moves_and_who_was_lost_meanwhile_is_waited_
     );
     // One was restarted, and can't put its record.
     guard.observe(&hosts(3, &up(1..3)), at(1_010));
-    assert!(guard.may_take_over(at(1_600)).is_err());
+    assert!(taken_over(&guard, at(1_600)).is_err());
     guard.refuses_writes(None, at(1_600));
     assert_eq!(guard.may_place(at(1_600)), Ok(()));
-    let why = guard.may_take_over(at(1_600)).expect_err("waited for");
+    let why = taken_over(&guard, at(1_600)).expect_err("waited for");
     assert!(why.to_string().contains("1 of 3 hosts"), "{why}");
     assert_eq!(guard.next_change(at(1_600)), Some(at(1_630)));
     // It is back; or it is not, and is lost like any other.
     let mut back = guard.clone();
     back.observe(&hosts(3, &up(0..3)), at(1_602));
-    assert_eq!(back.may_take_over(at(1_602)), Ok(()));
-    assert!(guard.may_take_over(at(1_629)).is_err());
-    assert_eq!(guard.may_take_over(at(1_630)), Ok(()));
+    assert_eq!(taken_over(&back, at(1_602)), Ok(()));
+    assert!(taken_over(&guard, at(1_629)).is_err());
+    assert_eq!(taken_over(&guard, at(1_630)), Ok(()));
     // Its record ended only just before, and that is seen afterwards.
     let mut guard = healthy(3);
     guard.refuses_writes(Some("etcd is out of space".to_owned()), at(1_000));
     guard.refuses_writes(None, at(1_005));
     guard.observe(&hosts(3, &up(1..3)), at(1_006));
-    assert!(guard.may_take_over(at(1_035)).is_err());
-    assert_eq!(guard.may_take_over(at(1_036)), Ok(()));
+    assert!(taken_over(&guard, at(1_035)).is_err());
+    assert_eq!(taken_over(&guard, at(1_036)), Ok(()));
 }

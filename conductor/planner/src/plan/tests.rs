@@ -180,6 +180,11 @@ fn a_lost_host_s_slots_are_taken_over() {
 }
 
 #[test]
+fn a_host_that_is_missing_for_a_moment_keeps_its_slots() {
+    notebook("briefly-missing");
+}
+
+#[test]
 fn a_returned_host_takes_back_or_leaves() {
     notebook("returned");
 }
