@@ -73,11 +73,12 @@ fn rounds(lab: &Lab, service: &'static str, services: &Value) -> anyhow::Result<
         let by_docker = by_hand(host, &event.id, &watches[host.name()])?;
         lab.host(1).delete("bench", &name)?.ok()?;
         try_wait_for("its end", CAP, || {
+            // Nor is anything of it left to remove while the next one starts.
             let left = lab.containers("bench").map_err(|error| error.to_string())?;
-            if left.iter().any(|(_, one)| one.runs()) {
-                Err("still there".to_owned())
-            } else {
+            if left.is_empty() {
                 Ok(())
+            } else {
+                Err("still there".to_owned())
             }
         })?;
         for events in watches.values() {
