@@ -132,7 +132,8 @@ impl<'a> Registry<'a> {
         while let Some(step) = steps.next().await {
             step.expect("pushed");
         }
-        forget(&self.address.to_string()).await;
+        let registry = self.address.to_string();
+        wait_for(|| forget(&registry)).await;
     }
 
     fn image(&self) -> String {
@@ -199,22 +200,34 @@ impl Drop for Registry<'_> {
         self.stop();
         if self.lab.twin().is_none() {
             let address = self.address.to_string();
-            apart(move || async move { forget(&address).await });
+            apart(move || async move {
+                // What is left the next registry at this address takes off.
+                let _ = forget(&address).await;
+            });
         }
     }
 }
 
-/// Takes every name in this registry off the engine's images.
-async fn forget(registry: &str) {
+/// Takes every name in this registry off the engine's images. An error: it had some, or can't be asked, as containerd's
+/// store for a moment while another image goes.
+async fn forget(registry: &str) -> Result<(), String> {
     let docker = docker();
     let all = docker.list_images(None::<query::ListImagesOptions>).await;
-    for image in all.unwrap_or_default() {
-        let names = image.repo_tags.iter().chain(&image.repo_digests);
-        for name in names.filter(|name| name.starts_with(registry)) {
-            let none = None::<query::RemoveImageOptions>;
-            // With its last tag go the digests of a repository too.
-            let _ = docker.remove_image(name, none, None).await;
-        }
+    let all = all.map_err(|error| error.to_string())?;
+    let names = all
+        .into_iter()
+        .flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests));
+    let ours = format!("{registry}/");
+    let names: Vec<String> = names.filter(|name| name.starts_with(&ours)).collect();
+    for name in &names {
+        let none = None::<query::RemoveImageOptions>;
+        // With its last tag go the digests of a repository too.
+        let _ = docker.remove_image(name, none, None).await;
+    }
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{names:?}"))
     }
 }
 
@@ -280,7 +293,8 @@ async fn a_tag_becomes_a_digest_and_the_digest_is_enough(lab: Lab) {
     if let Some(twin) = lab.twin() {
         twin.world(|world, _| world.images.remove(&image));
     } else {
-        forget(&registry.address.to_string()).await;
+        let address = registry.address.to_string();
+        wait_for(|| forget(&address)).await;
     }
     assert_eq!(lab.engine.image(&image).await, Ok(None));
     let source = images
