@@ -17,7 +17,7 @@ use manifests::{ContainerId, InstanceId, SlotId};
 use model::images::ImageAnswer;
 use model::observed::{EngineState, Observed};
 use model::records::{Phase, Status};
-use model::snapshot::{SlotView, Snapshot};
+use model::snapshot::{SlotView, Snapshot, mod_rev};
 use model::time::Millis;
 use model::write::WriteOp;
 use model::{Action, ActionResult, Fault, Scope, Write, WriteKind};
@@ -225,6 +225,10 @@ impl AgentMemory {
         self.own_writes.viewed(snapshot);
         self.in_flight.viewed(snapshot.revision);
         orphans::see(&mut self.orphans, snapshot);
+        for (slot, memory) in &mut self.slots {
+            let claim = snapshot.slot(slot).and_then(|view| view.claim.as_ref());
+            memory.see_claim(mod_rev(claim));
+        }
     }
 
     /// Takes in what the engine shows: starts, ends and what is gone.

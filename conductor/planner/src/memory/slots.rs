@@ -1,9 +1,9 @@
 //! Memory of a slot.
 
 use manifests::InstanceId;
-use model::VersionId;
 use model::records::Status;
 use model::time::Millis;
+use model::{ModRev, VersionId};
 
 use super::trouble::Trouble;
 
@@ -16,8 +16,10 @@ pub struct SlotMemory {
     pub replacement: Option<(InstanceId, VersionId)>,
     /// Failed creates and starts.
     pub trouble: Trouble,
-    /// Status that was last written.
+    /// Status that was last written, and is there as long as the claim stays what it was.
     pub written_status: Option<Status>,
+    /// MOD(claim) as it was last seen.
+    pub claim: Option<ModRev>,
     /// Present status, and since when it is so.
     pub status: Option<(Status, Millis)>,
     /// Progress of a pull, for people.
@@ -29,6 +31,13 @@ pub struct SlotMemory {
 }
 
 impl SlotMemory {
+    /// Takes in the slot's claim: whoever writes another one deletes the status with it.
+    pub(super) fn see_claim(&mut self, claim: ModRev) {
+        if self.claim.replace(claim).is_some_and(|seen| seen != claim) {
+            self.written_status = None;
+        }
+    }
+
     pub(super) fn note_status(&mut self, status: &Status, now: Millis) {
         if self.status.as_ref().map(|(status, _)| status) != Some(status) {
             self.status = Some((status.clone(), now));
