@@ -35,7 +35,8 @@ pub enum Rule {
     StateGuard,
     /// In hold nothing is stopped, claimed or taken over, and crashed containers are restarted.
     Hold,
-    /// While many members are missing at once, nothing is taken over before the live hosts have settled.
+    /// While many members are missing at once, nothing is taken over before the live hosts have settled; nor from one that
+    /// went missing just now.
     MassFailure,
     /// Writes that travel in one batch keep their own guards.
     NestedBatch,

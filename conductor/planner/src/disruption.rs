@@ -1,9 +1,9 @@
 //! The disruption guard: when slots may be placed and taken over, and when too much is amiss for that.
 //!
-//! It pauses takeovers after a mass failure, placement after an accepted
-//! restore, and both while a host is in hold or etcd refuses writes. It is the
-//! memory of one process and never written to etcd, so each host judges by
-//! what it has seen itself. One that has just started knows nothing of before:
+//! It pauses takeovers after a mass failure, and for a moment of any host that
+//! goes missing; placement after an accepted restore; and both while a host is in
+//! hold or etcd refuses writes. It is the memory of one process and never written
+//! to etcd, so each host judges by what it has seen itself. One that has just started knows nothing of before:
 //! hosts that it finds missing may be about to come back, as it did.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ const FORGOTTEN: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Clone, PartialEq, Eq, strum::Display)]
 pub enum Pause {
     /// This host went missing only just now.
-    #[strum(to_string = "{0} went missing just now, and may be back at once")]
+    #[strum(to_string = "{0} is missing, and may be back at once")]
     JustMissing(HostName),
     /// Many hosts are missing at once.
     #[strum(

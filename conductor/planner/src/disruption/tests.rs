@@ -84,6 +84,9 @@ fn one_lost_host_never_pauses_takeovers_however_few_there_are() {
         let mut guard = healthy(members);
         guard.observe(&hosts(members, &up(1..members)), at(1_000));
         assert_eq!(taken_over(&guard, at(1_000)), Ok(()), "of {members}");
+        let lost = "h0".parse().expect("a name");
+        let over = at(1_000) + BRIEFLY;
+        assert_eq!(guard.may_take_over(&lost, over), Ok(()), "of {members}");
         assert_eq!(guard.next_change(at(1_000) + BRIEFLY), None);
     }
 }
@@ -398,6 +401,8 @@ proptest! {
             now += gap;
             guard.observe(&hosts(MEMBERS, &up((0..MEMBERS).filter(|host| *host != lost))), at(now));
             prop_assert_eq!(taken_over(&guard, at(now)), Ok(()));
+            let lost = format!("h{lost}").parse().expect("a name");
+            prop_assert_eq!(guard.may_take_over(&lost, at(now) + BRIEFLY), Ok(()));
         }
     }
 }

@@ -19,7 +19,7 @@ pub struct SlotMemory {
     /// Status that was last written, and is there as long as the claim stays what it was.
     pub written_status: Option<Status>,
     /// MOD(claim) as it was last seen.
-    pub claim: Option<ModRev>,
+    claim: Option<ModRev>,
     /// Present status, and since when it is so.
     pub status: Option<(Status, Millis)>,
     /// Progress of a pull, for people.
