@@ -210,7 +210,9 @@ impl Running {
 
         let (kv, own_etcd) = (parts.kv.clone(), parts.config.own_etcd);
         let alarms = published.clone();
-        tasks.spawn(|stop| follow_alarm(kv, alarms, own_etcd, stop));
+        tasks.spawn_on(&join.etcd_thread, |stop| {
+            follow_alarm(kv, alarms, own_etcd, stop)
+        });
         let known = CancellationToken::new();
         if join.saved.is_none() {
             known.cancel();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use model::records::{Hold, HostRecord};
 use store::host::{Facts, HostAnswer, HostMachine, HostOptions, HostStep, Stop};
 use store::kv::KvError;
+use store::pace;
 use store::view::{Known, Reason, Trust, ViewUpdate};
 use uuid::Uuid;
 
@@ -194,7 +195,7 @@ impl World {
         if lease != life.kept {
             life.kept = lease;
             if let Some(lease) = lease {
-                self.later(machine, TTL / 5, Event::KeepAlive(lease));
+                self.later(machine, pace::every(TTL), Event::KeepAlive(lease));
             }
         }
         let Some(life) = self.life(machine) else {
@@ -232,7 +233,7 @@ impl World {
         };
         match answer {
             Ok(Reply::Kept(revision)) => {
-                self.later(machine, TTL / 5, Event::KeepAlive(lease));
+                self.later(machine, pace::every(TTL), Event::KeepAlive(lease));
                 self.seen(machine, revision);
             }
             Err(KvError::LeaseNotFound) => {

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 pub struct Watch {
     /// What it says.
     pub replies: mpsc::Receiver<WatchReply>,
-    /// Asks for a `Progress`. While it is there, the watch asks at a steady pace by itself, too.
+    /// Asks for a `Progress`. While it is there, the watch asks at a steady pace by itself, too, and says only the
+    /// revisions that are new.
     pub progress: mpsc::Sender<()>,
 }
 

@@ -14,6 +14,7 @@ pub mod host;
 pub mod kv;
 #[cfg(feature = "testing")]
 pub mod memory;
+pub mod pace;
 pub mod settle;
 pub mod skydns;
 pub mod state_file;

@@ -9,9 +9,10 @@ use model::Rules;
 use model::error::chain;
 use model::records::{Cluster, HostRecord, HostState, Peer, Versions};
 use store::Kv;
-use store::etcd::{EtcdKv, EtcdOptions};
+use store::etcd::{EtcdKv, EtcdOptions, etcd_thread};
 use store::host::{HostOptions, HostStatus, KvFactory, StateDir, Waiting};
 use store::view::{Known, SavedView};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -79,6 +80,8 @@ pub(super) async fn ended(status: &mut watch::Receiver<HostStatus>) -> Ended {
 pub(super) struct Join {
     pub(super) host: store::host::Host,
     pub(super) kv: Arc<dyn Kv>,
+    /// Where its connections live.
+    pub(super) etcd_thread: Handle,
     pub(super) identity: Option<Arc<peer::Identity>>,
     pub(super) saved: Option<SavedView>,
 }
@@ -118,13 +121,18 @@ pub(super) fn begin(
         )),
     };
     let options = config.etcd.options(config.lease_ttl);
-    let options = options.map_err(Misconfigured::by)?;
+    let etcd_thread = etcd_thread().context("no thread for etcd")?;
+    let options = EtcdOptions {
+        runs_on: Some(etcd_thread.clone()),
+        ..options.map_err(Misconfigured::by)?
+    };
     let kv: Arc<dyn Kv> = Arc::new(EtcdKv::new(&options).map_err(Misconfigured::by)?);
     let connect: KvFactory = {
-        // A lease is renewed at a steady pace.
+        // A lease is renewed at a steady pace, on a thread of its own.
         let options = EtcdOptions {
             pings: false,
-            ..options.clone()
+            runs_on: None,
+            ..options
         };
         // What can be wrong with the options was found by the first client.
         Arc::new(move || {
@@ -179,6 +187,7 @@ pub(super) fn begin(
     Ok(Join {
         host,
         kv,
+        etcd_thread,
         identity,
         saved,
     })

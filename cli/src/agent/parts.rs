@@ -6,6 +6,7 @@ use conductor::Published;
 use engine::Engine;
 use store::Kv;
 use store::host::{Host, StateDir};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -39,5 +40,16 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         self.running.spawn(task(self.stop.clone()));
+    }
+
+    /// As `spawn`, on another runtime than this one.
+    pub(super) fn spawn_on<F>(
+        &mut self,
+        runtime: &Handle,
+        task: impl FnOnce(CancellationToken) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.running.spawn_on(task(self.stop.clone()), runtime);
     }
 }

@@ -11,6 +11,7 @@ mod client;
 mod convert;
 mod options;
 mod own_certificate;
+mod thread;
 mod watch;
 
 use std::sync::Arc;
@@ -22,21 +23,26 @@ use client::{Attempt, Clients};
 use etcd_client::proto::PbResponseHeader;
 use etcd_client::{ConnectOptions, GetResponse, LeaseKeepAliveStream, LeaseKeeper};
 pub use options::{EtcdOptions, EtcdOptionsError};
+pub use thread::etcd_thread;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::kv::{KeyRange, Kv, KvError, Range, RangeReply, Status, Txn, TxnReply, Watch};
+use crate::pace;
 
 /// Largest message that is taken: a page of 1,000 manifests of the largest size fits.
 const MAX_MESSAGE: usize = 2 << 30;
 /// Pause before a read is tried at the next endpoint when all have failed once.
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
 
-/// A client of etcd. It connects when it is first used, on the runtime that uses it first.
+/// A client of etcd. It connects when it is first used, on the runtime of the options or else the one that uses it first.
 #[derive(Debug)]
 pub struct EtcdKv {
     calls: Clients,
     streams: Arc<Clients>,
+    /// Where watches run, if not where they are opened.
+    runs_on: Option<Handle>,
     call_timeout: Duration,
     /// Of the renewal that is under way: the stream of the last one, to be used again.
     renewals: Mutex<Option<Renewals>>,
@@ -81,10 +87,11 @@ impl EtcdKv {
                 own,
                 first,
             )),
+            runs_on: options.runs_on.clone(),
             call_timeout: options.call_timeout,
             renewals: Mutex::new(None),
             cluster_id: AtomicU64::new(0),
-            pace: options.lease_ttl / 5,
+            pace: pace::every(options.lease_ttl),
         })
     }
 
@@ -243,7 +250,8 @@ impl Kv for EtcdKv {
             let why = client::Failure("an endpoint belongs to another etcd cluster".into());
             return Err(KvError::Unavailable(Arc::new(why)));
         }
-        Ok(opened.start(self.streams.clone(), self.pace))
+        let on = self.runs_on.clone().unwrap_or_else(Handle::current);
+        Ok(opened.start(self.streams.clone(), self.pace, &on))
     }
 
     async fn status(&self) -> Result<Status, KvError> {

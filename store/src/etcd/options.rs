@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Certificate, Identity, TlsOptions};
+use tokio::runtime::Handle;
 use tonic::transport::Endpoint;
+
+use super::thread::Spawner;
+use crate::pace;
 
 use super::own_certificate::OwnCertificate;
 
@@ -26,7 +30,7 @@ pub struct EtcdOptions {
     pub key: Option<PathBuf>,
     /// User and password.
     pub user: Option<(String, String)>,
-    /// Time to live of the host's lease; a dead connection is noticed in two fifths of it.
+    /// Time to live of the host's lease; a dead connection is noticed in about half of it (`pace`).
     pub lease_ttl: Duration,
     /// Deadline of each call.
     pub call_timeout: Duration,
@@ -34,6 +38,8 @@ pub struct EtcdOptions {
     pub connect_timeout: Duration,
     /// HTTP/2 pings find out that a connection is dead. Who calls at a steady pace finds it out by the call.
     pub pings: bool,
+    /// The runtime on which connections and watches live; none is the one that uses them first.
+    pub runs_on: Option<Handle>,
 }
 
 /// Why the options are no good.
@@ -71,6 +77,7 @@ impl EtcdOptions {
             call_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
             pings: true,
+            runs_on: None,
         }
     }
 
@@ -128,14 +135,16 @@ impl EtcdOptions {
                         .map_err(EtcdOptionsError::Tls)?,
                     _ => return Err(refused()),
                 };
-                let pace = self.lease_ttl / 5;
                 let mut endpoint = endpoint
                     .connect_timeout(self.connect_timeout)
                     .tcp_nodelay(true);
                 if self.pings {
                     endpoint = endpoint
-                        .http2_keep_alive_interval(pace)
-                        .keep_alive_timeout(pace);
+                        .http2_keep_alive_interval(pace::every(self.lease_ttl))
+                        .keep_alive_timeout(pace::deadline(self.lease_ttl));
+                }
+                if let Some(runtime) = &self.runs_on {
+                    endpoint = endpoint.executor(Spawner(runtime.clone()));
                 }
                 Ok((name.clone(), endpoint))
             })

@@ -1,7 +1,8 @@
 //! One watch on one stream, from its creation to its end.
 //!
 //! It asks for its progress at a steady pace, while somebody wants to know it.
-//! That shows how fresh it is, and keeps the connection for all that use it:
+//! That shows how fresh it is (said where it is news, for a quiet cluster is to
+//! wake nobody), and keeps the connection for all that use it:
 //! etcd without TLS ends one on which HTTP/2 pings come more often than every
 //! 5 s and nothing else is said. While the revision from which it watches is
 //! still to come, etcd from 3.5.22 on does not answer that (etcd#20245); a read
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{GetOptions, WatchRequestSender, WatchResponseStream};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -69,12 +71,12 @@ pub(super) async fn open(
 
 impl Opened {
     /// Passes on what the stream says until it ends or nobody listens.
-    pub(super) fn start(self, streams: Arc<Clients>, pace: Duration) -> Watch {
+    pub(super) fn start(self, streams: Arc<Clients>, pace: Duration, on: &Handle) -> Watch {
         // A few: a reader that is slow makes etcd wait, which loses nothing.
         let (sender, replies) = mpsc::channel(16);
         // One: a second request would get the same answer.
         let (progress, asked) = mpsc::channel(1);
-        tokio::spawn(self.run(streams, sender, asked, pace));
+        on.spawn(self.run(streams, sender, asked, pace));
         Watch { replies, progress }
     }
 
@@ -99,20 +101,25 @@ impl Opened {
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + pace, pace);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unanswered = false;
+        let mut said = Said::default();
         loop {
             // Each arm but the answers' has nothing to lose; the stream keeps what it has read of a message.
             let answer = tokio::select! {
                 () = sender.closed() => return,
-                Some(()) = asked.recv() => None,
+                Some(()) = asked.recv() => {
+                    said.awaited = true;
+                    None
+                }
                 _ = tick.tick(), if !asked.is_closed() => None,
                 answer = self.answers.message() => Some(answer),
             };
             let Some(answer) = answer else {
-                if unanswered && let Some(revision) = self.nothing_missed(pace).await {
-                    let progress = WatchReply::Progress(revision);
-                    if sender.send(progress).await.is_err() {
-                        return;
-                    }
+                if unanswered
+                    && let Some(revision) = self.nothing_missed(pace).await
+                    && said.is_news(revision)
+                    && sender.send(WatchReply::Progress(revision)).await.is_err()
+                {
+                    return;
                 }
                 unanswered = true;
                 // If it can't be sent the stream is at its end, and says so itself.
@@ -133,6 +140,9 @@ impl Opened {
                         // The rest of this revision comes in the next one.
                         continue;
                     } else if parts.is_empty() {
+                        if !said.is_news(revision) {
+                            continue;
+                        }
                         WatchReply::Progress(revision)
                     } else {
                         let mut events = std::mem::take(&mut parts);
@@ -161,5 +171,20 @@ impl Opened {
                 return;
             }
         }
+    }
+}
+
+/// What the reader was told of the progress.
+#[derive(Default)]
+struct Said {
+    revision: i64,
+    /// It has asked, and waits for an answer.
+    awaited: bool,
+}
+
+impl Said {
+    fn is_news(&mut self, revision: i64) -> bool {
+        let before = std::mem::replace(&mut self.revision, revision);
+        std::mem::take(&mut self.awaited) || before != revision
     }
 }

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use super::{Clock, KvFactory, Lease};
 use crate::kv::{Kv, KvError};
+use crate::pace;
 
 /// Without a finished pass for so long the lease is not renewed.
 const GATE: Duration = Duration::from_secs(30);
@@ -140,7 +141,7 @@ async fn keep(kv: Arc<dyn Kv>, mut keeping: Keeping) {
             }
         }
         let wait = if open {
-            keeping.renew(&*kv, id, ttl / 5).await
+            keeping.renew(&*kv, id, ttl).await
         } else {
             RETRY
         };
@@ -153,9 +154,10 @@ async fn keep(kv: Arc<dyn Kv>, mut keeping: Keeping) {
 
 impl Keeping {
     /// One attempt; how long to wait until the next.
-    async fn renew(&self, kv: &dyn Kv, id: i64, each: Duration) -> Duration {
+    async fn renew(&self, kv: &dyn Kv, id: i64, ttl: Duration) -> Duration {
         let asked = self.clock.now();
-        let answer = tokio::time::timeout(each, kv.lease_keep_alive(id)).await;
+        let each = pace::every(ttl);
+        let answer = tokio::time::timeout(pace::deadline(ttl), kv.lease_keep_alive(id)).await;
         match answer {
             Ok(Ok((_, seen))) => {
                 // It goes down when a restored etcd was accepted; a member that is behind is the reader's to ignore.

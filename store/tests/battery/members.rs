@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use store::kv::{KeyRange, Kv, KvError, Range, Watch, WatchReply};
+use store::pace;
 use store::settle::{Deletions, Mark, settle};
 use store::view::{SavedView, ViewOptions, ViewUpdate};
 use store::{Compare, Op, Txn};
@@ -91,11 +92,11 @@ fn keep(kv: Arc<dyn Kv>, lives: Duration, stop: Arc<AtomicBool>) -> JoinHandle<D
         let (mut renewed, mut longest) = (Instant::now(), Duration::ZERO);
         while !stop.load(Ordering::Relaxed) {
             let asked = Instant::now();
-            match tokio::time::timeout(TTL / 5, kv.lease_keep_alive(lease)).await {
+            match tokio::time::timeout(pace::deadline(TTL), kv.lease_keep_alive(lease)).await {
                 Ok(Ok(_)) => {
                     longest = longest.max(asked - renewed);
                     renewed = asked;
-                    tokio::time::sleep(TTL / 5).await;
+                    tokio::time::sleep(pace::every(TTL)).await;
                 }
                 Ok(Err(KvError::LeaseNotFound)) => panic!("the lease has ended"),
                 Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,

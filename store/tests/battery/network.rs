@@ -7,12 +7,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
 use store::Op;
-use store::etcd::{EtcdKv, EtcdOptions};
+use store::etcd::{EtcdKv, EtcdOptions, etcd_thread};
 use store::kv::{Event, KeyRange, Kv, KvError, Range, Watch, WatchReply};
 use store::view::{Reason, Trust, ViewOptions};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -201,7 +202,7 @@ async fn when_the_cable_is_pulled_a_watch_ends_in_time_and_resumes_without_a_gap
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_watch_stays_open() {
+async fn an_idle_watch_stays_open_and_says_its_progress_once() {
     let etcd = RealEtcd::start();
     let kv = etcd.kv();
     let from = put(&*kv, "/outside", "1").await + 1;
@@ -209,22 +210,62 @@ async fn an_idle_watch_stays_open() {
         .watch(KeyRange::prefix("/w/"), from, false)
         .await
         .expect("watches");
+    let mut progress = Vec::new();
     // Longer than etcd bears pings that it finds too many.
     let quiet = tokio::time::timeout(Duration::from_secs(9), async {
         loop {
             match watch.replies.recv().await {
-                Some(WatchReply::Progress(_)) => {}
+                Some(WatchReply::Progress(at)) => progress.push(at),
                 other => return other,
             }
         }
     });
     let said = quiet.await;
     assert!(said.is_err(), "{said:?}");
+    assert_eq!(progress, [from - 1]);
+    watch.progress.send(()).await.expect("open");
+    let asked = watch.replies.recv().await;
+    assert_eq!(asked, Some(WatchReply::Progress(from - 1)));
     put(&*kv, "/w/a", "1").await;
     assert!(matches!(
         watch.replies.recv().await,
         Some(WatchReply::Events(..))
     ));
+}
+
+#[test]
+fn on_a_thread_of_its_own_a_connection_outlives_the_runtime_that_used_it_first() {
+    let etcd = RealEtcd::start();
+    let options = EtcdOptions {
+        runs_on: Some(etcd_thread().expect("starts")),
+        ..etcd.options()
+    };
+    let kv = EtcdKv::new(&options).expect("good options");
+    let runtime = || {
+        let built = Builder::new_current_thread().enable_all().build();
+        built.expect("a runtime")
+    };
+    let mut watch = runtime().block_on(async {
+        put(&kv, "/w/a", "1").await;
+        let watch = kv.watch(KeyRange::prefix("/w/"), 0, false).await;
+        watch.expect("watches")
+    });
+    runtime().block_on(async {
+        let at = put(&kv, "/w/a", "2").await;
+        let said = async {
+            loop {
+                match watch.replies.recv().await {
+                    Some(WatchReply::Progress(_)) => {}
+                    said => return said,
+                }
+            }
+        };
+        let said = tokio::time::timeout(Duration::from_secs(10), said).await;
+        let Ok(Some(WatchReply::Events(events, _))) = &said else {
+            panic!("{said:?}");
+        };
+        assert_eq!(events[0].modified(), at);
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -70,7 +70,7 @@ async fn run() -> anyhow::Result<Scale> {
         let (before, plans) = (cluster.shared.asked(), cluster.plans());
         let start = start(&cluster, CONTAINERS, SLOTS).await?;
         let (asked, plans) = (cluster.shared.asked(), cluster.plans() - plans);
-        let floor = floor(&url, HOSTS, &start.keys).await?;
+        let floor = Box::pin(floor(&url, HOSTS, &start.keys)).await?;
         cluster.clear(&start.containers).await?;
         // The first round warms up.
         if round == 0 {
