@@ -34,14 +34,18 @@ impl Kept {
     /// Tells of numbers, one by one, and waits until they are kept.
     async fn tell(&self, numbers: impl IntoIterator<Item = u32>) {
         for number in numbers {
-            let mut last = self.journal.0.last.subscribe();
-            last.borrow_and_update();
-            self.journal.tell([happened(number)]);
-            tokio::time::timeout(LONG, last.changed())
-                .await
-                .unwrap()
-                .unwrap();
+            self.tell_one(happened(number)).await;
         }
+    }
+
+    async fn tell_one(&self, happened: Happened) {
+        let mut last = self.journal.0.last.subscribe();
+        last.borrow_and_update();
+        self.journal.tell([happened]);
+        tokio::time::timeout(LONG, last.changed())
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     async fn all(&self, after: Option<i64>) -> Vec<Event> {
@@ -149,7 +153,8 @@ async fn who_follows_gets_each_event_once_while_files_change_under_him() {
 async fn only_what_is_wanted_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let kept = Kept::open(dir.path(), 1 << 20, 2);
-    kept.journal.tell([Happened::here(Kind::EngineBack, "")]);
+    // Each is waited for: the next one would be taken for it.
+    kept.tell_one(Happened::here(Kind::EngineBack, "")).await;
     kept.tell(0..4).await;
     let of = |app: &str| Wanted {
         app: Some(app.parse().unwrap()),

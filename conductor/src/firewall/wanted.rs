@@ -95,18 +95,13 @@ fn addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
 
 /// The ports that manifests name for what this host has claimed.
 fn host_ports(snapshot: &Snapshot, host: &HostName) -> BTreeSet<(u16, Protocol)> {
-    let mut ports = BTreeSet::new();
-    for (_, container) in &snapshot.containers {
-        let claims = container.slots.values().filter_map(|s| s.claim.as_ref());
-        for claim in claims.filter(|claim| claim.host == *host) {
-            let services = container
-                .manifest_of(claim.version)
-                .into_iter()
-                .flat_map(|manifest| manifest.services.values());
-            ports.extend(services.filter_map(|s| Some((s.host_port?, s.protocol))));
-        }
-    }
-    ports
+    let manifests = snapshot
+        .known(snapshot.claimed_by(host))
+        .filter_map(|(_, container, slot)| container.manifest_of(slot.claim.as_ref()?.version));
+    let services = manifests.flat_map(|manifest| manifest.services.values());
+    services
+        .filter_map(|service| Some((service.host_port?, service.protocol)))
+        .collect()
 }
 
 /// Docker's bridges among the interfaces, by the names that it gives them; `/proc/net/dev` lists interfaces.
