@@ -264,10 +264,42 @@ fn by_sock_diag(
     part: &mut Vec<u8>,
 ) -> io::Result<BTreeSet<ContainerPort>> {
     let mut sequence = 0;
-    look(wanted, |protocol, family, each| {
+    let mut ports = BTreeSet::new();
+    // Most servers listen at any address: that is one lookup for the kernel, and no walk of its table.
+    for port in wanted.iter().filter(|port| port.protocol == Protocol::Tcp) {
+        sequence += 1;
+        if listens_anywhere(socket, part, sequence, port.port)? {
+            ports.insert(*port);
+        }
+    }
+    let others = wanted.difference(&ports).copied().collect();
+    ports.extend(look(&others, |protocol, family, each| {
         sequence += 1;
         asked(socket, part, sequence, Wanted::Open(protocol), family, each)
-    })
+    })?);
+    Ok(ports)
+}
+
+/// Whether somebody listens on this TCP port, for all addresses.
+fn listens_anywhere(
+    socket: &OwnedFd,
+    part: &mut Vec<u8>,
+    sequence: u32,
+    port: u16,
+) -> io::Result<bool> {
+    part.resize(PART, 0);
+    let request = message::request_listener(sequence, port);
+    retry_on_intr(|| net::send(socket, &request, SendFlags::empty()))?;
+    let wanted = Wanted::Open(Protocol::Tcp);
+    let mut found = false;
+    while !found {
+        match receive(socket, part, sequence, wanted, &mut |_| found = true) {
+            Ok(_) => {}
+            Err(error) if errno(&error) == Errno::NOENT => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// One question and its answer.
@@ -457,6 +489,33 @@ mod tests {
         let served = clients.each_ref().map(|_| server.accept().expect("one"));
         drop((clients, served));
         assert_eq!(counted().await, 0);
+    }
+
+    #[test]
+    fn a_listener_at_any_address_is_found_by_one_question() {
+        let any = TcpListener::bind("0.0.0.0:0").expect("a port");
+        let here = TcpListener::bind("127.0.0.1:0").expect("a port");
+        // Where there is IPv6; it takes IPv4, too.
+        let both = TcpListener::bind("[::]:0").ok();
+        let port = |listener: &TcpListener| listener.local_addr().expect("bound").port();
+        let socket = match open_here() {
+            Ok(socket) => socket,
+            Err(error) => {
+                assert!(is_denial(&error), "{error}");
+                return;
+            }
+        };
+        let mut sequence = 0;
+        let mut found = |port| {
+            sequence += 1;
+            listens_anywhere(&socket, &mut Vec::new(), sequence, port).expect("asked")
+        };
+        assert!(found(port(&any)));
+        assert!(!found(port(&here)));
+        assert!(both.as_ref().is_none_or(|both| found(port(both))));
+        let closed = port(&any);
+        drop(any);
+        assert!(!found(closed));
     }
 
     #[tokio::test]

@@ -15,8 +15,8 @@ const REQUEST: usize = 56;
 const SOCKET: usize = 72;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// `NLM_F_REQUEST | NLM_F_DUMP`
-const FLAGS: u16 = 0x301;
+const NLM_F_REQUEST: u16 = 0x001;
+const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
@@ -55,8 +55,26 @@ pub(super) enum AnswerError {
     Malformed,
 }
 
-/// A request for all sockets of this kind.
+/// A request for all sockets of this kind. The kernel walks its table of them, which has those of all namespaces.
 pub(super) fn request(sequence: u32, wanted: Wanted, family: Family) -> [u8; HEADER + REQUEST] {
+    let mut bytes = any(sequence, wanted, family);
+    bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    bytes
+}
+
+/// A request for the one socket that takes connections to this TCP port at any address. An IPv6 socket that takes IPv4,
+/// too, is found as one of IPv4. Where there is none, it is refused with `ENOENT`.
+pub(super) fn request_listener(sequence: u32, port: u16) -> [u8; HEADER + REQUEST] {
+    let mut bytes = any(sequence, Wanted::Open(Protocol::Tcp), Family::V4);
+    bytes[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    bytes[HEADER + 8..HEADER + 10].copy_from_slice(&port.to_be_bytes());
+    // `INET_DIAG_NOCOOKIE`: whichever socket it is.
+    bytes[HEADER + 48..].fill(0xff);
+    bytes
+}
+
+/// What all requests have.
+fn any(sequence: u32, wanted: Wanted, family: Family) -> [u8; HEADER + REQUEST] {
     let number: u8 = match wanted {
         Wanted::Open(Protocol::Tcp) | Wanted::Connected => 6,
         Wanted::Open(Protocol::Udp) => 17,
@@ -69,7 +87,6 @@ pub(super) fn request(sequence: u32, wanted: Wanted, family: Family) -> [u8; HEA
     let mut bytes = [0; HEADER + REQUEST];
     bytes[..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
     bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&FLAGS.to_ne_bytes());
     bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
     bytes[HEADER] = family;
     bytes[HEADER + 1] = number;
@@ -218,6 +235,22 @@ mod tests {
         let bytes = request(1, Wanted::Connected, Family::V4);
         assert_eq!(bytes[HEADER..HEADER + 4], [2, 6, 0, 0]);
         assert_eq!(u32_at(&bytes, HEADER + 4), Some(1 << 1));
+    }
+
+    #[test]
+    fn a_listener_is_asked_for_by_its_port_and_any_address() {
+        let bytes = request_listener(3, 0x1f90);
+        assert_eq!(bytes.len(), 72);
+        assert_eq!(bytes[6..8], NLM_F_REQUEST.to_ne_bytes());
+        assert_eq!(u32_at(&bytes, 8), Some(3));
+        assert_eq!(bytes[HEADER..HEADER + 2], [2, 6]);
+        assert_eq!(bytes[HEADER + 8..HEADER + 10], [0x1f, 0x90]);
+        assert!(
+            bytes[HEADER + 10..HEADER + 48]
+                .iter()
+                .all(|byte| *byte == 0)
+        );
+        assert_eq!(bytes[HEADER + 48..], [0xff; 8]);
     }
 
     #[test]
