@@ -34,6 +34,8 @@ pub(crate) struct Idle {
     doing: &'static str,
     /// In megabytes.
     resident: f64,
+    /// The part that is not the program's file.
+    own: f64,
     /// In percent of a core.
     busy: f64,
     writes: u64,
@@ -188,15 +190,18 @@ fn watch(lab: &Lab, doing: &'static str) -> anyhow::Result<Idle> {
         .zip(&after)
         .map(|(before, after)| (after - before) / passed * 100.0)
         .fold(0.0, f64::max);
-    let resident = lab::each(lab.hosts(), |host| {
-        let agent = host.agent();
-        resident_mb(agent.as_ref().context("no agent")?.pid())
-    })?
-    .into_iter()
-    .fold(0.0, f64::max);
+    let most = |read: fn(u32) -> anyhow::Result<f64>| {
+        let each = lab::each(lab.hosts(), |host| {
+            let agent = host.agent();
+            read(agent.as_ref().context("no agent")?.pid())
+        })?;
+        anyhow::Ok(each.into_iter().fold(0.0, f64::max))
+    };
+    let (resident, own) = (most(resident_mb)?, most(own_mb)?);
     Ok(Idle {
         doing,
         resident,
+        own,
         busy,
         writes,
     })
@@ -218,12 +223,20 @@ fn spent(lab: &Lab) -> anyhow::Result<Vec<f64>> {
 }
 
 pub(crate) fn resident_mb(pid: u32) -> anyhow::Result<f64> {
+    memory_mb(pid, "VmRSS:")
+}
+
+fn own_mb(pid: u32) -> anyhow::Result<f64> {
+    memory_mb(pid, "RssAnon:")
+}
+
+fn memory_mb(pid: u32, name: &str) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kilobytes: f64 = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())
-        .context("VmRSS")?
+        .context("proc(5), status")?
         .parse()?;
     Ok(kilobytes / 1024.0)
 }
@@ -234,12 +247,14 @@ impl fmt::Display for Idle {
             f,
             "an idle agent {}, over {} s:\n  \
              resident            {:7.1} MB, at most {MAY_HOLD_MB}: {}\n  \
+             without its program {:7.1} MB\n  \
              of a core           {:7.3} %, at most {MAY_USE_PERCENT}: {}\n  \
              writes to etcd      {:7}, none: {}",
             self.doing,
             WATCHED.as_secs(),
             self.resident,
             verdict(self.resident <= MAY_HOLD_MB),
+            self.own,
             self.busy,
             verdict(self.busy <= MAY_USE_PERCENT),
             self.writes,
