@@ -1,7 +1,9 @@
 //! Engines that hang, etcd that is away, answers that are lost.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use manifests::InstanceId;
 use manifests::keys::Key;
 use model::records::Phase;
 
@@ -168,6 +170,13 @@ async fn a_host_that_is_cut_off_keeps_what_it_has_until_it_is_back_and_the_other
     cluster.put("shop/web", &manifest("app:1", 6));
     cluster.wait_as_wanted("shop/web").await;
     cluster.quiet().await;
+    let on_a = |cluster: &Cluster| -> BTreeSet<InstanceId> {
+        let all = cluster.containers().into_iter();
+        all.filter(|(host, _)| host.as_str() == "a")
+            .map(|(_, container)| container.owner.instance)
+            .collect()
+    };
+    let copies = on_a(&cluster);
     cluster.agent("a").wire.cut(true);
     let taken_over = |cluster: &Cluster| {
         let snapshot = cluster.snapshot();
@@ -188,11 +197,15 @@ async fn a_host_that_is_cut_off_keeps_what_it_has_until_it_is_back_and_the_other
     };
     cluster.wait("the others have its slots", taken_over).await;
     assert_eq!(cluster.load()["a"], 2, "its copies run on");
+    assert_eq!(on_a(&cluster), copies);
     cluster.agent("a").wire.cut(false);
     let back = tokio::time::Instant::now();
+    // Whether or not it has new ones already.
     let left = |cluster: &Cluster| {
-        let load = cluster.load();
-        (load["a"] == 0).then_some(()).ok_or(format!("{load:?}"))
+        let left = on_a(cluster).intersection(&copies).count();
+        (left == 0)
+            .then_some(())
+            .ok_or_else(|| format!("{left} of its copies run"))
     };
     cluster.wait("they have left", left).await;
     let shared = |cluster: &Cluster| {
