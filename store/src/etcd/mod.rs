@@ -29,7 +29,6 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::kv::{KeyRange, Kv, KvError, Range, RangeReply, Status, Txn, TxnReply, Watch};
-use crate::pace;
 
 /// Largest message that is taken: a page of 1,000 manifests of the largest size fits.
 const MAX_MESSAGE: usize = 2 << 30;
@@ -48,8 +47,8 @@ pub struct EtcdKv {
     renewals: Mutex<Option<Renewals>>,
     /// Id of etcd's own cluster in the last call's answer.
     cluster_id: AtomicU64,
-    /// How often a watch is asked for its progress.
-    pace: Duration,
+    /// Time to live of the host's lease: sets the pace of watches.
+    lease_ttl: Duration,
 }
 
 struct Renewals {
@@ -91,7 +90,7 @@ impl EtcdKv {
             call_timeout: options.call_timeout,
             renewals: Mutex::new(None),
             cluster_id: AtomicU64::new(0),
-            pace: pace::every(options.lease_ttl),
+            lease_ttl: options.lease_ttl,
         })
     }
 
@@ -251,7 +250,7 @@ impl Kv for EtcdKv {
             return Err(KvError::Unavailable(Arc::new(why)));
         }
         let on = self.runs_on.clone().unwrap_or_else(Handle::current);
-        Ok(opened.start(self.streams.clone(), self.pace, &on))
+        Ok(opened.start(self.streams.clone(), self.lease_ttl, &on))
     }
 
     async fn status(&self) -> Result<Status, KvError> {

@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use super::client::{Attempt, Clients};
 use super::{MAX_MESSAGE, access, convert};
 use crate::kv::{Event, KeyRange, KvError, Watch, WatchReply};
+use crate::pace;
 
 /// A watch that etcd has taken.
 pub(super) struct Opened {
@@ -71,12 +72,12 @@ pub(super) async fn open(
 
 impl Opened {
     /// Passes on what the stream says until it ends or nobody listens.
-    pub(super) fn start(self, streams: Arc<Clients>, pace: Duration, on: &Handle) -> Watch {
+    pub(super) fn start(self, streams: Arc<Clients>, lease_ttl: Duration, on: &Handle) -> Watch {
         // A few: a reader that is slow makes etcd wait, which loses nothing.
         let (sender, replies) = mpsc::channel(16);
         // One: a second request would get the same answer.
         let (progress, asked) = mpsc::channel(1);
-        on.spawn(self.run(streams, sender, asked, pace));
+        on.spawn(self.run(streams, sender, asked, lease_ttl));
         Watch { replies, progress }
     }
 
@@ -95,10 +96,11 @@ impl Opened {
         streams: Arc<Clients>,
         sender: mpsc::Sender<WatchReply>,
         mut asked: mpsc::Receiver<()>,
-        pace: Duration,
+        lease_ttl: Duration,
     ) {
         let mut parts: Vec<Event> = Vec::new();
-        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + pace, pace);
+        let every = pace::every(lease_ttl);
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unanswered = false;
         let mut said = Said::default();
@@ -115,7 +117,7 @@ impl Opened {
             };
             let Some(answer) = answer else {
                 if unanswered
-                    && let Some(revision) = self.nothing_missed(pace).await
+                    && let Some(revision) = self.nothing_missed(pace::deadline(lease_ttl)).await
                     && said.is_news(revision)
                     && sender.send(WatchReply::Progress(revision)).await.is_err()
                 {
