@@ -1,16 +1,18 @@
 //! Follows the engine: events say what to inspect again, a list from time to time heals what they missed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{EngineUpdate, Input, Inspection};
-use tokio::sync::mpsc;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use engine::{Change, Engine, EngineEvent};
+use engine::{Change, Engine, EngineError, EngineEvent};
 
 /// Time between two healing lists, each of which inspects every container.
 const HEAL_EVERY: Duration = Duration::from_secs(60);
@@ -18,6 +20,11 @@ const HEAL_EVERY: Duration = Duration::from_secs(60);
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// Time between two tries while the engine does not answer.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// Time between two tries to see a container that an engine which answers does not show.
+const UNSEEN_EVERY: Duration = Duration::from_secs(10);
+
+/// Containers that are looked at at once, beside those of a list.
+const LOOKS: usize = 16;
 
 /// After a container was connected or disconnected it is looked at, unless another event of it leads to a look before:
 /// each start and each end brings one of these too.
@@ -39,13 +46,14 @@ pub(crate) async fn follow(
     heal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ping = tokio::time::interval(PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut answers = true;
-    let mut count_at = None;
-    let mut networks: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut asking = Asking::default();
+    let turns = Arc::new(Semaphore::new(LOOKS));
+    let mut list_at = None;
+    let mut look_at: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
-        let soonest = networks.iter().min_by_key(|(_, at)| **at);
+        let soonest = look_at.iter().min_by_key(|(_, at)| **at);
         let soonest = soonest.map(|(id, at)| (id.clone(), *at));
-        let network = async {
+        let look = async {
             match soonest {
                 Some((id, at)) => {
                     tokio::time::sleep_until(at).await;
@@ -54,102 +62,161 @@ pub(crate) async fn follow(
                 None => std::future::pending().await,
             }
         };
-        let count = async {
-            match count_at {
+        let list = async {
+            match list_at {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
-        let inspection = tokio::select! {
+        let (update, inspection) = tokio::select! {
             () = stop.cancelled() => return,
-            _ = heal.tick() => Some(Inspection::List),
-            _ = ping.tick() => match engine.ping().await {
-                Ok(()) => None,
-                Err(error) => {
-                    // Said before the list, whose time-out is longer.
-                    let why = EngineUpdate::Unresponsive(model::error::chain(&error));
-                    if out.send(Input::Engine(why)).await.is_err() {
-                        return;
+            Some((inspection, answer)) = asking.answers.next(), if !asking.answers.is_empty() => {
+                asking.under_way.remove(&inspection);
+                let unseen = matches!(&answer, Ok(EngineUpdate::List(listing)) if !listing.unseen.is_empty());
+                let retry = match (&answer, &inspection) {
+                    (Ok(_), _) => unseen.then_some(UNSEEN_EVERY),
+                    (Err(_), Inspection::List) => Some(RETRY_EVERY),
+                    (Err(error), Inspection::Container(id)) => {
+                        let why = model::error::chain(error);
+                        tracing::warn!(container = %id, %why, "the Docker Engine does not show a container");
+                        // Is it this container, or the engine?
+                        look_at.insert(id.clone(), Instant::now() + UNSEEN_EVERY);
+                        engine.ping().await.is_err().then_some(RETRY_EVERY)
                     }
-                    Some(Inspection::List)
+                };
+                if let Some(retry) = retry {
+                    list_at = Some(sooner(list_at, retry));
                 }
+                let update = match answer {
+                    Ok(update) => Some(update),
+                    Err(error) if retry.is_some() => Some(unresponsive(&error)),
+                    Err(_) => None,
+                };
+                let again = asking.again.remove(&inspection);
+                (update, again.then_some(inspection))
+            }
+            _ = heal.tick() => (None, Some(Inspection::List)),
+            _ = ping.tick() => match engine.ping().await {
+                Ok(()) => (None, None),
+                // Said before the list, whose time-out is longer.
+                Err(error) => (Some(unresponsive(&error)), Some(Inspection::List)),
             },
             asked = again.recv() => match asked {
-                Some(()) => Some(Inspection::List),
+                Some(()) => (None, Some(Inspection::List)),
                 None => return,
             },
-            () = tokio::time::sleep(RETRY_EVERY), if !answers => Some(Inspection::List),
-            () = count => Some(Inspection::List),
-            id = network => {
-                networks.remove(&id);
-                Some(Inspection::Container(id))
+            () = list => (None, Some(Inspection::List)),
+            id = look => {
+                look_at.remove(&id);
+                (None, Some(Inspection::Container(id)))
             }
             event = events.recv() => match event {
-                Some(EngineEvent::Connected) => Some(Inspection::List),
+                Some(EngineEvent::Connected) => (None, Some(Inspection::List)),
                 Some(EngineEvent::Lost(why)) => {
                     tracing::warn!(%why, "Docker event stream closed; resubscribing");
                     // Whether it is more than a lost connection, a list shows.
-                    Some(Inspection::List)
+                    (None, Some(Inspection::List))
                 }
                 // With a list, what depends on the engine's networks is read again.
                 Some(EngineEvent::Networks) => {
-                    let at = Instant::now() + NETWORK_AFTER;
-                    count_at = Some(count_at.map_or(at, |before: Instant| before.min(at)));
-                    None
+                    list_at = Some(sooner(list_at, NETWORK_AFTER));
+                    (None, None)
                 }
                 Some(EngineEvent::Container { docker_id, owner, change }) => {
                     let ours = owner.is_some_and(|(of, _)| of == cluster);
                     if change == Change::Network {
                         let at = Instant::now() + NETWORK_AFTER;
-                        networks.entry(docker_id).or_insert(at);
+                        look_at.entry(docker_id).or_insert(at);
                         continue;
                     }
-                    networks.remove(&docker_id);
+                    look_at.remove(&docker_id);
                     match change {
-                        Change::Removed => {
-                            if out.send(Input::Engine(EngineUpdate::Gone(docker_id))).await.is_err() {
-                                return;
-                            }
-                            None
-                        }
-                        _ if ours => Some(Inspection::Container(docker_id)),
+                        Change::Removed => (Some(EngineUpdate::Gone(docker_id)), None),
+                        _ if ours => (None, Some(Inspection::Container(docker_id))),
                         Change::Started | Change::Died(_) => {
-                            count_at.get_or_insert_with(|| Instant::now() + COUNT_AFTER);
-                            None
+                            list_at = Some(sooner(list_at, COUNT_AFTER));
+                            (None, None)
                         }
-                        _ => None,
+                        _ => (None, None),
                     }
                 }
                 None => return,
             },
         };
+        if let Some(update) = update
+            && out.send(Input::Engine(update)).await.is_err()
+        {
+            return;
+        }
         let Some(inspection) = inspection else {
             continue;
         };
         if inspection == Inspection::List {
             ping.reset();
-            count_at = None;
-            networks.clear();
+            list_at = None;
+            look_at.clear();
         }
-        if out
-            .send(Input::Engine(EngineUpdate::Asked(inspection.clone())))
-            .await
-            .is_err()
-        {
+        if !asking.begins(&inspection) {
+            continue;
+        }
+        let asked = EngineUpdate::Asked(inspection.clone());
+        if out.send(Input::Engine(asked)).await.is_err() {
             return;
         }
-        let seen = match inspection {
-            Inspection::List => engine.list(Some(cluster)).await.map(EngineUpdate::List),
-            Inspection::Container(id) => engine.inspect(&id).await.map(|found| match found {
-                Some(container) => EngineUpdate::Container(Box::new(container)),
-                None => EngineUpdate::Gone(id),
-            }),
-        };
-        answers = seen.is_ok();
-        let seen =
-            seen.unwrap_or_else(|error| EngineUpdate::Unresponsive(model::error::chain(&error)));
-        if out.send(Input::Engine(seen)).await.is_err() {
-            return;
-        }
+        let answer = ask(engine.clone(), cluster, inspection, turns.clone());
+        asking.answers.push(Box::pin(answer));
     }
+}
+
+/// Questions to the engine, each of which goes on while others are answered: one container may hold up its own.
+#[derive(Default)]
+struct Asking {
+    under_way: BTreeSet<Inspection>,
+    /// What happened since these were asked is not in their answers.
+    again: BTreeSet<Inspection>,
+    answers: FuturesUnordered<BoxFuture<'static, (Inspection, Answer)>>,
+}
+
+type Answer = Result<EngineUpdate, EngineError>;
+
+impl Asking {
+    /// It is to be asked now; else when it is answered that is under way.
+    fn begins(&mut self, inspection: &Inspection) -> bool {
+        let begins = self.under_way.insert(inspection.clone());
+        if !begins {
+            self.again.insert(inspection.clone());
+        }
+        begins
+    }
+}
+
+async fn ask(
+    engine: Arc<dyn Engine>,
+    cluster: Uuid,
+    inspection: Inspection,
+    turns: Arc<Semaphore>,
+) -> (Inspection, Answer) {
+    let answer = match &inspection {
+        Inspection::List => engine.list(Some(cluster)).await.map(EngineUpdate::List),
+        Inspection::Container(id) => {
+            let _turn = turns.acquire().await;
+            engine.inspect(id).await.map(|found| match found {
+                // A network's events don't say whose a container is.
+                Some(container) if container.owner.cluster == cluster => {
+                    EngineUpdate::Container(Box::new(container))
+                }
+                _ => EngineUpdate::Gone(id.clone()),
+            })
+        }
+    };
+    (inspection, answer)
+}
+
+fn sooner(before: Option<Instant>, after: Duration) -> Instant {
+    let at = Instant::now() + after;
+    before.map_or(at, |before| before.min(at))
+}
+
+fn unresponsive(error: &EngineError) -> EngineUpdate {
+    EngineUpdate::Unresponsive(model::error::chain(error))
 }

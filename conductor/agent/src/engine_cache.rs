@@ -74,9 +74,22 @@ impl EngineCache {
         self.now
     }
 
-    /// A whole list that was begun at `since`. `wall` is the time in Unix milliseconds.
+    /// Why a list does not say what there is: an engine shows a container of ours as little as it did before. Taken for
+    /// absent, it would be made a second time.
+    pub fn never_seen(&self, listing: &Listing) -> Option<String> {
+        let known = |id: &String| {
+            let mut labelled = self.labelled.values().flatten();
+            labelled.any(|container| container.docker_id == *id)
+        };
+        let (id, unseen) = listing.unseen.iter().find(|(id, _)| !known(id))?;
+        Some(format!("its container {id}: {}", unseen.why))
+    }
+
+    /// A whole list that was begun at `since`; what it does not show is as it was. `wall` is the time in Unix milliseconds.
     pub fn list(&mut self, listing: Listing, since: Seq, wall: i64) {
-        let newer = |id: &String| self.changed.get(id).is_some_and(|at| *at > since);
+        let newer = |id: &String| {
+            listing.unseen.contains_key(id) || self.changed.get(id).is_some_and(|at| *at > since)
+        };
         let mut labelled: BTreeMap<InstanceId, Vec<ObservedContainer>> = BTreeMap::new();
         let kept = std::mem::take(&mut self.labelled).into_values().flatten();
         let kept = kept.filter(|c| newer(&c.docker_id));

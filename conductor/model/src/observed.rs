@@ -406,11 +406,23 @@ impl Observed {
     }
 }
 
+/// A container that the engine lists and does not show: whatever holds it up, a mount in its start for one, holds up
+/// the look at it, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    /// Its instance, by its labels.
+    pub instance: InstanceId,
+    /// The error, for people.
+    pub why: String,
+}
+
 /// All containers of an engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Those with the labels of the cluster that was asked for, copies too.
     pub labelled: Vec<ObservedContainer>,
+    /// The others with these labels, by Docker's id.
+    pub unseen: BTreeMap<String, Unseen>,
     /// Running ones without.
     pub foreign: u32,
     /// Clusters that some container, running or not, carries the label of, with the number of their containers.

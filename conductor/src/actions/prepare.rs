@@ -205,8 +205,12 @@ impl Actions {
         if !self.unanswered().contains(instance) {
             return Ok(None);
         }
-        let there = self.engine.list(Some(self.cluster)).await?.labelled;
-        let made = oldest_by_name(instance, &there).cloned();
+        let there = self.engine.list(Some(self.cluster)).await?;
+        let mut unseen = there.unseen.values();
+        if let Some(unseen) = unseen.find(|unseen| unseen.instance == *instance) {
+            return Err(EngineError::Unresponsive(unseen.why.clone()));
+        }
+        let made = oldest_by_name(instance, &there.labelled).cloned();
         if made.is_some() {
             self.unanswered().remove(instance);
         }

@@ -305,6 +305,48 @@ async fn a_container_that_hangs_in_its_start_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_its_engine_does_not_show_holds_up_no_other() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.put("shop/web", &manifest("app:1", 2));
+    cluster.wait_as_wanted("shop/web").await;
+    cluster.quiet().await;
+    let stuck = cluster.agent("a").docker.containers();
+    let stuck = stuck.iter().find(|c| c.owner.slot.slot == 0);
+    let stuck = stuck.expect("the first one").docker_id.clone();
+    let docker = &cluster.agent("a").docker;
+    let engine_answers = |cluster: &Cluster| {
+        let snapshot = cluster.snapshot();
+        let record = snapshot.record(&cluster.agent("a").name);
+        record.is_some_and(|record| record.engine)
+    };
+    docker.crash(&slot("shop/web", 0));
+    docker.world(|world, _| world.stuck.insert(stuck));
+    cluster.pass(Duration::from_secs(90)).await;
+    cluster.agent("a").docker.crash(&slot("shop/web", 1));
+    let restarted = |cluster: &Cluster| {
+        let starts = cluster.journal.count("start");
+        (starts == 3)
+            .then_some(())
+            .ok_or(format!("{starts} starts"))
+    };
+    cluster.wait("the other is started again", restarted).await;
+    assert!(engine_answers(&cluster), "one container is not the engine");
+
+    // Of an agent that has not seen it, it is not taken for absent.
+    cluster.agent_mut("a").stop().await;
+    cluster.agent_mut("a").start().await;
+    cluster.pass(Duration::from_secs(90)).await;
+    assert!(!engine_answers(&cluster), "what there is, it does not know");
+    assert_eq!(cluster.journal.count("create"), 2);
+    let docker = &cluster.agent("a").docker;
+    docker.world(|world, _| world.stuck.clear());
+    cluster.wait_as_wanted("shop/web").await;
+    assert!(engine_answers(&cluster));
+    assert_eq!(cluster.journal.count("create"), 2);
+    assert_eq!(cluster.journal.count("start"), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_engine_whose_answers_are_lost_has_no_container_too_many() {
     for lost in 1..=14 {
         for deaf in [false, true] {

@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "names in tests are legal")]
 
 use manifests::ContainerId;
-use model::observed::{ContainerState, Ownership, PublishedPorts, Running};
+use model::observed::{ContainerState, Ownership, PublishedPorts, Running, Unseen};
 use uuid::Uuid;
 
 use super::*;
@@ -279,4 +279,29 @@ fn without_notes_the_oldest_of_the_right_name_counts() {
     assert_eq!(known(&cache).0, ["docker-one", "docker-two"]);
     cache.was(&original.owner.instance, &older.docker_id, 0);
     assert_eq!(known(&cache).0, ["docker-one", "docker-two"]);
+}
+
+#[test]
+fn what_a_list_does_not_show_is_as_it_was_and_what_never_was_shown_is_not_absent() {
+    let unseen = |instance: &str| {
+        let unseen = Unseen {
+            instance: instance.parse().unwrap(),
+            why: "no answer".to_owned(),
+        };
+        Listing {
+            unseen: [(format!("docker-{instance}"), unseen)].into(),
+            ..Listing::default()
+        }
+    };
+    let mut cache = with(&container("stuck", Some(1)));
+    assert_eq!(cache.never_seen(&unseen("stuck")), None);
+    let since = cache.begin();
+    cache.list(unseen("stuck"), since, 0);
+    assert_eq!(known(&cache).0, ["docker-stuck"]);
+
+    let why = cache.never_seen(&unseen("other"));
+    assert_eq!(
+        why.as_deref(),
+        Some("its container docker-other: no answer")
+    );
 }

@@ -24,6 +24,9 @@ impl Agent {
             }
             EngineUpdate::List(listing) => {
                 let since = self.asked.remove(&Inspection::List).unwrap_or_default();
+                if let Some(why) = self.cache.never_seen(&listing) {
+                    return self.engine(EngineUpdate::Unresponsive(why), now);
+                }
                 if self.observed().engine != EngineState::Up {
                     self.log(AgentLog::EngineBack);
                 }
@@ -44,6 +47,9 @@ impl Agent {
                     self.log(AgentLog::EngineUnresponsive(why.clone()));
                 }
                 self.cache.unresponsive(why);
+                // Without a list nothing is planned, and this host is to get nothing.
+                let observed = self.cache.shared();
+                self.report(&observed);
             }
         }
         self.schedule.press(if self.observed().engine == engine {

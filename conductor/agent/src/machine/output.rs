@@ -65,12 +65,17 @@ impl Agent {
         self.follow_probes(&observed);
         self.publish_awaited(&observed);
         self.publish_callers(&observed);
+        self.report(&observed);
+        self.publish_observed(observed);
+    }
+
+    /// What the host's record says of its engine.
+    pub(super) fn report(&mut self, observed: &Observed) {
         let report = (observed.foreign, observed.engine == EngineState::Up);
         if self.output.report.replace(report) != Some(report) {
             let (foreign, engine) = report;
             self.effect(Effect::Report { foreign, engine });
         }
-        self.publish_observed(observed);
     }
 
     fn follow_ends(&mut self, observed: &Observed) {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bollard::{models, query_parameters as query};
 use futures_util::{StreamExt, stream};
 use model::disk::{DiskUsage, LocalImage};
-use model::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership};
+use model::observed::{ContainerPort, LABEL_CLUSTER, ObservedContainer, Ownership, Unseen};
 use model::volumes::Labels;
 use rustix::process;
 use rustix::thread::{self, CapabilitySet};
@@ -189,7 +189,9 @@ impl Engine for DockerEngine {
             }
             let owner = Ownership::read(&labels);
             match (summary.id, owner) {
-                (Some(id), Some(owner)) if Some(owner.cluster) == cluster => ours.push(id),
+                (Some(id), Some(owner)) if Some(owner.cluster) == cluster => {
+                    ours.push((id, owner.instance));
+                }
                 _ => {
                     use models::ContainerSummaryStateEnum as State;
                     let runs = matches!(
@@ -201,10 +203,21 @@ impl Engine for DockerEngine {
             }
         }
         let mut shown = stream::iter(ours)
-            .map(|id| async move { self.inspect(&id).await })
+            .map(|(id, instance)| async move { (self.inspect(&id).await, id, instance) })
             .buffered(INSPECTIONS);
-        while let Some(container) = shown.next().await {
-            listing.labelled.extend(container?);
+        while let Some((container, id, instance)) = shown.next().await {
+            match container {
+                Ok(container) => listing.labelled.extend(container),
+                Err(error) => {
+                    let why = model::error::chain(&error);
+                    listing.unseen.insert(id, Unseen { instance, why });
+                }
+            }
+        }
+        drop(shown);
+        if !listing.unseen.is_empty() {
+            // Is it these containers, or the engine?
+            self.ping().await?;
         }
         let pids: BTreeSet<u32> = listing
             .labelled

@@ -11,6 +11,7 @@ use std::time::Duration;
 use model::disk::DiskUsage;
 use model::observed::{
     Check, ContainerState, Exit, Health, LABEL_CLUSTER, Limits, ObservedContainer, Ownership,
+    Unseen,
 };
 use model::records::ImageStore;
 use model::volumes::Labels;
@@ -100,6 +101,8 @@ struct Cell {
 pub struct World {
     /// Nothing answers.
     pub hangs: bool,
+    /// Containers that it lists and does not show, by Docker's id: as while a mount hangs in their start.
+    pub stuck: BTreeSet<String>,
     /// How processes behave, by their whole command; others as `Program::default()`.
     pub programs: BTreeMap<Vec<String>, Program>,
     /// Images on this host, by each name of theirs.
@@ -155,6 +158,7 @@ impl World {
     pub fn new() -> Self {
         Self {
             hangs: false,
+            stuck: BTreeSet::new(),
             programs: BTreeMap::new(),
             images: BTreeMap::new(),
             image_labels: BTreeMap::new(),
@@ -190,6 +194,15 @@ impl World {
     pub fn ping(&self) -> Result<(), EngineError> {
         if self.hangs {
             return Err(EngineError::Unresponsive("it hangs".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Whether it answers what concerns a container.
+    fn shows(&self, docker_id: &str) -> Result<(), EngineError> {
+        self.ping()?;
+        if self.stuck.contains(docker_id) {
+            return Err(EngineError::Unresponsive(format!("{docker_id} hangs")));
         }
         Ok(())
     }
@@ -303,7 +316,14 @@ impl World {
                 *listing.clusters.entry(cluster.clone()).or_default() += 1;
             }
             match observed(id, cell) {
-                Some(ours) if Some(ours.owner.cluster) == cluster => listing.labelled.push(ours),
+                Some(ours) if Some(ours.owner.cluster) == cluster => match self.shows(id) {
+                    Ok(()) => listing.labelled.push(ours),
+                    Err(error) => {
+                        let instance = ours.owner.instance;
+                        let why = error.to_string();
+                        listing.unseen.insert(id.clone(), Unseen { instance, why });
+                    }
+                },
                 _ => listing.foreign += u32::from(is_running(cell)),
             }
         }
@@ -312,7 +332,7 @@ impl World {
 
     /// One container, if it is ours.
     pub fn inspect(&self, docker_id: &str) -> Result<Option<ObservedContainer>, EngineError> {
-        self.ping()?;
+        self.shows(docker_id)?;
         let found = self.containers.get(docker_id);
         Ok(found.and_then(|cell| observed(docker_id, cell)))
     }

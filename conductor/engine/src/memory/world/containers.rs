@@ -106,7 +106,7 @@ impl World {
 
     /// Starts a process.
     pub fn start(&mut self, docker_id: &str, now: i64) -> Result<(), EngineError> {
-        self.ping()?;
+        self.shows(docker_id)?;
         let cell = self.known(docker_id)?;
         if is_running(cell) {
             return Ok(());
@@ -176,7 +176,7 @@ impl World {
 
     /// Stops a process.
     pub fn stop(&mut self, docker_id: &str, now: i64) -> Result<(), EngineError> {
-        self.ping()?;
+        self.shows(docker_id)?;
         let code = if self.is_stubborn(docker_id) {
             137
         } else {
@@ -188,7 +188,7 @@ impl World {
 
     /// Removes a container.
     pub fn remove(&mut self, docker_id: &str, force: bool, now: i64) -> Result<(), EngineError> {
-        self.ping()?;
+        self.shows(docker_id)?;
         if self.containers.get(docker_id).is_some_and(is_running) {
             if !force {
                 return Err(EngineError::Conflict(format!(
@@ -232,7 +232,7 @@ impl World {
 
     /// Gives a container another name.
     pub fn rename(&mut self, docker_id: &str, name: &str) -> Result<Named<()>, EngineError> {
-        self.ping()?;
+        self.shows(docker_id)?;
         self.known(docker_id)?;
         match self.holder(name) {
             Some(holder) if holder.docker_id == docker_id => Ok(Named::Done(())),
