@@ -88,7 +88,8 @@ impl Actions {
             ActionResult::NotResolved { reason, .. }
             | ActionResult::NotPrepared { reason, .. }
             | ActionResult::NotStarted { reason, .. }
-            | ActionResult::Failed { reason, .. } => {
+            | ActionResult::Failed { reason, .. }
+            | ActionResult::NotRenamed { reason, .. } => {
                 tracing::warn!(action = kind, of = scope, ms, reason, "action failed");
             }
             ActionResult::Resolved { .. }

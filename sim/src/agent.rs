@@ -741,6 +741,7 @@ fn failed(outcome: &ActionResult) -> Option<ContainerId> {
         ActionResult::Resolved { .. }
         | ActionResult::Prepared { .. }
         | ActionResult::Done { .. }
-        | ActionResult::Failed { .. } => None,
+        | ActionResult::Failed { .. }
+        | ActionResult::NotRenamed { .. } => None,
     }
 }

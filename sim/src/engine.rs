@@ -275,12 +275,16 @@ impl Engine {
                 ..
             } => match self.twin.rename(docker_id, name) {
                 Ok(Named::Done(())) => self.look(slot, docker_id, Ok(())),
-                Ok(Named::Taken(_)) => ActionResult::Failed {
+                Ok(Named::Taken(_)) => ActionResult::NotRenamed {
                     slot: slot.clone(),
                     reason: format!("the name {name} is held"),
                 }
                 .into(),
-                Err(error) => self.look(slot, docker_id, Err(error)),
+                Err(error) => ActionResult::NotRenamed {
+                    slot: slot.clone(),
+                    reason: error.to_string(),
+                }
+                .into(),
             },
         }
     }

@@ -179,7 +179,8 @@ pub fn of_outcome(outcome: &ActionResult) -> Option<Happened> {
         } => Happened::of_slot(slot, Kind::Created, format!("from revision {rev}"))
             .instance(instance),
         ActionResult::NotPrepared { slot, reason, .. }
-        | ActionResult::Failed { slot, reason, .. } => {
+        | ActionResult::Failed { slot, reason }
+        | ActionResult::NotRenamed { slot, reason } => {
             Happened::of_slot(slot, Kind::Failed, reason)
         }
         ActionResult::NotStarted {

@@ -207,8 +207,15 @@ pub enum ActionResult {
         /// The slot.
         slot: SlotId,
     },
-    /// A stop, a removal or a renaming failed.
+    /// A stop or a removal failed.
     Failed {
+        /// The slot.
+        slot: SlotId,
+        /// Reason, for people.
+        reason: String,
+    },
+    /// A renaming failed.
+    NotRenamed {
         /// The slot.
         slot: SlotId,
         /// Reason, for people.

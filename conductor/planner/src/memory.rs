@@ -14,6 +14,7 @@ mod trouble;
 use std::collections::{BTreeMap, BTreeSet};
 
 use manifests::{ContainerId, InstanceId, SlotId};
+use model::backoff::Backoff;
 use model::images::ImageAnswer;
 use model::observed::{EngineState, Observed};
 use model::records::{Phase, Status};
@@ -154,12 +155,20 @@ impl AgentMemory {
             }
             ActionResult::Done { slot } => {
                 self.in_flight.end_action(&Scope::Slot(slot.clone()));
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.retiring = Backoff::default();
+                    slot.renaming = Backoff::default();
+                }
             }
-            ActionResult::Failed { slot, reason } => {
+            ActionResult::Failed { slot, .. } => {
                 self.in_flight.end_action(&Scope::Slot(slot.clone()));
                 let slot = self.slots.entry(slot.clone()).or_default();
-                let rev = slot.trouble.rev;
-                slot.trouble.failed(rev, reason, Fault::Passing, now);
+                slot.retiring.failed(now);
+            }
+            ActionResult::NotRenamed { slot, .. } => {
+                self.in_flight.end_action(&Scope::Slot(slot.clone()));
+                let slot = self.slots.entry(slot.clone()).or_default();
+                slot.renaming.failed(now);
             }
         }
     }
@@ -349,7 +358,7 @@ impl AgentMemory {
             plan.statuses.contains_key(slot)
                 || plan.touches(slot)
                 || memory.pending_instance.is_some()
-                || memory.trouble.backoff.next_try() > now
+                || memory.next_try() > now
         });
     }
 

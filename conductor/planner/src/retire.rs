@@ -55,7 +55,7 @@ pub(crate) fn retire(
         return None;
     }
     if let Some(memory) = inputs.memory.slots.get(slot) {
-        let again = memory.trouble.backoff.next_try();
+        let again = memory.retiring.next_try();
         if again > inputs.now {
             notes.requeue(again);
             return None;

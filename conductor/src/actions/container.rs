@@ -91,12 +91,17 @@ impl Actions {
 
     pub(super) async fn rename(&self, slot: SlotId, docker_id: &str, name: &str) -> ActionReport {
         match self.engine.rename(docker_id, name).await {
-            Ok(Named::Taken(_)) => ActionResult::Failed {
+            Ok(Named::Done(())) => self.inspect(slot, docker_id, Ok(())).await,
+            Ok(Named::Taken(_)) => ActionResult::NotRenamed {
                 slot,
                 reason: name_is_taken(name),
             }
             .into(),
-            renamed => self.inspect(slot, docker_id, renamed.map(drop)).await,
+            Err(error) => ActionResult::NotRenamed {
+                slot,
+                reason: error.to_string(),
+            }
+            .into(),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn tidy(
         None => (current, name),
     };
     if let Some(memory) = ctx.memory {
-        let again = memory.trouble.backoff.next_try();
+        let again = memory.renaming.next_try();
         if again > ctx.inputs.now {
             notes.requeue(again);
             return None;

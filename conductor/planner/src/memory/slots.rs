@@ -1,6 +1,7 @@
 //! Memory of a slot.
 
 use manifests::InstanceId;
+use model::backoff::Backoff;
 use model::records::Status;
 use model::time::Millis;
 use model::{ModRev, VersionId};
@@ -16,6 +17,10 @@ pub struct SlotMemory {
     pub replacement: Option<(InstanceId, VersionId)>,
     /// Failed creates and starts.
     pub trouble: Trouble,
+    /// Failed stops and removals.
+    pub(crate) retiring: Backoff,
+    /// Failed renamings.
+    pub(crate) renaming: Backoff,
     /// Status that was last written, and is there as long as the claim stays what it was.
     pub written_status: Option<Status>,
     /// MOD(claim) as it was last seen.
@@ -31,6 +36,12 @@ pub struct SlotMemory {
 }
 
 impl SlotMemory {
+    /// When everything may be tried again.
+    pub(super) fn next_try(&self) -> Millis {
+        let retired = self.retiring.next_try().max(self.renaming.next_try());
+        self.trouble.backoff.next_try().max(retired)
+    }
+
     /// Takes in the slot's claim: whoever writes another one deletes the status with it.
     pub(super) fn see_claim(&mut self, claim: ModRev) {
         if self.claim.replace(claim).is_some_and(|seen| seen != claim) {

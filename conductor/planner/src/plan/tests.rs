@@ -71,6 +71,11 @@ fn scaling_restarts_nothing() {
 }
 
 #[test]
+fn what_leaves_does_not_wait_for_what_cannot_be_made() {
+    notebook("leave-troubled");
+}
+
+#[test]
 fn an_update_goes_one_slot_at_a_time() {
     notebook("update");
 }
