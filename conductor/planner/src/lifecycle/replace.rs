@@ -52,15 +52,18 @@ pub(super) fn made<'a>(ctx: &Ctx<'a>, target: &Target<'_>) -> Option<&'a Observe
             && !ctx.surroundings_changed(c)
             && !ctx.instance(c).is_some_and(|m| m.stop_requested)
     };
-    // What a restart has replaced before is no other instance to restart with.
+    // What a restart has replaced before is no other instance to restart with. A clock may have been set back meanwhile,
+    // so what is noted does not depend on when it was made.
     let is_former = |c: &ObservedContainer| ctx.is_restarting() && ctx.is_former(c);
-    let mut others = ctx.containers.iter().copied().filter(|c| {
-        c.owner.instance != ctx.claim.instance && !ctx.must_recreate(c) && !is_former(c)
-    });
+    let mut others = ctx
+        .containers
+        .iter()
+        .copied()
+        .filter(|c| c.owner.instance != ctx.claim.instance && !ctx.must_recreate(c));
     others
         .clone()
         .find(|c| is_noted(c))
-        .or_else(|| others.find(|c| will_do(c)))
+        .or_else(|| others.find(|c| !is_former(c) && will_do(c)))
 }
 
 /// Replaces a running or ended instance that is outdated or has to be made anew; none if it is neither, or may not be
@@ -81,9 +84,11 @@ pub(super) fn replacement(
         .view
         .current_state()
         .is_some_and(|s| s.state == Phase::Ready);
-    let mut former = ctx.containers.iter().filter(|c| ctx.is_former(c));
+    let is_made = |c: &ObservedContainer| made.is_some_and(|made| made.docker_id == c.docker_id);
+    let mut formers = ctx.containers.iter();
     if ctx.is_restarting()
-        && let Some(former) = former.find(|c| c.running().is_some())
+        && let Some(former) =
+            formers.find(|c| ctx.is_former(c) && !is_made(c) && c.running().is_some())
     {
         let waits = Waiting::FormerContainer(stop_timeout(former, Some(ctx.container)));
         return Some(Decision::new(Progress::Outdated, Some(waits)));

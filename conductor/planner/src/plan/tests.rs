@@ -71,6 +71,11 @@ fn scaling_restarts_nothing() {
 }
 
 #[test]
+fn a_restart_needs_one_new_instance_also_when_the_clock_was_set_back() {
+    notebook("restart-clock");
+}
+
+#[test]
 fn what_leaves_does_not_wait_for_what_cannot_be_made() {
     notebook("leave-troubled");
 }

@@ -90,6 +90,8 @@ pub(super) struct Agent {
     pub(super) driver: String,
     /// It sees and does nothing.
     pub(super) cut: bool,
+    /// Its clock is so many milliseconds ahead.
+    pub(super) clock: i64,
 }
 
 impl World {
@@ -246,6 +248,7 @@ impl World {
                 self.delete(&key);
             }
             "reimage" => self.reimage(rest),
+            "clock" => self.agent(words[0]).clock = words[1].parse().unwrap(),
             "restart-agent" => self.restart_agent(rest),
             "hold" => self.hold(words[0], words.get(1) != Some(&"off")),
             "trust" => {
@@ -361,6 +364,7 @@ impl World {
                 volumes: BTreeMap::new(),
                 driver: String::new(),
                 cut: false,
+                clock: 0,
             },
         );
     }
@@ -689,7 +693,7 @@ impl World {
                     image: String::new(),
                     image_id: String::new(),
                     driver: agent.driver.clone(),
-                    created_at: now.0 as i64,
+                    created_at: now.0 as i64 + agent.clock,
                 };
                 let observed = &mut agent.observed;
                 let all = if before {
