@@ -1,18 +1,18 @@
 //! Gives an instance's services their ports, and keeps the order of use on disk.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
 
 use manifests::Manifest;
 use manifests::env::{FIRST_LINK_PORT, LAST_LINK_PORT};
 use manifests::manifest::Protocol;
 use model::observed::{ContainerPort, PublishedPorts, Surroundings};
 
-use crate::ports::{PortPool, PortRange, is_free};
+use crate::ports::{PortPool, PortRange, try_bind};
 use crate::published::Published;
 
 /// File of the state directory that keeps the order of use.
@@ -29,6 +29,14 @@ pub enum NoPort {
     /// A service must have this one, and a process that is not ours has it.
     #[error("host port {0} is held by another process on this host")]
     HostPortTaken(SocketAddr),
+    /// No process can have a port there.
+    #[error("port {at} can't be had on this host: {why}")]
+    Unusable {
+        /// What was asked for.
+        at: SocketAddr,
+        /// Why, for people.
+        why: String,
+    },
     /// A service must have this one, and the agent serves something there.
     #[error("host port {at} is kept for {of} of this host's agent")]
     HostPortKept {
@@ -58,6 +66,30 @@ impl fmt::Display for Kept {
             Self::Listener => "a listener",
         })
     }
+}
+
+impl NoPort {
+    /// What a failed bind(2) of a port that a service must have says.
+    fn by(at: SocketAddr, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::HostPortTaken(at),
+            io::ErrorKind::AddrNotAvailable => Self::Unusable {
+                at,
+                why: format!("{} is not an address of this host", at.ip()),
+            },
+            _ => Self::Unusable {
+                at,
+                why: error.to_string(),
+            },
+        }
+    }
+}
+
+/// Who has one can't have the other, too.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same = one.ip() == other.ip() || any && one.is_ipv4() == other.is_ipv4();
+    same && one.port() == other.port()
 }
 
 impl Kept {
@@ -137,8 +169,9 @@ impl Allocation {
                         return Err(NoPort::HostPortKept { at, of });
                     }
                     // One of ours that has it is on its way out, and is waited for.
-                    if !self.is_ours(at) && !is_free(at.ip(), port, service.protocol) {
-                        return Err(NoPort::HostPortTaken(at));
+                    if !self.is_ours(at, service.protocol) {
+                        let bound = try_bind(at, service.protocol);
+                        bound.map_err(|error| NoPort::by(at, &error))?;
                     }
                     given.insert(inside, at);
                 }
@@ -160,13 +193,21 @@ impl Allocation {
             .flat_map(|c| c.ports.values().map(SocketAddr::port))
             .collect();
         let protocols: Vec<Protocol> = chosen.iter().map(|c| c.protocol).collect();
+        let mut unusable = None;
         let ports = {
             let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
             pool.take(&protocols, &in_use, now(), |port, protocol| {
-                is_free(host_ip, port, protocol)
+                let at = SocketAddr::new(host_ip, port);
+                let no_port = try_bind(at, protocol).map_err(|error| NoPort::by(at, &error));
+                let is_free = no_port.is_ok();
+                unusable = unusable.take().or(no_port
+                    .err()
+                    .filter(|why| matches!(why, NoPort::Unusable { .. })));
+                is_free
             })
-            .ok_or_else(|| NoPort::RangeIsUsedUp(self.range.clone()))?
         };
+        let used_up = || unusable.unwrap_or(NoPort::RangeIsUsedUp(self.range.clone()));
+        let ports = ports.ok_or_else(used_up)?;
         for (inside, port) in chosen.into_iter().zip(ports) {
             given.insert(inside, SocketAddr::new(host_ip, port));
         }
@@ -174,13 +215,11 @@ impl Allocation {
         Ok(given)
     }
 
-    /// A container of ours publishes this, running or not.
-    fn is_ours(&self, at: SocketAddr) -> bool {
+    /// A container of ours publishes this, running or not, be it at another address that meets it.
+    fn is_ours(&self, at: SocketAddr, protocol: Protocol) -> bool {
         let observed = self.published.observed.load();
-        observed
-            .containers
-            .values()
-            .any(|c| c.ports.values().any(|port| *port == at))
+        let mut ports = observed.containers.values().flat_map(|c| &c.ports);
+        ports.any(|(inside, port)| inside.protocol == protocol && meet(*port, at))
     }
 
     /// The ports of a container that is gone rest from now on.
@@ -217,6 +256,8 @@ fn now() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -249,5 +290,34 @@ mod tests {
         ] {
             assert_eq!(on(at), None, "{at}");
         }
+    }
+
+    #[test]
+    fn addresses_meet_that_one_process_can_have() {
+        let meet = |one: &str, other: &str| {
+            let at = |text: &str| text.parse().expect("an address");
+            meet(at(one), at(other))
+        };
+        for other in ["10.0.0.1:80", "0.0.0.0:80"] {
+            assert!(meet("10.0.0.1:80", other) && meet(other, "10.0.0.1:80"));
+        }
+        for other in ["10.0.0.2:80", "10.0.0.1:81", "0.0.0.0:81", "[::]:80"] {
+            assert!(!meet("10.0.0.1:80", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_not_this_hosts_is_not_said_to_be_held() {
+        // TEST-NET-1, RFC 5737
+        let at: SocketAddr = "192.0.2.1:80".parse().expect("an address");
+        let error = try_bind(at, Protocol::Tcp).expect_err("nobody has it");
+        assert_eq!(
+            NoPort::by(at, &error).to_string(),
+            "port 192.0.2.1:80 can't be had on this host: 192.0.2.1 is not an address of this host"
+        );
+        let here = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = here.local_addr().expect("an address");
+        let error = try_bind(at, Protocol::Tcp).expect_err("it is held");
+        assert_eq!(NoPort::by(at, &error), NoPort::HostPortTaken(at));
     }
 }

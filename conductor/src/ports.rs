@@ -131,7 +131,7 @@ impl PortPool {
         wanted: &[Protocol],
         in_use: &BTreeSet<u16>,
         now: i64,
-        is_free: impl Fn(u16, Protocol) -> bool,
+        mut is_free: impl FnMut(u16, Protocol) -> bool,
     ) -> Option<Vec<u16>> {
         let mut candidates = self.candidates(in_use, now).into_iter();
         let mut taken = Vec::with_capacity(wanted.len());
@@ -173,12 +173,16 @@ impl PortPool {
     }
 }
 
-/// Whether nobody on this machine holds the port at that address.
-pub fn is_free(address: IpAddr, port: u16, protocol: Protocol) -> bool {
-    let at = SocketAddr::new(address, port);
+/// Tries whether a container could have this address.
+///
+/// # Errors
+///
+/// `AddrInUse` if somebody on this machine has it; others as bind(2) gives them, such as `AddrNotAvailable` for one that
+/// is not this host's.
+pub(crate) fn try_bind(at: SocketAddr, protocol: Protocol) -> io::Result<()> {
     match protocol {
-        Protocol::Tcp => TcpListener::bind(at).is_ok(),
-        Protocol::Udp => UdpSocket::bind(at).is_ok(),
+        Protocol::Tcp => TcpListener::bind(at).map(drop),
+        Protocol::Udp => UdpSocket::bind(at).map(drop),
     }
 }
 
@@ -283,7 +287,7 @@ mod tests {
         let here = IpAddr::from([127, 0, 0, 1]);
         let held = TcpListener::bind((here, 0)).expect("a port");
         let port = held.local_addr().expect("bound").port();
-        assert!(!is_free(here, port, Protocol::Tcp));
-        assert!(is_free(IpAddr::from([127, 0, 0, 2]), port, Protocol::Tcp));
+        assert!(try_bind(SocketAddr::new(here, port), Protocol::Tcp).is_err());
+        assert!(try_bind(SocketAddr::from(([127, 0, 0, 2], port)), Protocol::Tcp).is_ok());
     }
 }
