@@ -335,11 +335,15 @@ impl Images {
 }
 
 async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<(), EngineError> {
-    let _slot = shared
-        .slots
-        .acquire()
-        .await
-        .map_err(|_| EngineError::Engine("the agent ends".to_owned()))?;
+    let _slot = match shared.slots.try_acquire() {
+        Ok(slot) => slot,
+        Err(_) => {
+            shared.progress.set(&reference, Doing::Queues);
+            let slot = shared.slots.acquire().await;
+            shared.progress.end(&reference);
+            slot.map_err(|_| EngineError::Engine("the agent ends".to_owned()))?
+        }
+    };
     let config = &shared.settings.docker_config;
     let name = engine::parse_reference(&reference)?;
     let registry = name.registry().to_owned();

@@ -204,6 +204,10 @@ pub struct PullProgress {
     pub bytes_done: u64,
     /// Bytes to download, as far as is known.
     pub bytes: u64,
+    /// Bytes of layers that are being unpacked, where the engine counts bytes.
+    pub unpacked: u64,
+    /// Seconds for which layers have been unpacked, where it counts those, as with containerd's store.
+    pub unpacking: u64,
 }
 
 impl std::fmt::Display for PullProgress {
@@ -216,7 +220,12 @@ impl std::fmt::Display for PullProgress {
             self.layers,
             mega(self.bytes_done),
             mega(self.bytes)
-        )
+        )?;
+        match (self.unpacked, self.unpacking) {
+            (0, 0) => Ok(()),
+            (0, seconds) => write!(f, ", unpacking for {seconds} s"),
+            (bytes, _) => write!(f, ", unpacking: {:.1} MB", mega(bytes)),
+        }
     }
 }
 

@@ -191,6 +191,7 @@ async fn copy_from_any(
     others: &dyn OtherHosts,
     wanted: &WantedImage,
 ) -> Result<Option<Image>, EngineError> {
+    let since = Instant::now();
     let mut broken = Broken::default();
     let mut pause = PAUSE;
     let mut sources = 0;
@@ -205,7 +206,8 @@ async fn copy_from_any(
                     pause = PAUSE;
                 }
                 sources = hosts.len();
-                shared.progress.set(&wanted.name, Doing::Waits(hosts));
+                let waits = Doing::Waits { on: hosts, since };
+                shared.progress.set(&wanted.name, waits);
             }
             Asked::Free(host, offer) => {
                 let source = Source {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use engine::PullProgress;
 use manifests::HostName;
 
@@ -19,11 +21,14 @@ pub(super) enum Doing {
         size: u64,
     },
     /// Those who have it serve others.
-    Waits(Vec<HostName>),
+    Waits { on: Vec<HostName>, since: Instant },
+    /// Others are pulled first.
+    Queues,
 }
 
 impl Doing {
-    fn text(&self, image: &str) -> String {
+    /// `all` is what is done for each image: one that waits for others gets on as they do.
+    fn text(&self, image: &str, all: &BTreeMap<String, Self>) -> String {
         let mega = |bytes: u64| bytes as f64 / 1e6;
         match self {
             Self::Pulls(progress) => format!("pulling {image}: {progress}"),
@@ -32,12 +37,24 @@ impl Doing {
                 mega(*done),
                 mega(*size)
             ),
-            Self::Waits(hosts) => {
-                let hosts: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
-                format!(
+            Self::Waits { on, since } => {
+                let hosts: Vec<&str> = on.iter().map(HostName::as_str).collect();
+                let text = format!(
                     "waits to copy {image}: other hosts copy it from {} now",
                     hosts.join(", ")
-                )
+                );
+                // Its turn will come: a text that changes is progress.
+                match since.elapsed().as_secs() / 60 {
+                    0 => text,
+                    minutes => format!("{text}, for {minutes} min"),
+                }
+            }
+            Self::Queues => {
+                let pulled = all
+                    .iter()
+                    .filter(|(_, doing)| matches!(doing, Self::Pulls(_)));
+                let pulled: Vec<String> = pulled.map(|(of, doing)| doing.text(of, all)).collect();
+                format!("waits to pull {image} after others: {}", pulled.join("; "))
             }
         }
     }
@@ -51,7 +68,8 @@ pub(super) struct Progresses {
 
 impl Progresses {
     pub(super) fn text(&self, image: &str) -> Option<String> {
-        self.all().get(image).map(|doing| doing.text(image))
+        let all = self.all();
+        all.get(image).map(|doing| doing.text(image, &all))
     }
 
     pub(super) fn set(&self, image: &str, doing: Doing) {

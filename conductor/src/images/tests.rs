@@ -174,6 +174,37 @@ async fn concurrent_pulls_of_one_image_are_one_and_an_abandoned_one_is_begun_ane
     assert_eq!(images.progress("team/app:1"), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_waits_for_others_gets_on_as_they_do() {
+    let engine = engine();
+    let images = images(&engine);
+    engine.world(|world, _| {
+        let published = world.registry.get_mut("team/app:1").unwrap();
+        published.delay = Duration::from_secs(30);
+        let published = published.clone();
+        for tag in [2, 3] {
+            let name = format!("team/app:{tag}");
+            world.registry.insert(name, published.clone());
+        }
+    });
+    let pulls = ["team/app:1", "team/app:2", "team/app:3"];
+    let pulls = pulls.map(|name| images.decide(name, Pull::Missing));
+    let pulls = futures_util::future::join_all(pulls);
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        images.progress("team/app:3")
+    };
+    let (pulled, told) = tokio::join!(pulls, meanwhile);
+    assert!(pulled.iter().all(Result::is_ok));
+    let told = told.expect("it is told");
+    assert!(
+        told.starts_with("waits to pull team/app:3 after others: pulling team/app:1: ")
+            && told.contains("; pulling team/app:2: "),
+        "{told}"
+    );
+    assert_eq!(images.progress("team/app:3"), None);
+}
+
 #[tokio::test]
 async fn a_bad_name_is_the_manifests_fault() {
     let failed = images(&engine()).decide("No Image", Pull::Missing).await;

@@ -73,6 +73,8 @@ struct Layers(BTreeMap<String, Layer>);
 struct Layer {
     fetched: u64,
     size: u64,
+    unpacked: u64,
+    unpacking: u64,
     done: bool,
 }
 
@@ -87,17 +89,31 @@ impl Layers {
             return false;
         }
         let layer = self.0.entry(id.clone()).or_default();
+        let detail = step.progress_detail.as_ref();
+        let number = |value: Option<i64>| value.and_then(|n| u64::try_from(n).ok());
+        let current = number(detail.and_then(|d| d.current));
+        let total = number(detail.and_then(|d| d.total)).filter(|total| *total > 0);
         match status.as_str() {
             "Downloading" => {
-                let detail = step.progress_detail.as_ref();
-                let number = |value: Option<i64>| value.and_then(|n| u64::try_from(n).ok());
-                layer.fetched = number(detail.and_then(|d| d.current)).unwrap_or(layer.fetched);
-                layer.size = number(detail.and_then(|d| d.total)).unwrap_or(layer.size);
+                layer.fetched = current.unwrap_or(layer.fetched);
+                layer.size = total.unwrap_or(layer.size);
             }
-            "Download complete" | "Extracting" => layer.fetched = layer.size,
-            "Pull complete" | "Already exists" => {
+            "Download complete" => layer.fetched = layer.size,
+            // Without a total it is a time.
+            "Extracting" => {
                 layer.fetched = layer.size;
-                layer.done = true;
+                match total {
+                    Some(_) => layer.unpacked = current.unwrap_or_default(),
+                    None => layer.unpacking = current.unwrap_or_default(),
+                }
+            }
+            "Pull complete" | "Already exists" => {
+                *layer = Layer {
+                    fetched: layer.size,
+                    size: layer.size,
+                    done: true,
+                    ..Layer::default()
+                };
             }
             _ => {}
         }
@@ -113,6 +129,8 @@ impl Layers {
             progress.layers_done += u32::from(layer.done);
             progress.bytes_done += layer.fetched;
             progress.bytes += layer.size;
+            progress.unpacked += layer.unpacked;
+            progress.unpacking = progress.unpacking.max(layer.unpacking);
         }
         progress
     }
@@ -155,7 +173,23 @@ mod tests {
             layers: 2,
             bytes_done: 1_000,
             bytes: 1_000,
+            ..PullProgress::default()
         };
         assert_eq!(layers.progress(), all);
+    }
+
+    #[test]
+    fn unpacking_is_progress_too() {
+        let mut layers = Layers::default();
+        layers.step(&step("a", "Downloading", Some((5_000_000, 5_000_000))));
+        layers.step(&step("a", "Extracting", Some((1_200_000, 5_000_000))));
+        let text = layers.progress().to_string();
+        assert_eq!(text, "0/1 layers, 5.0/5.0 MB, unpacking: 1.2 MB");
+        layers.step(&step("a", "Pull complete", None));
+        assert_eq!(layers.progress().to_string(), "1/1 layers, 5.0/5.0 MB");
+        // With containerd's store the engine tells seconds.
+        layers.step(&step("b", "Extracting", Some((7, 0))));
+        let text = layers.progress().to_string();
+        assert_eq!(text, "1/2 layers, 5.0/5.0 MB, unpacking for 7 s");
     }
 }
