@@ -132,7 +132,11 @@ impl<F: Fn(DiskReport)> Collector<F> {
                 }
                 Err(error) => {
                     tracing::warn!(image = name(image), %error, "not removed, though room is needed");
-                    break;
+                    if matches!(error, EngineError::Unresponsive(_)) {
+                        break;
+                    }
+                    // Another one may go.
+                    continue;
                 }
             }
             one = false;

@@ -124,6 +124,16 @@ async fn the_oldest_go_until_it_is_not_too_full() {
 }
 
 #[tokio::test]
+async fn one_that_can_t_be_removed_holds_up_no_other() {
+    let lab = Lab::new(100);
+    lab.pulled(&["a", "b", "c"]);
+    let busy = EngineError::Engine("device or resource busy".to_owned());
+    lab.engine
+        .world(|world, _| world.failures.push((Operation::Other, busy)));
+    assert_eq!(lab.look(false).await.1, ["a"]);
+}
+
+#[tokio::test]
 async fn nothing_goes_from_a_disk_that_has_room_or_can_t_be_seen() {
     let lab = Lab::new(84);
     lab.pulled(&["a"]);

@@ -178,6 +178,7 @@ impl World {
         if self.is_used(&image.id) {
             return Ok(false);
         }
+        self.fail(Operation::Other)?;
         let before = self.images.len();
         self.images.retain(|_, here| here.id != image.id);
         if let Some(disk) = self.disk.as_mut().filter(|_| self.images.len() < before) {
