@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
@@ -188,6 +188,8 @@ pub(crate) fn try_bind(at: SocketAddr, protocol: Protocol) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const TEN_MINUTES: i64 = 600_000;

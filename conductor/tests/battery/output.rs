@@ -188,8 +188,27 @@ async fn a_command_inside_that_takes_too_long_is_given_up(lab: Lab) {
     lab.answers(&spec, 0, "", true);
     let id = lab.run(&spec).await;
     let limit = Duration::from_millis(300);
-    let output = lab.engine.exec(&id, &shell("sleep 1000"), limit).await;
+    let hangs = shell("echo $$ > /tmp/pid; exec sleep 1000");
+    let output = lab.engine.exec(&id, &hangs, limit).await;
     assert_eq!(output.expect("an answer").code, None);
+    // Nothing is left of it.
+    lab.answers(&spec, 1, "", false);
+    let is_there = shell("test -s /tmp/pid && kill -0 $(cat /tmp/pid)");
+    let limit = Duration::from_secs(60);
+    let gone = async {
+        while lab
+            .engine
+            .exec(&id, &is_there, limit)
+            .await
+            .expect("it ran")
+            .code
+            == Some(0)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let gone = tokio::time::timeout(limit, gone).await;
+    assert!(gone.is_ok(), "it goes on");
 }
 
 async fn no_command_runs_in_a_stopped_container(lab: Lab) {

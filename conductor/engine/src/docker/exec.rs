@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use bollard::Docker;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures_util::StreamExt;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::timeout;
 
 use super::client::{DockerEngine, WRITE, failure};
@@ -46,9 +48,32 @@ pub(super) async fn run(
         };
         match timeout(limit, reading).await {
             Ok(read) => read?,
-            Err(_) => return Ok(ExecOutput { code: None, output }),
+            Err(_) => {
+                end(engine, &docker, &exec).await;
+                return Ok(ExecOutput { code: None, output });
+            }
         }
     }
     let code = engine.read(docker.inspect_exec(&exec)).await?.exit_code;
     Ok(ExecOutput { code, output })
+}
+
+/// Kills a command that ran into its limit, as the engine does with those of its own healthchecks; the API has no call for
+/// it. What it has started lives on.
+async fn end(engine: &DockerEngine, docker: &Docker, exec: &str) {
+    let pid = || async {
+        let shown = engine.read(docker.inspect_exec(exec)).await.ok()?;
+        let pid = shown.pid.filter(|_| shown.running == Some(true))?;
+        Pid::from_raw(i32::try_from(pid).ok()?)
+    };
+    let Some(process) = pid().await else { return };
+    let Ok(held) = pidfd_open(process, PidfdFlags::empty()) else {
+        return;
+    };
+    // Held, the number is no other process's.
+    if pid().await == Some(process)
+        && let Err(error) = pidfd_send_signal(held, Signal::KILL)
+    {
+        tracing::debug!(%error, "a command that ran into its time limit goes on");
+    }
 }
