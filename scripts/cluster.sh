@@ -6,6 +6,16 @@ PROGRAM=/usr/local/bin/dokkaa
 STATE_DIR=/var/lib/dokkaa
 UNIT=/etc/systemd/system/dokkaa.service
 
+# True if this file is a unit of `dokkaa up`. A host of a cluster has its agent's under the same name.
+unit_runs_up() { # FILE
+    grep -qE '^ExecStart=[^[:space:]]+[[:space:]]+up([[:space:]]|$)' "$1"
+}
+
+# True if the unit in this file is somebody else's: it is neither replaced nor removed.
+is_foreign_unit() { # FILE
+    [ -e "$1" ] && ! unit_runs_up "$1"
+}
+
 # The cluster's engine as whoever may ask it.
 docker_() {
     if docker version >/dev/null 2>&1; then docker "$@"; else as_root docker "$@"; fi

@@ -7,12 +7,12 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 . "$(dirname "$0")/cluster.sh"
 
-# True while any process on this machine runs the program.
+# True while any process on this machine runs the program, or the package's.
 agent_runs() {
     # shellcheck disable=SC2016  # expanded by that shell
     as_root sh -c 'for exe in /proc/[0-9]*/exe; do
         case $(readlink "$exe" 2>/dev/null) in
-        "$1" | "$1 (deleted)") exit 0 ;;
+        "$1" | "$1 (deleted)" | /usr/bin/dokkaa | "/usr/bin/dokkaa (deleted)") exit 0 ;;
         esac
     done
     exit 1' sh "$PROGRAM"
@@ -20,7 +20,9 @@ agent_runs() {
 
 in_state_dir() { as_root test -e "$STATE_DIR/$1"; }
 
-if [ -e $UNIT ] && systemd_runs; then
+if is_foreign_unit $UNIT; then
+    say "$UNIT runs this host's agent, which make up has not started: it is left alone."
+elif [ -e $UNIT ] && systemd_runs; then
     as_root systemctl disable --now -q dokkaa
     as_root rm -f $UNIT
     as_root systemctl daemon-reload
@@ -35,9 +37,9 @@ if in_state_dir up.lock; then
 elif in_state_dir cluster.json; then
     say "$STATE_DIR is of an agent of another cluster, which make up has not started: nothing is removed."
     exit 0
-elif agent_runs; then
+elif is_foreign_unit $UNIT || agent_runs; then
     label= # an agent with another state directory: its volumes have that label, too
-    say "Another agent of dokkaa runs here: no volumes are looked for."
+    say "Another agent of dokkaa belongs to this machine: no volumes are looked for."
 fi
 if [ -x $PROGRAM ]; then
     as_root $PROGRAM down --state-dir "$STATE_DIR" ${PURGE:+--purge}

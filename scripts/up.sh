@@ -17,6 +17,11 @@ flags=("--keys-listen=$KEYS_LISTEN" "--metrics-listen=$METRICS_LISTEN")
 [ -z "${PORT_RANGE:-}" ] || flags+=("--port-range=$PORT_RANGE")
 export DOKKAA_ADDR=http://${KEYS_LISTEN%%,*}
 
+if is_foreign_unit $UNIT; then
+    die "$UNIT runs this host's agent, not dokkaa up: nothing is changed. To take the host out of its cluster first: \
+dokkaa leave, then systemctl disable --now dokkaa and rm $UNIT"
+fi
+
 say "make up: installs what is missing, builds dokkaa, starts it with an example on this machine."
 scripts/setup.sh up
 
