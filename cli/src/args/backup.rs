@@ -13,7 +13,10 @@ use clap::Args;
 One JSON document: manifests, labels and availability of hosts, settings, the
 cluster ID. It does not say what runs where: the hosts know that. The same
 cluster gives the same text. Manifests may hold passwords: the file is readable
-by its owner only.")]
+by its owner only.
+
+While the agent is in hold, or etcd is empty, it fails and leaves the file as it
+is.")]
 pub(crate) struct BackupArgs {
     /// File to write [default: standard output]
     #[arg(value_name = "FILE")]

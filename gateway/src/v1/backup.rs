@@ -33,7 +33,28 @@ const BYTES: usize = 1 << 19;
 
 /// `GET backup`.
 pub(super) async fn backup(State(api): State<Api>) -> ApiResult<Backup> {
-    Ok(Json(of(&api.list().await?)))
+    // Before the first view it is not known whether etcd is trusted.
+    let hold = api.view()?.hold;
+    let list = api.list().await?;
+    match refusal(&list, hold.as_deref()) {
+        Some(why) => Err(ApiFailure::conflict(why)),
+        None => Ok(Json(of(&list))),
+    }
+}
+
+/// Why no backup is made of this list: it would take the place of a good one. Pure.
+fn refusal(list: &List, hold: Option<&str>) -> Option<String> {
+    let why = match hold {
+        Some(hold) => format!("this agent is in hold ({hold})"),
+        None if list.snapshot.cluster.is_none() => {
+            "etcd has no cluster key: it is empty, or was emptied".to_owned()
+        }
+        None => return None,
+    };
+    Some(format!(
+        "no backup is made, since etcd may not be the cluster's, or be an older state of it: {why}. Keep the last \
+         backup; `dokkaa restore` puts it back, `dokkaa restore --accept` goes on with etcd as it is"
+    ))
 }
 
 /// Backup of a list. Pure.

@@ -615,6 +615,27 @@ async fn a_backup_is_put_back_into_an_etcd_that_was_emptied() {
 }
 
 #[tokio::test]
+async fn no_backup_is_made_of_an_etcd_that_is_empty_or_distrusted() {
+    let api = alone();
+    let refused = async |part: &str| {
+        let (status, body) = api.send("GET", "/backup", "").await;
+        assert_eq!(status, StatusCode::CONFLICT, "{body}");
+        let error = body["error"].as_str().unwrap();
+        assert!(
+            error.contains(part) && error.contains("Keep the last"),
+            "{error}"
+        );
+    };
+    refused("no cluster key").await;
+    told(&api.agent);
+    api.agent.set_hold(Some("etcd went back in time"));
+    refused("etcd went back in time").await;
+    api.agent.set_hold(None);
+    let (status, _) = api.send("GET", "/backup", "").await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn what_says_something_else_is_kept_unless_it_is_to_be_overwritten() {
     let api = alone();
     told(&api.agent);
