@@ -11,9 +11,9 @@ use clap::Args;
   dokkaa backup | jq -r '.manifests | keys[]'
 
 One JSON document: manifests, labels and availability of hosts, settings, the
-cluster ID. It does not say what runs where: the hosts know that. The same
-cluster gives the same text. Manifests may hold passwords: the file is readable
-by its owner only.
+cluster ID, and which slot's local volumes are where. It does not say what runs
+where: the hosts know that. The same cluster gives the same text. Manifests may
+hold passwords: the file is readable by its owner only.
 
 While the agent is in hold, or etcd is empty, it fails and leaves the file as it
 is.")]
@@ -35,7 +35,8 @@ pub(crate) struct BackupArgs {
 After the loss of etcd, into an empty one, on the same machines: agents are in
 hold, and running containers keep running. The manifests are written, then the
 cluster key; agents then end the hold and find their containers again. A second
-run writes nothing.
+run writes nothing. Where a slot's local volumes are is written only where
+nothing says it, also with --overwrite.
 
 After etcd was restored from a snapshot, agents are in hold, too: restore what
 is missing, then --accept. It prints by host what would stop, and asks.")]

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use gateway::v1::types::{Acceptance, Backup, HoldReport, RestoreAction, RestoreReport};
 use hyper::Method;
-use serde_json::Value;
 use store::state_file;
 
 use super::client::Client;
@@ -150,33 +149,47 @@ fn parts(backup: Backup) -> Vec<Backup> {
         labels: BTreeMap::new(),
         availability: BTreeMap::new(),
         config: BTreeMap::new(),
+        pins: BTreeMap::new(),
         ..backup.clone()
     };
-    let mut parts = Vec::new();
-    let mut manifests: BTreeMap<String, Value> = BTreeMap::new();
-    let mut size = 0;
-    for (name, manifest) in backup.manifests {
-        let length = name.len() + manifest.to_string().len();
-        if size > 0 && size + length > PART {
-            parts.push(Backup {
-                manifests: std::mem::take(&mut manifests),
-                ..empty.clone()
-            });
-            size = 0;
-        }
-        size += length;
-        manifests.insert(name, manifest);
-    }
-    parts.push(Backup {
-        manifests,
-        ..empty.clone()
+    let pins = in_parts(backup.pins, |pin| {
+        serde_json::to_vec(pin).map_or(0, |text| text.len())
     });
+    let mut parts: Vec<Backup> = in_parts(backup.manifests, |manifest| manifest.to_string().len())
+        .into_iter()
+        .map(|manifests| Backup {
+            manifests,
+            ..empty.clone()
+        })
+        .collect();
+    parts.extend(pins.into_iter().map(|pins| Backup {
+        pins,
+        ..empty.clone()
+    }));
     parts.push(Backup {
         labels: backup.labels,
         availability: backup.availability,
         config: backup.config,
         ..empty
     });
+    parts
+}
+
+/// Splits by the size of names and values.
+fn in_parts<T>(all: BTreeMap<String, T>, length: impl Fn(&T) -> usize) -> Vec<BTreeMap<String, T>> {
+    let mut parts = Vec::new();
+    let mut part = BTreeMap::new();
+    let mut size = 0;
+    for (name, value) in all {
+        let more = name.len() + length(&value);
+        if size > 0 && size + more > PART {
+            parts.push(std::mem::take(&mut part));
+            size = 0;
+        }
+        size += more;
+        part.insert(name, value);
+    }
+    parts.push(part);
     parts
 }
 
@@ -252,10 +265,19 @@ fn verdict(host: &str, report: &HoldReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::records::Data;
     use serde_json::json;
+    use uuid::Uuid;
 
     #[test]
     fn a_large_backup_is_split_into_requests() {
+        let pin = Data {
+            host: "h1".parse().expect("a host's name"),
+            host_id: Uuid::from_u128(1),
+            volumes: vec!["x".repeat(300)],
+            existing: Vec::new(),
+            driver: None,
+        };
         let manifests = (0..40)
             .map(|n| (format!("shop/c{n}"), json!({"image": "x".repeat(100_000)})))
             .collect();
@@ -266,16 +288,22 @@ mod tests {
             labels: BTreeMap::new(),
             availability: BTreeMap::new(),
             config: [("x".to_owned(), "1".to_owned())].into(),
+            pins: (0..3000)
+                .map(|n| (format!("shop/db/{n}"), pin.clone()))
+                .collect(),
         };
         let whole = backup.clone();
         let parts = parts(backup);
         assert!(parts.len() >= 5, "{}", parts.len());
         let mut together = BTreeMap::new();
+        let mut pins = BTreeMap::new();
         for part in &parts {
             assert!(serde_json::to_vec(part).is_ok_and(|body| body.len() < 1 << 20));
             together.extend(part.manifests.clone());
+            pins.extend(part.pins.clone());
         }
         assert_eq!(together, whole.manifests);
+        assert_eq!(pins, whole.pins);
         let config = |part: &Backup| part.config.clone();
         assert_eq!(parts.last().map(config), Some(whole.config));
     }

@@ -1,7 +1,8 @@
 //! `backup` and `restore`: what users and operators put into a cluster, as one JSON document.
 //!
 //! Keys of agents are left out: they follow from the manifests and from what
-//! runs. A restore is decided by one pure function on a fresh list, and its
+//! runs. Not so the pins of data: of a slot that does not run, no host knows that
+//! its data is there. A restore is decided by one pure function on a fresh list, and its
 //! writes are guarded by that list; repeated, it writes only what is missing.
 //! Where etcd has lost its cluster key, that is written last: it ends the hold
 //! of the agents, and by then every manifest has to be there.
@@ -12,9 +13,9 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use manifests::keys::{CONFIG, Key};
+use manifests::keys::{CLAIMS, CONFIG, Key};
 use manifests::{ContainerId, placement};
-use model::records::Cluster;
+use model::records::{Cluster, Data};
 use serde::Deserialize;
 use serde_json::Value;
 use store::kv::KeyValue;
@@ -66,6 +67,7 @@ pub fn of(list: &List) -> Backup {
         labels: BTreeMap::new(),
         availability: BTreeMap::new(),
         config: BTreeMap::new(),
+        pins: BTreeMap::new(),
     };
     for kv in &list.kvs {
         match Key::parse(&kv.key) {
@@ -87,6 +89,14 @@ pub fn of(list: &List) -> Backup {
         }
         if let Some(availability) = &view.availability {
             backup.availability.insert(host.clone(), availability.value);
+        }
+    }
+    for (id, container) in &list.snapshot.containers {
+        for (number, slot) in &container.slots {
+            if let Some(data) = &slot.data {
+                let slot = id.slot(*number).to_string();
+                backup.pins.insert(slot, data.value.clone());
+            }
         }
     }
     backup
@@ -196,6 +206,9 @@ pub fn plan(
         let same = list.get(&key).is_some_and(|now| now.value == value);
         plan.key(list.get(&key), key, value, same, query);
     }
+    for (name, data) in &backup.pins {
+        plan.pin(name, data, list)?;
+    }
     Ok(plan)
 }
 
@@ -277,6 +290,39 @@ impl RestorePlan {
         Ok(())
     }
 
+    /// A pin is written only where there is none: one that is there is of what has run since, and so is a claim.
+    fn pin(&mut self, name: &str, data: &Data, list: &List) -> Result<(), String> {
+        let key = name
+            .rsplit_once('/')
+            .and_then(|(container, slot)| Key::parse(&format!("{CLAIMS}{container}/data/{slot}")));
+        let Some(Key::Data(slot)) = key else {
+            return Err(format!("pins: `{name}` is no app/container/slot"));
+        };
+        let key = Key::Data(slot.clone()).to_string();
+        let view = list.snapshot.slot(&slot);
+        let noted = view.and_then(|view| view.data.as_ref());
+        let claim = view.and_then(|view| view.claim.as_ref());
+        let (what, why) = match (list.get(&key), claim) {
+            (Some(_), _) if noted.is_some_and(|noted| noted.value == *data) => {
+                (RestoreAction::Same, None)
+            }
+            (Some(_), _) => {
+                let why = "its data was noted elsewhere, or otherwise, since".to_owned();
+                (RestoreAction::Kept, Some(why))
+            }
+            (None, Some(claim)) => {
+                let why = format!("{} owns the slot", claim.host);
+                (RestoreAction::Kept, Some(why))
+            }
+            (None, None) => {
+                self.writes.push((key.clone(), json(data), 0));
+                (RestoreAction::Added, None)
+            }
+        };
+        self.keys.push(RestoredKey { key, what, why });
+        Ok(())
+    }
+
     fn invalid(&mut self, key: String, why: String) {
         self.keys.push(RestoredKey {
             key: key.escape_debug().to_string(),
@@ -327,11 +373,15 @@ impl Api {
         };
         let (mut guards, mut ops, mut bytes) = fresh();
         for (key, value, over) in &plan.writes {
-            if ops.len() == WRITES || (bytes > 0 && bytes + value.len() > BYTES) {
+            // A pin has two guards.
+            if guards.len() > WRITES || (bytes > 0 && bytes + value.len() > BYTES) {
                 self.write_batch(guards, ops).await?;
                 (guards, ops, bytes) = fresh();
             }
             guards.push(Compare::modified(key, ModRev(*over)));
+            if let Some(Key::Data(slot)) = Key::parse(key) {
+                guards.push(Compare::modified(Key::Claim(slot), ModRev(0)));
+            }
             ops.push(Op::put(key, value.clone()));
             bytes += value.len();
         }

@@ -113,6 +113,13 @@ async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
             (format!("shop/c{n}"), manifest)
         })
         .collect();
+    // More than a transaction takes, each with two guards.
+    let pins: serde_json::Map<String, Value> = (0..300)
+        .map(|n| {
+            let pin = json!({"host": "h1", "host_id": ID, "volumes": ["x"], "existing": ["x"]});
+            (format!("shop/db/{n}"), pin)
+        })
+        .collect();
     let backup = json!({
         "dokkaa_backup": 1,
         "cluster": {"id": ID, "epoch": 3},
@@ -120,6 +127,7 @@ async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
         "labels": {"h1": {"disk": "ssd"}},
         "availability": {"h1": "pause"},
         "config": {"x": "1"},
+        "pins": pins,
     });
     let restore = async || {
         let ask = Ask::new("POST", "/dokkaa/v1/restore").form(&backup.to_string());
@@ -140,7 +148,7 @@ async fn a_large_backup_is_restored_once_and_the_cluster_key_comes_last() {
     );
     let answer = server.client.get("/dokkaa/v1/backup").await.json();
     assert_eq!(answer["cluster"]["epoch"], 4);
-    for part in ["manifests", "labels", "availability", "config"] {
+    for part in ["manifests", "labels", "availability", "config", "pins"] {
         assert_eq!(answer[part], backup[part], "{part}");
     }
     // The v2 API lets none of that in.

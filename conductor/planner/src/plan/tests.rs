@@ -241,6 +241,11 @@ fn a_slot_waits_for_what_becomes_of_its_volumes() {
 }
 
 #[test]
+fn a_pin_of_a_backup_holds_back_what_does_not_run_and_nothing_else() {
+    notebook("restored-pins");
+}
+
+#[test]
 fn an_error_that_is_not_known_is_the_host_s_after_three_tries() {
     notebook("odd");
 }

@@ -555,6 +555,7 @@ fn told(agent: &MemAgent) {
     agent.put(&Key::Manifest("shop/bad".parse().unwrap()), b"garbage");
     agent.put(&Key::Availability(host("h1")), br#""pause""#);
     agent.put(&Key::Labels(host("h1")), br#"{"a":"b","c":null}"#);
+    agent.put_data(&db().slot(0), "h2", &["data"]);
     agent.mem_kv().with(|etcd| {
         let put = store::Op::put("/dokkaa/config/x/y", "1");
         etcd.txn(&store::Txn::new(Vec::new(), vec![put])).unwrap();
@@ -595,6 +596,7 @@ async fn a_backup_is_put_back_into_an_etcd_that_was_emptied() {
         [
             "/apps/shop/db/manifest",
             "/apps/shop/web/manifest",
+            "/claims/shop/db/data/0",
             "/dokkaa/cluster",
             "/dokkaa/config/x/y",
             "/hosts/h1/availability",
@@ -602,6 +604,8 @@ async fn a_backup_is_put_back_into_an_etcd_that_was_emptied() {
         ]
     );
     assert_eq!(found["/hosts/h1/labels"], r#"{"a":"b","c":null}"#);
+    let pin = Key::Data(db().slot(0)).to_string();
+    assert_eq!(found[&pin], keys(before.agent.mem_kv())[&pin]);
     let (_, again) = after.send("POST", "/restore", &text).await;
     assert_eq!(again["cluster"], Value::Null);
     let what: Vec<&str> = again["keys"]
@@ -610,8 +614,50 @@ async fn a_backup_is_put_back_into_an_etcd_that_was_emptied() {
         .iter()
         .map(|key| key["what"].as_str().unwrap())
         .collect();
-    assert_eq!(what, ["invalid", "same", "same", "same", "same", "same"]);
+    assert_eq!(
+        what,
+        ["invalid", "same", "same", "same", "same", "same", "same"]
+    );
     assert_eq!(keys(after.agent.mem_kv()), found);
+}
+
+#[tokio::test]
+async fn a_pin_is_restored_only_where_nothing_says_where_the_data_is() {
+    let api = alone();
+    told(&api.agent);
+    api.agent.set_cluster(Some(Cluster { id: ID, epoch: 3 }));
+    let backup = api.get("/backup").await;
+    let pin = Key::Data(db().slot(0));
+    let restore = async |backup: &Value| {
+        let path = "/restore?overwrite=true";
+        let (status, body) = api.send("POST", path, &backup.to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let keys = body["keys"].as_array().unwrap().clone();
+        let of_pin = |key: &&Value| key["key"] == pin.to_string();
+        let of_pin = keys.iter().find(of_pin).cloned();
+        of_pin.map(|key| (key["what"].clone(), key["why"].clone()))
+    };
+    let kept = |why: &str| Some((json!("kept"), json!(why)));
+
+    // It has moved since.
+    api.agent.put_data(&db().slot(0), "h1", &["data"]);
+    let now = "its data was noted elsewhere, or otherwise, since";
+    assert_eq!(restore(&backup).await, kept(now));
+    // It was released since, and runs.
+    api.agent.delete(&pin);
+    api.agent.claim(&db().slot(0), "h1", 1);
+    assert_eq!(restore(&backup).await, kept("h1 owns the slot"));
+    assert!(!keys(api.agent.mem_kv()).contains_key(&pin.to_string()));
+    api.agent.delete(&Key::Claim(db().slot(0)));
+    assert_eq!(restore(&backup).await, Some((json!("added"), Value::Null)));
+
+    // One of an agent that knew no pins, and one of no slot.
+    let mut other = backup.clone();
+    other.as_object_mut().unwrap().remove("pins");
+    assert_eq!(restore(&other).await, None);
+    other["pins"] = json!({"shop/db": backup["pins"]["shop/db/0"]});
+    let (status, body) = api.send("POST", "/restore", &other.to_string()).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{body}");
 }
 
 #[tokio::test]

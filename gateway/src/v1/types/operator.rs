@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use manifests::{AppName, ContainerName, HostName, SlotId};
-use model::records::{Availability, Cluster, Labels};
+use model::records::{Availability, Cluster, Data, Labels};
 use serde::{Deserialize, Serialize};
 use strum::Display;
 use uuid::Uuid;
@@ -207,6 +207,9 @@ pub struct Backup {
     /// Settings by key below `/dokkaa/config/`.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
+    /// Where the local volumes of slots are, by `app/container/slot`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pins: BTreeMap<String, Data>,
 }
 
 /// Action of a restore on one key.
