@@ -27,7 +27,7 @@ pub(crate) use hosts::{
 pub(crate) use lists::{
     AppsArgs, CompletionArgs, DnsAction, DnsArgs, DnsInstallArgs, PsArgs, WhyArgs,
 };
-pub(crate) use local::{DownCommand, EtcdEnvArgs, UpCommand};
+pub(crate) use local::{DownCommand, EtcdEnvArgs, ResetIdArgs, UpCommand};
 pub(crate) use logs::{EventsArgs, LogsArgs};
 pub(crate) use manifests::{ApplyArgs, GetArgs, RmArgs, ScaleArgs, SetArgs, ValidateArgs};
 #[cfg(test)]
@@ -88,6 +88,8 @@ pub(crate) enum LocalCommand {
     /// Run the agent of a host
     #[command(after_help = agent::EXAMPLES)]
     Agent(Box<AgentArgs>),
+    /// Give this machine an identity of its own, after its disk was copied
+    ResetId(ResetIdArgs),
     /// Print user data for new hosts, or the agent's systemd unit
     CloudConfig(CloudConfigArgs),
 }

@@ -1,4 +1,5 @@
-//! The commands that are done on this machine: `agent`, `up`, `down`, `etcd-env` and `cloud-config`.
+//! The commands that are done on this machine: `agent`, `up`, `down`, `etcd-env`, `reset-id` and
+//! `cloud-config`.
 //!
 //! Reads their configuration, sets up the log, and hands over; what they do is
 //! in the modules of their names.
@@ -9,12 +10,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use engine::DockerEngine;
+use store::host::StateDir;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::agent::{Inheritance, Misconfigured};
-use crate::args::{AgentArgs, DEFAULT_ADDR, DownCommand, EtcdEnvArgs, LocalCommand, UpCommand};
+use crate::args::{
+    AgentArgs, DEFAULT_ADDR, DownCommand, EtcdEnvArgs, LocalCommand, ResetIdArgs, UpCommand,
+};
 use crate::commands::{CommandError, print};
 use crate::config::{self, AgentConfig, LogFormat, Machine};
 use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, example, up};
@@ -31,6 +35,7 @@ pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
         LocalCommand::Up(args) => run_up(*args),
         LocalCommand::Down(args) => run_down(&args),
         LocalCommand::EtcdEnv(args) => run_etcd_env(&args),
+        LocalCommand::ResetId(args) => run_reset_id(&args),
         LocalCommand::CloudConfig(args) => cloud_config::run(args),
     }
 }
@@ -99,6 +104,14 @@ fn run_etcd_env(args: &EtcdEnvArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     match print(&lines) {
+        Ok(()) | Err(CommandError::Closed) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn run_reset_id(args: &ResetIdArgs) -> anyhow::Result<ExitCode> {
+    let id = StateDir::reset_id(&args.state_dir).context("this machine keeps its identity")?;
+    match print(&format!("the identity of this machine is {id} now\n")) {
         Ok(()) | Err(CommandError::Closed) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.into()),
     }

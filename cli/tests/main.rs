@@ -1748,6 +1748,24 @@ fn the_example_s_missing_etcd_is_named_at_once() {
 }
 
 #[test]
+fn a_machine_gets_an_identity_of_its_own_where_it_has_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let reset = |code| {
+        let output = dokkaa(&["reset-id", "--state-dir", state]).output();
+        Ended::of(output.unwrap()).with(code)
+    };
+    let file = folder.path().join("host.json");
+    let said = reset(1).err;
+    assert!(said.contains("host.json"), "{said}");
+    assert_eq!(std::fs::read_dir(state).unwrap().count(), 0);
+    std::fs::write(&file, "{").unwrap();
+    let id = reset(0).out;
+    let id = id.split(' ').nth(6).unwrap();
+    assert!(std::fs::read_to_string(&file).unwrap().contains(id), "{id}");
+}
+
+#[test]
 fn help_teaches_by_example_and_completion_knows_the_commands() {
     let commands = [
         "validate",
@@ -1775,6 +1793,7 @@ fn help_teaches_by_example_and_completion_knows_the_commands() {
         "down",
         "etcd-env",
         "agent",
+        "reset-id",
         "cloud-config",
     ];
     let offered = completed(dokkaa(&[]), &[""]);

@@ -1,4 +1,4 @@
-//! `up`, `down` and `etcd-env`.
+//! `up`, `down`, `etcd-env` and `reset-id`.
 
 use std::path::PathBuf;
 
@@ -60,6 +60,25 @@ pub(crate) struct DownCommand {
   eval \"$(dokkaa etcd-env)\" && etcdctl get --prefix /apps/")]
 pub(crate) struct EtcdEnvArgs {
     /// State directory of `dokkaa up`
+    #[arg(
+        long,
+        env = "DOKKAA_STATE_DIR",
+        value_name = "DIR",
+        default_value = STATE_DIR
+    )]
+    pub(crate) state_dir: PathBuf,
+}
+
+/// `dokkaa reset-id`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  systemctl stop dokkaa && dokkaa reset-id && systemctl start dokkaa
+
+For a machine whose disk was copied from another host, or whose host.json is
+damaged. The agent must not run. Slots with local volumes on this machine wait
+afterwards: dokkaa volumes adopt SLOT --host HOST")]
+pub(crate) struct ResetIdArgs {
+    /// State directory of the agent
     #[arg(
         long,
         env = "DOKKAA_STATE_DIR",

@@ -49,7 +49,10 @@ struct Uses {
 
 impl Uses {
     fn of(path: &str) -> Self {
-        let user = !matches!(path, "up" | "down" | "etcd-env" | "agent" | "cloud-config");
+        let user = !matches!(
+            path,
+            "up" | "down" | "etcd-env" | "agent" | "reset-id" | "cloud-config"
+        );
         let list = matches!(
             path,
             "apps"

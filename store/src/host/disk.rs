@@ -31,8 +31,20 @@ pub enum StateDirError {
     #[error("{0} can't be read or written")]
     Io(PathBuf, #[source] std::io::Error),
     /// A file in it is not what it should be.
-    #[error("{0} is damaged; with `dokkaa reset-id` this machine gets a new identity")]
+    #[error("{0} is damaged; {help}", help = help(.0))]
     Damaged(PathBuf, #[source] serde_json::Error),
+}
+
+/// The machine's identity and its sessions.
+const HOST: &str = "host.json";
+
+/// What helps where a file is damaged.
+fn help(file: &Path) -> &'static str {
+    if file.ends_with(HOST) {
+        "with `dokkaa reset-id` this machine gets a new identity"
+    } else {
+        "without it the agent starts, and learns it from etcd again: move it away"
+    }
 }
 
 /// The locked state directory.
@@ -72,25 +84,12 @@ impl StateDir {
                 "the state directory is open to other users; its files are not, but close it: chmod 700"
             );
         }
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(state_file::PRIVATE)
-            .open(path.join("lock"))
-            .map_err(io)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(StateDirError::Locked(path.to_owned()));
-            }
-            Err(error) => return Err(io(error.into())),
-        }
-        let disk = if let Some(disk) = read(&path.join("host.json"))? {
+        let lock = locked(path)?;
+        let disk = if let Some(disk) = read(&path.join(HOST))? {
             disk
         } else {
             let disk = Disk::new(Uuid::new_v4());
-            write(&path.join("host.json"), &disk)?;
+            write(&path.join(HOST), &disk)?;
             disk
         };
         Ok(Self {
@@ -208,19 +207,41 @@ impl StateDir {
         self.change(|disk, _| disk.before = None)
     }
 
-    /// Makes this another machine than it was: for a copied disk.
-    pub fn reset_id(&self) -> Result<Uuid, StateDirError> {
-        self.change(|disk, _| *disk = Disk::new(Uuid::new_v4()))?;
-        Ok(self.machine())
+    /// Makes the machine of this directory another than it was: for a copied disk. What it was need not be readable.
+    pub fn reset_id(path: &Path) -> Result<Uuid, StateDirError> {
+        let file = path.join(HOST);
+        // Not in a directory that was never an agent's.
+        std::fs::metadata(&file).map_err(|source| StateDirError::Io(file.clone(), source))?;
+        let _lock = locked(path)?;
+        let disk = Disk::new(Uuid::new_v4());
+        write(&file, &disk)?;
+        Ok(disk.id)
     }
 
     fn change(&self, change: impl FnOnce(&mut Disk, &str)) -> Result<(), StateDirError> {
         let mut disk = lock(&self.disk);
         let mut new = disk.clone();
         change(&mut new, &self.boot_id);
-        write(&self.path.join("host.json"), &new)?;
+        write(&self.path.join(HOST), &new)?;
         *disk = new;
         Ok(())
+    }
+}
+
+/// The lock of the directory, for one process at a time.
+fn locked(path: &Path) -> Result<File, StateDirError> {
+    let io = |source| StateDirError::Io(path.to_owned(), source);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(state_file::PRIVATE)
+        .open(path.join("lock"))
+        .map_err(io)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StateDirError::Locked(path.to_owned())),
+        Err(error) => Err(io(error.into())),
     }
 }
 

@@ -501,9 +501,8 @@ async fn a_copied_state_directory_is_found(b: Backend) {
     assert!(matches!(error, JoinError::Clone { .. }), "{error}");
     assert_eq!(record(&*b.kv, "h2").await.map(|r| r.id), None);
     // With an identity of its own it is a host like any other.
-    let dir = copy.dir_again().await;
-    dir.reset_id().expect("resets");
-    drop(dir);
+    drop(copy.dir_again().await);
+    StateDir::reset_id(&copy.path()).expect("resets");
     let other = copy.join(&b, "h2").await;
     assert_ne!(
         record(&*b.kv, "h1").await.map(|r| r.id),
@@ -756,10 +755,28 @@ fn the_identity_stays_and_knows_its_boot() {
 }
 
 #[test]
-fn a_damaged_identity_is_an_error_and_not_a_new_one() {
+fn a_damaged_identity_is_an_error_until_it_is_reset() {
     let machine = Machine::new();
+    let reset = || StateDir::reset_id(&machine.path());
+    assert!(reset().is_err(), "there is no machine yet");
+    assert!(!machine.path().exists());
     drop(machine.dir());
-    std::fs::write(machine.path().join("host.json"), "{").expect("writes");
-    let opened = StateDir::open_in_boot(&machine.path(), "boot-1");
-    assert!(matches!(opened, Err(StateDirError::Damaged(..))));
+    let damaged = |file: &str| {
+        std::fs::write(machine.path().join(file), "{").expect("writes");
+        let opened = StateDir::open_in_boot(&machine.path(), "boot-1");
+        let error = opened.expect_err("is damaged");
+        assert!(matches!(error, StateDirError::Damaged(..)));
+        error.to_string().contains("dokkaa reset-id")
+    };
+    assert!(damaged("host.json"));
+    let id = reset().expect("is reset");
+    let dir = machine.dir();
+    assert_eq!(dir.machine(), id);
+    assert!(
+        matches!(reset(), Err(StateDirError::Locked(_))),
+        "an agent runs"
+    );
+    drop(dir);
+    // Another identity would not help.
+    assert!(!damaged("cluster.json"));
 }
