@@ -18,7 +18,7 @@ mod volumes;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use agent::{AgentArgs, EtcdArgs, OtherNamesArgs};
+pub(crate) use agent::{AgentArgs, EtcdArgs, OtherNamesArgs, STATE_DIR};
 pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use global::{DEFAULT_ADDR, Format, GlobalArgs};
 pub(crate) use hosts::{

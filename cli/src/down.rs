@@ -1,7 +1,7 @@
 //! `dokkaa down`: stops the agent, its etcd and the cluster's containers, and
 //! removes the firewall rules.
 //!
-//! Manifests and volumes stay for the next `up`. Processes are identified by pid
+//! A unit that runs it is disabled. Manifests and volumes stay for the next `up`. Processes are identified by pid
 //! file and start time, containers by the cluster's label and `instances.json`.
 
 use std::fs;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::args::values::duration_or_seconds;
 use crate::pid_file::ProcessMark;
+use crate::service::{self, Service};
 use crate::{embedded_etcd, up};
 
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -61,7 +62,12 @@ pub(crate) async fn run<E: Engine>(
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(agent) = files.running() {
+    let agent = files.running();
+    // First, whether or not its process runs just now: it would be back in a second, and after a reboot.
+    if Service::find().is_some_and(|unit| unit.is_of(state_dir)) {
+        service::systemctl(&["disable", "--now", "--quiet"])?;
+    }
+    if let Some(agent) = agent {
         end_agent(&agent)?;
         say("agent stopped");
     }

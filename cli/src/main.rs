@@ -19,6 +19,7 @@ mod man;
 mod metrics;
 mod name_service;
 mod pid_file;
+mod service;
 mod up;
 
 use std::ffi::OsString;

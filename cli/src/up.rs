@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::embedded_etcd::{self, EmbeddedEtcd};
 use crate::pid_file::ProcessMark;
+use crate::service::{self, Service, UNIT};
 
 const ETCD_READY_LIMIT: Duration = Duration::from_secs(60);
 const DETACHED_READY_LIMIT: Duration = Duration::from_secs(120);
@@ -24,8 +25,6 @@ const DETACHED_READY_LIMIT: Duration = Duration::from_secs(120);
 pub(crate) const SOON: Duration = Duration::from_secs(2);
 /// First words of such a report by the process in the background.
 const WAITING: &str = "waiting for ";
-/// systemd unit of `up`, from the package or from `cloud-config --format up-unit`.
-const UNIT: &str = "dokkaa.service";
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Default log of a detached cluster.
 pub(crate) const DEFAULT_LOG: &str = "/var/log/dokkaa/agent.log";
@@ -265,12 +264,12 @@ pub(crate) async fn start(
             docker.display()
         );
     }
-    let Some(unit) = unit() else {
+    let Some(unit) = Service::find() else {
         let started = run_in_background(args, state_dir).await?;
         say("After a reboot, start it again with: dokkaa up --detach");
         return Ok(started);
     };
-    if !runs_up(&unit) {
+    if !unit.runs_up() {
         bail!("{UNIT} of this machine runs the agent of a host, not dokkaa up: nothing is started");
     }
     if let Some(flag) = flag_for_the_unit(std::env::args_os().skip(1)) {
@@ -281,32 +280,9 @@ pub(crate) async fn start(
     say("Starting dokkaa.service ...");
     let verb = if args.restart { "restart" } else { "start" };
     for words in [["enable", "--quiet"], [verb, "--quiet"]] {
-        let ended = Command::new("systemctl").args(words).arg(UNIT).status()?;
-        if !ended.success() {
-            bail!(
-                "systemctl {} {UNIT} failed; journalctl -u {UNIT} -n 20 says why",
-                words[0]
-            );
-        }
+        service::systemctl(&words)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Text of the unit, where systemd runs and has it.
-fn unit() -> Option<String> {
-    if !Path::new("/run/systemd/system").is_dir() {
-        return None;
-    }
-    let shown = Command::new("systemctl").args(["cat", UNIT]).output();
-    let shown = shown.ok().filter(|shown| shown.status.success())?;
-    Some(String::from_utf8_lossy(&shown.stdout).into_owned())
-}
-
-/// Hosts of a cluster have a unit of this name, too.
-fn runs_up(unit: &str) -> bool {
-    unit.lines()
-        .filter_map(|line| line.strip_prefix("ExecStart="))
-        .any(|command| command.split_whitespace().nth(1) == Some("up"))
 }
 
 /// A flag on the command line that the process of the unit would not get.
@@ -468,13 +444,6 @@ mod tests {
         let (_, start) = open_log(&path).expect("opened anew");
         assert_eq!(start, 0);
         assert!(dir.path().join("logs/agent.log.1").exists());
-    }
-
-    #[test]
-    fn the_unit_of_a_host_s_agent_is_not_started_for_an_example() {
-        let unit = |command| format!("[Service]\nExecStart=/usr/bin/dokkaa {command} --token up\n");
-        assert!(runs_up(&unit("up")));
-        assert!(!runs_up(&unit("agent")));
     }
 
     #[test]

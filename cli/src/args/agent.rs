@@ -21,7 +21,7 @@ use super::settings::{
 use super::values::duration;
 
 /// Where the agent keeps its state.
-pub(super) const STATE_DIR: &str = "/var/lib/dokkaa";
+pub(crate) const STATE_DIR: &str = "/var/lib/dokkaa";
 /// Where Docker listens.
 pub(super) const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 

@@ -31,7 +31,9 @@ pub(crate) struct UpCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dokkaa down                           `dokkaa up` brings everything back
-  dokkaa down --purge                   manifests go too; volumes stay")]
+  dokkaa down --purge                   manifests go too; volumes stay
+
+Its systemd unit is disabled: the cluster is not back after a reboot.")]
 pub(crate) struct DownCommand {
     #[command(flatten)]
     pub(crate) down: DownArgs,
