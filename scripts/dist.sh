@@ -33,8 +33,8 @@ doc=$root/usr/share/doc/dokkaa
 install -D -m 755 "$program" "$root/usr/bin/dokkaa"
 install -d "$root/usr/lib/systemd/system" "$root/usr/share/man/man1" "$doc"
 # The unit of one machine's cluster; a host's own agent unit, in /etc, takes its place.
-"$program" cloud-config --format up-unit |
-    sed 's#/usr/local/bin/dokkaa#/usr/bin/dokkaa#; s#^\[Service\]#&\nEnvironmentFile=-/etc/default/dokkaa#' \
+"$program" cloud-config --format up-unit --program /usr/bin/dokkaa |
+    sed 's#^\[Service\]#&\nEnvironmentFile=-/etc/default/dokkaa#' \
         >"$root/usr/lib/systemd/system/dokkaa.service"
 "$program" man-pages "$root/usr/share/man/man1"
 gzip -9n "$root"/usr/share/man/man1/*.1
@@ -81,6 +81,10 @@ CONTROL
 cat >"$root/DEBIAN/postinst" <<'SCRIPT'
 #!/bin/sh
 set -e
+if [ "$1" = configure ] && [ -e /usr/local/bin/dokkaa ]; then
+    echo "dokkaa: /usr/local/bin/dokkaa stays as it is, comes first in PATH, and may be what a unit in /etc/systemd/system" \
+        "runs: replace it by this version, too, or remove it and name /usr/bin/dokkaa in the unit" >&2
+fi
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload
 [ "$1" != configure ] || [ -z "$2" ] || systemctl try-restart dokkaa.service || true

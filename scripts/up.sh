@@ -71,7 +71,7 @@ said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 
 if systemd_runs; then
-    unit=$($PROGRAM cloud-config --format up-unit -- "${flags[@]}")
+    unit=$($PROGRAM cloud-config --format up-unit --program $PROGRAM -- "${flags[@]}")
     if [ "$unit" != "$(cat $UNIT 2>/dev/null)" ]; then
         printf '%s\n' "$unit" | as_root tee $UNIT >/dev/null
         as_root systemctl daemon-reload

@@ -65,6 +65,9 @@ pub(crate) struct CloudConfigArgs {
     /// SHA-256 of the download, in hex
     #[arg(long, value_name = "SUM", requires = "binary_url")]
     binary_sha256: Option<String>,
+    /// Program that a unit runs [default: the one that prints it]
+    #[arg(long, value_name = "PATH", value_parser = absolute)]
+    program: Option<String>,
     /// More flags of the agent
     #[arg(last = true, value_name = "AGENT FLAGS")]
     agent_flags: Vec<String>,
@@ -79,9 +82,17 @@ pub(crate) fn run(args: CloudConfigArgs) -> anyhow::Result<ExitCode> {
         )?;
         return Ok(ExitCode::from(2));
     }
+    if args.program.is_some() && !args.is_unit() {
+        let mut err = io::stderr().lock();
+        writeln!(
+            err,
+            "error: --program is for units; user data installs its own"
+        )?;
+        return Ok(ExitCode::from(2));
+    }
     let text = match args.format {
-        Format::Unit => cloud_config::unit(&Unit::new(Command::Agent, args.agent_flags))?,
-        Format::UpUnit => cloud_config::unit(&Unit::new(Command::Up, args.agent_flags))?,
+        Format::Unit => args.unit(Command::Agent)?,
+        Format::UpUnit => args.unit(Command::Up)?,
         Format::Coreos => cloud_config::coreos(&options(args)?)?,
         Format::CloudInit => cloud_config::cloud_init(&options(args)?)?,
     };
@@ -92,9 +103,26 @@ pub(crate) fn run(args: CloudConfigArgs) -> anyhow::Result<ExitCode> {
 impl CloudConfigArgs {
     /// User data says it; a unit has only the flags after `--`.
     fn says_where_etcd_is(&self) -> bool {
+        self.is_unit() || self.discovery.is_some() || !self.etcd.is_empty()
+    }
+
+    fn is_unit(&self) -> bool {
         matches!(self.format, Format::Unit | Format::UpUnit)
-            || self.discovery.is_some()
-            || !self.etcd.is_empty()
+    }
+
+    /// The package's program is elsewhere than one that was copied: who prints a unit for this machine has its path.
+    fn unit(self, command: Command) -> anyhow::Result<String> {
+        let program = if let Some(program) = self.program {
+            program
+        } else {
+            let this = std::env::current_exe().context("cannot find this program")?;
+            let path = this.into_os_string().into_string();
+            path.ok().context("this program's path is not UTF-8")?
+        };
+        Ok(cloud_config::unit(&Unit {
+            program,
+            ..Unit::new(command, self.agent_flags)
+        })?)
     }
 }
 
@@ -123,6 +151,14 @@ fn options(args: CloudConfigArgs) -> anyhow::Result<Options> {
         etcd_user: etcd_user.map(|user| user.trim_end().to_owned()),
         agent_flags: args.agent_flags,
     })
+}
+
+/// systemd takes no other.
+fn absolute(path: &str) -> Result<String, String> {
+    if !path.starts_with('/') {
+        return Err("not an absolute path".to_owned());
+    }
+    Ok(path.to_owned())
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -158,6 +194,28 @@ mod tests {
             unit.agent_flags,
             ["--etcd", "https://10.0.0.9:1", "--label", "a=b"]
         );
+    }
+
+    #[test]
+    fn a_unit_runs_the_program_that_prints_it_or_the_named_one() {
+        let unit = |line: &str| {
+            let args = parse(line).expect("read");
+            let text = args.unit(Command::Agent).expect("a unit");
+            let command = text
+                .lines()
+                .find_map(|line| line.strip_prefix("ExecStart="));
+            command.expect("a command").to_owned()
+        };
+        let this = std::env::current_exe().expect("this test");
+        assert_eq!(
+            unit("--format unit -- -q"),
+            format!("{} agent -q", this.display())
+        );
+        assert_eq!(
+            unit("--format unit --program /usr/bin/dokkaa"),
+            "/usr/bin/dokkaa agent"
+        );
+        assert!(parse("--format unit --program dokkaa").is_err());
     }
 
     #[test]

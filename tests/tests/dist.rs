@@ -18,12 +18,7 @@ fn packing_twice_gives_the_same_bytes() {
     assert_eq!(sums(&first).lines().count(), 3, "{}", sums(&first));
     assert_eq!(sums(&first), sums(&second));
 
-    let package = first
-        .read_dir()
-        .expect("a folder")
-        .map(|file| file.expect("a file").path())
-        .find(|path| path.extension().is_some_and(|end| end == "deb"))
-        .expect("a package");
+    let package = package_in(&first);
     let listed = ran("dpkg-deb", &["--contents"], &package);
     for line in listed.lines() {
         assert!(line.contains(" root/root "), "{line}");
@@ -52,6 +47,40 @@ fn packing_twice_gives_the_same_bytes() {
         fields.contains("\nRecommends: docker.io | docker-ce\n"),
         "{fields}"
     );
+}
+
+#[test]
+fn the_package_s_unit_runs_the_package_s_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let package = package_in(&pack(folder.path(), "out", "022"));
+    let unpacked = folder.path().join("unpacked");
+    let ended = Command::new("dpkg-deb")
+        .arg("--raw-extract")
+        .args([&package, &unpacked])
+        .status();
+    assert!(ended.expect("dpkg-deb").success());
+    let unit = unpacked.join("usr/lib/systemd/system/dokkaa.service");
+    let unit = std::fs::read_to_string(unit).expect("a unit");
+    for line in [
+        "ExecStart=/usr/bin/dokkaa up",
+        "EnvironmentFile=-/etc/default/dokkaa",
+    ] {
+        assert!(unit.lines().any(|has| has == line), "{unit}");
+    }
+    for script in ["postinst", "prerm", "postrm"] {
+        ran("sh", &["-n"], &unpacked.join("DEBIAN").join(script));
+    }
+    let installed = unpacked.join("DEBIAN/postinst");
+    let installed = std::fs::read_to_string(installed).expect("a script");
+    assert!(installed.contains("/usr/local/bin/dokkaa stays"));
+}
+
+fn package_in(out: &Path) -> PathBuf {
+    out.read_dir()
+        .expect("a folder")
+        .map(|file| file.expect("a file").path())
+        .find(|path| path.extension().is_some_and(|end| end == "deb"))
+        .expect("a package")
 }
 
 /// Packs into a folder below, with files that are made under this umask.
