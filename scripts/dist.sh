@@ -92,7 +92,15 @@ SCRIPT
 cat >"$root/DEBIAN/prerm" <<'SCRIPT'
 #!/bin/sh
 set -e
-[ "$1" = remove ] && [ -d /run/systemd/system ] || exit 0
+[ "$1" = remove ] || exit 0
+if [ -e /var/lib/dokkaa ]; then
+    cat >&2 <<'TEXT'
+dokkaa: its containers run on, and /var/lib/dokkaa stays, with the secrets in it. What removes them is this program, so
+install the package again for it: `dokkaa dns uninstall`, and `dokkaa down --purge` where `dokkaa up` ran, `dokkaa leave`
+on a host of a cluster. docs/upgrading.md, "Removing dokkaa", has all of it.
+TEXT
+fi
+[ -d /run/systemd/system ] || exit 0
 # A unit in its place is the administrator's.
 [ ! -e /etc/systemd/system/dokkaa.service ] || exit 0
 systemctl disable --now --quiet dokkaa.service || true

@@ -70,9 +70,15 @@ fn the_package_s_unit_runs_the_package_s_program() {
     for script in ["postinst", "prerm", "postrm"] {
         ran("sh", &["-n"], &unpacked.join("DEBIAN").join(script));
     }
-    let installed = unpacked.join("DEBIAN/postinst");
-    let installed = std::fs::read_to_string(installed).expect("a script");
-    assert!(installed.contains("/usr/local/bin/dokkaa stays"));
+    // What no test may do here, since it is of this machine: look into /usr/local and /var/lib.
+    for (script, says) in [
+        ("postinst", "/usr/local/bin/dokkaa stays"),
+        ("prerm", "dokkaa down --purge"),
+    ] {
+        let script = unpacked.join("DEBIAN").join(script);
+        let script = std::fs::read_to_string(script).expect("a script");
+        assert!(script.contains(says), "{script}");
+    }
 }
 
 fn package_in(out: &Path) -> PathBuf {
