@@ -21,7 +21,7 @@ use crate::args::{
 };
 use crate::commands::{CommandError, print};
 use crate::config::{self, AgentConfig, LogFormat, Machine};
-use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, example, up};
+use crate::{agent, cloud_config, down, embedded_etcd, etcd_env, example, service, up};
 
 /// Most threads of the agent: its work waits more than it computes.
 const THREADS: usize = 4;
@@ -30,6 +30,14 @@ const BLOCKING_CALLS: Duration = Duration::from_millis(100);
 
 /// Carries out a command.
 pub(crate) fn run(command: LocalCommand) -> anyhow::Result<ExitCode> {
+    match &command {
+        LocalCommand::Up(args) if args.up.example => {
+            service::take_variables(&args.agent.host.state_dir)?;
+        }
+        LocalCommand::Down(args) => service::take_variables(&args.state_dir)?,
+        LocalCommand::EtcdEnv(args) => service::take_variables(&args.state_dir)?,
+        _ => {}
+    }
     match command {
         LocalCommand::Agent(args) => run_agent(*args),
         LocalCommand::Up(args) => run_up(*args),

@@ -3,6 +3,7 @@
 //! Hosts of a cluster have a unit of this name, too, which runs their agent.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -56,6 +57,12 @@ impl Service {
         self.runs_up() && whole(&self.state_dir()) == whole(state_dir)
     }
 
+    /// The variables of its file that are not set otherwise.
+    fn missing(&self, is_set: impl Fn(&str) -> bool) -> Vec<(&str, &str)> {
+        let variables = self.defaults.lines().filter_map(variable);
+        variables.filter(|(name, _)| !is_set(name)).collect()
+    }
+
     fn state_dir(&self) -> PathBuf {
         const FLAG: &str = "--state-dir";
         const VARIABLE: &str = "DOKKAA_STATE_DIR";
@@ -81,6 +88,23 @@ impl Service {
         let lines = self.unit.lines();
         lines.filter_map(move |line| line.strip_prefix(name))
     }
+}
+
+/// Begins this command anew with the variables that the unit has from its file, where it is about the unit's cluster:
+/// with others it would look for it at another place.
+pub(crate) fn take_variables(state_dir: &Path) -> anyhow::Result<()> {
+    let Some(service) = Service::find().filter(Service::runs_up) else {
+        return Ok(());
+    };
+    let missing = service.missing(|name| std::env::var_os(name).is_some());
+    if missing.is_empty() || !(state_dir == Path::new(STATE_DIR) || service.is_of(state_dir)) {
+        return Ok(());
+    }
+    let error = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .envs(missing)
+        .exec();
+    Err(error).context("cannot start this program again")
 }
 
 /// A line `NAME=value`.
@@ -129,6 +153,19 @@ mod tests {
         };
         assert!(unit("up").runs_up());
         assert!(!unit("agent").runs_up());
+    }
+
+    #[test]
+    fn a_command_takes_the_unit_s_variables_that_it_lacks() {
+        let defaults =
+            "; no\n# A=1\nDOKKAA_STATE_DIR=/srv/b\n DOCKER_HOST = x\nTZ=\"a b\"\nnot one\n";
+        let service = service("ExecStart=/usr/bin/dokkaa up", defaults);
+        assert_eq!(
+            service.missing(|name| name == "TZ"),
+            [("DOKKAA_STATE_DIR", "/srv/b")]
+        );
+        // Begun anew, it lacks none.
+        assert!(service.missing(|_| true).is_empty());
     }
 
     #[test]
