@@ -120,7 +120,7 @@ struct Inner {
     slots: Semaphore,
     /// Questions to registries at a time.
     questions: Semaphore,
-    pulls: Flights<Result<(), EngineError>>,
+    pulls: Flights<Result<Option<String>, EngineError>>,
     copies: Flights<Result<Option<Image>, EngineError>>,
     /// What comes from other hosts and is passed on.
     relays: Relays,
@@ -173,7 +173,7 @@ impl Images {
         let parsed = engine::parse_reference(name)?;
         let here = self.shared.engine.image(name).await?;
         let mut note = None;
-        let mut pulled = false;
+        let mut pulled = None;
         let image = match (pull, here) {
             (Pull::Never | Pull::Missing, Some(image)) => image,
             (Pull::Never, None) => self.of_other_host(name, true).await?.ok_or_else(|| {
@@ -183,17 +183,13 @@ impl Images {
             })?,
             (Pull::Missing, None) => {
                 let copied = self.of_other_host(name, false).await?;
-                pulled = copied.is_none();
                 match copied {
                     Some(image) => image,
-                    None => self.pulled(name).await?,
+                    None => pulled.insert(self.pulled(name).await?).image.clone(),
                 }
             }
             (Pull::Always, here) => match (self.pulled(name).await, here) {
-                (Ok(image), _) => {
-                    pulled = true;
-                    image
-                }
+                (Ok(now), _) => pulled.insert(now).image.clone(),
                 (Err(error), Some(image)) if is_away(&error) => {
                     note = Some(format!(
                         "the registry of `{name}` was not reached ({error}); the image that this host had is used"
@@ -215,7 +211,7 @@ impl Images {
         self.shared.record.use_now(&image.id);
         let digest = match pull {
             Pull::Never => None,
-            Pull::Missing | Pull::Always => self.shared.pin(&image, &parsed, pulled).await,
+            Pull::Missing | Pull::Always => self.shared.pin(&image, &parsed, pulled.as_ref()).await,
         };
         // One that came from another host may have been here under other names only.
         if image.names.contains(&parsed.familiar()) {
@@ -244,7 +240,7 @@ impl Images {
                 image
             } else {
                 sleep(part_of(self.shared.settings.jitter)).await;
-                self.pulled(&reference).await?
+                self.pulled(&reference).await?.image
             };
             return Ok(Source {
                 reference,
@@ -274,10 +270,13 @@ impl Images {
             None if pull == Pull::Never => {
                 return Err(missing(name, "no other host has it, and `pull` is `never`"));
             }
-            None => self.pulled(name).await.map_err(|error| match error {
-                EngineError::Unresponsive(_) | EngineError::RateLimited { .. } => error,
-                error => missing(name, &error.to_string()),
-            })?,
+            None => {
+                let pulled = self.pulled(name).await.map_err(|error| match error {
+                    EngineError::Unresponsive(_) | EngineError::RateLimited { .. } => error,
+                    error => missing(name, &error.to_string()),
+                })?;
+                pulled.image
+            }
         };
         self.shared.record.use_now(&here.id);
         let note = (!wanted.is(&here.id, &here.content)).then(|| {
@@ -324,17 +323,25 @@ impl Images {
         self.shared.progress.text(reference)
     }
 
-    async fn pulled(&self, name: &str) -> Result<Image, EngineError> {
+    async fn pulled(&self, name: &str) -> Result<Pulled, EngineError> {
         let begin = || pull_once(self.shared.clone(), name.to_owned()).boxed();
-        self.shared.pulls.join(name, begin).await?;
+        let digest = self.shared.pulls.join(name, begin).await?;
         let here = self.shared.engine.image(name).await?;
-        here.ok_or_else(|| {
+        let image = here.ok_or_else(|| {
             EngineError::Engine(format!("`{name}` was pulled and is not on this host"))
-        })
+        })?;
+        Ok(Pulled { image, digest })
     }
 }
 
-async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<(), EngineError> {
+/// An image that has just come from its registry.
+struct Pulled {
+    image: Image,
+    /// The digest that its name has there.
+    digest: Option<String>,
+}
+
+async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<Option<String>, EngineError> {
     let _slot = match shared.slots.try_acquire() {
         Ok(slot) => slot,
         Err(_) => {
@@ -376,7 +383,7 @@ async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<(), EngineEr
         .await;
     shared.progress.end(&reference);
     match &result {
-        Ok(()) => {
+        Ok(_) => {
             tracing::info!(
                 image = reference,
                 seconds = begun.elapsed().as_secs_f32(),

@@ -396,13 +396,14 @@ pub trait Engine: Send + Sync + 'static {
     /// Follows events until the receiver is dropped; reconnects by itself. After each `Connected` the caller lists.
     fn events(&self) -> mpsc::Receiver<EngineEvent>;
 
-    /// Fetches an image from its registry, and ends when it is here.
+    /// Fetches an image from its registry, and ends when it is here, with the digest that its name has in the registry now,
+    /// as far as the engine says.
     async fn pull(
         &self,
         image: &str,
         credentials: Option<&Credentials>,
         progress: OnProgress<'_>,
-    ) -> Result<(), EngineError>;
+    ) -> Result<Option<String>, EngineError>;
 
     /// Whether the registry has this image, by `repository@sha256:…`. It is asked, which may take as long as the network
     /// lets it; nothing is fetched.

@@ -88,7 +88,7 @@ impl Images {
         let any = wanted.id.is_none() && wanted.content.is_none();
         let name = engine::parse_reference(&wanted.name)?;
         Ok(Some(OfferedImage {
-            in_registry: any && self.shared.pin(&image, &name, false).await.is_some(),
+            in_registry: any && self.shared.pin(&image, &name, None).await.is_some(),
             busy: serving.is_full(),
             receiving: false,
             serving: serving.of(&image.content),

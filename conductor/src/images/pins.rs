@@ -11,7 +11,7 @@ use engine::{EngineError, Image};
 use manifests::image::Reference;
 use tokio::time::{Instant, timeout};
 
-use super::Inner;
+use super::{Inner, Pulled};
 use crate::credentials;
 
 /// How long a registry may take to say whether it has an image: a slot waits.
@@ -20,16 +20,21 @@ const ASK: Duration = Duration::from_secs(3);
 const REMEMBERED: Duration = Duration::from_secs(300);
 
 impl Inner {
-    /// The digest by which other hosts can pull this image of this host. `pulled`: it has just come from the registry.
+    /// The digest by which other hosts can pull this image of this host. `pulled`: it has just come from the registry, under
+    /// this digest, as far as the engine says.
     pub(super) async fn pin(
         &self,
         image: &Image,
         name: &Reference,
-        pulled: bool,
+        pulled: Option<&Pulled>,
     ) -> Option<String> {
-        let digest = digest(image, name)?;
+        let digest = digest(
+            image,
+            name,
+            pulled.and_then(|pulled| pulled.digest.as_deref()),
+        )?;
         let repository = name.familiar_repository();
-        let known = pulled
+        let known = pulled.is_some()
             // Only containerd's store has it for an id, and then for every tag.
             || digest != image.id
             || self.record.is_pulled_from(&image.id, &repository)
@@ -79,7 +84,7 @@ impl Inner {
 }
 
 /// The digest under which the image is known in the repository of its name.
-fn digest(image: &Image, name: &Reference) -> Option<String> {
+fn digest(image: &Image, name: &Reference, pulled: Option<&str>) -> Option<String> {
     let repository = name.familiar_repository();
     let mut digests: Vec<&str> = image
         .repo_digests
@@ -88,12 +93,14 @@ fn digest(image: &Image, name: &Reference) -> Option<String> {
         .filter(|(of, _)| *of == repository)
         .map(|(_, digest)| digest)
         .collect();
-    // It may have several; the one that the manifest names is it.
+    // It may have several, where the same image was pushed again with another index; the one that the manifest names is
+    // it, or the one that was just pulled.
     digests.sort_unstable();
-    let named = digests
-        .iter()
-        .find(|digest| name.digest.as_deref() == Some(**digest));
-    named.or(digests.first()).map(|digest| (*digest).to_owned())
+    let is_there = |wanted: &str| digests.contains(&wanted);
+    let named = name.digest.as_deref().filter(|digest| is_there(digest));
+    let pulled = pulled.filter(|digest| is_there(digest));
+    let digest = named.or(pulled).or(digests.first().copied());
+    digest.map(str::to_owned)
 }
 
 /// The repository as an engine notes it: without the port of its registry.

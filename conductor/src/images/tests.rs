@@ -57,6 +57,22 @@ async fn missing_pulls_once_and_decides_the_digest() {
     assert_eq!(pulls(&engine), 1);
 }
 
+/// The same image, pushed again with another index: the engine has both digests of it.
+#[tokio::test]
+async fn of_several_digests_the_one_that_was_pulled_counts() {
+    let engine = engine();
+    let images = images(&engine);
+    for digit in ["b", "a", "c"] {
+        let digest = format!("sha256:{}", digit.repeat(64));
+        engine.world(|world, _| {
+            let published = world.registry.get_mut("team/app:1").unwrap();
+            published.digest.clone_from(&digest);
+        });
+        let decided = images.decide("team/app:1", Pull::Always).await.unwrap();
+        assert_eq!(decided.image, digest);
+    }
+}
+
 #[tokio::test]
 async fn another_host_pulls_by_the_digest_alone() {
     let engine = engine();

@@ -254,7 +254,7 @@ impl Engine for Docker {
         image: &str,
         credentials: Option<&Credentials>,
         progress: OnProgress<'_>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<String>, EngineError> {
         let pulled = self.engine.pull(image, credentials, progress).await;
         self.note("pull", None, pulled)
     }

@@ -281,6 +281,9 @@ async fn a_tag_becomes_a_digest_and_the_digest_is_enough(lab: Lab) {
     let images = registry.images(true);
     let decided = images.decide(&image, Pull::Missing).await.expect("decided");
     assert!(decided.image.starts_with("sha256:"), "{decided:?}");
+    let login = login(&registry.address.to_string());
+    let pulled = lab.engine.pull(&image, Some(&login), &|_| {}).await;
+    assert_eq!(pulled, Ok(Some(decided.image.clone())));
     let always = images.decide(&image, Pull::Always).await.expect("decided");
     assert_eq!(always, decided);
     // What is here is used without a login.

@@ -241,7 +241,7 @@ impl Engine for DockerEngine {
         image: &str,
         credentials: Option<&Credentials>,
         progress: OnProgress<'_>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<String>, EngineError> {
         pull::pull(&self.docker().await?, image, credentials, progress).await
     }
 

@@ -21,7 +21,7 @@ pub(super) async fn pull(
     image: &str,
     credentials: Option<&Credentials>,
     progress: OnProgress<'_>,
-) -> Result<(), EngineError> {
+) -> Result<Option<String>, EngineError> {
     // Without a tag the engine would fetch every tag of the repository.
     let name = parse_reference(image)?;
     let options = CreateImageOptions {
@@ -31,15 +31,19 @@ pub(super) async fn pull(
     };
     let mut steps = docker.create_image(Some(options), None, credentials.map(header));
     let mut layers = Layers::default();
+    let mut digest = None;
     loop {
         match timeout(PULL_IDLE, steps.next()).await {
             Ok(Some(Ok(step))) => {
                 if layers.step(&step) {
                     progress(layers.progress());
                 }
+                let said = step.status.as_deref();
+                let said = said.and_then(|status| status.strip_prefix("Digest: "));
+                digest = said.map(str::to_owned).or(digest);
             }
             Ok(Some(Err(error))) => return Err(failure(Operation::Pull, &error)),
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(digest),
             Err(_) => return Err(late(PULL_IDLE)),
         }
     }

@@ -222,7 +222,7 @@ impl Engine for MemEngine {
         image: &str,
         credentials: Option<&Credentials>,
         progress: OnProgress<'_>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<String>, EngineError> {
         let delay = self.world(|world, _| world.pull_delay(image));
         progress(PullProgress {
             layers: 1,

@@ -219,7 +219,7 @@ impl World {
         &mut self,
         name: &str,
         credentials: Option<&Credentials>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Option<String>, EngineError> {
         self.ping()?;
         let parsed = parse_reference(name)?;
         self.pulls += 1;
@@ -242,10 +242,17 @@ impl World {
         } else {
             image.id.clone()
         };
+        // The same image may have been pushed with another index: it has both digests then.
+        let before = self.images.values().filter(|here| here.id == id);
+        let mut repo_digests: Vec<String> =
+            before.flat_map(|here| here.repo_digests.clone()).collect();
+        repo_digests.push(format!("{}@{}", parsed.familiar_repository(), image.digest));
+        repo_digests.sort_unstable();
+        repo_digests.dedup();
         let here = Image {
             content: content(&image.id),
             id,
-            repo_digests: vec![format!("{}@{}", parsed.familiar_repository(), image.digest)],
+            repo_digests,
             healthcheck: image.healthcheck,
             volumes: image.volumes.clone(),
             ..Image::default()
@@ -257,7 +264,7 @@ impl World {
             familiar(name)
         };
         self.name_image(&key, here);
-        Ok(())
+        Ok(Some(image.digest))
     }
 }
 
