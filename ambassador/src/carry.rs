@@ -1,9 +1,11 @@
 //! Copying bytes between two connections until both directions have ended.
 //!
 //! Half-close and reset are passed on. Buffers are large, for throughput, and
-//! belong to the thread: an idle connection holds none. There is no time-out;
-//! keepalive detects dead peers. Copying may be given up at any moment and go on
-//! from there, in another process too: what was read and not sent is kept.
+//! belong to the thread: an idle connection holds none. There is no time-out but
+//! for dead peers: keepalive detects them while no data is under way, and
+//! [`crate::silence`] in the same time while it is. Copying may be given up at
+//! any moment and go on from there, in another process too: what was read and not
+//! sent is kept.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,22 +18,28 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::silence;
+
 /// Bytes copied at once; with 8 KiB a stream reaches a third of the rate.
 const CHUNK: usize = 256 * 1024;
 /// Free buffers kept by a thread.
 const KEPT: usize = 4;
 /// Chunks that one direction copies before it yields.
 const TURN: u32 = 16;
-/// Idle time before the first keepalive probe; probes follow at a quarter of it.
+/// Idle time before the first keepalive probe; the others take as long together.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Unanswered probes before a peer counts as gone.
+const PROBES: u32 = 4;
+/// Time after which keepalive has found that a peer is gone.
+const GONE: Duration = KEEPALIVE.saturating_mul(2);
 
 /// Disables Nagle's algorithm and enables keepalive.
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 4)
-        .with_retries(4);
+        .with_interval(KEEPALIVE / PROBES)
+        .with_retries(PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
@@ -69,6 +77,7 @@ pub(crate) async fn carry(
 ) -> io::Result<()> {
     let mut up = pin!(pump(client, server, &mut flows.up));
     let mut down = pin!(pump(server, client, &mut flows.down));
+    let mut gone = pin!(silence::gone([client, server], GONE));
     // A side that has finished sending is not read any more: only an error shows that it is gone.
     tokio::select! {
         ended = &mut up => {
@@ -76,6 +85,7 @@ pub(crate) async fn carry(
             tokio::select! {
                 ended = &mut down => ended,
                 error = broken(client) => Err(error),
+                error = &mut gone => Err(error),
             }
         }
         ended = &mut down => {
@@ -83,8 +93,10 @@ pub(crate) async fn carry(
             tokio::select! {
                 ended = &mut up => ended,
                 error = broken(server) => Err(error),
+                error = &mut gone => Err(error),
             }
         }
+        error = &mut gone => Err(error),
     }
 }
 

@@ -17,6 +17,7 @@ mod failing;
 mod loads;
 mod outcome;
 mod proxy;
+mod silence;
 mod start;
 pub mod table;
 
