@@ -12,7 +12,7 @@ mod parcel;
 pub mod sockets;
 mod store;
 
-pub use accept::{Accepted, Acceptor, WhenFull, reset, watch_peer};
+pub use accept::{Accepted, Acceptor, WhenFull, let_pause, reset, watch_peer};
 pub use bind::{BIND_RETRY, Problem, Reason, publish, tcp};
 pub use binder::Binder;
 pub use limiter::{Busy, LimitReached, Limiter, Limits, Permit};

@@ -24,6 +24,8 @@ pub(super) struct StallGuard {
     /// Runs while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
     taken: usize,
+    /// The kernel knows that the reader may pause.
+    may_pause: bool,
 }
 
 impl StallGuard {
@@ -33,6 +35,7 @@ impl StallGuard {
             connection,
             deadline: None,
             taken: 0,
+            may_pause: false,
         }
     }
 
@@ -41,6 +44,12 @@ impl StallGuard {
         context: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        let streams = self.connection.streams.load(Ordering::Relaxed);
+        if streams && !self.may_pause {
+            self.may_pause = true;
+            // It fails only on a connection that is closed.
+            let _ = listen::let_pause(&self.stream);
+        }
         if let Poll::Ready(Ok(length)) = &written {
             self.taken += length;
             if self.taken >= PROGRESS {
@@ -52,7 +61,7 @@ impl StallGuard {
         }
         // A stream's client may pause: beside the socket's buffer it holds one event, whose text
         // it shares with others, or one line of a log.
-        if self.connection.streams.load(Ordering::Relaxed) {
+        if streams {
             self.deadline = None;
             return Poll::Pending;
         }

@@ -103,6 +103,8 @@ impl Server {
             .acquire(from.ip(), Instant::now())
             .map_err(io::Error::other)?;
         drop(unauthenticated);
+        // It reads a log as its own reader does, or an image as its engine unpacks it.
+        listen::let_pause(stream.get_ref().0)?;
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)
