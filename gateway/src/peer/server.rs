@@ -1,7 +1,8 @@
 //! Server side of the peer API: TLS, then HTTP, until the client's host record is deleted.
 //!
-//! Connections before the handshake have few places, for a few seconds, so
-//! that unauthenticated clients use up nothing that members need.
+//! Connections before the handshake have few places, for a few seconds, and
+//! count as idle: a new one takes the place of the one that is there for longest.
+//! So unauthenticated clients use up nothing that members need.
 
 use std::io;
 use std::net::SocketAddr;
@@ -88,9 +89,12 @@ impl Server {
         unauthenticated: listen::Permit,
     ) -> io::Result<()> {
         listen::watch_peer(&stream)?;
-        let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        unauthenticated.set_idle(Instant::now());
+        let handshake = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream));
+        let stream = tokio::select! {
+            stream = handshake => stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
+            () = unauthenticated.evicted() => return Err(io::Error::other("another connection took its place")),
+        };
         let caller = stream
             .get_ref()
             .1

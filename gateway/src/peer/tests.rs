@@ -18,7 +18,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use store::memory::MemKv;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -471,6 +471,21 @@ async fn a_caller_leaves_a_host_whose_record_is_gone() {
     let gone = HostError::Unreachable("its host record was deleted".to_owned());
     assert_eq!(end, Some(Err(gone)));
     assert!(lines.next().await.is_none());
+}
+
+#[tokio::test]
+async fn silent_connections_of_strangers_keep_no_member_out() {
+    let fixture = Fixture::open().await;
+    let mut silent = Vec::new();
+    for n in 0..64 {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = [127, 0, 0, 2 + n / 16];
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        silent.push(socket.connect(fixture.addr).await.unwrap());
+    }
+    assert_eq!(fixture.ask().await, Ok(()));
+    let first = tokio::time::timeout(LONG, silent[0].read_u8()).await;
+    assert!(first.unwrap().is_err(), "its place was taken");
 }
 
 #[tokio::test]
