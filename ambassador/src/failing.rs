@@ -104,6 +104,12 @@ impl FailedConnects {
         self.lock().remove(&address);
     }
 
+    /// How many there are of an address.
+    #[cfg(test)]
+    pub(crate) fn failures(&self, address: IpAddr) -> usize {
+        self.lock().get(&address).map_or(0, VecDeque::len)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, VecDeque<(Instant, Why)>>> {
         self.by_address
             .lock()

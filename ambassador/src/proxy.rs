@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,7 @@ use crate::loads::{Loads, Open};
 use crate::outcome::{Counters, Failure, Failures};
 use crate::table::{Reason, Refusal, Route, Tables};
 
-/// Endpoints that one connection tries at most.
+/// Endpoints that one connection tries at most; of a host that is unreachable one, while there are others.
 const TRIES: usize = 4;
 /// Time for which a connection that had no endpoint yet waits for the tables of this agent.
 const TABLES: Duration = Duration::from_secs(10);
@@ -195,8 +196,9 @@ impl Proxy {
         let order = self
             .loads
             .order(&route.service, &route.targets, Instant::now());
-        let mut reasons = String::new();
-        for target in order.into_iter().take(TRIES) {
+        let (mut left, mut reasons) = (order, String::new());
+        for _ in 0..TRIES.min(left.len()) {
+            let target = left.remove(0);
             let open = self.loads.open_one(target);
             match self.connect(target).await {
                 Ok(server) => {
@@ -207,6 +209,11 @@ impl Proxy {
                 Err(error) => {
                     let now = Instant::now();
                     self.loads.failed(target, now);
+                    if is_unreachable(&error) {
+                        for other in put_last(&mut left, target.ip()) {
+                            self.loads.failed(*other, now);
+                        }
+                    }
                     self.failed_connects.failed(target.ip(), &error, now);
                     debug!(%caller, port, %target, %error, "endpoint refused the connection");
                     let comma = if reasons.is_empty() { "" } else { ", " };
@@ -243,12 +250,12 @@ impl Proxy {
             .unwrap_or(found)
     }
 
-    async fn connect(&self, target: SocketAddr) -> std::io::Result<TcpStream> {
+    async fn connect(&self, target: SocketAddr) -> io::Result<TcpStream> {
         let server = tokio::time::timeout(self.connect_timeout, TcpStream::connect(target))
             .await
             .map_err(|_| {
                 let text = format!("timed out after {:?}", self.connect_timeout);
-                std::io::Error::new(std::io::ErrorKind::TimedOut, text)
+                io::Error::new(io::ErrorKind::TimedOut, text)
             })??;
         carry::prepare(&server)?;
         Ok(server)
@@ -298,6 +305,23 @@ impl Ending {
     }
 }
 
+/// The error is of the whole host, and not of one port.
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// Puts those at this address behind the others, and returns them.
+fn put_last(targets: &mut [SocketAddr], address: IpAddr) -> &[SocketAddr] {
+    targets.sort_by_key(|target| target.ip() == address);
+    let others = targets.partition_point(|target| target.ip() != address);
+    &targets[others..]
+}
+
 /// Waits until a port is bound, but not for ever.
 async fn is_bound(mut bound: watch::Receiver<BTreeMap<u16, SocketAddr>>, port: u16) {
     let is_bound = bound.wait_for(|bound| bound.contains_key(&port));
@@ -321,5 +345,36 @@ impl<'a> Gauge<'a> {
 impl Drop for Gauge<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_an_unreachable_host_are_tried_last() {
+        let target = |host, port| SocketAddr::from(([10, 0, 0, host], port));
+        let mut left = [(2, 2), (3, 1), (2, 3), (4, 1)].map(|(host, port)| target(host, port));
+        let same = put_last(&mut left, [10, 0, 0, 2].into());
+        assert_eq!(same, [target(2, 2), target(2, 3)]);
+        let order = [target(3, 1), target(4, 1), target(2, 2), target(2, 3)];
+        assert_eq!(left, order);
+        assert_eq!(put_last(&mut left, [10, 0, 0, 9].into()), []);
+        assert_eq!(left, order);
+        assert_eq!(put_last(&mut [], [10, 0, 0, 9].into()), []);
+    }
+
+    #[test]
+    fn a_refused_connect_says_nothing_of_its_host() {
+        for (kind, of_host) in [
+            (io::ErrorKind::TimedOut, true),
+            (io::ErrorKind::HostUnreachable, true),
+            (io::ErrorKind::NetworkUnreachable, true),
+            (io::ErrorKind::ConnectionRefused, false),
+            (io::ErrorKind::ConnectionReset, false),
+        ] {
+            assert_eq!(is_unreachable(&kind.into()), of_host, "{kind}");
+        }
     }
 }

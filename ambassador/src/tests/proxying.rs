@@ -140,9 +140,9 @@ async fn an_endpoint_that_is_down_is_skipped() -> Result<()> {
 }
 
 /// A listener that answers nobody: its queue is full, and the kernel drops what comes.
-async fn silent() -> Result<(TcpListener, Vec<TcpStream>)> {
+async fn silent(at: &str) -> Result<(TcpListener, Vec<TcpStream>)> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind("127.0.0.1:0".parse()?)?;
+    socket.bind(SocketAddr::new(at.parse()?, 0))?;
     let listener = socket.listen(1)?;
     let addr = listener.local_addr()?;
     let mut waiting = Vec::new();
@@ -155,7 +155,7 @@ async fn silent() -> Result<(TcpListener, Vec<TcpStream>)> {
 
 #[tokio::test]
 async fn an_endpoint_that_times_out_is_skipped() -> Result<()> {
-    let (silent, _waiting) = silent().await?;
+    let (silent, _waiting) = silent("127.0.0.1").await?;
     let silent = silent.local_addr()?;
     let up = Server::saying("up").await;
     let mut config = Config::new([127, 0, 0, 1].into());
@@ -182,6 +182,32 @@ async fn an_endpoint_that_times_out_is_skipped() -> Result<()> {
     until("noted", || last().is_some()).await?;
     let expected = format!("{silent}: timed out after 200ms");
     assert_eq!(last(), Some(expected));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_is_unreachable_hides_no_other() -> Result<()> {
+    let up = Server::saying("up").await;
+    let mut config = Config::new([127, 0, 0, 1].into());
+    config.ports = crate::Ports::Ephemeral;
+    config.connect_timeout = Duration::from_millis(200);
+    let mut cluster = Cluster::default();
+    let mut lost = Vec::new();
+    for n in 0..4 {
+        let one = silent("127.0.0.2").await?;
+        let addr = one.0.local_addr()?;
+        cluster.ready(&format!("shop/web/{n}"), "web", &addr.to_string());
+        lost.push(one);
+    }
+    cluster.ready("shop/web/4", "web", &up.addr.to_string());
+    let links = caller("127.0.0.5", "shop/a/0", &["shop/web"]);
+    let bench = Bench::start_with(config, &cluster, Callers::from([links]));
+    for _ in 0..3 {
+        assert_eq!(bench.hear("127.0.0.5", 0).await?, "up");
+    }
+    // The first connection has found it out for all.
+    let failing = bench.handle.failed_connects.failures([127, 0, 0, 2].into());
+    assert_eq!(failing, 1);
     Ok(())
 }
 
