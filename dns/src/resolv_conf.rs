@@ -10,6 +10,8 @@ use std::path::PathBuf;
 /// Limit of the C library (MAXNS).
 const MAX_SERVERS: usize = 3;
 const PORT: u16 = 53;
+/// Without a server, the C library asks it.
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
 /// Addresses of systemd-resolved's stub.
 const STUBS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)),
@@ -35,22 +37,25 @@ impl Default for Files {
 }
 
 impl Files {
-    /// The resolvers in order of preference.
-    pub(crate) fn read(&self) -> Vec<SocketAddr> {
-        // Without a server, the C library asks 127.0.0.1.
+    /// The resolvers in order of preference; where none are named, those that were before.
+    pub(crate) fn read(&self, before: &[SocketAddr]) -> Vec<SocketAddr> {
         let text = fs::read_to_string(&self.resolv_conf).unwrap_or_default();
-        let mut named = parse(&text, interface);
-        if named.iter().any(|to| STUBS.contains(&to.ip())) {
+        let named = parse(&text, interface);
+        let is_stub = named.iter().any(|to| STUBS.contains(&to.ip()));
+        if !is_stub && !named.is_empty() {
+            return named;
+        }
+        if is_stub {
             let behind = fs::read_to_string(&self.behind_stub).unwrap_or_default();
             let behind = parse(&behind, interface);
             if !behind.is_empty() {
-                named = behind;
+                return behind;
             }
         }
-        if named.is_empty() {
-            named.push((Ipv4Addr::LOCALHOST, PORT).into());
+        if !before.is_empty() && before != [DEFAULT] {
+            return before.to_vec();
         }
-        named
+        if is_stub { named } else { vec![DEFAULT] }
     }
 }
 
@@ -124,6 +129,12 @@ nameserver 192.0.2.4
     }
 
     fn resolvers(resolv_conf: &str, behind: &str) -> Vec<String> {
+        resolvers_after(&[], resolv_conf, behind)
+    }
+
+    fn resolvers_after(before: &[&str], resolv_conf: &str, behind: &str) -> Vec<String> {
+        let before = before.iter().map(|text| text.parse().expect("address"));
+        let before: Vec<_> = before.collect();
         let folder = tempfile::tempdir().expect("folder");
         let files = Files {
             resolv_conf: folder.path().join("resolv.conf"),
@@ -131,7 +142,7 @@ nameserver 192.0.2.4
         };
         fs::write(&files.resolv_conf, resolv_conf).expect("file");
         fs::write(&files.behind_stub, behind).expect("file");
-        texts(&files.read())
+        texts(&files.read(&before))
     }
 
     #[test]
@@ -144,5 +155,28 @@ nameserver 192.0.2.4
             ["192.0.2.2:53"]
         );
         assert_eq!(resolvers("", ""), ["127.0.0.1:53"]);
+    }
+    #[test]
+    fn where_none_are_named_those_of_before_stay() {
+        let stub = "nameserver 127.0.0.53\n";
+        let before = &["192.0.2.1:53"][..];
+        assert_eq!(resolvers_after(before, "", ""), before);
+        assert_eq!(
+            resolvers_after(before, "# none\n", "nameserver 192.0.2.2\n"),
+            before
+        );
+        assert_eq!(
+            resolvers_after(before, stub, "# No DNS servers known.\n"),
+            before
+        );
+        let named = resolvers_after(before, "nameserver 127.0.0.1\n", "");
+        assert_eq!(named, ["127.0.0.1:53"]);
+        let behind = resolvers_after(before, stub, "nameserver 192.0.2.2\n");
+        assert_eq!(behind, ["192.0.2.2:53"]);
+        // At the start there was neither.
+        assert_eq!(
+            resolvers_after(&["127.0.0.1:53"], stub, ""),
+            ["127.0.0.53:53"]
+        );
     }
 }

@@ -3,6 +3,9 @@
 //! The longest zone that a stub names, else those given, else the host's own,
 //! which are read again on a query, at most every 2 s. The server's own
 //! addresses are left out.
+//!
+//! Invariant: where the host names none any more, as while its uplink is away,
+//! they stay the same: what was answered before is kept for just then.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -140,7 +143,7 @@ impl Resolvers {
             };
         }
         let named = match &self.from {
-            Source::Host(files) => files.read(),
+            Source::Host(files) => files.read(&cache.named),
             Source::Given(given) => given.clone(),
         };
         let is_new = cache.at.is_some() && cache.named != named;
