@@ -1,8 +1,10 @@
 //! Forwarding of queries to the upstream resolvers, and their answers kept.
 //!
-//! A plain query is sent in words of our own: id, port and the case of the
-//! name's letters are random, against forged answers. One that says more, with
-//! EDNS options, is sent as it came under another id, and its answer not kept.
+//! A plain query is sent in words of our own. Id and port are random, against
+//! forged answers; so is the case of the name's letters, by which a query that
+//! comes back is known: some resolvers change it, and an answer may have any.
+//! One that says more, with EDNS options, is sent as it came under another id,
+//! and its answer not kept.
 //!
 //! Queries under way are limited in all and per client. Equal queries share
 //! one exchange while it lasts.
