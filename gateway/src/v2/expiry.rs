@@ -93,6 +93,11 @@ impl Expiry {
     pub(super) fn stays(&self, key: &KeyPath, revision: i64) {
         self.shared.schedule().forget(key, revision);
     }
+
+    /// etcd was restored to this revision.
+    pub(super) fn begin_anew(&self, revision: i64) {
+        self.shared.schedule().forget_after(revision);
+    }
 }
 
 async fn run(kv: Arc<dyn Kv>, shared: Arc<Shared>, stats: Arc<Stats>) {
@@ -141,10 +146,14 @@ async fn end(kv: &dyn Kv, due: &Due) -> Result<bool, KvError> {
 /// Knows the TTLs of all directories. They are read now and then: a watch would wake every idle host more often.
 async fn follow_dirs(kv: Arc<dyn Kv>, shared: Arc<Shared>) {
     let keys = KeyRange::prefix(&format!("{DIR_TTLS}/"));
-    let mut last_read = false;
+    let (mut last_read, mut newest) = (false, 0);
     loop {
         let pause = match kv.range(Range::new(keys.clone())).await {
             Ok(listed) => {
+                if listed.revision < newest {
+                    shared.schedule().forget_after(listed.revision);
+                }
+                newest = listed.revision;
                 for kv in &listed.kvs {
                     see(&shared, kv, last_read);
                 }

@@ -7,13 +7,15 @@
 //! error it is resumed.
 //!
 //! Invariant: answers are kept of one stream at a time. When it ends they are
-//! forgotten: the etcd that the next one is of may have another past.
+//! forgotten: the etcd that the next one is of may have another past. One that
+//! has, because it was restored, is known by a revision below one that was seen:
+//! waits from before then end, and the watch begins anew.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use model::backoff::Exponential;
-use store::kv::{Event, KeyRange, Kv, KvError, WatchReply};
+use store::kv::{Event, KeyRange, Kv, KvError, Range, WatchReply};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,7 @@ use tracing::{debug, warn};
 
 use super::cache::Cache;
 use super::demand::{Demand, LONG_SPAN};
-use super::event;
+use super::event::{self, OP_KEY};
 use super::path::KeyPath;
 use super::ring::{CAPACITY, EventMatch, Position, Ring, RingEvent};
 use super::waiters::{Waiter, Waiters};
@@ -61,6 +63,8 @@ struct State {
     run: u64,
     /// All events up to this revision are there.
     seen: i64,
+    /// One more each time etcd is known to be restored.
+    past: u64,
     /// The stream of the watch is open.
     is_open: bool,
     ring: Ring,
@@ -123,6 +127,14 @@ impl Shared {
         self.changed.send_replace(());
     }
 
+    /// etcd was restored: what was waited for may never come.
+    fn renew(&self, run: u64, seen: i64) {
+        if let Some(mut state) = self.state_of(run) {
+            state.past += 1;
+        }
+        self.skip(run, seen);
+    }
+
     fn set_open(&self, run: u64, is_open: bool) {
         if let Some(mut state) = self.state_of(run) {
             state.is_open = is_open;
@@ -160,6 +172,7 @@ impl Feed {
         let state = State {
             run: 0,
             seen: 0,
+            past: 0,
             is_open: false,
             ring: Ring::default(),
             waiters: Waiters::default(),
@@ -185,9 +198,37 @@ impl Feed {
         if !tasks.for_waits {
             tasks.for_waits = true;
             // One that is for GETs has nothing of the past.
-            let first = (revision + 1 - CAPACITY as i64).max(1);
-            self.watch(&mut tasks, first - 1);
+            self.watch(&mut tasks, before_ring(revision));
         }
+    }
+
+    /// etcd is not before this revision, unless it was restored; and which past it has.
+    pub(super) fn seen(&self) -> (i64, u64) {
+        let state = self.shared.state();
+        (state.seen, state.past)
+    }
+
+    /// etcd was restored to about this revision since it had this past; which one it has now.
+    pub(super) fn begin_anew(&self, past: u64, revision: i64) -> u64 {
+        let mut tasks = self.tasks();
+        let mut state = self.shared.state();
+        if state.past != past {
+            return state.past;
+        }
+        warn!(revision, "etcd was restored; waits begin anew");
+        state.past += 1;
+        state.seen = state.seen.min(revision);
+        let past = state.past;
+        drop(state);
+        if tasks.watch.is_some() {
+            let seen = if tasks.for_waits {
+                before_ring(revision)
+            } else {
+                revision
+            };
+            self.watch(&mut tasks, seen);
+        }
+        past
     }
 
     /// So many GETs were given an answer that was kept, when this revision was the newest.
@@ -298,8 +339,12 @@ impl Feed {
             recursive,
             from,
             history,
+            past,
         } = search;
         let state = self.shared.state();
+        if state.past != *past {
+            return EventMatch::Cleared(state.ring.first());
+        }
         state.ring.find(key, *recursive, *from, *history)
     }
 
@@ -369,6 +414,13 @@ pub(super) struct Search {
     pub(super) from: Position,
     /// Up to this index it is a look back.
     pub(super) history: i64,
+    /// The indices are of this past of etcd.
+    pub(super) past: u64,
+}
+
+/// The revision after which the ring begins if it is to be full at this one.
+fn before_ring(revision: i64) -> i64 {
+    (revision - CAPACITY as i64).max(0)
 }
 
 /// Ends keeping when GETs come often no more.
@@ -395,10 +447,11 @@ struct Run {
 
 impl Run {
     async fn follow_all(self, kv: Arc<dyn Kv>) {
-        let mut retry = RETRY;
+        let (mut retry, mut resumes) = (RETRY, false);
         loop {
             let from = self.shared.state().seen + 1;
-            let followed = self.follow(&*kv, from).await;
+            let followed = self.follow(&*kv, from, resumes).await;
+            resumes = true;
             self.shared.set_open(self.number, false);
             match followed {
                 Ok(events) => {
@@ -416,10 +469,19 @@ impl Run {
     }
 
     /// Follows one stream until it ends; true if it had events.
-    async fn follow(&self, kv: &dyn Kv, from: i64) -> Result<bool, KvError> {
+    async fn follow(&self, kv: &dyn Kv, from: i64, resumes: bool) -> Result<bool, KvError> {
         // All keys that v2 could name.
         let keys = KeyRange::range("/", "0");
         let mut watch = kv.watch(keys, from, self.for_waits).await?;
+        if resumes {
+            // etcd takes a watch from a revision that it may never have.
+            let revision = newest(kv).await?;
+            if revision < from - 1 {
+                warn!(from, revision, "etcd was restored; waits begin anew");
+                self.shared.renew(self.number, before_ring(revision));
+                return Ok(true);
+            }
+        }
         self.shared.set_open(self.number, true);
         let mut any = false;
         while let Some(reply) = watch.replies.recv().await {
@@ -449,6 +511,15 @@ impl Run {
     }
 }
 
+/// The newest revision of etcd.
+async fn newest(kv: &dyn Kv) -> Result<i64, KvError> {
+    let count = Range {
+        count_only: true,
+        ..Range::new(KeyRange::key(OP_KEY))
+    };
+    Ok(kv.range(count).await?.revision)
+}
+
 /// Between half and the whole, so that agents do not reconnect at the same time.
 pub(super) fn jittered(pause: Duration) -> Duration {
     let random = u32::from(random_byte());
@@ -462,6 +533,9 @@ fn random_byte() -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use store::kv::{Op, Txn};
     use store::memory::MemKv;
 
     use super::*;
@@ -544,5 +618,36 @@ mod tests {
         // Read before, and told late.
         feed.keep(place, &key(), b"1", 1);
         assert!(kept().is_none());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_resumed_on_a_restored_etcd_begins_anew() {
+        let (feed, kv) = feed();
+        let put = || {
+            let put = Txn::new(Vec::new(), vec![Op::put("/a", "1")]);
+            kv.with(|etcd| etcd.txn(&put)).expect("a write").revision
+        };
+        let saved = kv.with(|etcd| etcd.clone());
+        feed.start(put());
+        let last = put();
+        until(|| feed.seen() == (last, 0)).await;
+        let mut search = Search {
+            key: key(),
+            recursive: false,
+            from: Position::at(last + 1),
+            history: 0,
+            past: 0,
+        };
+        let mut waits = pin!(feed.next(&mut search));
+        kv.set_unavailable(true);
+        until(|| !feed.shared.state().is_open).await;
+        kv.with(|etcd| *etcd = saved);
+        kv.set_unavailable(false);
+        let ended = tokio::time::timeout(Duration::from_secs(60), waits.as_mut()).await;
+        assert_eq!(ended.expect("an end in time"), None, "it may never come");
+        let first = put();
+        until(|| feed.seen() == (first, 1)).await;
+        // It is known already.
+        assert_eq!(feed.begin_anew(0, first), 1);
+        assert_eq!(feed.seen(), (first, 1));
     }
 }

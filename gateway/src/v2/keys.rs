@@ -271,6 +271,7 @@ async fn list(v2: &V2, key: &KeyPath) -> Result<Lookup, V2Error> {
 }
 
 async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
+    let (seen, mut past) = v2.feed.seen();
     let before = v2.revision();
     let revision = v2
         .kv
@@ -282,6 +283,9 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
         .map_err(unanswered)?
         .revision;
     v2.note(before, revision);
+    if revision < before.max(seen) {
+        past = v2.begin_anew(past, revision);
+    }
     if access::hidden(wait.key.as_str()) {
         return Err(V2Error::at(
             ErrorCode::KeyNotFound,
@@ -302,6 +306,7 @@ async fn wait(v2: &Arc<V2>, wait: Wait) -> Result<Response, V2Error> {
         recursive: wait.recursive,
         from: Position::at(since),
         history,
+        past,
     };
     if let EventMatch::Cleared(oldest) = v2.feed.look(&search) {
         let cause = format!("the requested history has been cleared [{oldest}/{since}]");

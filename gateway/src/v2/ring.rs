@@ -74,6 +74,11 @@ impl Ring {
         self.seen
     }
 
+    /// The revision from which on it has everything.
+    pub fn first(&self) -> i64 {
+        self.first
+    }
+
     /// Adds all events up to a revision.
     pub fn extend(&mut self, events: Vec<V2Event>, seen: i64) {
         for event in events {

@@ -54,6 +54,18 @@ impl Schedule {
         }
     }
 
+    /// What the key was after this revision is none of its past any more: etcd was restored.
+    pub(super) fn forget_after(&mut self, revision: i64) {
+        let by_time = &mut self.by_time;
+        self.by_key.retain(|key, entry| {
+            let stays = entry.modified <= revision;
+            if !stays {
+                by_time.remove(&(entry.at, key.clone()));
+            }
+            stays
+        });
+    }
+
     /// When the next one is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
@@ -117,5 +129,17 @@ mod tests {
         assert_eq!(schedule.next(), Some(at(9)));
         schedule.forget(&key, 7);
         assert_eq!(schedule.take(at(10)), []);
+    }
+
+    #[test]
+    fn what_a_restored_etcd_never_had_is_forgotten() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut schedule = Schedule::default();
+        schedule.put(due("/a", 5), at(5));
+        schedule.put(due("/b", 9), at(90));
+        schedule.forget_after(5);
+        schedule.put(due("/b", 6), at(6));
+        assert_eq!(schedule.take(at(99)), [due("/a", 5), due("/b", 6)]);
     }
 }

@@ -87,13 +87,27 @@ impl V2 {
 
     /// etcd has answered at this revision; `before` was known when it was asked.
     pub(super) fn note(&self, before: i64, revision: i64) {
-        if revision < before {
-            // Linearized, it would not lie below: etcd was restored.
-            self.revision.store(revision, Ordering::Relaxed);
+        // Linearized, it would not lie below: etcd was restored. Others that were asked before see it, too.
+        let is_news = |known| (revision < before && known >= before).then_some(revision);
+        let ordering = Ordering::Relaxed;
+        if self
+            .revision
+            .fetch_update(ordering, ordering, is_news)
+            .is_ok()
+        {
+            let (_, past) = self.feed.seen();
+            self.begin_anew(past, revision);
         } else {
             // Answers overtake each other.
             self.revision.fetch_max(revision, Ordering::Relaxed);
         }
+    }
+
+    /// etcd was restored to about this revision since it had this past; which one it has now.
+    pub(super) fn begin_anew(&self, past: u64, revision: i64) -> u64 {
+        self.written.fetch_min(revision, Ordering::Relaxed);
+        self.expiry.begin_anew(revision);
+        self.feed.begin_anew(past, revision)
     }
 
     /// The newest revision of etcd that was answered; most often the present one, or a little older.
@@ -117,10 +131,13 @@ mod tests {
             (0, 90, 100),
             (100, 100, 100),
             (100, 99, 99),
+            // Another that was asked before it was restored.
+            (100, 98, 99),
             (99, 101, 101),
         ] {
             v2.note(before, revision);
             assert_eq!(v2.revision(), known, "{before} {revision}");
         }
+        assert_eq!(v2.feed.seen().1, 1, "it was restored once");
     }
 }

@@ -12,6 +12,7 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 use store::kv::{KeyRange, Kv, Op, Range, Txn};
 use store::memory::MemKv;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -174,6 +175,28 @@ async fn a_directory_ends_with_all_that_is_in_it() {
     node(&expired, "prevNode", Some(100));
     assert_eq!(client.get("/v2/keys/d/a").await.error().2, "/d");
     assert_eq!(keys(&kv).await, ["/v2meta//op"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_counts_where_etcd_was_restored() {
+    let (server, kv) = TestServer::in_memory().await;
+    let client = &server.client;
+    client.put("/v2/keys/a", "value=1").await;
+    let saved = kv.with(|etcd| etcd.clone());
+    for n in 2..20 {
+        client.put("/v2/keys/a", &format!("value={n}")).await;
+    }
+    client.put("/v2/keys/d", "dir=true&ttl=50000").await;
+    kv.set_unavailable(true);
+    kv.with(|etcd| *etcd = saved);
+    kv.set_unavailable(false);
+    let begun = Instant::now();
+    let made = client.put("/v2/keys/d", "dir=true&ttl=10").await;
+    assert_eq!(made.status, 201);
+    let query = format!("/d?wait=true&waitIndex={}", made.index() + 1);
+    let expired = begin(&server, &query).await.end().await;
+    assert_eq!(expired.json()["action"], "expire");
+    assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::client::{Answer, Ask, Begun};
 use crate::harness::TestServer;
+use crate::kept;
 
 /// No event takes longer, unless something is wrong.
 const CAP: Duration = Duration::from_secs(20);
@@ -295,6 +296,40 @@ async fn a_stream_is_told_each_event_on_a_line_and_stays_open() {
     }
     server.shutdown.cancel();
     assert_eq!(line(&mut stream).await, None);
+}
+
+#[tokio::test]
+async fn waits_begin_anew_where_etcd_was_restored() {
+    let (server, memory, kv) = kept::in_memory().await;
+    let client = &server.client;
+    client.put("/v2/keys/a", "value=1").await;
+    let saved = memory.with(|etcd| etcd.clone());
+    for n in 2..20 {
+        client.put("/v2/keys/a", &format!("value={n}")).await;
+    }
+    let mut live = begin(&server, "/a?wait=true&stream=true").await;
+    client.put("/v2/keys/a", "value=20").await;
+    assert!(line(&mut live).await.expect("an event").contains("\"20\""));
+    kv.restore(&memory, saved.clone()).await;
+    assert_eq!(line(&mut live).await, None);
+
+    let set = client.put("/v2/keys/a", "value=new").await;
+    let query = format!("/a?wait=true&waitIndex={}", set.index());
+    let told = event(begin(&server, &query).await).await;
+    assert_eq!(told.body, set.body);
+    let next = begin(&server, "/a?wait=true").await;
+    let set = client.put("/v2/keys/a", "value=newer").await;
+    assert_eq!(event(next).await.body, set.body);
+
+    // Another time, and nobody waits.
+    for n in 2..20 {
+        client.put("/v2/keys/a", &format!("value={n}")).await;
+    }
+    kv.restore(&memory, saved).await;
+    let set = client.put("/v2/keys/a", "value=newest").await;
+    let query = format!("/a?wait=true&waitIndex={}", set.index());
+    let told = event(begin(&server, &query).await).await;
+    assert_eq!(told.body, set.body);
 }
 
 #[tokio::test]

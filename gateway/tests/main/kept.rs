@@ -9,14 +9,14 @@ use dokkaa_tests::etcd::{Etcd, EtcdOptions};
 use futures_util::future::{join, join_all};
 use store::etcd::EtcdKv;
 use store::kv::{KeyRange, Kv, KvError, Op, Range, RangeReply, Status, Txn, TxnReply, Watch};
-use store::memory::MemKv;
+use store::memory::{MemEtcd, MemKv};
 use tokio::sync::{mpsc, watch};
 
 use crate::client::Client;
 use crate::harness::TestServer;
 
 /// An etcd whose requests are counted, and whose watches a test may hold up.
-struct Counted {
+pub(crate) struct Counted {
     etcd: Arc<dyn Kv>,
     txns: AtomicUsize,
     ranges: AtomicUsize,
@@ -48,6 +48,17 @@ impl Counted {
 
     fn watches(&self) -> Vec<i64> {
         self.watches.lock().expect("a list").clone()
+    }
+
+    /// Has the etcd in memory be as it was, once the watch that runs has seen it go.
+    pub(crate) async fn restore(&self, memory: &MemKv, saved: MemEtcd) {
+        let before = self.watches().len();
+        memory.set_unavailable(true);
+        while self.watches().len() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        memory.with(|etcd| *etcd = saved);
+        memory.set_unavailable(false);
     }
 }
 
@@ -108,7 +119,7 @@ impl Kv for Counted {
     }
 }
 
-async fn in_memory() -> (TestServer, MemKv, Arc<Counted>) {
+pub(crate) async fn in_memory() -> (TestServer, MemKv, Arc<Counted>) {
     let memory = MemKv::new();
     let kv = Counted::new(Arc::new(memory.clone()));
     (TestServer::over(kv.clone()).await, memory, kv)
