@@ -87,8 +87,8 @@ async fn is_online(engine: &DockerEngine) -> bool {
     let progress = |_| begun.store(true, Ordering::Relaxed);
     let mut pull = std::pin::pin!(timeout(PULL, engine.pull(ONLINE_IMAGE, None, &progress)));
     match timeout(REGISTRY_BEGINS, &mut pull).await {
-        Ok(pulled) => matches!(pulled, Ok(Ok(()))),
-        Err(_) if begun.load(Ordering::Relaxed) => matches!(pull.await, Ok(Ok(()))),
+        Ok(pulled) => matches!(pulled, Ok(Ok(_))),
+        Err(_) if begun.load(Ordering::Relaxed) => matches!(pull.await, Ok(Ok(_))),
         Err(_) => false,
     }
 }

@@ -342,14 +342,13 @@ struct Pulled {
 }
 
 async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<Option<String>, EngineError> {
-    let _slot = match shared.slots.try_acquire() {
-        Ok(slot) => slot,
-        Err(_) => {
-            shared.progress.set(&reference, Doing::Queues);
-            let slot = shared.slots.acquire().await;
-            shared.progress.end(&reference);
-            slot.map_err(|_| EngineError::Engine("the agent ends".to_owned()))?
-        }
+    let _slot = if let Ok(slot) = shared.slots.try_acquire() {
+        slot
+    } else {
+        shared.progress.set(&reference, Doing::Queues);
+        let slot = shared.slots.acquire().await;
+        shared.progress.end(&reference);
+        slot.map_err(|_| EngineError::Engine("the agent ends".to_owned()))?
     };
     let config = &shared.settings.docker_config;
     let name = engine::parse_reference(&reference)?;

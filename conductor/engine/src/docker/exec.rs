@@ -46,12 +46,11 @@ pub(super) async fn run(
             }
             Ok::<_, EngineError>(())
         };
-        match timeout(limit, reading).await {
-            Ok(read) => read?,
-            Err(_) => {
-                end(engine, &docker, &exec).await;
-                return Ok(ExecOutput { code: None, output });
-            }
+        if let Ok(read) = timeout(limit, reading).await {
+            read?;
+        } else {
+            end(engine, &docker, &exec).await;
+            return Ok(ExecOutput { code: None, output });
         }
     }
     let code = engine.read(docker.inspect_exec(&exec)).await?.exit_code;
