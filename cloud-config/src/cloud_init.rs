@@ -113,16 +113,11 @@ fn member(discovery: &str, tls: bool) -> String {
     )
 }
 
-/// What differs from Debian's unit. That one gives etcd 90 s to start; but etcd says that it has started once all members
-/// are at the discovery URL, and one that was killed before that can't register there again. Nor does it start etcd again
-/// that ended by itself. Not `Type=exec`: `runcmd` would restart it while it waits for the others.
 fn member_drop_in(tls: bool) -> String {
     let credential = if tls {
         format!("LoadCredential=key:{}\n", tls_paths().key)
     } else {
         String::new()
     };
-    format!(
-        "[Service]\nExecStart=\nExecStart={MEMBER}\nTimeoutStartSec=infinity\nRestart=on-failure\nRestartSec=5\n{credential}"
-    )
+    format!("[Service]\nExecStart=\nExecStart={MEMBER}\n{credential}")
 }

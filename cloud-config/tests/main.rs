@@ -135,22 +135,6 @@ fn units_survive_the_yaml() {
 }
 
 #[test]
-fn a_member_of_etcd_waits_for_the_others_and_is_started_again() {
-    let data = read(&cloud_init(&discovery()).unwrap());
-    let files = data["write_files"].as_array().unwrap();
-    let drop_in = |file: &&serde_json::Value| {
-        let path = file["path"].as_str().unwrap();
-        path.ends_with("/etcd.service.d/dokkaa.conf")
-    };
-    let text = files.iter().find(drop_in).unwrap()["content"]
-        .as_str()
-        .unwrap();
-    for line in ["TimeoutStartSec=infinity", "Restart=on-failure"] {
-        assert!(text.lines().any(|has| has == line), "{text}");
-    }
-}
-
-#[test]
 fn cloud_init_accepts_it() {
     let dir = Scratch::new("schema");
     for (name, options) in cases() {
