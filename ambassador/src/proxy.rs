@@ -210,9 +210,7 @@ impl Proxy {
                     let now = Instant::now();
                     self.loads.failed(target, now);
                     if is_unreachable(&error) {
-                        for other in put_last(&mut left, target.ip()) {
-                            self.loads.failed(*other, now);
-                        }
+                        put_last(&mut left, target.ip());
                     }
                     self.failed_connects.failed(target.ip(), &error, now);
                     debug!(%caller, port, %target, %error, "endpoint refused the connection");
@@ -305,7 +303,8 @@ impl Ending {
     }
 }
 
-/// The error is of the whole host, and not of one port.
+/// The error is of the whole host. A time-out may be of one instance alone, whose queue of connections is full: it says
+/// something about this connection's next target, and not about all those to come.
 fn is_unreachable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -315,11 +314,9 @@ fn is_unreachable(error: &io::Error) -> bool {
     )
 }
 
-/// Puts those at this address behind the others, and returns them.
-fn put_last(targets: &mut [SocketAddr], address: IpAddr) -> &[SocketAddr] {
+/// Puts those at this address behind the others.
+fn put_last(targets: &mut [SocketAddr], address: IpAddr) {
     targets.sort_by_key(|target| target.ip() == address);
-    let others = targets.partition_point(|target| target.ip() != address);
-    &targets[others..]
 }
 
 /// Waits until a port is bound, but not for ever.
@@ -356,13 +353,11 @@ mod tests {
     fn endpoints_of_an_unreachable_host_are_tried_last() {
         let target = |host, port| SocketAddr::from(([10, 0, 0, host], port));
         let mut left = [(2, 2), (3, 1), (2, 3), (4, 1)].map(|(host, port)| target(host, port));
-        let same = put_last(&mut left, [10, 0, 0, 2].into());
-        assert_eq!(same, [target(2, 2), target(2, 3)]);
+        put_last(&mut left, [10, 0, 0, 2].into());
         let order = [target(3, 1), target(4, 1), target(2, 2), target(2, 3)];
         assert_eq!(left, order);
-        assert_eq!(put_last(&mut left, [10, 0, 0, 9].into()), []);
+        put_last(&mut left, [10, 0, 0, 9].into());
         assert_eq!(left, order);
-        assert_eq!(put_last(&mut [], [10, 0, 0, 9].into()), []);
     }
 
     #[test]

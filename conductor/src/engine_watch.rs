@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{EngineUpdate, Input, Inspection};
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -70,7 +69,10 @@ pub(crate) async fn follow(
         };
         let (update, inspection) = tokio::select! {
             () = stop.cancelled() => return,
-            Some((inspection, answer)) = asking.answers.next(), if !asking.answers.is_empty() => {
+            Some(answered) = asking.answers.join_next() => {
+                let Some((inspection, answer)) = answered_by(answered) else {
+                    return;
+                };
                 asking.under_way.remove(&inspection);
                 let unseen = matches!(&answer, Ok(EngineUpdate::List(listing)) if !listing.unseen.is_empty());
                 let retry = match (&answer, &inspection) {
@@ -131,7 +133,11 @@ pub(crate) async fn follow(
                     }
                     look_at.remove(&docker_id);
                     match change {
-                        Change::Removed => (Some(EngineUpdate::Gone(docker_id)), None),
+                        Change::Removed => {
+                            // An answer that is under way may still have it.
+                            asking.doubt(Inspection::Container(docker_id.clone()));
+                            (Some(EngineUpdate::Gone(docker_id)), None)
+                        }
                         _ if ours => (None, Some(Inspection::Container(docker_id))),
                         Change::Started | Change::Died(_) => {
                             list_at = Some(sooner(list_at, COUNT_AFTER));
@@ -164,17 +170,18 @@ pub(crate) async fn follow(
             return;
         }
         let answer = ask(engine.clone(), cluster, inspection, turns.clone());
-        asking.answers.push(Box::pin(answer));
+        asking.answers.spawn(answer);
     }
 }
 
-/// Questions to the engine, each of which goes on while others are answered: one container may hold up its own.
+/// Questions to the engine, each of which goes on while others are answered: one container may hold up its own. Tasks, so
+/// that they go on while this one waits for the engine, too: what they hold of its client, it may wait for.
 #[derive(Default)]
 struct Asking {
     under_way: BTreeSet<Inspection>,
     /// What happened since these were asked is not in their answers.
     again: BTreeSet<Inspection>,
-    answers: FuturesUnordered<BoxFuture<'static, (Inspection, Answer)>>,
+    answers: JoinSet<(Inspection, Answer)>,
 }
 
 type Answer = Result<EngineUpdate, EngineError>;
@@ -187,6 +194,22 @@ impl Asking {
             self.again.insert(inspection.clone());
         }
         begins
+    }
+
+    /// An answer that is under way is to be asked for once more.
+    fn doubt(&mut self, inspection: Inspection) {
+        if self.under_way.contains(&inspection) {
+            self.again.insert(inspection);
+        }
+    }
+}
+
+/// None when the runtime ends.
+fn answered_by(task: Result<(Inspection, Answer), JoinError>) -> Option<(Inspection, Answer)> {
+    match task {
+        Ok(answered) => Some(answered),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }
 
@@ -219,4 +242,81 @@ fn sooner(before: Option<Instant>, after: Duration) -> Instant {
 
 fn unresponsive(error: &EngineError) -> EngineUpdate {
     EngineUpdate::Unresponsive(model::error::chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use engine::DockerEngine;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// Answers one request, unless it hangs; the events never end.
+    async fn answer(mut stream: UnixStream, hangs: Arc<AtomicBool>) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head);
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        if hangs.load(Ordering::Relaxed) || path.contains("/events") {
+            std::future::pending::<()>().await;
+        }
+        let body = if path.ends_with("/version") {
+            r#"{"ApiVersion":"1.44","MinAPIVersion":"1.24"}"#
+        } else if path.contains("/containers/json") {
+            "[]"
+        } else {
+            "OK"
+        };
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 200 X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(answer.as_bytes()).await
+    }
+
+    /// With the real client: what holds it while it waits for the engine must not wait for itself.
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_has_hung_is_listed_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let hangs = Arc::new(AtomicBool::new(false));
+        let does = hangs.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, does.clone()));
+            }
+        });
+        let (out, mut inputs) = mpsc::channel(16);
+        let (_again, again) = mpsc::channel(1);
+        let engine = Arc::new(DockerEngine::new(&socket));
+        let stop = CancellationToken::new();
+        tokio::spawn(follow(engine, Uuid::nil(), out, again, stop.clone()));
+        let mut listed = async |within| {
+            let list = async {
+                while let Some(input) = inputs.recv().await {
+                    if matches!(input, Input::Engine(EngineUpdate::List(_))) {
+                        return;
+                    }
+                }
+            };
+            timeout(within, list).await.is_ok()
+        };
+        assert!(listed(Duration::from_secs(5)).await);
+        for _ in 0..3 {
+            hangs.store(true, Ordering::Relaxed);
+            // A list that was under way when it began to hang may come.
+            while listed(Duration::from_secs(200)).await {}
+            hangs.store(false, Ordering::Relaxed);
+            assert!(listed(Duration::from_secs(60)).await, "nobody asks it");
+        }
+        stop.cancel();
+        sleep(Duration::from_millis(1)).await;
+    }
 }

@@ -28,7 +28,7 @@ use manifests::manifest::Pull;
 use model::disk::DiskLimits;
 use model::images::WantedImage;
 use model::records::LOCAL;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 use crate::credentials;
@@ -342,14 +342,7 @@ struct Pulled {
 }
 
 async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<Option<String>, EngineError> {
-    let _slot = if let Ok(slot) = shared.slots.try_acquire() {
-        slot
-    } else {
-        shared.progress.set(&reference, Doing::Queues);
-        let slot = shared.slots.acquire().await;
-        shared.progress.end(&reference);
-        slot.map_err(|_| EngineError::Engine("the agent ends".to_owned()))?
-    };
+    let _slot = shared.turn(&reference).await?;
     let config = &shared.settings.docker_config;
     let name = engine::parse_reference(&reference)?;
     let registry = name.registry().to_owned();
@@ -399,6 +392,17 @@ async fn pull_once(shared: Arc<Inner>, reference: String) -> Result<Option<Strin
 }
 
 impl Inner {
+    /// Waits for one of the places in which images come here.
+    async fn turn(&self, image: &str) -> Result<SemaphorePermit<'_>, EngineError> {
+        if let Ok(turn) = self.slots.try_acquire() {
+            return Ok(turn);
+        }
+        self.progress.set(image, Doing::Queues);
+        let turn = self.slots.acquire().await;
+        self.progress.end(image);
+        turn.map_err(|_| EngineError::Engine("the agent ends".to_owned()))
+    }
+
     /// Refuses in the registry's place while it wants to be left alone.
     fn heed_pause(&self, registry: &str) -> Result<(), EngineError> {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);

@@ -205,9 +205,9 @@ async fn a_host_that_is_unreachable_hides_no_other() -> Result<()> {
     for _ in 0..3 {
         assert_eq!(bench.hear("127.0.0.5", 0).await?, "up");
     }
-    // The first connection has found it out for all.
+    // Each of the three has tried one of them at most.
     let failing = bench.handle.failed_connects.failures([127, 0, 0, 2].into());
-    assert_eq!(failing, 1);
+    assert!(failing <= 3, "{failing} attempts");
     Ok(())
 }
 

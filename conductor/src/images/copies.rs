@@ -326,10 +326,7 @@ async fn fetch(
     source: &Source,
 ) -> Result<Image, Failed> {
     let Source { host, offer, .. } = source;
-    let _slot = shared.slots.acquire().await.map_err(|_| {
-        let ends = "the agent ends".to_owned();
-        Failed::Here(EngineError::Engine(ends))
-    })?;
+    let _slot = shared.turn(&wanted.name).await.map_err(Failed::Here)?;
     let asked = WantedArchive {
         id: offer.id.clone(),
         beside: Some(source.beside),

@@ -22,7 +22,7 @@ pub(super) enum Doing {
     },
     /// Those who have it serve others.
     Waits { on: Vec<HostName>, since: Instant },
-    /// Others are pulled first.
+    /// Others are pulled or copied first.
     Queues,
 }
 
@@ -50,11 +50,10 @@ impl Doing {
                 }
             }
             Self::Queues => {
-                let pulled = all
-                    .iter()
-                    .filter(|(_, doing)| matches!(doing, Self::Pulls(_)));
-                let pulled: Vec<String> = pulled.map(|(of, doing)| doing.text(of, all)).collect();
-                format!("waits to pull {image} after others: {}", pulled.join("; "))
+                let comes = |doing: &Self| matches!(doing, Self::Pulls(_) | Self::Copies { .. });
+                let before = all.iter().filter(|(_, doing)| comes(doing));
+                let before: Vec<String> = before.map(|(of, doing)| doing.text(of, all)).collect();
+                format!("waits for other images: {}", before.join("; "))
             }
         }
     }

@@ -214,7 +214,7 @@ async fn a_pull_that_waits_for_others_gets_on_as_they_do() {
     assert!(pulled.iter().all(Result::is_ok));
     let told = told.expect("it is told");
     assert!(
-        told.starts_with("waits to pull team/app:3 after others: pulling team/app:1: ")
+        told.starts_with("waits for other images: pulling team/app:1: ")
             && told.contains("; pulling team/app:2: "),
         "{told}"
     );

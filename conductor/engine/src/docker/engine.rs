@@ -13,9 +13,10 @@ use model::volumes::Labels;
 use rustix::process;
 use rustix::thread::{self, CapabilitySet};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::client::{DockerEngine, WRITE, absent, failure};
+use super::client::{DockerEngine, WRITE, absent, failure, late};
 use super::{archive, disk, events, exec, log, network, processes, pull, translate};
 use crate::{
     Archive, Bridge, CreateSpec, Credentials, Engine, EngineError, EngineEvent, EngineInfo,
@@ -131,9 +132,15 @@ fn insecure(config: models::RegistryServiceConfig) -> Vec<String> {
 #[async_trait]
 impl Engine for DockerEngine {
     async fn ping(&self) -> Result<(), EngineError> {
-        let docker = self.docker().await?;
-        let ping = self.call(Operation::Other, PING, docker.ping()).await;
-        ping.map(drop)
+        // With the agreement on a version, which others may be waiting for.
+        let ping = async {
+            let docker = self.docker().await?;
+            let ping = self.call(Operation::Other, PING, docker.ping()).await;
+            ping.map(drop)
+        };
+        timeout(PING, ping)
+            .await
+            .unwrap_or_else(|_| Err(late(PING)))
     }
 
     async fn info(&self) -> Result<EngineInfo, EngineError> {
