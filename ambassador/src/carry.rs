@@ -3,7 +3,7 @@
 //! Half-close and reset are passed on. Buffers are large, for throughput, and
 //! belong to the thread: an idle connection holds none. There is no time-out but
 //! for dead peers: keepalive detects them while no data is under way, and
-//! [`crate::silence`] in the same time while it is. Copying may be given up at
+//! [`listen::gone`] in the same time while it is. Copying may be given up at
 //! any moment and go on from there, in another process too: what was read and not
 //! sent is kept.
 
@@ -17,8 +17,6 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-
-use crate::silence;
 
 /// Bytes copied at once; with 8 KiB a stream reaches a third of the rate.
 const CHUNK: usize = 256 * 1024;
@@ -77,7 +75,8 @@ pub(crate) async fn carry(
 ) -> io::Result<()> {
     let mut up = pin!(pump(client, server, &mut flows.up));
     let mut down = pin!(pump(server, client, &mut flows.down));
-    let mut gone = pin!(silence::gone([client, server], GONE));
+    let both = [client, server];
+    let mut gone = pin!(listen::gone(&both, GONE));
     // A side that has finished sending is not read any more: only an error shows that it is gone.
     tokio::select! {
         ended = &mut up => {

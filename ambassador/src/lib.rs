@@ -17,7 +17,6 @@ mod failing;
 mod loads;
 mod outcome;
 mod proxy;
-mod silence;
 mod start;
 pub mod table;
 

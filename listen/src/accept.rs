@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -22,9 +23,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Time without an acknowledgement after which a peer counts as gone.
 const UNANSWERED: Duration = Duration::from_secs(30);
-/// The same for one that may stop to read: with a closed window a peer is aborted after so long, though it acknowledges
-/// every probe. As long as an archive of an image may stand still, whose taker unpacks a layer.
-const PAUSED: Duration = Duration::from_secs(600);
 
 /// Treatment of a connection above the limit in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,13 +165,15 @@ pub fn reset(stream: TcpStream) {
 }
 
 /// Disables Nagle's algorithm, and detects peers that have vanished, whether data is under way or not.
+///
+/// Not on loopback: the kernel reports the end of a local peer, and a slow local reader must not be cut off.
 pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let Some(unanswered) = unanswered(stream.peer_addr()?.ip(), false) else {
+    if stream.peer_addr()?.ip().to_canonical().is_loopback() {
         return Ok(());
-    };
-    socket.set_tcp_user_timeout(Some(unanswered))?;
+    }
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(UNANSWERED))?;
     let keepalive = TcpKeepalive::new()
         .with_time(UNANSWERED)
         .with_interval(UNANSWERED / 3)
@@ -181,23 +181,11 @@ pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// The peer of a watched connection may stop to read for minutes. That it has vanished is noticed as late.
-pub fn let_pause(stream: &TcpStream) -> io::Result<()> {
-    match unanswered(stream.peer_addr()?.ip(), true) {
-        Some(unanswered) => SockRef::from(stream).set_tcp_user_timeout(Some(unanswered)),
-        None => Ok(()),
-    }
-}
-
-/// Time without an acknowledgement, or with a closed window, after which a connection is aborted.
-///
-/// Not on loopback: the kernel reports the end of a local peer, and a slow local reader must not be cut off.
-fn unanswered(peer: IpAddr, may_pause: bool) -> Option<Duration> {
-    match (peer.to_canonical().is_loopback(), may_pause) {
-        (true, _) => None,
-        (false, false) => Some(UNANSWERED),
-        (false, true) => Some(PAUSED),
-    }
+/// The peer of a watched connection may stop to read: with a closed window it would be aborted, though it acknowledges
+/// every probe. One that vanishes is noticed by keepalive as before; while data is under way to it by [`crate::gone`], or by
+/// the kernel after some 15 minutes.
+pub fn let_pause(stream: &impl AsFd) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(None)
 }
 
 #[cfg(test)]
@@ -240,16 +228,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_may_pause_is_given_time_and_a_local_peer_all_of_it() {
-        for local in [LOCALHOST, "::1", "::ffff:127.0.0.1"] {
-            let local = local.parse().expect("an address");
-            assert_eq!(unanswered(local, false), None);
-            assert_eq!(unanswered(local, true), None);
-        }
-        let other = "10.0.0.1".parse().expect("an address");
-        assert_eq!(unanswered(other, false), Some(UNANSWERED));
-        assert_eq!(unanswered(other, true), Some(PAUSED));
+    #[tokio::test]
+    async fn who_may_pause_has_no_time_limit() {
+        let (mut acceptor, at) = acceptor(ONE, WhenFull::Refuse);
+        let (stream, accepted) = tokio::join!(TcpStream::connect(at), acceptor.accept());
+        let stream = stream.expect("connected");
+        drop(accepted);
+        let socket = SockRef::from(&stream);
+        let limit = || socket.tcp_user_timeout().expect("an option");
+        socket
+            .set_tcp_user_timeout(Some(UNANSWERED))
+            .expect("an option");
+        assert_eq!(limit(), Some(UNANSWERED));
+        let_pause(&stream).expect("an option");
+        assert_eq!(limit().filter(|limit| !limit.is_zero()), None);
     }
 
     #[tokio::test]

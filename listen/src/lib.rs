@@ -9,6 +9,7 @@ mod binder;
 mod limiter;
 mod log_throttle;
 mod parcel;
+mod silence;
 pub mod sockets;
 mod store;
 
@@ -18,5 +19,6 @@ pub use binder::Binder;
 pub use limiter::{Busy, LimitReached, Limiter, Limits, Permit};
 pub use log_throttle::LogThrottle;
 pub use parcel::{Item, Parcel, unpack};
+pub use silence::gone;
 pub use sockets::Process;
 pub use store::{Entry, FdStore, received};

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ const UNAUTHENTICATED: Limits = Limits {
     per_source: 16,
 };
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Time after which a member that hears nothing of what is sent is gone.
+const SILENT: Duration = Duration::from_secs(60);
 const HEADERS: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown`. `members` limits authenticated connections; a host has one for each slot whose log is followed.
@@ -107,8 +110,10 @@ impl Server {
             .acquire(from.ip(), Instant::now())
             .map_err(io::Error::other)?;
         drop(unauthenticated);
-        // It reads a log as its own reader does, or an image as its engine unpacks it.
-        listen::let_pause(stream.get_ref().0)?;
+        // It reads a log as its own reader does, or an image as its engine unpacks it: it may stop for as long as it is there.
+        let socket = stream.get_ref().0.as_fd().try_clone_to_owned()?;
+        listen::let_pause(&socket)?;
+        let watched = [&socket];
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)
@@ -119,6 +124,7 @@ impl Server {
         tokio::select! {
             ended = connection => ended.map_err(io::Error::other),
             () = self.table.removed(&caller) => Ok(()),
+            error = listen::gone(&watched, SILENT) => Err(error),
         }
     }
 }

@@ -7,10 +7,8 @@
 //! everything that was sent is acknowledged.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
-
-use tokio::net::TcpStream;
 
 /// What the kernel has heard of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +31,13 @@ impl Heard {
     }
 }
 
-/// Returns when a peer of them is gone.
-pub(crate) async fn gone(streams: [&TcpStream; 2], limit: Duration) -> io::Error {
+/// Returns when the peer of one of these connections is gone.
+pub async fn gone(streams: &[&impl AsFd], limit: Duration) -> io::Error {
     loop {
         let mut pause = limit;
         for stream in streams {
             // Without an answer it is left to the kernel.
-            let Ok(heard) = heard(stream) else { continue };
+            let Ok(heard) = heard(*stream) else { continue };
             match heard.next_look(limit) {
                 Some(next) => pause = pause.min(next),
                 None => return io::ErrorKind::TimedOut.into(),
@@ -49,8 +47,8 @@ pub(crate) async fn gone(streams: [&TcpStream; 2], limit: Duration) -> io::Error
     }
 }
 
-fn heard(stream: &TcpStream) -> io::Result<Heard> {
-    let info = tcp_info::read(stream.as_raw_fd())?;
+fn heard(stream: &impl AsFd) -> io::Result<Heard> {
+    let info = tcp_info::read(stream.as_fd().as_raw_fd())?;
     // Offsets in `struct tcp_info`, which only grows at its end.
     let milliseconds = |at: usize| {
         let [a, b, c, d] = [info[at], info[at + 1], info[at + 2], info[at + 3]];
@@ -108,7 +106,7 @@ mod tests {
 
     use socket2::{SockFilter, SockRef};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -156,9 +154,10 @@ mod tests {
         while paused.try_write(&[0; 4_096]).is_ok() {}
 
         let (lost, paused) = (&lost, &paused);
-        let mut of_paused = pin!(gone([paused, paused], limit));
+        let (streams, both) = ([paused], [paused, lost]);
+        let mut of_paused = pin!(gone(&streams, limit));
         tokio::select! {
-            error = gone([paused, lost], limit) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+            error = gone(&both, limit) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
             _ = &mut of_paused => panic!("it acknowledges"),
         }
         assert!(heard(lost)?.silence >= limit);
