@@ -46,7 +46,7 @@ pub(crate) struct Shares {
     pub(crate) api: Limits,
     /// Those that wait for events or follow logs there, besides.
     pub(crate) waits: usize,
-    /// Authenticated peers.
+    /// Authenticated peers, each of which is two descriptors.
     pub(crate) peers: Limits,
     /// Metrics and health.
     pub(crate) metrics: Limits,
@@ -67,7 +67,7 @@ impl Shares {
         Self {
             api: limits((part * 6).min(512), 2),
             waits: (part * 6).min(6_144),
-            peers: limits((part * 6).min(1_024), 4),
+            peers: limits((part * 3).min(1_024), 4),
             metrics: limits(part.min(64), 2),
             links: limits((part * 6).min(65_536), 4),
         }
@@ -89,7 +89,7 @@ mod tests {
                 links,
             } = Shares::of(open_files);
             let (dns, strangers) = (256, 64);
-            let listeners = api.all + waits + peers.all + metrics.all + 2 * links.all;
+            let listeners = api.all + waits + 2 * peers.all + metrics.all + 2 * links.all;
             let all = listeners + dns + strangers;
             assert!(all as u64 * 5 <= open_files * 4, "{all} of {open_files}");
             for limits in [api, peers, metrics, links] {

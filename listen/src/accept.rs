@@ -182,8 +182,8 @@ pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// The peer of a watched connection may stop to read: with a closed window it would be aborted, though it acknowledges
-/// every probe. One that vanishes is noticed by keepalive as before; while data is under way to it by [`crate::gone`], or by
-/// the kernel after some 15 minutes.
+/// every probe. One that vanishes is noticed by keepalive as before; while data waits for it by [`crate::gone`], or by the
+/// kernel after some 15 minutes.
 pub fn let_pause(stream: &impl AsFd) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(None)
 }

@@ -4,7 +4,7 @@
 //! `TCP_USER_TIMEOUT` is sooner, but it also ends a peer that keeps its window closed for so long, though it acknowledges
 //! every probe: an upload to an endpoint that is busy for minutes. So the connection is looked at: it has ended if data
 //! was sent again, and the peer has sent nothing at all, for as long as keepalive would have waited. With a closed window
-//! everything that was sent is acknowledged.
+//! everything that was sent is acknowledged, and each probe is: there several probes without an answer say the same.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -15,7 +15,7 @@ use std::time::Duration;
 struct Heard {
     /// Time since the last packet.
     silence: Duration,
-    /// Data was sent again, and is not acknowledged.
+    /// Data was sent again, or a closed window was asked for again and again, without an answer.
     sends_again: bool,
 }
 
@@ -57,7 +57,8 @@ fn heard(stream: &impl AsFd) -> io::Result<Heard> {
     let (last_data, last_ack) = (milliseconds(52), milliseconds(56));
     Ok(Heard {
         silence: last_data.min(last_ack),
-        sends_again: info[2] > 0,
+        // `tcpi_retransmits` and `tcpi_probes`; of a live peer one probe may be under way.
+        sends_again: info[2] > 0 || info[3] > 2,
     })
 }
 
@@ -166,6 +167,13 @@ mod tests {
             _ = &mut of_paused => panic!("it acknowledges"),
         };
         assert_eq!(first, 0);
+        // Its window is still closed, and now it is lost, too.
+        SockRef::from(&paused_peer).attach_filter(&[DROP])?;
+        let error = tokio::time::timeout(LIMIT, gone(&streams, limit)).await;
+        assert_eq!(
+            error.map(|error| error.kind()).ok(),
+            Some(io::ErrorKind::TimedOut)
+        );
         Ok(())
     }
 }
