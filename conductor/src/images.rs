@@ -397,7 +397,8 @@ impl Inner {
         if let Ok(turn) = self.slots.try_acquire() {
             return Ok(turn);
         }
-        self.progress.set(image, Doing::Queues);
+        let since = Instant::now();
+        self.progress.set(image, Doing::Queues { since });
         let turn = self.slots.acquire().await;
         self.progress.end(image);
         turn.map_err(|_| EngineError::Engine("the agent ends".to_owned()))

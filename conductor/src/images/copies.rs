@@ -327,6 +327,12 @@ async fn fetch(
 ) -> Result<Image, Failed> {
     let Source { host, offer, .. } = source;
     let _slot = shared.turn(&wanted.name).await.map_err(Failed::Here)?;
+    let begins = Doing::Copies {
+        from: host.clone(),
+        done: 0,
+        size: offer.bytes,
+    };
+    shared.progress.set(&wanted.name, begins);
     let asked = WantedArchive {
         id: offer.id.clone(),
         beside: Some(source.beside),

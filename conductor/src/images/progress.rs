@@ -23,7 +23,7 @@ pub(super) enum Doing {
     /// Those who have it serve others.
     Waits { on: Vec<HostName>, since: Instant },
     /// Others are pulled or copied first.
-    Queues,
+    Queues { since: Instant },
 }
 
 impl Doing {
@@ -39,23 +39,32 @@ impl Doing {
             ),
             Self::Waits { on, since } => {
                 let hosts: Vec<&str> = on.iter().map(HostName::as_str).collect();
-                let text = format!(
-                    "waits to copy {image}: other hosts copy it from {} now",
-                    hosts.join(", ")
-                );
-                // Its turn will come: a text that changes is progress.
-                match since.elapsed().as_secs() / 60 {
-                    0 => text,
-                    minutes => format!("{text}, for {minutes} min"),
-                }
+                for_long(
+                    format!(
+                        "waits to copy {image}: other hosts copy it from {} now",
+                        hosts.join(", ")
+                    ),
+                    *since,
+                )
             }
-            Self::Queues => {
+            Self::Queues { since } => {
                 let comes = |doing: &Self| matches!(doing, Self::Pulls(_) | Self::Copies { .. });
                 let before = all.iter().filter(|(_, doing)| comes(doing));
                 let before: Vec<String> = before.map(|(of, doing)| doing.text(of, all)).collect();
-                format!("waits for other images: {}", before.join("; "))
+                for_long(
+                    format!("waits for other images: {}", before.join("; ")),
+                    *since,
+                )
             }
         }
+    }
+}
+
+/// With the minutes. Its turn will come: a text that changes is progress.
+fn for_long(text: String, since: Instant) -> String {
+    match since.elapsed().as_secs() / 60 {
+        0 => text,
+        minutes => format!("{text}, for {minutes} min"),
     }
 }
 
