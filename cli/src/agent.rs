@@ -125,7 +125,7 @@ pub(crate) async fn run(
     let agent = Running::start(config, dir, start, cluster).await?;
     let mut status = agent.host.status();
     let life = async {
-        if let Some(ended) = join::joins(&mut status).await {
+        if let Some(ended) = join::joins(&mut status, agent.view.clone()).await {
             return ended;
         }
         sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
@@ -158,6 +158,8 @@ struct Start {
 struct Running {
     bound: Bound,
     host: Arc<store::host::Host>,
+    /// Revision of the view, 0 before the first, and whether it is stale.
+    view: watch::Receiver<(i64, bool)>,
     restart_grace: Duration,
     work: CancellationToken,
     conductor: tokio::task::JoinHandle<()>,
@@ -293,6 +295,7 @@ impl Running {
         Ok(Self {
             bound,
             host: parts.host,
+            view: parts.published.revision.subscribe(),
             restart_grace: parts.config.restart_grace,
             work,
             conductor,

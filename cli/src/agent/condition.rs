@@ -12,6 +12,9 @@ use tracing::{error, info};
 
 use crate::config::AgentConfig;
 
+/// What an agent lacks that has no view yet.
+const UNREAD: &str = "etcd has not been read yet";
+
 /// Condition of the agent: of its engine, its etcd and its cluster. Filled in as it starts.
 pub(crate) struct Condition {
     etcd: String,
@@ -83,15 +86,17 @@ impl Condition {
     pub(crate) fn lacks(&self) -> Vec<String> {
         let Some(published) = self.published.get() else {
             let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            return engine
-                .clone()
-                .into_iter()
-                .chain(self.membership())
-                .collect();
+            let lacks = engine.clone().into_iter().chain(self.membership());
+            let lacks: Vec<String> = lacks.collect();
+            // The host can be a member before anything else of the agent has begun.
+            if lacks.is_empty() {
+                return vec![UNREAD.to_owned()];
+            }
+            return lacks;
         };
         let mut lacks = Vec::new();
         match published.seen.load().as_ref() {
-            None => lacks.push(self.with_reason("etcd has not been read yet")),
+            None => lacks.push(self.with_reason(UNREAD)),
             Some(seen) => {
                 if let Some(reason) = &seen.distrust {
                     lacks.push(format!("nothing is changed: {reason}"));
@@ -284,6 +289,8 @@ mod tests {
         let other = Waiting::NameTaken([10, 0, 0, 9].into());
         sender.send(HostStatus::Joining(other)).unwrap();
         assert!(lacks("10.0.0.9"));
+        sender.send(HostStatus::Live(1)).unwrap();
+        assert_eq!(condition.lacks(), [UNREAD]);
 
         let published = Arc::new(Published::default());
         condition.works(published.clone());

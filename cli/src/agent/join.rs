@@ -24,7 +24,7 @@ use super::reached::reached_at;
 use super::signals::Signal;
 use crate::config::AgentConfig;
 
-/// How long etcd may take to say whether the host may use its name, before the agent is ready without its word.
+/// How long etcd may take to say whether the host may use its name, and to be read, before the agent is ready without.
 const JOINS: Duration = Duration::from_secs(6);
 
 /// What ends an agent.
@@ -37,9 +37,12 @@ pub(super) enum Ended {
     Failed(Misconfigured),
 }
 
-/// Waits until it is known whether the host may use its name: none if it may, or if etcd does not say, since an agent
-/// that knows its cluster works without etcd.
-pub(super) async fn joins(status: &mut watch::Receiver<HostStatus>) -> Option<Ended> {
+/// Waits until it is known whether the host may use its name, and until there is a view (its revision is not 0): none
+/// then, or if etcd does not say, since an agent that knows its cluster works without etcd.
+pub(super) async fn joins(
+    status: &mut watch::Receiver<HostStatus>,
+    mut view: watch::Receiver<(i64, bool)>,
+) -> Option<Ended> {
     let silent = tokio::time::sleep(JOINS);
     tokio::pin!(silent);
     loop {
@@ -50,13 +53,19 @@ pub(super) async fn joins(status: &mut watch::Receiver<HostStatus>) -> Option<En
             HostStatus::Left => return Some(Ended::Left),
             HostStatus::Joining(Waiting::Begun) => false,
             HostStatus::Joining(Waiting::NameTaken(_) | Waiting::Record(_)) => true,
-            _ => return None,
+            _ => break,
         };
         tokio::select! {
             () = &mut silent, if !waits => return None,
             changed = status.changed() => if changed.is_err() { return None },
         }
     }
+    // Whoever waited for the agent asks it at once.
+    tokio::select! {
+        () = silent => {}
+        _ = view.wait_for(|(revision, _)| *revision > 0) => {}
+    }
+    None
 }
 
 /// Waits until the host has ended by itself.
@@ -191,4 +200,40 @@ pub(super) fn begin(
         identity,
         saved,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    /// Whether the agent counts as ready, all that can be done at this moment done.
+    async fn is_ready<T>(task: &tokio::task::JoinHandle<T>) -> bool {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        task.is_finished()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_is_ready_as_a_member_with_a_view() {
+        let (host, mut status) = watch::channel(HostStatus::Joining(Waiting::Begun));
+        let (published, view) = watch::channel((0, true));
+        let ready = tokio::spawn(async move { joins(&mut status, view).await.is_none() });
+        assert!(!is_ready(&ready).await);
+        host.send_replace(HostStatus::Live(1));
+        assert!(!is_ready(&ready).await, "it has no view");
+        published.send_replace((7, false));
+        assert!(ready.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_etcd_that_does_not_answer_is_waited_for_once() {
+        let (_host, mut status) = watch::channel(HostStatus::Joining(Waiting::Begun));
+        let (_published, view) = watch::channel((0, true));
+        let begun = tokio::time::Instant::now();
+        assert!(joins(&mut status, view).await.is_none());
+        assert_eq!(begun.elapsed().as_secs(), JOINS.as_secs());
+    }
 }
