@@ -2,6 +2,7 @@
 //!
 //! Where systemd-resolved answers, a drop-in routes the zone to the agent; for other resolvers the lines are printed.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,20 @@ use crate::args::{DnsInstallArgs, GlobalArgs};
 
 /// resolved.conf(5), from the root of the file system.
 const DROP_IN: &str = "etc/systemd/resolved.conf.d/dokkaa.conf";
+/// resolved.conf(5): main files, of which the first that is there counts, and folders of drop-ins, of which one hides
+/// those of its name in later folders.
+const RESOLVED_MAIN: [&str; 4] = [
+    "etc/systemd/resolved.conf",
+    "run/systemd/resolved.conf",
+    "usr/local/lib/systemd/resolved.conf",
+    "usr/lib/systemd/resolved.conf",
+];
+const RESOLVED_DROP_INS: [&str; 4] = [
+    "etc/systemd/resolved.conf.d",
+    "run/systemd/resolved.conf.d",
+    "usr/local/lib/systemd/resolved.conf.d",
+    "usr/lib/systemd/resolved.conf.d",
+];
 const RESOLVED: &str = "systemd-resolved";
 /// Exists while systemd-resolved runs.
 const RESOLVED_RUNS: &str = "run/systemd/resolve/resolv.conf";
@@ -43,7 +58,14 @@ pub(super) async fn install(
     if let Some(warning) = multicast(root, &server.domain) {
         output::note(&warning);
     }
+    let others = match resolver {
+        Resolver::Resolved => global_servers(root),
+        _ => None,
+    };
     if args.print || resolver != Resolver::Resolved {
+        if let Some(others) = &others {
+            output::note(others);
+        }
         output::print(&format!("{}\n{lines}", resolver.how()))?;
         if !args.print {
             return Err(CommandError::Failed(
@@ -53,6 +75,11 @@ pub(super) async fn install(
             ));
         }
         return Ok(());
+    }
+    if let Some(others) = others {
+        return Err(CommandError::Failed(format!(
+            "nothing was changed: {others}"
+        )));
     }
     let path = root.join(DROP_IN);
     if std::fs::read_to_string(&path).is_ok_and(|present| present == lines) {
@@ -223,6 +250,56 @@ fn with_port(addr: SocketAddr, mark: &str, brackets: bool) -> String {
     }
 }
 
+/// Why the drop-in would not do: systemd-resolved has other servers for all interfaces, and asks one of all of these at a
+/// time, whatever the name.
+fn global_servers(root: &Path) -> Option<String> {
+    let main = RESOLVED_MAIN.iter().map(|path| root.join(path));
+    let mut files: Vec<PathBuf> = main
+        .into_iter()
+        .find(|path| path.exists())
+        .into_iter()
+        .collect();
+    let mut drop_ins = BTreeMap::new();
+    for folder in RESOLVED_DROP_INS {
+        let Ok(entries) = std::fs::read_dir(root.join(folder)) else {
+            continue;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|it| it == "conf") {
+                let name = path.file_name().map(ToOwned::to_owned);
+                drop_ins.entry(name).or_insert(path);
+            }
+        }
+    }
+    files.extend(drop_ins.into_values());
+    let own = root.join(DROP_IN);
+    let mut servers: Vec<(String, PathBuf)> = Vec::new();
+    for path in files.into_iter().filter(|path| *path != own) {
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let set = text.lines().filter_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            (key.trim() == "DNS").then(|| value.trim().to_owned())
+        });
+        for value in set {
+            // An empty one takes back those before it.
+            if value.is_empty() {
+                servers.clear();
+            } else {
+                servers.push((value, path.clone()));
+            }
+        }
+    }
+    let (value, path) = servers.first()?;
+    Some(format!(
+        "systemd-resolved has servers for all interfaces already (DNS={value} in {}), and would ask any of \
+         them for the cluster's names, too. Give them to the network interface instead (DNS= in its .network \
+         file, nameservers in netplan; until the next boot: resolvectl dns INTERFACE {value}), and try again",
+        path.display()
+    ))
+}
+
 /// Programs of this host ask multicast DNS for such names first.
 fn multicast(root: &Path, domain: &str) -> Option<String> {
     let switch: PathBuf = root.join("etc/nsswitch.conf");
@@ -311,6 +388,45 @@ mod tests {
             ("etc/resolv.conf", Resolver::File),
         ] {
             assert_eq!(Resolver::of(root(&[(file, "")]).path()), resolver, "{file}");
+        }
+    }
+
+    #[test]
+    fn other_servers_for_all_interfaces_are_found() {
+        let main = "etc/systemd/resolved.conf";
+        let found = |files: &[(&str, &str)]| global_servers(root(files).path());
+        let none: [&[(&str, &str)]; 5] = [
+            &[],
+            &[(main, "[Resolve]\n#DNS=1.1.1.1\nFallbackDNS=9.9.9.9\n")],
+            &[(DROP_IN, "[Resolve]\nDNS=172.17.0.1\n")],
+            &[
+                (main, "[Resolve]\nDNS=1.1.1.1\n"),
+                ("etc/systemd/resolved.conf.d/none.conf", "[Resolve]\nDNS=\n"),
+            ],
+            &[
+                (
+                    "usr/lib/systemd/resolved.conf.d/a.conf",
+                    "[Resolve]\nDNS=1.1.1.1\n",
+                ),
+                ("etc/systemd/resolved.conf.d/a.conf", ""),
+            ],
+        ];
+        for files in none {
+            assert_eq!(found(files), None, "{files:?}");
+        }
+        for (file, text) in [
+            (main, "[Resolve]\nDNS = 1.1.1.1\n"),
+            ("usr/lib/systemd/resolved.conf", "[Resolve]\nDNS=1.1.1.1\n"),
+            (
+                "run/systemd/resolved.conf.d/a.conf",
+                "[Resolve]\nDNS=\nDNS=1.1.1.1\n",
+            ),
+        ] {
+            let why = found(&[(file, text)]).expect(file);
+            assert!(
+                why.contains(&format!("{file})")) && why.contains("DNS=1.1.1.1"),
+                "{why}"
+            );
         }
     }
 
