@@ -17,6 +17,8 @@ const MEMBER: &str = "/usr/local/lib/dokkaa/etcd";
 
 #[derive(Debug, Serialize)]
 struct UserData {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bootcmd: Vec<FlowSeq<Vec<&'static str>>>,
     package_update: bool,
     packages: Vec<&'static str>,
     write_files: Vec<WriteFile>,
@@ -28,8 +30,21 @@ pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
     options.check()?;
     let mut packages = vec!["docker.io", "curl"];
     let mut write_files = secret_files(options);
-    let mut runcmd = Vec::new();
+    let (mut bootcmd, mut runcmd) = (Vec::new(), Vec::new());
     if let Etcd::Discovery(url) = &options.etcd {
+        // A member that is stopped while it waits for the others can't register again, so it is started once, by
+        // `runcmd`: not by its package, nor with another configuration by an image that brings etcd. `bootcmd` is run at
+        // every boot, and before the package is there.
+        bootcmd.push(FlowSeq(vec![
+            "cloud-init-per",
+            "instance",
+            "dokkaa-etcd",
+            "systemctl",
+            "mask",
+            "--runtime",
+            "etcd",
+        ]));
+        runcmd.push(FlowSeq(vec!["systemctl", "unmask", "--runtime", "etcd"]));
         packages.extend(["etcd-server", "etcd-client", "iproute2"]);
         write_files.push(WriteFile::new(
             MEMBER,
@@ -59,7 +74,6 @@ pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
     ));
     runcmd.push(FlowSeq(vec!["systemctl", "daemon-reload"]));
     if matches!(options.etcd, Etcd::Discovery(_)) {
-        // An image that brings etcd has started it with another configuration.
         runcmd.push(FlowSeq(vec!["systemctl", "enable", "etcd"]));
         runcmd.push(FlowSeq(vec!["systemctl", "restart", "etcd"]));
     }
@@ -73,6 +87,7 @@ pub fn cloud_init(options: &Options) -> Result<String, ConfigError> {
         "dokkaa",
     ]));
     let data = UserData {
+        bootcmd,
         package_update: true,
         packages,
         write_files,
@@ -113,11 +128,16 @@ fn member(discovery: &str, tls: bool) -> String {
     )
 }
 
+/// What differs from Debian's unit. `Type=exec`: etcd says that it is ready with a quorum, and at first with all members.
+/// Debian's unit kills it after 90 s of that, and so long the agent, which is ordered after it, would wait. Nor does it
+/// start etcd again that ended by itself.
 fn member_drop_in(tls: bool) -> String {
     let credential = if tls {
         format!("LoadCredential=key:{}\n", tls_paths().key)
     } else {
         String::new()
     };
-    format!("[Service]\nExecStart=\nExecStart={MEMBER}\n{credential}")
+    format!(
+        "[Service]\nType=exec\nExecStart=\nExecStart={MEMBER}\nRestart=on-failure\nRestartSec=5\n{credential}"
+    )
 }

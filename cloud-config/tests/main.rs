@@ -135,6 +135,40 @@ fn units_survive_the_yaml() {
 }
 
 #[test]
+fn a_member_of_etcd_is_started_once_and_waits_for_the_others() {
+    let data = read(&cloud_init(&discovery()).unwrap());
+    let files = data["write_files"].as_array().unwrap();
+    let drop_in = |file: &&serde_json::Value| {
+        let path = file["path"].as_str().unwrap();
+        path.ends_with("/etcd.service.d/dokkaa.conf")
+    };
+    let text = files.iter().find(drop_in).unwrap()["content"].as_str();
+    for line in ["Type=exec", "Restart=on-failure"] {
+        assert!(text.unwrap().lines().any(|has| has == line), "{text:?}");
+    }
+    let commands = |key: &str| -> Vec<String> {
+        let commands = data[key].as_array().unwrap().iter();
+        let words = commands.map(|words| words.as_array().unwrap().iter());
+        words
+            .map(|words| {
+                words
+                    .map(|word| word.as_str().unwrap())
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect()
+    };
+    assert!(commands("bootcmd")[0].ends_with("systemctl mask --runtime etcd"));
+    let run = commands("runcmd");
+    let at = |command: &str| run.iter().position(|run| run == command);
+    assert!(at("systemctl unmask --runtime etcd") < at("systemctl restart etcd"));
+    assert!(at("systemctl unmask --runtime etcd").is_some());
+
+    let without = read(&cloud_init(&elsewhere()).unwrap());
+    assert!(without["bootcmd"].is_null());
+}
+
+#[test]
 fn cloud_init_accepts_it() {
     let dir = Scratch::new("schema");
     for (name, options) in cases() {
