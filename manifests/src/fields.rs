@@ -428,7 +428,7 @@ pub const UPDATE: &[Field] = &[
         "parallelism",
         "1 to 1000, or a percentage of `scale` such as `\"25%\"`",
         "`1`",
-        "Most slots that are updated at once; not more than `scale`. A percentage is one of the hosts where that is `\"global\"`.",
+        "Most slots that are updated at once; more than `scale` is all of them. A percentage is one of the hosts where that is `\"global\"`.",
         || json!({"anyOf": [count(), pattern("^[0-9]{1,3}%$")]}),
     ),
     field(

@@ -253,10 +253,6 @@ prop_compose! {
             manifest.placement.max_per_host = None;
             manifest.placement.spread = None;
         }
-        let most = Parallelism::Slots(scale.unwrap_or(1000).max(1));
-        if let Parallelism::Slots(slots) = manifest.update.parallelism && slots > most.of(0) {
-            manifest.update.parallelism = most;
-        }
         let follows = image_policy.filter(|_| pull != Pull::Never);
         manifest.image_policy = follows.map(|(check, by_tag)| ImagePolicy {
             check,

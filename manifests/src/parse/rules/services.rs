@@ -11,12 +11,19 @@ use crate::manifest::{Link, Protocol, Service};
 use crate::names::{NameError, ServiceName};
 
 type Services = BTreeMap<ServiceName, Service>;
-/// Names of the services by host port.
-type HostPorts = BTreeMap<(u16, Protocol), String>;
+
+/// Names of the services that have a host port.
+#[derive(Default)]
+struct HostPorts {
+    /// By it.
+    outside: BTreeMap<(u16, Protocol), String>,
+    /// By the port inside the container, which has one host port at most.
+    inside: BTreeMap<(u16, Protocol), String>,
+}
 
 pub(super) fn services(r: &mut Reader, node: &Node<'_>) -> Option<Services> {
     let mut services = BTreeMap::new();
-    let mut host_ports = BTreeMap::new();
+    let mut host_ports = HostPorts::default();
     for entry in r.entries(node, "a map of names to ports such as {\"web\": 80}")? {
         let name: Result<ServiceName, NameError> = entry.name.parse();
         if let Err(error) = &name {
@@ -52,11 +59,25 @@ fn service(r: &mut Reader, entry: &Entry<'_>, host_ports: &mut HostPorts) -> Opt
         && let Some(port) = service.host_port
     {
         let name = shortened(entry.name);
-        if let Some(other) = host_ports.insert((port, service.protocol), name) {
+        let outside = (port, service.protocol);
+        if let Some(other) = host_ports.outside.insert(outside, name.clone()) {
             r.wrong(
                 node,
                 format_args!("{port} is already the host_port of `{other}`"),
                 "another port for each service of one protocol",
+            );
+        }
+        let inside = (service.port, service.protocol);
+        if service.port != 0
+            && let Some(other) = host_ports.inside.insert(inside, name)
+        {
+            r.wrong(
+                node,
+                format_args!(
+                    "port {} inside has the host_port of `{other}` already",
+                    service.port
+                ),
+                "one host_port for each port inside",
             );
         }
         if service.bind.is_some_and(|ip| ip.is_unspecified())

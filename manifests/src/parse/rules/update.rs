@@ -6,10 +6,10 @@ use super::super::node::{Node, quoted};
 use super::super::reader::Reader;
 use super::{LONGEST, MAX_SCALE};
 use crate::fields;
-use crate::manifest::{Manifest, Scale};
+use crate::manifest::Manifest;
 use crate::update::{OnFailure, Order, Parallelism};
 
-/// After everything else was read: what a policy may say depends on the scale, the ports and the volumes.
+/// After everything else was read: what a policy may say depends on the ports and the volumes.
 pub(super) fn update(r: &mut Reader, node: &Node<'_>, m: &mut Manifest) {
     const EXPECTED: &str = "an object such as {\"parallelism\": 2, \"on_failure\": \"rollback\"}";
     let Some(f) = &r.object(node, fields::UPDATE, EXPECTED) else {
@@ -30,17 +30,6 @@ pub(super) fn update(r: &mut Reader, node: &Node<'_>, m: &mut Manifest) {
     });
     r.set(f, "on_failure", &mut m.update.on_failure, Reader::choice);
 
-    if let (Some(node), Parallelism::Slots(slots), Scale::Count(scale)) =
-        (f.get("parallelism"), m.update.parallelism, m.scale)
-        && slots > scale.max(1)
-    {
-        let wrong = format_args!("{slots} is more than the scale, which is {scale}");
-        r.wrong(
-            node,
-            wrong,
-            "at most as many, or a percentage such as \"50%\"",
-        );
-    }
     if let (Some(node), Some(Order::StartFirst)) = (f.get("order"), m.update.order)
         && let Some(why) = m.why_stop_first()
     {
