@@ -80,6 +80,8 @@ fn left_by_lost_host(
 ) {
     let unwanted = match inputs.snapshot.owner(view) {
         Owner::Live(_) => return,
+        // What an accepted restore kept has no manifest, and is ended by `rm` alone.
+        Owner::Lost(claim) if container.manifest.is_none() && claim.version.is_orphaned() => None,
         Owner::Lost(claim) if !container.is_wanted(slot.slot) => Some(claim),
         Owner::Nobody | Owner::Lost(_) => None,
     };

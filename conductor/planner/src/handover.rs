@@ -199,6 +199,15 @@ impl IncomingSlot<'_> {
     }
 }
 
+/// The holder stops before the other host starts: one of both versions asks for it.
+pub(crate) fn holder_stops_first(
+    container: &ContainerView,
+    held: VersionId,
+    next: VersionId,
+) -> bool {
+    stops_first(container, held) || stops_first(container, next)
+}
+
 /// Two instances of this version may not run side by side, wherever they are: they would write to the same volumes.
 pub(crate) fn stops_first(container: &ContainerView, rev: VersionId) -> bool {
     container.manifest_of(rev).is_some_and(|manifest| {

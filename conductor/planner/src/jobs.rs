@@ -262,7 +262,7 @@ fn clear(inputs: &Inputs<'_>, job: &ObservedContainer, notes: &mut Notes) -> Opt
     let container = inputs.snapshot.containers.get(&slot.container);
     let container = container.map(AsRef::as_ref);
     let memory = inputs.memory.slots.get(slot);
-    if let Some(again) = memory.map(|memory| memory.trouble.backoff.next_try())
+    if let Some(again) = memory.map(|memory| memory.retiring.next_try())
         && again > inputs.now
     {
         notes.requeue(again);

@@ -13,10 +13,12 @@ mod returns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::handover::stops_first;
+use crate::handover::holder_stops_first;
 use crate::refusal::Refusal;
 use crate::rollout::{handed_over, precedes};
+use crate::update::is_ready;
 use manifests::{ContainerId, HostName, SlotId};
+use model::VersionId;
 use model::snapshot::{ContainerView, SlotView, Snapshot, Successor};
 
 pub use candidates::Candidates;
@@ -70,6 +72,15 @@ fn unclaimed_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<u32> {
 /// Slots that a host gives away, or gets back, at once. One that has to stop here before it starts elsewhere goes alone.
 const AT_ONCE: usize = 2;
 
+/// How many of those that move at once a slot counts for: all where it is down meanwhile.
+fn places(container: &ContainerView, held: VersionId, next: VersionId) -> usize {
+    if holder_stops_first(container, held, next) {
+        AT_ONCE
+    } else {
+        1
+    }
+}
+
 /// The next slots of each host that gives away what it has, and who should have them: the next one when one before is
 /// ready where it goes. Slots that nobody can take stay for last.
 pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
@@ -89,14 +100,11 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
             else {
                 continue;
             };
-            let counts = if stops_first(container, claim.version) {
-                AT_ONCE
-            } else {
-                1
-            };
-            if matches!(snapshot.successor(view), Successor::Live(_)) {
-                *under_way.entry(host).or_default() += counts;
-            } else if handed_over(container, claim.version).is_some() {
+            if let Successor::Live(next) = snapshot.successor(view) {
+                *under_way.entry(host).or_default() +=
+                    places(container, claim.version, next.version);
+            } else if let Some(next) = handed_over(container, claim.version) {
+                let counts = places(container, claim.version, next);
                 let of_host = slots.entry(host).or_default();
                 of_host.push((&slot.container, container, slot.slot, counts));
             }
@@ -105,8 +113,12 @@ pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
     let mut load = Load::of(snapshot);
     let mut groups: BTreeMap<&ContainerId, Group<'_>> = BTreeMap::new();
     let mut found = Vec::new();
-    for (host, slots) in slots {
+    for (host, mut slots) in slots {
         let under_way = under_way.entry(host).or_default();
+        // What is in trouble may take long, and would have the rest wait for it.
+        slots.sort_by_key(|(_, container, number, _)| {
+            !container.slots.get(number).is_some_and(is_ready)
+        });
         for (id, container, number, counts) in slots {
             if *under_way + counts > AT_ONCE {
                 continue;

@@ -486,7 +486,7 @@ pub(crate) fn good(container: &ContainerView, id: &ContainerId, rev: VersionId) 
     ))
 }
 
-/// Versions that can be deleted: all but the last five, the newest good one and those that run.
+/// Versions that can be deleted: all but the last five, the newest good one, the one that is wanted and those that run.
 pub fn superfluous(container: &ContainerView) -> Vec<(VersionId, ModRev)> {
     if container.versions.size() <= KEPT {
         return Vec::new();
@@ -500,6 +500,8 @@ pub fn superfluous(container: &ContainerView) -> Vec<(VersionId, ModRev)> {
             .rfind(|(_, v)| v.version.good)
             .map(|(rev, _)| *rev),
     );
+    // Its revision is an old one where the manifest means an image again that was found long ago.
+    keep.extend(Target::of(container).map(|target| target.rev()));
     for slot in container.slots.values() {
         keep.extend(
             [&slot.claim, &slot.next]

@@ -108,7 +108,7 @@ fn is_placed(snapshot: &Snapshot, container: &ContainerView, number: u32, view: 
     container.is_wanted(number) && matches!(snapshot.owner(view), Owner::Live(_))
 }
 
-fn is_ready(view: &SlotView) -> bool {
+pub(crate) fn is_ready(view: &SlotView) -> bool {
     let state = view.current_state();
     state.is_some_and(|state| state.state == Phase::Ready)
 }
@@ -165,6 +165,10 @@ pub(crate) fn turn(
     if rollout.paused {
         return Turn::Waits(Waiting::UpdatePaused);
     }
+    if is_mine(&rollout.failures) {
+        // Others don't wait for it, nor it for them: it is tried beside what serves.
+        return Turn::Now;
+    }
     let view = container.slots.get(&number);
     let Some(view) = view.filter(|view| is_ready(view)) else {
         return Turn::Now;
@@ -219,8 +223,8 @@ pub(crate) fn settled(
     let mut rollout = known.value.clone();
     let was_restarted = rollout.restart.remove(&slot.slot).is_some();
     let policy = policy(container);
-    if is_newest && policy.on_failure != OnFailure::Rollback && rollout.failures.remove(&slot.slot)
-    {
+    let goes_on = policy.on_failure != OnFailure::Rollback || !rollout.failed;
+    if is_newest && goes_on && rollout.failures.remove(&slot.slot) {
         rollout.failed &= rollout.failures.len() > policy.max_failures as usize;
         rollout.updating.insert(slot.slot);
         return written(snapshot, container, &slot.container, rollout);

@@ -195,8 +195,12 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// Nothing of it is here, and a constraint of its manifest does not hold here.
-    pub(super) fn lost_its_place(&self, target: &Target<'_>) -> bool {
+    /// Nothing of it is here, and a constraint does not hold here: one of the manifest that is wanted, by which a slot is
+    /// placed, too, whichever version it gets.
+    pub(super) fn lost_its_place(&self) -> bool {
+        let Some(wanted) = self.container.wanted() else {
+            return false;
+        };
         self.containers.iter().all(|c| c.is_going())
             && !self.has_data_here()
             && self
@@ -204,7 +208,7 @@ impl<'a> Ctx<'a> {
                 .snapshot
                 .hosts
                 .get(&self.inputs.host.name)
-                .is_some_and(|host| host.unmet(target.manifest()).is_some())
+                .is_some_and(|host| host.unmet(wanted).is_some())
     }
 
     /// It was claimed for a manifest that was deleted, and the one that was written since has a constraint that does not

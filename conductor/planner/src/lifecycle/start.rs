@@ -33,7 +33,7 @@ pub(super) fn absent(
     {
         return decision;
     }
-    if ctx.inputs.memory.disruption.is_restoring(ctx.inputs.now) || ctx.lost_its_place(target) {
+    if ctx.inputs.memory.disruption.is_restoring(ctx.inputs.now) || ctx.lost_its_place() {
         // A restored etcd may name this host for what runs elsewhere: the host that runs it can claim it then. And what
         // is begun anew goes where its constraints hold now.
         return Decision::new(Progress::Waiting, None).write(ctx.release());

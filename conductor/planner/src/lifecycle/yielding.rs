@@ -8,7 +8,7 @@ use model::records::{Phase, Progress, SlotState};
 use model::rules::Rule;
 
 use super::ctx::{Ctx, Decision};
-use crate::handover::stops_first;
+use crate::handover::holder_stops_first;
 use crate::output::Notes;
 use crate::retire::{has_left, stop_timeout};
 use crate::waiting::Waiting;
@@ -21,7 +21,9 @@ pub(super) fn yields(
     notes: &mut Notes,
 ) -> Option<Decision> {
     let state = ctx.view.current_state()?;
-    let handed_over = ctx.is_handed_over() && stops_first(ctx.container, ctx.claim.version);
+    let next = ctx.view.next.as_ref().filter(|_| ctx.is_handed_over());
+    let handed_over =
+        next.is_some_and(|next| holder_stops_first(ctx.container, ctx.claim.version, next.version));
     if !handed_over {
         let may_be_written =
             state.state == Phase::Stopped || ctx.memory.is_some_and(|m| m.unconfirmed_stop);

@@ -7,9 +7,8 @@ use model::ModRev;
 use model::records::{Availability, Phase};
 use model::snapshot::{Owner, Snapshot, Successor};
 
-use super::AT_ONCE;
 use super::load::{Group, Load};
-use crate::handover::stops_first;
+use super::{AT_ONCE, places};
 use crate::rollout::{handed_over, mark};
 
 /// Slots that a host had when it was drained.
@@ -100,13 +99,10 @@ fn stage(snapshot: &Snapshot, host: &HostName, slot: &SlotId, is_refused: bool) 
     {
         return Stage::Over;
     }
-    let counts = if stops_first(container, claim.version) {
-        AT_ONCE
-    } else {
-        1
-    };
     match snapshot.successor(view) {
-        Successor::Live(next) if next.host == *host => return Stage::UnderWay(counts),
+        Successor::Live(next) if next.host == *host => {
+            return Stage::UnderWay(places(container, claim.version, next.version));
+        }
         Successor::Live(_) => return Stage::Waits,
         _ => {}
     }
@@ -114,9 +110,10 @@ fn stage(snapshot: &Snapshot, host: &HostName, slot: &SlotId, is_refused: bool) 
         .current_state()
         .is_some_and(|s| s.state == Phase::Ready);
     let is_updated = mark(container).is_some_and(|mark| mark.updating.contains(&slot.slot));
-    if is_ready && !is_updated && handed_over(container, claim.version).is_some() {
-        Stage::Comes(counts)
-    } else {
-        Stage::Waits
+    match handed_over(container, claim.version) {
+        Some(next) if is_ready && !is_updated => {
+            Stage::Comes(places(container, claim.version, next))
+        }
+        _ => Stage::Waits,
     }
 }

@@ -249,3 +249,28 @@ fn a_pin_of_a_backup_holds_back_what_does_not_run_and_nothing_else() {
 fn an_error_that_is_not_known_is_the_host_s_after_three_tries() {
     notebook("odd");
 }
+
+#[test]
+fn an_older_version_is_placed_by_the_constraints_that_are_wanted() {
+    notebook("label-older");
+}
+
+#[test]
+fn an_update_that_goes_on_after_failures_gives_every_slot_its_turn() {
+    notebook("continue");
+}
+
+#[test]
+fn an_orphan_outlasts_the_absence_of_its_host() {
+    notebook("orphan");
+}
+
+#[test]
+fn an_image_that_was_found_long_ago_is_kept_while_it_is_wanted() {
+    notebook("newer-image-old");
+}
+
+#[test]
+fn a_drain_and_an_update_that_adds_a_volume_both_end() {
+    notebook("drain-adds-volume");
+}
