@@ -192,6 +192,7 @@ impl Running {
             host: Arc::new(join.host),
             kv: join.kv,
             engine: docker.engine,
+            disk: docker.disk,
             published: Arc::new(Published::new(journal.clone())),
             config,
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use conductor::Published;
 use engine::Engine;
+use model::disk::DiskReport;
 use store::Kv;
 use store::host::{Host, StateDir};
 use tokio::runtime::Handle;
@@ -23,6 +24,8 @@ pub(super) struct Parts {
     pub(super) host: Arc<Host>,
     pub(super) kv: Arc<dyn Kv>,
     pub(super) engine: Arc<dyn Engine>,
+    /// What the host's record says of the disk at the start.
+    pub(super) disk: DiskReport,
     pub(super) published: Arc<Published>,
 }
 

@@ -66,8 +66,8 @@ pub(super) fn start(
         });
     };
     let (collected, published) = (images.clone(), parts.published.clone());
-    let limits = config.disk_limits;
-    tasks.spawn(|stop| collect::run(collected, published, limits, tell, stop));
+    let (limits, told) = (config.disk_limits, parts.disk);
+    tasks.spawn(|stop| collect::run(collected, published, limits, told, tell, stop));
     let range = config.port_range.clone();
     listening.extend(&dataplane.dns);
     let ports = Allocation::open(range, dir, parts.published.clone(), listening);

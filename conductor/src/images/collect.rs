@@ -16,11 +16,12 @@ const EVERY: Duration = Duration::from_secs(30);
 
 /// Looks at the disk until it is told to stop, and after each pull that found no room: from `limits.collect` on it
 /// removes images, one after the other, as long as that helps. `tell` gets what the host's record should say of the disk,
-/// whenever that changes.
+/// whenever that changes; `told` is what it says already.
 pub async fn run(
     images: Images,
     published: Arc<Published>,
     limits: DiskLimits,
+    told: DiskReport,
     tell: impl Fn(DiskReport) + Send + Sync,
     stop: CancellationToken,
 ) {
@@ -29,7 +30,7 @@ pub async fn run(
         published,
         limits,
         tell,
-        told: DiskReport::default(),
+        told,
         helpless: false,
     };
     let mut pull_failed = false;

@@ -16,7 +16,7 @@ use engine::{CreateSpec, Credentials, EngineError, HostFault};
 use futures_util::StreamExt as _;
 use manifests::manifest::Pull;
 use model::Snapshot;
-use model::disk::{DiskLimits, LocalImage, PulledImages};
+use model::disk::{DiskLimits, DiskReport, LocalImage, PulledImages};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -391,6 +391,7 @@ async fn an_image_that_this_agent_pulled_and_nobody_needs_makes_room(lab: Lab) {
         registry.images_noted_in(true, later),
         published,
         limits,
+        DiskReport::default(),
         |report| assert!(report.percent.is_some(), "the disk is this machine's"),
         stop.clone(),
     );

@@ -196,6 +196,7 @@ async fn a_pull_that_finds_no_room_makes_one_go() {
         images.clone(),
         lab.published.clone(),
         DiskLimits::default(),
+        DiskReport::default(),
         move |report: DiskReport| sender.send(report.percent).unwrap(),
         stop.clone(),
     ));
@@ -206,4 +207,18 @@ async fn a_pull_that_finds_no_room_makes_one_go() {
     assert_eq!(lab.left(), ["a"]);
     stop.cancel();
     collecting.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_record_says_already_is_not_told_again() {
+    let lab = Lab::new(51);
+    let told = DiskReport {
+        percent: Some(50),
+        full: false,
+    };
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let tell = |report: DiskReport| assert_eq!(report, told, "told again");
+    let (images, published) = (lab.images(), lab.published.clone());
+    run(images, published, DiskLimits::default(), told, tell, stop).await;
 }
