@@ -101,6 +101,13 @@ impl<'p> Ranking<'p> {
             .min_by_key(|host| (Reverse(self.hash(*host)), *host))
     }
 
+    /// This host may take it.
+    pub(super) fn takes(&self, host: usize) -> bool {
+        self.eligible
+            .binary_search_by_key(&host, |one| one.host)
+            .is_ok()
+    }
+
     /// The turn of a host; none if it may not take the slot. While nobody has had the time to leave it undone, it is
     /// enough to know that another one is first.
     pub(crate) fn turn(&self, host: &HostName, is_new: bool) -> Option<Turn> {

@@ -8,6 +8,7 @@ use model::records::{Availability, Phase};
 use model::snapshot::{Owner, Snapshot, Successor};
 
 use super::load::{Group, Load};
+use super::ranking::Ranking;
 use super::{AT_ONCE, places};
 use crate::rollout::{handed_over, mark};
 
@@ -73,7 +74,16 @@ pub(crate) fn returns(snapshot: &Snapshot, host: &HostName) -> Returns {
         }
     }
     for (slot, counts) in able {
-        if under_way + counts <= AT_ONCE {
+        if under_way + counts > AT_ONCE {
+            continue;
+        }
+        let Some(container) = snapshot.containers.get(&slot.container) else {
+            continue;
+        };
+        // Others may have what it asks for by now: then it waits.
+        let mut group = Group::of(&mut load, &slot.container, container);
+        if Ranking::of(&load, &group, slot.slot).takes(position) {
+            group.place(&mut load, position, slot);
             under_way += counts;
             found.now.push(slot.clone());
         }

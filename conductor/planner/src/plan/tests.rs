@@ -274,3 +274,8 @@ fn an_image_that_was_found_long_ago_is_kept_while_it_is_wanted() {
 fn a_drain_and_an_update_that_adds_a_volume_both_end() {
     notebook("drain-adds-volume");
 }
+
+#[test]
+fn what_comes_back_to_a_host_finds_room_there() {
+    notebook("returned-full");
+}
