@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use manifests::update::OnFailure;
-use manifests::{ContainerId, SlotId};
+use manifests::update::{OnFailure, Order};
+use manifests::{ContainerId, HostName, SlotId};
 use model::records::{Phase, Rollout};
 use model::snapshot::{ContainerView, Owner, SlotView, Snapshot, mod_rev};
 use model::time::Millis;
@@ -165,8 +165,9 @@ pub(crate) fn turn(
     if rollout.paused {
         return Turn::Waits(Waiting::UpdatePaused);
     }
-    if is_mine(&rollout.failures) {
-        // Others don't wait for it, nor it for them: it is tried beside what serves.
+    let has_failed = is_mine(&rollout.failures);
+    if has_failed && target.manifest().order() == Order::StartFirst {
+        // It is tried beside what serves, and waits for nobody, nor anybody for it.
         return Turn::Now;
     }
     let view = container.slots.get(&number);
@@ -191,7 +192,8 @@ pub(crate) fn turn(
     let most = most.of(container.scale().unwrap_or_default());
     let holds = busy.nth(most.saturating_sub(1) as usize);
     let is_before = |(other, view): &(&u32, &SlotView)| {
-        **other < number
+        // One that is to stop for another attempt goes last.
+        (has_failed || **other < number)
             && !is_busy(other, view)
             && !rollout.failures.contains(other)
             && view
@@ -207,6 +209,23 @@ pub(crate) fn turn(
         Some(write) => Turn::Noted(Box::new(write)),
         None => Turn::Waits(Waiting::InvalidManifest),
     }
+}
+
+/// The host that goes on trying what no host can have: that of the first slot whose turn it is.
+pub(crate) fn first_to_try<'a>(
+    snapshot: &Snapshot,
+    container: &'a ContainerView,
+    id: &ContainerId,
+    target: &Target<'_>,
+) -> Option<&'a HostName> {
+    let slots = container.slots.iter();
+    let mut placed = slots.filter(|(number, view)| is_placed(snapshot, container, **number, view));
+    let is_up = |number: u32| {
+        let turn = turn(snapshot, container, &id.slot(number), target);
+        !matches!(turn, Turn::Waits(_))
+    };
+    let (_, view) = placed.find(|(number, _)| is_up(**number))?;
+    Some(&view.claim.as_ref()?.host)
 }
 
 /// Of a slot that is ready on the version it should run: the write by which its update is over, once it has been ready for

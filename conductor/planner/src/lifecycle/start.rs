@@ -10,6 +10,7 @@ use crate::output::Notes;
 use crate::retire::{retire, stop_timeout};
 use crate::rollout;
 use crate::rollout::Target;
+use crate::update;
 use crate::waiting::{Failure, KILLED, Waiting};
 use model::observed::{ContainerState, Exit, ObservedContainer, Readiness};
 use model::records::{Claim, Phase, Progress, SlotState};
@@ -129,8 +130,9 @@ pub(super) fn resolve(ctx: &Ctx<'_>, target: &Target<'_>, notes: &mut Notes) -> 
             decision.shared = ctx.not_made(target, trouble, notes);
             return decision;
         }
-        if trouble.fault == Fault::Manifest && !ctx.turn().is_first() {
-            // It failed here too, so no host is at fault: the first owner alone goes on trying.
+        let first = update::first_to_try(ctx.inputs.snapshot, ctx.container, id, target);
+        if trouble.fault == Fault::Manifest && first != Some(&ctx.inputs.host.name) {
+            // It failed here too, so no host is at fault: one alone goes on trying.
             return Decision::new(Progress::Failed, reason).about(*rev);
         }
     }

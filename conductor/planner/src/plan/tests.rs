@@ -279,3 +279,13 @@ fn a_drain_and_an_update_that_adds_a_volume_both_end() {
 fn what_comes_back_to_a_host_finds_room_there() {
     notebook("returned-full");
 }
+
+#[test]
+fn what_failed_and_stops_first_has_its_turn_after_the_others() {
+    notebook("continue-stop-first");
+}
+
+#[test]
+fn an_image_that_is_not_there_yet_is_tried_on_by_whoever_may() {
+    notebook("missing-later");
+}
