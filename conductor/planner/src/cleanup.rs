@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use manifests::{ContainerId, SlotId};
+use manifests::{ContainerId, HostName, SlotId};
 use model::snapshot::mod_rev;
 
 use crate::inputs::Inputs;
@@ -13,7 +13,7 @@ use crate::turn::Turn;
 use model::Scope;
 use model::Write;
 use model::rules::Rule;
-use model::snapshot::{ContainerView, Owner, SlotView, Successor};
+use model::snapshot::{ContainerView, Owner, SlotView, Snapshot, Successor};
 
 /// Superfluous versions, remains, and what lost hosts have left.
 pub(crate) fn leftovers(inputs: &Inputs<'_>) -> Report {
@@ -69,6 +69,11 @@ fn superfluous(inputs: &Inputs<'_>, report: &mut Report) {
     }
 }
 
+fn is_member(snapshot: &Snapshot, host: &HostName) -> bool {
+    let view = snapshot.hosts.get(host);
+    view.is_some_and(|view| view.member.is_some())
+}
+
 /// The claim of a host that is not live for a slot that nobody wants, and a handover that nobody can finish.
 fn left_by_lost_host(
     inputs: &Inputs<'_>,
@@ -80,8 +85,14 @@ fn left_by_lost_host(
 ) {
     let unwanted = match inputs.snapshot.owner(view) {
         Owner::Live(_) => return,
-        // What an accepted restore kept has no manifest, and is ended by `rm` alone.
-        Owner::Lost(claim) if container.manifest.is_none() && claim.version.is_orphaned() => None,
+        // What an accepted restore kept has no manifest, and may be back with its host.
+        Owner::Lost(claim)
+            if container.manifest.is_none()
+                && claim.version.is_orphaned()
+                && is_member(inputs.snapshot, &claim.host) =>
+        {
+            None
+        }
         Owner::Lost(claim) if !container.is_wanted(slot.slot) => Some(claim),
         Owner::Nobody | Owner::Lost(_) => None,
     };
