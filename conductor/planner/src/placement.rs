@@ -82,7 +82,7 @@ fn places(container: &ContainerView, held: VersionId, next: VersionId) -> usize 
 }
 
 /// The next slots of each host that gives away what it has, and who should have them: the next one when one before is
-/// ready where it goes. Slots that nobody can take stay for last.
+/// ready where it goes. Slots that are ready go first, and those that nobody can take stay for last.
 pub fn handovers(snapshot: &Snapshot) -> Vec<Candidates> {
     let mut giving = snapshot.giving().peekable();
     if giving.peek().is_none() {

@@ -101,19 +101,17 @@ impl<'p> Ranking<'p> {
             .min_by_key(|host| (Reverse(self.hash(*host)), *host))
     }
 
-    /// This host may take it.
-    pub(super) fn takes(&self, host: usize) -> bool {
-        self.eligible
-            .binary_search_by_key(&host, |one| one.host)
-            .is_ok()
+    /// How the host stands; none if it may not take the slot.
+    pub(super) fn standing(&self, host: usize) -> Option<&Eligible> {
+        let at = self.eligible.binary_search_by_key(&host, |one| one.host);
+        self.eligible.get(at.ok()?)
     }
 
     /// The turn of a host; none if it may not take the slot. While nobody has had the time to leave it undone, it is
     /// enough to know that another one is first.
     pub(crate) fn turn(&self, host: &HostName, is_new: bool) -> Option<Turn> {
         let host = self.load.position(host)?;
-        let own = self.eligible.binary_search_by_key(&host, |one| one.host);
-        let own = self.eligible.get(own.ok()?)?;
+        let own = self.standing(host)?;
         if self.first == Some(host) {
             return Some(Turn::in_placement(0));
         }

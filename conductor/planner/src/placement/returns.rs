@@ -82,7 +82,8 @@ pub(crate) fn returns(snapshot: &Snapshot, host: &HostName) -> Returns {
         };
         // Others may have what it asks for by now: then it waits.
         let mut group = Group::of(&mut load, &slot.container, container);
-        if Ranking::of(&load, &group, slot.slot).takes(position) {
+        let placed = Ranking::of(&load, &group, slot.slot);
+        if placed.standing(position).is_some() {
             group.place(&mut load, position, slot);
             under_way += counts;
             found.now.push(slot.clone());
