@@ -284,7 +284,7 @@ pub const SERVICE: &[Field] = &[
         "host_port",
         "1 to 65535",
         "any free port",
-        "Fixed port on its host; a host where it is taken, or used by the agent, is not eligible.",
+        "Fixed port on its host; a host where it is taken, or used by the agent, is not eligible. One for each port inside.",
         port,
     ),
     field(

@@ -89,8 +89,9 @@ pub(crate) enum DnsAction {
   dokkaa dns install --print            what it would write, and where
 
 Where systemd-resolved runs it writes a drop-in, which sends names below the
-domain to the agent and leaves all others alone, and restarts it. For dnsmasq,
-unbound, resolvconf and a plain resolv.conf it prints the lines to add.")]
+domain to the agent and leaves all others alone, and restarts it; not where it
+has servers for all interfaces (DNS= in resolved.conf). For dnsmasq, unbound,
+resolvconf and a plain resolv.conf it prints the lines to add.")]
 pub(crate) struct DnsInstallArgs {
     /// Print it only
     #[arg(long)]

@@ -17,19 +17,13 @@ use crate::args::{DnsInstallArgs, GlobalArgs};
 
 /// resolved.conf(5), from the root of the file system.
 const DROP_IN: &str = "etc/systemd/resolved.conf.d/dokkaa.conf";
-/// resolved.conf(5): main files, of which the first that is there counts, and folders of drop-ins, of which one hides
-/// those of its name in later folders.
-const RESOLVED_MAIN: [&str; 4] = [
-    "etc/systemd/resolved.conf",
-    "run/systemd/resolved.conf",
-    "usr/local/lib/systemd/resolved.conf",
-    "usr/lib/systemd/resolved.conf",
-];
-const RESOLVED_DROP_INS: [&str; 4] = [
-    "etc/systemd/resolved.conf.d",
-    "run/systemd/resolved.conf.d",
-    "usr/local/lib/systemd/resolved.conf.d",
-    "usr/lib/systemd/resolved.conf.d",
+/// resolved.conf(5): folders of `resolved.conf`, of which the first that is there counts, and of `resolved.conf.d`, where
+/// one hides those of its name in later folders.
+const CONFIGURED: [&str; 4] = [
+    "etc/systemd",
+    "run/systemd",
+    "usr/local/lib/systemd",
+    "usr/lib/systemd",
 ];
 const RESOLVED: &str = "systemd-resolved";
 /// Exists while systemd-resolved runs.
@@ -253,15 +247,12 @@ fn with_port(addr: SocketAddr, mark: &str, brackets: bool) -> String {
 /// Why the drop-in would not do: systemd-resolved has other servers for all interfaces, and asks one of all of these at a
 /// time, whatever the name.
 fn global_servers(root: &Path) -> Option<String> {
-    let main = RESOLVED_MAIN.iter().map(|path| root.join(path));
-    let mut files: Vec<PathBuf> = main
-        .into_iter()
-        .find(|path| path.exists())
-        .into_iter()
-        .collect();
+    let folders = CONFIGURED.map(|folder| root.join(folder));
+    let mut main = folders.iter().map(|folder| folder.join("resolved.conf"));
+    let mut files: Vec<PathBuf> = main.find(|path| path.exists()).into_iter().collect();
     let mut drop_ins = BTreeMap::new();
-    for folder in RESOLVED_DROP_INS {
-        let Ok(entries) = std::fs::read_dir(root.join(folder)) else {
+    for folder in &folders {
+        let Ok(entries) = std::fs::read_dir(folder.join("resolved.conf.d")) else {
             continue;
         };
         for path in entries.flatten().map(|entry| entry.path()) {
